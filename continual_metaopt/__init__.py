@@ -1,0 +1,41 @@
+"""A continual-learning benchmark for optimizers, and MetaOptimize to be measured on it.
+
+The public names are imported when first used, so that ``import continual_metaopt`` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from continual_metaopt.learner import MetaOptimizeStrategy as MetaOptimizeStrategy
+    from continual_metaopt.learner import OnlineLearner as OnlineLearner
+    from continual_metaopt.networks.mlp import MLP as MLP
+    from continual_metaopt.networks.paper_cnn import PaperCNN as PaperCNN
+    from continual_metaopt.optim.blocks import blocks as blocks
+    from continual_metaopt.optim.metaoptimize import MetaOptimize as MetaOptimize
+    from continual_metaopt.optim.registry import make_optimizer as make_optimizer
+    from continual_metaopt.optim.registry import register_learner as register_learner
+
+_HOMES = {
+    "MLP": "continual_metaopt.networks.mlp",
+    "MetaOptimize": "continual_metaopt.optim.metaoptimize",
+    "MetaOptimizeStrategy": "continual_metaopt.learner",
+    "OnlineLearner": "continual_metaopt.learner",
+    "PaperCNN": "continual_metaopt.networks.paper_cnn",
+    "blocks": "continual_metaopt.optim.blocks",
+    "make_optimizer": "continual_metaopt.optim.registry",
+    "register_learner": "continual_metaopt.optim.registry",
+    "register_network": "continual_metaopt.networks",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'continual_metaopt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,1 @@
+"""Engines: how a learner's steps are executed."""

@@ -1,0 +1,122 @@
+"""The torch engine: predict, score, learn, for any network, loss and optimizer."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
+from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
+from continual_metaopt.optim.registry import step_sizes_of
+
+
+def learn(
+    model: nn.Module,
+    optimizer: Optimizer,
+    criterion: Any,
+    samples: Iterator[tuple[Tensor, Tensor]],
+    observations: Observations,
+    record_every: int,
+) -> bool:
+    """Learn from samples, one at a time, until they end or the call has lasted long enough.
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        criterion: loss of (output, target).
+        samples: pairs of input [1, …] and target [1].
+        observations: filled in place; says at which step the samples begin.
+        record_every: distance in steps between recorded step sizes.
+
+    Returns:
+        Whether there may be more samples.
+
+    Raises:
+        Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
+    """
+    deadline = time.monotonic() + MAX_SECONDS
+    for x, y in samples:
+        optimizer.zero_grad()
+        output = model(x)
+        loss = criterion(output, y)
+        loss_value = loss.item()
+        check_finite(loss_value, observations.next_step)
+        loss.backward()
+        observe(observations, optimizer, output, y, loss_value, record_every, optimizer.step)
+        if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
+            return True
+    return False
+
+
+def observe(
+    observations: Observations,
+    optimizer: Optimizer,
+    output: Tensor,
+    target: Tensor,
+    loss: float,
+    record_every: int,
+    update: Any,
+) -> None:
+    """Make the update of one sample and add to ``observations`` what was seen.
+
+    The prediction, the loss and the step sizes are those from before the update, the meta gradients the update's own.
+
+    Args:
+        observations: filled in place.
+        optimizer: that the update changes.
+        output: prediction [n, outputs] made before the update; its first row is the new sample's.
+        target: labels [n].
+        loss: of the prediction.
+        record_every: distance in steps between recorded step sizes.
+        update: makes the update.
+
+    Raises:
+        Diverged: a meta gradient is not finite; nothing has been added.
+    """
+    step = observations.next_step
+    recorded = step % record_every == 0
+    step_sizes = step_sizes_of(optimizer) if recorded else {}
+    try:
+        update()
+    except NonFiniteMetaGradient as error:
+        raise Diverged(step, str(error)) from error
+    observations.correct.append(is_correct(output, target))
+    observations.loss.append(loss)
+    if recorded:
+        observations.step_sizes += [(step, block, value) for block, value in step_sizes.items()]
+        report = getattr(optimizer, "meta_gradient_report", dict)
+        observations.measurements += [
+            (step, "meta_gradient", block, "value", value) for block, value in report().items()
+        ]
+
+
+def is_correct(output: Tensor, target: Tensor) -> bool | None:
+    """Whether the first sample's largest output is at its label; None for regression."""
+    if target.is_floating_point():
+        return None
+    return bool(output[0].argmax() == target[0])
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: int = 256) -> float:
+    """Top-1 accuracy on a data set; the network is left as it was.
+
+    Args:
+        model: the network.
+        dataset: of (input, label, …).
+        device: of the network.
+        batch_size: samples evaluated at once.
+    """
+    was_training = model.training
+    model.eval()
+    n_correct = 0
+    for start in range(0, len(dataset), batch_size):
+        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        x = torch.stack([item[0] for item in items]).to(device)
+        y = torch.tensor([int(item[1]) for item in items], device=device)
+        n_correct += int((model(x).argmax(dim=1) == y).sum())
+    model.train(was_training)
+    return n_correct / len(dataset)

@@ -1,0 +1,28 @@
+"""A multilayer perceptron."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them; each layer is a block.
+
+    Args:
+        n_outputs: number of outputs.
+        input_shape: channels, height and width of an image.
+        hidden: units of each hidden layer.
+    """
+
+    def __init__(
+        self, n_outputs: int = 10, input_shape: tuple[int, int, int] = (1, 8, 8), hidden: Sequence[int] = (128,)
+    ) -> None:
+        sizes = [math.prod(input_shape), *hidden, n_outputs]
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+            if i > 1:
+                layers[f"relu{i - 1}"] = nn.ReLU()
+            layers[f"linear{i}"] = nn.Linear(inputs, outputs)
+        super().__init__(layers)

@@ -1,0 +1,245 @@
+"""Base updates: how a weight moves, given its gradient and a step size.
+
+A base update is a frozen dataclass of settings with two methods: ``init(param)`` makes the state of one parameter, and
+``direction(state, grad)`` advances that state and returns the direction of the step. The weight then moves by
+
+    Δw = α · (numerator / denominator) / divisor + α κ w,        w ← w − Δw,
+
+with step size α and decoupled weight decay κ. Returning the parts rather than their quotient lets the caller apply them
+with the same floating-point operations as ``torch.optim``, so that a fixed step size reproduces it bit for bit.
+
+Plain names follow ``torch.optim``. ``…Released`` names are the forms of the MetaOptimize authors' released experiment
+code (Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342); the paper's hyper-parameters belong to those.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from streams.registry import Registry
+
+ParamState = dict[str, Tensor | int]
+
+
+class Direction(NamedTuple):
+    """Direction of a base update, (numerator / denominator) / divisor, of the parameter's shape.
+
+    Tensors may be the state's own (never written by the caller). ``denominator`` None means 1.
+    """
+
+    numerator: Tensor
+    denominator: Tensor | None = None
+    divisor: float = 1.0
+
+
+class BaseUpdate(Protocol):
+    """What MetaOptimize needs of a base update."""
+
+    def init(self, param: Tensor) -> ParamState:
+        """State of a parameter that has not been updated yet."""
+        ...
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Advance ``state`` by one gradient and return the direction of the step."""
+        ...
+
+
+BASE_UPDATES: Registry[type[BaseUpdate]] = Registry("base update")
+
+
+def _zeros(param: Tensor) -> Tensor:
+    return torch.zeros_like(param, memory_format=torch.preserve_format)
+
+
+@BASE_UPDATES.register("sgd", "w ← w − α g")
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent: the direction is the gradient."""
+
+    def init(self, param: Tensor) -> ParamState:
+        """No state."""
+        return {}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return the gradient itself."""
+        return Direction(grad)
+
+
+@BASE_UPDATES.register("sgdm", "SGD with heavy-ball momentum, as torch.optim.SGD(momentum=0.9)")
+@dataclass(frozen=True)
+class SGDm:
+    """SGD with momentum: m ← ρ m + g, direction m (torch's form: a sum, not an average).
+
+    Args:
+        momentum: ρ.
+    """
+
+    momentum: float = 0.9
+
+    def init(self, param: Tensor) -> ParamState:
+        """A momentum of zero."""
+        return {"momentum_buffer": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return the new momentum."""
+        return Direction(state["momentum_buffer"].mul_(self.momentum).add_(grad))
+
+
+@BASE_UPDATES.register("adamw", "AdamW, as torch.optim.AdamW")
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019), as ``torch.optim.AdamW``: direction m̂ / (√v̂ + ε).
+
+    Args:
+        betas: decay of the first and second moment of the gradient.
+        eps: ε, outside the root.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, param: Tensor) -> ParamState:
+        """Moments of zero, before the first step."""
+        return {"step": 0, "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return m / (√v̂ + ε), divided by the first moment's bias correction."""
+        return _adam_direction(state, grad, self.betas, self.eps)
+
+
+@BASE_UPDATES.register("rmsprop", "AdamW without momentum (β₁ = 0)")
+@dataclass(frozen=True)
+class RMSProp:
+    """RMSProp in AdamW's form with β₁ = 0: direction g / (√v̂ + ε), bias-corrected.
+
+    Args:
+        beta: decay of the second moment of the gradient.
+        eps: ε, outside the root.
+    """
+
+    beta: float = 0.999
+    eps: float = 1e-8
+
+    def init(self, param: Tensor) -> ParamState:
+        """A second moment of zero, before the first step."""
+        return {"step": 0, "exp_avg_sq": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return g / (√v̂ + ε)."""
+        return _adam_direction(state, grad, (0.0, self.beta), self.eps)
+
+
+@BASE_UPDATES.register("lion", "the sign of a mixture of momentum and gradient")
+@dataclass(frozen=True)
+class Lion:
+    """Lion (Chen et al. 2023): direction sign(c m + (1−c) g), then m ← ρ m + (1−ρ) g.
+
+    Args:
+        betas: (c, ρ): weight of the momentum in the direction, and decay of the momentum.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def init(self, param: Tensor) -> ParamState:
+        """A momentum of zero."""
+        return {"exp_avg": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return the sign of the mixture with the old momentum."""
+        mix, decay = self.betas
+        momentum = state["exp_avg"]
+        direction = (momentum * mix).add_(grad, alpha=1 - mix).sign_()
+        momentum.mul_(decay).add_(grad, alpha=1 - decay)
+        return Direction(direction)
+
+
+@BASE_UPDATES.register("sgdm_released", "momentum as in the authors' released code: an average, one step late")
+@dataclass(frozen=True)
+class SGDmReleased:
+    """Momentum of the released code: direction m (the old one), then m ← ρ m + (1−ρ) g.
+
+    Args:
+        momentum: ρ.
+    """
+
+    momentum: float = 0.9
+
+    def init(self, param: Tensor) -> ParamState:
+        """A momentum of zero."""
+        return {"momentum_buffer": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return the momentum from before this gradient."""
+        old = state["momentum_buffer"].clone()
+        state["momentum_buffer"].mul_(self.momentum).add_(grad, alpha=1 - self.momentum)
+        return Direction(old)
+
+
+@BASE_UPDATES.register("rmsprop_released", "RMSProp as in the authors' released code")
+@dataclass(frozen=True)
+class RMSPropReleased:
+    """RMSProp of the released code: v ← λ v + g², direction g / √(μ v + ε), μ = (1−λ)/(1−λᵗ).
+
+    Args:
+        normalizer: λ.
+        eps: ε, inside the root.
+    """
+
+    normalizer: float = 0.999
+    eps: float = 1e-10
+
+    def init(self, param: Tensor) -> ParamState:
+        """A normaliser of zero, before the first step."""
+        return {"step": 0, "exp_avg_sq": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return g / √(μ v + ε)."""
+        return Direction(grad, _released_denominator(state, grad, self.normalizer, self.eps))
+
+
+@BASE_UPDATES.register("adamw_released", "AdamW as in the authors' released code: 10 × torch's step")
+@dataclass(frozen=True)
+class AdamWReleased:
+    """AdamW of the released code: m ← ρ m + g (a sum), direction m / √(μ v + ε), v and μ as in RMSPropReleased.
+
+    The same α makes a step 1/(1−ρ) = 10 times torch's: α_torch = 10 α and κ_torch = κ / 10 correspond.
+
+    Args:
+        momentum: ρ.
+        normalizer: λ.
+        eps: ε, inside the root.
+    """
+
+    momentum: float = 0.9
+    normalizer: float = 0.999
+    eps: float = 1e-10
+
+    def init(self, param: Tensor) -> ParamState:
+        """Momentum and normaliser of zero, before the first step."""
+        return {"step": 0, "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
+
+    def direction(self, state: ParamState, grad: Tensor) -> Direction:
+        """Return m / √(μ v + ε)."""
+        denominator = _released_denominator(state, grad, self.normalizer, self.eps)
+        return Direction(state["exp_avg"].mul_(self.momentum).add_(grad), denominator)
+
+
+def _adam_direction(state: ParamState, grad: Tensor, betas: tuple[float, float], eps: float) -> Direction:
+    """The operations of torch's single-tensor Adam, in its order, so that results agree bit for bit."""
+    beta1, beta2 = betas
+    state["step"] += 1
+    numerator = state["exp_avg"].lerp_(grad, 1 - beta1) if "exp_avg" in state else grad
+    state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    bias_correction1 = 1 - beta1 ** state["step"]
+    bias_correction2 = 1 - beta2 ** state["step"]
+    denominator = (state["exp_avg_sq"].sqrt() / bias_correction2**0.5).add_(eps)
+    return Direction(numerator, denominator, bias_correction1)
+
+
+def _released_denominator(state: ParamState, grad: Tensor, decay: float, eps: float) -> Tensor:
+    state["step"] += 1
+    state["exp_avg_sq"].mul_(decay).addcmul_(grad, grad)
+    bias_correction = (1 - decay) / (1 - decay ** state["step"])
+    return (state["exp_avg_sq"] * bias_correction).add_(eps).sqrt_()

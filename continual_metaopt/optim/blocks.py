@@ -1,0 +1,63 @@
+"""Blocks: which parameters of a network share a step size."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from streams.registry import unknown_name
+
+Granularity = Literal["scalar", "blockwise", "layerwise"]
+
+
+def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] = "blockwise") -> list[dict[str, Any]]:
+    """Divide a network's trainable parameters into named param groups, one per step size.
+
+    Args:
+        model: the network.
+        granularity: "scalar" for one block of everything, "blockwise" for one block per top-level child that has
+            parameters, "layerwise" for one per layer (module that has parameters of its own), or a list of blocks,
+            each a list of parameter-name prefixes such as ``[["features"], ["classifier.0", "classifier.2"]]``.
+
+    Returns:
+        Param groups ``{"name": …, "params": […]}`` for any torch optimizer, in the network's order.
+
+    Raises:
+        ValueError: unknown granularity; a network without trainable parameters; prefixes that match nothing, that
+            leave a parameter out, or claim one twice.
+    """
+    named = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    if not named:
+        raise ValueError("the network has no trainable parameters")
+    if not isinstance(granularity, str):
+        owner = _owners_by_prefix(list(named), granularity)
+    elif granularity == "scalar":
+        owner = dict.fromkeys(named, "all")
+    elif granularity == "blockwise":
+        owner = {name: name.split(".")[0] for name in named}
+    elif granularity == "layerwise":
+        owner = {name: name.rpartition(".")[0] or name for name in named}
+    else:
+        raise ValueError(unknown_name("granularity", granularity, ["scalar", "blockwise", "layerwise"]))
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, param in named.items():
+        groups.setdefault(owner[name], []).append(param)
+    return [{"name": name, "params": params} for name, params in groups.items()]
+
+
+def _owners_by_prefix(names: list[str], prefixes: Sequence[Sequence[str]]) -> dict[str, str]:
+    owner: dict[str, str] = {}
+    for block in prefixes:
+        block = [block] if isinstance(block, str) else list(block)
+        for prefix in block:
+            matching = [name for name in names if name == prefix or name.startswith(f"{prefix}.")]
+            if not matching:
+                raise ValueError(f"no trainable parameter's name starts with '{prefix}'; names: {', '.join(names)}")
+            for name in matching:
+                if name in owner:
+                    raise ValueError(f"parameter '{name}' is in two blocks, '{owner[name]}' and '{'+'.join(block)}'")
+                owner[name] = "+".join(block)
+    missing = [name for name in names if name not in owner]
+    if missing:
+        raise ValueError(f"no block contains {', '.join(missing)}")
+    return owner

@@ -1,0 +1,91 @@
+"""Learners by name: an optimizer and its settings, for configurations and the command line."""
+
+from typing import TYPE_CHECKING, Any
+
+from streams.registry import Registry, UnknownNameError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.learners")
+LEARNERS.add_lazily(
+    "metaoptimize", "continual_metaopt.optim.learners:metaoptimize", "MetaOptimize: step sizes learned online"
+)
+LEARNERS.add_lazily("fixed", "continual_metaopt.optim.learners:fixed", "a base update with a fixed step size")
+
+TORCH_PREFIX = "torch:"
+
+register_learner = LEARNERS.register
+
+
+def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
+    """Make a network's optimizer by name.
+
+    Args:
+        name: "metaoptimize", "fixed", "torch:NAME" for any optimizer of ``torch.optim``, or what a package or
+            ``register_learner`` added.
+        model: the network whose parameters are optimized.
+        **options: settings of that optimizer.
+
+    Raises:
+        UnknownNameError: no such learner.
+        TypeError, ValueError: a setting that it does not have, or a value that does not fit.
+
+    Example:
+        >>> make_optimizer("fixed", torch.nn.Linear(2, 1), base="lion", lr=1e-4).step_size_report()
+        {'all': 0.0001}
+    """
+    optimizer: Optimizer = learner_factory(name)(model, **options)
+    return optimizer
+
+
+def learner_factory(name: str) -> Any:
+    """The function ``(model, **options) -> Optimizer`` of a learner.
+
+    Raises:
+        UnknownNameError: no such learner.
+    """
+    if name.startswith(TORCH_PREFIX):
+        return _torch_factory(name.removeprefix(TORCH_PREFIX))
+    if name not in list(LEARNERS):
+        raise UnknownNameError(unknown_name("learner", name, [*LEARNERS, f"{TORCH_PREFIX}NAME"]))
+    return LEARNERS[name]
+
+
+def _torch_factory(name: str) -> Any:
+    import torch
+
+    known = [key for key, value in vars(torch.optim).items() if _is_optimizer(value)]
+    if name not in known:
+        raise UnknownNameError(unknown_name("optimizer in torch.optim", name, known))
+
+    def factory(model: "nn.Module", **options: Any) -> "Optimizer":
+        from continual_metaopt.optim.blocks import blocks
+
+        optimizer: Optimizer = getattr(torch.optim, name)(blocks(model, "scalar"), **options)
+        return optimizer
+
+    return factory
+
+
+def _is_optimizer(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+
+
+def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
+    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
+    return not (name == "fixed" or name.startswith(TORCH_PREFIX) or options.get("meta_lr") == 0)
+
+
+def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:
+    """Current step size of each block of any optimizer: what it reports itself, or "lr" of its param groups."""
+    report = getattr(optimizer, "step_size_report", None)
+    if report is not None:
+        return {name: float(value) for name, value in report().items()}
+    return {
+        str(group.get("name", f"group{index}")): float(group["lr"])
+        for index, group in enumerate(optimizer.param_groups)
+    }

@@ -1,0 +1,50 @@
+"""Non-stationary streams of images, as Avalanche benchmarks.
+
+A stream is a sequence of *experiences*; a learner meets every sample once, in an order that the seed fixes. All streams
+are made by ``make_stream``, which returns an Avalanche benchmark with ``train_stream``, ``test_stream`` and ``info``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from streams.registry import Registry, UnknownNameError
+
+if TYPE_CHECKING:
+    from streams.benchmark import StreamBenchmark
+
+__all__ = ["STREAMS", "UnknownNameError", "make_stream", "register_stream"]
+
+STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
+STREAMS.add_lazily(
+    "class_split", "streams.class_split:class_split", "every experience brings classes that were not there before"
+)
+STREAMS.add_lazily(
+    "permuted_inputs",
+    "streams.permuted_inputs:permuted_inputs",
+    "every experience permutes the pixels in a new way",
+)
+
+register_stream = STREAMS.register
+
+
+def make_stream(name: str, **options: Any) -> "StreamBenchmark":
+    """Make a stream by name.
+
+    Args:
+        name: "class_split", "permuted_inputs", or what a package or ``register_stream`` added.
+        **options: the options of that stream's function, such as ``source``, ``seed`` and ``stationary``.
+
+    Returns:
+        An Avalanche benchmark with ``train_stream``, ``test_stream`` and ``info`` (a ``StreamInfo``).
+
+    Raises:
+        UnknownNameError: no such stream or source.
+        TypeError: an option that the stream does not have.
+        ValueError: an option's value does not fit.
+        FileNotFoundError: the source's files are not there.
+
+    Example:
+        >>> benchmark = make_stream("class_split", source="digits", classes_per_experience=2, seed=0)
+        >>> len(benchmark.train_stream), benchmark.info.for_learner.n_outputs
+        (5, 2)
+    """
+    return STREAMS[name](**options)

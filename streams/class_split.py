@@ -1,0 +1,86 @@
+"""Class split: each class of a source is dealt to one experience, as in the paper's continual CIFAR-100."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.benchmark import StreamBenchmark, build_benchmark
+from streams.plan import CLASS_ORDER, SAMPLE_ORDER, Stationary, plan_of, random_state
+from streams.registry import unknown_name
+from streams.sources import ImageSet, SourceSpec, load_source
+
+DEFINITION = "class_split v1"
+
+
+def class_split(
+    source: SourceSpec = "digits",
+    *,
+    classes_per_experience: int = 10,
+    labels: Literal["within", "global"] = "within",
+    n_experiences: int | None = None,
+    samples_per_experience: int | None = None,
+    stationary: Stationary | None = None,
+    seed: int = 0,
+    data_root: str | Path = "data",
+    skip_unreadable: bool = False,
+) -> StreamBenchmark:
+    """Every experience brings classes that were not there before.
+
+    Args:
+        source: see ``streams.sources.load_source``.
+        classes_per_experience: number of classes in each experience.
+        labels: "within" numbers the labels 0 … k−1 anew in each experience, so that one small head serves all;
+            "global" keeps the source's numbering.
+        n_experiences: use only this many experiences, the first ones; None for all.
+        samples_per_experience: use only this many samples of each experience, the first ones; None for all.
+        stationary: None, "shuffled" or "repeat"; see ``streams.stationary``. With labels "within", "shuffled" mixes
+            one class of every experience under each label: its accuracy is not comparable with the other variants'.
+        seed: decides which classes go together and the order of samples.
+        data_root: folder of torchvision's files.
+        skip_unreadable: go on without images that cannot be decoded.
+
+    Raises:
+        ValueError: the classes do not divide into experiences of this size, or an option's value is unknown.
+    """
+    if labels not in ("within", "global"):
+        raise ValueError(unknown_name("kind of labels", labels, ["within", "global"]))
+    images = load_source(source, data_root, skip_unreadable)
+    n_classes = len(images.classes)
+    if classes_per_experience < 2 or n_classes % classes_per_experience:
+        fitting = [str(k) for k in range(2, n_classes + 1) if n_classes % k == 0]
+        raise ValueError(
+            f"{n_classes} classes do not divide into experiences of {classes_per_experience}; "
+            f"classes_per_experience must be one of {', '.join(fitting)}"
+        )
+    dealt = random_state(seed, CLASS_ORDER).permutation(n_classes).reshape(-1, classes_per_experience)
+    if n_experiences is not None:
+        if not 1 <= n_experiences <= len(dealt):
+            raise ValueError(f"n_experiences must be between 1 and {len(dealt)}, not {n_experiences}")
+        dealt = dealt[:n_experiences]
+    plans = []
+    for split, limit in ((images.train, samples_per_experience), (images.test, None)):
+        plans.append(plan_of([_experience(split, classes, labels, limit, seed, i) for i, classes in enumerate(dealt)]))
+    return build_benchmark(
+        DEFINITION,
+        images,
+        *plans,
+        n_outputs=classes_per_experience if labels == "within" else n_classes,
+        seed=seed,
+        stationary=stationary,
+    )
+
+
+def _experience(
+    split: ImageSet, classes: NDArray[np.int64], labels: str, limit: int | None, seed: int, experience: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Index, label and change of the samples of one experience, in a random order."""
+    members = np.flatnonzero(np.isin(split.y, classes))
+    index = random_state(seed, SAMPLE_ORDER, experience).permutation(members)[:limit]
+    label = split.y[index]
+    if labels == "within":
+        position = np.empty(int(split.y.max()) + 1, dtype=np.int64)
+        position[classes] = np.arange(len(classes))
+        label = position[label]
+    return index, label, -1

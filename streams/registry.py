@@ -1,0 +1,93 @@
+"""A registry: names that users write in configurations, and what they stand for.
+
+An entry is either an object registered by decorator, or the import path of one, so that a list of names can be shown
+without importing what they need. Installed packages add entries through Python entry points.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+F = TypeVar("F")
+
+
+class UnknownNameError(ValueError):
+    """A name that a registry does not know; the message lists the known ones and suggests the nearest."""
+
+
+class Registry(Generic[T]):
+    """Maps names to objects of one kind.
+
+    Args:
+        kind: what the names stand for, in messages ("stream", "learner", …).
+        entry_points: group of Python entry points in which other packages may offer more names.
+    """
+
+    def __init__(self, kind: str, entry_points: str | None = None) -> None:
+        self.kind = kind
+        self.entry_points = entry_points
+        self._entries: dict[str, tuple[str | T, str]] = {}
+
+    def register(self, name: str, description: str = "") -> Callable[[F], F]:
+        """Decorator that enters an object under ``name``.
+
+        Raises:
+            ValueError: the name is already taken by something else.
+        """
+
+        def enter(target: F) -> F:
+            known = self._entries.get(name)
+            if known is not None and getattr(known[0], "__qualname__", known[0]) != getattr(target, "__qualname__", ""):
+                raise ValueError(f"there is already a {self.kind} named '{name}'; choose another name")
+            self._entries[name] = (cast(T, target), description)
+            return target
+
+        return enter
+
+    def add_lazily(self, name: str, import_path: str, description: str) -> None:
+        """Enter the object at ``import_path`` ("package.module:object"), imported when first asked for."""
+        self._entries[name] = (import_path, description)
+
+    def __getitem__(self, name: str) -> T:
+        """The object registered under ``name``.
+
+        Raises:
+            UnknownNameError: no such name.
+        """
+        if name not in self._entries:
+            point = self._offered_elsewhere().get(name)
+            if point is None:
+                raise UnknownNameError(unknown_name(self.kind, name, list(self)))
+            return cast(T, point.load())
+        target, _ = self._entries[name]
+        return _import(target) if isinstance(target, str) else target
+
+    def __iter__(self) -> Iterator[str]:
+        """All names, this package's first."""
+        yield from self._entries
+        yield from (name for name in self._offered_elsewhere() if name not in self._entries)
+
+    def descriptions(self) -> dict[str, str]:
+        """One line about each name."""
+        own = {name: description for name, (_, description) in self._entries.items()}
+        return {name: f"from {point.value}" for name, point in self._offered_elsewhere().items()} | own
+
+    def _offered_elsewhere(self) -> dict[str, importlib.metadata.EntryPoint]:
+        if self.entry_points is None:
+            return {}
+        return {point.name: point for point in importlib.metadata.entry_points(group=self.entry_points)}
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> str:
+    """The message for a name that is not known: the known ones, and the nearest as a suggestion."""
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    suggestion = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"unknown {kind} '{name}'.{suggestion} Known: {', '.join(sorted(known))}"
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,730 @@
+"""MetaOptimize against formulas, torch.optim, numbers worked out by hand, and the habits of torch optimizers."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import continual_metaopt
+from continual_metaopt.optim import base_updates, meta_updates
+from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+
+from . import reference
+
+# Step sizes at which the problem below moves, but does not blow up.
+LR = {
+    "sgd": 0.05,
+    "sgdm": 0.02,
+    "rmsprop": 0.02,
+    "adamw": 0.02,
+    "lion": 0.02,
+    "sgdm_released": 0.1,
+    "rmsprop_released": 0.02,
+    "adamw_released": 0.01,
+}
+META_LR = {"sgd": 0.05, "rmsprop": 0.05, "adam": 0.05, "lion": 0.05, "rmsprop_released": 0.05, "adam_released": 0.01}
+BLOCKS = ["first", "second"]
+# Every base and every meta update at least once.
+PAIRS = [
+    ("sgd", "sgd"),
+    ("sgdm", "rmsprop"),
+    ("rmsprop", "lion"),
+    ("adamw", "adam"),
+    ("lion", "lion"),
+    ("sgdm_released", "rmsprop_released"),
+    ("rmsprop_released", "adam_released"),
+    ("adamw_released", "adam_released"),
+]
+
+
+def parameters(*values: Any, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.as_tensor(value, dtype=dtype).clone()) for value in values]
+
+
+def step(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], *gradients: Any) -> None:
+    """One step with given gradients; None means that the parameter has none."""
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = None if g is None else torch.as_tensor(g, dtype=p.dtype).expand(p.shape).clone()
+    optimizer.step()
+
+
+def step_size(optimizer: MetaOptimize, block: str = "group0") -> float:
+    return float(optimizer.step_size_report()[block])
+
+
+class Problem:
+    """A two-layer network and a new sample at each step; its two layers are the two groups."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        rng = np.random.default_rng(4)
+        shapes = [[(3, 4), (4,)], [(4, 2), (2,), ()]]
+        self.initial = [[rng.normal(0.0, 0.6, shape) for shape in group] for group in shapes]
+        self.initial[1][2] = np.array(1.3)
+        self.x = rng.normal(0.5, 1.0, (60, 3))
+        self.y = rng.normal(1.0, 2.0, (60, 2))
+        self.dtype = dtype
+        self.params = [parameters(*group, dtype=dtype) for group in self.initial]
+
+    def flat(self) -> list[nn.Parameter]:
+        return [p for group in self.params for p in group]
+
+    def loss(self, t: int) -> Tensor:
+        (w1, b1), (w2, b2, s) = self.params
+        x, y = (torch.as_tensor(a[t], dtype=self.dtype) for a in (self.x, self.y))
+        return 0.5 * (s * (torch.tanh(x @ w1 + b1) @ w2) + b2 - y).square().sum()
+
+    def run(self, optimizer: torch.optim.Optimizer, steps: range, without: Collection[str] = ()) -> None:
+        """Take steps; the parameters of the blocks `without` get no gradient."""
+        for t in steps:
+            optimizer.zero_grad()
+            self.loss(t).backward()
+            for name, group in zip(BLOCKS, self.params, strict=True):
+                for p in group if name in without else ():
+                    p.grad = None
+            optimizer.step()
+
+    def gradient(self, t: int, weights: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        return reference.network_gradient(self.x[t], self.y[t], weights)
+
+
+def learner(problem: Problem, base: str, meta: str, step_sizes: str = "group", /, **options: Any) -> MetaOptimize:
+    groups = [{"params": ps, "name": name} for ps, name in zip(problem.params, BLOCKS, strict=True)]
+    settings = {"base": base, "meta": meta, "meta_lr": META_LR[meta], "gamma": 0.9, "step_sizes": step_sizes}
+    return MetaOptimize(groups, LR[base], **settings | options)
+
+
+def learned(problem: Problem, optimizer: MetaOptimize) -> list[Tensor]:
+    """All that a step changes and a user can see: weights, traces and step sizes."""
+    report = [torch.as_tensor(value, dtype=torch.float64) for value in optimizer.step_size_report().values()]
+    return [tensor.detach().clone() for p in problem.flat() for tensor in (p, optimizer.state[p]["trace"])] + report
+
+
+def assert_same(left: list[Tensor], right: list[Tensor]) -> None:
+    assert len(left) == len(right)
+    assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def assert_same_state(left: dict[str, Any], right: dict[str, Any]) -> None:
+    """The same entries in two parameters' states."""
+    assert left.keys() == right.keys()
+    assert_same([torch.as_tensor(v) for v in left.values()], [torch.as_tensor(right[key]) for key in left])
+
+
+# The formulas
+
+
+@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+@pytest.mark.parametrize("meta", reference.METAS)
+@pytest.mark.parametrize("base", reference.BASES)
+def test_every_pair_follows_the_formulas(base: str, meta: str, step_sizes: str) -> None:
+    first = {"lr": LR[base], "weight_decay": 0.01, "gamma": 0.9, "meta_lr": META_LR[meta]}
+    second = first | {"weight_decay": 0.1, "gamma": 0.8}
+    if step_sizes == "group":
+        second |= {"lr": 0.7 * LR[base], "meta_lr": 1.5 * META_LR[meta]}
+    problem = Problem()
+    names = BLOCKS if step_sizes == "group" else ["all"]
+    expected = reference.trajectory(
+        problem.gradient,
+        [
+            reference.Block(weights, **options)
+            for weights, options in zip(problem.initial, (first, second), strict=True)
+        ],
+        base,
+        meta,
+        steps=12,
+        scalar=step_sizes == "scalar",
+    )
+    overrides = {key: value for key, value in second.items() if value != first[key]}
+    groups = [
+        {"params": problem.params[0], "name": "first"},
+        {"params": problem.params[1], "name": "second"} | overrides,
+    ]
+    optimizer = MetaOptimize(groups, **first, base=base, meta=meta, step_sizes=step_sizes)
+
+    for t, moment in enumerate(expected):
+        problem.run(optimizer, range(t, t + 1))
+        for group, weights, traces in zip(problem.params, moment.weights, moment.traces, strict=True):
+            for p, w, h in zip(group, weights, traces, strict=True):
+                np.testing.assert_allclose(p.detach(), w, rtol=1e-12, atol=1e-13)
+                np.testing.assert_allclose(optimizer.state[p]["trace"], h, rtol=1e-12, atol=1e-13)
+        report = optimizer.step_size_report()
+        assert list(report) == names
+        np.testing.assert_allclose([float(report[name]) for name in names], moment.step_sizes, rtol=1e-12)
+        current = moment.step_sizes if step_sizes == "group" else moment.step_sizes * 2
+        np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], current, rtol=1e-12)
+
+    # The comparison says something only if step sizes moved, and is fair only if no sign hangs on a rounding error.
+    moved = np.log(np.array([moment.step_sizes for moment in expected]) / np.array(expected[0].step_sizes))
+    assert np.abs(moved).max(axis=0).min() > 0.02
+    assert min(moment.sign_margin for moment in expected) > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("base", "torch_class", "options", "weight_decay"),
+    [
+        ("adamw", torch.optim.AdamW, {}, 0.01),
+        ("sgd", torch.optim.SGD, {}, 0.0),
+        ("sgdm", torch.optim.SGD, {"momentum": 0.9}, 0.0),
+        ("rmsprop", torch.optim.AdamW, {"betas": (0.0, 0.999)}, 0.01),
+    ],
+)
+@pytest.mark.parametrize("schedule", [None, lambda t: 0.97**t], ids=["constant", "LambdaLR"])
+@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+def test_meta_lr_zero_is_torch_bit_for_bit(
+    base: str,
+    torch_class: type,
+    options: dict[str, Any],
+    weight_decay: float,
+    schedule: Callable[[int], float] | None,
+    step_sizes: str,
+) -> None:
+    def weights_after(make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> tuple[list[Tensor], Any]:
+        problem = Problem(torch.float32)
+        lrs = (0.01, 0.003 if step_sizes == "group" else 0.01)
+        optimizer = make([{"params": ps, "lr": lr} for ps, lr in zip(problem.params, lrs, strict=True)])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule) if schedule else None
+        for t in range(50):
+            problem.run(optimizer, range(t, t + 1))
+            if scheduler:
+                scheduler.step()
+        return problem.flat(), optimizer
+
+    ours, optimizer = weights_after(
+        lambda groups: MetaOptimize(groups, base=base, meta_lr=0, weight_decay=weight_decay, step_sizes=step_sizes)
+    )
+    theirs, _ = weights_after(lambda groups: torch_class(groups, weight_decay=weight_decay, **options))
+    assert_same(ours, theirs)
+    assert not any("trace" in optimizer.state[p] for p in ours)
+
+
+def test_one_group_may_learn_beside_one_that_does_not() -> None:
+    problem = Problem()
+    groups = [{"params": problem.params[0], "meta_lr": 0.0}, {"params": problem.params[1]}]
+    optimizer = MetaOptimize(groups, 0.02, base="sgd", meta="lion", meta_lr=0.05)
+    problem.run(optimizer, range(5))
+    report = optimizer.step_size_report()
+    assert list(report) == ["group0", "group1"]
+    assert report["group0"] == 0.02
+    assert report["group1"] != 0.02
+
+
+# {(base, meta, η): [(gradients, then weights, traces and step size after the step), …]}
+# Two weights, w = (2, −1), κ = 0.5, γ = 0.9, α = 0.1. The decay in the trace is γ (1 − κα) = 0.9 · 0.95 = 0.855. The
+# first meta gradient is 0, as h is, so α changes in step 2 first. 1.999 = 1 + λ comes from μ₂ = (1 − λ) / (1 − λ²).
+BY_HAND = {
+    # Step 1: Δw = 0.1 · (1 + 1, 2 − 0.5) = (0.2, 0.15).
+    # Step 2: z = −0.2·3 + −0.15·−1 = −0.45;  Δw = 0.1 · (3 + 0.9, −1 − 0.575) = (0.39, −0.1575);
+    #         h = 0.855 · (−0.2, −0.15) − Δw = (−0.171 − 0.39, −0.12825 + 0.1575);  α = 0.1 exp(0.5 · 0.45).
+    ("sgd", "sgd", 0.5): [
+        ((1, 2), (1.8, -1.15), (-0.2, -0.15), 0.1),
+        ((3, -1), (1.41, -0.9925), (-0.561, 0.02925), 0.1252322716),
+    ],
+    # Step 1: Δw = 0.1 · (3 + 1, 2 − 0.5) = (0.4, 0.15).
+    # Step 2: m = 0.9 · (3, 2) + (3, −2) = (5.7, −0.2);  Δw = 0.1 · (5.7 + 0.8, −0.2 − 0.575) = (0.65, −0.0775);
+    #         z = −0.4·3 + −0.15·−2 = −0.9;  h = (−0.342 − 0.65, −0.12825 + 0.0775);
+    #         v̄ = 0.001 · 0.81, corrected 0.81 / 1.999;  α = 0.1 exp(0.1 sqrt(1.999)).
+    ("sgdm", "rmsprop", 0.1): [
+        ((3, 2), (1.6, -1.15), (-0.4, -0.15), 0.1),
+        ((3, -2), (0.95, -1.0725), (-0.992, -0.05075), 0.1151869180),
+    ],
+    # |g| is constant, so that corrected second moments are g² and directions are signs.
+    # Step 1: Δw = 0.1 · (1 + 1, 1 − 0.5) = (0.2, 0.05).
+    # Step 2: z = −0.2·3 + −0.05·−2 = −0.5;  Δw = 0.1 · (1 + 0.9, −1 − 0.525) = (0.19, −0.1525);
+    #         h = (−0.171 − 0.19, −0.04275 + 0.1525);  α = 0.1 exp(0.1 sign(0.1 · 0.5)).
+    ("rmsprop", "lion", 0.1): [
+        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
+        ((3, -2), (1.61, -0.8975), (-0.361, 0.10975), 0.1105170918),
+    ],
+    # Step 1 as above: m/(1 − 0.9) = g.
+    # Step 2: m = 0.09 · (3, 2) + 0.1 · (3, −2) = (0.57, −0.02), /0.19 = (3, −2/19), / |g| = (1, −1/19);
+    #         Δw = 0.1 · (1 + 0.9, −1/19 − 0.525) = (0.19, −0.05776316);  z = −0.5;
+    #         h = (−0.171 − 0.19, −0.04275 + 0.05776316);
+    #         m̄ = −0.05 / 0.19;  v̄ = 0.25 / 1.999;  α = 0.1 exp(0.1 · 0.1/0.19 · sqrt(1.999)).
+    ("adamw", "adam", 0.1): [
+        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
+        ((3, -2), (1.61, -0.9922368421), (-0.361, 0.0150131579), 0.1077252354),
+    ],
+    # The second gradient of the second weight tells the old momentum from the new one in the base:
+    # 0.9 · 0.02 − 0.1 · 0.17 = 0.001 > 0, but with 0.99 · 0.02 − 0.01 · 0.17 = 0.0181: 0.01629 − 0.017 < 0.
+    # Step 1: Δw = 0.1 · (1 + 1, 1 − 0.5) = (0.2, 0.05);  m = 0.01 · (1, 2).
+    # Step 2: z = −0.2·3 + 0.05·0.17 = −0.5915;  Δw = 0.1 · (1 + 0.9, 1 − 0.525) = (0.19, 0.0475);
+    #         h = (−0.171 − 0.19, −0.04275 − 0.0475);  α = 0.1 exp(0.1);  m̄ = −0.005915.
+    # Step 3: z = 0.361·0.12 + 0.09025·0.08 = 0.05054; 0.9 · −0.005915 + 0.1 · 0.05054 = −0.0002695 < 0 (with the new
+    #         m̄ = −0.00535045 it would be 0.0002386 > 0): α = 0.1 exp(0.2).
+    #         m = 0.99 · (0.01, 0.02) + 0.01 · (3, −0.17) = (0.0399, 0.0181);  0.9 m + 0.1 g > 0 for the first weight
+    #         (0.03591 − 0.012) and the second (0.01629 − 0.008);  Δw = 0.1 exp(0.1) · (1 + 0.805, 1 − 0.54875);
+    #         h = 0.9 (1 − 0.05 exp(0.1)) · (−0.361, −0.09025) − Δw.
+    ("lion", "lion", 0.1): [
+        ((1, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
+        ((3, -0.17), (1.61, -1.0975), (-0.361, -0.09025), 0.1105170918),
+        ((-0.12, -0.08), (1.4105166493, -1.1473708377), (-0.5064298491, -0.1266074623), 0.1221402758),
+    ],
+    # Step 1: m = 0: Δw = 0.1 · (1, −0.5);  then m = 0.1 · (3, 2).
+    # Step 2: Δw = 0.1 · (0.3 + 0.95, 0.2 − 0.475) = (0.125, −0.0275);  z = −0.1·3 + 0.05·−2 = −0.4;
+    #         h = (−0.0855 − 0.125, 0.04275 + 0.0275);  α = 0.1 exp(0.1 sqrt(1.999)).
+    ("sgdm_released", "rmsprop_released", 0.1): [
+        ((3, 2), (1.9, -0.95), (-0.1, 0.05), 0.1),
+        ((3, -2), (1.775, -0.9225), (-0.2105, 0.07025), 0.1151869180),
+    ],
+    # As rmsprop, the meta update as below.
+    ("rmsprop_released", "adam_released", 0.1): [
+        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
+        ((3, -2), (1.61, -0.8975), (-0.361, 0.10975), 0.1151869180),
+    ],
+    # Step 1: m = g, v = g²: Δw = (0.2, 0.05).
+    # Step 2: m = 0.9 · (3, 2) + (3, −2) = (5.7, −0.2), / |g| = (1.9, −0.1);  Δw = 0.1 · (1.9 + 0.9, −0.1 − 0.525);
+    #         z = −0.5;  h = (−0.171 − 0.28, −0.04275 + 0.0625);  m̄ = −0.5, v̄ = 0.25: α = 0.1 exp(0.1 sqrt(1.999)).
+    ("adamw_released", "adam_released", 0.1): [
+        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
+        ((3, -2), (1.52, -0.9875), (-0.451, 0.01975), 0.1151869180),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND, ids=lambda case: "-".join(case[:2]))
+def test_steps_worked_out_by_hand(case: tuple[str, str, float]) -> None:
+    base, meta, meta_lr = case
+    params = parameters([2.0], [-1.0])
+    optimizer = MetaOptimize(params, 0.1, base=base, meta=meta, meta_lr=meta_lr, gamma=0.9, weight_decay=0.5)
+    for gradients, weights, traces, expected_step_size in BY_HAND[case]:
+        step(optimizer, params, *gradients)
+        # Epsilons weigh up to ε / |z| = 2e-8 here, and the literals have ten decimals.
+        assert [p.item() for p in params] == pytest.approx(weights, rel=1e-7)
+        assert [optimizer.state[p]["trace"].item() for p in params] == pytest.approx(traces, rel=1e-6)
+        assert step_size(optimizer) == pytest.approx(expected_step_size, rel=1e-7)
+
+
+# How the forms and limits of the algorithm relate
+
+
+def test_adamw_follows_its_released_form() -> None:
+    """α_torch = 10 α_released, κ_torch = κ_released / 10, η_torch = 10 η_released.
+
+    The released form does not correct the first moment for its start at zero. 300 steps without gradient make that
+    correction 1 − 0.9³⁰⁰ = 1 − 2e-14. Epsilon weighs less than 1e-7, as gradients are near 100: the corrected root of
+    the second moment is above sqrt(0.001) · 100 then, and that of the meta gradient above 0.03 · 0.1.
+    """
+    target = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64)
+    runs = []
+    for lr, options in (
+        (0.01, {"base": "adamw", "meta": "adam", "weight_decay": 0.1, "meta_lr": 0.1}),
+        (0.001, {"base": "adamw_released", "meta": "adam_released", "weight_decay": 1.0, "meta_lr": 0.01}),
+    ):
+        (p,) = params = parameters(torch.full((6,), 2.0))
+        optimizer = MetaOptimize(params, lr, gamma=0.9, **options)
+        start = step_size(optimizer)
+        history = []
+        for t in range(340):
+            step(optimizer, params, 0.0 if t < 300 else 100 * (p.detach() - target * np.cos(t / 3)))
+            history.append(torch.cat([p.detach(), torch.tensor([step_size(optimizer) / start])]))
+        runs.append(torch.stack(history))
+    assert abs(runs[0][-1, -1].log()) > 0.1
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-5, atol=1e-7)
+
+
+def test_released_adamw_lacks_only_the_correction_of_the_first_moment() -> None:
+    """Δw_released = (1 − 0.9^t) Δw_torch from the first step on, at equal gradients and without decay."""
+    (p,), (q,) = parameters(torch.zeros(5)), parameters(torch.zeros(5))
+    plain = MetaOptimize([p], 0.01, base="adamw", meta_lr=0, weight_decay=0)
+    released = MetaOptimize([q], 0.001, base="adamw_released", meta_lr=0, weight_decay=0)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(1, 8):
+        before = p.detach().clone(), q.detach().clone()
+        g = 10 + torch.randn(5, generator=generator)
+        step(plain, [p], g)
+        step(released, [q], g)
+        # Epsilons weigh 1e-8 / 10.
+        torch.testing.assert_close((1 - 0.9**t) * (p - before[0]), q - before[1], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("base", reference.BASES)
+def test_gamma_zero_remembers_only_the_last_step(base: str) -> None:
+    problem = Problem()
+    optimizer = learner(problem, base, "adam", gamma=0.0)
+    for t in range(4):
+        before = [p.detach().clone() for p in problem.flat()]
+        problem.run(optimizer, range(t, t + 1))
+        for p, old in zip(problem.flat(), before, strict=True):
+            torch.testing.assert_close(optimizer.state[p]["trace"], p.detach() - old, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("meta", reference.METAS)
+@pytest.mark.parametrize("base", reference.BASES)
+def test_zero_gradients_decay_weights_and_teach_nothing(base: str, meta: str) -> None:
+    params = parameters([2.0, -1.0], 3.0)
+    optimizer = MetaOptimize(params, 0.1, base=base, meta=meta, meta_lr=0.1, gamma=0.9, weight_decay=0.5)
+    for t in range(1, 4):
+        step(optimizer, params, 0.0, 0.0)
+        np.testing.assert_allclose(params[0].detach(), np.array([2.0, -1.0]) * 0.95**t, rtol=1e-14)
+        # h ← 0.9 · 0.95 h − 0.05 w
+        expected = -0.05 * 3 * 0.95 ** (t - 1) * sum(0.9**k for k in range(t))
+        assert optimizer.state[params[1]]["trace"].item() == pytest.approx(expected, rel=1e-14)
+        assert step_size(optimizer) == pytest.approx(0.1, rel=1e-15)
+
+
+@pytest.mark.parametrize("meta", reference.METAS)
+def test_step_sizes_stay_in_bounds_and_come_back(meta: str) -> None:
+    params = parameters(1.0)
+    optimizer = MetaOptimize(
+        params, 0.1, base="sgd", meta=meta, meta_lr=2.0, gamma=0.0, weight_decay=0.0, lr_bounds=(0.05, 0.2)
+    )
+    within = pytest.approx(0.125, abs=0.075 + 1e-12)
+    for _ in range(20):  # the same gradient again and again: larger steps would have been better
+        step(optimizer, params, 10.0)
+        assert step_size(optimizer) == within
+    assert step_size(optimizer) == pytest.approx(0.2, rel=1e-12)
+    for t in range(60):  # back and forth: smaller ones
+        step(optimizer, params, 10.0 * (-1) ** t)
+        assert step_size(optimizer) == within
+    assert step_size(optimizer) == pytest.approx(0.05, rel=1e-12)
+    for _ in range(60):
+        step(optimizer, params, 10.0)
+    assert step_size(optimizer) == pytest.approx(0.2, rel=1e-12)
+
+
+def test_the_bound_does_not_store_up_what_it_cut_off() -> None:
+    params = parameters(1.0)
+    optimizer = MetaOptimize(
+        params, 0.1, base="sgd", meta="sgd", meta_lr=1.0, gamma=0.0, weight_decay=0.0, lr_bounds=(0.05, 0.2)
+    )
+    for gradient in (1.0, 100.0, 100.0, 100.0, 1.0):
+        step(optimizer, params, gradient)
+    assert step_size(optimizer) == pytest.approx(0.2, rel=1e-12)
+    # h = −0.2 · 1, z = −0.2 · −1 = 0.2
+    step(optimizer, params, -1.0)
+    assert step_size(optimizer) == pytest.approx(0.2 * np.exp(-0.2), rel=1e-12)
+
+
+# The habits of torch optimizers
+
+
+@pytest.mark.parametrize(("base", "meta"), PAIRS)
+def test_a_parameter_without_gradient_is_left_alone(base: str, meta: str) -> None:
+    params, others = parameters([2.0, -1.0], [0.5]), parameters([2.0, -1.0], [0.5])
+    together = MetaOptimize(params, 0.05, base=base, meta=meta, meta_lr=0.05, gamma=0.9)
+    alone = MetaOptimize(others[:1], 0.05, base=base, meta=meta, meta_lr=0.05, gamma=0.9)
+    for g in ([1.0, -2.0], [2.0, -1.0], [0.5, 1.0]):
+        step(together, params, g, None)
+        step(alone, others[:1], g)
+    assert params[1].item() == 0.5
+    assert not together.state.get(params[1])
+    assert torch.equal(params[0], others[0])
+    assert step_size(together) == step_size(alone)
+
+    step(together, params, [1.0, 1.0], [3.0])
+    state = copy.deepcopy(together.state[params[1]])
+    weight = params[1].item()
+    step(together, params, [1.0, 1.0], None)
+    assert params[1].item() == weight
+    assert_same_state(together.state[params[1]], state)
+
+
+@pytest.mark.parametrize("meta", reference.METAS)
+@pytest.mark.parametrize("without", [BLOCKS, BLOCKS[1:]], ids="-".join)
+def test_a_block_without_any_gradient_is_left_alone(meta: str, without: list[str]) -> None:
+    """Weights, traces, step size and meta momentum: nothing was seen from which anything could be learned."""
+    problem = Problem()
+    optimizer = learner(problem, "adamw", meta)
+    problem.run(optimizer, range(5))
+    before, optimizer_before = copy.deepcopy((problem, optimizer))
+    problem.run(optimizer, range(5, 6), without)
+    for b in map(BLOCKS.index, without):
+        assert_same(problem.params[b], before.params[b])
+        for p, q in zip(problem.params[b], before.params[b], strict=True):
+            assert_same_state(optimizer.state[p], optimizer_before.state[q])
+    unchanged, expected = optimizer.step_size_report(), optimizer_before.step_size_report()
+    assert [unchanged[name] for name in without] == [expected[name] for name in without]
+
+
+@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+def test_writing_lr_rescales_the_step_size(step_sizes: str) -> None:
+    problem = Problem()
+    optimizer = learner(problem, "sgd", "lion", step_sizes)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0123  # nothing learned yet: exact
+    assert set(optimizer.step_size_report().values()) == {0.0123}
+
+    problem.run(optimizer, range(6))
+    before = optimizer.step_size_report()
+    assert all(abs(value / 0.0123 - 1) > 0.01 for value in before.values())
+    before_step = [p.detach().clone() for p in problem.flat()]
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.5
+    after = optimizer.step_size_report()
+    assert {name: float(value) / float(before[name]) for name, value in after.items()} == pytest.approx(
+        dict.fromkeys(before, 0.5), rel=1e-12
+    )
+    # and the step is taken with it
+    problem.run(optimizer, range(6, 7))
+    for group, w in zip(optimizer.param_groups, (before_step[0], before_step[2]), strict=True):
+        p = group["params"][0]
+        alpha = float(after[group["name"] if step_sizes == "group" else "all"])
+        torch.testing.assert_close(p.detach(), w - alpha * (p.grad + 0.01 * w), rtol=1e-12, atol=1e-14)
+
+
+def test_writing_the_lr_of_one_group_leaves_the_others_alone() -> None:
+    problem = Problem()
+    optimizer = learner(problem, "sgd", "lion")
+    problem.run(optimizer, range(6))
+    before = optimizer.step_size_report()
+    optimizer.param_groups[1]["lr"] *= 0.25
+    after = optimizer.step_size_report()
+    assert after["first"] == before["first"]
+    assert float(after["second"]) == pytest.approx(0.25 * float(before["second"]), rel=1e-12)
+
+
+def test_a_scheduler_works_on_top_of_what_is_learned() -> None:
+    problem = Problem()
+    optimizer = learner(problem, "adamw", "adam")
+    scheduler = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda t: 0.9)
+    for t in range(10):
+        problem.run(optimizer, range(t, t + 1))
+        before = optimizer.step_size_report()
+        scheduler.step()
+        for name, value in optimizer.step_size_report().items():
+            assert float(value) == pytest.approx(0.9 * float(before[name]), rel=1e-12)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
+@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+@pytest.mark.parametrize(("base", "meta"), PAIRS)
+def test_state_dict_continues_bit_for_bit(
+    base: str, meta: str, step_sizes: str, carry: Callable[[dict[str, Any]], dict[str, Any]], dtype: torch.dtype
+) -> None:
+    problem, resumed = Problem(dtype), Problem(dtype)
+    optimizer = learner(problem, base, meta, step_sizes)
+    problem.run(optimizer, range(6))
+
+    # What was configured comes from the state as well, as in torch.
+    other = learner(resumed, base, meta, step_sizes, gamma=0.5, meta_lr=0.3, weight_decay=0.2)
+    other.load_state_dict(carry(optimizer.state_dict()))
+    with torch.no_grad():
+        for p, q in zip(problem.flat(), resumed.flat(), strict=True):
+            q.copy_(p)
+    assert_same(learned(resumed, other), learned(problem, optimizer))
+    problem.run(optimizer, range(6, 12))
+    resumed.run(other, range(6, 12))
+    assert_same(learned(resumed, other), learned(problem, optimizer))
+
+
+@pytest.mark.parametrize(
+    ("base", "meta", "named"),
+    [("sgd", "adam", "SGD"), ("adamw", "lion", "Lion"), ("adamw_released", "adam", "AdamWReleased")],
+)
+def test_the_state_of_another_rule_is_refused(base: str, meta: str, named: str) -> None:
+    problem, other = Problem(), Problem()
+    optimizer = learner(problem, "adamw", "adam")
+    problem.run(optimizer, range(3))
+    with pytest.raises(ValueError, match=named):
+        learner(other, base, meta).load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+@pytest.mark.parametrize(("base", "meta"), PAIRS)
+def test_copies_continue_on_their_own(base: str, meta: str, step_sizes: str, clone: Callable[[Any], Any]) -> None:
+    problem = Problem()
+    optimizer = learner(problem, base, meta, step_sizes)
+    problem.run(optimizer, range(5))
+    before = learned(problem, optimizer)
+    twin, twin_optimizer = clone((problem, optimizer))
+    twin.run(twin_optimizer, range(5, 10))
+    assert_same(learned(problem, optimizer), before)
+    problem.run(optimizer, range(5, 10))
+    assert_same(learned(twin, twin_optimizer), learned(problem, optimizer))
+
+
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned() -> None:
+    problem, other = Problem(), Problem()
+    optimizer, other_optimizer = learner(problem, "adamw", "adam"), learner(other, "adamw", "adam")
+    for t in range(4):
+        expected = problem.loss(t).item()
+
+        def closure(t: int = t) -> Tensor:
+            optimizer.zero_grad()
+            loss = problem.loss(t)
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure).item() == expected
+    other.run(other_optimizer, range(4))
+    assert_same(learned(problem, optimizer), learned(other, other_optimizer))
+    assert optimizer.step() is None
+
+
+@pytest.mark.parametrize(("base", "meta"), PAIRS)
+def test_memory_layout_does_not_matter_and_is_kept(base: str, meta: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    strided = torch.zeros(4, 12, dtype=torch.float64)[:, ::2].copy_(values)
+    layouts = [values.clone(), values.t().contiguous().t(), strided]
+    assert [layout.is_contiguous() for layout in layouts] == [True, False, False]
+    results = []
+    gradients = torch.randn(6, 4, 6, generator=generator, dtype=torch.float64)
+    for layout in layouts:
+        p = nn.Parameter(layout)
+        stride, pointer = p.stride(), p.data_ptr()
+        optimizer = MetaOptimize([p], 0.02, base=base, meta=meta, meta_lr=0.05, gamma=0.9)
+        for g in gradients:
+            step(optimizer, [p], g)
+        assert (p.stride(), p.data_ptr()) == (stride, pointer)
+        results.append((p.detach(), optimizer.state[p]["trace"], step_size(optimizer)))
+    for result in results[1:]:  # the sum in z may be taken in another order
+        torch.testing.assert_close(result, results[0], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("meta_lr", [0.0, 0.05])
+@pytest.mark.parametrize("base", reference.BASES)
+def test_gradients_are_read_only_and_parameters_stay_where_they_are(base: str, meta_lr: float) -> None:
+    problem = Problem()
+    optimizer = learner(problem, base, "adam", meta_lr=meta_lr)
+    pointers = [p.data_ptr() for p in problem.flat()]
+    for t in range(3):
+        optimizer.zero_grad()
+        problem.loss(t).backward()
+        gradients = [p.grad for p in problem.flat()]
+        copies = [g.clone() for g in gradients]
+        optimizer.step()
+        assert_same(gradients, copies)
+        assert all(p.grad is g for p, g in zip(problem.flat(), gradients, strict=True))
+        # Nor are they kept in the state, where the next backward pass would write into them.
+        kept = {v.data_ptr() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)}
+        assert not kept & {g.data_ptr() for g in gradients}
+    assert [p.data_ptr() for p in problem.flat()] == pointers
+
+
+def test_named_parameters_are_accepted() -> None:
+    module = nn.Linear(3, 2)
+    optimizer = MetaOptimize(module.named_parameters(), 0.01, base="sgd", meta="sgd")
+    module(torch.ones(3)).sum().backward()
+    optimizer.step()
+    assert list(optimizer.step_size_report()) == ["group0"]
+
+
+@pytest.mark.parametrize(
+    ("base", "same_base", "meta", "same_meta"),
+    [
+        ("sgd", base_updates.SGD(), "sgd", meta_updates.SGD()),
+        ("sgdm", base_updates.SGDm(momentum=0.9), "rmsprop", meta_updates.RMSProp()),
+        ("rmsprop", base_updates.RMSProp(beta=0.999, eps=1e-8), "adam", meta_updates.Adam()),
+        ("adamw", base_updates.AdamW(betas=(0.9, 0.999), eps=1e-8), "lion", meta_updates.Lion()),
+        ("lion", base_updates.Lion(betas=(0.9, 0.99)), "rmsprop_released", meta_updates.RMSPropReleased()),
+        ("sgdm_released", base_updates.SGDmReleased(), "adam_released", meta_updates.AdamReleased()),
+        ("rmsprop_released", base_updates.RMSPropReleased(), "adam", meta_updates.Adam()),
+        (
+            "adamw_released",
+            base_updates.AdamWReleased(momentum=0.9, normalizer=0.999, eps=1e-10),
+            "adam",
+            meta_updates.Adam(),
+        ),
+    ],
+)
+def test_names_stand_for_objects_with_the_default_settings(
+    base: str, same_base: object, meta: str, same_meta: object
+) -> None:
+    problem, other = Problem(), Problem()
+    optimizer = learner(problem, base, meta)
+    same = learner(other, base, meta, base=same_base, meta=same_meta)
+    problem.run(optimizer, range(5))
+    other.run(same, range(5))
+    assert_same(learned(problem, optimizer), learned(other, same))
+
+
+def test_settings_of_an_object_take_effect() -> None:
+    """Two steps of momentum 0.5 by hand: m = 1, then 0.5 + 1; w = −0.1 − 0.15."""
+    params = parameters(0.0)
+    optimizer = MetaOptimize(params, 0.1, base=base_updates.SGDm(momentum=0.5), meta_lr=0, weight_decay=0)
+    for _ in range(2):
+        step(optimizer, params, 1.0)
+    assert params[0].item() == pytest.approx(-0.25, rel=1e-15)
+
+
+def test_the_package_exports_the_class() -> None:
+    assert continual_metaopt.MetaOptimize is MetaOptimize
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base": "adamv"}, r"(?is)(mean|nearest|closest).*adamw"),
+        ({"meta": "adamm"}, r"(?is)(mean|nearest|closest).*adam"),
+        ({"lr": 0.0}, r"lr"),
+        ({"lr": -1e-3}, r"lr"),
+        ({"lr": float("nan")}, r"lr"),
+        ({"lr": 2.0}, r"lr"),
+        ({"lr": 1e-12}, r"lr"),
+        ({"gamma": -0.1}, r"gamma"),
+        ({"gamma": 1.1}, r"gamma"),
+        ({"gamma": float("nan")}, r"gamma"),
+        ({"meta_lr": -1.0}, r"meta_lr"),
+        ({"weight_decay": -0.1}, r"weight_decay"),
+        ({"lr_bounds": (1.0, 1e-10)}, r"lr_bounds"),
+        ({"lr_bounds": (0.0, 1.0)}, r"lr_bounds"),
+        ({"step_sizes": "parameter"}, r"step.sizes.*parameter"),
+    ],
+)
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MetaOptimize(parameters(1.0), **options)
+
+
+@pytest.mark.parametrize("options", [{"lr": 2.0}, {"gamma": 1.1}, {"meta_lr": -1.0}, {"weight_decay": -0.1}])
+def test_wrong_settings_of_a_group_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MetaOptimize([{"params": parameters(1.0)} | options])
+
+
+@pytest.mark.parametrize(("kind", "names"), [("base", reference.BASES), ("meta", reference.METAS)])
+def test_an_unknown_rule_lists_the_known_ones(kind: str, names: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="nothing_like_it") as caught:
+        MetaOptimize(parameters(1.0), **{kind: "nothing_like_it"})
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_scalar_step_size_needs_one_lr() -> None:
+    groups = [{"params": parameters(1.0), "lr": 0.1}, {"params": parameters(1.0), "lr": 0.2}]
+    with pytest.raises(ValueError, match=r"(?s)scalar.*lr|lr.*scalar"):
+        MetaOptimize(groups, step_sizes="scalar")
+
+
+@pytest.mark.parametrize("meta_lr", [0.0, 0.01])
+def test_sparse_gradients_are_refused(meta_lr: float) -> None:
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = MetaOptimize(embedding.parameters(), meta_lr=meta_lr)
+    embedding(torch.tensor([1, 3])).sum().backward()
+    with pytest.raises((RuntimeError, ValueError), match=r"(?i)sparse"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("meta", reference.METAS)
+def test_a_non_finite_meta_gradient_names_its_block(meta: str, value: float) -> None:
+    body, head = parameters([1.0, 2.0]), parameters([1.0])
+    groups = [{"params": body, "name": "body"}, {"params": head, "name": "head"}]
+    optimizer = MetaOptimize(groups, 0.1, base="sgd", meta=meta)
+    for _ in range(2):
+        step(optimizer, body + head, 1.0, 1.0)
+    with pytest.raises(NonFiniteMetaGradient, match="head") as caught:
+        step(optimizer, body + head, 1.0, value)
+    assert isinstance(caught.value, FloatingPointError)
+    assert "body" not in str(caught.value)
+    assert all(np.isfinite(float(value)) for value in optimizer.step_size_report().values())
