@@ -41,7 +41,7 @@ def learn(
     for x, y in samples:
         optimizer.zero_grad()
         output = model(x)
-        loss = criterion(output, y)
+        loss = loss_of(criterion, output, y)
         loss_value = loss.item()
         check_finite(loss_value, observations.next_step)
         loss.backward()
@@ -91,6 +91,22 @@ def observe(
         observations.measurements += [
             (step, "meta_gradient", block, "value", value) for block, value in report().items()
         ]
+
+
+def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:
+    """The loss, or a clear error where a label is beyond the network's outputs.
+
+    Raises:
+        ValueError: a label does not fit the network's outputs.
+    """
+    try:
+        loss: Tensor = criterion(output, target)
+    except IndexError as error:
+        raise ValueError(
+            f"label {int(target.max())} does not fit the network's {output.shape[-1]} outputs; size the network with "
+            'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
+        ) from error
+    return loss
 
 
 def is_correct(output: Tensor, target: Tensor) -> bool | None:

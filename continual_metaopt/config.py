@@ -1,0 +1,316 @@
+"""Typed, validated descriptions of runs and studies.
+
+A stream, network or learner is described by its name and its options. Which options there are is read off the function
+that makes it, so that each is declared in one place only.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+import typing
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+
+from continual_metaopt.networks import NETWORKS
+from continual_metaopt.optim.registry import TORCH_PREFIX, learner_factory, learns_step_sizes
+from streams import STREAMS
+from streams.registry import UnknownNameError, unknown_name
+
+Kind = Literal["stream", "network", "learner"]
+
+# Arguments that a run supplies itself, by kind of component.
+SUPPLIED = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
+
+
+class ConfigError(ValueError):
+    """A description of a run or study is wrong; the message names the field."""
+
+
+class Component(BaseModel):
+    """A stream, network or learner: its name, and its options as further fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(BaseModel):
+    """One run: stream × network × learner × seed.
+
+    Attributes:
+        stream: the stream and its options.
+        network: the network and its options.
+        learner: the optimizer and its options.
+        seed: of stream, initial weights and learner alike.
+        record_every: distance in steps between recorded step sizes.
+        evaluate: whether held-out accuracy is measured at the end of each experience.
+        label: name of the learner in tables and figures.
+        study: name of the study.
+        purpose: "report", or "selection" for a run that only serves to choose a setting.
+        order: place of the learner in tables and figures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stream: Component = Component(name="permuted_inputs")
+    network: Component = Component(name="mlp")
+    learner: Component = Component(name="metaoptimize")
+    seed: int = Field(0, ge=0)
+    record_every: int = Field(50, ge=10)
+    evaluate: bool = True
+    label: str = ""
+    study: str = ""
+    purpose: Literal["report", "selection"] = "report"
+    order: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """Hash of everything that decides the result."""
+        decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
+        content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def learned_step_sizes(self) -> bool:
+        """Whether the learner adapts its step sizes."""
+        return learns_step_sizes(self.learner.name, self.learner.options)
+
+    def resolved(self, where: str = "") -> "RunConfig":
+        """The same run with every option's default filled in.
+
+        Raises:
+            ConfigError: an option is unknown or its value does not fit; the message names the field.
+        """
+        return self.model_copy(
+            update={
+                kind: resolve(kind, component, f"{where}{kind}")
+                for kind, component in (("stream", self.stream), ("network", self.network), ("learner", self.learner))
+            }
+        )
+
+
+class LearnerEntry(Component):
+    """A learner of a study: a component with a label and perhaps options to tune.
+
+    Attributes:
+        label: name in tables and figures; the options if empty.
+        tune: values to try of some options. The combination with the highest average online accuracy on the selection
+            seeds is run on the reported seeds.
+    """
+
+    label: str = ""
+    tune: dict[str, list[Any]] = Field(default_factory=dict)
+
+    def candidates(self) -> list[Component]:
+        """The learner in every combination of the values to try."""
+        names, values = list(self.tune), list(self.tune.values())
+        fixed = {name: value for name, value in self.options.items() if name not in ("label", "tune")}
+        return [
+            Component(name=self.name, **fixed, **dict(zip(names, combination, strict=True)))
+            for combination in itertools.product(*values)
+        ]
+
+
+class StudyConfig(BaseModel):
+    """A study: learners compared on one stream with one network, over several seeds.
+
+    Attributes:
+        name: of the study.
+        description: what it is for.
+        stream: the stream and its options.
+        network: the network and its options.
+        learners: what is compared.
+        seeds: reported seeds.
+        selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
+        record_every: distance in steps between recorded step sizes.
+        evaluate: whether held-out accuracy is measured at the end of each experience.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    description: str = ""
+    stream: Component
+    network: Component
+    learners: list[LearnerEntry] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    selection_seeds: list[int] = Field(default_factory=list)
+    record_every: int = Field(50, ge=10)
+    evaluate: bool = True
+
+    @field_validator("seeds", "selection_seeds")
+    @classmethod
+    def _no_seed_twice(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed occurs twice")
+        if any(seed < 0 for seed in seeds):
+            raise ValueError("seeds must not be negative")
+        return seeds
+
+    @model_validator(mode="after")
+    def _selection_is_separate(self) -> "StudyConfig":
+        if any(entry.tune for entry in self.learners) and not self.selection_seeds:
+            raise ValueError("selection_seeds: needed where a learner has options to tune")
+        shared = sorted(set(self.seeds) & set(self.selection_seeds))
+        if shared:
+            raise ValueError(f"selection_seeds: {shared} are among the reported seeds; choose on other seeds")
+        labels = [entry.label or entry.name for entry in self.learners]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"learners: several have the label '{twice[0]}'; give each its own")
+        return self
+
+    def run(
+        self, entry: LearnerEntry, learner: Component, seed: int, purpose: Literal["report", "selection"]
+    ) -> RunConfig:
+        """One run of a learner of this study, with all defaults filled in."""
+        position = self.learners.index(entry)
+        chosen = ", ".join(f"{name} = {learner.options[name]}" for name in entry.tune)
+        return RunConfig(
+            stream=self.stream,
+            network=self.network,
+            learner=learner,
+            seed=seed,
+            record_every=self.record_every,
+            evaluate=self.evaluate,
+            label=", ".join(part for part in (entry.label or entry.name, chosen) if part),
+            study=self.name,
+            purpose=purpose,
+            order=position,
+        ).resolved(f"learners.{position}: ")
+
+
+def load_study(study: str | Path) -> StudyConfig:
+    """Read a study from a YAML file, or a packaged one by name.
+
+    Raises:
+        FileNotFoundError: no such file or packaged study.
+        ConfigError: the study is not valid; the message names file and field.
+    """
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise FileNotFoundError(f"no study file at '{path}'")
+        text = path.read_text(encoding="utf-8")
+    else:
+        known = packaged_studies()
+        if str(study) not in known:
+            raise UnknownNameError(unknown_name("study", str(study), list(known)) + " (or the path of a .yaml file)")
+        text = known[str(study)]
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{study} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
+    with_field_names = f"{study}: "
+    try:
+        config = StudyConfig(**content)
+        for entry in config.learners:
+            for learner in entry.candidates():
+                config.run(entry, learner, config.seeds[0], "report")
+    except ValidationError as error:
+        raise ConfigError(describe(error, with_field_names)) from error
+    except ConfigError as error:
+        raise ConfigError(f"{with_field_names}{error}") from error
+    return config
+
+
+def packaged_studies() -> dict[str, str]:
+    """Name and YAML text of the studies that come with the package."""
+    folder = resources.files("continual_metaopt") / "studies"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
+
+
+def resolve(kind: Kind, component: Component, where: str) -> Component:
+    """Check a component's options against the function that makes it, and fill in the defaults.
+
+    Raises:
+        ConfigError: unknown name, unknown option, or a value that does not fit; the message begins with ``where``.
+    """
+    try:
+        factory = factory_of(kind, component.name)
+    except UnknownNameError as error:
+        raise ConfigError(f"{where}.name: {error}") from error
+    if component.name.startswith(TORCH_PREFIX):
+        options = component.options
+    else:
+        try:
+            options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
+        except ValidationError as error:
+            raise ConfigError(describe(error, f"{where}.")) from error
+    if kind == "learner":
+        _try_learner(component.name, factory, options, where)
+    return Component(name=component.name, **options)
+
+
+def factory_of(kind: Kind, name: str) -> Any:
+    """The function or class that makes a component.
+
+    Raises:
+        UnknownNameError: no component of this name.
+    """
+    if kind == "learner":
+        return learner_factory(name)
+    return {"stream": STREAMS, "network": NETWORKS}[kind][name]
+
+
+def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
+    """A model of the options of a component, read off the signature and docstring of the function that makes it."""
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    hints = typing.get_type_hints(function)
+    descriptions = argument_descriptions(inspect.getdoc(factory) or "")
+    fields: dict[str, Any] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self" or parameter.name in SUPPLIED[kind]:
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (
+            hints.get(parameter.name, Any),
+            Field(default, description=descriptions.get(parameter.name, "")),
+        )
+    return create_model(f"{kind}_{name}", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def argument_descriptions(docstring: str) -> dict[str, str]:
+    """What a Google-style docstring says about each argument."""
+    import docstring_parser
+
+    parsed = docstring_parser.parse(docstring, style=docstring_parser.DocstringStyle.GOOGLE)
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parsed.params}
+
+
+def describe(error: ValidationError, prefix: str) -> str:
+    """One line per mistake: which field, and what is wrong with it."""
+    lines = []
+    for mistake in error.errors():
+        field = ".".join(str(part) for part in mistake["loc"])
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "there is no such option"
+        given = (
+            "" if mistake["type"] in ("missing", "extra_forbidden") or not field else f" (given: {mistake['input']!r})"
+        )
+        lines.append(f"{prefix}{field}: {message}{given}" if field else f"{prefix}{message}")
+    return "\n".join(lines)
+
+
+def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str) -> None:
+    """Make the optimizer for a tiny network, so that values out of range show before anything has run."""
+    from torch import nn
+
+    if not isinstance(options.get("step_sizes", ""), str):
+        return  # prefixes of the real network's names
+    try:
+        factory(nn.Linear(1, 1), **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where} '{name}': {error}") from error

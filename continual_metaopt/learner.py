@@ -1,0 +1,363 @@
+"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import streams.quiet_avalanche  # noqa: F401  # before anything of Avalanche
+from avalanche.core import BasePlugin
+from avalanche.evaluation.metric_definitions import PluginMetric
+from avalanche.models.utils import is_multi_task_module
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.clock import Clock
+from avalanche.training.supervised import Naive
+from avalanche.training.templates.base_sgd import PeriodicEval
+
+from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines.observations import MAX_SAMPLES, Observations, check_finite
+from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from streams.registry import unknown_name
+
+ITERATION_CALLBACKS = (
+    "before_training_iteration",
+    "before_forward",
+    "after_forward",
+    "before_backward",
+    "after_backward",
+    "before_update",
+    "after_update",
+    "after_training_iteration",
+)
+
+
+class Recorder(Protocol):
+    """Takes what a learner observed, after every call of its engine."""
+
+    def observe(self, observations: Observations) -> None:
+        """Take observations, which are not used again; may raise to stop the learner."""
+        ...
+
+
+def quiet_evaluator() -> EvaluationPlugin:
+    """An evaluator without metrics or loggers: the learner scores its own predictions."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin()
+
+
+class OnlineLearner(Naive):
+    """Avalanche's ``Naive`` with batch size 1, one pass, and no shuffling: the stream has fixed the order.
+
+    Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
+    so far. No learner is told where an experience ends.
+
+    Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
+    loop runs without them, with the same results. Evaluation uses Avalanche's ``eval``.
+
+    Args:
+        model: the network.
+        optimizer: any torch optimizer of its parameters.
+        criterion: loss of (output, target).
+        engine: "auto" or "torch".
+        device: where network and samples are.
+        plugins: Avalanche plugins.
+        evaluator: Avalanche's evaluation plugin, or a function that makes it.
+        eval_mb_size: batch size of evaluation.
+        eval_every: as in Avalanche's strategies.
+        recorder: takes what was observed, in portions of at most 1,000 samples or half a second.
+        record_every: distance in steps between recorded step sizes.
+
+    Raises:
+        ValueError: unknown engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = None,
+        engine: Literal["auto", "torch"] = "auto",
+        device: str | torch.device = "cpu",
+        plugins: Sequence[BasePlugin] | None = None,
+        evaluator: Any = quiet_evaluator,
+        eval_mb_size: int = 256,
+        eval_every: int = -1,
+        recorder: Recorder | None = None,
+        record_every: int = 50,
+    ) -> None:
+        if engine not in ("auto", "torch"):
+            raise ValueError(unknown_name("engine", engine, ["auto", "torch"]))
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion if criterion is not None else nn.CrossEntropyLoss(),
+            train_mb_size=1,
+            train_epochs=1,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=list(plugins or []),
+            evaluator=evaluator,
+            eval_every=eval_every,
+        )
+        self.engine = {"name": "torch", "reason": "the only engine"}
+        self.recorder = recorder
+        self.record_every = record_every
+        self.n_samples = 0
+        self.n_correct = 0
+        self._first_sample = 0
+        self._observations = Observations(experience=0, first_step=0)
+
+    @property
+    def online_accuracy(self) -> float:
+        """Share of samples so far that were predicted right before they were learned from; NaN before the first."""
+        return self.n_correct / self.n_samples if self.n_samples else float("nan")
+
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
+        """Learn from an experience or a stream of them, in their order.
+
+        Args:
+            experiences: an Avalanche experience, stream, or iterable of experiences.
+            eval_streams: streams to evaluate on while training, as in Avalanche; None for none.
+            **kwargs: passed on to Avalanche's ``train``; ``shuffle`` is False unless given.
+
+        Returns:
+            Last values of the evaluator's metrics.
+
+        Raises:
+            Diverged: a loss or a meta gradient is NaN or infinite. What came before has gone to the recorder.
+            ValueError: labels do not fit the network's outputs.
+        """
+        kwargs.setdefault("shuffle", False)
+        # Avalanche would walk through an iterator of experiences to evaluate on them, and train on none
+        return super().train(experiences, [] if eval_streams is None else eval_streams, **kwargs)
+
+    def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
+        """Set the counters of a learner whose network and optimizer were restored from a checkpoint.
+
+        Args:
+            n_samples: samples learned from so far.
+            n_correct: how many of them were predicted right.
+            within_experience: how many of them belong to the experience that ``train`` is given next.
+        """
+        self.n_samples, self.n_correct, self._first_sample = n_samples, n_correct, within_experience
+        self.clock.train_iterations = self.clock.total_iterations = n_samples
+
+    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
+        """Tell the optimizer which parameters the network has."""
+        # Avalanche resets the state at the first call, and with it one that was loaded before
+        if self.optimized_param_id is None:
+            reset_optimizer_state = False
+        super().make_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
+
+    def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
+        """Present the samples one by one in the data set's order, or through Avalanche's loader if asked to shuffle."""
+        if shuffle or num_workers:
+            super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
+        else:
+            self.dataloader = SampleLoader(self.adapted_dataset, self._first_sample)
+        self._first_sample = 0
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """Learn from one experience."""
+        self._start_observations()
+        try:
+            if self._runs_without_callbacks():
+                self._learn_without_callbacks()
+            else:
+                super().training_epoch(**kwargs)
+        finally:
+            self._hand_over()
+
+    def _learn_without_callbacks(self) -> None:
+        samples = self._samples()
+        more = True
+        while more:
+            try:
+                more = torch_engine.learn(
+                    self.model, self.optimizer, self._criterion, samples, self._observations, self.record_every
+                )
+            finally:
+                self._advance_clock(len(self._observations))
+                self._hand_over()
+
+    def _runs_without_callbacks(self) -> bool:
+        overridden = any(
+            getattr(type(self), name) is not getattr(OnlineLearner, name)
+            for name in ("forward", "criterion", "backward", "optimizer_step")
+        )
+        return (
+            isinstance(self.dataloader, SampleLoader)
+            and not overridden
+            and not is_multi_task_module(self.model)
+            and not any(map(listens_to_iterations, self.plugins))
+        )
+
+    def _samples(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y, *_ in self.dataloader:
+            yield x.to(self.device), y.to(self.device)
+
+    def criterion(self) -> Tensor:
+        """Loss of the current mini-batch."""
+        return torch_engine.loss_of(self._criterion, self.mb_output, self.mb_y)
+
+    def _before_backward(self, **kwargs: Any) -> None:
+        check_finite(self.loss.item(), self._observations.next_step)
+        super()._before_backward(**kwargs)
+
+    def optimizer_step(self) -> None:
+        """Make the update, and note what was seen before it."""
+        torch_engine.observe(
+            self._observations,
+            self.optimizer,
+            self.mb_output,
+            self.mb_y,
+            self.loss.item(),
+            self.record_every,
+            self.optimizer.step,
+        )
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        super()._after_training_iteration(**kwargs)
+        if len(self._observations) >= MAX_SAMPLES:
+            self._hand_over()
+
+    def _advance_clock(self, n: int) -> None:
+        """What Avalanche's clock would have counted at the callbacks that were left out."""
+        self.clock.train_iterations += n
+        self.clock.train_exp_iterations += n
+        self.clock.train_epoch_iterations += n
+        self.clock.total_iterations += n
+
+    def _start_observations(self) -> None:
+        self._observations = Observations(self.experience.current_experience, self.n_samples)
+
+    def _hand_over(self) -> None:
+        done = self._observations
+        self.n_samples += len(done)
+        self.n_correct += sum(map(bool, done.correct))
+        self._start_observations()
+        if self.recorder is not None and len(done):
+            self.recorder.observe(done)
+
+
+class MetaOptimizeStrategy(OnlineLearner):
+    """An ``OnlineLearner`` with MetaOptimize, ready to be trained on any Avalanche stream.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        base: base update; see ``MetaOptimize``.
+        meta: meta update.
+        meta_lr: meta step size η.
+        gamma: discount γ of the trace.
+        weight_decay: decoupled weight decay κ.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+        lr_bounds: the step sizes stay within these.
+        criterion: loss of (output, target).
+        engine: see ``OnlineLearner``, as for all that follow.
+        device: where network and samples are.
+        plugins: Avalanche plugins.
+        evaluator: Avalanche's evaluation plugin, or a function that makes it.
+        eval_mb_size: batch size of evaluation.
+        eval_every: as in Avalanche's strategies.
+        recorder: takes what was observed.
+        record_every: distance in steps between recorded step sizes.
+
+    Example:
+        >>> from streams import make_stream
+        >>> benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=300)
+        >>> strategy = MetaOptimizeStrategy(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lr=1e-3)
+        >>> _ = strategy.train(benchmark.train_stream)
+        >>> strategy.online_accuracy > 0.5
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        lr: float = 1e-5,
+        base: Any = "adamw",
+        meta: Any = "adam",
+        meta_lr: float = 1e-2,
+        gamma: float = 0.999,
+        weight_decay: float = 0.01,
+        step_sizes: Granularity | Sequence[Sequence[str]] = "blockwise",
+        lr_bounds: tuple[float, float] = (1e-10, 1.0),
+        criterion: Any = None,
+        engine: Literal["auto", "torch"] = "auto",
+        device: str | torch.device = "cpu",
+        plugins: Sequence[BasePlugin] | None = None,
+        evaluator: Any = quiet_evaluator,
+        eval_mb_size: int = 256,
+        eval_every: int = -1,
+        recorder: Recorder | None = None,
+        record_every: int = 50,
+    ) -> None:
+        optimizer = MetaOptimize(
+            blocks(model, step_sizes),
+            lr,
+            base=base,
+            meta=meta,
+            meta_lr=meta_lr,
+            gamma=gamma,
+            weight_decay=weight_decay,
+            lr_bounds=lr_bounds,
+        )
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            engine=engine,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_mb_size=eval_mb_size,
+            eval_every=eval_every,
+            recorder=recorder,
+            record_every=record_every,
+        )
+
+
+class SampleLoader:
+    """Presents a data set's samples one by one, in its order, as mini-batches of one.
+
+    Args:
+        dataset: of tuples (input, target, …).
+        first: number of the sample to begin with.
+    """
+
+    batch_size = 1
+
+    def __init__(self, dataset: Any, first: int = 0) -> None:
+        self.dataset = dataset
+        self.first = first
+
+    def __len__(self) -> int:
+        return len(self.dataset) - self.first
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for i in range(self.first, len(self.dataset)):
+            yield [torch.as_tensor(part).unsqueeze(0) for part in self.dataset[i]]
+
+
+def listens_to_iterations(plugin: Any) -> bool:
+    """Whether a plugin does anything at single iterations, of which Avalanche's own clock does not count."""
+    if isinstance(plugin, Clock):
+        return False
+    if isinstance(plugin, PeriodicEval):
+        return plugin.eval_every > 0 and plugin.peval_mode == "iteration"
+    if isinstance(plugin, EvaluationPlugin):
+        return any(map(listens_to_iterations, [*plugin.metrics, *plugin.loggers]))
+    silent = (SupervisedPlugin, PluginMetric)
+    return any(
+        hasattr(plugin, name)
+        and getattr(type(plugin), name, None) not in [getattr(base, name, None) for base in silent]
+        for name in ITERATION_CALLBACKS
+    )

@@ -1,0 +1,209 @@
+"""One run, from its description to its directory; resumes where an earlier attempt stopped."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import streams.quiet_avalanche  # noqa: F401  # before anything of Avalanche
+from avalanche.training.plugins import SupervisedPlugin
+
+from continual_metaopt.config import RunConfig, factory_of
+from continual_metaopt.engines.observations import Diverged, Observations
+from continual_metaopt.engines.torch_engine import accuracy
+from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
+from continual_metaopt.recording import (
+    SCHEMA_VERSION,
+    RunDirectory,
+    describe_platform,
+    describe_software,
+    read_json,
+)
+from streams import make_stream
+from streams.benchmark import StreamBenchmark
+
+CHECKPOINT_SECONDS = 30.0
+THREADS = 1  # the steps of small networks do not profit from more, and runs share the cores
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; it can go on later."""
+
+
+def run_one(
+    config: RunConfig,
+    path: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Do one run, or what is left of it.
+
+    Args:
+        config: a resolved description.
+        path: the run directory.
+        on_progress: called with the number of samples done and to do.
+        should_stop: asked about twice a second; True ends the run so that it can go on later.
+
+    Returns:
+        The state that the run ended in: "finished", "diverged", or "failed" with the reason in ``status.json``.
+
+    Raises:
+        FileExistsError: the directory holds another run.
+    """
+    ended = state_of(path, config)
+    if ended is not None:
+        return ended
+    directory = RunDirectory(path)
+    run = None
+    try:
+        run = _Run(config, directory, on_progress, should_stop)
+        run.learn()
+    except Diverged as error:
+        directory.finish("diverged", str(error), run.learner.engine if run else None)
+        return "diverged"
+    except Interrupted:
+        directory.finish("failed", "interrupted by the user", None, keep_parts=True)
+        return "failed"
+    except Exception as error:
+        directory.finish("failed", f"{type(error).__name__}: {error}", None, keep_parts=True)
+        return "failed"
+    directory.finish("finished", None, run.learner.engine)
+    return "finished"
+
+
+def state_of(path: Path, config: RunConfig) -> str | None:
+    """How the run in a directory ended for good, or None if it has not.
+
+    Raises:
+        FileExistsError: the directory holds another run.
+        ValueError: its description or status is damaged.
+    """
+    if not (path / "config.json").exists():
+        return None
+    run_id = read_json(path / "config.json").get("run_id")
+    if run_id != config.run_id:
+        raise FileExistsError(f"'{path}' already holds another run ({run_id}); choose another folder with --out")
+    if not (path / "status.json").exists():
+        return None
+    state: str = read_json(path / "status.json")["state"]
+    return state if state in ("finished", "diverged") else None
+
+
+class _Run(SupervisedPlugin):
+    """The objects of a run, tied together: it records what the learner observes, and each experience's end."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        on_progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        torch.set_num_threads(THREADS)
+        torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
+        self.config, self.directory = config, directory
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.benchmark: StreamBenchmark = make_stream(config.stream.name, **config.stream.options, seed=config.seed)
+        self.learner = self._make_learner()
+        self.n_ended = 0  # experiences that have come to their end
+        self.n_correct = 0  # in the current experience
+        self.last_checkpoint = time.monotonic()
+        checkpoint = directory.path / "checkpoint.pt"
+        if checkpoint.exists():
+            self._restore(torch.load(checkpoint, weights_only=True))
+        else:
+            directory.start(self._record())
+
+    def learn(self) -> None:
+        """Learn from all experiences that are left."""
+        self.last_observed = time.monotonic()
+        if self.n_ended < len(self.benchmark.train_stream):
+            self.learner.train(self.benchmark.train_stream[self.n_ended :])
+
+    def observe(self, observations: Observations) -> None:
+        """Record what the learner observed, and stop it if asked to."""
+        self.directory.learning_time += time.monotonic() - self.last_observed
+        self.directory.observe(observations)
+        self.n_correct += sum(map(bool, observations.correct))
+        self.on_progress(self.learner.n_samples, self.benchmark.info.for_learner.n_samples)
+        stop = self.should_stop()
+        if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+            self.directory.checkpoint(self._save, self.learner.engine)
+            self.last_checkpoint = time.monotonic()
+        if stop:
+            raise Interrupted
+        self.last_observed = time.monotonic()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Measure held-out accuracy at the end of an experience, and record the experience."""
+        experience = self.benchmark.info.experiences[self.n_ended]
+        test = self.benchmark.test_stream[self.n_ended].dataset
+        self.directory.add_experience(
+            experience=self.n_ended,
+            classes=[str(label) for label in experience.classes],
+            first_step=experience.first_step,
+            n_samples=experience.n_samples,
+            n_seen_before=experience.n_seen_before,
+            n_correct=self.n_correct,
+            online_accuracy=self.n_correct / experience.n_samples,
+            test_accuracy=accuracy(strategy.model, test, strategy.device)
+            if self.config.evaluate and len(test)
+            else None,
+        )
+        self.n_ended, self.n_correct = self.n_ended + 1, 0
+        self.last_observed = time.monotonic()
+
+    def _make_learner(self) -> OnlineLearner:
+        config, sizes = self.config, self.benchmark.info.for_learner
+        torch.manual_seed(config.seed)
+        model = factory_of("network", config.network.name)(
+            n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
+        )
+        optimizer = make_optimizer(config.learner.name, model, **config.learner.options)
+        return OnlineLearner(
+            model=model, optimizer=optimizer, plugins=[self], recorder=self, record_every=config.record_every
+        )
+
+    def _record(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.config.run_id,
+            **self.config.model_dump(mode="json"),
+            "learned_step_sizes": self.config.learned_step_sizes,
+            "stream_info": self.benchmark.info.as_record(),
+            "blocks": list(step_sizes_of(self.learner.optimizer)),
+            "n_parameters": sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
+            "versions": describe_software(),
+            "platform": describe_platform(THREADS),
+        }
+
+    def _save(self, path: Path, progress: dict[str, Any]) -> None:
+        torch.save(
+            {
+                "run_id": self.config.run_id,
+                "model": self.learner.model.state_dict(),
+                "optimizer": self.learner.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                "n_samples": self.learner.n_samples,
+                "n_correct": self.learner.n_correct,
+                "n_ended": self.n_ended,
+                "n_correct_in_experience": self.n_correct,
+                "progress": progress,
+            },
+            path,
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        self.directory.resume(checkpoint["progress"])
+        self.learner.model.load_state_dict(checkpoint["model"])
+        self.learner.optimizer.load_state_dict(checkpoint["optimizer"])
+        torch.set_rng_state(checkpoint["random"])
+        self.n_ended, self.n_correct = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+        boundaries = [*self.benchmark.info.boundaries, checkpoint["n_samples"]]
+        within = checkpoint["n_samples"] - boundaries[self.n_ended]
+        self.learner.continue_from(checkpoint["n_samples"], checkpoint["n_correct"], within)

@@ -1,0 +1,216 @@
+"""Running a study on this machine: choose tuned settings on the selection seeds, then run the reported seeds."""
+
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig
+from continual_metaopt.progress import ProgressDisplay
+from continual_metaopt.recording import read_json, write_json
+
+Job = tuple[RunConfig, Path]
+
+
+class StudyInterrupted(Exception):
+    """The study was asked to stop; the same command goes on with it."""
+
+
+class RunsFailed(RuntimeError):
+    """Some runs did not come to an end; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Directories of a study's reported runs, and of those that served to choose settings."""
+
+    runs: list[Path]
+    selection: list[Path]
+
+
+def run_study(study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True) -> StudyResult:
+    """Run a study, or what is left of it.
+
+    Args:
+        study: its description.
+        out: folder of the study; runs that have ended there are not repeated.
+        workers: processes that run at a time; None for one per processor.
+        show_progress: draw progress bars with the time left.
+
+    Returns:
+        The run directories.
+
+    Raises:
+        FileExistsError: the folder holds another study.
+        StudyInterrupted: after Ctrl-C; nothing recorded is lost.
+        RunsFailed: some runs failed; the others have been run.
+    """
+    claim(study, out)
+    tuned = [entry for entry in study.learners if entry.tune]
+    trials: dict[int, list[tuple[Component, list[Job]]]] = {
+        study.learners.index(entry): [
+            (learner, [_job(study, entry, learner, seed, "selection", out) for seed in study.selection_seeds])
+            for learner in entry.candidates()
+        ]
+        for entry in tuned
+    }
+    selection = [job for candidates in trials.values() for _, jobs in candidates for job in jobs]
+    n_reported = len(study.learners) * len(study.seeds)
+    with _Pool(workers, len(selection) + n_reported, show_progress) as pool:
+        pool.run(selection, "choosing settings")
+        jobs = []
+        for position, entry in enumerate(study.learners):
+            learner = best_candidate(trials[position]) if entry.tune else entry.candidates()[0]
+            jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+        pool.run(jobs, "reported runs")
+    return StudyResult([path for _, path in jobs], [path for _, path in selection])
+
+
+def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: bool = True) -> None:
+    """Do runs in processes of their own.
+
+    Raises:
+        StudyInterrupted: after Ctrl-C; nothing recorded is lost.
+        RunsFailed: some runs failed; the others have been run.
+    """
+    with _Pool(workers, len(jobs), show_progress) as pool:
+        pool.run(jobs, "runs")
+
+
+def claim(study: StudyConfig, out: Path) -> None:
+    """Make a folder this study's own.
+
+    Raises:
+        FileExistsError: it holds another study, or this one with another stream or network.
+    """
+    record = study.model_dump(mode="json")
+    path = out / "study.json"
+    if path.exists():
+        known = read_json(path)
+        for field in ("name", "stream", "network", "record_every", "evaluate"):
+            if known.get(field) != record[field]:
+                raise FileExistsError(
+                    f"'{out}' already holds a study with {field} = {known.get(field)}, not {record[field]}; "
+                    "choose another folder with --out"
+                )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def best_candidate(candidates: list[tuple[Component, list[Job]]]) -> Component:
+    """The learner with the highest mean online accuracy over its selection runs; a run that diverged counts as 0."""
+
+    def mean_accuracy(jobs: list[Job]) -> float:
+        return sum(online_accuracy(path) for _, path in jobs) / len(jobs)
+
+    return max(candidates, key=lambda candidate: mean_accuracy(candidate[1]))[0]
+
+
+def online_accuracy(path: Path) -> float:
+    """Average online accuracy of a run that finished; 0 if it diverged."""
+    if read_json(path / "status.json")["state"] != "finished":
+        return 0.0
+    correct = pq.read_table(path / "samples.parquet", columns=["correct"]).column("correct")
+    return float(correct.to_pandas().mean())
+
+
+def _job(
+    study: StudyConfig,
+    entry: LearnerEntry,
+    learner: Component,
+    seed: int,
+    purpose: Literal["report", "selection"],
+    out: Path,
+) -> Job:
+    config = study.run(entry, learner, seed, purpose)
+    folder = out / ("runs" if purpose == "report" else "selection")
+    return config, folder / run_folder_name(config)
+
+
+def run_folder_name(config: RunConfig) -> str:
+    """A folder name that tells people the learner and the seed, and programs the identity of the run."""
+    label = re.sub(r"[^a-z0-9.]+", "-", (config.label or config.learner.name).lower()).strip("-")
+    return f"{label}-seed{config.seed}-{config.run_id}"
+
+
+class _Pool:
+    """Worker processes that do runs, with progress, and an orderly end at Ctrl-C."""
+
+    def __init__(self, workers: int | None, n_runs: int, show_progress: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop = context.Event()
+        self._messages = context.Queue()
+        n_workers = max(1, min(workers or len(os.sched_getaffinity(0)), n_runs))
+        self._executor = ProcessPoolExecutor(
+            n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
+        )
+        self._display = ProgressDisplay(n_runs, self._messages, show_progress)
+
+    def __enter__(self) -> "_Pool":
+        self._display.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._display.stop()
+
+    def run(self, jobs: Sequence[Job], stage: str) -> None:
+        """Do runs; returns when all have ended."""
+        self._display.stage(stage)
+        futures = {self._executor.submit(_work, config, path): path for config, path in jobs}
+        try:
+            self._wait(futures)
+        except KeyboardInterrupt:
+            self._display.note("stopping: finishing the records of the runs under way …")
+            self._stop.set()
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            raise StudyInterrupted from None
+        failures = [f"{path}: {reason}" for future, path in futures.items() if (reason := _failure(future, path))]
+        if failures:
+            raise RunsFailed(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+
+    def _wait(self, futures: dict[Future[str], Path]) -> None:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            self._display.update(n_ended=len(done))
+
+
+def _failure(future: "Future[str]", path: Path) -> str | None:
+    """Why a run failed, or None if it did not."""
+    try:
+        if future.result() != "failed":
+            return None
+    except BrokenProcessPool:
+        return "its process was killed, perhaps for lack of memory; the same command goes on from its last checkpoint"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return str(read_json(path / "status.json")["reason"])
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(messages: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
+    _worker.update(messages=messages, stop=stop)
+
+
+def _work(config: RunConfig, path: Path) -> str:
+    from continual_metaopt.running import run_one
+
+    messages, stop = _worker["messages"], _worker["stop"]
+    name = f"{config.label or config.learner.name}, seed {config.seed}"
+    try:
+        return run_one(config, path, lambda done, total: messages.put((name, done, total)), stop.is_set)
+    finally:
+        messages.put((name, None, None))
