@@ -1,0 +1,460 @@
+"""Figures for a paper, in one style. Each function returns a Matplotlib figure; `save` writes it.
+
+Nothing here touches pyplot, so a user's backend and settings stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+
+import numpy as np
+import pandas as pd
+
+from analysis._files import write_atomically
+from analysis.runs import Runs
+from analysis.statistics import (
+    Diverged,
+    counted_runs,
+    mean_interval,
+    require_labels,
+    sample_scores,
+    windowed_accuracy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+Width = Literal["column", "full"]
+
+WIDTHS: dict[str, float] = {"column": 3.3, "full": 6.8}  # inches
+# Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1)), (0, (5, 1.2, 1.2, 1.2)), (0, (2.5, 1)))
+MAX_POINTS = 1000  # per line
+MAX_PANELS = 12  # per learner
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "pdf.fonttype": 42,
+}
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in this module's style, whatever the user's settings."""
+
+    @functools.wraps(draw)
+    def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
+
+
+@_styled
+def online_accuracy_by_experience(
+    runs: Runs, labels: Sequence[str] | None = None, *, diverged: Diverged = "chance", width: Width = "column"
+) -> Figure:
+    """Online accuracy in each experience of the stream.
+
+    Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
+    intervals over seeds. Samples that a diverged run did not see count as chance.
+
+    Args:
+        runs: runs of one stream.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, no run counts, or a label does not occur.
+    """
+
+    def by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
+        lengths = np.diff([*boundaries, len(scores)])
+        return np.add.reduceat(scores, boundaries) / lengths
+
+    curves = _curves(runs, labels, diverged, by_experience)
+    n_experiences = next(iter(curves.values())).shape[1]
+    figure, axes = _accuracy_figure(width, "experience")
+    marker = "o" if n_experiences <= 20 else None
+    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
+    axes.set_xlim(0.5, n_experiences + 0.5)
+    axes.locator_params(axis="x", integer=True)
+    return figure
+
+
+@_styled
+def sliding_accuracy(
+    runs: Runs,
+    window: int | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    diverged: Diverged = "chance",
+    width: Width = "column",
+) -> Figure:
+    """Online accuracy in a sliding window over the stream.
+
+    Caption: Lines are means over seeds of the online accuracy over the last `window` samples; bands are 95 % Student-t
+    intervals over seeds; thin vertical lines are the starts of experiences. Samples that a diverged run did not see
+    count as chance.
+
+    Args:
+        runs: runs of one stream.
+        window: number of samples. If None, a quarter of the shortest experience, which shows the course within an
+            experience; in streams of more than 20 experiences, the longest experience, which shows the trend.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+
+    Raises:
+        ValueError: the runs come from several streams, no run counts, a label does not occur, or the window does not
+            fit into the stream.
+    """
+    runs.require_one_stream()
+    n_samples = int(runs.table["n_samples"].min())
+    size = _default_window(runs) if window is None else window
+    if not 1 <= size <= n_samples:
+        raise ValueError(f"the window must have 1 to {n_samples} samples, not {size}")
+    points = np.unique(np.linspace(size - 1, n_samples - 1, MAX_POINTS).astype(int))
+    curves = _curves(runs, labels, diverged, lambda scores, _: windowed_accuracy(scores, size)[points])
+    figure, axes = _accuracy_figure(width, "sample")
+    axes.set_ylabel(f"online accuracy (%),\nlast {size:,} samples")
+    _draw_means(axes, points + 1, curves, runs.labels)
+    _draw_boundaries(axes, runs)
+    axes.set_xlim(0, n_samples)
+    _thousands(axes, 6)
+    return figure
+
+
+@_styled
+def step_size_trajectories(
+    runs: Runs,
+    labels: Sequence[str] | None = None,
+    *,
+    blocks: Sequence[str] | None = None,
+    steps: tuple[int, int] | None = None,
+    width: Width = "full",
+) -> Figure:
+    """Step sizes over the stream: one panel per learner and block.
+
+    Caption: Thin lines are the step sizes of single seeds, bold lines their median over the seeds that have come that
+    far; thin vertical lines are the starts of experiences. Panels of one learner share their vertical axis.
+
+    Args:
+        runs: runs of one stream, also diverged or incomplete ones.
+        labels: the learners to draw; if None, those with learned step sizes.
+        blocks: the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.
+        steps: the first and the last step to draw; the whole stream if None.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, no step sizes were learned or recorded, or a label or block
+            does not occur.
+    """
+    runs.require_one_stream()
+    if labels is None:
+        labels = runs.select(learned_step_sizes=True).labels
+        if not labels:
+            raise ValueError("no run has learned step sizes; name learners to see fixed ones")
+    require_labels(runs, list(labels))
+    first, last = steps or (0, int(runs.table["n_samples"].max()))
+    learners = {label: _trajectories(runs, label, blocks, first, last) for label in labels}
+    learners = {label: panels for label, panels in learners.items() if panels}
+    if not learners:
+        raise ValueError("no step sizes have been recorded for these learners, blocks and steps")
+    # Many teeth close together would merge under a bold line.
+    n_teeth = int(runs.table["n_experiences"].max()) * (last - first) / int(runs.table["n_samples"].max())
+    bold = float(np.clip(20 / n_teeth, 0.5, 1.1))
+    n_columns = max(_balanced_columns(len(panels), 5 if width == "full" else 2) for panels in learners.values())
+    titles = {label: _row_title(runs, label, len(panels), blocks, width) for label, panels in learners.items()}
+    n_rows = {label: math.ceil(len(panels) / n_columns) for label, panels in learners.items()}
+    n_lines = sum(title.count("\n") for title in titles.values())
+    figure = _new_figure(width, 0.5 + 1.05 * sum(n_rows.values()) + 0.15 * n_lines)
+    grid = figure.subplots(sum(n_rows.values()), n_columns, sharex=True, squeeze=False)
+    used = 0
+    for label, panels in learners.items():
+        colour = _line(runs.labels, label)["color"]
+        _draw_learner(grid[used : used + n_rows[label]], runs, panels, titles[label], colour, bold)
+        used += n_rows[label]
+    grid[0, 0].set_xlim(first, last)
+    _finish_grid(figure, grid)
+    return figure
+
+
+def has_trajectories(runs: Runs) -> bool:
+    """Whether `step_size_trajectories` has something to draw.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        True if a learner with learned step sizes has recorded any.
+    """
+    learned = runs.select(learned_step_sizes=True).table["path"]
+    return any(len(runs.read(path, "step_sizes", ["step"])) for path in learned)
+
+
+def save(figure: Figure, out_dir: str | os.PathLike[str], name: str) -> list[Path]:
+    """Write a figure as PNG (200 dots per inch) and PDF.
+
+    Args:
+        figure: the figure.
+        out_dir: the folder, made if it does not exist.
+        name: file name without suffix.
+
+    Returns:
+        The paths of both files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from matplotlib import rc_context
+
+    paths = []
+    with rc_context(_STYLE):
+        for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+
+            def write(path: Path, suffix: str = suffix, metadata: dict[str, Any] = metadata) -> None:
+                figure.savefig(path, format=suffix, dpi=200, metadata=metadata)
+
+            paths.append(write_atomically(Path(out_dir) / f"{name}.{suffix}", write))
+    return paths
+
+
+def _new_figure(width: Width, height: float) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(_inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
+
+
+def _inches(width: Width) -> float:
+    if width not in WIDTHS:
+        raise ValueError(f"width must be one of {', '.join(WIDTHS)}, not {width!r}")
+    return WIDTHS[width]
+
+
+def _line(all_labels: Sequence[str], label: str) -> dict[str, Any]:
+    """Colour and line style of a learner: they depend on its place among all labels alone."""
+    place = all_labels.index(label)
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+
+
+# Accuracies
+
+
+def _curves(
+    runs: Runs,
+    labels: Sequence[str] | None,
+    diverged: Diverged,
+    to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
+    runs.require_one_stream()
+    require_labels(runs, list(labels or []))
+    curves: dict[str, list[np.ndarray]] = {}
+    for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
+        if labels is None or label in labels:
+            boundaries = runs.configs[path]["stream_info"]["boundaries"]
+            curves.setdefault(label, []).append(to_curve(sample_scores(runs, path), boundaries))
+    if not curves:
+        raise ValueError("none of these runs has come to an end, so there is no accuracy to draw")
+    return {label: np.stack(seeds) for label, seeds in curves.items()}
+
+
+def _accuracy_figure(width: Width, x_label: str) -> tuple[Figure, Axes]:
+    figure = _new_figure(width, 2.1)
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("online accuracy (%)")
+    return figure, axes
+
+
+def _draw_means(
+    axes: Axes, x: np.ndarray, curves: dict[str, np.ndarray], all_labels: Sequence[str], marker: str | None = None
+) -> None:
+    """Draw means over seeds with their intervals, and the legend."""
+    for label, seeds in curves.items():
+        mean, half_width = mean_interval(100 * seeds)
+        style = _line(all_labels, label)
+        axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
+        if len(seeds) > 1:
+            low, high = np.clip([mean - half_width, mean + half_width], 0, 100)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    _legend_below(axes, list(curves))
+
+
+def _legend_below(axes: Axes, labels: Sequence[str]) -> None:
+    """Put the legend below the axes, in as many columns as fit, and make the figure higher by as much."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    # A handle and its gaps take 0.45 inches, a letter at most 0.065.
+    texts = [textwrap.fill(label, int((width - 0.5) / 0.065)) for label in labels]
+    longest = max(len(line) for text in texts for line in text.splitlines())
+    n_columns = max(1, min(len(texts), int(width / (0.45 + 0.065 * longest))))
+    n_lines = math.ceil(len(texts) / n_columns) * max(text.count("\n") + 1 for text in texts)
+    figure.set_size_inches(width, height + 0.14 * n_lines + 0.05)
+    figure.legend(
+        axes.get_lines(), texts, loc="outside lower center", ncols=n_columns, handlelength=2.2, columnspacing=1.2
+    )
+
+
+def _default_window(runs: Runs) -> int:
+    info = runs.configs[runs.table["path"].iloc[0]]["stream_info"]
+    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)
+
+
+# Step sizes
+
+
+def _trajectories(
+    runs: Runs, label: str, blocks: Sequence[str] | None, first: int, last: int
+) -> dict[str, pd.DataFrame]:
+    """Step sizes of one learner: block → table with one row per recorded step and one column per run."""
+    paths = list(runs.table.loc[runs.table["label"] == label, "path"])
+    names = runs.configs[paths[0]]["blocks"]
+    if blocks is None and len(names) > MAX_PANELS:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_PANELS).round().astype(int)]
+    elif blocks is not None:
+        unknown = [name for name in blocks if name not in names]
+        if unknown:
+            raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(names)}")
+        names = list(blocks)
+    records = {path: runs.read(path, "step_sizes") for path in paths}
+    panels = {}
+    for name in names:
+        columns = {
+            path: record.loc[(record["block"] == name) & record["step"].between(first, last)]
+            .set_index("step")["step_size"]
+            .astype(float)
+            for path, record in records.items()
+        }
+        panel = pd.DataFrame(columns)
+        if len(panel):
+            panels[name] = panel
+    return panels
+
+
+def _balanced_columns(n_panels: int, limit: int) -> int:
+    """Columns of a grid of at most `limit` columns whose last row is as full as possible."""
+    return math.ceil(n_panels / math.ceil(n_panels / limit))
+
+
+def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | None, width: Width) -> str:
+    """The learner's label, in lines that fit into the figure."""
+    n_blocks = len(runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]["blocks"])
+    title = f"{label} ({n_panels} of {n_blocks} blocks)" if blocks is None and n_panels < n_blocks else label
+    return textwrap.fill(title, int((_inches(width) - 0.6) / 0.073))
+
+
+def _draw_learner(
+    grid: np.ndarray, runs: Runs, panels: dict[str, pd.DataFrame], title: str, colour: str, bold: float
+) -> None:
+    """Fill the rows of one learner, and hide the places that are left over."""
+    low, high = _limits(panels.values())
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_visible(False)
+            continue
+        block = list(panels)[place]
+        _draw_trajectories(axes, panels[block], colour, bold)
+        _draw_boundaries(axes, runs)
+        _log_axis(axes, low, high)
+        # Empty lines above the titles of the first row keep space free for the learner's label.
+        space = "\n" * (title.count("\n") + 1) if place < grid.shape[1] else ""
+        axes.set_title(f"{space}{block}", fontsize=7, pad=3, linespacing=1.6)
+        axes.tick_params(labelleft=place % grid.shape[1] == 0)
+    text = grid[0, 0].annotate(
+        title, (0, 1), xytext=(0, 14), xycoords="axes fraction", textcoords="offset points", fontweight="bold"
+    )
+    text.set_in_layout(False)  # it may reach over the whole row
+
+
+def _draw_trajectories(axes: Axes, step_sizes: pd.DataFrame, colour: str, bold: float) -> None:
+    thinned = step_sizes.iloc[:: math.ceil(len(step_sizes) / MAX_POINTS)]
+    for run in thinned.columns:
+        axes.plot(thinned.index, thinned[run], color=colour, linewidth=0.35 * bold, alpha=0.6)
+    axes.plot(thinned.index, thinned.median(axis=1), color=colour, linewidth=bold)
+
+
+def _draw_boundaries(axes: Axes, runs: Runs) -> None:
+    """Mark the starts of experiences, where all runs agree on them."""
+    starts = [set(runs.configs[path]["stream_info"]["boundaries"]) for path in runs.table["path"]]
+    common = sorted(set.intersection(*starts) - {0})
+    width = float(np.clip(8 / max(1, len(common)), 0.2, 0.4))
+    axes.vlines(common, 0, 1, transform=axes.get_xaxis_transform(), color="0.75", linewidth=width, zorder=0)
+
+
+def _limits(panels: Iterable[pd.DataFrame]) -> tuple[float, float]:
+    """Limits of a logarithmic axis that shows all positive step sizes, and a labelled tick or two."""
+    values = np.concatenate([panel.to_numpy().ravel() for panel in panels])
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if len(values) else (1e-1, 1e1)
+    margin = max(1.1, math.sqrt(10 / (high / low))) if high / low < 10 else (high / low) ** 0.06
+    return low / margin, high * margin
+
+
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,), numticks=5))
+    axes.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _finish_grid(figure: Figure, grid: np.ndarray) -> None:
+    """Label the axes of the grid; in each column, the lowest panel shows the samples."""
+    for column in grid.T:
+        visible = [axes for axes in column if axes.get_visible()]
+        for axes in visible:
+            axes.tick_params(labelbottom=axes is visible[-1])
+    for axes in grid.flat:
+        _thousands(axes, 3)
+    figure.supxlabel("sample", fontsize=8)
+    figure.supylabel("step size", fontsize=8)
+
+
+def _thousands(axes: Axes, n_ticks: int) -> None:
+    """Write 20000 as 20k, so that narrow panels have room for it."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(n_ticks))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))

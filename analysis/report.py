@@ -1,0 +1,104 @@
+"""All tables and figures of a set of runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis import figures
+from analysis._files import write_atomically
+from analysis.runs import Runs
+from analysis.statistics import Diverged, counted_runs
+from analysis.tables import caption, comparison_table, format_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_report(
+    runs: Runs,
+    out_dir: str | os.PathLike[str],
+    *,
+    diverged: Diverged = "chance",
+    baseline: str | None = None,
+    width: figures.Width = "column",
+) -> list[Path]:
+    """Write the comparison table and all figures that apply; one folder per stream if there are several.
+
+    Accuracies need a run that has come to an end, trajectories a learner with learned step sizes.
+
+    Args:
+        runs: the runs.
+        out_dir: the folder, made if it does not exist.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        baseline: the label that the others are compared with; if None, the best one with fixed step sizes.
+        width: width of the accuracy figures; the trajectories take the full width of the page.
+
+    Returns:
+        The paths of the files written.
+
+    Raises:
+        ValueError: the runs cannot be compared, see `analysis.tables.comparison_table`.
+        OSError: a file cannot be written.
+    """
+    paths = []
+    for part, folder in split_by_stream(runs, out_dir):
+        paths += write_tables(comparison_table(part, diverged=diverged, baseline=baseline), folder)
+        drawings: dict[str, Callable[[], Figure]] = {}
+        if len(counted_runs(part, diverged)):
+            drawings["online_accuracy"] = partial(
+                figures.online_accuracy_by_experience, part, diverged=diverged, width=width
+            )
+            drawings["sliding_accuracy"] = partial(figures.sliding_accuracy, part, diverged=diverged, width=width)
+        if figures.has_trajectories(part):
+            drawings["step_sizes"] = partial(figures.step_size_trajectories, part)
+        for name, draw in drawings.items():
+            paths += figures.save(draw(), folder, name)
+    return paths
+
+
+def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:
+    """Write a comparison table as CSV, Markdown and LaTeX.
+
+    Args:
+        table: from `analysis.tables.comparison_table`.
+        out_dir: the folder, made if it does not exist.
+
+    Returns:
+        The paths of `comparison.csv`, `comparison.md` and `comparison.tex`. The latter two hold the caption as well.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    explanation = caption(table)
+    texts = {
+        "csv": format_table(table, "csv"),
+        "md": f"{format_table(table, 'markdown')}\n{explanation}\n",
+        "tex": f"% {explanation}\n{format_table(table, 'latex')}",
+    }
+    return [
+        write_atomically(Path(out_dir) / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
+        for suffix, text in texts.items()
+    ]
+
+
+def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[Runs, Path]]:
+    """Give each stream a folder of its own, or `out_dir` itself if there is only one stream.
+
+    Args:
+        runs: the runs.
+        out_dir: the folder for everything.
+
+    Returns:
+        Pairs of the runs of one stream and their folder, which is named after the stream.
+    """
+    parts = runs.by_stream()
+    if len(parts) == 1:
+        return [(runs, Path(out_dir))]
+    return [(part, Path(out_dir) / re.sub(r"[^\w.]+", "-", title).strip("-")) for title, part in parts.items()]

@@ -1,0 +1,1 @@
+"""One command per figure or table: `python -m analysis.scripts.step_sizes RUN_DIR --out DIR`, and so on."""

@@ -1,0 +1,38 @@
+"""Draw the online accuracy in a sliding window."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.figures import save, sliding_accuracy
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("sliding_accuracy", "Draw the online accuracy in a sliding window.")
+    parser.add_argument(
+        "--window", type=int, metavar="SAMPLES", help="length of the window (default: by the length of experiences)"
+    )
+    _arguments.add_learners(parser)
+    _arguments.add_diverged(parser)
+    _arguments.add_width(parser)
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        figure = sliding_accuracy(
+            part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
+        )
+        paths += save(figure, folder, "sliding_accuracy")
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

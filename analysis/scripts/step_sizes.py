@@ -1,0 +1,38 @@
+"""Draw the step sizes of each learner and block."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.figures import save, step_size_trajectories
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("step_sizes", "Draw the step sizes of each learner and block.")
+    _arguments.add_learners(parser, default="those with learned step sizes")
+    parser.add_argument("--blocks", nargs="+", metavar="BLOCK", help="blocks to draw (default: all, at most 12)")
+    parser.add_argument(
+        "--steps", nargs=2, type=int, metavar=("FIRST", "LAST"), help="the part of the stream to draw (default: all)"
+    )
+    _arguments.add_width(parser, default="full")
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        figure = step_size_trajectories(
+            part, arguments.learners, blocks=arguments.blocks, steps=arguments.steps, width=arguments.width
+        )
+        paths += save(figure, folder, "step_sizes")
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

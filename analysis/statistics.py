@@ -1,0 +1,243 @@
+"""Accuracies, means with confidence intervals, and paired comparisons. Accuracies are fractions between 0 and 1."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from analysis.runs import Runs
+
+Diverged = Literal["chance", "exclude"]
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
+    """Mean and half width of its Student-t confidence interval, over the first axis.
+
+    Args:
+        values: independent observations, [n] or [n, ...]; of any unit.
+        confidence: coverage of the interval, between 0 and 1.
+
+    Returns:
+        (mean, half width), in the unit of `values`: floats for [n], arrays [...] for [n, ...]. The half width is NaN
+        for fewer than two observations, the mean for none.
+
+    Raises:
+        ValueError: `confidence` is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    observations = np.asarray(values, dtype=float)
+    n = len(observations)
+    undefined = np.full(observations.shape[1:], np.nan)[()]
+    mean = observations.mean(axis=0) if n else undefined
+    if n < 2:
+        return mean, undefined
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
+    return mean, quantile * observations.std(axis=0, ddof=1) / np.sqrt(n)
+
+
+def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
+    """Mean of the last `window` samples, at each sample.
+
+    Args:
+        correct: 1 or 0 (or a chance level in between) for each sample, [n].
+        window: number of samples, from 1 to n.
+
+    Returns:
+        Array [n]; NaN before the first full window.
+
+    Raises:
+        ValueError: the window is empty or longer than the stream.
+    """
+    scores = np.asarray(correct, dtype=float)
+    if not 1 <= window <= len(scores):
+        raise ValueError(f"the window must have 1 to {len(scores)} samples, not {window}")
+    totals = np.concatenate([[0.0], np.cumsum(scores)])
+    accuracy = np.full(len(scores), np.nan)
+    accuracy[window - 1 :] = (totals[window:] - totals[:-window]) / window
+    return accuracy
+
+
+def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Rows of `runs.table` that enter into averages: finished runs, and diverged ones if they count as chance.
+
+    Args:
+        runs: the runs.
+        diverged: `"chance"` counts diverged runs, `"exclude"` drops them.
+
+    Returns:
+        A part of `runs.table`.
+
+    Raises:
+        ValueError: `diverged` is neither, or two counted runs have the same label and seed.
+    """
+    if diverged not in get_args(Diverged):
+        raise ValueError(f"diverged must be 'chance' or 'exclude', not {diverged!r}")
+    states = ["finished", "diverged"] if diverged == "chance" else ["finished"]
+    counted = runs.table[runs.table["state"].isin(states)]
+    repeated = counted[counted.duplicated(["label", "seed"], keep=False)]
+    if len(repeated):
+        label, seed = repeated.iloc[0][["label", "seed"]]
+        first, second = repeated.loc[(repeated["label"] == label) & (repeated["seed"] == seed), "path"].iloc[:2]
+        raise ValueError(f"{first} and {second} are both {label!r} with seed {seed}: leave one of them out")
+    return counted
+
+
+def online_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Average online accuracy of each run: the mean of `correct` over the whole stream.
+
+    Args:
+        runs: the runs, of one or several streams with different labels or seeds.
+        diverged: `"chance"`: the samples that a diverged run did not see count as 1 / n_outputs each; `"exclude"`:
+            diverged runs are not counted.
+
+    Returns:
+        One row per run, in the order of `runs.table`: run, label, seed, learned_step_sizes, fingerprint, state,
+        online_accuracy (fraction; NaN if the run is not counted). Running and failed runs are never counted.
+
+    Raises:
+        ValueError: the runs are of regression, or cannot be averaged (see `counted_runs`).
+    """
+    counted = counted_runs(runs, diverged)
+    counts = runs.correct_counts.reindex(counted["path"])
+    regression = counts.index[counts["n_correct"].isna()]
+    if len(regression):
+        raise ValueError(f"{regression[0]}: has no accuracy, since its stream is a regression")
+    correct = counts["n_correct"].to_numpy(dtype=float)
+    unseen = counted["n_samples"].to_numpy() - counts["n_rows"].to_numpy(dtype=float)
+    accuracy = (correct + unseen / counted["n_outputs"].to_numpy()) / counted["n_samples"].to_numpy()
+    table = runs.table[["path", "label", "seed", "learned_step_sizes", "fingerprint", "state"]]
+    table = table.rename(columns={"path": "run"})
+    table["online_accuracy"] = pd.Series(accuracy, index=counted.index).reindex(table.index)
+    return table
+
+
+def sample_scores(runs: Runs, run: str) -> np.ndarray:
+    """Score of each sample of the stream: 1 if predicted correctly, 0 if not, chance where a diverged run did not come.
+
+    Args:
+        runs: the runs.
+        run: the path of a finished or diverged run.
+
+    Returns:
+        Array [n_samples]; its mean is the average online accuracy.
+
+    Raises:
+        ValueError: the run is of regression.
+    """
+    correct = runs.correct(run)
+    if np.isnan(correct).any():
+        raise ValueError(f"{run}: has no accuracy, since its stream is a regression")
+    info = runs.configs[run]["stream_info"]
+    scores = np.full(info["n_samples"], 1 / info["n_outputs"])
+    scores[: len(correct)] = correct
+    return scores
+
+
+def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
+    """Held-out accuracy of each run: the mean over experiences of the test accuracy at the experience's end.
+
+    Args:
+        runs: the runs.
+        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs; `"exclude"`:
+            diverged runs are not counted.
+
+    Returns:
+        Fractions, indexed by path like `runs.table`; NaN where it was not measured or the run is not counted.
+
+    Raises:
+        ValueError: the runs cannot be averaged (see `counted_runs`).
+    """
+    accuracy = pd.Series(np.nan, index=pd.Index(runs.table["path"], name="run"), name="held_out_accuracy")
+    for path, state in counted_runs(runs, diverged)[["path", "state"]].itertuples(index=False):
+        if not runs.configs[path]["evaluate"]:
+            continue
+        measured = runs.read(path, "experiences", ["test_accuracy"])["test_accuracy"].dropna().to_numpy(dtype=float)
+        info = runs.configs[path]["stream_info"]
+        missing = info["n_experiences"] - len(measured) if state == "diverged" else 0
+        scores = np.concatenate([measured, np.full(missing, 1 / info["n_outputs"])])
+        if len(scores):
+            accuracy[path] = scores.mean()
+    return accuracy
+
+
+def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Mean difference in average online accuracy between each learner and a baseline, over common seeds.
+
+    Args:
+        runs: runs of one stream.
+        baseline_label: the label that the others are compared with.
+        diverged: how diverged runs count, see `online_accuracy`.
+
+    Returns:
+        Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline, a
+        fraction; NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
+        than two pairs).
+
+    Raises:
+        ValueError: there is no such label, or two runs of the same seed did not see the same stream.
+    """
+    accuracy = online_accuracy(runs, diverged)
+    require_labels(runs, [baseline_label])
+    _require_equal_fingerprints(accuracy)
+    by_seed = accuracy.pivot_table(index="seed", columns="label", values="online_accuracy", observed=True)
+    rows = {}
+    for label in runs.labels:
+        if label != baseline_label:
+            pairs = by_seed.reindex(columns=[label, baseline_label]).dropna()
+            differences = (pairs[label] - pairs[baseline_label]).to_numpy()
+            rows[label] = (len(differences), *mean_interval(differences))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
+        "label"
+    )
+
+
+def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
+    """The learner with fixed step sizes that has the highest mean online accuracy.
+
+    Args:
+        runs: runs of one stream.
+        diverged: how diverged runs count, see `online_accuracy`.
+
+    Returns:
+        Its label, the first one of equals; None if no such learner has a counted run.
+
+    Raises:
+        ValueError: see `online_accuracy`.
+    """
+    accuracy = online_accuracy(runs, diverged)
+    fixed = accuracy[~accuracy["learned_step_sizes"].astype(bool)].dropna(subset="online_accuracy")
+    if fixed.empty:
+        return None
+    return str(fixed.groupby("label", sort=False)["online_accuracy"].mean().idxmax())
+
+
+def require_labels(runs: Runs, labels: list[str]) -> None:
+    """Check that all labels occur.
+
+    Args:
+        runs: the runs.
+        labels: the labels that must be among theirs.
+
+    Raises:
+        ValueError: a label does not occur among the runs.
+    """
+    unknown = [label for label in labels if label not in runs.labels]
+    if unknown:
+        raise ValueError(f"no run is labelled {unknown[0]!r}; the labels are: {'; '.join(runs.labels)}")
+
+
+def _require_equal_fingerprints(accuracy: pd.DataFrame) -> None:
+    counted = accuracy.dropna(subset="online_accuracy")
+    for seed, group in counted.groupby("seed"):
+        other = group[group["fingerprint"] != group["fingerprint"].iloc[0]]
+        if len(other):
+            raise ValueError(
+                f"{group['run'].iloc[0]} and {other['run'].iloc[0]} both have seed {seed} but saw different streams "
+                "(their fingerprints differ), so they cannot be paired: repeat one of them"
+            )

@@ -1,0 +1,195 @@
+"""The table that compares learners, and its forms for terminal, Markdown, LaTeX and spreadsheets."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import Runs
+from analysis.statistics import (
+    Diverged,
+    best_fixed,
+    held_out_accuracy,
+    mean_interval,
+    online_accuracy,
+    paired_differences,
+    require_labels,
+)
+
+Format = Literal["terminal", "markdown", "latex", "csv"]
+
+_TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
+# Characters that LaTeX sets only in mathematics; tabulate escapes the others.
+_LATEX_SIGNS = {
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "η": r"$\eta$",
+    "κ": r"$\kappa$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "ρ": r"$\rho$",
+}
+
+
+def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str | None = None) -> pd.DataFrame:
+    """Compare the learners on one stream.
+
+    Args:
+        runs: runs of one stream.
+        diverged: `"chance"`: samples that a diverged run did not see count as 1 / n_outputs; `"exclude"`: diverged
+            runs are not counted. They are reported in both cases.
+        baseline: the label that the others are compared with; if None, the learner with fixed step sizes that has the
+            highest mean online accuracy.
+
+    Returns:
+        One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
+        difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
+        measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
+        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
+        of the counted runs). `attrs` says how it was computed, for `caption`.
+
+    Raises:
+        ValueError: the runs come from several streams, are of regression, or cannot be paired.
+    """
+    runs.require_one_stream()
+    if baseline is not None:
+        require_labels(runs, [baseline])
+    reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
+    accuracy = online_accuracy(runs, diverged)
+    accuracy["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+    accuracy["samples_per_second"] = runs.table["samples_per_second"]
+    differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
+    rows = []
+    for label in runs.labels:
+        difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
+        rows.append(_row(label, accuracy[accuracy["label"] == label], difference))
+    table = pd.DataFrame(rows)
+    table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged}
+    return table
+
+
+def format_table(table: pd.DataFrame, fmt: Format) -> str:
+    """Write a comparison table as text.
+
+    Args:
+        table: from `comparison_table`.
+        fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
+            columns, unrounded). All but the last round, and leave out columns without content.
+
+    Returns:
+        The text, ending with a line break.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if fmt not in get_args(Format):
+        raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
+    if fmt == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    from tabulate import tabulate
+
+    columns = _rounded_columns(table)
+    if fmt == "markdown":
+        columns = {
+            _escape_markdown(name): [_escape_markdown(cell) for cell in cells] for name, cells in columns.items()
+        }
+    text = tabulate(
+        columns,
+        headers="keys",
+        tablefmt=_TABULATE_FORMATS[fmt],
+        colalign=["left", *["right"] * (len(columns) - 1)],
+        disable_numparse=True,
+    )
+    if fmt == "latex":
+        for sign, command in _LATEX_SIGNS.items():
+            text = text.replace(sign, command)
+    return text + "\n"
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Explain a comparison table.
+
+    Args:
+        table: from `comparison_table`.
+
+    Returns:
+        Sentences that say how many seeds there are, what ± means, how learners were paired and how diverged and
+        incomplete runs count.
+    """
+    fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
+    seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
+    sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
+    reference = table.attrs["baseline"]
+    if reference is not None:
+        role = ", the best learner with fixed step sizes in this table," if table.attrs["best_fixed"] else ""
+        sentences.append(
+            f"Differences from “{reference}”{role} are in percentage points and paired by seed: "
+            "both runs of a pair saw the same samples in the same order."
+        )
+    n_diverged, n_incomplete = int(table["diverged"].sum()), int(table["incomplete"].sum())
+    if n_diverged == 0:
+        sentences.append("No run diverged.")
+    elif table.attrs["diverged"] == "chance":
+        sentences.append("What a diverged run did not see counts as chance, 1 / number of outputs.")
+    else:
+        sentences.append("Diverged runs are left out of the means.")
+    if n_incomplete:
+        sentences.append(f"Not counted: {n_incomplete} run{'s' * (n_incomplete != 1)} that did not come to an end.")
+    return " ".join(sentences)
+
+
+def _row(label: str, group: pd.DataFrame, difference: pd.Series | None) -> dict[str, object]:
+    counted = group.dropna(subset="online_accuracy")
+    online, online_ci = mean_interval(100 * counted["online_accuracy"].to_numpy())
+    held_out, held_out_ci = mean_interval(100 * counted["held_out_accuracy"].dropna().to_numpy())
+    return {
+        "learner": label,
+        "seeds": len(counted),
+        "online_accuracy": online,
+        "online_accuracy_ci": online_ci,
+        "difference": np.nan if difference is None else 100 * difference["difference"],
+        "difference_ci": np.nan if difference is None else 100 * difference["half_width"],
+        "pairs": 0 if difference is None else int(difference["pairs"]),
+        "held_out_accuracy": held_out,
+        "held_out_accuracy_ci": held_out_ci,
+        "diverged": int((group["state"] == "diverged").sum()),
+        "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
+        "samples_per_second": counted["samples_per_second"].median(),
+    }
+
+
+def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
+    columns = {
+        "learner": [str(label) for label in table["learner"]],
+        "seeds": [str(seeds) for seeds in table["seeds"]],
+        "online accuracy (%)": _with_interval(table, "online_accuracy"),
+        f"− {reference}": _with_interval(table, "difference", sign="+"),
+        "held-out accuracy (%)": _with_interval(table, "held_out_accuracy"),
+        "diverged": [str(count) for count in table["diverged"]],
+        "incomplete": [str(count) for count in table["incomplete"]],
+        "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
+    }
+    return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
+
+
+def _with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
+    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it."""
+    half_widths = table[f"{column}_ci"]
+    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 else 1
+    cells = []
+    for value, half_width in zip(table[column], half_widths, strict=True):
+        cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−")
+        cells.append(cell if math.isnan(half_width) else f"{cell} ± {half_width:.{decimals}f}")
+    return cells
+
+
+def _escape_markdown(text: str) -> str:
+    return text.replace("|", r"\|")

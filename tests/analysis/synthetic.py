@@ -1,0 +1,163 @@
+"""Writes run directories as docs/run-directory.md describes them, with made-up content."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def write_run(
+    root: Path,
+    label: str = "AdamW",
+    seed: int = 0,
+    correct: Sequence[int | None] = (1, 0, 1, 1),
+    *,
+    n_samples: int | None = None,
+    n_experiences: int = 2,
+    n_outputs: int = 2,
+    state: str = "finished",
+    learned: bool = False,
+    step_sizes: Mapping[str, Sequence[float]] | None = None,
+    record_every: int = 1,
+    test_accuracy: Sequence[float | None] | None = None,
+    parts: int = 0,
+    config: Mapping[str, Any] | None = None,
+    stream_info: Mapping[str, Any] | None = None,
+    stream: Mapping[str, Any] | None = None,
+    status: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+) -> Path:
+    """Write one run and return its directory; `parts` > 0 leaves the tables in so many parts."""
+    directory = root / (folder or f"{label}-{seed}".replace("/", "_"))
+    directory.mkdir(parents=True)
+    total = len(correct) if n_samples is None else n_samples
+    boundaries = [total * experience // n_experiences for experience in range(n_experiences)]
+    info = {
+        "definition": "class_split v1",
+        "fingerprint": f"stream-{seed}",
+        "source": "digits",
+        "n_experiences": n_experiences,
+        "n_samples": total,
+        "n_outputs": n_outputs,
+        "input_shape": [1, 8, 8],
+        "boundaries": boundaries,
+        "stationary": None,
+        **(stream_info or {}),
+    }
+    blocks = list(step_sizes or {"all": ()})
+    content = {
+        "schema_version": 1,
+        "run_id": hashlib.sha256(str(directory).encode()).hexdigest()[:12],
+        "study": "synthetic",
+        "label": label,
+        "purpose": "report",
+        "stream": {"name": "class_split", "source": "digits", **(stream or {})},
+        "network": {"name": "mlp"},
+        "learner": {"name": label},
+        "seed": seed,
+        "record_every": record_every,
+        "evaluate": test_accuracy is not None,
+        "learned_step_sizes": learned,
+        "stream_info": info,
+        "blocks": blocks,
+        "n_parameters": 10,
+        "versions": {},
+        "platform": {},
+        **(config or {}),
+    }
+    (directory / "config.json").write_text(json.dumps(content))
+    progress = {
+        "state": state,
+        "reason": None,
+        "step": len(correct),
+        "heartbeat": "2026-01-01T00:00:00Z",
+        "owner": {"host": "host", "pid": 1},
+        "wall_time": 2.0,
+        "samples_per_second": 100.0 + seed,
+        "engine": {"name": "torch", "reason": "asked for"},
+        **(status or {}),
+    }
+    (directory / "status.json").write_text(json.dumps(progress))
+    steps = np.arange(len(correct))
+    experiences = np.searchsorted(boundaries, steps, side="right") - 1
+    samples = pd.DataFrame({"step": steps.astype("int32"), "experience": experiences.astype("int16")})
+    samples["correct"] = pd.array([None if c is None else bool(c) for c in correct], dtype="boolean")
+    samples["loss"] = np.float32(0.5)
+    write_table(directory, "samples", samples, parts)
+    if step_sizes:
+        frames = [
+            pd.DataFrame({"step": np.arange(len(values), dtype="int32") * record_every, "block": name})
+            for name, values in step_sizes.items()
+        ]
+        for frame, values in zip(frames, step_sizes.values(), strict=True):
+            frame["step_size"] = np.asarray(values, dtype=float)
+        write_table(directory, "step_sizes", pd.concat(frames).sort_values("step", kind="stable"), parts)
+    rows = experience_rows(samples, test_accuracy)
+    write_table(directory, "experiences", rows, parts)
+    return directory
+
+
+def experience_rows(samples: pd.DataFrame, test_accuracy: Sequence[float | None] | None) -> pd.DataFrame:
+    rows = []
+    for experience, group in samples.groupby("experience"):
+        number = int(experience)
+        rows.append(
+            {
+                "experience": number,
+                "classes": [2 * number, 2 * number + 1],
+                "first_step": int(group["step"].iloc[0]),
+                "n_samples": len(group),
+                "n_seen_before": 0,
+                "n_correct": int(group["correct"].sum()),
+                "online_accuracy": float(group["correct"].mean()) if group["correct"].notna().all() else np.nan,
+                "test_accuracy": None if test_accuracy is None else test_accuracy[number],
+            }
+        )
+    columns = ["experience", "classes", "first_step", "n_samples", "n_seen_before", "n_correct", "online_accuracy"]
+    frame = pd.DataFrame(rows, columns=[*columns, "test_accuracy"])
+    return frame.astype({"test_accuracy": "float64", "online_accuracy": "float64"})
+
+
+def write_table(directory: Path, name: str, table: pd.DataFrame, parts: int) -> None:
+    if not parts:
+        table.to_parquet(directory / f"{name}.parquet", index=False)
+        return
+    (directory / name).mkdir()
+    edges = [len(table) * part // parts for part in range(parts + 1)]
+    for part in range(parts):
+        chunk = table.iloc[edges[part] : edges[part + 1]]
+        chunk.to_parquet(directory / name / f"part-{part:05d}.parquet", index=False)
+
+
+def sawtooth(n_samples: int, n_experiences: int, low: float, high: float, record_every: int = 1) -> np.ndarray:
+    """Step sizes that jump to `high` at each boundary and fall geometrically to `low`."""
+    steps = np.arange(0, n_samples, record_every)
+    progress = steps * n_experiences / n_samples % 1
+    return high * (low / high) ** progress
+
+
+def write_study(root: Path, n_samples: int = 200, n_experiences: int = 4, seeds: int = 2) -> Path:
+    """A small study: two learners with learned step sizes and one with fixed ones."""
+    for seed in range(seeds):
+        random = np.random.default_rng(seed)
+        for order, (label, accuracy) in enumerate({"Meta": 0.8, "Scalar": 0.7, "AdamW": 0.6}.items()):
+            correct = (random.random(n_samples) < accuracy).astype(int).tolist()
+            teeth = sawtooth(n_samples, n_experiences, 1e-4, 1e-2, record_every=10)
+            blocks = {"Meta": {"conv": teeth, "head": teeth * 3}, "Scalar": {"all": teeth}, "AdamW": {"all": teeth**0}}
+            write_run(
+                root,
+                label,
+                seed,
+                correct,
+                n_experiences=n_experiences,
+                learned=label != "AdamW",
+                step_sizes=blocks[label],
+                record_every=10,
+                config={"order": order},
+                test_accuracy=[0.5] * n_experiences,
+            )
+    return root

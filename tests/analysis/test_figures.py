@@ -1,0 +1,211 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from analysis import load_runs, write_report
+from analysis.figures import (
+    COLOURS,
+    online_accuracy_by_experience,
+    save,
+    sliding_accuracy,
+    step_size_trajectories,
+)
+
+from .synthetic import write_run, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return load_runs(write_study(tmp_path_factory.mktemp("study")))
+
+
+def positions(axes):
+    """Positions of the vertical lines."""
+    (lines,) = (c for c in axes.collections if type(c).__name__ == "LineCollection")
+    return [segment[0][0] for segment in lines.get_segments()]
+
+
+def test_online_accuracy_by_experience(tmp_path):
+    write_run(tmp_path, "A", 0, [1, 1, 0, 0])
+    write_run(tmp_path, "A", 1, [1, 0, 1, 0])
+    write_run(tmp_path, "B", 0, [1, 1, 1], n_samples=4, state="diverged")
+    figure = online_accuracy_by_experience(load_runs(tmp_path))
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("experience", "online accuracy (%)")
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == ["A", "B"]
+    assert lines[0].get_xdata().tolist() == [1, 2]
+    np.testing.assert_allclose(lines[0].get_ydata(), [75, 25])
+    np.testing.assert_allclose(lines[1].get_ydata(), [100, 75])
+    assert len(axes.collections) == 1  # one seed has no band
+    assert figure.get_figwidth() == 3.3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["A", "B"]
+
+
+def test_sliding_accuracy(study):
+    figure = sliding_accuracy(study, 20)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "sample"
+    assert axes.get_ylabel() == "online accuracy (%),\nlast 20 samples"
+    assert len(axes.get_lines()) == 3
+    assert positions(axes) == [50, 100, 150]
+    line = axes.get_lines()[0]
+    assert line.get_xdata()[0] == 20
+    expected = np.mean([study.correct(path)[:20].mean() for path in study.select(label="Meta").table["path"]])
+    assert line.get_ydata()[0] == pytest.approx(100 * expected)
+    assert "last 12 samples" in sliding_accuracy(study).axes[0].get_ylabel()  # a quarter of 50
+    with pytest.raises(ValueError, match="the window must have 1 to 200 samples, not 201"):
+        sliding_accuracy(study, 201)
+
+
+def test_long_curves_are_thinned_and_many_experiences_show_the_trend(tmp_path):
+    write_run(tmp_path, correct=[1, 0] * 1500, n_experiences=30)
+    (axes,) = sliding_accuracy(load_runs(tmp_path)).axes
+    assert "last 100 samples" in axes.get_ylabel()
+    assert 900 < len(axes.get_lines()[0].get_xdata()) <= 1000
+
+
+def test_step_size_trajectories(study):
+    figure = step_size_trajectories(study)
+    visible = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title().strip() for axes in visible] == ["conv", "head", "all"]
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["Meta", "Scalar"]
+    assert figure.get_supxlabel() == "sample"
+    assert figure.get_supylabel() == "step size"
+    assert figure.get_figwidth() == 6.8
+    for axes in visible:
+        assert axes.get_yscale() == "log"
+        assert positions(axes) == [50, 100, 150]
+        assert len(axes.get_lines()) == 3  # two seeds and their median
+        assert axes.get_xlim() == (0, 200)
+    np.testing.assert_allclose(visible[0].get_lines()[2].get_ydata()[[0, 5]], [1e-2, 1e-2])
+    assert visible[0].get_ylim() == visible[1].get_ylim()
+    assert len([axes for axes in step_size_trajectories(study, ["AdamW"]).axes if axes.get_visible()]) == 1
+
+
+def test_part_of_the_trajectories(study):
+    figure = step_size_trajectories(study, ["Meta"], blocks=["head"], steps=(50, 100), width="column")
+    (axes,) = figure.axes
+    assert axes.get_xlim() == (50, 100)
+    assert axes.get_lines()[0].get_xdata().tolist() == [50, 60, 70, 80, 90, 100]
+    with pytest.raises(ValueError, match="'Scalar' has no block 'head'; its blocks are: all"):
+        step_size_trajectories(study, blocks=["head"])
+
+
+def test_many_blocks_are_thinned(tmp_path):
+    write_run(tmp_path, "A", learned=True, step_sizes={f"b{i}": [1e-3, 2e-3] for i in range(40)})
+    figure = step_size_trajectories(load_runs(tmp_path))
+    titles = [axes.get_title().strip() for axes in figure.axes if axes.get_visible()]
+    assert len(titles) == 12
+    assert (titles[0], titles[-1]) == ("b0", "b39")
+    assert figure.axes[0].texts[0].get_text() == "A (12 of 40 blocks)"
+
+
+def test_trajectories_of_diverged_and_running_runs(tmp_path):
+    sizes = {"all": [1e-3, np.inf]}
+    write_run(tmp_path, "A", 0, [1, 0], n_samples=4, state="diverged", learned=True, step_sizes=sizes)
+    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="running", learned=True, step_sizes=sizes, parts=1)
+    (axes,) = step_size_trajectories(load_runs(tmp_path)).axes
+    low, high = axes.get_ylim()
+    assert low < 1e-3 < high < 1
+
+
+def test_figures_that_do_not_apply(tmp_path):
+    write_run(tmp_path, "A", 0, [1], n_samples=4, state="running", parts=1)
+    runs = load_runs(tmp_path)
+    with pytest.raises(ValueError, match="none of these runs has come to an end"):
+        online_accuracy_by_experience(runs)
+    with pytest.raises(ValueError, match="no run has learned step sizes"):
+        step_size_trajectories(runs)
+    with pytest.raises(ValueError, match="no step sizes have been recorded"):
+        step_size_trajectories(runs, ["A"])
+    with pytest.raises(ValueError, match="no run is labelled 'B'; the labels are: A"):
+        sliding_accuracy(runs, 2, ["B"])
+
+
+def test_unknown_width(study):
+    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+        sliding_accuracy(study, width="wide")
+    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+        step_size_trajectories(study, width="wide")
+
+
+def test_a_learner_keeps_its_colour(study):
+    everyone = online_accuracy_by_experience(study).axes[0].get_lines()
+    (alone,) = online_accuracy_by_experience(study, ["AdamW"]).axes[0].get_lines()
+    assert [line.get_color() for line in everyone] == list(COLOURS[:3])
+    assert alone.get_color() == COLOURS[2]
+    assert alone.get_linestyle() == everyone[2].get_linestyle()
+
+
+def test_nothing_is_clipped_with_eight_long_labels(tmp_path):
+    for place in range(8):
+        label = f"MetaOptimize with settings number {place}, and a name that needs more than one line"
+        write_run(tmp_path, label, learned=True, step_sizes={"all": [1e-3, 1e-2]})
+    runs = load_runs(tmp_path)
+    figure = online_accuracy_by_experience(runs)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0
+    assert box.y1 < figure.axes[0].get_window_extent().y0
+    figure = step_size_trajectories(runs, width="column")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for text in axes.texts:
+            box = text.get_window_extent()
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
+
+
+def test_save_writes_both_formats_and_leaves_settings_alone(study, tmp_path):
+    before = dict(mpl.rcParams)
+    figure = online_accuracy_by_experience(study)
+    png, pdf = save(figure, tmp_path / "new", "accuracy")
+    assert (png, pdf) == (tmp_path / "new" / "accuracy.png", tmp_path / "new" / "accuracy.pdf")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in png.parent.iterdir()) == ["accuracy.pdf", "accuracy.png"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_file_that_fails_leaves_nothing_behind(study, tmp_path, monkeypatch):
+    figure = online_accuracy_by_experience(study)
+
+    def fail(path, **options):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(figure, tmp_path, "accuracy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report(study, tmp_path):
+    paths = write_report(study, tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert names[:3] == ["comparison.csv", "comparison.md", "comparison.tex"]
+    figures = ["online_accuracy", "sliding_accuracy", "step_sizes"]
+    assert names[3:] == [f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8").endswith("No run diverged.\n")
+    tex = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
+    assert tex[0].startswith("% Mean over 2 seeds")
+    assert tex[1].startswith(r"\begin{tabular}")
+
+
+def test_report_leaves_out_what_does_not_apply(tmp_path):
+    write_run(tmp_path / "runs", "A", 0, [1], n_samples=4, state="running", parts=1)
+    paths = write_report(load_runs(tmp_path), tmp_path / "out")
+    assert [path.name for path in paths] == ["comparison.csv", "comparison.md", "comparison.tex"]
+
+
+def test_report_gives_each_stream_a_folder(tmp_path):
+    write_run(tmp_path / "runs", "A", 0)
+    write_run(tmp_path / "runs", "A", 1, stream_info={"stationary": "repeat"})
+    paths = write_report(load_runs(tmp_path), tmp_path / "out")
+    folders = {path.parent.name for path in paths}
+    assert folders == {"class_split-v1-stationary-none", "class_split-v1-stationary-repeat"}

@@ -1,0 +1,255 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis
+from analysis import Runs, load_runs
+
+from .synthetic import write_run, write_study
+
+COLUMNS = [
+    "run_id",
+    "path",
+    "study",
+    "label",
+    "seed",
+    "purpose",
+    "state",
+    "reason",
+    "step",
+    "learned_step_sizes",
+    "definition",
+    "fingerprint",
+    "stationary",
+    "n_experiences",
+    "n_samples",
+    "n_outputs",
+    "n_parameters",
+    "wall_time",
+    "samples_per_second",
+]
+
+
+def exactly(message: object) -> str:
+    return f"^{re.escape(str(message))}$"
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_table_holds_one_row_per_run(tmp_path):
+    run = write_run(tmp_path, "AdamW", 3, status={"reason": "as planned"}, stream_info={"stationary": "shuffled"})
+    runs = load_runs(tmp_path)
+    assert isinstance(runs, Runs)
+    assert len(runs) == 1
+    assert list(runs.table.columns) == COLUMNS
+    row = runs.table.iloc[0]
+    assert row["path"] == str(run)
+    assert list(runs.configs) == [str(run)]
+    assert (row["label"], row["seed"], row["state"], row["reason"]) == ("AdamW", 3, "finished", "as planned")
+    assert (row["definition"], row["stationary"], row["n_samples"]) == ("class_split v1", "shuffled", 4)
+    assert (row["wall_time"], row["samples_per_second"]) == (2.0, 103.0)
+
+
+def test_order_is_study_order_label_seed(tmp_path):
+    write_run(tmp_path, "b", 1)
+    write_run(tmp_path, "b", 0)
+    write_run(tmp_path, "a", 0)
+    write_run(tmp_path, "z", 0, config={"order": 0})
+    write_run(tmp_path, "y", 0, config={"study": "earlier"})
+    table = load_runs(tmp_path).table
+    expected = [("y", 0), ("z", 0), ("a", 0), ("b", 0), ("b", 1)]
+    assert list(table[["label", "seed"]].itertuples(index=False, name=None)) == expected
+    assert load_runs(tmp_path).labels == ["y", "z", "a", "b"]
+
+
+def test_a_run_reached_twice_is_one_run(tmp_path):
+    run = write_run(tmp_path)
+    assert len(load_runs(tmp_path, run, tmp_path / "." / run.name)) == 1
+
+
+def test_purpose_selects(tmp_path):
+    write_run(tmp_path, seed=0)
+    write_run(tmp_path, seed=1, config={"purpose": "selection"})
+    assert list(load_runs(tmp_path).table["seed"]) == [0]
+    assert list(load_runs(tmp_path, purpose="selection").table["seed"]) == [1]
+    assert len(load_runs(tmp_path, purpose=None)) == 2
+    message = (
+        "none of the 2 runs found has the purpose 'final' (found: report, selection); purpose=None loads all of them"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        load_runs(tmp_path, purpose="final")
+
+
+def test_missing_paths(tmp_path):
+    with pytest.raises(FileNotFoundError, match=exactly(f"{tmp_path / 'none'}: no such directory")):
+        load_runs(tmp_path / "none")
+    message = f"{tmp_path}: no run directory (a directory with config.json) here or below"
+    with pytest.raises(FileNotFoundError, match=exactly(message)):
+        load_runs(tmp_path)
+    with pytest.raises(ValueError, match="at least one path"):
+        load_runs()
+
+
+def test_config_that_cannot_be_understood(tmp_path):
+    config = write_run(tmp_path) / "config.json"
+    edit(config, schema_version=2)
+    message = f"{config}: schema_version 2 is not supported, only 1; use the version of this package that wrote the run"
+    with pytest.raises(ValueError, match=exactly(message)):
+        load_runs(tmp_path)
+    config.write_text('{"schema_version": 1, "seed": 0}')
+    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: lacks run_id, study, .*stream_info.definition"):
+        load_runs(tmp_path)
+    config.write_text('{"model": "other"}')
+    with pytest.raises(ValueError, match="has no schema_version, so it is not a run's"):
+        load_runs(tmp_path)
+    config.write_text("[1]")
+    with pytest.raises(ValueError, match="is not a JSON object"):
+        load_runs(tmp_path)
+    config.write_text('{"schema')
+    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it or remove"):
+        load_runs(tmp_path)
+
+
+def test_status_that_cannot_be_understood(tmp_path):
+    status = write_run(tmp_path) / "status.json"
+    edit(status, state="lost")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state 'lost' is none of running, finished"):
+        load_runs(tmp_path)
+    status.write_text("")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: cannot be read"):
+        load_runs(tmp_path)
+
+
+def test_a_run_without_status_has_just_started(tmp_path):
+    (write_run(tmp_path) / "status.json").unlink()
+    row = load_runs(tmp_path).table.iloc[0]
+    assert (row["state"], row["step"]) == ("running", 0)
+    assert np.isnan(row["wall_time"])
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_tables_are_concatenated_whole_or_in_parts(tmp_path, parts):
+    sizes = {"conv": [1e-3, 2e-3], "head": [3e-3, 4e-3]}
+    write_run(tmp_path, "A", 0, [1, 0, 1, 1], parts=parts, step_sizes=sizes)
+    write_run(tmp_path, "A", 1, [0, 0, 0, 1], parts=parts, step_sizes=sizes)
+    runs = load_runs(tmp_path)
+    assert list(runs.samples.columns) == ["label", "seed", "run", "step", "experience", "correct", "loss"]
+    assert runs.samples["correct"].astype(int).tolist() == [1, 0, 1, 1, 0, 0, 0, 1]
+    assert runs.samples["seed"].tolist() == [0] * 4 + [1] * 4
+    assert runs.samples["run"].astype(str).unique().tolist() == runs.table["path"].tolist()
+    assert runs.samples is runs.samples
+    head = runs.step_sizes[(runs.step_sizes["block"] == "head") & (runs.step_sizes["seed"] == 1)]
+    assert head["step_size"].tolist() == [3e-3, 4e-3]
+    assert runs.experiences["n_correct"].tolist() == [1, 2, 0, 1]
+    assert list(runs.experiences["classes"].iloc[1]) == [2, 3]
+    assert runs.measurements.empty
+    assert list(runs.measurements.columns)[:4] == ["label", "seed", "run", "step"]
+
+
+def test_the_merged_file_goes_before_its_parts(tmp_path):
+    run = write_run(tmp_path, correct=[1, 0], parts=2)
+    whole = pd.DataFrame({"step": [0, 1], "experience": 0, "correct": [True, True], "loss": 0.5})
+    whole.to_parquet(run / "samples.parquet")
+    assert load_runs(run).samples["correct"].tolist() == [True, True]
+
+
+def test_parts_that_vanish_while_they_are_read_have_been_merged(tmp_path, monkeypatch):
+    run = write_run(tmp_path, correct=[1, 0], parts=2)
+    runs = load_runs(run)
+    read_parquet = pd.read_parquet
+
+    def merge_first(path, **options):
+        monkeypatch.undo()
+        parts = sorted((run / "samples").iterdir())
+        pd.concat([read_parquet(part) for part in parts]).to_parquet(run / "samples.parquet")
+        for part in parts:
+            part.unlink()
+        return read_parquet(path, **options)
+
+    monkeypatch.setattr(pd, "read_parquet", merge_first)
+    assert runs.samples["correct"].tolist() == [True, False]
+
+
+def test_folder_names_do_not_become_columns(tmp_path):
+    write_run(tmp_path, correct=[1, 0], folder="label=x/seed=7")
+    assert load_runs(tmp_path).samples["seed"].tolist() == [0, 0]
+
+
+def test_unreadable_table(tmp_path):
+    run = write_run(tmp_path)
+    (run / "samples.parquet").write_text("not parquet")
+    name = re.escape(str(run / "samples.parquet"))
+    with pytest.raises(ValueError, match=f"^{name}: cannot be read as a table with step, experience"):
+        _ = load_runs(run).samples
+    pd.DataFrame({"step": [0]}).to_parquet(run / "samples.parquet")
+    with pytest.raises(ValueError, match=f"^{name}: cannot be read as a table with"):
+        _ = load_runs(run).samples
+
+
+def test_a_finished_run_must_have_all_samples(tmp_path):
+    run = write_run(tmp_path, correct=[1, 0], n_samples=4)
+    message = (
+        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded: "
+        "remove the directory and repeat the run"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        load_runs(run).correct(str(run))
+
+
+def test_select(tmp_path):
+    write_study(tmp_path)
+    runs = load_runs(tmp_path)
+    assert runs.select(label="Meta").table["seed"].tolist() == [0, 1]
+    assert runs.select(label=["Meta", "AdamW"], seed=1).labels == ["Meta", "AdamW"]
+    assert len(runs.select(stationary=None)) == 6
+    assert len(runs.select(label="none")) == 0
+    with pytest.raises(ValueError, match="no column 'colour'"):
+        runs.select(colour="red")
+
+
+def test_by_stream(tmp_path):
+    write_run(tmp_path, "A", 0)
+    write_run(tmp_path, "A", 1)
+    write_run(tmp_path, "A", 2, stream_info={"stationary": "shuffled"})
+    write_run(tmp_path, "A", 3, stream={"labels": "global"})
+    runs = load_runs(tmp_path)
+    streams = runs.by_stream()
+    assert {title: part.table["seed"].tolist() for title, part in streams.items()} == {
+        "class_split v1, stationary=none, labels=none": [0, 1],
+        "class_split v1, stationary=shuffled, labels=none": [2],
+        "class_split v1, stationary=none, labels=global": [3],
+    }
+    assert list(runs.select(seed=[0, 1]).by_stream()) == ["class_split v1"]
+    runs.select(seed=[0, 1]).require_one_stream()
+    with pytest.raises(ValueError, match=r"from 3 different streams .*analyse them separately"):
+        runs.require_one_stream()
+    with pytest.raises(ValueError, match="no runs"):
+        runs.select(seed=9).require_one_stream()
+
+
+def test_public_names_are_lazy():
+    assert set(analysis.__all__) <= set(dir(analysis))
+    assert callable(analysis.write_report)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = analysis.nothing
+
+
+def test_importing_stays_light(tmp_path):
+    write_study(tmp_path)
+    code = (
+        "import sys, analysis, analysis.runs, analysis.tables, analysis.figures, analysis.report\n"
+        "from analysis.scripts import comparison_table, online_accuracy, sliding_accuracy, step_sizes\n"
+        f"runs = analysis.load_runs({str(tmp_path)!r}); runs.samples; runs.step_sizes\n"
+        "heavy = ['torch', 'avalanche', 'continual_metaopt', 'streams', 'matplotlib', 'scipy']\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,150 @@
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+
+from analysis import comparison_table, format_table, load_runs
+from analysis.tables import caption
+
+from .synthetic import write_run
+
+T_1 = 12.706204736432095
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Per learner two seeds of 10 samples, with so many correct."""
+    counts = {"Meta_1 (100 %)": (7, 9), "AdamW|a": (6, 6), "SGD": (1, 2)}
+    for order, (label, correct) in enumerate(counts.items()):
+        for seed, n in enumerate(correct):
+            config = {"order": order}
+            learned = order == 0
+            write_run(tmp_path, label, seed, [1] * n + [0] * (10 - n), config=config, learned=learned)
+    return tmp_path
+
+
+def test_comparison_table_by_hand(runs):
+    table = comparison_table(load_runs(runs))
+    assert table["learner"].tolist() == ["Meta_1 (100 %)", "AdamW|a", "SGD"]
+    assert table["seeds"].tolist() == [2, 2, 2]
+    np.testing.assert_allclose(table["online_accuracy"], [80, 60, 15])
+    np.testing.assert_allclose(table["online_accuracy_ci"], [10 * T_1, 0, 5 * T_1])
+    np.testing.assert_allclose(table["difference"], [20, np.nan, -45])
+    np.testing.assert_allclose(table["difference_ci"], [10 * T_1, np.nan, 5 * T_1])
+    assert table["pairs"].tolist() == [2, 0, 2]
+    assert table["held_out_accuracy"].isna().all()
+    assert table["samples_per_second"].tolist() == [100.5] * 3
+    assert table.attrs == {"baseline": "AdamW|a", "best_fixed": True, "diverged": "chance"}
+
+
+def test_diverged_and_incomplete_runs_are_reported(runs):
+    write_run(runs, "SGD", 2, [1, 1], n_samples=10, state="diverged")
+    write_run(runs, "SGD", 3, [1], n_samples=10, state="running", parts=1)
+    chance = comparison_table(load_runs(runs)).iloc[2]
+    assert (chance["seeds"], chance["diverged"], chance["incomplete"]) == (3, 1, 1)
+    assert chance["online_accuracy"] == pytest.approx((10 + 20 + 60) / 3)
+    table = comparison_table(load_runs(runs), diverged="exclude")
+    assert table.iloc[2]["online_accuracy"] == pytest.approx(15)
+    assert table["seeds"].tolist() == [2, 2, 2]
+    assert "Diverged runs are left out of the means. Not counted: 1 run that did not come to an end." in caption(table)
+
+
+def test_explicit_baseline(runs):
+    table = comparison_table(load_runs(runs), baseline="SGD")
+    np.testing.assert_allclose(table["difference"], [65, 45, np.nan])
+    assert "− SGD" in format_table(table, "terminal")
+    assert "Differences from “SGD” are in percentage points" in caption(table)
+    with pytest.raises(ValueError, match="no run is labelled 'Adam'"):
+        comparison_table(load_runs(runs), baseline="Adam")
+
+
+def test_without_fixed_learner_there_are_no_differences(runs):
+    table = comparison_table(load_runs(runs).select(learned_step_sizes=True))
+    assert math.isnan(table["difference"][0])
+    assert "best fixed" not in format_table(table, "terminal")
+    assert "Differences" not in caption(table)
+
+
+def test_streams_are_not_mixed(runs):
+    write_run(runs, "SGD", 5, stream_info={"stationary": "shuffled"})
+    with pytest.raises(ValueError, match="2 different streams"):
+        comparison_table(load_runs(runs))
+
+
+def test_terminal(runs):
+    lines = format_table(comparison_table(load_runs(runs)), "terminal").splitlines()
+    assert lines[0].split("  ")[0] == "learner"
+    assert [cell.strip() for cell in lines[2].split("  ") if cell.strip()] == [
+        "Meta_1 (100 %)",
+        "2",
+        "80.0 ± 127.1",
+        "+20.0 ± 127.1",
+        "100",
+    ]
+    assert "−45.0 ± 63.5" in lines[4]
+
+
+def test_columns_with_content_appear(tmp_path):
+    write_run(tmp_path, test_accuracy=[0.5, 0.75])
+    write_run(tmp_path, seed=1, correct=[1], n_samples=4, state="failed", test_accuracy=[0.5])
+    text = format_table(comparison_table(load_runs(tmp_path)), "terminal")
+    assert "62.5" in text
+    assert "±" not in text  # a single seed has no interval
+    assert "held-out accuracy (%)" in text
+    assert "incomplete" in text
+    assert "diverged" not in text
+
+
+def test_small_intervals_get_a_second_decimal(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, correct=[1] * (5000 + seed) + [0] * 95000)
+    assert "5.00 ± 0.01" in format_table(comparison_table(load_runs(tmp_path)), "terminal")
+
+
+def test_markdown(runs):
+    lines = format_table(comparison_table(load_runs(runs)), "markdown").splitlines()
+    assert lines[0].startswith("| learner")
+    assert set(lines[1]) <= set("|-:")
+    assert lines[3].startswith(r"| AdamW\|a")
+
+
+def test_latex(runs):
+    text = format_table(comparison_table(load_runs(runs)), "latex")
+    assert text.startswith("\\begin{tabular}{lrrrr}\n\\toprule\n")
+    assert "\\bottomrule\n\\end{tabular}\n" in text
+    assert r"Meta\_1 (100 \%)" in text
+    assert r"online accuracy (\%)" in text
+    assert r"$-$45.0 $\pm$ 63.5" in text
+    assert text.isascii()
+    rows = [line for line in text.splitlines() if "&" in line]
+    assert {line.count("&") for line in rows} == {4}
+    assert all(line.endswith(r"\\") for line in rows)
+
+
+def test_csv_is_complete_and_unrounded(runs):
+    table = comparison_table(load_runs(runs))
+    rows = list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
+    assert list(rows[0]) == list(table.columns)
+    assert float(rows[0]["online_accuracy_ci"]) == table["online_accuracy_ci"][0]
+    assert rows[1]["difference"] == ""
+
+
+def test_unknown_format(runs):
+    with pytest.raises(ValueError, match="fmt must be one of terminal, markdown, latex, csv, not 'html'"):
+        format_table(comparison_table(load_runs(runs)), "html")
+
+
+def test_caption(runs):
+    assert caption(comparison_table(load_runs(runs))) == (
+        "Mean over 2 seeds; ± is the half width of a 95 % Student-t interval over seeds. Differences from “AdamW|a”, "
+        "the best learner with fixed step sizes in this table, are in percentage points and paired by seed: both runs "
+        "of a pair saw the same samples in the same order. No run diverged."
+    )
+    write_run(runs, "Other", 0, [1] * 10)
+    write_run(runs, "Other", 1, [1], n_samples=10, state="diverged")
+    write_run(runs, "Other", 2, [1] * 10)
+    text = caption(comparison_table(load_runs(runs)))
+    assert text.startswith("Mean over 2 to 3 seeds per learner;")
+    assert text.endswith("What a diverged run did not see counts as chance, 1 / number of outputs.")
