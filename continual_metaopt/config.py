@@ -9,7 +9,7 @@ import inspect
 import itertools
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +18,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.registry import TORCH_PREFIX, learner_factory, learns_step_sizes
+from continual_metaopt.optim.registry import learner_factory, learns_step_sizes
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
+from streams.sources import SourceSpec
 
 Kind = Literal["stream", "network", "learner"]
 
 # Arguments that a run supplies itself, by kind of component.
-SUPPLIED = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
+SUPPLIED: dict[Kind, set[str]] = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
 
 
 class ConfigError(ValueError):
@@ -54,7 +55,7 @@ class RunConfig(BaseModel):
         seed: of stream, initial weights and learner alike.
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
-        label: name of the learner in tables and figures.
+        label: name of the learner in tables and figures; its registered name if empty.
         study: name of the study.
         purpose: "report", or "selection" for a run that only serves to choose a setting.
         order: place of the learner in tables and figures.
@@ -85,17 +86,18 @@ class RunConfig(BaseModel):
         return learns_step_sizes(self.learner.name, self.learner.options)
 
     def resolved(self, where: str = "") -> "RunConfig":
-        """The same run with every option's default filled in.
+        """The same run with a label, and with every option's default filled in.
 
         Raises:
             ConfigError: an option is unknown or its value does not fit; the message names the field.
         """
-        return self.model_copy(
-            update={
-                kind: resolve(kind, component, f"{where}{kind}")
-                for kind, component in (("stream", self.stream), ("network", self.network), ("learner", self.learner))
-            }
-        )
+        components: dict[Kind, Component] = {
+            "stream": self.stream,
+            "network": self.network,
+            "learner": self.learner,
+        }
+        resolved = {kind: resolve(kind, component, f"{where}{kind}") for kind, component in components.items()}
+        return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
 
 
 class LearnerEntry(Component):
@@ -188,8 +190,20 @@ class StudyConfig(BaseModel):
         ).resolved(f"learners.{position}: ")
 
 
-def load_study(study: str | Path) -> StudyConfig:
+def load_study(
+    study: str | Path,
+    *,
+    source: str | None = None,
+    data_root: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+) -> StudyConfig:
     """Read a study from a YAML file, or a packaged one by name.
+
+    Args:
+        study: path or name.
+        source: the stream's source, instead of the one in the file.
+        data_root: the stream's data_root, likewise.
+        seeds: the reported seeds, likewise.
 
     Raises:
         FileNotFoundError: no such file or packaged study.
@@ -211,17 +225,26 @@ def load_study(study: str | Path) -> StudyConfig:
         raise ConfigError(f"{study} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
-    with_field_names = f"{study}: "
+    if isinstance(content.get("stream"), dict):
+        given = {"source": source, "data_root": None if data_root is None else str(data_root)}
+        content["stream"] |= {name: value for name, value in given.items() if value is not None}
+    if seeds is not None:
+        content["seeds"] = list(seeds)
     try:
         config = StudyConfig(**content)
         for entry in config.learners:
             for learner in entry.candidates():
                 config.run(entry, learner, config.seeds[0], "report")
     except ValidationError as error:
-        raise ConfigError(describe(error, with_field_names)) from error
+        raise ConfigError(describe(error, f"{study}: ")) from error
     except ConfigError as error:
-        raise ConfigError(f"{with_field_names}{error}") from error
+        raise ConfigError(f"{study}: {error}") from error
     return config
+
+
+def study_description(text: str) -> str:
+    """What a study's YAML text says it is for."""
+    return str(yaml.safe_load(text).get("description", ""))
 
 
 def packaged_studies() -> dict[str, str]:
@@ -241,13 +264,10 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
         factory = factory_of(kind, component.name)
     except UnknownNameError as error:
         raise ConfigError(f"{where}.name: {error}") from error
-    if component.name.startswith(TORCH_PREFIX):
-        options = component.options
-    else:
-        try:
-            options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
-        except ValidationError as error:
-            raise ConfigError(describe(error, f"{where}.")) from error
+    try:
+        options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
+    except ValidationError as error:
+        raise ConfigError(describe(error, f"{where}.")) from error
     if kind == "learner":
         _try_learner(component.name, factory, options, where)
     return Component(name=component.name, **options)
@@ -274,8 +294,9 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
         if parameter.name == "self" or parameter.name in SUPPLIED[kind]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
+        hint = hints.get(parameter.name, parameter.annotation)
         fields[parameter.name] = (
-            hints.get(parameter.name, Any),
+            str if hint == SourceSpec else hint,  # a description names its source; arrays are for Python
             Field(default, description=descriptions.get(parameter.name, "")),
         )
     return create_model(f"{kind}_{name}", __config__=ConfigDict(extra="forbid"), **fields)

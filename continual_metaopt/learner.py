@@ -4,11 +4,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+import streams.quiet_avalanche  # noqa: F401
 
-import streams.quiet_avalanche  # noqa: F401  # before anything of Avalanche
+import torch
 from avalanche.core import BasePlugin
 from avalanche.evaluation.metric_definitions import PluginMetric
 from avalanche.models.utils import is_multi_task_module
@@ -16,6 +14,8 @@ from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.supervised import Naive
 from avalanche.training.templates.base_sgd import PeriodicEval
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations, check_finite

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+import streams.quiet_avalanche  # noqa: F401
 
-import streams.quiet_avalanche  # noqa: F401  # before anything of Avalanche
+import torch
 from avalanche.training.plugins import SupervisedPlugin
 
 from continual_metaopt.config import RunConfig, factory_of

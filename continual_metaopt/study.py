@@ -174,15 +174,27 @@ class _Pool:
             self._stop.set()
             self._executor.shutdown(wait=True, cancel_futures=True)
             raise StudyInterrupted from None
-        failures = [f"{path}: {reason}" for future, path in futures.items() if (reason := _failure(future, path))]
+        failures: dict[str, list[Path]] = {}
+        for future, path in futures.items():
+            reason = _failure(future, path)
+            if reason is not None:
+                failures.setdefault(reason, []).append(path)
         if failures:
-            raise RunsFailed(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+            raise RunsFailed(_describe_failures(failures, len(jobs)))
 
     def _wait(self, futures: dict[Future[str], Path]) -> None:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             self._display.update(n_ended=len(done))
+
+
+def _describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
+    lines = [f"{sum(map(len, failures.values()))} of {n_runs} runs failed:"]
+    for reason, paths in failures.items():
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        lines.append(f"{paths[0]}{others}: {reason}")
+    return "\n".join(lines)
 
 
 def _failure(future: "Future[str]", path: Path) -> str | None:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import streams.quiet_avalanche  # noqa: F401
+
 import numpy as np
 import torch
-
-import streams.quiet_avalanche  # noqa: F401  # before anything of Avalanche
-
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline
 from avalanche.benchmarks.scenarios.task_aware import with_task_labels
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute

@@ -7,7 +7,7 @@ tenth of its images, the same ones every time.
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,30 +127,29 @@ def _digits() -> ImageSource:
 
 
 def _torchvision(name: str, data_root: str) -> ImageSource:
+    arrays = []
+    for train in (True, False):
+        split = _torchvision_split(name, data_root, train)
+        x = np.ascontiguousarray(split.data, dtype=np.uint8)
+        arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(split.targets, dtype=np.int64)))
+    (x, labels), (x_test, test_labels) = arrays
+    content = _hash(part.tobytes() for pair in arrays for part in pair)
+    classes, y, y_test = _number_classes(labels, test_labels)
+    return ImageSource(name, ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
+
+
+def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
+    """One split of a data set of torchvision, downloaded if it is not there."""
     import torchvision
 
     class_name, arguments, files, address = TORCHVISION[name]
     dataset = getattr(torchvision.datasets, class_name)
-    splits = []
-    for train in (True, False):
-        try:
-            splits.append(dataset(data_root, train=train, download=False, **arguments))
-        except RuntimeError:
-            splits.append(_download(lambda train=train: dataset(data_root, train=train, download=True, **arguments),
-                                    name, data_root, files, address))  # fmt: skip
-    arrays = []
-    for split in splits:
-        x = np.ascontiguousarray(split.data, dtype=np.uint8)
-        arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(split.targets, dtype=np.int64)))
-    (x, y), (x_test, y_test) = arrays
-    content = _hash([x.tobytes(), y.tobytes(), x_test.tobytes(), y_test.tobytes()])
-    classes, y, y_test = _number_classes(y, y_test)
-    return ImageSource(name, ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
-
-
-def _download(load: Callable[[], Any], name: str, data_root: str, files: str, address: str) -> Any:
     try:
-        return load()
+        return dataset(data_root, train=train, download=False, **arguments)
+    except RuntimeError:  # "not found or corrupted"
+        pass
+    try:
+        return dataset(data_root, train=train, download=True, **arguments)
     except Exception as error:  # torchvision raises whatever its downloader met
         raise FileNotFoundError(
             f"source '{name}' was not found under '{data_root}' and could not be downloaded ({error}). "

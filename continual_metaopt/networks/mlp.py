@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -21,7 +22,7 @@ class MLP(nn.Sequential):
     ) -> None:
         sizes = [math.prod(input_shape), *hidden, n_outputs]
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+        for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
             if i > 1:
                 layers[f"relu{i - 1}"] = nn.ReLU()
             layers[f"linear{i}"] = nn.Linear(inputs, outputs)

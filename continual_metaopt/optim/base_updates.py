@@ -13,14 +13,14 @@ code (Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342); the paper's hyper-
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from streams.registry import Registry
 
-ParamState = dict[str, Tensor | int]
+ParamState = dict[str, Any]  # tensors of the parameter's shape, and the number of steps
 
 
 class Direction(NamedTuple):

@@ -146,7 +146,7 @@ class MetaOptimize(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Learn from the gradients in ``p.grad``: one base update, and one meta update of each step size.
 
         Args:

@@ -1,5 +1,6 @@
 """Learners by name: an optimizer and its settings, for configurations and the command line."""
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from streams.registry import Registry, UnknownNameError, unknown_name
@@ -54,18 +55,27 @@ def learner_factory(name: str) -> Any:
 
 
 def _torch_factory(name: str) -> Any:
+    """A learner's factory for an optimizer of ``torch.optim``, with the signature of its plain options."""
     import torch
 
     known = [key for key, value in vars(torch.optim).items() if _is_optimizer(value)]
     if name not in known:
         raise UnknownNameError(unknown_name("optimizer in torch.optim", name, known))
+    optimizer_class = getattr(torch.optim, name)
 
     def factory(model: "nn.Module", **options: Any) -> "Optimizer":
         from continual_metaopt.optim.blocks import blocks
 
-        optimizer: Optimizer = getattr(torch.optim, name)(blocks(model, "scalar"), **options)
+        optimizer: Optimizer = optimizer_class(blocks(model, "scalar"), **options)
         return optimizer
 
+    plain = {bool: bool, int: float, float: float, tuple: tuple[float, ...], type(None): bool | None}
+    parameters = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=plain[type(parameter.default)])
+        for parameter in inspect.signature(optimizer_class).parameters.values()
+        if type(parameter.default) in plain
+    ]
+    factory.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return factory
 
 

@@ -1,0 +1,196 @@
+"""The command ``continual-metaopt``."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from continual_metaopt import config as configs
+from continual_metaopt.config import ConfigError, RunConfig
+
+DEFAULT_STUDY = "quick"
+PROGRAM = "continual-metaopt"
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments; those of the process if None.
+
+    Returns:
+        Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked, 130 after Ctrl-C.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        commands = {"compare": compare, "run": run_command(arguments), "report": report, "list": show_list}
+        result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
+        return int(result or 0)
+    except (ConfigError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+DESCRIPTION = """Streams non-stationary image tasks, one sample at a time, to learners whose step sizes are fixed or
+learned online, and shows what happened. `compare` without arguments runs a small study on embedded data."""
+
+
+def compare(
+    study: Annotated[str, tyro.conf.Positional] = DEFAULT_STUDY,
+    /,
+    out: Path | None = None,
+    source: str | None = None,
+    data_root: Path | None = None,
+    seeds: tuple[int, ...] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Run a study, print the comparison and write its table and figures.
+
+    Runs that have ended in the output folder are not repeated, so the same command goes on after an interruption.
+
+    Args:
+        study: name of a packaged study, or the path of a YAML file.
+        out: folder of the study's runs and report; runs/NAME if not given.
+        source: images to use instead of the study's own, such as cifar100 or parquet:FOLDER.
+        data_root: folder of the files of torchvision's data sets.
+        seeds: reported seeds, instead of the study's own.
+        workers: runs at a time; one per processor if not given.
+        quiet: show no progress.
+    """
+    from continual_metaopt.study import RunsFailed, StudyInterrupted, run_study
+
+    config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds)
+    folder = out or Path("runs") / config.name
+    try:
+        result = run_study(config, folder, workers, show_progress=not quiet)
+    except StudyInterrupted:
+        return _interrupted()
+    except RunsFailed as error:
+        return _failed(error)
+    _show_report(result.runs, folder / "report")
+    return 0
+
+
+def report(directory: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None) -> int:
+    """Print the comparison of finished runs, and write its table and figures.
+
+    Args:
+        directory: a study's folder, or any folder with run directories in it.
+        out: where to write; DIRECTORY/report if not given.
+    """
+    _show_report([directory], out or directory / "report")
+    return 0
+
+
+def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studies"], tyro.conf.Positional], /) -> int:
+    """List what can be named in studies and on the command line.
+
+    Args:
+        kind: what to list.
+    """
+    from continual_metaopt.networks import NETWORKS
+    from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
+    from streams import STREAMS
+
+    if kind == "studies":
+        entries = {name: configs.study_description(text) for name, text in configs.packaged_studies().items()}
+    else:
+        entries = {"streams": STREAMS, "networks": NETWORKS, "learners": LEARNERS}[kind].descriptions()
+    if kind == "learners":
+        entries |= {f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW"}
+    width = max(map(len, entries))
+    print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
+    return 0
+
+
+def run_command(arguments: list[str]) -> Any:
+    """The subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
+    names = {kind: _named(arguments, kind) or RunConfig.model_fields[kind].default.name for kind in configs.SUPPLIED}
+    # only these need the functions behind the names, and with them torch
+    is_run = arguments[:1] == ["run"]
+    parts: dict[str, Any] = {kind: _part(kind, name) for kind, name in names.items()} if is_run else {}
+
+    def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
+        from continual_metaopt.study import RunsFailed, StudyInterrupted, run_folder_name, run_jobs
+
+        config = RunConfig(**description.model_dump(mode="json")).resolved()
+        path = out or Path("runs") / run_folder_name(config)
+        try:
+            run_jobs([(config, path)], workers=1, show_progress=not quiet)
+        except StudyInterrupted:
+            return _interrupted()
+        except RunsFailed as error:
+            return _failed(error)
+        _show_report([path], path / "report")
+        return 0
+
+    run.__doc__ = """Do one run, and write its figures.
+
+    The options depend on --stream.name, --network.name and --learner.name; --help shows those of the names given.
+
+    Args:
+        description: what to run.
+        out: the run directory; runs/LEARNER-SEED-ID if not given.
+        quiet: show no progress.
+    """
+    run.__annotations__["description"] = Annotated[_run_model(parts), tyro.conf.arg(name="")]
+    return run
+
+
+def _named(arguments: list[str], kind: str) -> str | None:
+    """What the arguments say for ``--KIND.name``."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name == f"--{kind}.name":
+            return value if equals else following
+    return None
+
+
+def _part(kind: configs.Kind, name: str) -> tuple[Any, Any]:
+    """Field of a stream, network or learner with its name and options."""
+    options = configs.options_model(kind, name, configs.factory_of(kind, name))
+    model = create_model(kind, __base__=options, name=(str, Field(name, description=f"name of the {kind}")))
+    return model, Field(default_factory=model)
+
+
+def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
+    descriptions = configs.argument_descriptions(RunConfig.__doc__ or "")
+    plain = {
+        name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
+        for name, field in RunConfig.model_fields.items()
+        if name in ("seed", "record_every", "evaluate", "label")
+    }
+    fields: dict[str, Any] = parts | plain
+    return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _show_report(runs: list[Path], out: Path) -> None:
+    from analysis import comparison_table, format_table, load_runs, write_report
+    from analysis.tables import caption
+
+    loaded = load_runs(*runs)
+    table = comparison_table(loaded)
+    print(format_table(table, "terminal"))
+    print(re.sub(r"\s+", " ", caption(table)))
+    print("\n".join(f"wrote {path}" for path in write_report(loaded, out)))
+
+
+def _interrupted() -> int:
+    print("Interrupted. All samples so far are recorded; the same command goes on from there.", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _failed(error: Exception) -> int:
+    print(f"{PROGRAM}: {error}\nThe same command tries them again.", file=sys.stderr)
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
