@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import typing
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -287,19 +286,28 @@ def factory_of(kind: Kind, name: str) -> Any:
 def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
     """A model of the options of a component, read off the signature and docstring of the function that makes it."""
     function = factory.__init__ if inspect.isclass(factory) else factory
-    hints = typing.get_type_hints(function)
     descriptions = argument_descriptions(inspect.getdoc(factory) or "")
     fields: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self" or parameter.name in SUPPLIED[kind]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        hint = hints.get(parameter.name, parameter.annotation)
+        hint = _type_of(parameter, function)
         fields[parameter.name] = (
             str if hint == SourceSpec else hint,  # a description names its source; arrays are for Python
             Field(default, description=descriptions.get(parameter.name, "")),
         )
     return create_model(f"{kind}_{name}", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
+    """An argument's type; Any if it is not declared, or with a name that exists only for type checkers."""
+    if isinstance(parameter.annotation, str):
+        try:
+            return eval(parameter.annotation, getattr(function, "__globals__", {}))
+        except NameError:
+            return Any
+    return Any if parameter.annotation is parameter.empty else parameter.annotation
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
