@@ -163,15 +163,15 @@ class MetaOptimize(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        blocks = self._blocks()
-        step_sizes = [self._current_step_size(block) for block in blocks]
+        blocks = self.blocks()
+        step_sizes = [self.current_step_size(block) for block in blocks]
         meta_gradients = self._meta_gradients(blocks)
         for block, step_size in zip(blocks, step_sizes, strict=True):
             for group in block:
                 self._update_weights_and_traces(group, step_size)
         for block, meta_gradient in zip(blocks, meta_gradients, strict=True):
             if meta_gradient is not None and block[0]["meta_lr"] > 0:
-                self._update_step_size(block, meta_gradient)
+                self.update_step_size(block, meta_gradient)
         return loss
 
     def step_size_report(self) -> dict[str, float]:
@@ -183,10 +183,10 @@ class MetaOptimize(torch.optim.Optimizer):
     def meta_gradient_report(self) -> dict[str, float]:
         """Surrogate meta gradient z of each block in the last step; 0 before the second step."""
         names = self.step_size_report()
-        return {name: block[0]["learned"]["meta_gradient"] for name, block in zip(names, self._blocks(), strict=True)}
+        return {name: block[0]["learned"]["meta_gradient"] for name, block in zip(names, self.blocks(), strict=True)}
 
-    def _blocks(self) -> list[list[Group]]:
-        """The groups that share a step size, which is kept in the first of them."""
+    def blocks(self) -> list[list[Group]]:
+        """The param groups of each block; a block's step size and meta state are kept in its first group."""
         return [self.param_groups] if self.step_sizes == "scalar" else [[group] for group in self.param_groups]
 
     def _block_name(self, group: Group) -> str:
@@ -196,8 +196,8 @@ class MetaOptimize(torch.optim.Optimizer):
     def _rule(self) -> str:
         return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}"
 
-    def _current_step_size(self, block: list[Group]) -> float:
-        """The block's step size, after taking over what others wrote to "lr" since the last step."""
+    def current_step_size(self, block: list[Group]) -> float:
+        """A block's step size, after taking over what others wrote to "lr" since the last step."""
         learned = block[0]["learned"]
         for group in block:
             written_by_others = float(group["lr"])
@@ -235,25 +235,36 @@ class MetaOptimize(torch.optim.Optimizer):
             for index, value in zip(owners, torch.stack([p.to(device) for p in products]).tolist(), strict=True):
                 sums[index] += value
         for block, total in zip(blocks, sums, strict=True):
-            if total is not None and not math.isfinite(total):
-                name = "all" if self.step_sizes == "scalar" else self._block_name(block[0])
-                raise NonFiniteMetaGradient(f"the meta gradient of block '{name}' is {total}")
+            self.check_meta_gradient(block, total)
         return sums
+
+    def check_meta_gradient(self, block: list[Group], meta_gradient: float | None) -> None:
+        """Stop at a meta gradient that is not a number.
+
+        Raises:
+            NonFiniteMetaGradient: it is NaN or infinite.
+        """
+        if meta_gradient is not None and not math.isfinite(meta_gradient):
+            name = "all" if self.step_sizes == "scalar" else self._block_name(block[0])
+            raise NonFiniteMetaGradient(f"the meta gradient of block '{name}' is {meta_gradient}")
+
+    def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
+        """A parameter's state, made at its first update; with a trace if its group learns a step size."""
+        state = self.state[param]
+        if not state:
+            state.update(self.base.init(param))
+        if group["meta_lr"] > 0 and "trace" not in state:
+            state["trace"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return state
 
     def _update_weights_and_traces(self, group: Group, step_size: float) -> None:
         weight_decay = group["weight_decay"]
         shrinkage = 1 - step_size * weight_decay
         for param, grad in _params_with_gradient(group):
-            state = self.state[param]
-            if not state:
-                state.update(self.base.init(param))
+            state = self.prepared_state(group, param)
             direction = self.base.direction(state, grad)
             if group["meta_lr"] > 0:
-                trace = state.get("trace")
-                if trace is None:
-                    trace = state["trace"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                else:
-                    trace.mul_(group["gamma"] * shrinkage)
+                trace = state["trace"].mul_(group["gamma"] * shrinkage)
                 if weight_decay:
                     trace.add_(param, alpha=-step_size * weight_decay)
                 _move(trace, direction, step_size)
@@ -261,7 +272,8 @@ class MetaOptimize(torch.optim.Optimizer):
                 param.mul_(shrinkage)
             _move(param, direction, step_size)
 
-    def _update_step_size(self, block: list[Group], meta_gradient: float) -> None:
+    def update_step_size(self, block: list[Group], meta_gradient: float) -> None:
+        """Make the meta update of a block's step size."""
         group, learned = block[0], block[0]["learned"]
         learned["meta_gradient"] = meta_gradient
         low, high = group["lr_bounds"]

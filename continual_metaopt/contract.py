@@ -1,0 +1,284 @@
+"""Contract tests: what this package relies on in an optimizer, to be run on anybody's.
+
+python -m continual_metaopt.contract my_package:MyOptimizer
+python -m continual_metaopt.contract torch:AdamW --option lr=1e-2
+"""
+
+import argparse
+import copy
+import importlib
+import inspect
+import io
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
+from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX, learner_factory, step_sizes_of
+
+Make = Callable[[nn.Module], Optimizer]
+
+CHECKS: list[Callable[[Make], None]] = []
+
+
+def check(function: Callable[[Make], None]) -> Callable[[Make], None]:
+    """Enter a check; its docstring's first line says what is required, an AssertionError what was found."""
+    CHECKS.append(function)
+    return function
+
+
+@check
+def is_a_torch_optimizer(make: Make) -> None:
+    """It is a torch.optim.Optimizer over the network's parameters."""
+    model = _network()
+    optimizer = make(model)
+    assert isinstance(optimizer, Optimizer), f"it is a {type(optimizer).__name__}"
+    held = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    assert held == set(map(id, model.parameters())), "its groups do not hold exactly the network's parameters"
+
+
+@check
+def reports_step_sizes(make: Make) -> None:
+    """Every group's "lr", or step_size_report(), is a finite number after a step."""
+    _, optimizer = _after_steps(make, 2)
+    values = step_sizes_of(optimizer)
+    assert values, "no step size is reported"
+    bad = {name: value for name, value in values.items() if not torch.isfinite(torch.tensor(value))}
+    assert not bad, f"not finite: {bad}"
+
+
+@check
+def is_deterministic(make: Make) -> None:
+    """Equal gradients from equal weights give equal weights, bit for bit."""
+    _assert_equal(_weights(_after_steps(make, 5)[0]), _weights(_after_steps(make, 5)[0]))
+
+
+@check
+def resumes_from_a_state_dict(make: Make) -> None:
+    """state_dict, saved and loaded with weights_only=True, goes on bit for bit."""
+    model, optimizer = _after_steps(make, 4)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    file.seek(0)
+    weights, state = torch.load(file, weights_only=True)
+    restored = _network()
+    restored.load_state_dict(weights)
+    successor = make(restored)
+    successor.load_state_dict(state)
+    _steps(model, optimizer, 3, first=4)
+    _steps(restored, successor, 3, first=4)
+    _assert_equal(_weights(restored), _weights(model))
+
+
+@check
+def can_be_copied(make: Make) -> None:
+    """A deep copy together with its network goes on bit for bit."""
+    model, optimizer = _after_steps(make, 3)
+    other, twin = copy.deepcopy((model, optimizer))
+    _steps(model, optimizer, 3, first=3)
+    _steps(other, twin, 3, first=3)
+    _assert_equal(_weights(other), _weights(model))
+
+
+@check
+def skips_parameters_without_gradient(make: Make) -> None:
+    """A parameter whose gradient is None is left alone."""
+    model, optimizer = _after_steps(make, 2)
+    before = _weights(model)
+    for param in model.parameters():
+        param.grad = None
+    first = next(model.parameters())
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    after = _weights(model)
+    _assert_equal(after[1:], before[1:])
+
+
+@check
+def leaves_gradients_and_storage_alone(make: Make) -> None:
+    """step() writes neither to p.grad nor moves a parameter to other memory."""
+    model, optimizer = _after_steps(make, 1)
+    _backward(model, 1)
+    gradients = [param.grad.clone() for param in model.parameters() if param.grad is not None]
+    places = [param.data_ptr() for param in model.parameters()]
+    optimizer.step()
+    _assert_equal([param.grad for param in model.parameters() if param.grad is not None], gradients)
+    assert [param.data_ptr() for param in model.parameters()] == places, "parameters were moved"
+
+
+@check
+def returns_the_closure_s_loss(make: Make) -> None:
+    """step(closure) evaluates the closure and returns its loss."""
+    model = _network()
+    optimizer = make(model)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        return _backward(model, 0)
+
+    loss = optimizer.step(closure)  # type: ignore[arg-type]
+    assert loss is not None, "step returned None"
+    assert torch.isfinite(torch.as_tensor(loss)), f"step returned {loss}"
+
+
+@check
+def works_in_double_precision(make: Make) -> None:
+    """float64 parameters stay float64 and finite."""
+    model = _network().double()
+    optimizer = make(model)
+    _steps(model, optimizer, 3)
+    assert all(param.dtype == torch.float64 for param in model.parameters()), "the type of parameters changed"
+    assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
+
+
+@check
+def follows_a_growing_head(make: Make) -> None:
+    """After the last layer was replaced by a larger one, learning goes on."""
+    model, optimizer = _after_steps(make, 3)
+    old = dict(model.named_parameters())
+    head = nn.Linear(8, 5)
+    with torch.no_grad():
+        head.weight[:3], head.bias[:3] = model[2].weight, model[2].bias
+    model[2] = head
+    follow_parameters(optimizer, old, dict(model.named_parameters()))
+    before = head.weight.detach().clone()
+    _steps(model, optimizer, 3, first=3)
+    assert not head.weight.equal(before), "the new head is not learned"
+    assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
+
+
+@check
+def learns_online(make: Make) -> None:
+    """OnlineLearner runs it on a stream of two experiences; no step size or weight becomes infinite."""
+    from continual_metaopt.learner import OnlineLearner
+    from streams import make_stream
+
+    benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=100)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    learner = OnlineLearner(model=model, optimizer=make(model))
+    learner.train(benchmark.train_stream)
+    assert learner.n_samples == 200, f"{learner.n_samples} of 200 samples were learned from"
+    assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
+    assert all(0 < value < float("inf") for value in step_sizes_of(learner.optimizer).values()), "step sizes ran away"
+
+
+def run_contract(make: Make) -> dict[str, str | None]:
+    """Run all checks.
+
+    Args:
+        make: makes the optimizer of a network.
+
+    Returns:
+        What each check requires, and what was found instead; None where it is fulfilled.
+    """
+    results: dict[str, str | None] = {}
+    for function in CHECKS:
+        requirement = (inspect.getdoc(function) or "").splitlines()[0]
+        try:
+            function(make)
+            results[requirement] = None
+        except Exception as error:  # whatever a stranger's optimizer raises is a finding
+            results[requirement] = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ")
+    return results
+
+
+def load_target(target: str) -> Any:
+    """A learner's factory ``(model, **options)`` from its registered name or from "module:object".
+
+    Args:
+        target: a registered name, "torch:NAME", or the import path of an Optimizer class or of a factory.
+
+    Raises:
+        UnknownNameError: no such learner.
+        ImportError, AttributeError: the module or the object in it is not there.
+    """
+    if target in list(LEARNERS) or target.startswith(TORCH_PREFIX) or ":" not in target:
+        return learner_factory(target)
+    module, _, name = target.partition(":")
+    sys.path.insert(0, "")  # a package in the working directory, as with python -m
+    found = getattr(importlib.import_module(module), name)
+    if isinstance(found, type) and issubclass(found, Optimizer):
+        return lambda model, **options: found(model.parameters(), **options)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the checks on the optimizer that the arguments name; the exit status is 1 if one is not fulfilled."""
+    parser = argparse.ArgumentParser(
+        prog="python -m continual_metaopt.contract", description=(__doc__ or "").split(":")[0]
+    )
+    parser.add_argument("target", help="module:object, a learner's name, or torch:NAME")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the optimizer"
+    )
+    arguments = parser.parse_args(argv)
+    pairs = (option.partition("=") for option in arguments.option)
+    options = {name: _value(text) for name, _, text in pairs}
+    results = run_contract(partial(load_target(arguments.target), **options))
+    for requirement, finding in results.items():
+        print(
+            f"{'fulfilled' if finding is None else 'BROKEN   '}  {requirement}"
+            + (f"\n           {finding}" if finding else "")
+        )
+    return int(any(results.values()))
+
+
+def _value(text: str) -> Any:
+    """A number, truth value, list or word as in YAML; 1e-3 is a number too."""
+    try:
+        return float(text) if not text.lstrip("-").isdigit() else int(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _network() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for param in model.parameters():
+            param.copy_(torch.randn(param.shape, generator=generator) / 3)
+    return model
+
+
+def _backward(model: nn.Module, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(100 + step)
+    weight = next(model.parameters())
+    x = torch.randn(4, 6, generator=generator).to(weight.dtype)
+    target = torch.randint(3, (4,), generator=generator)
+    loss: Tensor = nn.functional.cross_entropy(model(x), target)
+    loss.backward()
+    return loss
+
+
+def _steps(model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
+    for step in range(first, first + n):
+        optimizer.zero_grad()
+        _backward(model, step)
+        optimizer.step()
+
+
+def _after_steps(make: Make, n: int) -> tuple[Any, Optimizer]:
+    model = _network()
+    optimizer = make(model)
+    _steps(model, optimizer, n)
+    return model, optimizer
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [param.detach().clone() for param in model.parameters()]
+
+
+def _assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a.equal(b), f"tensor {i} differs by up to {float((a - b).abs().max()):.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

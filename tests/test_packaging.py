@@ -1,0 +1,49 @@
+"""The wheel works away from the repository."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)], check=True)
+    (wheel,) = tmp_path.glob("continual_metaopt-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {
+        "continual_metaopt/studies/quick.yaml",
+        "continual_metaopt/py.typed",
+        "analysis/scripts/step_sizes.py",
+    } <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "docs"))]
+    installed = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True)
+    command = "import sys; from continual_metaopt.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["run", "--stream.n-experiences", "2", "--stream.samples-per-experience", "50", "--out", "one"]
+    result = subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "metaoptimize" in result.stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "import continual_metaopt; print(continual_metaopt.__file__)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(installed) in where.stdout
+    assert (tmp_path / "one" / "samples.parquet").exists()
