@@ -180,7 +180,8 @@ def build_benchmark(
 
 def _avalanche_dataset(dataset: ImageDataset) -> TaskAwareSupervisedClassificationDataset:
     """Add what Avalanche's strategies expect: targets, and a task label, the same for all samples."""
-    task_labels = ConstantSequence(0, len(dataset))
+    # Avalanche looks at the first element of a ConstantSequence, which a test split without these classes lacks
+    task_labels = ConstantSequence(0, len(dataset)) if len(dataset) else []
     attributes = [
         DataAttribute(dataset.targets, "targets"),
         DataAttribute(task_labels, "targets_task_labels", use_in_getitem=True),

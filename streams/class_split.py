@@ -46,8 +46,12 @@ def class_split(
     """
     if labels not in ("within", "global"):
         raise ValueError(unknown_name("kind of labels", labels, ["within", "global"]))
+    if samples_per_experience is not None and samples_per_experience < 1:
+        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
     images = load_source(source, data_root, skip_unreadable)
     n_classes = len(images.classes)
+    if n_classes < 2:
+        raise ValueError(f"a class split needs at least two classes; the source has only {images.classes}")
     if classes_per_experience < 2 or n_classes % classes_per_experience:
         fitting = [str(k) for k in range(2, n_classes + 1) if n_classes % k == 0]
         raise ValueError(
@@ -80,7 +84,7 @@ def _experience(
     index = random_state(seed, SAMPLE_ORDER, experience).permutation(members)[:limit]
     label = split.y[index]
     if labels == "within":
-        position = np.empty(int(split.y.max()) + 1, dtype=np.int64)
+        position = np.empty(int(classes.max()) + 1, dtype=np.int64)
         position[classes] = np.arange(len(classes))
         label = position[label]
     return index, label, -1

@@ -40,6 +40,8 @@ def permuted_inputs(
     """
     if n_experiences < 1:
         raise ValueError(f"n_experiences must be at least 1, not {n_experiences}")
+    if samples_per_experience is not None and samples_per_experience < 1:
+        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
     images = load_source(source, data_root, skip_unreadable)
     _, height, width = images.input_shape
     permutations = [random_state(seed, PERMUTATIONS, i).permutation(height * width) for i in range(n_experiences)]

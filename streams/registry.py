@@ -40,7 +40,7 @@ class Registry(Generic[T]):
 
         def enter(target: F) -> F:
             known = self._entries.get(name)
-            if known is not None and getattr(known[0], "__qualname__", known[0]) != getattr(target, "__qualname__", ""):
+            if known is not None and _origin(known[0]) != _origin(target):
                 raise ValueError(f"there is already a {self.kind} named '{name}'; choose another name")
             self._entries[name] = (cast(T, target), description)
             return target
@@ -86,6 +86,12 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     suggestion = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"unknown {kind} '{name}'.{suggestion} Known: {', '.join(sorted(known))}"
+
+
+def _origin(target: Any) -> Any:
+    """What a target has in common with itself after its module was imported again."""
+    name = getattr(target, "__qualname__", None)
+    return target if name is None else (getattr(target, "__module__", None), name)
 
 
 def _import(path: str) -> Any:

@@ -7,6 +7,8 @@ tenth of its images, the same ones every time.
 import functools
 import hashlib
 import io
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+# "test-00000-of-00001.parquet", or "test/0000.parquet" as in Hugging Face's own conversions
+HELD_OUT = re.compile(r"(test|testing|val|valid|validation)(?![a-z])")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
 
 # name -> (class in torchvision.datasets, its arguments, what the files are called, where they come from)
@@ -108,9 +112,9 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool) -> ImageSour
         return _torchvision(source, data_root)
     kind, _, path = source.partition(":")
     if path and kind == "parquet":
-        return _parquet(source, Path(path), skip_unreadable)
+        return _parquet(source, Path(path).expanduser(), skip_unreadable)
     if path and kind == "folder":
-        return _image_folder(source, Path(path), skip_unreadable)
+        return _image_folder(source, Path(path).expanduser(), skip_unreadable)
     known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
     raise UnknownNameError(unknown_name("source", source, known))
 
@@ -166,7 +170,7 @@ def _parquet(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
     shards = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
     if not shards:
         raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
-    held_out = [shard for shard in shards if shard.name.startswith(("test", "valid"))]
+    held_out = [shard for shard in shards if any(map(HELD_OUT.match, shard.relative_to(path).parts))]
     splits = [[shard for shard in shards if shard not in held_out], held_out]
     if not splits[0]:
         raise FileNotFoundError(f"the folder '{path}' holds test shards only; the names of training shards: train-*")
@@ -178,8 +182,10 @@ def _parquet(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
             image_column, label_column = _columns(table.schema, shard)
             images = table.column(image_column).combine_chunks().field("bytes")
             labels = table.column(label_column).to_pylist()
+            if None in labels:
+                raise ValueError(f"{shard.name}, row {labels.index(None)} has no label in the column '{label_column}'")
             rows += [
-                (f"{shard.name}, row {row}", image.as_py(), label)
+                (f"{shard.name}, row {row}", image.as_py() or b"", label)
                 for row, (image, label) in enumerate(zip(images, labels, strict=True))
             ]
         encoded.append(rows)
@@ -208,8 +214,10 @@ def _columns(schema: Any, shard: Path) -> tuple[str, str]:
 def _image_folder(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
     if not path.is_dir():
         raise FileNotFoundError(f"no image folder at '{path}'")
-    train = path / "train" if (path / "train").is_dir() else path
-    test = next((path / split for split in ("test", "val", "valid") if (path / split).is_dir()), None)
+    train, test = path, None
+    if (path / "train").is_dir():
+        train = path / "train"
+        test = next((path / split for split in ("test", "val", "valid") if (path / split).is_dir()), None)
     encoded = []
     for folder in (train, test):
         files = sorted(folder.glob("*/**/*")) if folder is not None else []
@@ -231,6 +239,11 @@ def _from_encoded(name: str, splits: list[list[tuple[str, bytes, Any]]], skip_un
     for rows in splits:
         decoded = [(where, _decode(where, content, skip_unreadable), label) for where, content, label in rows]
         kept = [(where, image, label) for where, image, label in decoded if image is not None]
+        if len(kept) < len(decoded):
+            first = next(where for where, image, _ in decoded if image is None)
+            warnings.warn(
+                f"{len(decoded) - len(kept)} unreadable images are left out, the first at {first}", stacklevel=2
+            )
         arrays.append([(where, image) for where, image, _ in kept])
         labels.append([label for _, _, label in kept])
     stacked = _stack([image for split in arrays for image in split])
@@ -257,7 +270,9 @@ def _decode(where: str, content: bytes, skip_unreadable: bool) -> NDArray[np.uin
 
 
 def _pixels(image: "Image") -> NDArray[np.uint8]:
-    grey = image.mode in ("1", "L", "I", "I;16", "F")
+    if image.mode.startswith(("I", "F")):  # Pillow would turn all but the darkest pixels white
+        raise ValueError(f"its pixels, of mode {image.mode}, are deeper than 8 bits; convert it to 8 bits")
+    grey = image.mode in ("1", "L")
     pixels = np.asarray(image.convert("L" if grey else "RGB"))
     return pixels[..., None] if grey else pixels
 
@@ -277,7 +292,8 @@ def _from_arrays(arrays: Arrays) -> ImageSource:
     if len(arrays) not in (2, 4):
         raise ValueError(f"a source of arrays is (x, y) or (x, y, x_test, y_test), not {len(arrays)} things")
     pairs = [_checked(*arrays[:2])] + ([_checked(*arrays[2:])] if len(arrays) == 4 else [])
-    content = _hash(part.tobytes() for pair in pairs for part in pair)
+    shapes = "".join(f"{x.shape}" for x, _ in pairs)  # unlike files, the bytes of an array do not tell its shape
+    content = _hash([shapes.encode(), *(part.tobytes() for pair in pairs for part in pair)])
     if len(pairs) == 2:
         (x, labels), (x_test, test_labels) = pairs
         if x.shape[1:] != x_test.shape[1:]:
@@ -295,6 +311,8 @@ def _checked(x: Any, y: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         raise ValueError(f"images must be uint8 of shape [N, H, W] or [N, H, W, C], not {x.dtype} of shape {x.shape}")
     if not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1]:
         raise ValueError(f"labels must be {len(x)} integers, one per image, not {y.dtype} of shape {y.shape}")
+    # PyTorch shares the memory of writable arrays without negative strides only; others are copied
+    x = np.require(x, requirements=("C", "W"))
     return (x if x.ndim == 4 else x[..., None]), y.astype(np.int64)
 
 

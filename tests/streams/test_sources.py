@@ -1,0 +1,691 @@
+import pickle
+import re
+import shutil
+import struct
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torchvision
+from PIL import Image
+
+from streams import UnknownNameError, make_stream, sources
+from streams.sources import load_source
+from tests.streams.synthetic import coded_arrays, coded_images, encode, write_folder, write_parquet
+
+RED, BLUE, GREY = (np.full((2, 3, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (100, 100, 100)))
+
+
+def raises_exactly(kind, message, spec, **options):
+    with pytest.raises(kind) as error:
+        load_source(spec, **options)
+    assert str(error.value) == message
+
+
+def contents(images):
+    """A multiset of (bytes, class)."""
+    return Counter((image.tobytes(), int(label)) for image, label in zip(images.x, images.y, strict=True))
+
+
+def assert_well_formed(source, n_train, n_test, input_shape):
+    channels, height, width = input_shape
+    assert source.input_shape == input_shape
+    for images, n in ((source.train, n_train), (source.test, n_test)):
+        assert images.x.shape == (n, height, width, channels)
+        assert images.x.dtype == np.uint8
+        assert images.y.shape == (n,)
+        assert images.y.dtype == np.int64
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, parquet:FILE_OR_FOLDER"
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("cifar-100", " Did you mean 'cifar100'?"),
+        ("MNIST", " Did you mean 'mnist'?"),
+        ("digit", " Did you mean 'digits'?"),
+        ("parquet", ""),
+        ("folder:", " Did you mean 'folder:DIR'?"),
+        ("xyz", ""),
+    ],
+)
+def test_unknown_source(name, suggestion):
+    raises_exactly(UnknownNameError, f"unknown source '{name}'.{suggestion} Known: {KNOWN}", name)
+
+
+# --- digits ----------------------------------------------------------------------------------------------------------
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    source = load_source("digits")
+    assert_well_formed(source, 1438, 359, (1, 8, 8))
+    assert source.classes == list(range(10))
+    # levels 0 … 16 become bytes 0 … 255
+    expected = np.array([0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255], np.uint8)
+    everything = Counter(
+        (expected[image.astype(int)].tobytes(), int(label))
+        for image, label in zip(digits.images, digits.target, strict=True)
+    )
+    assert contents(source.train) + contents(source.test) == everything, "both splits together are the digits"
+    assert not contents(source.train) & contents(source.test), "no image is in both"
+    share = np.bincount(source.test.y) / np.bincount(digits.target)
+    np.testing.assert_allclose(share, 0.2, atol=0.004)
+
+
+def test_digits_are_split_the_same_each_time():
+    sources._load_named.cache_clear()
+    first = load_source("digits")
+    sources._load_named.cache_clear()
+    second = load_source("digits")
+    assert first is not second
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(getattr(first, name).x, getattr(second, name).x)
+        np.testing.assert_array_equal(getattr(first, name).y, getattr(second, name).y)
+    assert first.content_hash == second.content_hash
+
+
+def test_images_are_read_once_in_a_process():
+    assert load_source("digits") is load_source("digits")
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_arrays_with_a_test_split(channels):
+    x, y, x_test, y_test = coded_arrays(n_classes=3)
+    if channels is not None:
+        x, x_test = (np.repeat(part[..., None], channels, axis=3) for part in (x, x_test))
+    source = load_source((x, y, x_test, y_test))
+    assert_well_formed(source, 12, 3, (channels or 1, 2, 2))
+    np.testing.assert_array_equal(source.train.x, x.reshape(source.train.x.shape))
+    np.testing.assert_array_equal(source.test.x, x_test.reshape(source.test.x.shape))
+    assert source.train.y.tolist() == y.tolist()
+    assert source.test.y.tolist() == y_test.tolist()
+
+
+@pytest.mark.parametrize(("per_class", "held_out"), [(1, 0), (2, 1), (10, 1), (19, 2), (20, 2)], ids=str)
+def test_arrays_without_a_test_split_hold_out_a_tenth_of_each_class(per_class, held_out):
+    x, y = coded_images(range(3 * per_class)), np.arange(3 * per_class) % 3
+    source = load_source((x, y))
+    assert np.bincount(source.train.y, minlength=3).tolist() == [per_class - held_out] * 3
+    assert np.bincount(source.test.y, minlength=3).tolist() == [held_out] * 3
+    numbers = (np.concatenate([source.train.x, source.test.x])[:, 0, 0, 0] // 4).tolist()
+    assert sorted(numbers) == list(range(3 * per_class))
+    labels = np.concatenate([source.train.y, source.test.y])
+    assert labels.tolist() == [number % 3 for number in numbers]
+    again = load_source((x, y))
+    np.testing.assert_array_equal(again.test.x, source.test.x)
+
+
+def test_labels_are_numbered_in_sorted_order():
+    x = coded_images(range(4))
+    source = load_source((x, [30, -1, 30, 7], x[:2], np.array([7, -1], np.int8)))
+    assert source.classes == [-1, 7, 30]
+    assert source.train.y.tolist() == [2, 0, 2, 1]
+    assert source.test.y.tolist() == [1, 0]
+
+
+X, Y = coded_images(range(6)), np.arange(6) % 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((X,), "a source of arrays is (x, y) or (x, y, x_test, y_test), not 1 things"),
+        ((X, Y, X), "a source of arrays is (x, y) or (x, y, x_test, y_test), not 3 things"),
+        (
+            (X / 255, Y),
+            "images must be uint8 of shape [N, H, W] or [N, H, W, C], not float64 of shape (6, 2, 2)",
+        ),
+        (
+            (X.reshape(6, 4), Y),
+            "images must be uint8 of shape [N, H, W] or [N, H, W, C], not uint8 of shape (6, 4)",
+        ),
+        ((X, Y[:5]), "labels must be 6 integers, one per image, not int64 of shape (5,)"),
+        ((X, Y[:, None]), "labels must be 6 integers, one per image, not int64 of shape (6, 1)"),
+        ((X, Y.astype(float)), "labels must be 6 integers, one per image, not float64 of shape (6,)"),
+        ((X, Y, X, Y[:5]), "labels must be 6 integers, one per image, not int64 of shape (5,)"),
+        ((X, Y, X[:, :1], Y), "training images have shape (2, 2, 1), test images (1, 2, 1)"),
+        ((X, Y, X, Y + 1), "the test split has classes that the training split lacks: [2]"),
+    ],
+)
+def test_arrays_that_do_not_fit(arrays, message):
+    raises_exactly(ValueError, message, arrays)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_arrays_need_not_be_plain_memory(split):
+    """Views with negative strides, and arrays that may not be written, as of a memory-mapped file."""
+    flipped, locked = X[:, ::-1], X.copy()
+    locked.flags.writeable = False
+    for x in (flipped, locked):
+        arrays = (x, Y, X, Y) if split == "train" else (X, Y, x, Y)
+        benchmark = make_stream("permuted_inputs", source=arrays, n_experiences=1)
+        assert len(list(getattr(benchmark, f"{split}_stream")[0].dataset)) == 6
+        np.testing.assert_array_equal(getattr(load_source(arrays), split).x[..., 0], x)
+
+
+# --- parquet ---------------------------------------------------------------------------------------------------------
+
+ENCODED = [encode(image) for image in coded_images(range(20))]
+LABELS = np.arange(20) % 4
+
+
+def parquet(path, **options):
+    return load_source(f"parquet:{path}", **options)
+
+
+def test_one_parquet_file(tmp_path):
+    """Whatever its name is."""
+    for name in ("data.parquet", "test.parquet"):
+        source = parquet(write_parquet(tmp_path / name, ENCODED, LABELS))
+        assert_well_formed(source, 16, 4, (1, 2, 2))
+        assert np.bincount(source.test.y).tolist() == [1, 1, 1, 1], "a tenth of five, but at least one"
+        expected = {(image.tobytes(), int(y)) for image, y in zip(coded_images(range(20)), LABELS, strict=True)}
+        assert set(contents(source.train) + contents(source.test)) == expected
+
+
+@pytest.mark.parametrize(
+    ("train_names", "test_name"),
+    [
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "test-00000-of-00001.parquet"),
+        (["train/0000.parquet", "train/0001.parquet"], "test/0000.parquet"),
+        (["train_0.parquet", "train_1.parquet"], "validation_0.parquet"),
+        (["0000.parquet", "0001.parquet"], "val-0000.parquet"),
+        (["tested/a.parquet", "values.parquet"], "valid.parquet"),
+    ],
+)
+def test_a_folder_of_shards(tmp_path, train_names, test_name):
+    images = coded_images(range(20))
+    for name, rows in zip(train_names, (slice(0, 7), slice(7, 16)), strict=True):
+        write_parquet(tmp_path / name, ENCODED[rows], LABELS[rows])
+    write_parquet(tmp_path / test_name, ENCODED[16:], LABELS[16:])
+    source = parquet(tmp_path)
+    np.testing.assert_array_equal(source.train.x[..., 0], images[:16])
+    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
+    assert source.train.y.tolist() == LABELS[:16].tolist()
+    assert source.test.y.tolist() == LABELS[16:].tolist()
+
+
+def test_the_division_into_shards_leaves_the_stream_as_it_is(tmp_path):
+    one = write_parquet(tmp_path / "one" / "all.parquet", ENCODED, LABELS)
+    for shard in range(2):
+        rows = slice(10 * shard, 10 * shard + 10)
+        write_parquet(tmp_path / "two" / f"train-{shard}.parquet", ENCODED[rows], LABELS[rows])
+    fingerprints = [
+        make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2).info.fingerprint
+        for path in (one, tmp_path / "two")
+    ]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_one_changed_stored_byte_changes_the_fingerprint(tmp_path):
+    """The same pixels, compressed differently, are other stored bytes: fingerprints must not rest on the decoder."""
+    fingerprints = set()
+    for level in (0, 9):
+        images = [encode(coded_images([0])[0], compress_level=level), *ENCODED[1:]]
+        path = write_parquet(tmp_path / f"{level}.parquet", images, LABELS)
+        benchmark = make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2)
+        fingerprints.add(benchmark.info.fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_labels_enter_the_content_hash(tmp_path):
+    hashes = {
+        parquet(write_parquet(tmp_path / f"{i}.parquet", ENCODED, labels)).content_hash
+        for i, labels in enumerate((LABELS, LABELS, 10 * LABELS))
+    }
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("image_column", ["image", "img"])
+@pytest.mark.parametrize("label_column", ["label", "labels", "fine_label", "category"])
+def test_column_names(tmp_path, image_column, label_column):
+    more = {"path": [f"{i}.png" for i in range(20)], "score": np.linspace(0, 1, 20)}
+    path = write_parquet(tmp_path / "a.parquet", ENCODED, LABELS, image_column, label_column, **more)
+    assert parquet(path).classes == [0, 1, 2, 3]
+
+
+def test_fine_labels_are_preferred(tmp_path):
+    path = write_parquet(
+        tmp_path / "a.parquet", ENCODED, LABELS // 2, "img", "coarse_label", fine_label=LABELS, label=LABELS // 4
+    )
+    assert parquet(path).classes == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ({"label": [0, 1]}, "label"),
+        ({"image": [{"bytes": b"", "path": ""}] * 2}, "image"),
+        ({"image": [{"bytes": b"", "path": ""}] * 2, "label": ["cat", "dog"]}, "image, label"),
+        ({"image": [{"bytes": b"", "path": ""}] * 2, "a": [0, 1], "b": [0, 1]}, "image, a, b"),
+        ({"image": [b"", b""], "label": [0, 1]}, "image, label"),
+    ],
+    ids=["no image", "no label", "labels are text", "two integers of unknown meaning", "bytes without a struct"],
+)
+def test_other_layouts(tmp_path, table, found):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(table), path)
+    message = (
+        f"'{path}' is not in Hugging Face's image layout: expected a column {{bytes, path}} of images and an integer "
+        f"column named one of fine_label, label, labels, found {found}"
+    )
+    raises_exactly(ValueError, message, f"parquet:{path}")
+
+
+def test_rows_without_a_label(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", ENCODED[:4], pa.array([0, 1, None, 1], pa.int64()))
+    raises_exactly(ValueError, "a.parquet, row 2 has no label in the column 'label'", f"parquet:{path}")
+
+
+def test_parquet_not_there(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    message = f"no parquet file or folder at '{nowhere}'; give the path of a .parquet file or a folder"
+    raises_exactly(FileNotFoundError, message, f"parquet:{nowhere}")
+    raises_exactly(FileNotFoundError, f"the folder '{tmp_path}' holds no .parquet file", f"parquet:{tmp_path}")
+    write_parquet(tmp_path / "test-0.parquet", ENCODED, LABELS)
+    message = f"the folder '{tmp_path}' holds test shards only; the names of training shards: train-*"
+    raises_exactly(FileNotFoundError, message, f"parquet:{tmp_path}")
+
+
+# --- image folders ---------------------------------------------------------------------------------------------------
+
+CLASSES = [("ant", "bee", "cow", "dog")[label] for label in LABELS]
+
+
+def folder(path, **options):
+    return load_source(f"folder:{path}", **options)
+
+
+def test_folder_of_classes(tmp_path):
+    images = coded_images(range(20))
+    source = folder(write_folder(tmp_path, images, CLASSES))
+    assert_well_formed(source, 16, 4, (1, 2, 2))
+    assert source.classes == ["ant", "bee", "cow", "dog"]
+    expected = Counter((image.tobytes(), int(label)) for image, label in zip(images, LABELS, strict=True))
+    assert contents(source.train) + contents(source.test) == expected
+
+
+@pytest.mark.parametrize("test_name", ["test", "val", "valid"])
+def test_folder_with_splits(tmp_path, test_name):
+    images = coded_images(range(20))
+    write_folder(tmp_path / "train", images[:16], CLASSES[:16])
+    write_folder(tmp_path / test_name, images[16:], CLASSES[16:])
+    source = folder(tmp_path)
+    assert source.classes == ["ant", "bee", "cow", "dog"]
+    order = sorted(range(16), key=lambda i: (CLASSES[i], i))
+    np.testing.assert_array_equal(source.train.x[..., 0], images[:16][order])
+    assert source.train.y.tolist() == LABELS[:16][order].tolist()
+    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
+    assert source.test.y.tolist() == [0, 1, 2, 3]
+
+
+def test_folder_with_a_training_split_alone(tmp_path):
+    write_folder(tmp_path / "train", coded_images(range(20)), CLASSES)
+    assert_well_formed(folder(tmp_path), 16, 4, (1, 2, 2))
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    source = folder(write_folder(tmp_path, coded_images(range(8)), ["test", "val"] * 4))
+    assert source.classes == ["test", "val"]
+    assert_well_formed(source, 6, 2, (1, 2, 2))
+
+
+def test_deeper_folders_belong_to_their_class_and_other_files_are_ignored(tmp_path):
+    """As in Tiny ImageNet, whose classes have a folder "images" beside a list of boxes."""
+    for name in ("ant", "bee"):
+        write_folder(tmp_path / name, coded_images(range(3)), ["images"] * 3)
+        (tmp_path / name / "boxes.txt").write_text("no image")
+    (tmp_path / "readme.png").write_text("not in the folder of a class")
+    source = folder(tmp_path)
+    assert source.classes == ["ant", "bee"]
+    assert len(source.train.y) + len(source.test.y) == 6
+
+
+@pytest.mark.parametrize("suffix", ["JPG", "bmp", "gif", "webp", "tiff"])
+def test_image_formats(tmp_path, suffix):
+    for name, colour in (("black", 0), ("white", 255)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), colour).save(tmp_path / name / f"image.{suffix}")
+    source = folder(tmp_path)
+    assert source.classes == ["black", "white"]
+    assert source.train.x.max(axis=(1, 2, 3)).tolist() == [0, 255]
+
+
+def test_folder_not_there(tmp_path):
+    raises_exactly(FileNotFoundError, f"no image folder at '{tmp_path / 'a'}'", f"folder:{tmp_path / 'a'}")
+    message = f"no images in '{tmp_path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it"
+    raises_exactly(FileNotFoundError, message, f"folder:{tmp_path}")
+
+
+def test_a_folder_elsewhere_is_the_same_stream(tmp_path):
+    fingerprints = []
+    for place in ("here", "there"):
+        path = write_folder(tmp_path / place, coded_images(range(20)), CLASSES)
+        benchmark = make_stream("class_split", source=f"folder:{path}", classes_per_experience=2, data_root=place)
+        fingerprints.append(benchmark.info.fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+
+
+# --- what images may be like -----------------------------------------------------------------------------------------
+
+
+def save(path, kind, images):
+    """The same images as a folder or as a parquet file; returns the source and where messages say each image is."""
+    if kind == "parquet":
+        write_parquet(path / "train.parquet", images, np.arange(len(images)) % 2)
+        return f"parquet:{path / 'train.parquet'}", [f"train.parquet, row {row}" for row in range(len(images))]
+    files = [path / "ab"[i % 2] / f"{i}.png" for i in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image)
+    return f"folder:{path}", [str(file) for file in files]
+
+
+both_kinds = pytest.mark.parametrize("kind", ["parquet", "folder"])
+
+
+@both_kinds
+def test_grey_and_colour_mixed(tmp_path, kind):
+    grey = coded_images([3])[0]
+    images = [encode(grey), encode(grey), encode(RED[:, :2]), encode(BLUE[:, :2])]
+    spec, _ = save(tmp_path, kind, images)
+    source = load_source(spec)
+    assert source.input_shape == (3, 2, 2)
+    found = set(contents(source.train) + contents(source.test))
+    assert found == {
+        (np.stack([grey] * 3, axis=-1).tobytes(), 0),
+        (np.stack([grey] * 3, axis=-1).tobytes(), 1),
+        (RED[:, :2].tobytes(), 0),
+        (BLUE[:, :2].tobytes(), 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.fromarray(GREY).convert("L"), GREY[..., :1]),
+        (Image.fromarray(RED), RED),
+        (Image.fromarray(RED).convert("RGBA"), RED),
+        (Image.fromarray(RED).convert("P", palette=Image.Palette.ADAPTIVE), RED),
+        (Image.fromarray(GREY).convert("LA"), GREY),
+        (Image.fromarray(np.array([[0, 255, 255], [0, 0, 255]], np.uint8)).convert("1"), None),
+    ],
+    ids=["grey", "colour", "opacity", "palette", "grey with opacity", "bits"],
+)
+def test_kinds_of_pixels(tmp_path, image, expected):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "image.png")
+    if expected is None:
+        expected = np.array([[0, 255, 255], [0, 0, 255]], np.uint8)[..., None]
+    np.testing.assert_array_equal(load_source(f"folder:{tmp_path}").train.x, np.stack([expected] * 2))
+
+
+@both_kinds
+def test_deep_pixels_are_refused_rather_than_clipped(tmp_path, kind):
+    deep = encode((np.arange(4).reshape(2, 2) * 20000).astype(np.uint16))
+    spec, places = save(tmp_path, kind, [*ENCODED[:4], deep])
+    with pytest.raises(ValueError, match="deeper than 8 bits; convert it to 8 bits") as error:
+        load_source(spec)
+    assert str(error.value).startswith(f"cannot read the image at {places[4]} (its pixels, of mode I")
+
+
+@both_kinds
+def test_mixed_sizes(tmp_path, kind):
+    images = [*ENCODED[:4], encode(np.zeros((5, 7), np.uint8)), encode(np.zeros((9, 3), np.uint8))]
+    spec, places = save(tmp_path, kind, images)
+    with pytest.raises(ValueError, match=r"^the images differ in size: .*; resize them to one height and width$") as e:
+        load_source(spec)
+    sizes = dict(re.findall(r"(\d+×\d+) \(([^)]*)\)", str(e.value)))
+    assert set(sizes) == {"2×2", "5×7", "9×3"}
+    assert sizes["2×2"] in places[:4]
+    assert (sizes["5×7"], sizes["9×3"]) == (places[4], places[5])
+
+
+def test_mixed_sizes_between_the_splits(tmp_path):
+    write_parquet(tmp_path / "train.parquet", ENCODED, LABELS)
+    write_parquet(tmp_path / "test.parquet", [encode(np.zeros((3, 2), np.uint8))], [0])
+    with pytest.raises(ValueError, match=r"differ in size: 2×2 \(train.parquet, row \d+\), 3×2 \(test.parquet, row 0"):
+        parquet(tmp_path)
+
+
+def test_at_most_three_sizes_are_listed(tmp_path):
+    images = [encode(np.zeros((1, n), np.uint8)) for n in range(1, 8)]
+    spec, _ = save(tmp_path, "folder", images)
+    with pytest.raises(ValueError, match="differ in size") as error:
+        load_source(spec)
+    assert str(error.value).count("×") == 3
+
+
+DAMAGED = {
+    "truncated": encode(np.arange(40000, dtype=np.uint32).astype(np.uint8).reshape(200, 200))[:400],
+    "no image": b"this is no image",
+    "empty": b"",
+}
+
+
+@both_kinds
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_unreadable_images(tmp_path, kind, damage):
+    images = [*ENCODED[:5], DAMAGED[damage], *ENCODED[6:10]]
+    spec, places = save(tmp_path, kind, images)
+    with pytest.raises(ValueError, match=r"pass skip_unreadable=True to go on without such images$") as error:
+        load_source(spec)
+    assert str(error.value).startswith(f"cannot read the image at {places[5]} (")
+
+    with pytest.warns(UserWarning, match=rf"^1 unreadable images are left out, the first at {re.escape(places[5])}$"):
+        source = load_source(spec, skip_unreadable=True)
+    expected = Counter((image.tobytes(), i % 2) for i, image in enumerate(coded_images(range(10))) if i != 5)
+    assert contents(source.train) + contents(source.test) == expected
+    benchmark = make_stream("class_split", source=spec, classes_per_experience=2, skip_unreadable=True)
+    n_test = sum(len(experience.dataset) for experience in benchmark.test_stream)
+    assert benchmark.info.for_learner.n_samples + n_test == 9
+
+
+def test_rows_without_an_image(tmp_path):
+    """Hugging Face's layout may refer to a file by its path alone."""
+    path = write_parquet(tmp_path / "a.parquet", [*ENCODED[:5], None], LABELS[:6])
+    with pytest.raises(ValueError, match=r"^cannot read the image at a\.parquet, row 5 \("):
+        parquet(path)
+    with pytest.warns(UserWarning, match="1 unreadable images are left out, the first at a.parquet, row 5"):
+        source = parquet(path, skip_unreadable=True)
+    assert len(source.train.y) + len(source.test.y) == 5
+
+
+@both_kinds
+def test_nothing_but_unreadable_images(tmp_path, kind):
+    spec, _ = save(tmp_path, kind, [b"no", b"nor"])
+    with pytest.warns(UserWarning, match="2 unreadable images are left out"):
+        raises_exactly(ValueError, "not one of the images could be read", spec, skip_unreadable=True)
+
+
+@both_kinds
+def test_test_classes_that_training_lacks(tmp_path, kind):
+    images = coded_images(range(20))
+    if kind == "parquet":
+        write_parquet(tmp_path / "train.parquet", ENCODED[:16], LABELS[:16])
+        write_parquet(tmp_path / "test.parquet", ENCODED[16:], LABELS[16:] + 2)
+        unknown = [4, 5]
+    else:
+        write_folder(tmp_path / "train", images[:16], CLASSES[:16])
+        write_folder(tmp_path / "test", images[16:], ["ant", "elk", "bee", "fox"])
+        unknown = ["elk", "fox"]
+    message = f"the test split has classes that the training split lacks: {unknown}"
+    raises_exactly(ValueError, message, f"{kind}:{tmp_path}")
+
+
+# --- torchvision -----------------------------------------------------------------------------------------------------
+
+
+def idx(values):
+    """The format of MNIST's files: magic number (8 for bytes, and the number of dimensions), sizes, values."""
+    sizes = struct.pack(f">{values.ndim}I", *values.shape)
+    return struct.pack(">HBB", 0, 8, values.ndim) + sizes + values.astype(np.uint8).tobytes()
+
+
+def mnist_images(n):
+    return (np.arange(n * 28 * 28) * 7 % 256).astype(np.uint8).reshape(n, 28, 28)
+
+
+def write_mnist(root, folder, prefixes):
+    (root / folder).mkdir(parents=True)
+    for prefix, (n, labels) in zip(prefixes, ((6, [5, 0, 4, 5, 0, 4]), (2, [4, 0])), strict=True):
+        (root / folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(mnist_images(n)))
+        (root / folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.array(labels)))
+    return [5, 0, 4, 5, 0, 4], [4, 0], (1, 28, 28)
+
+
+def cifar_rows(n):
+    """Images as in CIFAR's files: for each, 1024 red bytes, 1024 green, 1024 blue."""
+    return (np.arange(n * 3072) * 5 % 251).astype(np.uint8).reshape(n, 3072)
+
+
+def write_pickles(path, **files):
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / name.replace("__", ".")).write_bytes(pickle.dumps(content))
+
+
+def write_cifar100(root):
+    write_pickles(
+        root / "cifar-100-python",
+        train={"data": cifar_rows(6), "fine_labels": [9, 3, 3, 9, 99, 99], "coarse_labels": [0, 1, 1, 0, 2, 2]},
+        test={"data": cifar_rows(2), "fine_labels": [99, 3], "coarse_labels": [2, 1]},
+        meta={"fine_label_names": [f"class {i}" for i in range(100)], "coarse_label_names": []},
+    )
+    return [9, 3, 3, 9, 99, 99], [99, 3], (3, 32, 32)
+
+
+def write_cifar10(root):
+    batches = {f"data_batch_{i + 1}": {"data": cifar_rows(6)[i : i + 1], "labels": [i % 3]} for i in range(4)}
+    batches["data_batch_5"] = {"data": cifar_rows(6)[4:], "labels": [1, 2]}
+    write_pickles(
+        root / "cifar-10-batches-py",
+        **batches,
+        test_batch={"data": cifar_rows(2), "labels": [2, 0]},
+        batches__meta={"label_names": [f"class {i}" for i in range(10)]},
+    )
+    return [0, 1, 2, 0, 1, 2], [2, 0], (3, 32, 32)
+
+
+WRITERS = {
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
+    "mnist": lambda root: write_mnist(root, "MNIST/raw", ("train", "t10k")),
+    "fashion_mnist": lambda root: write_mnist(root, "FashionMNIST/raw", ("train", "t10k")),
+    "emnist": lambda root: write_mnist(root, "EMNIST/raw", ("emnist-balanced-train", "emnist-balanced-test")),
+}
+PLACES = {
+    "cifar10": ("cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "cifar100": ("cifar-100-python", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "mnist": ("MNIST/raw", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+    "fashion_mnist": ("FashionMNIST/raw", "https://github.com/zalandoresearch/fashion-mnist"),
+    "emnist": ("EMNIST/raw", "https://www.nist.gov/itl/products-and-services/emnist-dataset"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whatever would reach for the network finds none."""
+    tried = []
+
+    def urlopen(request, *_, **__):
+        tried.append(getattr(request, "full_url", request))
+        raise URLError("there is no network here")
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    return tried
+
+
+@pytest.fixture
+def any_checksum(monkeypatch):
+    """Accept CIFAR files of any content: the files of these tests are tiny."""
+    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_torchvision_files(tmp_path, any_checksum, no_network, name):
+    labels, test_labels, input_shape = WRITERS[name](tmp_path)
+    source = load_source(name, data_root=tmp_path)
+    assert_well_formed(source, 6, 2, input_shape)
+    assert source.classes == sorted(set(labels))
+    assert [source.classes[y] for y in source.train.y] == labels
+    assert [source.classes[y] for y in source.test.y] == test_labels
+    for images, n in ((source.train, 6), (source.test, 2)):
+        if name.startswith("cifar"):  # channel, row, column in the file
+            expected = cifar_rows(n).reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)
+        else:
+            expected = mnist_images(n)[..., None]
+        np.testing.assert_array_equal(images.x, expected)
+    assert not no_network, "files that are there are not downloaded"
+
+
+@pytest.mark.parametrize("name", ["cifar100", "mnist"])
+def test_data_root_does_not_enter_the_fingerprint(tmp_path, any_checksum, name):
+    fingerprints = set()
+    for place in ("one", "two"):
+        WRITERS[name](tmp_path / place)
+        benchmark = make_stream("class_split", source=name, data_root=tmp_path / place, classes_per_experience=3)
+        assert benchmark.info.source == name
+        fingerprints.add(benchmark.info.fingerprint)
+    assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [(name, state) for name in WRITERS for state in ("absent", "incomplete")]
+    + [("cifar10", "damaged"), ("cifar100", "damaged")],  # torchvision checks no other files
+)
+def test_files_not_there_and_no_network(tmp_path, no_network, name, state):
+    files, address = PLACES[name]
+    if state == "incomplete":
+        WRITERS[name](tmp_path)
+        kinds = ("train", "data_batch", "emnist-balanced-train")
+        min(file for file in (tmp_path / files).iterdir() if file.name.startswith(kinds)).unlink()
+    elif state == "damaged":
+        WRITERS[name](tmp_path)  # not the contents that torchvision's checksums want
+    with pytest.raises(FileNotFoundError) as error:
+        load_source(name, data_root=tmp_path)
+    assert no_network, "a download was tried"
+    message = " ".join(str(error.value).split())
+    assert message.startswith(f"source '{name}' was not found under '{tmp_path}' and could not be downloaded (")
+    assert "there is no network here" in message
+    assert message.endswith(
+        f"Put its files there as {tmp_path / files} (from {address}), or point data_root to the folder that holds "
+        f"{files}/. Without a network, source='digits' always works, as do 'parquet:…' and 'folder:…'."
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_files_not_there_are_downloaded(tmp_path, any_checksum, monkeypatch, name):
+    WRITERS[name](tmp_path / "server")
+
+    def download(url, download_root, **_):
+        shutil.copytree(tmp_path / "server", download_root, dirs_exist_ok=True)
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", download)
+    source = load_source(name, data_root=tmp_path / "here")
+    assert len(source.train.y) == 6
+
+
+def test_digits_need_neither_network_nor_files(tmp_path, no_network):
+    sources._load_named.cache_clear()
+    benchmark = make_stream("class_split", classes_per_experience=5, data_root=tmp_path / "nowhere")
+    assert benchmark.info.source == "digits"
+    assert not no_network
+    assert not (tmp_path / "nowhere").exists()
