@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from continual_metaopt.learner import MetaOptimizeStrategy as MetaOptimizeStrategy
     from continual_metaopt.learner import OnlineLearner as OnlineLearner
+    from continual_metaopt.networks import register_network as register_network
     from continual_metaopt.networks.mlp import MLP as MLP
     from continual_metaopt.networks.paper_cnn import PaperCNN as PaperCNN
     from continual_metaopt.optim.blocks import blocks as blocks

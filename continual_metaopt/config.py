@@ -87,6 +87,9 @@ class RunConfig(BaseModel):
     def resolved(self, where: str = "") -> "RunConfig":
         """The same run with a label, and with every option's default filled in.
 
+        Args:
+            where: what messages about the learner begin with.
+
         Raises:
             ConfigError: an option is unknown or its value does not fit; the message names the field.
         """
@@ -95,7 +98,10 @@ class RunConfig(BaseModel):
             "network": self.network,
             "learner": self.learner,
         }
-        resolved = {kind: resolve(kind, component, f"{where}{kind}") for kind, component in components.items()}
+        resolved = {
+            kind: resolve(kind, component, f"{where}{kind}" if kind == "learner" else kind)
+            for kind, component in components.items()
+        }
         return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
 
 
@@ -103,7 +109,7 @@ class LearnerEntry(Component):
     """A learner of a study: a component with a label and perhaps options to tune.
 
     Attributes:
-        label: name in tables and figures; the options if empty.
+        label: name in tables and figures; the registered name if empty.
         tune: values to try of some options. The combination with the highest average online accuracy on the selection
             seeds is run on the reported seeds.
     """
@@ -205,11 +211,12 @@ def load_study(
         seeds: the reported seeds, likewise.
 
     Raises:
-        FileNotFoundError: no such file or packaged study.
+        FileNotFoundError: no such file.
+        UnknownNameError: no packaged study of this name.
         ConfigError: the study is not valid; the message names file and field.
     """
     path = Path(study)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"no study file at '{path}'")
         text = path.read_text(encoding="utf-8")
@@ -230,7 +237,7 @@ def load_study(
     if seeds is not None:
         content["seeds"] = list(seeds)
     try:
-        config = StudyConfig(**content)
+        config = StudyConfig.model_validate(content)
         for entry in config.learners:
             for learner in entry.candidates():
                 config.run(entry, learner, config.seeds[0], "report")
@@ -288,8 +295,12 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
     function = factory.__init__ if inspect.isclass(factory) else factory
     descriptions = argument_descriptions(inspect.getdoc(factory) or "")
     fields: dict[str, Any] = {}
+    extra: Literal["allow", "forbid"] = "forbid"
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == "self" or parameter.name in SUPPLIED[kind]:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            extra = "allow" if parameter.kind is parameter.VAR_KEYWORD else extra
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         hint = _type_of(parameter, function)
@@ -297,7 +308,8 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
             str if hint == SourceSpec else hint,  # a description names its source; arrays are for Python
             Field(default, description=descriptions.get(parameter.name, "")),
         )
-    return create_model(f"{kind}_{name}", __config__=ConfigDict(extra="forbid"), **fields)
+    settings = ConfigDict(extra=extra, arbitrary_types_allowed=True)
+    return create_model(f"{kind}_{name}", __config__=settings, **fields)
 
 
 def _type_of(parameter: inspect.Parameter, function: Any) -> Any:

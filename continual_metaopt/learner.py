@@ -1,8 +1,9 @@
 """OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
 
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import torch_engine
-from continual_metaopt.engines.observations import MAX_SAMPLES, Observations, check_finite
+from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
 from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from streams.registry import unknown_name
+
+Engine = Literal["auto", "torch", "fused"]
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -63,7 +67,8 @@ class OnlineLearner(Naive):
         model: the network.
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
-        engine: "auto" or "torch".
+        engine: "torch" runs network and optimizer as they are; "fused" makes MetaOptimize's updates in one pass over
+            memory, with the same results up to rounding; "auto" takes "fused" where it can.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -73,7 +78,7 @@ class OnlineLearner(Naive):
         record_every: distance in steps between recorded step sizes.
 
     Raises:
-        ValueError: unknown engine.
+        ValueError: unknown engine, or "fused" for an optimizer that it does not fit.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class OnlineLearner(Naive):
         model: nn.Module,
         optimizer: Optimizer,
         criterion: Any = None,
-        engine: Literal["auto", "torch"] = "auto",
+        engine: Engine = "auto",
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: Any = quiet_evaluator,
@@ -91,8 +96,6 @@ class OnlineLearner(Naive):
         recorder: Recorder | None = None,
         record_every: int = 50,
     ) -> None:
-        if engine not in ("auto", "torch"):
-            raise ValueError(unknown_name("engine", engine, ["auto", "torch"]))
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -105,13 +108,16 @@ class OnlineLearner(Naive):
             evaluator=evaluator,
             eval_every=eval_every,
         )
-        self.engine = {"name": "torch", "reason": "the only engine"}
+        self.wanted_engine: Engine = engine
+        self.engine, self._update = choose_engine(engine, optimizer)
+        self.optimized_param_id: dict[str, nn.Parameter] | None = None
         self.recorder = recorder
         self.record_every = record_every
         self.n_samples = 0
         self.n_correct = 0
         self._first_sample = 0
         self._observations = Observations(experience=0, first_step=0)
+        self._deadline = 0.0
 
     @property
     def online_accuracy(self) -> float:
@@ -137,6 +143,11 @@ class OnlineLearner(Naive):
         # Avalanche would walk through an iterator of experiences to evaluate on them, and train on none
         return super().train(experiences, [] if eval_streams is None else eval_streams, **kwargs)
 
+    def _before_training(self, **kwargs: Any) -> None:
+        # the network has come to its device now, and others may have set another optimizer
+        self.engine, self._update = choose_engine(self.wanted_engine, self.optimizer)
+        super()._before_training(**kwargs)
+
     def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
         """Set the counters of a learner whose network and optimizer were restored from a checkpoint.
 
@@ -148,12 +159,30 @@ class OnlineLearner(Naive):
         self.n_samples, self.n_correct, self._first_sample = n_samples, n_correct, within_experience
         self.clock.train_iterations = self.clock.total_iterations = n_samples
 
-    def make_optimizer(self, reset_optimizer_state: bool = False, **kwargs: Any) -> None:
-        """Tell the optimizer which parameters the network has."""
-        # Avalanche resets the state at the first call, and with it one that was loaded before
-        if self.optimized_param_id is None:
-            reset_optimizer_state = False
-        super().make_optimizer(reset_optimizer_state=reset_optimizer_state, **kwargs)
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """Let the optimizer follow the network's parameters, keeping what it has learned.
+
+        Args:
+            **kwargs: Avalanche's wishes, of which the one to start the optimizer anew is not heeded.
+        """
+        parameters = dict(self.model.named_parameters())
+        follow_parameters(self.optimizer, self.optimized_param_id or parameters, parameters)
+        self.optimized_param_id = parameters
+
+    def eval(self, experiences: Any, **kwargs: Any) -> Any:
+        """Evaluate on experiences, as Avalanche does; a head that grows meanwhile is learned from then on.
+
+        Args:
+            experiences: an Avalanche experience or stream.
+            **kwargs: passed on to Avalanche's ``eval``.
+
+        Returns:
+            Last values of the evaluator's metrics.
+        """
+        metrics = super().eval(experiences, **kwargs)
+        if self.optimized_param_id is not None:
+            self.make_optimizer()
+        return metrics
 
     def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
         """Present the samples one by one in the data set's order, or through Avalanche's loader if asked to shuffle."""
@@ -180,7 +209,13 @@ class OnlineLearner(Naive):
         while more:
             try:
                 more = torch_engine.learn(
-                    self.model, self.optimizer, self._criterion, samples, self._observations, self.record_every
+                    self.model,
+                    self.optimizer,
+                    self._criterion,
+                    samples,
+                    self._observations,
+                    self.record_every,
+                    self._update,
                 )
             finally:
                 self._advance_clock(len(self._observations))
@@ -219,12 +254,12 @@ class OnlineLearner(Naive):
             self.mb_y,
             self.loss.item(),
             self.record_every,
-            self.optimizer.step,
+            self._update,
         )
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
-        if len(self._observations) >= MAX_SAMPLES:
+        if len(self._observations) >= MAX_SAMPLES or time.monotonic() >= self._deadline:
             self._hand_over()
 
     def _advance_clock(self, n: int) -> None:
@@ -236,6 +271,7 @@ class OnlineLearner(Naive):
 
     def _start_observations(self) -> None:
         self._observations = Observations(self.experience.current_experience, self.n_samples)
+        self._deadline = time.monotonic() + MAX_SECONDS
 
     def _hand_over(self) -> None:
         done = self._observations
@@ -244,6 +280,33 @@ class OnlineLearner(Naive):
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)
+
+
+def choose_engine(engine: Engine, optimizer: Optimizer) -> tuple[dict[str, str], Callable[[], Any]]:
+    """Decide how an optimizer's updates are executed.
+
+    Args:
+        engine: what the user wants.
+        optimizer: the optimizer.
+
+    Returns:
+        Name and reason, for the record, and the function that makes an update.
+
+    Raises:
+        ValueError: unknown engine, or one that does not fit the optimizer.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(unknown_name("engine", engine, list(get_args(Engine))))
+    if engine == "torch":
+        return {"name": "torch", "reason": "asked for"}, optimizer.step
+    from continual_metaopt.engines.fused_update import FusedUpdate, why_not_fused
+
+    objection = why_not_fused(optimizer)
+    if objection is None:
+        return {"name": "fused", "reason": "MetaOptimize on the CPU"}, FusedUpdate(cast(MetaOptimize, optimizer))
+    if engine == "fused":
+        raise ValueError(f'engine="fused" is not possible: {objection}; use engine="auto"')
+    return {"name": "torch", "reason": objection}, optimizer.step
 
 
 class MetaOptimizeStrategy(OnlineLearner):
@@ -291,7 +354,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         step_sizes: Granularity | Sequence[Sequence[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
         criterion: Any = None,
-        engine: Literal["auto", "torch"] = "auto",
+        engine: Engine = "auto",
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: Any = quiet_evaluator,
@@ -358,6 +421,6 @@ def listens_to_iterations(plugin: Any) -> bool:
     silent = (SupervisedPlugin, PluginMetric)
     return any(
         hasattr(plugin, name)
-        and getattr(type(plugin), name, None) not in [getattr(base, name, None) for base in silent]
+        and getattr(getattr(plugin, name), "__func__", None) not in [getattr(base, name, None) for base in silent]
         for name in ITERATION_CALLBACKS
     )

@@ -67,6 +67,7 @@ class RunDirectory:
         self._status: dict[str, Any] = {"state": "running", "reason": None, "step": 0, "engine": None}
         self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
         self._n_parts = 0
+        self._began = False
         self._running_since = time.monotonic()
         path.mkdir(parents=True, exist_ok=True)
 
@@ -76,6 +77,7 @@ class RunDirectory:
             shutil.rmtree(self.path / name, ignore_errors=True)
             (self.path / f"{name}.parquet").unlink(missing_ok=True)
         write_json(self.path / "config.json", config)
+        self._began = True
         self._write_status()
 
     def resume(self, progress: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ class RunDirectory:
             (self.path / f"{name}.parquet").unlink(missing_ok=True)
             for part in self._parts(name)[self._n_parts :]:
                 part.unlink()
+        self._began = True
         self._write_status()
 
     def observe(self, observations: Observations) -> None:
@@ -118,13 +121,16 @@ class RunDirectory:
     def finish(self, state: str, reason: str | None, engine: dict[str, str] | None, keep_parts: bool = False) -> None:
         """End the run: merge the parts, say how it went, and remove the checkpoint.
 
+        What an earlier attempt recorded stays as it is if this one failed before ``start`` or ``resume``.
+
         Args:
             state: "finished", "diverged" or "failed".
             reason: a sentence, or None.
             engine: how the steps were executed, if it came to that.
             keep_parts: leave parts and checkpoint, for a run that may go on later.
         """
-        self._write_parts()
+        if self._began:
+            self._write_parts()
         if not keep_parts:
             for name, schema in TABLES.items():
                 parts = [pq.read_table(part, schema=schema) for part in self._parts(name)]
@@ -176,8 +182,16 @@ class RunDirectory:
                 "owner": {"host": socket.gethostname(), "pid": os.getpid()},
                 "wall_time": round(self.wall_time, 3),
                 "samples_per_second": round(speed, 1) if speed else None,
-            },
+            }
+            | ({} if self._began else self._earlier_progress()),
         )
+
+    def _earlier_progress(self) -> dict[str, Any]:
+        """What the status of an earlier attempt says of its progress."""
+        path = self.path / "status.json"
+        earlier = read_json(path) if path.exists() else {}
+        progress = ("step", "wall_time", "samples_per_second", "engine")
+        return {name: value for name, value in earlier.items() if name in progress}
 
 
 def read_json(path: Path) -> dict[str, Any]:

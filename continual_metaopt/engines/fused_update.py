@@ -128,6 +128,8 @@ class FusedUpdate:
         state = self.optimizer.prepared_state(group, param)
         arrays = self._arrays.get(param)
         if arrays is None or not arrays.belong_to(param, state):
+            held = {member for group in self.optimizer.param_groups for member in group["params"]}
+            self._arrays = {known: views for known, views in self._arrays.items() if known in held}
             arrays = self._arrays[param] = _Arrays(param, state, self.rule)
         if "step" in state:
             state["step"] += 1

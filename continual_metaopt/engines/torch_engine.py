@@ -1,7 +1,7 @@
 """The torch engine: predict, score, learn, for any network, loss and optimizer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ def learn(
     samples: Iterator[tuple[Tensor, Tensor]],
     observations: Observations,
     record_every: int,
+    update: Callable[[], Any],
 ) -> bool:
     """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
@@ -30,6 +31,7 @@ def learn(
         samples: pairs of input [1, …] and target [1].
         observations: filled in place; says at which step the samples begin.
         record_every: distance in steps between recorded step sizes.
+        update: makes the optimizer's update.
 
     Returns:
         Whether there may be more samples.
@@ -45,7 +47,7 @@ def learn(
         loss_value = loss.item()
         check_finite(loss_value, observations.next_step)
         loss.backward()
-        observe(observations, optimizer, output, y, loss_value, record_every, optimizer.step)
+        observe(observations, optimizer, output, y, loss_value, record_every, update)
         if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
             return True
     return False
@@ -58,7 +60,7 @@ def observe(
     target: Tensor,
     loss: float,
     record_every: int,
-    update: Any,
+    update: Callable[[], Any],
 ) -> None:
     """Make the update of one sample and add to ``observations`` what was seen.
 

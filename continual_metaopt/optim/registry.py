@@ -69,7 +69,7 @@ def _torch_factory(name: str) -> Any:
         optimizer: Optimizer = optimizer_class(blocks(model, "scalar"), **options)
         return optimizer
 
-    plain = {bool: bool, int: float, float: float, tuple: tuple[float, ...], type(None): bool | None}
+    plain = {bool: bool, int: float, float: float, tuple: tuple[float | None, ...], type(None): bool | None}
     parameters = [
         parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=plain[type(parameter.default)])
         for parameter in inspect.signature(optimizer_class).parameters.values()

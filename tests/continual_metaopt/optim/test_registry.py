@@ -1,0 +1,216 @@
+"""Learners by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from continual_metaopt.learner import MetaOptimizeStrategy
+from continual_metaopt.networks.paper_cnn import PaperCNN
+from continual_metaopt.optim import learners
+from continual_metaopt.optim.base_updates import BASE_UPDATES, Lion
+from continual_metaopt.optim.meta_updates import META_UPDATES
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.registry import (
+    LEARNERS,
+    learner_factory,
+    learns_step_sizes,
+    make_optimizer,
+    register_learner,
+    step_sizes_of,
+)
+from streams import UnknownNameError
+
+from ..conftest import exactly
+
+
+def offered_elsewhere(model: nn.Module, momentum: float = 0.5) -> torch.optim.Optimizer:
+    """The learner that a test pretends another package to offer."""
+    return torch.optim.SGD(model.parameters(), lr=0.25, momentum=momentum)
+
+
+def test_metaoptimize_by_name_has_a_step_size_for_each_block() -> None:
+    optimizer = make_optimizer("metaoptimize", PaperCNN(), lr=2e-4, base="lion", meta_lr=0.03)
+
+    assert isinstance(optimizer, MetaOptimize)
+    assert optimizer.base == Lion()
+    assert step_sizes_of(optimizer) == dict.fromkeys(["conv1", "conv2", "linear1", "linear2"], 2e-4)
+    assert {group["meta_lr"] for group in optimizer.param_groups} == {0.03}
+
+
+def test_fixed_by_name_keeps_its_step_size() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = make_optimizer("fixed", model, lr=0.125, weight_decay=0.0, base="sgd")
+    weight = model.weight.detach().clone()
+
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    assert step_sizes_of(optimizer) == {"all": 0.125}
+    assert torch.allclose(model.weight, weight - 3 * 0.125)
+
+
+def test_torch_optimizers_by_name_take_their_options() -> None:
+    model = PaperCNN()
+
+    optimizer = make_optimizer("torch:AdamW", model, lr=0.02, betas=(0.8, 0.9), weight_decay=0.3)
+
+    assert type(optimizer) is torch.optim.AdamW
+    assert {key: optimizer.param_groups[0][key] for key in ("lr", "betas", "weight_decay")} == {
+        "lr": 0.02,
+        "betas": (0.8, 0.9),
+        "weight_decay": 0.3,
+    }
+    assert [len(group["params"]) for group in optimizer.param_groups] == [8]
+
+
+def test_torch_optimizers_leave_frozen_parameters_out() -> None:
+    model = PaperCNN()
+    model.conv1.requires_grad_(False)
+
+    assert len(make_optimizer("torch:SGD", model).param_groups[0]["params"]) == 6
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_registered_learner_is_made_with_its_options() -> None:
+    @register_learner("halves", "an example")
+    def halves(model: nn.Module, *, lr: float = 0.5) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=lr / 2)
+
+    assert step_sizes_of(make_optimizer("halves", nn.Linear(1, 1), lr=3.0)) == {"group0": 1.5}
+    assert LEARNERS.descriptions()["halves"] == "an example"
+    assert halves is learner_factory("halves")
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=exactly("there is already a learner named 'fixed'; choose another name")):
+        register_learner("fixed")(offered_elsewhere)
+
+
+def test_a_learner_of_another_package_is_found(offer: Callable[[str, str, str], None]) -> None:
+    offer("continual_metaopt.learners", "theirs", f"{__name__}:offered_elsewhere")
+
+    optimizer = make_optimizer("theirs", nn.Linear(1, 1), momentum=0.75)
+
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (0.25, 0.75)
+    assert list(LEARNERS) == ["metaoptimize", "fixed", "theirs"]
+    assert LEARNERS.descriptions()["theirs"] == f"from {__name__}:offered_elsewhere"
+
+
+def test_offers_to_other_registries_are_not_learners(offer: Callable[[str, str, str], None]) -> None:
+    offer("continual_metaopt.networks", "theirs", f"{__name__}:offered_elsewhere")
+
+    assert "theirs" not in list(LEARNERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "metaoptimise",
+            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+        ),
+        (
+            "MetaOptimize",
+            "unknown learner 'MetaOptimize'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+        ),
+        ("qqq", "unknown learner 'qqq'. Known: fixed, metaoptimize, torch:NAME"),
+        ("torch:Optimizer", "unknown optimizer in torch.optim 'Optimizer'. "),
+        ("torch:lr_scheduler", "unknown optimizer in torch.optim 'lr_scheduler'. "),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        make_optimizer(name, nn.Linear(1, 1))
+
+    if name.startswith("torch:"):
+        assert str(caught.value).startswith(message)
+        assert ", AdamW, " in str(caught.value)
+    else:
+        assert str(caught.value) == message
+
+
+def test_a_misspelt_torch_optimizer_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError, match=r"^unknown optimizer in torch.optim 'adam'. Did you mean 'Adam'\? "):
+        make_optimizer("torch:adam", nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda model: MetaOptimize(model.parameters(), lr=0.1), {"group0": 0.1}),
+        (
+            lambda model: MetaOptimize([{"params": [p], "name": n} for n, p in model.named_parameters()], lr=0.1),
+            {"weight": 0.1, "bias": 0.1},
+        ),
+        (
+            lambda model: MetaOptimize([{"params": [p]} for p in model.parameters()], lr=0.1, step_sizes="scalar"),
+            {"all": 0.1},
+        ),
+        (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), {"group0": 0.1}),
+        (
+            lambda model: torch.optim.SGD(
+                [{"params": [model.weight], "lr": 0.2}, {"params": [model.bias], "name": "bias"}], lr=0.1
+            ),
+            {"group0": 0.2, "bias": 0.1},
+        ),
+        (lambda model: torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.5)), {"group0": 0.5}),
+    ],
+)
+def test_step_sizes_of_any_optimizer(make: Callable[[nn.Module], torch.optim.Optimizer], expected: Any) -> None:
+    found = step_sizes_of(make(nn.Linear(1, 1)))
+
+    assert found == expected
+    assert {type(value) for value in found.values()} == {float}
+
+
+def test_step_sizes_follow_what_schedulers_write() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.step()
+    scheduler.step()
+
+    assert step_sizes_of(optimizer) == {"group0": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "learns"),
+    [
+        ("metaoptimize", {}, True),
+        ("metaoptimize", {"meta_lr": 0.01}, True),
+        ("metaoptimize", {"meta_lr": 0.0}, False),
+        ("fixed", {}, False),
+        ("torch:AdamW", {}, False),
+        ("of_another_package", {}, True),
+    ],
+)
+def test_learners_with_fixed_step_sizes_are_known_as_such(name: str, options: dict[str, Any], learns: bool) -> None:
+    assert learns_step_sizes(name, options) is learns
+
+
+def defaults_of(function: Any) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def test_metaoptimize_has_the_same_defaults_everywhere() -> None:
+    expected = defaults_of(learners.metaoptimize)
+    optimizer, strategy = defaults_of(MetaOptimize), defaults_of(MetaOptimizeStrategy)
+
+    assert {name: strategy[name] for name in expected} == expected
+    # which parameters make up a group is decided before MetaOptimize is made
+    assert {name: value for name, value in optimizer.items() if name != "step_sizes"} == {
+        name: value for name, value in expected.items() if name != "step_sizes"
+    }
+    assert optimizer["step_sizes"] == "group"
+
+
+@pytest.mark.parametrize(("declared", "rules"), [(learners.Base, BASE_UPDATES), (learners.Meta, META_UPDATES)])
+def test_every_rule_can_be_named_in_a_study(declared: Any, rules: Any) -> None:
+    assert sorted(declared.__args__) == sorted(rules)

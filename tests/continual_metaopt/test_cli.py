@@ -1,0 +1,344 @@
+"""The command line: what it prints, writes and returns, and what it says about mistakes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continual_metaopt import cli, study
+from continual_metaopt.config import load_study
+from continual_metaopt.recording import read_json
+from continual_metaopt.study import StudyInterrupted, run_study
+
+from .conftest import STREAM, files_of, read_tables, write_study
+
+TINY_RUN = [
+    "run",
+    *("--stream.n-experiences", "2", "--stream.samples-per-experience", "40", "--network.hidden", "8"),
+    *("--record-every", "10", "--quiet"),
+]
+REPORT = {
+    *("comparison.csv", "comparison.md", "comparison.tex"),
+    *("online_accuracy.pdf", "sliding_accuracy.pdf", "step_sizes.pdf"),
+}
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    capsys.readouterr()
+    status = cli.main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------ list
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("streams", ["class_split", "permuted_inputs"]),
+        ("networks", ["paper_cnn", "mlp"]),
+        ("learners", ["metaoptimize", "fixed", "torch:NAME"]),
+        ("studies", ["class_split", "quick"]),
+    ],
+)
+def test_everything_that_can_be_named_is_listed(
+    capsys: pytest.CaptureFixture[str], kind: str, names: list[str]
+) -> None:
+    status, out, err = call(capsys, "list", kind)
+
+    lines = [re.fullmatch(r"(\S+) {2,}(\S.*)", line) for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert all(lines)
+    assert [line[1] for line in lines if line] == names
+
+
+# ------------------------------------------------------------------------------------------------------ run and report
+
+
+@pytest.mark.usefixtures("in_process")
+def test_run_leaves_a_directory_and_a_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--learner.lr", "0.005", "--learner.step-sizes", "scalar", "--seed", "3", "--label", "mine")
+    status, out, _ = call(capsys, *TINY_RUN, *options)
+
+    (path,) = (here / "runs").iterdir()
+    config = read_json(path / "config.json")
+    assert status == 0
+    assert path.name == f"mine-seed3-{config['run_id']}"
+    assert (config["learner"]["lr"], config["learner"]["step_sizes"], config["learner"]["base"]) == (
+        0.005,
+        "scalar",
+        "adamw",
+    )
+    assert (config["stream"]["n_experiences"], config["network"]["hidden"], config["record_every"]) == (2, [8], 10)
+    assert read_json(path / "status.json")["state"] == "finished"
+    assert read_tables(path)["samples"].num_rows == 80
+    assert {file.name for file in (path / "report").iterdir()} >= REPORT
+    assert "mine" in out
+    assert f"wrote runs/{path.name}/report/comparison.csv" in out
+
+    files = files_of(path)
+    assert call(capsys, *TINY_RUN, *options)[0] == 0
+    assert {name: files_of(path)[name] for name in files if "report" not in name} == {
+        name: content for name, content in files.items() if "report" not in name
+    }
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["--learner.name", "torch:RMSprop", "--learner.lr", "0.01"],
+            {"name": "torch:RMSprop", "lr": 0.01, "alpha": 0.99},
+        ),
+        (["--learner.name=fixed", "--learner.base", "lion"], {"name": "fixed", "base": "lion", "lr": 0.001}),
+        (["--learner.name", "torch:Adafactor"], {"name": "torch:Adafactor", "eps": [None, 0.001]}),
+    ],
+)
+def test_options_are_those_of_the_learner_that_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: dict[str, Any]
+) -> None:
+    assert call(capsys, *TINY_RUN, *options, "--no-evaluate", "--out", "out")[0] == 0
+
+    learner = read_json(here / "out" / "config.json")["learner"]
+    assert {name: learner[name] for name in expected} == expected
+    assert read_json(here / "out" / "config.json")["evaluate"] is False
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(here / "tiny.yaml")
+
+    status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--workers", "1")
+
+    assert (status, err) == (0, "")
+    assert "tuned, lr = 0.01" in out
+    assert "learned" in out
+    folder = here / "runs" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {"study.json", "runs", "selection", "report"}
+    assert {path.name for path in (folder / "report").iterdir()} >= REPORT
+    # the same table from the records alone
+    status, again, err = call(capsys, "report", folder, "--out", "elsewhere")
+    assert (status, err) == (0, "")
+    assert again == out.replace("runs/tiny/report", "elsewhere")
+    assert (here / "elsewhere" / "comparison.csv").read_bytes() == (folder / "report" / "comparison.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
+
+    assert call(capsys, "compare", "tiny.yaml", "--quiet", "--seeds", "7", "8", "--out", "here")[0] == 0
+
+    assert sorted(read_json(path)["seed"] for path in here.glob("here/runs/*/config.json")) == [7, 8]
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "--learner.name", "metaoptimise"],
+            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+        ),
+        (["run", "--network.name=mpl"], "unknown network 'mpl'. Did you mean 'mlp'? Known: mlp, paper_cnn"),
+        (
+            ["run", "--learner.lr", "2"],
+            "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
+        ),
+        (["compare", "missing.yaml"], "no study file at 'missing.yaml'"),
+        (
+            ["compare", "quik"],
+            "unknown study 'quik'. Did you mean 'quick'? Known: class_split, quick (or the path of a .yaml file)",
+        ),
+        (["report", "nowhere"], "nowhere: no such directory"),
+        (["report", "."], ".: no run directory (a directory with config.json) here or below"),
+    ],
+)
+def test_mistakes_are_explained_in_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    status, out, err = call(capsys, *arguments)
+
+    assert (status, out, err) == (2, "", f"continual-metaopt: {message}\n")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--learner.lrr", "1"], "--learner.lrr"),
+        (["run", "--learner.lr", "fast"], "fast"),
+        (["run", "--learner.name", "fixed", "--learner.gamma", "1"], "--learner.gamma"),
+        (["list", "optimizers"], "optimizers"),
+        (["compare", "--sed", "1"], "--sed"),
+        (["comapre"], "comapre"),
+    ],
+)
+def test_unknown_arguments_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--record-every", "5"], ["--seed", "-1"]])
+def test_values_out_of_range_are_refused(here: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    status, _, err = call(capsys, "run", *option)
+
+    assert status == 2
+    assert option[0].strip("-").replace("-", "_") in err
+    assert "greater than or equal to" in err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_folder_with_another_study_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study.claim(load_study(write_study(here / "tiny.yaml")), here / "out")
+    write_study(here / "other.yaml", {"stream": STREAM | {"n_experiences": 4}})
+    before = files_of(here)
+
+    status, out, err = call(capsys, "compare", "other.yaml", "--out", "out", "--quiet")
+
+    assert (status, out) == (2, "")
+    assert err == (
+        f"continual-metaopt: 'out' already holds a study with stream = {STREAM}, "
+        f"not {STREAM | {'n_experiences': 4}}; choose another folder with --out\n"
+    )
+    assert files_of(here) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_failed_runs_have_an_exit_status_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, *TINY_RUN, "--stream.source", "parquet:nothing", "--out", "out")
+
+    assert (status, out) == (1, "")
+    first, second, third = err.splitlines()
+    assert first == "continual-metaopt: 1 of 1 runs failed:"
+    assert second.startswith("out: FileNotFoundError: no parquet file or folder at 'nothing'")
+    assert third == "The same command tries them again."
+
+
+@pytest.mark.parametrize("command", [["run"], ["compare"]])
+def test_interruptions_have_an_exit_status_of_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise StudyInterrupted
+
+    monkeypatch.setattr(study, "run_study", interrupted)
+    monkeypatch.setattr(study, "run_jobs", interrupted)
+
+    status, out, err = call(capsys, *command)
+
+    message = "Interrupted. All samples so far are recorded; the same command goes on from there.\n"
+    assert (status, out, err) == (130, "", message)
+
+
+# --------------------------------------------------------------------------------------------------- separate processes
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["compare", "--help"],
+        ["list", "streams"],
+        ["list", "learners"],
+        ["list", "studies"],
+        ["report", "DIR"],
+    ],
+)
+def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[str]) -> None:
+    if "DIR" in arguments:
+        assert cli.main([*TINY_RUN, "--out", "DIR"]) == 0
+    code = (
+        "import sys\nfrom continual_metaopt.cli import main\n"
+        "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as end:\n    status = end.code\n"
+        "print([name for name in ('torch', 'avalanche') if name in sys.modules], status, file=sys.stderr)"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment())
+
+    assert found.stderr.splitlines()[-1:] == ["[] 0"]
+    assert found.stdout
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(cli.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
+    path = write_study(
+        here / "tiny.yaml",
+        {
+            "stream": {"name": "permuted_inputs", "n_experiences": 4, "samples_per_experience": 1400},
+            "network": {"name": "mlp", "hidden": [128]},
+            "learners": [{"name": "metaoptimize", "lr": 0.001}],
+            "selection_seeds": None,
+            "evaluate": False,
+        },
+    )
+    command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+    )
+    try:
+        until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "Interrupted. All samples so far are recorded; the same command goes on from there."
+    statuses = [read_json(file) for file in here.glob("out/runs/*/status.json")]
+    assert {(status["state"], status["reason"]) for status in statuses} == {("failed", "interrupted by the user")}
+    assert all(0 < status["step"] < 5600 for status in statuses)
+    # nothing was left running
+    for status in statuses:
+        with pytest.raises(ProcessLookupError):
+            os.kill(status["owner"]["pid"], 0)
+
+    again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment(), timeout=300)
+
+    assert (again.returncode, again.stderr) == (0, "")
+    expected = run_study(load_study(path), here / "whole", show_progress=False)
+    for whole in expected.runs:
+        ours, theirs = read_tables(here / "out" / "runs" / whole.name), read_tables(whole)
+        assert all(ours[name].equals(table) for name, table in theirs.items())
+
+
+def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

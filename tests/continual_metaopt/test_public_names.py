@@ -1,0 +1,43 @@
+"""``import continual_metaopt``: quick, and complete."""
+
+import subprocess
+import sys
+
+import pytest
+
+import continual_metaopt
+
+from .conftest import exactly
+
+
+@pytest.mark.parametrize("name", continual_metaopt.__all__)
+def test_public_names_can_be_imported(name: str) -> None:
+    found = getattr(continual_metaopt, name)
+
+    assert callable(found)
+    assert found.__module__.startswith(("continual_metaopt.", "streams."))
+    assert name in dir(continual_metaopt)
+
+
+def test_the_names_are_those_promised() -> None:
+    namespace: dict[str, object] = {}
+    exec("from continual_metaopt import *", namespace)
+
+    assert namespace.keys() - {"__builtins__"} == {
+        *("MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "blocks"),
+        *("make_optimizer", "register_learner", "register_network"),
+    }
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match=exactly("module 'continual_metaopt' has no attribute 'Optimize'")):
+        _ = continual_metaopt.Optimize
+
+
+@pytest.mark.parametrize("module", ["continual_metaopt", "continual_metaopt.config", "continual_metaopt.cli"])
+def test_torch_is_imported_only_when_needed(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'avalanche', 'pandas') if m in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"

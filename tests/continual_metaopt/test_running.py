@@ -1,0 +1,547 @@
+"""One run and its directory: complete, repeatable, resumable."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from analysis import load_runs
+from continual_metaopt import register_learner, running
+from continual_metaopt.config import Component, RunConfig
+from continual_metaopt.engines import torch_engine
+from continual_metaopt.optim.base_updates import BASE_UPDATES
+from continual_metaopt.optim.meta_updates import META_UPDATES
+from continual_metaopt.recording import read_json
+from continual_metaopt.running import run_one
+from streams import make_stream
+
+from .conftest import exactly, files_of, read_tables
+
+N_SAMPLES, PORTION = 150, 20
+
+# docs/run-directory.md
+CONFIG_KEYS = {
+    *("schema_version", "run_id", "study", "label", "order", "purpose", "stream", "network", "learner", "seed"),
+    *(
+        "record_every",
+        "evaluate",
+        "learned_step_sizes",
+        "stream_info",
+        "blocks",
+        "n_parameters",
+        "versions",
+        "platform",
+    ),
+}
+STREAM_INFO_KEYS = {
+    *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
+    "stationary",
+}
+STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
+SCHEMAS = {
+    "samples": {"step": "int32", "experience": "int16", "correct": "bool", "loss": "float"},
+    "step_sizes": {"step": "int32", "block": "string", "step_size": "double"},
+    "measurements": {
+        "step": "int32",
+        "quantity": "string",
+        "block": "string",
+        "statistic": "string",
+        "value": "double",
+    },
+    "experiences": {
+        "experience": "int16",
+        "classes": "list<element: string>",
+        "first_step": "int32",
+        "n_samples": "int32",
+        "n_seen_before": "int32",
+        "n_correct": "int32",
+        "online_accuracy": "double",
+        "test_accuracy": "double",
+    },
+}
+
+
+def config_of(
+    *, seed: int = 0, evaluate: bool = True, learner: dict[str, Any] | None = None, **stream: Any
+) -> RunConfig:
+    return RunConfig(
+        stream=Component(name="permuted_inputs", **{"n_experiences": 3, "samples_per_experience": 50} | stream),
+        network=Component(name="mlp", hidden=[8]),
+        learner=Component(**learner or {"name": "metaoptimize", "lr": 3e-3}),
+        seed=seed,
+        record_every=10,
+        evaluate=evaluate,
+        study="a study",
+        order=4,
+    ).resolved()
+
+
+@pytest.fixture(autouse=True)
+def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", PORTION)
+    monkeypatch.setattr(torch_engine, "MAX_SECONDS", 60.0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(torch_engine, "MAX_SAMPLES", PORTION)
+        monkeypatch.setattr(torch_engine, "MAX_SECONDS", 60.0)
+        assert run_one(config_of(), path) == "finished"
+    return path
+
+
+def stop_at(*calls: int) -> Callable[[], bool]:
+    """Ask to stop at the nth portions, counted from 1."""
+    n = 0
+
+    def should_stop() -> bool:
+        nonlocal n
+        n += 1
+        return n in calls
+
+    return should_stop
+
+
+def failing_learner(at: int, error: Exception | float) -> None:
+    """Register the learner "failing", whose step raises, or ruins the weights, at the nth call."""
+
+    @register_learner("failing")
+    class Failing(torch.optim.SGD):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__(model.parameters(), lr=0.01)
+            self.calls = 0
+
+        def step(self, closure: Any = None) -> Any:
+            if getattr(self, "calls", None) is not None:
+                self.calls += 1
+                if self.calls == at:
+                    if isinstance(error, Exception):
+                        raise error
+                    for group in self.param_groups:
+                        for param in group["params"]:
+                            param.data.fill_(error)
+            return super().step(closure)
+
+
+# -------------------------------------------------------------------------------------------- docs/run-directory.md
+
+
+def test_a_finished_directory_has_the_documented_files(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        *("config.json", "status.json", "samples.parquet", "step_sizes.parquet"),
+        *("measurements.parquet", "experiences.parquet"),
+    }
+
+
+def test_config_says_what_was_run(finished: Path) -> None:
+    config = read_json(finished / "config.json")
+
+    assert config.keys() == CONFIG_KEYS
+    assert config["stream_info"].keys() >= STREAM_INFO_KEYS
+    assert config["schema_version"] == 1
+    assert config["run_id"] == config_of().run_id
+    assert {key: config[key] for key in ("study", "label", "order", "purpose", "seed", "record_every", "evaluate")} == {
+        "study": "a study",
+        "label": "metaoptimize",
+        "order": 4,
+        "purpose": "report",
+        "seed": 0,
+        "record_every": 10,
+        "evaluate": True,
+    }
+    # with defaults filled in
+    assert config["network"] == {"name": "mlp", "hidden": [8]}
+    assert config["learner"] == {
+        "name": "metaoptimize",
+        "lr": 3e-3,
+        "base": "adamw",
+        "meta": "adam",
+        "meta_lr": 0.01,
+        "gamma": 0.999,
+        "weight_decay": 0.01,
+        "step_sizes": "blockwise",
+        "lr_bounds": [1e-10, 1.0],
+    }
+    assert config["stream"]["name"] == "permuted_inputs"
+    assert (config["stream"]["source"], config["stream"]["stationary"]) == ("digits", None)
+    info = config["stream_info"]
+    assert info == make_stream(
+        "permuted_inputs", n_experiences=3, samples_per_experience=50, seed=0
+    ).info.as_record() | {"input_shape": [1, 8, 8]}
+    assert (info["boundaries"], info["n_samples"], info["n_outputs"]) == ([0, 50, 100], 150, 10)
+    assert config["blocks"] == ["linear1", "linear2"]
+    assert config["n_parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert config["learned_step_sizes"] is True
+    assert {"python", "torch", "avalanche-lib", "source_revision"} <= config["versions"].keys()
+    assert config["platform"]["threads"] == 1
+
+
+def test_status_says_how_it_went(finished: Path) -> None:
+    status = read_json(finished / "status.json")
+
+    assert status.keys() == STATUS_KEYS
+    assert (status["state"], status["reason"], status["step"]) == ("finished", None, N_SAMPLES)
+    assert datetime.fromisoformat(status["heartbeat"]).utcoffset().total_seconds() == 0
+    assert status["owner"].keys() == {"host", "pid"}
+    assert status["wall_time"] > 0
+    # learning is part of the time
+    assert status["samples_per_second"] >= 0.99 * N_SAMPLES / status["wall_time"]
+    assert status["engine"] == {"name": "fused", "reason": "MetaOptimize on the CPU"}
+
+
+def test_tables_have_the_documented_columns_and_rows(finished: Path) -> None:
+    tables = read_tables(finished)
+
+    assert {name: {f.name: str(f.type) for f in table.schema} for name, table in tables.items()} == SCHEMAS
+    samples, step_sizes = tables["samples"].to_pydict(), tables["step_sizes"].to_pydict()
+    assert samples["step"] == list(range(N_SAMPLES))
+    assert samples["experience"] == [0] * 50 + [1] * 50 + [2] * 50
+    assert all(math.isfinite(loss) and loss > 0 for loss in samples["loss"])
+    assert step_sizes["step"] == [step for step in range(0, N_SAMPLES, 10) for _ in range(2)]
+    assert step_sizes["block"] == ["linear1", "linear2"] * 15
+    assert step_sizes["step_size"][:2] == [3e-3, 3e-3]
+    assert len(set(step_sizes["step_size"])) > 15
+    measurements = tables["measurements"].to_pydict()
+    assert measurements["step"] == step_sizes["step"]
+    assert measurements["block"] == step_sizes["block"]
+    assert set(measurements["quantity"]) == {"meta_gradient"}
+    assert set(measurements["statistic"]) == {"value"}
+    assert measurements["value"][:2] == [0.0, 0.0]
+    assert 0.0 not in measurements["value"][2:]
+
+
+def test_experiences_sum_up_the_samples(finished: Path) -> None:
+    tables = read_tables(finished)
+    correct = tables["samples"]["correct"].to_pylist()
+    info = make_stream("permuted_inputs", n_experiences=3, samples_per_experience=50, seed=0).info
+
+    rows = tables["experiences"].to_pylist()
+
+    assert [row["experience"] for row in rows] == [0, 1, 2]
+    assert [row["classes"] for row in rows] == [[str(c) for c in e.classes] for e in info.experiences]
+    assert [row["first_step"] for row in rows] == [0, 50, 100]
+    assert [row["n_samples"] for row in rows] == [50] * 3
+    assert [row["n_seen_before"] for row in rows] == [0] * 3
+    assert [row["n_correct"] for row in rows] == [sum(correct[start : start + 50]) for start in (0, 50, 100)]
+    assert [row["online_accuracy"] for row in rows] == [row["n_correct"] / 50 for row in rows]
+    # better than chance on held-out images, and measured in 359ths
+    assert all(0.1 < row["test_accuracy"] < 1 for row in rows)
+    assert all(row["test_accuracy"] * 359 == pytest.approx(round(row["test_accuracy"] * 359)) for row in rows)
+    assert sum(correct) > 0
+
+
+def test_analysis_finds_the_mean_of_correct(finished: Path) -> None:
+    runs = load_runs(finished)
+
+    assert runs.correct_counts["n_rows"].tolist() == [N_SAMPLES]
+    assert runs.correct_counts["n_correct"].tolist() == [sum(read_tables(finished)["samples"]["correct"].to_pylist())]
+    assert runs.table["state"].tolist() == ["finished"]
+
+
+def test_repeated_samples_count_as_seen_before(tmp_path: Path) -> None:
+    run_one(config_of(stationary="repeat", evaluate=False), tmp_path)
+
+    rows = read_tables(tmp_path)["experiences"].to_pylist()
+    assert [row["n_seen_before"] for row in rows] == [0, 50, 50]
+    assert [row["test_accuracy"] for row in rows] == [None] * 3
+    assert read_json(tmp_path / "config.json")["stream_info"]["stationary"] == "repeat"
+
+
+@pytest.mark.parametrize("learner", [{"name": "torch:AdamW", "lr": 3e-3}, {"name": "fixed", "base": "sgd", "lr": 0.01}])
+def test_learners_with_fixed_step_sizes_leave_a_full_record(tmp_path: Path, learner: dict[str, Any]) -> None:
+    run_one(config_of(learner=learner, evaluate=False), tmp_path)
+
+    config, tables = read_json(tmp_path / "config.json"), read_tables(tmp_path)
+    assert config["learned_step_sizes"] is False
+    assert config["blocks"] == ["all"]
+    assert set(tables["step_sizes"]["step_size"].to_pylist()) == {learner["lr"]}
+    assert tables["step_sizes"].num_rows == 15
+    assert tables["samples"].num_rows == N_SAMPLES
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(("at", "n_experiences"), [(1, 0), (50, 1), (64, 1)])
+def test_a_diverged_run_keeps_what_came_before(tmp_path: Path, at: int, n_experiences: int) -> None:
+    failing_learner(at, math.nan)
+    config = config_of(learner={"name": "failing"})
+
+    assert run_one(config, tmp_path) == "diverged"
+
+    # the update after sample `at` - 1 ruined the weights, which sample `at` shows
+    status, tables = read_json(tmp_path / "status.json"), read_tables(tmp_path)
+    assert status.keys() == STATUS_KEYS
+    assert (status["state"], status["reason"], status["step"]) == ("diverged", f"the loss is nan at sample {at}", at)
+    assert tables["samples"]["step"].to_pylist() == list(range(at))
+    assert tables["experiences"].num_rows == n_experiences
+    assert tables["step_sizes"]["step"].to_pylist() == list(range(0, at, 10))
+    assert status["engine"]["name"] == "torch"
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert load_runs(tmp_path).correct_counts["n_rows"].tolist() == [at]
+    files = files_of(tmp_path)
+    assert run_one(config, tmp_path) == "diverged"
+    assert files_of(tmp_path) == files
+
+
+# -------------------------------------------------------------------------------------- repetition and resumption
+
+
+def decisive(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything in a run directory that must not depend on when and how it was made."""
+    status = read_json(path / "status.json")
+    return read_json(path / "config.json"), {key: status[key] for key in ("state", "reason", "step", "engine")}
+
+
+def assert_same_run(path: Path, expected: Path) -> None:
+    assert decisive(path) == decisive(expected)
+    ours, theirs = read_tables(path), read_tables(expected)
+    for name, table in theirs.items():
+        assert ours[name].equals(table), name
+
+
+def test_the_same_seed_leaves_the_same_record(finished: Path, tmp_path: Path) -> None:
+    torch.manual_seed(999)  # whatever happened before in this process
+
+    run_one(config_of(), tmp_path)
+
+    assert_same_run(tmp_path, finished)
+
+
+def test_another_seed_leaves_another_record(finished: Path, tmp_path: Path) -> None:
+    run_one(config_of(seed=1), tmp_path)
+
+    ours, theirs = read_tables(tmp_path)["samples"], read_tables(finished)["samples"]
+    assert not ours["loss"].equals(theirs["loss"])
+
+
+def test_progress_is_told_in_samples(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    run_one(config_of(evaluate=False), tmp_path, lambda done, total: told.append((done, total)))
+
+    ends = [20, 40, 50, 70, 90, 100, 120, 140, 150]
+    assert told == [(done, N_SAMPLES) for done in ends]
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param([1], id="first portion"),
+        pytest.param([2], id="mid-experience"),
+        pytest.param([3], id="all samples of an experience"),
+        pytest.param([4], id="just after a boundary"),
+        pytest.param([9], id="last sample"),
+        pytest.param([1, 1, 2, 3, 1], id="again and again"),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    finished: Path, tmp_path: Path, stops: list[int]
+) -> None:
+    ends = [20, 40, 50, 70, 90, 100, 120, 140, 150]
+    for stop in stops:
+        torch.manual_seed(stop)
+        assert run_one(config_of(), tmp_path, should_stop=stop_at(stop)) == "failed"
+        status = read_json(tmp_path / "status.json")
+        assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
+        assert (tmp_path / "samples").is_dir()
+        assert (tmp_path / "checkpoint.pt").exists()
+        # what there is so far is a prefix of the whole
+        runs = load_runs(tmp_path)
+        assert runs.table["step"].tolist() == [len(runs.samples)] == [status["step"]]
+        expected = read_tables(finished)["samples"].slice(0, status["step"])
+        assert runs.samples["loss"].tolist() == expected["loss"].to_pylist()
+    if len(stops) == 1:
+        assert status["step"] == ends[stops[0] - 1]
+    wall_time = status["wall_time"]
+
+    assert run_one(config_of(), tmp_path) == "finished"
+
+    assert_same_run(tmp_path, finished)
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert read_json(tmp_path / "status.json")["wall_time"] > wall_time > 0
+    assert load_runs(tmp_path).samples["loss"].tolist() == read_tables(finished)["samples"]["loss"].to_pylist()
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between writing the parts of a checkpoint and its state: those parts are of no use."""
+    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def save(self: Any, path: Path, progress: dict[str, Any], save: Any = running._Run._save) -> None:
+        if progress["step"] == 120:
+            raise Killed
+        save(self, path, progress)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(running._Run, "_save", save)
+        with pytest.raises(Killed):
+            run_one(config_of(), tmp_path)
+    assert read_json(tmp_path / "status.json")["state"] == "running"
+    assert read_json(tmp_path / "status.json")["step"] == 100
+    assert len(list((tmp_path / "samples").iterdir())) == 7
+
+    assert run_one(config_of(), tmp_path) == "finished"
+
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.parametrize("meta", list(META_UPDATES))
+def test_every_meta_update_can_be_resumed(tmp_path: Path, meta: str) -> None:
+    resumes_bit_for_bit(tmp_path, {"name": "metaoptimize", "meta": meta, "lr": 1e-3})
+
+
+@pytest.mark.parametrize("base", [name for name in BASE_UPDATES if name != "adamw"])
+def test_every_base_update_can_be_resumed(tmp_path: Path, base: str) -> None:
+    resumes_bit_for_bit(tmp_path, {"name": "metaoptimize", "base": base, "lr": 1e-3, "step_sizes": "scalar"})
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Rprop", "NAdam"])
+def test_torchs_optimizers_can_be_resumed(tmp_path: Path, name: str) -> None:
+    resumes_bit_for_bit(tmp_path, {"name": f"torch:{name}", "lr": 1e-3})
+
+
+def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:
+    config = config_of(learner=learner, evaluate=False, n_experiences=2, samples_per_experience=30)
+    run_one(config, tmp_path / "whole")
+    run_one(config, tmp_path / "interrupted", should_stop=stop_at(3))
+    checkpoint = torch.load(tmp_path / "interrupted" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["n_samples"] == 50
+    run_one(config, tmp_path / "interrupted")
+
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+
+
+def test_dropout_goes_on_with_its_random_numbers(tmp_path: Path, registries: None) -> None:
+    from continual_metaopt import register_network
+
+    @register_network("dropping")
+    def dropping(n_outputs: int, input_shape: tuple[int, int, int]) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, n_outputs))
+
+    config = config_of(evaluate=False).model_copy(update={"network": Component(name="dropping")})
+    run_one(config, tmp_path / "whole")
+    run_one(config, tmp_path / "interrupted", should_stop=stop_at(4))
+    torch.manual_seed(77)
+    run_one(config, tmp_path / "interrupted")
+
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+
+
+def test_checkpoints_hold_plain_data_only(tmp_path: Path) -> None:
+    run_one(config_of(), tmp_path, should_stop=stop_at(4))
+
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+
+    assert (checkpoint["run_id"], checkpoint["n_samples"], checkpoint["n_ended"]) == (config_of().run_id, 70, 1)
+    assert checkpoint["progress"]["step"] == 70
+    assert checkpoint["model"].keys() == {"linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"}
+
+
+# ---------------------------------------------------------------------------------------------- what is already there
+
+
+def test_a_finished_run_is_not_run_again(finished: Path) -> None:
+    files = files_of(finished)
+
+    assert run_one(config_of(), finished, should_stop=lambda: pytest.fail("it ran")) == "finished"
+
+    assert files_of(finished) == files
+
+
+def test_another_runs_directory_is_refused(finished: Path) -> None:
+    files = files_of(finished)
+    message = f"'{finished}' already holds another run ({config_of().run_id}); choose another folder with --out"
+
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        run_one(config_of(seed=1), finished)
+
+    assert files_of(finished) == files
+
+
+@pytest.mark.parametrize("name", ["config.json", "status.json"])
+def test_a_damaged_directory_is_refused(finished: Path, tmp_path: Path, name: str) -> None:
+    path = shutil.copytree(finished, tmp_path / "run")
+    (path / name).write_text('{"run_id": ', encoding="utf-8")
+    files = files_of(path)
+
+    with pytest.raises(ValueError, match=r"is damaged \(.+\); remove its folder to run again$") as caught:
+        run_one(config_of(), path)
+
+    assert str(caught.value).startswith(f"'{path / name}' ")
+    assert files_of(path) == files
+
+
+def test_a_run_that_had_only_just_started_is_started_again(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"run_id": config_of().run_id}), encoding="utf-8")
+
+    assert run_one(config_of(), tmp_path) == "finished"
+
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.usefixtures("registries")
+def test_an_error_is_recorded_and_tried_again(tmp_path: Path) -> None:
+    failing_learner(70, RuntimeError("out of luck"))
+    config = config_of(learner={"name": "failing"}, evaluate=False)
+
+    assert run_one(config, tmp_path) == "failed"
+
+    status = read_json(tmp_path / "status.json")
+    assert (status["state"], status["reason"]) == ("failed", "RuntimeError: out of luck")
+    assert status["step"] == 69  # all recorded
+    assert len(load_runs(tmp_path).samples) == 69
+    failing_learner(0, RuntimeError("never"))
+    assert run_one(config, tmp_path) == "finished"
+    assert read_tables(tmp_path)["samples"]["step"].to_pylist() == list(range(N_SAMPLES))
+
+
+def test_missing_data_is_the_reason_of_a_run_that_cannot_begin(tmp_path: Path) -> None:
+    assert run_one(config_of(source=f"parquet:{tmp_path / 'nothing'}"), tmp_path / "run") == "failed"
+
+    status = read_json(tmp_path / "run" / "status.json")
+    assert status["reason"].startswith(f"FileNotFoundError: no parquet file or folder at '{tmp_path / 'nothing'}'")
+    assert (status["state"], status["step"]) == ("failed", 0)
+
+
+def test_data_that_is_missing_for_a_while_costs_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that could not begin must not touch the parts of the one before."""
+    run_one(config_of(), tmp_path, should_stop=stop_at(5))
+    files = files_of(tmp_path)
+
+    def no_stream(*args: Any, **options: Any) -> Any:
+        raise FileNotFoundError("not mounted")
+
+    with monkeypatch.context() as unmounted:
+        unmounted.setattr(running, "make_stream", no_stream)
+        assert run_one(config_of(), tmp_path) == "failed"
+
+    now = files_of(tmp_path)
+    assert {name for name in now.keys() | files.keys() if now.get(name) != files.get(name)} == {"status.json"}
+    status = read_json(tmp_path / "status.json")
+    assert (status["step"], status["reason"]) == (90, "FileNotFoundError: not mounted")
+    assert run_one(config_of(), tmp_path) == "finished"
+    assert_same_run(tmp_path, finished)
+
+
+def test_tables_of_interrupted_runs_have_the_documented_types(tmp_path: Path) -> None:
+    run_one(config_of(), tmp_path, should_stop=stop_at(1))
+
+    for name, schema in SCHEMAS.items():
+        for part in (tmp_path / name).iterdir():
+            assert {f.name: str(f.type) for f in pq.read_schema(part)} == schema

@@ -1,0 +1,248 @@
+"""Studies: settings chosen on the selection seeds, reported runs in processes, nothing done twice.
+
+One study is run in another process for all tests; what follows from it is tried on copies, within this process.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis import load_runs
+from continual_metaopt import running
+from continual_metaopt.config import StudyConfig, load_study
+from continual_metaopt.recording import read_json, write_json
+from continual_metaopt.study import (
+    RunsFailed,
+    StudyResult,
+    best_candidate,
+    claim,
+    online_accuracy,
+    run_folder_name,
+    run_jobs,
+    run_study,
+)
+
+from .conftest import STREAM, STUDY, exactly, files_of, read_tables, write_study
+
+
+def tiny(tmp_path: Path, **changes: Any) -> StudyConfig:
+    return load_study(write_study(tmp_path / "study.yaml", changes))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
+    """The tiny study, run in a process of its own."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    study = tiny(out.parent)
+    return out, run_study(study, out, workers=1, show_progress=False)
+
+
+@pytest.fixture
+def copied(done: tuple[Path, StudyResult], tmp_path: Path) -> Path:
+    return shutil.copytree(done[0], tmp_path / "copy")
+
+
+def runs_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """config.json of every run below a folder, by the run's path."""
+    return {str(path.parent.relative_to(folder)): read_json(path) for path in sorted(folder.rglob("config.json"))}
+
+
+def tables_of(folder: Path) -> dict[str, Any]:
+    return {run: read_tables(folder / run) for run in runs_in(folder)}
+
+
+def test_settings_are_chosen_on_the_selection_seeds(done: tuple[Path, StudyResult]) -> None:
+    configs = runs_in(done[0] / "selection")
+
+    assert sorted((c["seed"], c["purpose"], c["learner"]["lr"]) for c in configs.values()) == [
+        (100, "selection", 1e-7),
+        (100, "selection", 0.01),
+    ]
+    accuracy = {c["learner"]["lr"]: online_accuracy(done[0] / "selection" / run) for run, c in configs.items()}
+    assert accuracy[0.01] > accuracy[1e-7] > 0
+
+
+def test_reported_runs_use_the_better_setting(done: tuple[Path, StudyResult]) -> None:
+    configs = runs_in(done[0] / "runs").values()
+
+    found = sorted((c["order"], c["label"], c["seed"], c["purpose"], c["learner"]["lr"]) for c in configs)
+    assert found == [
+        (0, "tuned, lr = 0.01", 0, "report", 0.01),
+        (0, "tuned, lr = 0.01", 1, "report", 0.01),
+        (1, "learned", 0, "report", 0.001),
+        (1, "learned", 1, "report", 0.001),
+    ]
+    assert {c["study"] for c in configs} == {"tiny"}
+
+
+def test_directories_are_where_the_result_says(done: tuple[Path, StudyResult]) -> None:
+    out, result = done
+
+    assert [path.parent for path in (*result.runs, *result.selection)] == [out / "runs"] * 4 + [out / "selection"] * 2
+    assert [path.name.rpartition("-")[0] for path in result.runs] == [
+        "tuned-lr-0.01-seed0",
+        "tuned-lr-0.01-seed1",
+        "learned-seed0",
+        "learned-seed1",
+    ]
+    assert all(
+        path.name.endswith(read_json(path / "config.json")["run_id"]) for path in (*result.runs, *result.selection)
+    )
+    assert all(read_json(path / "status.json")["state"] == "finished" for path in (*result.runs, *result.selection))
+    assert {path.name for path in out.iterdir()} == {"study.json", "runs", "selection"}
+    assert read_json(out / "study.json")["learners"][0] == STUDY["learners"][0] | {"label": "tuned"}
+    assert len(load_runs(out)) == 4  # selection runs are not reported
+
+
+@pytest.mark.usefixtures("in_process")
+def test_running_again_repeats_nothing(done: tuple[Path, StudyResult], copied: Path, tmp_path: Path) -> None:
+    before = files_of(copied)
+
+    result = run_study(tiny(tmp_path), copied, show_progress=False)
+
+    after = files_of(copied)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"study.json"}
+    assert before["study.json"][1] == after["study.json"][1]
+    assert [path.name for path in result.runs] == [path.name for path in done[1].runs]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("changes", "new"),
+    [
+        ({"seeds": [0, 1, 2]}, [("runs", "learned", 2), ("runs", "tuned, lr = 0.01", 2)]),
+        (
+            {"learners": [*STUDY["learners"], {"name": "torch:SGD", "lr": 0.01}]},
+            [("runs", "torch:SGD", 0), ("runs", "torch:SGD", 1)],
+        ),
+        (
+            {"selection_seeds": [100, 101]},
+            [("selection", "tuned, lr = 0.01", 101), ("selection", "tuned, lr = 1e-07", 101)],
+        ),
+    ],
+    ids=["seed", "learner", "selection seed"],
+)
+def test_only_what_is_new_is_run(copied: Path, tmp_path: Path, changes: dict[str, Any], new: list[Any]) -> None:
+    before = files_of(copied)
+
+    run_study(tiny(tmp_path, **changes), copied, show_progress=False)
+
+    after, configs = files_of(copied), runs_in(copied)
+    assert {name: after[name] for name in before if name != "study.json"} == {
+        name: content for name, content in before.items() if name != "study.json"
+    }
+    added = [run for run in configs if f"{run}/config.json" not in before]
+    assert sorted((run.split("/")[0], configs[run]["label"], configs[run]["seed"]) for run in added) == new
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stream", STREAM | {"samples_per_experience": 41}),
+        ("network", {"name": "mlp", "hidden": [9]}),
+        ("name", "another"),
+        ("record_every", 11),
+        ("evaluate", False),
+    ],
+)
+def test_a_folder_with_another_study_is_refused(copied: Path, tmp_path: Path, field: str, value: Any) -> None:
+    before = files_of(copied)
+    known = read_json(copied / "study.json")[field]
+    message = f"'{copied}' already holds a study with {field} = {known}, not {value}; choose another folder with --out"
+
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        claim(tiny(tmp_path, **{field: value}), copied)
+
+    assert files_of(copied) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_failing_runs_are_reported_once_and_others_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_stream(*args: Any, make_stream: Any = running.make_stream, **options: Any) -> Any:
+        if options["seed"] != 1:
+            raise FileNotFoundError("there are no images")
+        return make_stream(*args, **options)
+
+    monkeypatch.setattr(running, "make_stream", make_stream)
+    study = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2])
+
+    with pytest.raises(RunsFailed) as caught:
+        run_study(study, tmp_path / "out", show_progress=False)
+
+    first = tmp_path / "out" / "runs" / run_folder_name(run_of(study, 0))
+    assert str(caught.value) == f"2 of 3 runs failed:\n{first} and 1 more: FileNotFoundError: there are no images"
+    states = {
+        path.parent.name.split("-")[1]: read_json(path)["state"] for path in tmp_path.glob("out/runs/*/status.json")
+    }
+    assert states == {"seed0": "failed", "seed1": "finished", "seed2": "failed"}
+    # the data are there again
+    monkeypatch.undo()
+
+
+def run_of(study: StudyConfig, seed: int) -> Any:
+    entry = study.learners[0]
+    return study.run(entry, entry.candidates()[0], seed, "report")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path) -> None:
+    study = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None)
+    one, two = (tmp_path / name for name in ("one", "two"))
+    run_jobs([(run_of(study, 0), one)], show_progress=False)
+
+    with pytest.raises(RunsFailed) as caught:
+        run_jobs([(run_of(study, 1), one), (run_of(study, 1), two)], show_progress=False)
+
+    assert str(caught.value).splitlines()[0] == "1 of 2 runs failed:"
+    assert str(caught.value).splitlines()[1].startswith(f"{one}: FileExistsError: '{one}' already holds another run (")
+    assert read_json(two / "status.json")["state"] == "finished"
+
+
+def selection_run(path: Path, state: str, correct: list[bool]) -> Path:
+    """As much of a run directory as the choice of settings reads."""
+    path.mkdir()
+    write_json(path / "status.json", {"state": state})
+    pq.write_table(pa.table({"correct": correct}), path / "samples.parquet")
+    return path
+
+
+def test_the_best_mean_wins_and_divergence_counts_as_nothing_right(tmp_path: Path) -> None:
+    runs: dict[str, list[tuple[str, list[bool]]]] = {
+        "diverges once": [("finished", [True] * 4), ("diverged", [True] * 3)],  # 1/2
+        "steady": [("finished", [True, True, True, False]), ("finished", [True, True, False, False])],  # 5/8
+        "best once": [("finished", [True] * 4), ("finished", [False] * 4)],  # 1/2
+    }
+    candidates: Any = [
+        (name, [(None, selection_run(tmp_path / f"{name} {i}", *run)) for i, run in enumerate(seeds)])
+        for name, seeds in runs.items()
+    ]
+
+    assert best_candidate(candidates) == "steady"
+    assert best_candidate([candidates[2], candidates[0]]) == "best once"  # the first of equals
+    assert online_accuracy(tmp_path / "diverges once 1") == 0.0
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_changes_nothing(done: tuple[Path, StudyResult], tmp_path: Path) -> None:
+    run_study(tiny(tmp_path), tmp_path / "out", workers=2, show_progress=False)
+
+    ours, theirs = tables_of(tmp_path / "out"), tables_of(done[0])
+    assert ours.keys() == theirs.keys()
+    assert all(ours[run][name].equals(table) for run, tables in theirs.items() for name, table in tables.items())
+
+
+@pytest.mark.slow
+def test_runs_that_fail_in_their_processes_are_reported_with_the_reason(tmp_path: Path) -> None:
+    missing = STREAM | {"source": f"parquet:{tmp_path / 'nothing'}"}
+    study = tiny(tmp_path, stream=missing, learners=[{"name": "fixed"}], selection_seeds=None)
+
+    with pytest.raises(RunsFailed) as caught:
+        run_study(study, tmp_path / "out", show_progress=False)
+
+    first = tmp_path / "out" / "runs" / run_folder_name(run_of(study, 0))
+    reason = f"FileNotFoundError: no parquet file or folder at '{tmp_path / 'nothing'}'"
+    assert str(caught.value).startswith(f"2 of 2 runs failed:\n{first} and 1 more: {reason}")
