@@ -74,12 +74,15 @@ class OnlineLearner(Naive):
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
         eval_mb_size: batch size of evaluation.
         eval_every: as in Avalanche's strategies.
-        recorder: takes what was observed, in portions of at most 1,000 samples or half a second.
+        recorder: takes what was observed, in portions of at most 1,000 samples or half a second. Between portions the
+            learner may be saved with Avalanche's ``save_checkpoint``, also in the middle of an experience.
         record_every: distance in steps between recorded step sizes.
 
     Raises:
         ValueError: unknown engine, or "fused" for an optimizer that it does not fit.
     """
+
+    recorder: Recorder | None = None  # not saved in checkpoints
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class OnlineLearner(Naive):
         self.record_every = record_every
         self.n_samples = 0
         self.n_correct = 0
-        self._first_sample = 0
+        self._within_experience = 0
         self._observations = Observations(experience=0, first_step=0)
         self._deadline = 0.0
 
@@ -143,6 +146,13 @@ class OnlineLearner(Naive):
         # Avalanche would walk through an iterator of experiences to evaluate on them, and train on none
         return super().train(experiences, [] if eval_streams is None else eval_streams, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What belongs to a call of train is left out, so that a checkpoint holds no data sets, and one that is taken
+        # between two portions says how far into the experience it is.
+        lasting = {name: value for name, value in self.__dict__.items() if name not in ("recorder", "_update")}
+        passing = dict.fromkeys(("experience", "adapted_dataset", "mbatch", "mb_output", "_eval_streams"))
+        return lasting | passing | {"dataloader": [], "loss": self._make_empty_loss()}
+
     def _before_training(self, **kwargs: Any) -> None:
         # the network has come to its device now, and others may have set another optimizer
         self.engine, self._update = choose_engine(self.wanted_engine, self.optimizer)
@@ -156,7 +166,7 @@ class OnlineLearner(Naive):
             n_correct: how many of them were predicted right.
             within_experience: how many of them belong to the experience that ``train`` is given next.
         """
-        self.n_samples, self.n_correct, self._first_sample = n_samples, n_correct, within_experience
+        self.n_samples, self.n_correct, self._within_experience = n_samples, n_correct, within_experience
         self.clock.train_iterations = self.clock.total_iterations = n_samples
 
     def make_optimizer(self, **kwargs: Any) -> None:
@@ -189,8 +199,7 @@ class OnlineLearner(Naive):
         if shuffle or num_workers:
             super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
         else:
-            self.dataloader = SampleLoader(self.adapted_dataset, self._first_sample)
-        self._first_sample = 0
+            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
@@ -202,6 +211,7 @@ class OnlineLearner(Naive):
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
+            self._within_experience = 0
 
     def _learn_without_callbacks(self) -> None:
         samples = self._samples()
@@ -277,6 +287,7 @@ class OnlineLearner(Naive):
         done = self._observations
         self.n_samples += len(done)
         self.n_correct += sum(map(bool, done.correct))
+        self._within_experience += len(done)
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)

@@ -1,6 +1,7 @@
 """Small streams, networks and studies, and helpers to compare what runs leave behind."""
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -73,6 +74,12 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def environment() -> dict[str, str]:
+    """For other processes, so that they find the package from any folder."""
+    root = str(Path(study.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 class Collector:

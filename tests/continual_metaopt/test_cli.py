@@ -16,7 +16,7 @@ from continual_metaopt.config import load_study
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
 
-from .conftest import STREAM, files_of, read_tables, write_study
+from .conftest import STREAM, environment, files_of, read_tables, write_study
 
 TINY_RUN = [
     "run",
@@ -285,11 +285,6 @@ def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[s
 
     assert found.stderr.splitlines()[-1:] == ["[] 0"]
     assert found.stdout
-
-
-def environment() -> dict[str, str]:
-    root = str(Path(cli.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.mark.slow

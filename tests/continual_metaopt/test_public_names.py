@@ -7,7 +7,7 @@ import pytest
 
 import continual_metaopt
 
-from .conftest import exactly
+from .conftest import environment, exactly
 
 
 @pytest.mark.parametrize("name", continual_metaopt.__all__)
@@ -38,6 +38,6 @@ def test_unknown_names_are_refused() -> None:
 def test_torch_is_imported_only_when_needed(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'avalanche', 'pandas') if m in sys.modules])"
 
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
 
     assert found.stdout.strip() == "[]"
