@@ -77,6 +77,7 @@ class RunConfig(BaseModel):
         """Hash of everything that decides the result."""
         decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
         content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        content["stream"].pop("data_root", None)  # where files lie does not decide what they hold
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -174,6 +175,11 @@ class StudyConfig(BaseModel):
         if twice:
             raise ValueError(f"learners: several have the label '{twice[0]}'; give each its own")
         return self
+
+    @property
+    def components(self) -> dict[Kind, Component]:
+        """The stream and the network, which all runs share."""
+        return {"stream": self.stream, "network": self.network}
 
     def run(
         self, entry: LearnerEntry, learner: Component, seed: int, purpose: Literal["report", "selection"]

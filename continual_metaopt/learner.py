@@ -9,7 +9,7 @@ import streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.core import BasePlugin
-from avalanche.evaluation.metric_definitions import PluginMetric
+from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.clock import Clock
@@ -422,11 +422,16 @@ class SampleLoader:
 
 
 def listens_to_iterations(plugin: Any) -> bool:
-    """Whether a plugin does anything at single iterations, of which Avalanche's own clock does not count."""
+    """Whether a plugin, metric or logger does anything at single training iterations.
+
+    Avalanche's clock does not count, since the learner advances it by itself.
+    """
     if isinstance(plugin, Clock):
         return False
     if isinstance(plugin, PeriodicEval):
         return plugin.eval_every > 0 and plugin.peval_mode == "iteration"
+    if isinstance(plugin, GenericPluginMetric) and plugin._mode == "eval":
+        return False
     if isinstance(plugin, EvaluationPlugin):
         return any(map(listens_to_iterations, [*plugin.metrics, *plugin.loggers]))
     silent = (SupervisedPlugin, PluginMetric)

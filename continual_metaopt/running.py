@@ -21,6 +21,7 @@ from continual_metaopt.recording import (
     describe_platform,
     describe_software,
     read_json,
+    write_json,
 )
 from streams import make_stream
 from streams.benchmark import StreamBenchmark
@@ -55,6 +56,7 @@ def run_one(
     """
     ended = state_of(path, config)
     if ended is not None:
+        _take_place(path, config)
         return ended
     directory = RunDirectory(path)
     run = None
@@ -90,6 +92,13 @@ def state_of(path: Path, config: RunConfig) -> str | None:
         return None
     state: str = read_json(path / "status.json")["state"]
     return state if state in ("finished", "diverged") else None
+
+
+def _take_place(path: Path, config: RunConfig) -> None:
+    """Note the place in tables and figures that a study gives to a run that has ended."""
+    record = read_json(path / "config.json")
+    if record.get("order") != config.order:
+        write_json(path / "config.json", record | {"order": config.order})
 
 
 class _Run(SupervisedPlugin):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig
+from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig, resolve
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import read_json, write_json
 
@@ -92,18 +92,27 @@ def claim(study: StudyConfig, out: Path) -> None:
     Raises:
         FileExistsError: it holds another study, or this one with another stream or network.
     """
-    record = study.model_dump(mode="json")
+    resolved: dict[str, Any] = {kind: resolve(kind, component, kind) for kind, component in study.components.items()}
+    record = study.model_copy(update=resolved).model_dump(mode="json")
+    record["stream"].pop("data_root", None)  # the files may lie elsewhere next time
     path = out / "study.json"
     if path.exists():
-        known = read_json(path)
-        for field in ("name", "stream", "network", "record_every", "evaluate"):
-            if known.get(field) != record[field]:
+        known, wanted = _fields_of_all_runs(read_json(path)), _fields_of_all_runs(record)
+        for field in known.keys() | wanted.keys():
+            if known.get(field) != wanted.get(field):
                 raise FileExistsError(
-                    f"'{out}' already holds a study with {field} = {known.get(field)}, not {record[field]}; "
+                    f"'{out}' already holds a study with {field} = {known.get(field)}, not {wanted.get(field)}; "
                     "choose another folder with --out"
                 )
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
+
+
+def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
+    """What a study's runs have in common, by field such as "stream.source"."""
+    common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
+    components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
+    return common | {f"{kind}.{option}": value for kind, option, value in components}
 
 
 def best_candidate(candidates: list[tuple[Component, list[Job]]]) -> Component:

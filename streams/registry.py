@@ -83,8 +83,9 @@ class Registry(Generic[T]):
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
     """The message for a name that is not known: the known ones, and the nearest as a suggestion."""
-    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    suggestion = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    by_lower_case = {entry.lower(): entry for entry in known}
+    nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    suggestion = f" Did you mean '{by_lower_case[nearest[0]]}'?" if nearest else ""
     return f"unknown {kind} '{name}'.{suggestion} Known: {', '.join(sorted(known))}"
 
 

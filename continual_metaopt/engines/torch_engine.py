@@ -128,7 +128,7 @@ def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: i
         device: of the network.
         batch_size: samples evaluated at once.
     """
-    was_training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     n_correct = 0
     for start in range(0, len(dataset), batch_size):
@@ -136,5 +136,6 @@ def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: i
         x = torch.stack([item[0] for item in items]).to(device)
         y = torch.tensor([int(item[1]) for item in items], device=device)
         n_correct += int((model(x).argmax(dim=1) == y).sum())
-    model.train(was_training)
+    for module, mode in training.items():
+        module.training = mode
     return n_correct / len(dataset)

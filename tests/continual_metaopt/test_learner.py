@@ -290,7 +290,7 @@ def with_callback_of_its_own() -> SupervisedPlugin:
         (LRSchedulerPlugin(torch.optim.lr_scheduler.StepLR(torch.optim.SGD(nn.Linear(1, 1).parameters()), 1)), True),
         (evaluator_of(accuracy_metrics(minibatch=True)), True),
         (evaluator_of(loss_metrics(epoch=True)), True),
-        (evaluator_of(accuracy_metrics(stream=True)), True),  # could, but does nothing in training
+        (evaluator_of(accuracy_metrics(stream=True)), False),  # has the callback, but does nothing in training
         (EvaluationPlugin(loggers=[TextLogger()]), False),
         (EvaluationPlugin(loggers=[InteractiveLogger()]), True),
         (PeriodicEval(eval_every=-1), False),

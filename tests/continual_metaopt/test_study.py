@@ -140,24 +140,32 @@ def test_only_what_is_new_is_run(copied: Path, tmp_path: Path, changes: dict[str
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("changes", "difference"),
     [
-        ("stream", STREAM | {"samples_per_experience": 41}),
-        ("network", {"name": "mlp", "hidden": [9]}),
-        ("name", "another"),
-        ("record_every", 11),
-        ("evaluate", False),
+        ({"stream": STREAM | {"samples_per_experience": 41}}, "stream.samples_per_experience = {}, not 41"),
+        ({"network": {"name": "mlp", "hidden": [9]}}, "network.hidden = {}, not [9]"),
+        ({"name": "another"}, "name = {}, not another"),
+        ({"record_every": 11}, "record_every = {}, not 11"),
+        ({"evaluate": False}, "evaluate = {}, not False"),
     ],
 )
-def test_a_folder_with_another_study_is_refused(copied: Path, tmp_path: Path, field: str, value: Any) -> None:
+def test_a_folder_with_another_study_is_refused(
+    copied: Path, tmp_path: Path, changes: dict[str, Any], difference: str
+) -> None:
     before = files_of(copied)
-    known = read_json(copied / "study.json")[field]
-    message = f"'{copied}' already holds a study with {field} = {known}, not {value}; choose another folder with --out"
+    known: Any = read_json(copied / "study.json")
+    for part in difference.split(" = ")[0].split("."):
+        known = known[part]
+    message = f"'{copied}' already holds a study with {difference.format(known)}; choose another folder with --out"
 
     with pytest.raises(FileExistsError, match=exactly(message)):
-        claim(tiny(tmp_path, **{field: value}), copied)
+        claim(tiny(tmp_path, **changes), copied)
 
     assert files_of(copied) == before
+
+
+def test_where_the_data_lie_and_defaults_spelled_out_do_not_make_another_study(copied: Path, tmp_path: Path) -> None:
+    claim(tiny(tmp_path, stream=STREAM | {"data_root": "elsewhere", "stationary": None}), copied)
 
 
 @pytest.mark.usefixtures("in_process")
