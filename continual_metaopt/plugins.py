@@ -5,6 +5,7 @@ from typing import Any
 import streams.quiet_avalanche  # noqa: F401
 
 from avalanche.training.plugins import SupervisedPlugin
+from avalanche.training.utils import _at_task_boundary
 
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 
@@ -13,9 +14,10 @@ class KeepOptimizerState(SupervisedPlugin):
     """Keeps what any optimizer has learned when Avalanche replaces or adds parameters, or trains for the first time.
 
     Avalanche drops the state of a parameter that it replaces (a growing head), drops all state at the first call of
-    ``train``, leaves a head that grew during ``eval`` out of the optimizer, and cannot place a new parameter where
-    several groups are equally near. With this plugin moments, traces and step sizes carry over: the part of the state
-    that overlaps with the new shape is kept. ``OnlineLearner`` does so by itself.
+    ``train``, leaves a head that grew during ``eval`` out of the optimizer, adds parameters that the optimizer was
+    never given, such as frozen ones, and cannot place a new parameter where several groups are equally near. With this
+    plugin moments, traces and step sizes carry over: the part of the state that overlaps with the new shape is kept.
+    Parameters that were left out stay out. ``OnlineLearner`` does so by itself.
 
     Example:
         >>> from avalanche.models import IncrementalClassifier
@@ -26,20 +28,40 @@ class KeepOptimizerState(SupervisedPlugin):
         ... )
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_lent = 0
+
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         """Say which parameters the optimizer knows, so that Avalanche does not start it anew."""
         if strategy.optimized_param_id is None:
             strategy.optimized_param_id = dict(strategy.model.named_parameters())
 
+    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
+        """The same before the network can grow in an evaluation that precedes all training."""
+        self.before_training(strategy)
+
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Adapt the network to the experience just before Avalanche does, and let the optimizer follow it."""
-        strategy.model = strategy.model_adaptation()
-        self._follow(strategy)
+        if _at_task_boundary(strategy.experience):
+            strategy.model = strategy.model_adaptation()
+            self._follow(strategy)
+            # Avalanche places what the optimizer lacks, so for as long as it looks the optimizer lacks nothing
+            groups = strategy.optimizer.param_groups
+            known = {id(param) for group in groups for param in group["params"]}
+            lent = [param for param in strategy.model.parameters() if id(param) not in known]
+            groups[-1]["params"] += lent
+            self._n_lent = len(lent)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Take out again what the optimizer was not given."""
+        params = strategy.optimizer.param_groups[-1]["params"]
+        del params[len(params) - self._n_lent :]
+        self._n_lent = 0
 
     def after_eval(self, strategy: Any, **kwargs: Any) -> None:
         """Follow a network that grew while it was evaluated."""
-        if strategy.optimized_param_id is not None:
-            self._follow(strategy)
+        self._follow(strategy)
 
     def _follow(self, strategy: Any) -> None:
         new = dict(strategy.model.named_parameters())

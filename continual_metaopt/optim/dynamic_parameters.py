@@ -25,10 +25,12 @@ def follow_parameters(optimizer: Optimizer, old: Mapping[str, Parameter], new: M
     owners = {id(param): group for group in optimizer.param_groups for param in group["params"]}
     group_of_name = {name: owners[id(param)] for name, param in old.items() if id(param) in owners}
     for name, param in new.items():
+        if id(param) in owners:
+            continue
         before = old.get(name)
-        if before is None and id(param) not in owners:
+        if before is None:
             _add(optimizer, _nearest_group(name, group_of_name, optimizer), name, param)
-        elif before is not None and before is not param and name in group_of_name:
+        elif before is not param and name in group_of_name:
             _replace(optimizer, group_of_name[name], before, param)
 
 
@@ -41,14 +43,14 @@ def _add(optimizer: Optimizer, group: dict[str, Any], name: str, param: Paramete
 def _replace(optimizer: Optimizer, group: dict[str, Any], before: Parameter, param: Parameter) -> None:
     position = next(i for i, member in enumerate(group["params"]) if member is before)
     group["params"][position] = param
-    if before in optimizer.state:
-        state = optimizer.state.pop(before)
+    state = optimizer.state.pop(before, None)
+    if state is not None and before.dim() == param.dim():
         optimizer.state[param] = {key: _resized(value, before, param) for key, value in state.items()}
 
 
 def _resized(value: Any, before: Parameter, param: Parameter) -> Any:
     """A piece of state for the new shape: the overlapping part copied, the rest zero; scalars unchanged."""
-    if not isinstance(value, Tensor) or value.shape != before.shape or value.dim() != param.dim():
+    if not isinstance(value, Tensor) or value.shape != before.shape:
         return value
     resized = torch.zeros_like(param, dtype=value.dtype, memory_format=torch.preserve_format)
     overlap = tuple(slice(0, min(sizes)) for sizes in zip(before.shape, param.shape, strict=True))
