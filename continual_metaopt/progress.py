@@ -76,8 +76,8 @@ class ProgressDisplay:
         now = time.monotonic()
         if self._writes_lines and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (now - self._started) * (self._n_runs / completed - 1) if completed else float("nan")
-            self._console.print(f"{description}, {left:.0f} s left", highlight=False)
+            left = f", {(now - self._started) * (self._n_runs / completed - 1):.0f} s left" if completed else ""
+            self._console.print(f"{description}{left}", highlight=False)
 
     def _take(self, run: str, done: int | None, total: int | None) -> None:
         if done is None or total is None:
