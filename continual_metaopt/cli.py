@@ -1,5 +1,6 @@
 """The command ``continual-metaopt``."""
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -112,10 +113,12 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
 
 def run_command(arguments: list[str]) -> Any:
     """The subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
-    names = {kind: _named(arguments, kind) or RunConfig.model_fields[kind].default.name for kind in configs.SUPPLIED}
-    # only these need the functions behind the names, and with them torch
-    is_run = arguments[:1] == ["run"]
-    parts: dict[str, Any] = {kind: _part(kind, name) for kind, name in names.items()} if is_run else {}
+    parts: dict[str, Any] = {}
+    if arguments[:1] == ["run"]:  # the others do not need the functions behind the names, nor torch
+        configs.import_modules(_given(arguments, "imports"))
+        for kind in configs.SUPPLIED:
+            default = RunConfig.model_fields[kind].default.name
+            parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
         from continual_metaopt.study import RunsFailed, StudyInterrupted, run_folder_name, run_jobs
@@ -144,13 +147,14 @@ def run_command(arguments: list[str]) -> Any:
     return run
 
 
-def _named(arguments: list[str], kind: str) -> str | None:
-    """What the arguments say for ``--KIND.name``."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        name, equals, value = argument.partition("=")
-        if name == f"--{kind}.name":
-            return value if equals else following
-    return None
+def _given(arguments: list[str], name: str) -> list[str]:
+    """The values that the arguments give for ``--NAME``."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            return list(itertools.takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
+        if argument.startswith(f"--{name}="):
+            return [argument.partition("=")[2]]
+    return []
 
 
 def _part(kind: configs.Kind, name: str) -> tuple[Any, Any]:
@@ -165,7 +169,7 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     plain = {
         name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
         for name, field in RunConfig.model_fields.items()
-        if name in ("seed", "record_every", "evaluate", "label")
+        if name in ("seed", "record_every", "evaluate", "label", "imports")
     }
     fields: dict[str, Any] = parts | plain
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

@@ -5,9 +5,11 @@ that makes it, so that each is declared in one place only.
 """
 
 import hashlib
+import importlib
 import inspect
 import itertools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -58,6 +60,7 @@ class RunConfig(BaseModel):
         study: name of the study.
         purpose: "report", or "selection" for a run that only serves to choose a setting.
         order: place of the learner in tables and figures.
+        imports: modules that register streams, networks or learners of one's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +74,7 @@ class RunConfig(BaseModel):
     study: str = ""
     purpose: Literal["report", "selection"] = "report"
     order: int = 0
+    imports: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -94,6 +98,7 @@ class RunConfig(BaseModel):
         Raises:
             ConfigError: an option is unknown or its value does not fit; the message names the field.
         """
+        import_modules(self.imports)
         components: dict[Kind, Component] = {
             "stream": self.stream,
             "network": self.network,
@@ -141,6 +146,7 @@ class StudyConfig(BaseModel):
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
+        imports: modules that register streams, networks or learners of one's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -153,6 +159,7 @@ class StudyConfig(BaseModel):
     selection_seeds: list[int] = Field(default_factory=list)
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
+    imports: list[str] = Field(default_factory=list)
 
     @field_validator("seeds", "selection_seeds")
     @classmethod
@@ -198,6 +205,7 @@ class StudyConfig(BaseModel):
             study=self.name,
             purpose=purpose,
             order=position,
+            imports=tuple(self.imports),
         ).resolved(f"learners.{position}: ")
 
 
@@ -252,6 +260,21 @@ def load_study(
     except ConfigError as error:
         raise ConfigError(f"{study}: {error}") from error
     return config
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules, installed ones or from the working directory, for what they register.
+
+    Raises:
+        ConfigError: a module is not there, or fails.
+    """
+    for name in names:
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a user's module raises
+            raise ConfigError(f"imports: cannot import '{name}' ({type(error).__name__}: {error})") from error
 
 
 def study_description(text: str) -> str:

@@ -10,7 +10,7 @@ import streams.quiet_avalanche  # noqa: F401
 import torch
 from avalanche.training.plugins import SupervisedPlugin
 
-from continual_metaopt.config import RunConfig, factory_of
+from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner
@@ -114,6 +114,7 @@ class _Run(SupervisedPlugin):
         super().__init__()
         torch.set_num_threads(THREADS)
         torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
+        import_modules(config.imports)
         self.config, self.directory = config, directory
         self.on_progress, self.should_stop = on_progress, should_stop
         self.benchmark: StreamBenchmark = make_stream(config.stream.name, **config.stream.options, seed=config.seed)

@@ -15,7 +15,7 @@ from streams import make_stream
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/tensorboard"
 
 torch.manual_seed(0)
-benchmark = make_stream("permuted_inputs", source="digits", n_experiences=3, seed=0)
+benchmark = make_stream("permuted_inputs", source="digits", n_experiences=3, samples_per_experience=500, seed=0)
 sizes = benchmark.info.for_learner
 evaluator = EvaluationPlugin(online_metrics(every=100, window=500), loggers=[TensorboardLogger(folder)])
 

@@ -224,8 +224,8 @@ def test_a_folder_with_another_study_is_refused(here: Path, capsys: pytest.Captu
 
     assert (status, out) == (2, "")
     assert err == (
-        f"continual-metaopt: 'out' already holds a study with stream = {STREAM}, "
-        f"not {STREAM | {'n_experiences': 4}}; choose another folder with --out\n"
+        f"continual-metaopt: 'out' already holds a study with stream.n_experiences = {STREAM['n_experiences']}, not 4; "
+        "choose another folder with --out\n"
     )
     assert files_of(here) == before
 
@@ -292,7 +292,7 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
     path = write_study(
         here / "tiny.yaml",
         {
-            "stream": {"name": "permuted_inputs", "n_experiences": 4, "samples_per_experience": 1400},
+            "stream": {"name": "permuted_inputs", "n_experiences": 12, "samples_per_experience": 1400},
             "network": {"name": "mlp", "hidden": [128]},
             "learners": [{"name": "metaoptimize", "lr": 0.001}],
             "selection_seeds": None,
@@ -301,7 +301,14 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
     )
     command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+        # a shell lets what it starts in the background ignore Ctrl-C, and that would be inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
@@ -316,7 +323,7 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
     assert err.splitlines()[-1] == "Interrupted. All samples so far are recorded; the same command goes on from there."
     statuses = [read_json(file) for file in here.glob("out/runs/*/status.json")]
     assert {(status["state"], status["reason"]) for status in statuses} == {("failed", "interrupted by the user")}
-    assert all(0 < status["step"] < 5600 for status in statuses)
+    assert all(0 < status["step"] < 16800 for status in statuses)
     # nothing was left running
     for status in statuses:
         with pytest.raises(ProcessLookupError):
@@ -337,3 +344,43 @@ def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+OWN_MODULE = """
+import torch
+from continual_metaopt import blocks, register_learner
+
+@register_learner("own_sgd", "plain SGD under a name of one's own")
+def own_sgd(model, *, rate: float = 0.1):
+    return torch.optim.SGD(blocks(model, "scalar"), rate)
+"""
+
+
+def test_a_learner_from_a_module_of_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "own_module.py").write_text(OWN_MODULE)
+    (tmp_path / "study.yaml").write_text(
+        "name: own\nimports: [own_module]\nnetwork: {name: mlp}\nseeds: [0]\nlearners: [{name: own_sgd, rate: 0.05}]\n"
+        "stream: {name: permuted_inputs, n_experiences: 1, samples_per_experience: 30}\n"
+    )
+    short = ["--stream.n-experiences", "1", "--stream.samples-per-experience", "30"]
+    for arguments in (
+        ["compare", "study.yaml"],
+        ["run", "--imports", "own_module", "--learner.name", "own_sgd", "--learner.rate", "0.2", *short],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "continual_metaopt.cli", *arguments, "--quiet"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "own_sgd" in result.stdout
+    rates = {read_json(path)["learner"]["rate"] for path in tmp_path.glob("runs/**/config.json")}
+    assert rates == {0.05, 0.2}
+
+
+def test_a_module_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--imports", "no_such_module", "--quiet"]) == 2
+    message = "imports: cannot import 'no_such_module' (ModuleNotFoundError: No module named 'no_such_module')"
+    assert message in capsys.readouterr().err
