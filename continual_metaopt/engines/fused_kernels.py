@@ -1,9 +1,12 @@
 """MetaOptimize's update compiled: base update, trace and meta gradient in one pass over memory.
 
 A parameter's arrays are walked through in pieces that stay in the fastest cache. For each piece, one loop computes the
-direction of the base update, and a second one, common to all rules, moves weights and trace and adds up the meta
-gradient. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap, which it
+direction of the base update, a second one, common to all rules, adds up the meta gradient, and a third one moves weights
+and trace. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap, which it
 must before it can vectorise.
+
+No fast mathematics: every operation is rounded as IEEE 754 says, and the order of the sum is spelled out, so that results
+do not depend on how and when the functions were compiled.
 
 Rules are integers and everything is a plain function of a module, so that Numba's cache on disk works.
 """
@@ -13,14 +16,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# Without "nnan" and "ninf": a number that is not finite must remain visible.
-OPTIONS: dict[str, Any] = {
-    "cache": True,
-    "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"},
-    "error_model": "numpy",
-    "nogil": True,
-}
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 PIECE = 1024  # elements
+LANES = 16  # partial sums, which the processor adds up side by side
 
 SGD, SGDM, RMSPROP, ADAMW, LION, SGDM_RELEASED, RMSPROP_RELEASED, ADAMW_RELEASED = range(8)
 
@@ -92,14 +90,21 @@ def _adamw_released(g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
 
 
 @njit(**OPTIONS)
-def _move(p: Array, g: Array, h: Array, u: Array, step: Any, decay: Any, keep: Any) -> Any:
-    z = step * 0
+def _add_products(h: Array, g: Array, lanes: Array) -> None:
+    whole = len(h) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] += h[i + lane] * g[i + lane]
+    for i in range(whole, len(h)):
+        lanes[i - whole] += h[i] * g[i]
+
+
+@njit(**OPTIONS)
+def _move(p: Array, h: Array, u: Array, step: Any, decay: Any, keep: Any) -> None:
     for i in range(len(u)):
-        z += h[i] * g[i]
         change = step * u[i] + decay * p[i]
         h[i] = keep * h[i] - change
         p[i] -= change
-    return z
 
 
 @njit(**OPTIONS)
@@ -110,7 +115,18 @@ def _move_without_trace(p: Array, u: Array, step: Any, decay: Any) -> None:
 
 @njit(**OPTIONS)
 def update(
-    rule: int, p: Array, g: Array, m: Array, v: Array, h: Array, u: Array, k: Array, step: Any, decay: Any, keep: Any
+    rule: int,
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    h: Array,
+    u: Array,
+    lanes: Array,
+    k: Array,
+    step: Any,
+    decay: Any,
+    keep: Any,
 ) -> float:
     """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
 
@@ -124,6 +140,7 @@ def update(
         v: second moment; empty for rules without.
         h: trace; empty for a fixed step size.
         u: room for one piece.
+        lanes: room for the partial sums.
         k: the rule's constants.
         step: step size, divided by the direction's divisor.
         decay: step size times weight decay.
@@ -150,7 +167,11 @@ def update(
         else:
             _adamw_released(gs, ms, vs, us, k)
         if len(h):
-            z += _move(p[start:stop], gs, h[start:stop], us, step, decay, keep)
+            lanes[:] = 0
+            _add_products(h[start:stop], gs, lanes)
+            for lane in range(LANES):
+                z += lanes[lane]
+            _move(p[start:stop], h[start:stop], us, step, decay, keep)
         else:
             _move_without_trace(p[start:stop], us, step, decay)
     return z

@@ -147,6 +147,7 @@ class FusedUpdate:
                 arrays.second_moment,
                 arrays.trace,
                 arrays.room,
+                arrays.lanes,
                 arrays.constants,
                 number(step_size / divisor),
                 number(decay),
@@ -168,6 +169,7 @@ class _Arrays:
             empty if tensor is None else tensor.reshape(-1).numpy() for tensor in self._state
         )
         self.room = np.empty(kernels.PIECE, self.weights.dtype)
+        self.lanes = np.empty(kernels.LANES, self.weights.dtype)
         self.constants = np.zeros(5, self.weights.dtype)
 
     def belong_to(self, param: Tensor, state: dict[str, Any]) -> bool:

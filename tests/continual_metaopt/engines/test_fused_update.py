@@ -1,6 +1,10 @@
 """The fused update against its plain twin, MetaOptimize.step, on the same gradients."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,3 +152,42 @@ def test_says_what_keeps_a_step_from_being_fused(make: Any, reason: str | None) 
 
 class OwnBase(SGD):
     """A base update that the kernels do not know."""
+
+
+SAME_WHENEVER_COMPILED = """
+import hashlib, torch
+from torch import nn
+from continual_metaopt import MetaOptimize
+from continual_metaopt.engines import fused_kernels
+from continual_metaopt.engines.fused_update import FusedUpdate
+from continual_metaopt.optim.base_updates import BASE_UPDATES
+
+digest = hashlib.sha256()
+for base in BASE_UPDATES:
+    for meta_lr in (0.0, 0.1):
+        torch.manual_seed(0)
+        model = nn.Linear(130, 11)
+        update = FusedUpdate(MetaOptimize(model.parameters(), 1e-2, base=base, meta_lr=meta_lr))
+        for step in range(20):
+            model.zero_grad()
+            model(torch.randn(3, 130)).square().sum().backward()
+            update()
+        digest.update(model.weight.detach().numpy().tobytes())
+print(digest.hexdigest(), sum(fused_kernels.update.stats.cache_misses.values()))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing_and_gets_the_same_bits(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", SAME_WHENEVER_COMPILED], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    )
+    assert first == [first[0], "1"]
+    assert second == [first[0], "0"]
