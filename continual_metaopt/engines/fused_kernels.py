@@ -1,12 +1,12 @@
 """MetaOptimize's update compiled: base update, trace and meta gradient in one pass over memory.
 
 A parameter's arrays are walked through in pieces that stay in the fastest cache. For each piece, one loop computes the
-direction of the base update, a second one, common to all rules, adds up the meta gradient, and a third one moves weights
-and trace. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap, which it
-must before it can vectorise.
+direction of the base update, a second one, common to all rules, adds up the meta gradient, and a third one moves
+weights and trace. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap,
+which it must before it can vectorise.
 
-No fast mathematics: every operation is rounded as IEEE 754 says, and the order of the sum is spelled out, so that results
-do not depend on how and when the functions were compiled.
+No fast mathematics: every operation is rounded as IEEE 754 says, and the order of the sum is spelled out, so that
+results do not depend on how and when the functions were compiled.
 
 Rules are integers and everything is a plain function of a module, so that Numba's cache on disk works.
 """
