@@ -231,7 +231,18 @@ def _work(config: RunConfig, path: Path) -> str:
 
     messages, stop = _worker["messages"], _worker["stop"]
     name = f"{config.label or config.learner.name}, seed {config.seed}"
+
+    def should_stop() -> bool:
+        return bool(stop.is_set()) or not _main_process_lives()
+
     try:
-        return run_one(config, path, lambda done, total: messages.put((name, done, total)), stop.is_set)
+        return run_one(config, path, lambda done, total: messages.put((name, done, total)), should_stop)
     finally:
+        if not _main_process_lives():
+            os._exit(1)  # nobody waits for the result, and the queues to the main process would block
         messages.put((name, None, None))
+
+
+def _main_process_lives() -> bool:
+    main_process = multiprocessing.parent_process()
+    return main_process is None or main_process.is_alive()

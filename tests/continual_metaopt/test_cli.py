@@ -338,6 +338,34 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
         assert all(ours[name].equals(table) for name, table in theirs.items())
 
 
+@pytest.mark.slow
+def test_workers_end_with_their_work_saved_when_the_main_process_is_killed(here: Path) -> None:
+    path = write_study(
+        here / "tiny.yaml",
+        {
+            "stream": {"name": "permuted_inputs", "n_experiences": 100, "samples_per_experience": 1400},
+            "learners": [{"name": "metaoptimize", "lr": 0.001}],
+            "selection_seeds": None,
+        },
+    )
+    command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
+    files = list(here.glob("out/runs/*/status.json"))
+    process.kill()
+    process.wait()
+
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{read_json(file)['owner']['pid']}").exists() for file in files):
+        assert time.monotonic() < deadline, "a worker was left running"
+        time.sleep(0.1)
+    for file in files:
+        status = read_json(file)
+        assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
+        assert 0 < status["step"] < 140_000
+        assert (file.parent / "checkpoint.pt").exists()
+
+
 def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
