@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 import streams.quiet_avalanche  # noqa: F401
 
 import torch
+from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BasePlugin
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
 from avalanche.models.utils import is_multi_task_module
@@ -280,7 +281,7 @@ class OnlineLearner(Naive):
         self.clock.total_iterations += n
 
     def _start_observations(self) -> None:
-        self._observations = Observations(self.experience.current_experience, self.n_samples)
+        self._observations = Observations(experience_number(self.experience), self.n_samples)
         self._deadline = time.monotonic() + MAX_SECONDS
 
     def _hand_over(self) -> None:
@@ -291,6 +292,15 @@ class OnlineLearner(Naive):
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)
+
+
+def experience_number(experience: Any) -> int:
+    """Number of an experience in its stream, for the record; of a piece of an experience, the number of the whole."""
+    # in Avalanche's mode for logging, what is hidden from learners can be read
+    if isinstance(experience, OnlineCLExperience):
+        experience = experience.logging().origin_experience
+    number: int = experience.current_experience
+    return number
 
 
 def choose_engine(engine: Engine, optimizer: Optimizer) -> tuple[dict[str, str], Callable[[], Any]]:

@@ -28,6 +28,7 @@ N_SAMPLES, PORTION = 150, 20
 
 # docs/run-directory.md
 CONFIG_KEYS = {
+    "imports",
     *("schema_version", "run_id", "study", "label", "order", "purpose", "stream", "network", "learner", "seed"),
     *(
         "record_every",
