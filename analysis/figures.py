@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 import numpy as np
 import pandas as pd
 
-from analysis._files import write_atomically
+from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
@@ -251,7 +251,7 @@ def save(figure: Figure, out_dir: str | os.PathLike[str], name: str) -> list[Pat
             def write(path: Path, suffix: str = suffix, metadata: dict[str, Any] = metadata) -> None:
                 figure.savefig(path, format=suffix, dpi=200, metadata=metadata)
 
-            paths.append(write_atomically(Path(out_dir) / f"{name}.{suffix}", write))
+            paths.append(write_whole(Path(out_dir) / f"{name}.{suffix}", write))
     return paths
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis import figures
-from analysis._files import write_atomically
+from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import Diverged, counted_runs
 from analysis.tables import caption, comparison_table, format_table
@@ -83,7 +83,7 @@ def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[P
         "tex": f"% {explanation}\n{format_table(table, 'latex')}",
     }
     return [
-        write_atomically(Path(out_dir) / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
+        write_whole(Path(out_dir) / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
         for suffix, text in texts.items()
     ]
 

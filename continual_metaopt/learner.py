@@ -21,8 +21,9 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
-from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
+from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from streams.registry import unknown_name
 
@@ -343,15 +344,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         weight_decay: decoupled weight decay κ.
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
         lr_bounds: the step sizes stay within these.
-        criterion: loss of (output, target).
-        engine: see ``OnlineLearner``, as for all that follow.
-        device: where network and samples are.
-        plugins: Avalanche plugins.
-        evaluator: Avalanche's evaluation plugin, or a function that makes it.
-        eval_mb_size: batch size of evaluation.
-        eval_every: as in Avalanche's strategies.
-        recorder: takes what was observed.
-        record_every: distance in steps between recorded step sizes.
+        **learner_options: see ``OnlineLearner``: ``plugins``, ``evaluator``, ``device``, ``recorder`` and the others.
 
     Example:
         >>> from streams import make_stream
@@ -372,41 +365,22 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_lr: float = 1e-2,
         gamma: float = 0.999,
         weight_decay: float = 0.01,
-        step_sizes: Granularity | Sequence[Sequence[str]] = "blockwise",
+        step_sizes: Granularity | list[list[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
-        criterion: Any = None,
-        engine: Engine = "auto",
-        device: str | torch.device = "cpu",
-        plugins: Sequence[BasePlugin] | None = None,
-        evaluator: Any = quiet_evaluator,
-        eval_mb_size: int = 256,
-        eval_every: int = -1,
-        recorder: Recorder | None = None,
-        record_every: int = 50,
+        **learner_options: Any,
     ) -> None:
-        optimizer = MetaOptimize(
-            blocks(model, step_sizes),
-            lr,
+        optimizer = metaoptimize(
+            model,
+            lr=lr,
             base=base,
             meta=meta,
             meta_lr=meta_lr,
             gamma=gamma,
             weight_decay=weight_decay,
+            step_sizes=step_sizes,
             lr_bounds=lr_bounds,
         )
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            engine=engine,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_mb_size=eval_mb_size,
-            eval_every=eval_every,
-            recorder=recorder,
-            record_every=record_every,
-        )
+        super().__init__(model=model, optimizer=optimizer, **learner_options)
 
 
 class SampleLoader:
