@@ -98,7 +98,7 @@ def claim(study: StudyConfig, out: Path) -> None:
     path = out / "study.json"
     if path.exists():
         known, wanted = _fields_of_all_runs(read_json(path)), _fields_of_all_runs(record)
-        for field in known.keys() | wanted.keys():
+        for field in sorted(known.keys() | wanted.keys()):
             if known.get(field) != wanted.get(field):
                 raise FileExistsError(
                     f"'{out}' already holds a study with {field} = {known.get(field)}, not {wanted.get(field)}; "
@@ -158,7 +158,7 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._messages = context.Queue()
-        n_workers = max(1, min(workers or len(os.sched_getaffinity(0)), n_runs))
+        n_workers = max(1, min(workers or _n_processors(), n_runs))
         self._executor = ProcessPoolExecutor(
             n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
         )
@@ -196,6 +196,11 @@ class _Pool:
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             self._display.update(n_ended=len(done))
+
+
+def _n_processors() -> int:
+    """Processors that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
