@@ -2,19 +2,26 @@
 
 A meta update is a frozen dataclass of settings with ``init()`` for its state and ``change(state, gradient,
 step_size)``, which advances the state and returns Δβ, the change of the log step size β = log α. States are
-dictionaries of plain numbers, one per block of parameters.
+dictionaries of numbers, one per block of parameters.
+
+Each rule is written once, as a plain function of numbers (``…_rule``). The compiled engines compile that function, and
+a population of learners gives it tensors, with one number per learner.
 
 Plain names follow ``torch.optim``; ``…Released`` names the MetaOptimize authors' released experiment code
 (arXiv 2402.02342). In these rules z is the surrogate meta gradient of a block and η the meta step size.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from streams.registry import Registry
 
 MetaState = dict[str, float]
+
+Numbers = tuple[Any, Any, Any, Any]  # Δβ and the new step, mean and square
+
+Rule = Callable[[Any, Any, Any, Any, Any, Any, Any, Any], Numbers]
 
 
 class MetaUpdate(Protocol):
@@ -32,23 +39,83 @@ class MetaUpdate(Protocol):
 META_UPDATES: Registry[type[MetaUpdate]] = Registry("meta update")
 
 
-@META_UPDATES.register("sgd", "β ← β − η z")
-@dataclass(frozen=True)
-class SGD:
-    """Gradient descent on the log step size."""
+def sgd_rule(
+    step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, beta1: Any, beta2: Any, eps: Any
+) -> Numbers:
+    """Δβ = −η z."""
+    return -step_size * gradient, step, mean, square
+
+
+def adam_rule(
+    step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, beta1: Any, beta2: Any, eps: Any
+) -> Numbers:
+    """Δβ = −η m̂ / (√v̂ + ε), in torch's form."""
+    step = step + 1.0
+    mean = beta1 * mean + (1.0 - beta1) * gradient
+    square = beta2 * square + (1.0 - beta2) * gradient * gradient
+    corrected_mean = mean / (1.0 - beta1**step)
+    corrected_square = square / (1.0 - beta2**step)
+    return -step_size * corrected_mean / (corrected_square**0.5 + eps), step, mean, square
+
+
+def lion_rule(
+    step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, mix: Any, decay: Any, eps: Any
+) -> Numbers:
+    """Δβ = −η sign(c m + (1−c) z), then m ← ρ m + (1−ρ) z; 0 where the mixture is 0."""
+    mixture = mix * mean + (1.0 - mix) * gradient
+    mean = decay * mean + (1.0 - decay) * gradient
+    return -step_size * ((mixture > 0) * 1.0 - (mixture < 0) * 1.0), step, mean, square
+
+
+def adam_released_rule(
+    step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, momentum: Any, normalizer: Any, eps: Any
+) -> Numbers:
+    """Δβ = −η m / √(μ v + ε), with m ← ρ m + z, v ← λ v + z², μ = (1−λ)/(1−λᵗ)."""
+    step = step + 1.0
+    mean = momentum * mean + gradient
+    square = normalizer * square + gradient * gradient
+    bias_correction = (1.0 - normalizer) / (1.0 - normalizer**step)
+    return -step_size * mean / (bias_correction * square + eps) ** 0.5, step, mean, square
+
+
+class _Update:
+    """A meta update from its rule and the three numbers that set it."""
+
+    rule: Rule
+
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """What the rule takes after gradient and step size."""
+        raise NotImplementedError
 
     def init(self) -> MetaState:
-        """No state."""
-        return {}
+        """No steps yet, and moments of zero."""
+        return {"step": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
 
     def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η z."""
-        return -step_size * gradient
+        """Advance ``state`` by one meta gradient and return the change of the log step size."""
+        change, state["step"], state["exp_avg"], state["exp_avg_sq"] = type(self).rule(
+            state["step"], state["exp_avg"], state["exp_avg_sq"], gradient, step_size, *self.constants
+        )
+        return change
+
+
+@META_UPDATES.register("sgd", "β ← β − η z")
+@dataclass(frozen=True)
+class SGD(_Update):
+    """Gradient descent on the log step size."""
+
+    rule = staticmethod(sgd_rule)
+
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """None of them is used."""
+        return 0.0, 0.0, 0.0
 
 
 @META_UPDATES.register("adam", "Adam on the log step size, as torch.optim.Adam")
 @dataclass(frozen=True)
-class Adam:
+class Adam(_Update):
     """Adam in torch's form: Δβ = −η m̂ / (√v̂ + ε).
 
     Args:
@@ -56,27 +123,19 @@ class Adam:
         eps: ε, outside the root.
     """
 
+    rule = staticmethod(adam_rule)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
-    def init(self) -> MetaState:
-        """Moments of zero, before the first step."""
-        return {"step": 0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
-
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η m̂ / (√v̂ + ε)."""
-        beta1, beta2 = self.betas
-        state["step"] += 1
-        state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * gradient
-        state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * gradient * gradient
-        mean = state["exp_avg"] / (1 - beta1 ** state["step"])
-        square = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
-        return -step_size * mean / (math.sqrt(square) + self.eps)
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """Both decays and ε."""
+        return *self.betas, self.eps
 
 
 @META_UPDATES.register("rmsprop", "RMSProp on the log step size: Adam with β₁ = 0")
 @dataclass(frozen=True)
-class RMSProp:
+class RMSProp(_Update):
     """Adam without momentum: Δβ = −η z / (√v̂ + ε).
 
     Args:
@@ -84,47 +143,37 @@ class RMSProp:
         eps: ε, outside the root.
     """
 
+    rule = staticmethod(adam_rule)
     beta: float = 0.999
     eps: float = 1e-8
 
-    def init(self) -> MetaState:
-        """A second moment of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": 0.0}
-
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η z / (√v̂ + ε)."""
-        state["step"] += 1
-        state["exp_avg_sq"] = self.beta * state["exp_avg_sq"] + (1 - self.beta) * gradient * gradient
-        square = state["exp_avg_sq"] / (1 - self.beta ** state["step"])
-        return -step_size * gradient / (math.sqrt(square) + self.eps)
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """No decay for the mean, the second moment's, and ε."""
+        return 0.0, self.beta, self.eps
 
 
 @META_UPDATES.register("lion", "the sign of a mixture of momentum and meta gradient")
 @dataclass(frozen=True)
-class Lion:
+class Lion(_Update):
     """Lion: Δβ = −η sign(c m + (1−c) z), then m ← ρ m + (1−ρ) z.
 
     Args:
         betas: (c, ρ): weight of the momentum in the mixture, and decay of the momentum.
     """
 
+    rule = staticmethod(lion_rule)
     betas: tuple[float, float] = (0.9, 0.99)
 
-    def init(self) -> MetaState:
-        """A momentum of zero."""
-        return {"exp_avg": 0.0}
-
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η times the sign of the mixture with the old momentum; 0 where the mixture is 0."""
-        mix, decay = self.betas
-        mixture = mix * state["exp_avg"] + (1 - mix) * gradient
-        state["exp_avg"] = decay * state["exp_avg"] + (1 - decay) * gradient
-        return -step_size * ((mixture > 0) - (mixture < 0))
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """The mixture's weight and the momentum's decay."""
+        return *self.betas, 0.0
 
 
 @META_UPDATES.register("adam_released", "Adam as in the authors' released code: 10 × torch's step")
 @dataclass(frozen=True)
-class AdamReleased:
+class AdamReleased(_Update):
     """Adam of the released code: m ← ρ m + z (a sum), v ← λ v + z², Δβ = −η m / √(μ v + ε), μ = (1−λ)/(1−λᵗ).
 
     Args:
@@ -133,24 +182,20 @@ class AdamReleased:
         eps: ε, inside the root.
     """
 
+    rule = staticmethod(adam_released_rule)
     momentum: float = 0.9
     normalizer: float = 0.999
     eps: float = 1e-10
 
-    def init(self) -> MetaState:
-        """Momentum and normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
-
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η m / √(μ v + ε)."""
-        denominator = _released_denominator(state, gradient, self.normalizer, self.eps)
-        state["exp_avg"] = self.momentum * state["exp_avg"] + gradient
-        return -step_size * state["exp_avg"] / denominator
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """Momentum, normaliser and ε."""
+        return self.momentum, self.normalizer, self.eps
 
 
 @META_UPDATES.register("rmsprop_released", "RMSProp as in the authors' released code")
 @dataclass(frozen=True)
-class RMSPropReleased:
+class RMSPropReleased(_Update):
     """RMSProp of the released code: v ← λ v + z², Δβ = −η z / √(μ v + ε), μ = (1−λ)/(1−λᵗ).
 
     Args:
@@ -158,19 +203,11 @@ class RMSPropReleased:
         eps: ε, inside the root.
     """
 
+    rule = staticmethod(adam_released_rule)
     normalizer: float = 0.999
     eps: float = 1e-10
 
-    def init(self) -> MetaState:
-        """A normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": 0.0}
-
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
-        """Return −η z / √(μ v + ε)."""
-        return -step_size * gradient / _released_denominator(state, gradient, self.normalizer, self.eps)
-
-
-def _released_denominator(state: MetaState, gradient: float, decay: float, eps: float) -> float:
-    state["step"] += 1
-    state["exp_avg_sq"] = decay * state["exp_avg_sq"] + gradient * gradient
-    return math.sqrt((1 - decay) / (1 - decay ** state["step"]) * state["exp_avg_sq"] + eps)
+    @property
+    def constants(self) -> tuple[float, float, float]:
+        """No momentum, the normaliser and ε."""
+        return 0.0, self.normalizer, self.eps
