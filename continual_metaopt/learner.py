@@ -1,9 +1,10 @@
 """OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
@@ -27,7 +28,10 @@ from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from streams.registry import unknown_name
 
-Engine = Literal["auto", "torch", "fused"]
+if TYPE_CHECKING:
+    from continual_metaopt.engines.compiled_engine import CompiledEngine
+
+Engine = Literal["auto", "torch", "fused", "compiled"]
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -39,6 +43,9 @@ ITERATION_CALLBACKS = (
     "after_update",
     "after_training_iteration",
 )
+
+
+NOT_SAVED = ("recorder", "_update", "_compiled")
 
 
 class Recorder(Protocol):
@@ -70,7 +77,8 @@ class OnlineLearner(Naive):
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
         engine: "torch" runs network and optimizer as they are; "fused" makes MetaOptimize's updates in one pass over
-            memory, with the same results up to rounding; "auto" takes "fused" where it can.
+            memory; "compiled" does all of it in compiled code, for sequential networks. They give the same results up
+            to rounding. "auto" takes the fastest that fits; ``strategy.engine`` says which ran and why.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -81,10 +89,11 @@ class OnlineLearner(Naive):
         record_every: distance in steps between recorded step sizes.
 
     Raises:
-        ValueError: unknown engine, or "fused" for an optimizer that it does not fit.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer.
     """
 
     recorder: Recorder | None = None  # not saved in checkpoints
+    _compiled: "CompiledEngine | None" = None  # likewise
 
     def __init__(
         self,
@@ -114,13 +123,14 @@ class OnlineLearner(Naive):
             eval_every=eval_every,
         )
         self.wanted_engine: Engine = engine
-        self.engine, self._update = choose_engine(engine, optimizer)
+        self._choose_engine()
         self.optimized_param_id: dict[str, nn.Parameter] | None = None
         self.recorder = recorder
         self.record_every = record_every
         self.n_samples = 0
         self.n_correct = 0
         self._within_experience = 0
+        self._prediction: Any = None
         self._observations = Observations(experience=0, first_step=0)
         self._deadline = 0.0
 
@@ -151,13 +161,14 @@ class OnlineLearner(Naive):
     def __getstate__(self) -> dict[str, Any]:
         # What belongs to a call of train is left out, so that a checkpoint holds no data sets, and one that is taken
         # between two portions says how far into the experience it is.
-        lasting = {name: value for name, value in self.__dict__.items() if name not in ("recorder", "_update")}
+        lasting = {name: value for name, value in self.__dict__.items() if name not in NOT_SAVED}
         passing = dict.fromkeys(("experience", "adapted_dataset", "mbatch", "mb_output", "_eval_streams"))
         return lasting | passing | {"dataloader": [], "loss": self._make_empty_loss()}
 
     def _before_training(self, **kwargs: Any) -> None:
-        # the network has come to its device now, and others may have set another optimizer
-        self.engine, self._update = choose_engine(self.wanted_engine, self.optimizer)
+        # the network has come to its device now, and others may have changed it or set another optimizer
+        self._choose_engine()
+        self._compiled = None
         super()._before_training(**kwargs)
 
     def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
@@ -191,9 +202,10 @@ class OnlineLearner(Naive):
         Returns:
             Last values of the evaluator's metrics.
         """
+        if self.optimized_param_id is None:
+            self.make_optimizer()  # notes which parameters there are before the network can grow
         metrics = super().eval(experiences, **kwargs)
-        if self.optimized_param_id is not None:
-            self.make_optimizer()
+        self.make_optimizer()
         return metrics
 
     def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
@@ -206,44 +218,105 @@ class OnlineLearner(Naive):
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
         self._start_observations()
+        obstacle = self._why_callbacks()
         try:
-            if self._runs_without_callbacks():
-                self._learn_without_callbacks()
-            else:
+            if obstacle is not None:
+                self._choose_engine(obstacle)
                 super().training_epoch(**kwargs)
+            elif len(self.dataloader):
+                self._choose_engine(sample=next(iter(self.dataloader)))
+                samples = self._samples()
+                by_torch = functools.partial(self._learn_by_torch, samples)
+                self._learn_in_portions(self._learn_compiled if self.engine["name"] == "compiled" else by_torch)
         finally:
             self._hand_over()
             self._within_experience = 0
 
-    def _learn_without_callbacks(self) -> None:
-        samples = self._samples()
+    def _choose_engine(self, obstacle: str | None = None, sample: Sequence[Tensor] | None = None) -> None:
+        """Decide how the learner's steps are executed: ``self.engine`` is name and reason, for the record.
+
+        Args:
+            obstacle: why callbacks have to run, or None.
+            sample: a mini-batch of one, if one is known already.
+
+        Raises:
+            ValueError: unknown engine, or one that does not fit.
+        """
+        engine, optimizer = self.wanted_engine, self.optimizer
+        if engine not in get_args(Engine):
+            raise ValueError(unknown_name("engine", engine, list(get_args(Engine))))
+        self._update: Callable[[], Any] = optimizer.step
+        self.engine = {"name": "torch", "reason": "asked for"}
+        if engine in ("auto", "compiled"):
+            obstacle = obstacle or self._why_not_compiled(sample)
+            self.engine = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+            if obstacle is None:
+                return
+            _refuse_if(engine == "compiled", "compiled", obstacle)
+        if engine in ("auto", "fused"):
+            from continual_metaopt.engines.fused_update import FusedUpdate, why_not_fused
+
+            no_fused = why_not_fused(optimizer)
+            reason = "asked for" if engine == "fused" else f"not compiled: {obstacle}"
+            if no_fused is None:
+                self.engine = {"name": "fused", "reason": reason}
+                self._update = FusedUpdate(cast(MetaOptimize, optimizer))
+                return
+            _refuse_if(engine == "fused", "fused", no_fused)
+            self.engine = {"name": "torch", "reason": f"neither compiled nor fused: {no_fused}"}
+
+    def _why_not_compiled(self, sample: Sequence[Tensor] | None) -> str | None:
+        from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+
+        optimizer = self.optimizer
+        if self._compiled is not None and self._compiled.is_for(self.model, optimizer):
+            return self._compiled.why_not_sample(*sample[:2]) if sample is not None else None
+        self._compiled = None
+        obstacle = why_not_compiled(self.model, optimizer, self._criterion)
+        if obstacle is not None or sample is None:
+            return obstacle
+        try:
+            self._compiled = CompiledEngine(
+                self.model, cast(MetaOptimize, optimizer), self._criterion, sample[0].shape[1:]
+            )
+        except ValueError as error:
+            return str(error)
+        return self._compiled.why_not_sample(*sample[:2])
+
+    def _learn_in_portions(self, learn_portion: Callable[[], bool]) -> None:
+        """Learn until ``learn_portion`` returns that there is no more, and hand over what was observed after each."""
         more = True
         while more:
             try:
-                more = torch_engine.learn(
-                    self.model,
-                    self.optimizer,
-                    self._criterion,
-                    samples,
-                    self._observations,
-                    self.record_every,
-                    self._update,
-                )
+                more = learn_portion()
             finally:
                 self._advance_clock(len(self._observations))
                 self._hand_over()
 
-    def _runs_without_callbacks(self) -> bool:
-        overridden = any(
-            getattr(type(self), name) is not getattr(OnlineLearner, name)
-            for name in ("forward", "criterion", "backward", "optimizer_step")
+    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> bool:
+        return torch_engine.learn(
+            self.model, self.optimizer, self._criterion, samples, self._observations, self.record_every, self._update
         )
-        return (
-            isinstance(self.dataloader, SampleLoader)
-            and not overridden
-            and not is_multi_task_module(self.model)
-            and not any(map(listens_to_iterations, self.plugins))
+
+    def _learn_compiled(self) -> bool:
+        assert self._compiled is not None
+        return self._compiled.learn(
+            self.adapted_dataset, self._within_experience, self._observations, self.record_every
         )
+
+    def _why_callbacks(self) -> str | None:
+        """Why Avalanche's callbacks have to run at each sample; None if they need not."""
+        for name in ("forward", "criterion", "backward", "optimizer_step"):
+            if getattr(type(self), name) is not getattr(OnlineLearner, name):
+                return f"{type(self).__name__} has its own {name}()"
+        if not isinstance(self.dataloader, SampleLoader):
+            return "samples come through Avalanche's data loader"
+        if is_multi_task_module(self.model):
+            return "the network wants task labels"
+        for plugin in self.plugins:
+            if listens_to_iterations(plugin):
+                return f"{type(plugin).__name__} listens to single iterations"
+        return None
 
     def _samples(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y, *_ in self.dataloader:
@@ -257,17 +330,15 @@ class OnlineLearner(Naive):
         check_finite(self.loss.item(), self._observations.next_step)
         super()._before_backward(**kwargs)
 
+    def _after_backward(self, **kwargs: Any) -> None:
+        # from here on a plugin may evaluate, and Avalanche forgets the current batch when it does
+        self._prediction = self.mb_output, self.mb_y, self.loss.item()
+        super()._after_backward(**kwargs)
+
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""
-        torch_engine.observe(
-            self._observations,
-            self.optimizer,
-            self.mb_output,
-            self.mb_y,
-            self.loss.item(),
-            self.record_every,
-            self._update,
-        )
+        (output, target, loss), self._prediction = self._prediction, None
+        torch_engine.observe(self._observations, self.optimizer, output, target, loss, self.record_every, self._update)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
@@ -297,38 +368,16 @@ class OnlineLearner(Naive):
 
 def experience_number(experience: Any) -> int:
     """Number of an experience in its stream, for the record; of a piece of an experience, the number of the whole."""
-    # in Avalanche's mode for logging, what is hidden from learners can be read
+    experience = experience.logging()  # the mode in which what is hidden from learners can be read
     if isinstance(experience, OnlineCLExperience):
-        experience = experience.logging().origin_experience
+        experience = experience.origin_experience.logging()
     number: int = experience.current_experience
     return number
 
 
-def choose_engine(engine: Engine, optimizer: Optimizer) -> tuple[dict[str, str], Callable[[], Any]]:
-    """Decide how an optimizer's updates are executed.
-
-    Args:
-        engine: what the user wants.
-        optimizer: the optimizer.
-
-    Returns:
-        Name and reason, for the record, and the function that makes an update.
-
-    Raises:
-        ValueError: unknown engine, or one that does not fit the optimizer.
-    """
-    if engine not in get_args(Engine):
-        raise ValueError(unknown_name("engine", engine, list(get_args(Engine))))
-    if engine == "torch":
-        return {"name": "torch", "reason": "asked for"}, optimizer.step
-    from continual_metaopt.engines.fused_update import FusedUpdate, why_not_fused
-
-    objection = why_not_fused(optimizer)
-    if objection is None:
-        return {"name": "fused", "reason": "MetaOptimize on the CPU"}, FusedUpdate(cast(MetaOptimize, optimizer))
-    if engine == "fused":
-        raise ValueError(f'engine="fused" is not possible: {objection}; use engine="auto"')
-    return {"name": "torch", "reason": objection}, optimizer.step
+def _refuse_if(refused: bool, engine: str, obstacle: str) -> None:
+    if refused:
+        raise ValueError(f'engine="{engine}" is not possible: {obstacle}; use engine="auto"')
 
 
 class MetaOptimizeStrategy(OnlineLearner):
@@ -414,11 +463,11 @@ def listens_to_iterations(plugin: Any) -> bool:
         return False
     if isinstance(plugin, PeriodicEval):
         return plugin.eval_every > 0 and plugin.peval_mode == "iteration"
-    if isinstance(plugin, GenericPluginMetric) and plugin._mode == "eval":
-        return False
     if isinstance(plugin, EvaluationPlugin):
         return any(map(listens_to_iterations, [*plugin.metrics, *plugin.loggers]))
-    silent = (SupervisedPlugin, PluginMetric)
+    silent: list[type] = [SupervisedPlugin, PluginMetric]
+    if isinstance(plugin, GenericPluginMetric) and plugin._mode == "eval":
+        silent.append(GenericPluginMetric)  # whose callbacks of training do nothing in this mode
     return any(
         hasattr(plugin, name)
         and getattr(getattr(plugin, name), "__func__", None) not in [getattr(base, name, None) for base in silent]

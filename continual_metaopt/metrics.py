@@ -146,6 +146,7 @@ class PredictionMetric(OnlineMetric):
         self._total = 0.0
         self._before_epoch = (0, 0.0)
         self._pending: list[tuple[Tensor, int]] = []
+        self._scored: tuple[Tensor | None, int] | None = None  # in this iteration
 
     def result(self) -> float | None:
         """The mean over all predictions so far; None before the first."""
@@ -162,11 +163,16 @@ class PredictionMetric(OnlineMetric):
         """Publish the mean over the iterations before, if it is due."""
         return self._publish(strategy, self._values()) if self._is_due(strategy) else None
 
+    def after_backward(self, strategy: Any) -> None:
+        """Score the predictions of this iteration, which Avalanche clears where a plugin evaluates after the update."""
+        self._scored = self._score(strategy)
+
     def after_training_iteration(self, strategy: Any) -> None:
         """Note the predictions of this iteration, which are from before its update."""
-        scores = self._scores(strategy)
+        scores, n = self._scored or self._score(strategy)  # some strategies have no callback after a backward pass
+        self._scored = None
         if scores is not None:
-            self._pending.append((scores, len(strategy.mb_y)))
+            self._pending.append((scores, n))
             if len(self._pending) >= MAX_PENDING:
                 self._settle()
 
@@ -184,6 +190,10 @@ class PredictionMetric(OnlineMetric):
     def _values(self) -> dict[str, float]:
         value = self.result()
         return {} if value is None else {str(self): value}
+
+    def _score(self, strategy: Any) -> tuple[Tensor | None, int]:
+        """Scores of the iteration's predictions, and the size of the iteration."""
+        return self._scores(strategy), len(strategy.mb_y)
 
     def _scores(self, strategy: Any) -> Tensor | None:
         """Scores of the iteration's predictions, one each or their mean; None if they have none."""

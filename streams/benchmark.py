@@ -13,12 +13,13 @@ from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_class
 from avalanche.benchmarks.scenarios.task_aware import with_task_labels
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from streams.images import ImageSet, ImageSource
 from streams.plan import Plan, Stationary
-from streams.sources import ImageSet, ImageSource
 from streams.stationary import make_stationary
 
 
@@ -100,19 +101,67 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: ImageSet, plan: Plan, steps: slice, permutations: Sequence[NDArray[np.int64]]) -> None:
         self._pixels = torch.from_numpy(images.x)  # shared by all experiences, not copied
-        self._index = plan.index[steps].tolist()
-        self._change = plan.change[steps].tolist()
-        self._permutations = [torch.from_numpy(permutation) for permutation in permutations]
-        self.targets = plan.label[steps].tolist()
+        self._index, self._change, self._label = plan.index[steps], plan.change[steps], plan.label[steps]
+        _, height, width, _ = images.x.shape
+        # the last one leaves pixels in place: that is where a change of −1 points to
+        self._permutations = [*map(torch.from_numpy, permutations), torch.arange(height * width)]
+        self.targets = self._label.tolist()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        image = self._pixels[self._index[i]].permute(2, 0, 1)
+        image = self._pixels[int(self._index[i])].permute(2, 0, 1)
         if self._change[i] >= 0:
             image = image.flatten(1)[:, self._permutations[self._change[i]]].view(image.shape)
         return scale(image), self.targets[i]
+
+    def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Many samples at once, bit for bit those that indexing gives one by one.
+
+        Args:
+            steps: which samples, counted from the first one of the experience.
+
+        Returns:
+            Images, float32 [n, C, H, W], and labels, int64 [n], both contiguous and the caller's own.
+        """
+        images = scale(torch.from_numpy(self._pixels.numpy()[self._index[steps]]).permute(0, 3, 1, 2))
+        change = self._change[steps]
+        if (change >= 0).any():
+            places = torch.stack([self._permutations[k] for k in change])[:, None]  # [n, 1, H · W]
+            images = images.flatten(2).gather(2, places.expand(-1, images.shape[1], -1)).view(images.shape)
+        return images.numpy(), self._label[steps].copy()
+
+
+def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Consecutive samples of any data set, many at once where it is an experience of this package's streams.
+
+    Args:
+        dataset: of tuples (input, target, …).
+        steps: which samples; start and stop within the data set.
+
+    Returns:
+        Inputs [n, …] and targets [n, …].
+    """
+    images = _images_behind(dataset)
+    if images is not None:
+        return images.batch(steps)
+    items = [dataset[i] for i in range(steps.start, steps.stop)]
+    if not items:
+        return np.zeros(0, np.float32), np.zeros(0, np.int64)
+    inputs, targets = (np.stack([np.asarray(item[part]) for item in items]) for part in (0, 1))
+    return inputs, targets
+
+
+def _images_behind(dataset: Any) -> ImageDataset | None:
+    """The images that an Avalanche data set presents, all of them, in order, and without transformations."""
+    flat = getattr(dataset, "_flat_data", None)
+    transformed = [getattr(flat, groups, None) for groups in ("_transform_groups", "_frozen_transform_groups")]
+    parts = getattr(flat, "_datasets", [])
+    plain = all(type(groups) is EmptyTransformGroups for groups in transformed)
+    if plain and len(parts) == 1 and type(parts[0]) is ImageDataset and getattr(flat, "_indices", 0) is None:
+        return parts[0]
+    return None
 
 
 def scale(image: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.benchmark import StreamBenchmark, build_benchmark
+from streams.images import ImageSet
 from streams.plan import CLASS_ORDER, SAMPLE_ORDER, Stationary, plan_of, random_state
 from streams.registry import unknown_name
-from streams.sources import ImageSet, SourceSpec, load_source
+from streams.sources import SourceSpec, load_source
 
 DEFINITION = "class_split v1"
 

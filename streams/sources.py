@@ -1,7 +1,8 @@
 """Sources: where a stream's images come from.
 
-Images are kept decoded in memory as uint8, one array per split. A source that has no test split of its own gets one: a
-tenth of its images, the same ones every time.
+Images are kept decoded in memory as uint8, one array per split; those that come from files are decoded once for all
+processes of a machine. A source that has no test split of its own gets one: a tenth of its images, the same ones every
+time.
 """
 
 import functools
@@ -10,13 +11,15 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.decoded_images import decode_once
+from streams.images import ImageSet, ImageSource
 from streams.registry import UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
@@ -47,45 +50,12 @@ TORCHVISION: dict[str, tuple[str, dict[str, str], str, str]] = {
 }
 NAMED_SOURCES = ("digits", *TORCHVISION)
 
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Labelled images: ``x`` uint8 [N, H, W, C], ``y`` int64 [N] with classes 0 … K−1."""
-
-    x: NDArray[np.uint8]
-    y: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Images of a training and a test split.
-
-    Attributes:
-        name: as the user wrote it.
-        train, test: the images.
-        classes: the source's own label of each class 0 … K−1.
-        content_hash: SHA-256 over the stored bytes and labels (not over decoded pixels, which depend on the decoder).
-    """
-
-    name: str
-    train: ImageSet
-    test: ImageSet
-    classes: list[Any]
-    content_hash: str = field(repr=False)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        height, width, channels = self.train.x.shape[1:]
-        return channels, height, width
-
-
 Arrays = tuple[Any, Any] | tuple[Any, Any, Any, Any]
 SourceSpec = str | Arrays
 
 
 def load_source(source: SourceSpec, data_root: str | Path = "data", skip_unreadable: bool = False) -> ImageSource:
-    """Load a source; within a process, images are read once.
+    """Load a source; within a process, images are read once, and on a machine, files are decoded once.
 
     Args:
         source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
@@ -108,15 +78,24 @@ def load_source(source: SourceSpec, data_root: str | Path = "data", skip_unreada
 def _load_named(source: str, data_root: str, skip_unreadable: bool) -> ImageSource:
     if source == "digits":
         return _digits()
-    if source in TORCHVISION:
-        return _torchvision(source, data_root)
     kind, _, path = source.partition(":")
-    if path and kind == "parquet":
-        return _parquet(source, Path(path).expanduser(), skip_unreadable)
-    if path and kind == "folder":
-        return _image_folder(source, Path(path).expanduser(), skip_unreadable)
-    known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
-    raise UnknownNameError(unknown_name("source", source, known))
+    files: list[Any]
+    if source in TORCHVISION:
+        folder = Path(data_root).expanduser() / TORCHVISION[source][2]
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        decode = functools.partial(_torchvision, source, data_root)
+    elif path and kind == "parquet":
+        files = _parquet_shards(Path(path).expanduser())
+        decode = functools.partial(_parquet, source, files, skip_unreadable)
+    elif path and kind == "folder":
+        files = _image_files(Path(path).expanduser())
+        decode = functools.partial(_image_folder, source, files, skip_unreadable)
+    else:
+        known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
+        raise UnknownNameError(unknown_name("source", source, known))
+    # torchvision downloads what is not there; without files nothing tells whether images kept are those
+    images = decode_once([kind, files, skip_unreadable], decode) if files else decode()
+    return replace(images, name=source)  # whoever decoded the files may have written their path in another way
 
 
 def _digits() -> ImageSource:
@@ -162,9 +141,8 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
         ) from error
 
 
-def _parquet(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
-    import pyarrow.parquet as pq
-
+def _parquet_shards(path: Path) -> list[list[Path]]:
+    """The files of the training and of the test split."""
     if not path.exists():
         raise FileNotFoundError(f"no parquet file or folder at '{path}'; give the path of a .parquet file or a folder")
     shards = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
@@ -174,6 +152,12 @@ def _parquet(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
     splits = [[shard for shard in shards if shard not in held_out], held_out]
     if not splits[0]:
         raise FileNotFoundError(f"the folder '{path}' holds test shards only; the names of training shards: train-*")
+    return splits
+
+
+def _parquet(name: str, splits: list[list[Path]], skip_unreadable: bool) -> ImageSource:
+    import pyarrow.parquet as pq
+
     encoded: list[list[tuple[str, bytes, Any]]] = []
     for split in splits:
         rows = []
@@ -211,48 +195,52 @@ def _columns(schema: Any, shard: Path) -> tuple[str, str]:
     return images[0], label
 
 
-def _image_folder(name: str, path: Path, skip_unreadable: bool) -> ImageSource:
+def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
+    """The files of the training and of the test split, each with its class."""
     if not path.is_dir():
         raise FileNotFoundError(f"no image folder at '{path}'")
     train, test = path, None
     if (path / "train").is_dir():
         train = path / "train"
         test = next((path / split for split in ("test", "val", "valid") if (path / split).is_dir()), None)
-    encoded = []
-    for folder in (train, test):
-        files = sorted(folder.glob("*/**/*")) if folder is not None else []
-        encoded.append(
-            [
-                (str(file), file.read_bytes(), file.relative_to(folder).parts[0])
-                for file in files
-                if folder is not None and file.suffix.lower() in IMAGE_SUFFIXES
-            ]
-        )
-    if not encoded[0]:
+    splits = [
+        [
+            (file, file.relative_to(folder).parts[0])
+            for file in sorted(folder.glob("*/**/*"))
+            if file.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if folder is not None
+        else []
+        for folder in (train, test)
+    ]
+    if not splits[0]:
         raise FileNotFoundError(f"no images in '{path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it")
+    return splits
+
+
+def _image_folder(name: str, splits: list[list[tuple[Path, str]]], skip_unreadable: bool) -> ImageSource:
+    encoded = [[(str(file), file.read_bytes(), label) for file, label in split] for split in splits]
     return _from_encoded(name, encoded, skip_unreadable)
 
 
 def _from_encoded(name: str, splits: list[list[tuple[str, bytes, Any]]], skip_unreadable: bool) -> ImageSource:
     """Decode splits of (where from, file content, label)."""
-    arrays, labels = [], []
+    arrays, labels, left_out = [], [], []
     for rows in splits:
         decoded = [(where, _decode(where, content, skip_unreadable), label) for where, content, label in rows]
         kept = [(where, image, label) for where, image, label in decoded if image is not None]
         if len(kept) < len(decoded):
             first = next(where for where, image, _ in decoded if image is None)
-            warnings.warn(
-                f"{len(decoded) - len(kept)} unreadable images are left out, the first at {first}", stacklevel=2
-            )
+            left_out.append(f"{len(decoded) - len(kept)} unreadable images are left out, the first at {first}")
+            warnings.warn(left_out[-1], stacklevel=2)
         arrays.append([(where, image) for where, image, _ in kept])
         labels.append([label for _, _, label in kept])
     stacked = _stack([image for split in arrays for image in split])
     x, x_test = stacked[: len(arrays[0])], stacked[len(arrays[0]) :]
     content = _hash(part for rows in splits for _, image, label in rows for part in (image, str(label).encode()))
     classes, y, y_test = _number_classes(labels[0], labels[1])
-    if len(x_test):
-        return ImageSource(name, ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
-    return ImageSource(name, *_hold_out(x, y), classes, content)
+    train, test = (ImageSet(x, y), ImageSet(x_test, y_test)) if len(x_test) else _hold_out(x, y)
+    return ImageSource(name, train, test, classes, content, left_out)
 
 
 def _decode(where: str, content: bytes, skip_unreadable: bool) -> NDArray[np.uint8] | None:

@@ -104,11 +104,16 @@ def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:
     try:
         loss: Tensor = criterion(output, target)
     except IndexError as error:
-        raise ValueError(
-            f"label {int(target.max())} does not fit the network's {output.shape[-1]} outputs; size the network with "
-            'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
-        ) from error
+        raise ValueError(label_does_not_fit(int(target.max()), output.shape[-1])) from error
     return loss
+
+
+def label_does_not_fit(label: int, n_outputs: int) -> str:
+    """The message for a label beyond the network's outputs."""
+    return (
+        f"label {label} does not fit the network's {n_outputs} outputs; size the network with "
+        'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
+    )
 
 
 def is_correct(output: Tensor, target: Tensor) -> bool | None:

@@ -272,6 +272,13 @@ class MetaOptimize(torch.optim.Optimizer):
                 param.mul_(shrinkage)
             _move(param, direction, step_size)
 
+    def take_step_size(
+        self, block: list[Group], step_size: float, log_ratio: float, meta_gradient: float, meta_state: dict[str, float]
+    ) -> None:
+        """Take over what an engine has learned about a block's step size in this optimizer's place."""
+        block[0]["learned"].update(log_ratio=log_ratio, meta_gradient=meta_gradient, meta_state=meta_state)
+        self._write_step_size(block, step_size)
+
     def update_step_size(self, block: list[Group], meta_gradient: float) -> None:
         """Make the meta update of a block's step size."""
         group, learned = block[0], block[0]["learned"]

@@ -591,7 +591,7 @@ def test_a_meta_gradient_that_is_not_finite_stops_learning(path: str, engine: st
 @pytest.mark.parametrize(
     ("optimizer", "engine", "message"),
     [
-        ("AdamW", "tourch", "unknown engine 'tourch'. Did you mean 'torch'? Known: auto, fused, torch"),
+        ("AdamW", "tourch", "unknown engine 'tourch'. Did you mean 'torch'? Known: auto, compiled, fused, torch"),
         ("AdamW", "fused", 'engine="fused" is not possible: the optimizer is not MetaOptimize; use engine="auto"'),
     ],
 )
@@ -600,13 +600,17 @@ def test_impossible_engines_are_refused(optimizer: str, engine: str, message: st
         online_learner(small_network(), optimizer, engine)
 
 
+COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+
+
 @pytest.mark.parametrize(
     ("optimizer", "engine", "expected"),
     [
-        ("AdamW", "auto", {"name": "torch", "reason": "the optimizer is not MetaOptimize"}),
+        ("AdamW", "auto", {"name": "torch", "reason": "neither compiled nor fused: the optimizer is not MetaOptimize"}),
         ("MetaOptimize", "torch", {"name": "torch", "reason": "asked for"}),
-        ("MetaOptimize", "fused", {"name": "fused", "reason": "MetaOptimize on the CPU"}),
-        ("MetaOptimize", "auto", {"name": "fused", "reason": "MetaOptimize on the CPU"}),
+        ("MetaOptimize", "fused", {"name": "fused", "reason": "asked for"}),
+        ("MetaOptimize", "compiled", COMPILED),
+        ("MetaOptimize", "auto", COMPILED),
     ],
 )
 def test_engines_are_chosen_with_a_reason(optimizer: str, engine: str, expected: dict[str, str]) -> None:

@@ -193,8 +193,8 @@ def test_values_are_those_that_the_learner_itself_counts(benchmark: StreamBenchm
 
 
 def test_metrics_do_not_change_what_is_learned(benchmark: StreamBenchmark) -> None:
-    plain = learner_with()
-    observed = learner_with(online_metrics(every=1, trace_cosines=True, trace_norms=True))
+    plain = learner_with(engine="fused")
+    observed = learner_with(online_metrics(every=1, trace_cosines=True, trace_norms=True), engine="fused")
     for learner in (plain, observed):
         learner.train(benchmark.train_stream)
 

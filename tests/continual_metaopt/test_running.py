@@ -15,7 +15,7 @@ import torch
 from analysis import load_runs
 from continual_metaopt import register_learner, running
 from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines import compiled_engine, torch_engine
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.recording import read_json
@@ -86,8 +86,11 @@ def config_of(
 
 @pytest.fixture(autouse=True)
 def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(torch_engine, "MAX_SECONDS", 60.0)
+    for engine in (torch_engine, compiled_engine):
+        monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
+    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
+    for engine in (torch_engine, compiled_engine):
+        monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +98,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(torch_engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(torch_engine, "MAX_SECONDS", 60.0)
+        for engine in (torch_engine, compiled_engine):
+            monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
+        monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
+        for engine in (torch_engine, compiled_engine):
+            monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
         assert run_one(config_of(), path) == "finished"
     return path
 
@@ -197,7 +203,7 @@ def test_status_says_how_it_went(finished: Path) -> None:
     assert status["wall_time"] > 0
     # learning is part of the time
     assert status["samples_per_second"] >= 0.99 * N_SAMPLES / status["wall_time"]
-    assert status["engine"] == {"name": "fused", "reason": "MetaOptimize on the CPU"}
+    assert status["engine"] == {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 
 
 def test_tables_have_the_documented_columns_and_rows(finished: Path) -> None:

@@ -20,7 +20,9 @@ from torchvision.transforms import Normalize, ToTensor
 
 import streams
 from streams import make_stream
-from streams.benchmark import scale
+from streams.benchmark import ImageDataset, _avalanche_dataset, scale
+from streams.images import ImageSet
+from streams.plan import Plan
 from tests.streams.synthetic import coded_arrays, stored_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,64 @@ def test_images_are_not_changed_by_looking_at_them():
     assert torch.equal(first, again)
     first.zero_()
     assert torch.equal(dataset[0][0], again)
+
+
+# --- many samples at once --------------------------------------------------------------------------------------------
+
+COLOUR = tuple(np.stack([part, 255 - part, part ^ 1], axis=-1) if part.ndim == 3 else part for part in SOURCE)
+SLICES = [slice(None), slice(0, 0), slice(1, 1), slice(3, 7), slice(2, 1000), slice(-3, None), slice(None, None, -2)]
+
+
+def make_datasets(images, monkeypatch, name, **options):
+    """The data sets of a stream before Avalanche wraps them."""
+    made = []
+    monkeypatch.setattr(
+        "streams.benchmark._avalanche_dataset", lambda dataset: made.append(dataset) or _avalanche_dataset(dataset)
+    )
+    make_stream(name, source=images, **options)
+    return made
+
+
+@pytest.mark.parametrize("stationary", [None, "shuffled"])
+@pytest.mark.parametrize("images", [SOURCE, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_batch_is_its_samples_bit_for_bit(monkeypatch, name, images, stationary):
+    datasets = make_datasets(images, monkeypatch, name, stationary=stationary, **STREAMS[name])
+    assert len(datasets) == 8, "four experiences of two splits"
+    for dataset in datasets:
+        shape = dataset[0][0].shape
+        for steps in SLICES:
+            samples = [dataset[i] for i in range(len(dataset))[steps]]
+            x, y = dataset.batch(steps)
+            assert (x.dtype, y.dtype) == (np.float32, np.int64)
+            assert x.shape == (len(samples), *shape)
+            assert x.flags.c_contiguous
+            assert x.tobytes() == b"".join(image.numpy().tobytes() for image, _ in samples)
+            assert y.tolist() == [label for _, label in samples]
+
+
+def test_some_samples_of_a_batch_permuted_and_some_not():
+    """As an own stream may have them; on an image that is not square, with all 256 bytes."""
+    images = np.arange(2 * 256 * 3).astype(np.uint8).reshape(2, 8, 32, 3)
+    permutations = [np.random.RandomState(i).permutation(256) for i in range(2)]
+    plan = Plan(np.array([0, 1, 0, 1]), np.arange(4), np.array([-1, 1, 0, -1]), (4,), (0,))
+    dataset = ImageDataset(ImageSet(images, np.zeros(2, int)), plan, slice(0, 4), permutations)
+    x, y = dataset.batch(slice(0, 4))
+    assert y.tolist() == [0, 1, 2, 3]
+    assert x.tobytes() == b"".join(dataset[i][0].numpy().tobytes() for i in range(4))
+    assert stored_bytes(torch.from_numpy(x[0])).tolist() == images[0].transpose(2, 0, 1).tolist()
+    assert stored_bytes(torch.from_numpy(x[1])).reshape(3, 256).T.tolist() == (
+        images[1].reshape(256, 3)[permutations[1]].tolist()
+    )
+
+
+def test_a_batch_belongs_to_the_caller(monkeypatch):
+    dataset = make_datasets(SOURCE, monkeypatch, "class_split", **STREAMS["class_split"])[0]
+    expected, labels = dataset.batch(slice(4))
+    for array in dataset.batch(slice(4)):
+        array[:] = 0
+    assert dataset.batch(slice(4))[0].tobytes() == expected.tobytes()
+    assert dataset.batch(slice(4))[1].tolist() == labels.tolist() == [dataset[i][1] for i in range(4)]
 
 
 # --- what is told about a stream -------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Which compiled rule computes a base or meta update, and where a parameter's state has what the rule needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch.optim import Optimizer
+
+from continual_metaopt.engines import kernels
+from continual_metaopt.optim import base_updates, meta_updates
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+
+
+@dataclass(frozen=True)
+class BaseRule:
+    """How a base update is computed by the kernels.
+
+    Attributes:
+        number: of the rule in the kernels.
+        momentum: key of the momentum in a parameter's state, or None.
+        second_moment: key of the second moment, or None.
+        settings: the numbers that set the rule, given the base update.
+    """
+
+    number: int
+    momentum: str | None
+    second_moment: str | None
+    settings: Callable[[Any], tuple[float, ...]]
+
+
+BASE_RULES: dict[type, BaseRule] = {
+    base_updates.SGD: BaseRule(kernels.SGD, None, None, lambda base: ()),
+    base_updates.SGDm: BaseRule(kernels.SGDM, "momentum_buffer", None, lambda base: (base.momentum,)),
+    base_updates.RMSProp: BaseRule(kernels.RMSPROP, None, "exp_avg_sq", lambda base: (base.beta, base.eps)),
+    base_updates.AdamW: BaseRule(kernels.ADAMW, "exp_avg", "exp_avg_sq", lambda base: (*base.betas, base.eps)),
+    base_updates.Lion: BaseRule(kernels.LION, "exp_avg", None, lambda base: base.betas),
+    base_updates.SGDmReleased: BaseRule(kernels.SGDM_RELEASED, "momentum_buffer", None, lambda base: (base.momentum,)),
+    base_updates.RMSPropReleased: BaseRule(
+        kernels.RMSPROP_RELEASED, None, "exp_avg_sq", lambda base: (base.normalizer, base.eps)
+    ),
+    base_updates.AdamWReleased: BaseRule(
+        kernels.ADAMW_RELEASED, "exp_avg", "exp_avg_sq", lambda base: (base.momentum, base.normalizer, base.eps)
+    ),
+}
+
+META_RULES: dict[type, int] = {
+    meta_updates.SGD: kernels.META_SGD,
+    meta_updates.Adam: kernels.META_ADAM,
+    meta_updates.RMSProp: kernels.META_ADAM,
+    meta_updates.Lion: kernels.META_LION,
+    meta_updates.AdamReleased: kernels.META_ADAM_RELEASED,
+    meta_updates.RMSPropReleased: kernels.META_ADAM_RELEASED,
+}
+
+
+def why_no_kernels(optimizer: Optimizer) -> str | None:
+    """What keeps an optimizer's update from being computed by the kernels; None if nothing does."""
+    if type(optimizer) is not MetaOptimize:
+        return "the optimizer is not MetaOptimize"
+    for update, rules in ((optimizer.base, BASE_RULES), (optimizer.meta, META_RULES)):
+        if type(update) not in rules:
+            return f"there is no kernel for {type(update).__name__}"
+    dtypes = {param.dtype for group in optimizer.param_groups for param in group["params"]}
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if param.device.type != "cpu" or param.dtype not in (torch.float32, torch.float64):
+                return f"a parameter is {param.dtype} on {param.device.type}"
+    if len(dtypes) > 1:
+        return "the parameters are of different types"
+    return None
+
+
+def kernel_rules(optimizer: MetaOptimize) -> kernels.Rules:
+    """An optimizer's rules and their settings, as the kernels take them."""
+    base, meta = cast(Any, optimizer.base), cast(Any, optimizer.meta)
+    return kernels.Rules(
+        BASE_RULES[type(base)].number,
+        np.array(BASE_RULES[type(base)].settings(base), dtype=np.float64),
+        META_RULES[type(meta)],
+        np.array(meta.constants, dtype=np.float64),
+    )
+
+
+def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool]:
+    """What the kernels need to know about the parameters of a group: a row of their settings."""
+    return group["gamma"], group["weight_decay"], group["meta_lr"] > 0
+
+
+def room_for_update(dtype: DTypeLike) -> kernels.Room:
+    """Room for the update of one parameter."""
+    gradient, direction, products = (np.zeros(kernels.PIECE, dtype) for _ in range(3))
+    return kernels.Room(gradient, direction, products, np.zeros(kernels.N_CONSTANTS, dtype))

@@ -1,0 +1,970 @@
+"""Compiled functions of one step of learning: networks forward and backward, base updates, traces and meta updates.
+
+A parameter's arrays are walked through in pieces that stay in the fastest cache. For each piece, one loop computes the
+direction of the base update, a second one, common to all rules, adds up the meta gradient, and a third one moves
+weights and trace. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap,
+which it must before it can vectorise.
+
+Images are [height, width, channel] here, weights of convolutions [output, height, width, channel], so that all inner
+loops run over consecutive numbers. The gradient of a linear layer is never stored: its pieces are made in the update.
+
+No fast mathematics: every operation is rounded as IEEE 754 says, and the order of each sum is spelled out, so that
+results do not depend on how and when the functions were compiled. Rules and layers are integers, and everything is a
+plain function of this one module, so that Numba's cache on disk works and is renewed when any part changes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from continual_metaopt.optim import meta_updates
+
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
+PIECE = 2048  # elements, a power of 2
+
+Array = Any
+
+# Base updates
+
+SGD, SGDM, RMSPROP, ADAMW, LION, SGDM_RELEASED, RMSPROP_RELEASED, ADAMW_RELEASED = range(8)
+N_CONSTANTS = 5
+
+
+@njit(**OPTIONS)
+def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
+    """Fill ``k`` with a base update's constants at a step, counted from 1, and return its direction's divisor."""
+    divisor = 1.0
+    if rule == SGDM:
+        k[0] = settings[0]
+    elif rule == RMSPROP:
+        k[0], k[1], k[2], k[3] = settings[0], 1 - settings[0], (1 - settings[0] ** step) ** -0.5, settings[1]
+    elif rule == ADAMW:
+        k[0], k[1], k[2] = 1 - settings[0], settings[1], 1 - settings[1]
+        k[3], k[4] = (1 - settings[1] ** step) ** -0.5, settings[2]
+        divisor = 1 - settings[0] ** step
+    elif rule == LION:
+        k[0], k[1], k[2], k[3] = settings[0], 1 - settings[0], settings[1], 1 - settings[1]
+    elif rule == SGDM_RELEASED:
+        k[0], k[1] = settings[0], 1 - settings[0]
+    elif rule == RMSPROP_RELEASED:
+        k[0], k[1], k[2] = settings[0], (1 - settings[0]) / (1 - settings[0] ** step), settings[1]
+    elif rule == ADAMW_RELEASED:
+        k[0], k[1], k[3] = settings[0], settings[1], settings[2]
+        k[2] = (1 - settings[1]) / (1 - settings[1] ** step)
+    return divisor
+
+
+@njit(**OPTIONS)
+def _sgd(g: Array, u: Array) -> None:
+    for i in range(len(u)):
+        u[i] = g[i]
+
+
+@njit(**OPTIONS)
+def _sgdm(g: Array, m: Array, u: Array, k: Array) -> None:
+    momentum = k[0]
+    for i in range(len(u)):
+        m[i] = momentum * m[i] + g[i]
+        u[i] = m[i]
+
+
+@njit(**OPTIONS)
+def _rmsprop(g: Array, v: Array, u: Array, k: Array) -> None:
+    beta, rest, scale, eps = k[0], k[1], k[2], k[3]
+    for i in range(len(u)):
+        v[i] = beta * v[i] + rest * g[i] * g[i]
+        u[i] = g[i] / (np.sqrt(v[i]) * scale + eps)
+
+
+@njit(**OPTIONS)
+def _adamw(g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+    rest1, beta2, rest2, scale, eps = k[0], k[1], k[2], k[3], k[4]
+    for i in range(len(u)):
+        m[i] += rest1 * (g[i] - m[i])
+        v[i] = beta2 * v[i] + rest2 * g[i] * g[i]
+        u[i] = m[i] / (np.sqrt(v[i]) * scale + eps)
+
+
+@njit(**OPTIONS)
+def _lion(g: Array, m: Array, u: Array, k: Array) -> None:
+    mix, mix_rest, decay, decay_rest = k[0], k[1], k[2], k[3]
+    for i in range(len(u)):
+        u[i] = np.sign(mix * m[i] + mix_rest * g[i])
+        m[i] = decay * m[i] + decay_rest * g[i]
+
+
+@njit(**OPTIONS)
+def _sgdm_released(g: Array, m: Array, u: Array, k: Array) -> None:
+    momentum, rest = k[0], k[1]
+    for i in range(len(u)):
+        u[i] = m[i]
+        m[i] = momentum * m[i] + rest * g[i]
+
+
+@njit(**OPTIONS)
+def _rmsprop_released(g: Array, v: Array, u: Array, k: Array) -> None:
+    decay, scale, eps = k[0], k[1], k[2]
+    for i in range(len(u)):
+        v[i] = decay * v[i] + g[i] * g[i]
+        u[i] = g[i] / np.sqrt(scale * v[i] + eps)
+
+
+@njit(**OPTIONS)
+def _adamw_released(g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+    momentum, decay, scale, eps = k[0], k[1], k[2], k[3]
+    for i in range(len(u)):
+        m[i] = momentum * m[i] + g[i]
+        v[i] = decay * v[i] + g[i] * g[i]
+        u[i] = m[i] / np.sqrt(scale * v[i] + eps)
+
+
+@njit(**OPTIONS)
+def _direction(rule: int, g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+    if rule == SGD:
+        _sgd(g, u)
+    elif rule == SGDM:
+        _sgdm(g, m, u, k)
+    elif rule == RMSPROP:
+        _rmsprop(g, v, u, k)
+    elif rule == ADAMW:
+        _adamw(g, m, v, u, k)
+    elif rule == LION:
+        _lion(g, m, u, k)
+    elif rule == SGDM_RELEASED:
+        _sgdm_released(g, m, u, k)
+    elif rule == RMSPROP_RELEASED:
+        _rmsprop_released(g, v, u, k)
+    else:
+        _adamw_released(g, m, v, u, k)
+
+
+# Weights and traces
+
+
+@njit(**OPTIONS)
+def _add_products(a: Array, b: Array, total: Array) -> None:
+    for i in range(len(a)):
+        total[i] += a[i] * b[i]
+
+
+@njit(**OPTIONS)
+def _move(p: Array, h: Array, u: Array, step: Any, decay: Any, keep: Any) -> None:
+    for i in range(len(u)):
+        change = step * u[i] + decay * p[i]
+        h[i] = keep * h[i] - change
+        p[i] -= change
+
+
+@njit(**OPTIONS)
+def _move_without_trace(p: Array, u: Array, step: Any, decay: Any) -> None:
+    for i in range(len(u)):
+        p[i] -= step * u[i] + decay * p[i]
+
+
+@njit(**OPTIONS)
+def _add_scaled(scale: Any, a: Array, total: Array) -> None:
+    for i in range(len(a)):
+        total[i] += scale * a[i]
+
+
+@njit(**OPTIONS)
+def _scaled(scale: Any, a: Array, out: Array) -> None:
+    for i in range(len(a)):
+        out[i] = scale * a[i]
+
+
+@njit(**OPTIONS)
+def _sum(a: Array) -> float:
+    """Sum of ``PIECE`` numbers, which is left in the first; the others are spent."""
+    half = PIECE // 2
+    while half:
+        for i in range(half):
+            a[i] += a[half + i]
+        half //= 2
+    return float(a[0])
+
+
+@njit(**OPTIONS)
+def update_piece(
+    rule: int,
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    h: Array,
+    u: Array,
+    products: Array,
+    k: Array,
+    step: Any,
+    decay: Any,
+    keep: Any,
+) -> None:
+    """Update some weights of one parameter, and add h·g with the old trace, element by element, to ``products``.
+
+    All arrays are contiguous, of one dimension and one type, as are the numbers.
+
+    Args:
+        rule: number of the base update.
+        p: weights, at most ``PIECE``.
+        g: gradient.
+        m: momentum; empty for rules without.
+        v: second moment; empty for rules without.
+        h: trace; empty for a fixed step size.
+        u: room for the direction.
+        products: partial sums of the meta gradient.
+        k: the rule's constants.
+        step: step size, divided by the direction's divisor.
+        decay: step size times weight decay.
+        keep: factor on the old trace.
+    """
+    u = u[: len(p)]
+    _direction(rule, g, m, v, u, k)
+    if len(h):
+        _add_products(h, g, products)
+        _move(p, h, u, step, decay, keep)
+    else:
+        _move_without_trace(p, u, step, decay)
+
+
+class Room(NamedTuple):
+    """Room for the update of one parameter: arrays of ``PIECE`` numbers, and the rule's constants."""
+
+    gradient: Array
+    direction: Array
+    products: Array
+    constants: Array
+
+
+@njit(**OPTIONS)
+def update(
+    rule: int, p: Array, g: Array, m: Array, v: Array, h: Array, room: Room, step: Any, decay: Any, keep: Any
+) -> float:
+    """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
+
+    The arguments are those of ``update_piece``, for any number of weights.
+    """
+    room.products[:] = 0
+    for start in range(0, len(p), PIECE):
+        piece = slice(start, min(len(p), start + PIECE))
+        update_piece(
+            rule,
+            p[piece],
+            g[piece],
+            m[piece],
+            v[piece],
+            h[piece],
+            room.direction,
+            room.products,
+            room.constants,
+            step,
+            decay,
+            keep,
+        )
+    return _sum(room.products)
+
+
+@njit(**OPTIONS)
+def update_outer(
+    rule: int,
+    p: Array,
+    delta: Array,
+    x: Array,
+    dx: Array,
+    m: Array,
+    v: Array,
+    h: Array,
+    room: Room,
+    step: Any,
+    decay: Any,
+    keep: Any,
+) -> float:
+    """Like ``update``, for weights [outputs, inputs] whose gradient is the outer product of ``delta`` and ``x``.
+
+    ``delta`` is the gradient with respect to the outputs, ``x`` are the inputs, and ``dx`` receives the gradient with
+    respect to the inputs, by the old weights; it is empty if that is not wanted.
+    """
+    room.products[:] = 0
+    dx[:] = 0
+    for output in range(len(delta)):
+        row = output * len(x)
+        for start in range(0, len(x), PIECE):
+            stop = min(len(x), start + PIECE)
+            piece = slice(row + start, row + stop)
+            g = room.gradient[: stop - start]
+            _scaled(delta[output], x[start:stop], g)
+            if len(dx):
+                _add_scaled(delta[output], p[piece], dx[start:stop])
+            update_piece(
+                rule,
+                p[piece],
+                g,
+                m[piece],
+                v[piece],
+                h[piece],
+                room.direction,
+                room.products,
+                room.constants,
+                step,
+                decay,
+                keep,
+            )
+    return _sum(room.products)
+
+
+# Columns of the parameters' settings, and of their addresses in memory
+GAMMA, WEIGHT_DECAY, LEARNS_STEP_SIZE = range(3)
+N_SETTINGS = 3
+WEIGHTS, GRADIENT, MOMENTUM, SECOND_MOMENT, TRACE, SIZE = range(6)
+N_ADDRESS_COLUMNS = 6
+
+
+@njit(**OPTIONS)
+def step_numbers(base: int, base_settings: Array, step: float, step_size: float, settings: Array, k: Array) -> Any:
+    """What ``update`` takes besides arrays, for one parameter: step, decay and keep; ``k`` receives the constants.
+
+    Args:
+        base: number of the base update.
+        base_settings: its settings.
+        step: number of this update of the parameter, from 1.
+        step_size: of its block.
+        settings: discount and weight decay.
+        k: the rule's constants.
+    """
+    number = k.dtype.type
+    divisor = rule_constants(base, base_settings, step, k)
+    decay = step_size * settings[WEIGHT_DECAY]
+    return number(step_size / divisor), number(decay), number(settings[GAMMA] * (1 - decay))
+
+
+@intrinsic
+def _pointer(context: Any, address: Any) -> Any:
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), make
+
+
+@njit(**OPTIONS)
+def update_in_place(
+    base: int,
+    base_settings: Array,
+    addresses: Array,
+    settings: Array,
+    steps: Array,
+    step_sizes: Array,
+    room: Room,
+    meta_gradients: Array,
+) -> None:
+    """Update parameters where they lie in memory.
+
+    Args:
+        base: number of the base update.
+        base_settings: its settings.
+        addresses: of each parameter's weights, gradient and state, where there is one, and its size: int64 [n, 6].
+        settings: of each parameter, float64 [n, 3].
+        steps: number of this update of each parameter, from 1.
+        step_sizes: of each parameter.
+        room: whose type is that of the parameters.
+        meta_gradients: receives the part of each parameter.
+    """
+    kind = room.constants.dtype
+    for i in range(len(addresses)):
+        step, decay, keep = step_numbers(base, base_settings, steps[i], step_sizes[i], settings[i], room.constants)
+        size = addresses[i, SIZE]
+        meta_gradients[i] = update(
+            base,
+            carray(_pointer(addresses[i, WEIGHTS]), size, kind),
+            carray(_pointer(addresses[i, GRADIENT]), size, kind),
+            carray(_pointer(addresses[i, MOMENTUM]), size if addresses[i, MOMENTUM] else 0, kind),
+            carray(_pointer(addresses[i, SECOND_MOMENT]), size if addresses[i, SECOND_MOMENT] else 0, kind),
+            carray(_pointer(addresses[i, TRACE]), size if settings[i, LEARNS_STEP_SIZE] else 0, kind),
+            room,
+            step,
+            decay,
+            keep,
+        )
+
+
+# Meta updates
+
+META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
+_meta_sgd = njit(**OPTIONS)(meta_updates.sgd_rule)
+_meta_adam = njit(**OPTIONS)(meta_updates.adam_rule)
+_meta_lion = njit(**OPTIONS)(meta_updates.lion_rule)
+_meta_adam_released = njit(**OPTIONS)(meta_updates.adam_released_rule)
+
+# Columns of the table of blocks
+STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
+REFERENCE, META_LR, LOWEST, HIGHEST = range(6, 10)
+N_BLOCK_COLUMNS = 10
+
+
+@njit(**OPTIONS)
+def update_step_size(rule: int, settings: Array, block: Array, z: float) -> None:
+    """Make the meta update of a block's step size with meta gradient ``z``.
+
+    Args:
+        rule: number of the meta update.
+        settings: its three settings.
+        block: the block's row in the table of blocks.
+        z: meta gradient.
+    """
+    block[META_GRADIENT] = z
+    step, mean, square, meta_lr = block[META_STEP], block[META_MEAN], block[META_SQUARE], block[META_LR]
+    a, b, eps = settings[0], settings[1], settings[2]
+    if rule == META_SGD:
+        change, step, mean, square = _meta_sgd(step, mean, square, z, meta_lr, a, b, eps)
+    elif rule == META_ADAM:
+        change, step, mean, square = _meta_adam(step, mean, square, z, meta_lr, a, b, eps)
+    elif rule == META_LION:
+        change, step, mean, square = _meta_lion(step, mean, square, z, meta_lr, a, b, eps)
+    else:
+        change, step, mean, square = _meta_adam_released(step, mean, square, z, meta_lr, a, b, eps)
+    block[META_STEP], block[META_MEAN], block[META_SQUARE] = step, mean, square
+    reference, lowest, highest = block[REFERENCE], block[LOWEST], block[HIGHEST]
+    log_ratio = min(max(block[LOG_RATIO] + change, np.log(lowest / reference)), np.log(highest / reference))
+    block[LOG_RATIO] = log_ratio
+    block[STEP_SIZE] = min(max(reference * np.exp(log_ratio), lowest), highest)
+
+
+# A whole network
+
+LINEAR, CONV, MAX_POOL, RELU, LEAKY_RELU, TANH, CHANNELS_LAST, CHANNELS_FIRST = range(8)
+
+# Columns of the table of layers
+KIND, INPUT, OUTPUT, N_INPUTS, N_OUTPUTS, WEIGHT, BIAS = range(7)
+CHANNELS, HEIGHT, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH = range(7, 13)
+KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_HEIGHT, STRIDE_WIDTH, PAD_HEIGHT, PAD_WIDTH = range(13, 19)
+PATCHES, PADDED, WINNERS = range(19, 22)
+BACKWARD = 22  # whether an earlier layer learns, and so needs the gradient of this one's input
+N_LAYER_COLUMNS = 23
+
+# Columns of the table of parameters
+START, STOP, BLOCK = range(3)
+N_PARAMETER_COLUMNS = 3
+FROZEN = -1  # in the column of blocks
+
+CROSS_ENTROPY, SQUARED_ERROR = range(2)
+SLACK = 16  # numbers at the end of an array that may be written beside what is meant
+
+
+class Network(NamedTuple):
+    """The layers of a network and its parameters.
+
+    Attributes:
+        layers: int64 [layers, N_LAYER_COLUMNS], in the order in which they are computed.
+        slopes: slope of each leaky ReLU for negative inputs, [layers].
+        parameters: int64 [parameters, N_PARAMETER_COLUMNS]: where each is in the flat arrays, and its block.
+        settings: of each parameter, float64 [parameters, 3].
+        loss: number of the loss.
+        loss_scale: factor on squared errors.
+    """
+
+    layers: Array
+    slopes: Array
+    parameters: Array
+    settings: Array
+    loss: int
+    loss_scale: float
+
+
+class Learned(NamedTuple):
+    """What learning changes, all parameters one after the other in flat arrays.
+
+    Attributes:
+        weights: all weights.
+        momentum: of the same length, or empty.
+        second_moment: of the same length, or empty.
+        trace: of the same length, or empty.
+        steps: updates of each parameter so far, float64 [parameters].
+        blocks: float64 [blocks, N_BLOCK_COLUMNS].
+    """
+
+    weights: Array
+    momentum: Array
+    second_moment: Array
+    trace: Array
+    steps: Array
+    blocks: Array
+
+
+class Rules(NamedTuple):
+    """Base and meta update, by number, with their settings (float64)."""
+
+    base: int
+    base_settings: Array
+    meta: int
+    meta_settings: Array
+
+
+class Memory(NamedTuple):
+    """Room that a step needs; its content outlives the step only in the padding of images, which stays 0.
+
+    Attributes:
+        activations: of all layers.
+        deltas: gradient of the loss with respect to each of them.
+        images: patches and padded images of all convolutions.
+        winners: position of each maximum of the pooling layers, int32.
+        positions, values: of the gradients that are not 0 of one convolution, int64 and floats.
+        scratch: gradients with respect to one convolution's patches and padded image.
+        gradient: of all parameters, but for the weights of linear layers.
+        update: room for the update of one parameter.
+        meta_gradients: of the blocks, float64.
+    """
+
+    activations: Array
+    deltas: Array
+    images: Array
+    winners: Array
+    positions: Array
+    values: Array
+    scratch: Array
+    gradient: Array
+    update: Room
+    meta_gradients: Array
+
+
+@njit(**OPTIONS)
+def _update_parameter(
+    number: int,
+    gradient: Array,
+    delta: Array,
+    x: Array,
+    dx: Array,
+    network: Network,
+    learned: Learned,
+    rules: Rules,
+    memory: Memory,
+) -> None:
+    """Update a parameter by its gradient or, where that is empty, by the outer product of ``delta`` and ``x``."""
+    start, stop, block = (
+        network.parameters[number, START],
+        network.parameters[number, STOP],
+        network.parameters[number, BLOCK],
+    )
+    learned.steps[number] += 1
+    step, decay, keep = step_numbers(
+        rules.base,
+        rules.base_settings,
+        learned.steps[number],
+        learned.blocks[block, STEP_SIZE],
+        network.settings[number],
+        memory.update.constants,
+    )
+    p, m, v = learned.weights[start:stop], learned.momentum[start:stop], learned.second_moment[start:stop]
+    h = learned.trace[start:stop] if network.settings[number, LEARNS_STEP_SIZE] else learned.trace[:0]
+    if len(gradient):
+        z = update(rules.base, p, gradient, m, v, h, memory.update, step, decay, keep)
+    else:
+        z = update_outer(rules.base, p, delta, x, dx, m, v, h, memory.update, step, decay, keep)
+    memory.meta_gradients[block] += z
+
+
+@njit(**OPTIONS)
+def _copy(source: Array, target: Array) -> None:
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@njit(**OPTIONS)
+def _transpose(source: Array, rows: int, columns: int, target: Array) -> None:
+    """Write the transpose of ``source`` [rows, columns] to ``target``."""
+    for row in range(rows):
+        for column in range(columns):
+            target[column * rows + row] = source[row * columns + column]
+
+
+@njit(**OPTIONS)
+def _linear_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array) -> None:
+    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+    np.dot(weights[start:stop].reshape(len(out), len(x)), x, out)
+    if layer[BIAS] >= 0:
+        bias = network.parameters[layer[BIAS], START]
+        _add_scaled(out.dtype.type(1), weights[bias : bias + len(out)], out)
+
+
+@njit(**OPTIONS)
+def _linear_backward(
+    layer: Array, x: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
+) -> None:
+    nothing = memory.gradient[:0]
+    if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
+        _update_parameter(layer[BIAS], delta, nothing, nothing, nothing, network, learned, rules, memory)
+    if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
+        _update_parameter(layer[WEIGHT], nothing, delta, x, dx, network, learned, rules, memory)
+    elif len(dx):
+        start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+        np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
+
+
+@njit(**OPTIONS)
+def _pad(layer: Array, image: Array, padded: Array) -> None:
+    """Copy an image into the middle of a larger one."""
+    row = layer[WIDTH] * layer[CHANNELS]
+    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    for y in range(layer[HEIGHT]):
+        start = (y + layer[PAD_HEIGHT]) * padded_row + layer[PAD_WIDTH] * layer[CHANNELS]
+        _copy(image[y * row : (y + 1) * row], padded[start : start + row])
+
+
+@njit(**OPTIONS)
+def _cut_patches(layer: Array, padded: Array, patches: Array) -> None:
+    """Write the patch under each position of the kernel, [positions, kernel height · kernel width · channels]."""
+    length = layer[KERNEL_WIDTH] * layer[CHANNELS]
+    # whole vectors are faster; what is written too much is overwritten next, or falls into the slack
+    rounded = (length + SLACK - 1) // SLACK * SLACK
+    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    to = 0
+    for y in range(layer[OUT_HEIGHT]):
+        for x in range(layer[OUT_WIDTH]):
+            corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
+            for ky in range(layer[KERNEL_HEIGHT]):
+                start = corner + ky * padded_row
+                _copy(padded[start : start + rounded], patches[to : to + rounded])
+                to += length
+
+
+@njit(**OPTIONS)
+def _paste_patches(layer: Array, patches: Array, padded: Array) -> None:
+    """Add up patches where ``_cut_patches`` took them from."""
+    length = layer[KERNEL_WIDTH] * layer[CHANNELS]
+    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    one = padded.dtype.type(1)
+    source = 0
+    for y in range(layer[OUT_HEIGHT]):
+        for x in range(layer[OUT_WIDTH]):
+            corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
+            for ky in range(layer[KERNEL_HEIGHT]):
+                start = corner + ky * padded_row
+                _add_scaled(one, patches[source : source + length], padded[start : start + length])
+                source += length
+
+
+@njit(**OPTIONS)
+def _unpad(layer: Array, padded: Array, image: Array) -> None:
+    """Take the middle of a padded image."""
+    row = layer[WIDTH] * layer[CHANNELS]
+    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    for y in range(layer[HEIGHT]):
+        start = (y + layer[PAD_HEIGHT]) * padded_row + layer[PAD_WIDTH] * layer[CHANNELS]
+        _copy(padded[start : start + row], image[y * row : (y + 1) * row])
+
+
+@njit(**OPTIONS)
+def _conv_sizes(layer: Array) -> tuple[int, int, int]:
+    """Number of positions, length of a patch, and size of the padded image."""
+    positions = layer[OUT_HEIGHT] * layer[OUT_WIDTH]
+    length = layer[KERNEL_HEIGHT] * layer[KERNEL_WIDTH] * layer[CHANNELS]
+    padded = (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    return positions, length, padded
+
+
+@njit(**OPTIONS)
+def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, images: Array) -> None:
+    positions, length, padded_size = _conv_sizes(layer)
+    padded = images[layer[PADDED] : layer[PADDED] + padded_size + SLACK]
+    patches = images[layer[PATCHES] : layer[PATCHES] + positions * length + SLACK]
+    _pad(layer, x, padded)
+    _cut_patches(layer, padded, patches)
+    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+    kernels = weights[start:stop].reshape(layer[OUT_CHANNELS], length)
+    np.dot(patches[: positions * length].reshape(positions, length), kernels.T, out.reshape(positions, len(kernels)))
+    if layer[BIAS] >= 0:
+        first = network.parameters[layer[BIAS], START]
+        bias = weights[first : first + layer[OUT_CHANNELS]]
+        for position in range(positions):
+            start = position * len(bias)
+            _add_scaled(out.dtype.type(1), bias, out[start : start + len(bias)])
+
+
+@njit(**OPTIONS)
+def _sparse_product(indices: Array, values: Array, n: int, right: Array, out: Array) -> None:
+    """Write Aᵀ · ``right`` to ``out``, where A [len(right), len(out)] has few numbers that are not 0.
+
+    Args:
+        indices: of those numbers, row after row.
+        values: the numbers.
+        n: how many they are.
+        right: a matrix.
+        out: a matrix.
+    """
+    columns = len(out)
+    out[:] = 0
+    for j in range(n):
+        row = indices[j] // columns
+        target = out[indices[j] - row * columns]
+        source, value = right[row], values[j]
+        for i in range(right.shape[1]):
+            target[i] += value * source[i]
+
+
+@njit(**OPTIONS)
+def _transposed_sparse_product(indices: Array, values: Array, n: int, right: Array, out: Array) -> None:
+    """Write A · ``right`` to ``out``, where A [len(out), len(right)] is given as for ``_sparse_product``."""
+    columns = len(right)
+    out[:] = 0
+    for j in range(n):
+        row = indices[j] // columns
+        source, value = right[indices[j] - row * columns], values[j]
+        target = out[row]
+        for i in range(right.shape[1]):
+            target[i] += value * source[i]
+
+
+@njit(**OPTIONS)
+def _conv_backward(
+    layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
+) -> None:
+    positions, length, padded_size = _conv_sizes(layer)
+    outputs = layer[OUT_CHANNELS]
+    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+    kernels = learned.weights[start:stop].reshape(outputs, length)
+    gradient = memory.gradient[start:stop].reshape(outputs, length)
+    patches = memory.images[layer[PATCHES] : layer[PATCHES] + positions * length].reshape(positions, length)
+    d_patches = memory.scratch[: positions * length].reshape(positions, length)
+    d_padded = memory.scratch[positions * length : positions * length + padded_size]
+
+    n = 0
+    for i in range(len(delta)):  # without a branch, which would be mispredicted often
+        memory.positions[n] = i
+        memory.values[n] = delta[i]
+        n += delta[i] != 0
+    if n <= len(delta) // 4:  # pooling and ReLU leave few that are not 0
+        _sparse_product(memory.positions, memory.values, n, patches, gradient)
+        if len(dx):
+            _transposed_sparse_product(memory.positions, memory.values, n, kernels, d_patches)
+    else:
+        d = delta.reshape(positions, outputs)
+        np.dot(d.T, patches, gradient)
+        if len(dx):
+            np.dot(d, kernels, d_patches)
+    if len(dx):
+        d_padded[:] = 0
+        _paste_patches(layer, d_patches.reshape(positions * length), d_padded)
+        _unpad(layer, d_padded, dx)
+
+    nothing = memory.gradient[:0]
+    if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
+        first = network.parameters[layer[BIAS], START]
+        bias = memory.gradient[first : first + outputs]
+        bias[:] = 0
+        for j in range(n):
+            bias[memory.positions[j] % outputs] += memory.values[j]
+        _update_parameter(layer[BIAS], bias, nothing, nothing, nothing, network, learned, rules, memory)
+    if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
+        _update_parameter(
+            layer[WEIGHT], memory.gradient[start:stop], nothing, nothing, nothing, network, learned, rules, memory
+        )
+
+
+@njit(**OPTIONS)
+def _take_larger(candidates: Array, first: int, best: Array, winners: Array) -> None:
+    for c in range(len(best)):
+        # as in PyTorch, what is not a number wins, so that it is seen in the loss
+        larger = (candidates[c] > best[c]) | (candidates[c] != candidates[c])
+        best[c] = candidates[c] if larger else best[c]
+        winners[c] = np.int32(first + c) if larger else winners[c]
+
+
+@njit(**OPTIONS)
+def _max_pool_forward(layer: Array, x: Array, out: Array, winners: Array) -> None:
+    channels = layer[CHANNELS]
+    to = 0
+    for y in range(layer[OUT_HEIGHT]):
+        for column in range(layer[OUT_WIDTH]):
+            best, winner = out[to : to + channels], winners[to : to + channels]
+            best[:] = -np.inf
+            for ky in range(layer[KERNEL_HEIGHT]):
+                row = (y * layer[STRIDE_HEIGHT] + ky) * layer[WIDTH]
+                for kx in range(layer[KERNEL_WIDTH]):
+                    first = (row + column * layer[STRIDE_WIDTH] + kx) * channels
+                    _take_larger(x[first : first + channels], first, best, winner)
+            to += channels
+
+
+@njit(**OPTIONS)
+def _activation_forward(kind: int, slope: Any, a: Array) -> None:
+    # written so that what is not a number stays so
+    if kind == TANH:
+        for i in range(len(a)):
+            a[i] = np.tanh(a[i])
+    elif kind == RELU:
+        for i in range(len(a)):
+            a[i] = a.dtype.type(0) if a[i] < 0 else a[i]
+    else:
+        for i in range(len(a)):
+            a[i] = slope * a[i] if a[i] < 0 else a[i]
+
+
+@njit(**OPTIONS)
+def _activation_backward(kind: int, slope: Any, a: Array, delta: Array) -> None:
+    one = a.dtype.type(1)
+    if kind == TANH:
+        for i in range(len(a)):
+            delta[i] *= one - a[i] * a[i]
+    elif kind == RELU:
+        for i in range(len(a)):
+            delta[i] = delta[i] if a[i] > 0 else a.dtype.type(0)
+    else:
+        for i in range(len(a)):
+            delta[i] = delta[i] if a[i] > 0 else slope * delta[i]
+
+
+@njit(**OPTIONS)
+def _forward(network: Network, weights: Array, memory: Memory) -> None:
+    for number in range(len(network.layers)):
+        layer = network.layers[number]
+        kind = layer[KIND]
+        x = memory.activations[layer[INPUT] : layer[INPUT] + layer[N_INPUTS]]
+        out = memory.activations[layer[OUTPUT] : layer[OUTPUT] + layer[N_OUTPUTS]]
+        if kind == LINEAR:
+            _linear_forward(layer, network, weights, x, out)
+        elif kind == CONV:
+            _conv_forward(layer, network, weights, x, out, memory.images)
+        elif kind == MAX_POOL:
+            _max_pool_forward(layer, x, out, memory.winners[layer[WINNERS] : layer[WINNERS] + len(out)])
+        elif kind == CHANNELS_LAST:
+            _transpose(x, layer[CHANNELS], layer[HEIGHT] * layer[WIDTH], out)
+        elif kind == CHANNELS_FIRST:
+            _transpose(x, layer[HEIGHT] * layer[WIDTH], layer[CHANNELS], out)
+        else:
+            _activation_forward(kind, network.slopes[number], out)
+
+
+@njit(**OPTIONS)
+def _backward_and_update(network: Network, learned: Learned, rules: Rules, memory: Memory) -> None:
+    for number in range(len(network.layers) - 1, -1, -1):
+        layer = network.layers[number]
+        kind = layer[KIND]
+        delta = memory.deltas[layer[OUTPUT] : layer[OUTPUT] + layer[N_OUTPUTS]]
+        dx = memory.deltas[layer[INPUT] : layer[INPUT] + layer[N_INPUTS] * layer[BACKWARD]]
+        if kind == LINEAR:
+            x = memory.activations[layer[INPUT] : layer[INPUT] + layer[N_INPUTS]]
+            _linear_backward(layer, x, delta, dx, network, learned, rules, memory)
+        elif kind == CONV:
+            _conv_backward(layer, delta, dx, network, learned, rules, memory)
+        elif len(dx) == 0:
+            continue
+        elif kind == MAX_POOL:
+            dx[:] = 0
+            for i in range(len(delta)):
+                dx[memory.winners[layer[WINNERS] + i]] += delta[i]
+        elif kind == CHANNELS_LAST:
+            _transpose(delta, layer[HEIGHT] * layer[WIDTH], layer[CHANNELS], dx)
+        elif kind == CHANNELS_FIRST:
+            _transpose(delta, layer[CHANNELS], layer[HEIGHT] * layer[WIDTH], dx)
+        else:
+            out = memory.activations[layer[OUTPUT] : layer[OUTPUT] + layer[N_OUTPUTS]]
+            _activation_backward(kind, network.slopes[number], out, delta)
+
+
+@njit(**OPTIONS)
+def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
+    """Loss, and its gradient with respect to the outputs."""
+    largest = np.float64(outputs[0])
+    for i in range(1, len(outputs)):
+        largest = max(largest, np.float64(outputs[i]))
+    total = 0.0
+    for i in range(len(outputs)):
+        total += np.exp(np.float64(outputs[i]) - largest)
+    for i in range(len(outputs)):
+        delta[i] = np.exp(np.float64(outputs[i]) - largest) / total - (i == label)
+    return np.log(total) + largest - np.float64(outputs[label])
+
+
+@njit(**OPTIONS)
+def _squared_error(outputs: Array, target: Array, scale: float, delta: Array) -> float:
+    """Loss, and its gradient with respect to the outputs."""
+    total = 0.0
+    for i in range(len(outputs)):
+        error = np.float64(outputs[i]) - np.float64(target[i])
+        total += error * error
+        delta[i] = 2 * scale * error
+    return total * scale
+
+
+@njit(**OPTIONS)
+def _largest(outputs: Array) -> int:
+    best = 0
+    for i in range(1, len(outputs)):
+        if outputs[i] > outputs[best]:
+            best = i
+    return best
+
+
+LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite
+
+
+@njit(**OPTIONS)
+def learn(
+    network: Network,
+    learned: Learned,
+    rules: Rules,
+    memory: Memory,
+    x: Array,
+    labels: Array,
+    targets: Array,
+    first_step: int,
+    record_every: int,
+    correct: Array,
+    losses: Array,
+    step_sizes: Array,
+    meta_gradients: Array,
+) -> tuple[int, int, float]:
+    """Predict, score, learn, for one sample after the other.
+
+    Args:
+        network: what to compute.
+        learned: changed in place.
+        rules: of learning.
+        memory: room, made for this network.
+        x: inputs [samples, numbers], each in the order that PyTorch flattens it.
+        labels: classes int64 [samples], for cross-entropy.
+        targets: [samples, outputs], for squared errors.
+        first_step: number of the first sample in the stream.
+        record_every: distance in steps between recorded step sizes.
+        correct: receives whether the largest output was at the label, bool [samples].
+        losses: receives the losses of the predictions, float64 [samples].
+        step_sizes: receives the step sizes in force at each recorded step, float64 [recorded steps, blocks].
+        meta_gradients: likewise the meta gradients.
+
+    Returns:
+        How many samples were learned from; why no more: ``LEARNED_ALL``, ``LOSS_NOT_FINITE`` or the number of a block
+        whose meta gradient is not finite; and the value that is not finite.
+    """
+    last = network.layers[len(network.layers) - 1]
+    outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    delta = memory.deltas[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    active = np.zeros(len(learned.blocks), np.bool_)
+    for number in range(len(network.parameters)):
+        if network.parameters[number, BLOCK] != FROZEN:
+            active[network.parameters[number, BLOCK]] = True
+    n_recorded = 0
+    for i in range(len(x)):
+        _copy(x[i], memory.activations[: x.shape[1]])
+        _forward(network, learned.weights, memory)
+        if network.loss == CROSS_ENTROPY:
+            loss = _cross_entropy(outputs, labels[i], delta)
+            correct[i] = _largest(outputs) == labels[i]
+        else:
+            loss = _squared_error(outputs, targets[i], network.loss_scale, delta)
+        if not np.isfinite(loss):
+            return i, LOSS_NOT_FINITE, loss
+        losses[i] = loss
+        recorded = (first_step + i) % record_every == 0
+        if recorded:
+            step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]
+        memory.meta_gradients[:] = 0
+        _backward_and_update(network, learned, rules, memory)
+        for block in range(len(learned.blocks)):
+            z = memory.meta_gradients[block]
+            if active[block] and learned.blocks[block, META_LR] > 0:
+                if not np.isfinite(z):
+                    return i, block, z
+                update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)
+        if recorded:
+            meta_gradients[n_recorded] = learned.blocks[:, META_GRADIENT]
+            n_recorded += 1
+    return len(x), LEARNED_ALL, 0.0

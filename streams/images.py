@@ -1,0 +1,41 @@
+"""Labelled images, as sources give them and streams present them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: ``x`` uint8 [N, H, W, C], ``y`` int64 [N] with classes 0 … K−1."""
+
+    x: NDArray[np.uint8]
+    y: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images of a training and a test split.
+
+    Attributes:
+        name: as the user wrote it.
+        train, test: the images.
+        classes: the source's own label of each class 0 … K−1.
+        content_hash: SHA-256 over the stored bytes and labels (not over decoded pixels, which depend on the decoder).
+        left_out: messages about images that could not be decoded, one for each split that had such.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: list[Any]
+    content_hash: str = field(repr=False)
+    left_out: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        height, width, channels = self.train.x.shape[1:]
+        return channels, height, width
