@@ -1,92 +1,257 @@
-"""Samples per second of online learning at batch size 1: this package beside what else could be used.
+"""Samples per second and peak memory of online learning at batch size 1: this package beside what else could be used.
 
-    python -m benchmarks.throughput [--samples 1000] [--repeats 5]
+    python -m benchmarks.throughput [--networks PaperCNN LeNet MLP] [--samples 1000] [--repeats 5]
 
-All contenders run in one process on one thread, in turns, with denormal numbers flushed; the median of the repetitions
-counts. Each learns from the same images, random ones, since speed does not depend on what they show.
+Each contender is a process of its own, on one thread, with denormal numbers flushed. They learn in turns, one at a time
+on the same core, each from the same random images, since speed does not depend on what they show; the median of the
+turns counts, and ratios are medians over turns. "2 workers" are two processes that learn at the same time.
 """
 
 import argparse
+import multiprocessing
+import os
+import resource
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
-
-import numpy as np
-import torch
-from avalanche.training import Naive
 from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
-from torch import nn
 
-from continual_metaopt import MLP, MetaOptimize, OnlineLearner, PaperCNN, blocks
-from continual_metaopt.learner import quiet_evaluator
-from streams import make_stream
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
-    "PaperCNN": (PaperCNN, (32, 32, 3)),
-    "MLP 784-300-150-10": (lambda: MLP(10, (1, 28, 28), hidden=(300, 150)), (28, 28, 1)),
-}
-BASELINE = "Avalanche Naive + torch AdamW"
+SHAPES = {"PaperCNN": (32, 32, 3), "LeNet": (28, 28, 1), "MLP 784-300-150-10": (28, 28, 1)}
+BASELINES = ("released algorithm, plain loop", "AdamW, Avalanche Naive", "AdamW fused, plain loop")
+COMPILED = "MetaOptimize, compiled engine"
+Learn = Callable[[Any], None]
 
 
-def plain_loop(model: nn.Module, optimizer: torch.optim.Optimizer, experience: Any) -> None:
+def make_network(name: str) -> Any:
+    """One of the benchmark's networks, with ten outputs."""
+    from torch import nn
+
+    from continual_metaopt import MLP, PaperCNN
+
+    if name == "PaperCNN":
+        return PaperCNN()
+    if name == "LeNet":
+        layers = {
+            "conv1": nn.Conv2d(1, 6, 5, padding=2),
+            "relu1": nn.ReLU(),
+            "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(6, 16, 5),
+            "relu2": nn.ReLU(),
+            "pool2": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "linear1": nn.Linear(400, 120),
+            "relu3": nn.ReLU(),
+            "linear2": nn.Linear(120, 84),
+            "relu4": nn.ReLU(),
+            "linear3": nn.Linear(84, 10),
+        }
+        return nn.Sequential(OrderedDict(layers))
+    return MLP(10, (1, 28, 28), hidden=(300, 150))
+
+
+def plain_loop(model: Any, optimizer: Any) -> Learn:
     """The loop that a user would write without any framework."""
-    criterion = nn.CrossEntropyLoss()
-    for x, y, _ in experience.dataset:
-        optimizer.zero_grad()
-        criterion(model(x[None]), torch.tensor([y])).backward()
-        optimizer.step()
+    import torch
+
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def learn(experience: Any) -> None:
+        for x, y, _ in experience.dataset:
+            optimizer.zero_grad()
+            criterion(model(x[None]), torch.tensor([y])).backward()
+            optimizer.step()
+
+    return learn
 
 
-def avalanche_naive(model: nn.Module, optimizer: torch.optim.Optimizer, experience: Any) -> None:
+def released_loop(model: Any) -> Learn:
+    """The update of the MetaOptimize authors' released experiment code, tensor by tensor, as a plain loop.
+
+    AdamW with momentum 0.9, normaliser 0.999, weight decay 0.1; Adam as meta update with 1e-3; a step size per block.
+    """
+    import torch
+
+    criterion = torch.nn.CrossEntropyLoss()
+    blocks = [list(child.parameters()) for child in model.children() if list(child.parameters())]
+    m, v, h = ([[torch.zeros_like(p) for p in block] for block in blocks] for _ in range(3))
+    beta, meta_m, meta_v = torch.full((len(blocks),), -11.5), torch.zeros(len(blocks)), torch.zeros(len(blocks))
+    momentum, normalizer, eps, decay, meta_step_size, gamma = 0.9, 0.999, 1e-10, 0.1, 1e-3, 0.999
+    n_steps = 0
+
+    @torch.no_grad()
+    def step() -> None:
+        nonlocal n_steps
+        n_steps += 1
+        correction = (1 - normalizer) / (1 - normalizer**n_steps)
+        step_sizes, z = beta.exp(), torch.zeros(len(blocks))
+        for b, block in enumerate(blocks):
+            for i, p in enumerate(block):
+                g = p.grad
+                z[b] += (h[b][i] * g).sum()
+                m[b][i].mul_(momentum).add_(g)
+                v[b][i].mul_(normalizer).add_(g * g)
+                change = step_sizes[b] * (m[b][i] / (correction * v[b][i] + eps).sqrt() + decay * p)
+                h[b][i] = gamma * (1 - decay * step_sizes[b]) * h[b][i] - change
+                p.sub_(change)
+        meta_m.mul_(momentum).add_(z)
+        meta_v.mul_(normalizer).add_(z * z)
+        beta.sub_(meta_step_size * meta_m / (correction * meta_v + eps).sqrt())
+
+    def learn(experience: Any) -> None:
+        for x, y, _ in experience.dataset:
+            model.zero_grad()
+            criterion(model(x[None]), torch.tensor([y])).backward()
+            step()
+
+    return learn
+
+
+def avalanche_naive(model: Any, optimizer: Any) -> Learn:
     """Avalanche's own strategy, without metrics and loggers."""
+    from avalanche.training import Naive
+
+    from continual_metaopt.learner import quiet_evaluator
+
     strategy = Naive(model=model, optimizer=optimizer, train_mb_size=1, evaluator=quiet_evaluator)
-    strategy.train(experience, eval_streams=[], shuffle=False)
+    return lambda experience: strategy.train(experience, eval_streams=[], shuffle=False)
 
 
-def online_learner(model: nn.Module, optimizer: torch.optim.Optimizer, experience: Any) -> None:
+def online_learner(model: Any, optimizer: Any, engine: str) -> Learn:
     """This package's strategy."""
-    OnlineLearner(model=model, optimizer=optimizer).train(experience)
+    from continual_metaopt import OnlineLearner
+
+    return OnlineLearner(model=model, optimizer=optimizer, engine=engine).train
 
 
-CONTENDERS: dict[str, tuple[Callable[..., None], Callable[[nn.Module], torch.optim.Optimizer]]] = {
-    BASELINE: (avalanche_naive, lambda m: torch.optim.AdamW(m.parameters(), 1e-4)),
-    "plain loop + torch AdamW": (plain_loop, lambda m: torch.optim.AdamW(m.parameters(), 1e-4)),
-    "plain loop + torch AdamW fused": (plain_loop, lambda m: torch.optim.AdamW(m.parameters(), 1e-4, fused=True)),
-    "plain loop + MetaOptimize": (plain_loop, lambda m: MetaOptimize(blocks(m), 1e-4)),
-    "OnlineLearner + torch AdamW": (online_learner, lambda m: torch.optim.AdamW(m.parameters(), 1e-4)),
-    "OnlineLearner + MetaOptimize": (online_learner, lambda m: MetaOptimize(blocks(m), 1e-4)),
+def adamw(model: Any, **options: Any) -> Any:
+    """AdamW of PyTorch."""
+    import torch
+
+    return torch.optim.AdamW(model.parameters(), 1e-4, **options)
+
+
+def metaoptimize(model: Any, **options: Any) -> Any:
+    """MetaOptimize with a step size per block."""
+    from continual_metaopt import MetaOptimize, blocks
+
+    return MetaOptimize(blocks(model), 1e-4, **options)
+
+
+CONTENDERS: dict[str, Callable[[Any], Learn]] = {
+    "released algorithm, plain loop": released_loop,
+    "AdamW, plain loop": lambda m: plain_loop(m, adamw(m)),
+    "AdamW fused, plain loop": lambda m: plain_loop(m, adamw(m, fused=True)),
+    "AdamW, Avalanche Naive": lambda m: avalanche_naive(m, adamw(m)),
+    "MetaOptimize, Avalanche Naive": lambda m: avalanche_naive(m, metaoptimize(m)),
+    "AdamW, OnlineLearner": lambda m: online_learner(m, adamw(m), "torch"),
+    "MetaOptimize, torch engine": lambda m: online_learner(m, metaoptimize(m), "torch"),
+    "MetaOptimize, fused engine": lambda m: online_learner(m, metaoptimize(m), "fused"),
+    "fixed step size, compiled engine": lambda m: online_learner(m, metaoptimize(m, meta_lr=0.0), "compiled"),
+    COMPILED: lambda m: online_learner(m, metaoptimize(m), "compiled"),
 }
+
+
+class Contender:
+    """A process that learns when asked to.
+
+    Args:
+        network: name of the network.
+        learner: name of the contender.
+        samples: in each turn.
+        core: of the processor, to stay on.
+    """
+
+    def __init__(self, network: str, learner: str, samples: int, core: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, network, learner, samples, core), daemon=True)
+        self._process.start()
+
+    def wait(self) -> float:
+        """What the process says next: seconds, or megabytes at the end."""
+        answer: float = self._connection.recv()
+        return answer
+
+    def start(self) -> None:
+        """Begin a turn."""
+        self._connection.send(True)
+
+    def turn(self) -> float:
+        """Seconds that a turn takes."""
+        self.start()
+        return self.wait()
+
+    def end(self) -> float:
+        """End the process; returns the most memory that it has used, in megabytes."""
+        self._connection.send(False)
+        peak = self.wait()
+        self._process.join()
+        return peak
+
+
+def _serve(connection: Connection, network: str, learner: str, samples: int, core: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    import streams.quiet_avalanche  # noqa: F401
+
+    import numpy as np
+    import torch
+
+    from streams import make_stream
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    random = np.random.RandomState(0)
+    x = random.randint(0, 256, (samples, *SHAPES[network])).astype(np.uint8)
+    y = np.arange(samples) % 10
+    experience = make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
+    torch.manual_seed(0)
+    learn = CONTENDERS[learner](make_network(network))
+    learn(experience)  # what happens in the first call only, such as compilation, is not measured
+    connection.send(0.0)
+    while connection.recv():
+        start = time.perf_counter()
+        learn(experience)
+        connection.send(time.perf_counter() - start)
+    kilobyte = 1024 if os.uname().sysname == "Darwin" else 1
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kilobyte / 1024)
 
 
 def measure(network: str, samples: int, repeats: int) -> list[dict[str, Any]]:
-    """Median samples per second of each contender, with the range, and the ratio to the baseline in the same turn."""
-    make, shape = NETWORKS[network]
-    random = np.random.RandomState(0)
-    x = random.randint(0, 256, (samples, *shape)).astype(np.uint8)
-    y = np.arange(samples) % 10
-    experience = make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
-    speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    turns = [name for _ in range(repeats) for name in CONTENDERS]
-    for name in track(turns, description=network, console=Console(stderr=True)):
-        run, make_optimizer = CONTENDERS[name]
-        torch.manual_seed(0)
-        model = make()
-        optimizer = make_optimizer(model)
-        start = time.perf_counter()
-        run(model, optimizer, experience)
-        speeds[name].append(samples / (time.perf_counter() - start))
+    """Median samples per second of each contender, with range, peak memory, and ratios to the baselines."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 0]
+    contenders = {}
+    for name in track(CONTENDERS, description=f"{network}: starting", console=Console(stderr=True)):
+        contenders[name] = Contender(network, name, samples, cores[0])
+        contenders[name].wait()
+    pair = [contenders[COMPILED], Contender(network, COMPILED, samples, cores[-1])]
+    pair[1].wait()
+    speeds: dict[str, list[float]] = {name: [] for name in [*CONTENDERS, f"{COMPILED}, 2 workers"]}
+    for _ in track(range(repeats), description=f"{network}: measuring", console=Console(stderr=True)):
+        for name, contender in contenders.items():
+            speeds[name].append(samples / contender.turn())
+        for contender in pair:
+            contender.start()
+        speeds[f"{COMPILED}, 2 workers"].append(sum(samples / contender.wait() for contender in pair))
+    pair[1].end()
+    memory = {name: contender.end() for name, contender in contenders.items()}
     return [
         {
             "network": network,
             "learner": name,
             "samples/s": f"{statistics.median(values):.0f}",
             "range": f"{min(values):.0f}–{max(values):.0f}",
-            f"× {BASELINE}": f"{statistics.median(map(float.__truediv__, values, speeds[BASELINE])):.2f}",
+            "peak MB": f"{memory[name]:.0f}" if name in memory else "",
+        }
+        | {
+            f"× {baseline}": f"{statistics.median(map(float.__truediv__, values, speeds[baseline])):.2f}"
+            for baseline in BASELINES
         }
         for name, values in speeds.items()
     ]
@@ -95,12 +260,10 @@ def measure(network: str, samples: int, repeats: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--samples", type=int, default=1000, help="samples per measurement (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements per learner (default: %(default)s)")
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--samples", type=int, default=1000, help="samples in each turn (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each learner (default: %(default)s)")
+    parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     rows = [row for network in arguments.networks for row in measure(network, arguments.samples, arguments.repeats)]
     print(tabulate(rows, headers="keys"))
 

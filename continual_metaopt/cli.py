@@ -49,6 +49,8 @@ def compare(
     source: str | None = None,
     data_root: Path | None = None,
     seeds: tuple[int, ...] | None = None,
+    engine: configs.StudyEngine | None = None,
+    device: str | None = None,
     workers: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -62,12 +64,14 @@ def compare(
         source: images to use instead of the study's own, such as cifar100 or parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
         seeds: reported seeds, instead of the study's own.
+        engine: how steps are executed, instead of the study's own way; "population" lets runs learn side by side.
+        device: where the learners are, cpu or cuda.
         workers: runs at a time; one per processor if not given.
         quiet: show no progress.
     """
     from continual_metaopt.study import RunsFailed, StudyInterrupted, run_study
 
-    config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds)
+    config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
     try:
         result = run_study(config, folder, workers, show_progress=not quiet)
@@ -169,7 +173,7 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     plain = {
         name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
         for name, field in RunConfig.model_fields.items()
-        if name in ("seed", "record_every", "evaluate", "label", "imports")
+        if name in ("seed", "engine", "device", "record_every", "evaluate", "label", "imports")
     }
     fields: dict[str, Any] = parts | plain
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

@@ -26,6 +26,9 @@ from streams.sources import SourceSpec
 
 Kind = Literal["stream", "network", "learner"]
 
+RunEngine = Literal["auto", "torch", "fused", "compiled"]
+StudyEngine = Literal["auto", "torch", "fused", "compiled", "population"]
+
 # Arguments that a run supplies itself, by kind of component.
 SUPPLIED: dict[Kind, set[str]] = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
 
@@ -54,6 +57,8 @@ class RunConfig(BaseModel):
         network: the network and its options.
         learner: the optimizer and its options.
         seed: of stream, initial weights and learner alike.
+        engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
+        device: where the learner is: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         label: name of the learner in tables and figures; its registered name if empty.
@@ -68,6 +73,8 @@ class RunConfig(BaseModel):
     network: Component = Component(name="mlp")
     learner: Component = Component(name="metaoptimize")
     seed: int = Field(0, ge=0)
+    engine: RunEngine = "auto"
+    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
     label: str = ""
@@ -81,6 +88,9 @@ class RunConfig(BaseModel):
         """Hash of everything that decides the result."""
         decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
         content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        execution = {"engine": self.engine, "device": self.device}
+        if execution != {"engine": "auto", "device": "cpu"}:  # rounding differs
+            content |= execution
         content["stream"].pop("data_root", None)  # where files lie does not decide what they hold
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -144,6 +154,8 @@ class StudyConfig(BaseModel):
         learners: what is compared.
         seeds: reported seeds.
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
+        engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
+        device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         imports: modules that register streams, networks or learners of one's own.
@@ -157,6 +169,8 @@ class StudyConfig(BaseModel):
     learners: list[LearnerEntry] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     selection_seeds: list[int] = Field(default_factory=list)
+    engine: StudyEngine = "auto"
+    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
     imports: list[str] = Field(default_factory=list)
@@ -199,6 +213,8 @@ class StudyConfig(BaseModel):
             network=self.network,
             learner=learner,
             seed=seed,
+            engine="auto" if self.engine == "population" else self.engine,
+            device=self.device,
             record_every=self.record_every,
             evaluate=self.evaluate,
             label=", ".join(part for part in (entry.label or entry.name, chosen) if part),
@@ -215,6 +231,8 @@ def load_study(
     source: str | None = None,
     data_root: str | Path | None = None,
     seeds: Sequence[int] | None = None,
+    engine: StudyEngine | None = None,
+    device: str | None = None,
 ) -> StudyConfig:
     """Read a study from a YAML file, or a packaged one by name.
 
@@ -223,6 +241,8 @@ def load_study(
         source: the stream's source, instead of the one in the file.
         data_root: the stream's data_root, likewise.
         seeds: the reported seeds, likewise.
+        engine: how steps are executed, likewise.
+        device: where the learners are, likewise.
 
     Raises:
         FileNotFoundError: no such file.
@@ -248,8 +268,8 @@ def load_study(
     if isinstance(content.get("stream"), dict):
         given = {"source": source, "data_root": None if data_root is None else str(data_root)}
         content["stream"] |= {name: value for name, value in given.items() if value is not None}
-    if seeds is not None:
-        content["seeds"] = list(seeds)
+    fields = {"seeds": None if seeds is None else list(seeds), "engine": engine, "device": device}
+    content |= {name: value for name, value in fields.items() if value is not None}
     try:
         config = StudyConfig.model_validate(content)
         for entry in config.learners:

@@ -1,9 +1,11 @@
 """Running a study on this machine: choose tuned settings on the selection seeds, then run the reported seeds."""
 
+import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +21,9 @@ from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import read_json, write_json
 
 Job = tuple[RunConfig, Path]
+
+SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
+FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
 
 
 class StudyInterrupted(Exception):
@@ -65,7 +70,8 @@ def run_study(study: StudyConfig, out: Path, workers: int | None = None, show_pr
     }
     selection = [job for candidates in trials.values() for _, jobs in candidates for job in jobs]
     n_reported = len(study.learners) * len(study.seeds)
-    with _Pool(workers, len(selection) + n_reported, show_progress) as pool:
+    side_by_side = study.engine == "population"
+    with _Pool(workers, len(selection) + n_reported, show_progress, side_by_side) as pool:
         pool.run(selection, "choosing settings")
         jobs = []
         for position, entry in enumerate(study.learners):
@@ -111,6 +117,7 @@ def claim(study: StudyConfig, out: Path) -> None:
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
+    common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
     components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
     return common | {f"{kind}.{option}": value for kind, option, value in components}
 
@@ -154,8 +161,9 @@ def run_folder_name(config: RunConfig) -> str:
 class _Pool:
     """Worker processes that do runs, with progress, and an orderly end at Ctrl-C."""
 
-    def __init__(self, workers: int | None, n_runs: int, show_progress: bool) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, workers: int | None, n_runs: int, show_progress: bool, side_by_side: bool = False) -> None:
+        self._side_by_side = side_by_side
+        context = _process_context()
         self._stop = context.Event()
         self._messages = context.Queue()
         n_workers = max(1, min(workers or _n_processors(), n_runs))
@@ -175,7 +183,8 @@ class _Pool:
     def run(self, jobs: Sequence[Job], stage: str) -> None:
         """Do runs; returns when all have ended."""
         self._display.stage(stage)
-        futures = {self._executor.submit(_work, config, path): path for config, path in jobs}
+        tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
+        futures = {self._executor.submit(_work, task): task for task in tasks}
         try:
             self._wait(futures)
         except KeyboardInterrupt:
@@ -184,18 +193,31 @@ class _Pool:
             self._executor.shutdown(wait=True, cancel_futures=True)
             raise StudyInterrupted from None
         failures: dict[str, list[Path]] = {}
-        for future, path in futures.items():
-            reason = _failure(future, path)
-            if reason is not None:
-                failures.setdefault(reason, []).append(path)
+        for future, task in futures.items():
+            for number, (_, path) in enumerate(task):
+                reason = _failure(future, number, path)
+                if reason is not None:
+                    failures.setdefault(reason, []).append(path)
         if failures:
             raise RunsFailed(_describe_failures(failures, len(jobs)))
 
-    def _wait(self, futures: dict[Future[str], Path]) -> None:
+    def _wait(self, futures: dict[Future[list[str]], list[Job]]) -> None:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            self._display.update(n_ended=len(done))
+            self._display.update(n_ended=sum(len(futures[future]) for future in done))
+
+
+def _process_context() -> Any:
+    """How workers are started: where that is safe, as copies of a process that has imported everything.
+
+    They start at once then, and share the memory that the imports have filled.
+    """
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["continual_metaopt.running"])
+    return context
 
 
 def _n_processors() -> int:
@@ -211,10 +233,23 @@ def _describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
     return "\n".join(lines)
 
 
-def _failure(future: "Future[str]", path: Path) -> str | None:
-    """Why a run failed, or None if it did not."""
+def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Runs grouped so that those of a group can learn side by side: the same update rules, with any numbers in them."""
+    groups: dict[str, list[Job]] = {}
+    for number, job in enumerate(jobs):
+        learner = job[0].learner
+        if learner.name not in SIDE_BY_SIDE:
+            groups[str(number)] = [job]
+            continue
+        rules = {name: value for name, value in learner.options.items() if name not in FREE_IN_POPULATION}
+        groups.setdefault(f"{learner.name} {json.dumps(rules, sort_keys=True)}", []).append(job)
+    return list(groups.values())
+
+
+def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None:
+    """Why a run failed, given the place of its state in the result; None if it did not."""
     try:
-        if future.result() != "failed":
+        if future.result()[number] != "failed":
             return None
     except BrokenProcessPool:
         return "its process was killed, perhaps for lack of memory; the same command goes on from its last checkpoint"
@@ -231,17 +266,29 @@ def _start_worker(messages: Any, stop: Any) -> None:
     _worker.update(messages=messages, stop=stop)
 
 
-def _work(config: RunConfig, path: Path) -> str:
-    from continual_metaopt.running import run_one
-
+def _work(jobs: list[Job]) -> list[str]:
+    """Do one run, or several side by side; returns the states in which they ended."""
     messages, stop = _worker["messages"], _worker["stop"]
-    name = f"{config.label or config.learner.name}, seed {config.seed}"
+    configs, paths = zip(*jobs, strict=True)
+    first = configs[0]
+    name = f"{first.label or first.learner.name}, seed {first.seed}"
+    if len(jobs) > 1:
+        name += f", and {len(jobs) - 1} others"
 
     def should_stop() -> bool:
         return bool(stop.is_set()) or not _main_process_lives()
 
+    def tell(done: int, total: int) -> None:
+        messages.put((name, done, total))
+
     try:
-        return run_one(config, path, lambda done, total: messages.put((name, done, total)), should_stop)
+        if len(jobs) > 1:
+            from continual_metaopt.population import run_population
+
+            return run_population(configs, paths, first.device, tell, should_stop)
+        from continual_metaopt.running import run_one
+
+        return [run_one(first, paths[0], tell, should_stop)]
     finally:
         if not _main_process_lives():
             os._exit(1)  # nobody waits for the result, and the queues to the main process would block

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from continual_metaopt.engines.compiled_network import (
 )
 from continual_metaopt.engines.compiled_rules import (
     BASE_RULES,
+    aligned_zeros,
     kernel_rules,
     parameter_settings,
     room_for_update,
@@ -78,7 +78,7 @@ class CompiledEngine:
         self.classifies = isinstance(criterion, nn.CrossEntropyLoss)
         self.dtype = tables.parameters[0].detach().numpy().dtype
         self._parameters = tables.parameters
-        self._slices = [slice(start, stop) for start, stop in pairwise(tables.starts)]
+        self._slices = tables.places
         self._rules = kernel_rules(optimizer)
         self._network = self._make_network(tables, criterion)
         self._learned = self._make_learned(tables)
@@ -238,11 +238,12 @@ class CompiledEngine:
         yield "trace", self._learned.trace
 
     def _room(self, n: int) -> Array:
-        return np.zeros(n, self.dtype)
+        return aligned_zeros(n, self.dtype)
 
     def _make_network(self, tables: NetworkTables, criterion: Any) -> k.Network:
         parameters = np.zeros((len(self._parameters), k.N_PARAMETER_COLUMNS), np.int64)
-        parameters[:, k.START], parameters[:, k.STOP] = tables.starts[:-1], tables.starts[1:]
+        parameters[:, k.START] = [place.start for place in tables.places]
+        parameters[:, k.STOP] = [place.stop for place in tables.places]
         return k.Network(
             np.array(tables.layers, np.int64),
             np.array(tables.slopes, self.dtype),
@@ -253,7 +254,7 @@ class CompiledEngine:
         )
 
     def _make_learned(self, tables: NetworkTables) -> k.Learned:
-        rule, n = BASE_RULES[type(self.optimizer.base)], tables.starts[-1]
+        rule, n = BASE_RULES[type(self.optimizer.base)], tables.n_weights
         return k.Learned(
             self._room(n),
             self._room(n if rule.momentum else 0),
@@ -272,7 +273,7 @@ class CompiledEngine:
             np.zeros(tables.n_positions, np.int64),
             self._room(tables.n_positions),
             self._room(tables.n_scratch),
-            self._room(tables.starts[-1]),
+            self._room(tables.n_weights),
             room_for_update(self.dtype),
             np.zeros(len(self.optimizer.blocks())),
         )

@@ -22,15 +22,16 @@ class NetworkTables:
         layers: a row per layer, as ``kernels.Network`` describes.
         slopes: of leaky ReLUs.
         parameters: the network's parameters, in the order of the flat arrays.
-        starts: where each begins there, and where the last ends.
-        n_activations, n_images, n_winners, n_positions, n_scratch: numbers to make room for.
+        places: where each is there; the beginnings are aligned.
+        n_weights, n_activations, n_images, n_winners, n_positions, n_scratch: numbers to make room for.
         n_inputs, n_outputs: of the network.
     """
 
     layers: list[list[int]] = field(default_factory=list)
     slopes: list[float] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(default_factory=list)
-    starts: list[int] = field(default_factory=lambda: [0])
+    places: list[slice] = field(default_factory=list)
+    n_weights: int = 0
     n_activations: int = 0
     n_images: int = 0
     n_winners: int = 0
@@ -119,7 +120,7 @@ class _Builder:
         self.shape = shape
         self._output = 0  # where the last layer's output is
         self._channels_last = False
-        tables.n_activations = tables.n_inputs
+        tables.n_activations = _aligned(tables.n_inputs)
 
     def add(self, layer: nn.Module) -> None:
         if type(layer) is nn.Linear:
@@ -150,8 +151,8 @@ class _Builder:
         positions, patch = math.prod(self.shape[1:]), channels * math.prod(layer.kernel_size)
         padded = channels * (height + 2 * row[k.PAD_HEIGHT]) * (width + 2 * row[k.PAD_WIDTH])
         row[k.PATCHES] = self.tables.n_images
-        row[k.PADDED] = row[k.PATCHES] + positions * patch + k.SLACK
-        self.tables.n_images = row[k.PADDED] + padded + k.SLACK
+        row[k.PADDED] = row[k.PATCHES] + _aligned(positions * patch + k.SLACK)
+        self.tables.n_images = row[k.PADDED] + _aligned(padded + k.SLACK)
         self.tables.n_positions = max(self.tables.n_positions, math.prod(self.shape) + 1)
         self.tables.n_scratch = max(self.tables.n_scratch, positions * patch + padded)
 
@@ -199,7 +200,7 @@ class _Builder:
         row[k.WEIGHT] = row[k.BIAS] = -1
         row[k.BACKWARD] = int(bool(self.tables.parameters))
         if not in_place:
-            self.tables.n_activations += math.prod(shape)
+            self.tables.n_activations += _aligned(math.prod(shape))
         self._output, self.shape = output, shape
         self.tables.layers.append(row)
         self.tables.slopes.append(0.0)
@@ -210,7 +211,9 @@ class _Builder:
             if parameter is not None:
                 row[column] = len(self.tables.parameters)
                 self.tables.parameters.append(cast(nn.Parameter, parameter))
-                self.tables.starts.append(self.tables.starts[-1] + parameter.numel())
+                start = self.tables.n_weights
+                self.tables.places.append(slice(start, start + parameter.numel()))
+                self.tables.n_weights = _aligned(start + parameter.numel())
 
 
 def _why_not_layer(layer: nn.Module) -> str | None:
@@ -233,6 +236,11 @@ def _why_not_layer(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.LeakyReLU) and layer.negative_slope < 0:
         return "LeakyReLU has a negative slope below 0"
     return None
+
+
+def _aligned(n: int) -> int:
+    """The next beginning of a line of the cache, in numbers."""
+    return -(-n // k.ALIGNMENT) * k.ALIGNMENT
 
 
 def _is_sequential(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import kernels
@@ -91,5 +91,15 @@ def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool]:
 
 def room_for_update(dtype: DTypeLike) -> kernels.Room:
     """Room for the update of one parameter."""
-    gradient, direction, products = (np.zeros(kernels.PIECE, dtype) for _ in range(3))
-    return kernels.Room(gradient, direction, products, np.zeros(kernels.N_CONSTANTS, dtype))
+    direction, products, constants = (
+        aligned_zeros(n, dtype) for n in (kernels.PIECE, kernels.PIECE, kernels.N_CONSTANTS)
+    )
+    return kernels.Room(direction, products, constants)
+
+
+def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros that begins where a line of the processor's cache begins."""
+    itemsize = np.dtype(dtype).itemsize
+    room = np.zeros(n + kernels.ALIGNMENT, dtype)
+    first = -room.ctypes.data // itemsize % kernels.ALIGNMENT
+    return room[first : first + n]

@@ -57,96 +57,101 @@ def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
 
 
 @njit(**OPTIONS)
-def _sgd(g: Array, u: Array) -> None:
+def _sgd(scale: Any, x: Array, u: Array) -> None:
     for i in range(len(u)):
-        u[i] = g[i]
+        u[i] = scale * x[i]
 
 
 @njit(**OPTIONS)
-def _sgdm(g: Array, m: Array, u: Array, k: Array) -> None:
+def _sgdm(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
     momentum = k[0]
     for i in range(len(u)):
-        m[i] = momentum * m[i] + g[i]
+        m[i] = momentum * m[i] + scale * x[i]
         u[i] = m[i]
 
 
 @njit(**OPTIONS)
-def _rmsprop(g: Array, v: Array, u: Array, k: Array) -> None:
-    beta, rest, scale, eps = k[0], k[1], k[2], k[3]
+def _rmsprop(scale: Any, x: Array, v: Array, u: Array, k: Array) -> None:
+    beta, rest, correction, eps = k[0], k[1], k[2], k[3]
     for i in range(len(u)):
-        v[i] = beta * v[i] + rest * g[i] * g[i]
-        u[i] = g[i] / (np.sqrt(v[i]) * scale + eps)
+        g = scale * x[i]
+        v[i] = beta * v[i] + rest * g * g
+        u[i] = g / (np.sqrt(v[i]) * correction + eps)
 
 
 @njit(**OPTIONS)
-def _adamw(g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
-    rest1, beta2, rest2, scale, eps = k[0], k[1], k[2], k[3], k[4]
+def _adamw(scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+    rest1, beta2, rest2, correction, eps = k[0], k[1], k[2], k[3], k[4]
     for i in range(len(u)):
-        m[i] += rest1 * (g[i] - m[i])
-        v[i] = beta2 * v[i] + rest2 * g[i] * g[i]
-        u[i] = m[i] / (np.sqrt(v[i]) * scale + eps)
+        g = scale * x[i]
+        m[i] += rest1 * (g - m[i])
+        v[i] = beta2 * v[i] + rest2 * g * g
+        u[i] = m[i] / (np.sqrt(v[i]) * correction + eps)
 
 
 @njit(**OPTIONS)
-def _lion(g: Array, m: Array, u: Array, k: Array) -> None:
+def _lion(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
     mix, mix_rest, decay, decay_rest = k[0], k[1], k[2], k[3]
     for i in range(len(u)):
-        u[i] = np.sign(mix * m[i] + mix_rest * g[i])
-        m[i] = decay * m[i] + decay_rest * g[i]
+        g = scale * x[i]
+        u[i] = np.sign(mix * m[i] + mix_rest * g)
+        m[i] = decay * m[i] + decay_rest * g
 
 
 @njit(**OPTIONS)
-def _sgdm_released(g: Array, m: Array, u: Array, k: Array) -> None:
+def _sgdm_released(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
     momentum, rest = k[0], k[1]
     for i in range(len(u)):
         u[i] = m[i]
-        m[i] = momentum * m[i] + rest * g[i]
+        m[i] = momentum * m[i] + rest * (scale * x[i])
 
 
 @njit(**OPTIONS)
-def _rmsprop_released(g: Array, v: Array, u: Array, k: Array) -> None:
-    decay, scale, eps = k[0], k[1], k[2]
+def _rmsprop_released(scale: Any, x: Array, v: Array, u: Array, k: Array) -> None:
+    decay, correction, eps = k[0], k[1], k[2]
     for i in range(len(u)):
-        v[i] = decay * v[i] + g[i] * g[i]
-        u[i] = g[i] / np.sqrt(scale * v[i] + eps)
+        g = scale * x[i]
+        v[i] = decay * v[i] + g * g
+        u[i] = g / np.sqrt(correction * v[i] + eps)
 
 
 @njit(**OPTIONS)
-def _adamw_released(g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
-    momentum, decay, scale, eps = k[0], k[1], k[2], k[3]
+def _adamw_released(scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+    momentum, decay, correction, eps = k[0], k[1], k[2], k[3]
     for i in range(len(u)):
-        m[i] = momentum * m[i] + g[i]
-        v[i] = decay * v[i] + g[i] * g[i]
-        u[i] = m[i] / np.sqrt(scale * v[i] + eps)
+        g = scale * x[i]
+        m[i] = momentum * m[i] + g
+        v[i] = decay * v[i] + g * g
+        u[i] = m[i] / np.sqrt(correction * v[i] + eps)
 
 
 @njit(**OPTIONS)
-def _direction(rule: int, g: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+def _direction(rule: int, scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
     if rule == SGD:
-        _sgd(g, u)
+        _sgd(scale, x, u)
     elif rule == SGDM:
-        _sgdm(g, m, u, k)
+        _sgdm(scale, x, m, u, k)
     elif rule == RMSPROP:
-        _rmsprop(g, v, u, k)
+        _rmsprop(scale, x, v, u, k)
     elif rule == ADAMW:
-        _adamw(g, m, v, u, k)
+        _adamw(scale, x, m, v, u, k)
     elif rule == LION:
-        _lion(g, m, u, k)
+        _lion(scale, x, m, u, k)
     elif rule == SGDM_RELEASED:
-        _sgdm_released(g, m, u, k)
+        _sgdm_released(scale, x, m, u, k)
     elif rule == RMSPROP_RELEASED:
-        _rmsprop_released(g, v, u, k)
+        _rmsprop_released(scale, x, v, u, k)
     else:
-        _adamw_released(g, m, v, u, k)
+        _adamw_released(scale, x, m, v, u, k)
 
 
 # Weights and traces
 
 
 @njit(**OPTIONS)
-def _add_products(a: Array, b: Array, total: Array) -> None:
-    for i in range(len(a)):
-        total[i] += a[i] * b[i]
+def _add_products(scale: Any, x: Array, h: Array, total: Array) -> None:
+    for i in range(len(h)):
+        total[i] += h[i] * (scale * x[i])
 
 
 @njit(**OPTIONS)
@@ -170,12 +175,6 @@ def _add_scaled(scale: Any, a: Array, total: Array) -> None:
 
 
 @njit(**OPTIONS)
-def _scaled(scale: Any, a: Array, out: Array) -> None:
-    for i in range(len(a)):
-        out[i] = scale * a[i]
-
-
-@njit(**OPTIONS)
 def _sum(a: Array) -> float:
     """Sum of ``PIECE`` numbers, which is left in the first; the others are spent."""
     half = PIECE // 2
@@ -187,10 +186,11 @@ def _sum(a: Array) -> float:
 
 
 @njit(**OPTIONS)
-def update_piece(
+def _update_piece(
     rule: int,
     p: Array,
-    g: Array,
+    scale: Any,
+    x: Array,
     m: Array,
     v: Array,
     h: Array,
@@ -201,37 +201,23 @@ def update_piece(
     decay: Any,
     keep: Any,
 ) -> None:
-    """Update some weights of one parameter, and add h·g with the old trace, element by element, to ``products``.
+    """Update at most ``PIECE`` weights by the gradient ``scale`` · ``x``; add h·g with the old trace to ``products``.
 
-    All arrays are contiguous, of one dimension and one type, as are the numbers.
-
-    Args:
-        rule: number of the base update.
-        p: weights, at most ``PIECE``.
-        g: gradient.
-        m: momentum; empty for rules without.
-        v: second moment; empty for rules without.
-        h: trace; empty for a fixed step size.
-        u: room for the direction.
-        products: partial sums of the meta gradient.
-        k: the rule's constants.
-        step: step size, divided by the direction's divisor.
-        decay: step size times weight decay.
-        keep: factor on the old trace.
+    ``u`` is room for the direction and ``k`` holds the rule's constants; for the others see ``update``.
     """
     u = u[: len(p)]
-    _direction(rule, g, m, v, u, k)
+    _direction(rule, scale, x, m, v, u, k)
     if len(h):
-        _add_products(h, g, products)
+        if scale != 0:  # as it is for half of the units behind a ReLU
+            _add_products(scale, x, h, products)
         _move(p, h, u, step, decay, keep)
     else:
         _move_without_trace(p, u, step, decay)
 
 
 class Room(NamedTuple):
-    """Room for the update of one parameter: arrays of ``PIECE`` numbers, and the rule's constants."""
+    """Room for the update of one parameter: two arrays of ``PIECE`` numbers, and the rule's constants."""
 
-    gradient: Array
     direction: Array
     products: Array
     constants: Array
@@ -243,26 +229,27 @@ def update(
 ) -> float:
     """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
 
-    The arguments are those of ``update_piece``, for any number of weights.
+    All arrays are contiguous, of one dimension and one type, as are the numbers.
+
+    Args:
+        rule: number of the base update.
+        p: weights.
+        g: gradient.
+        m: momentum; empty for rules without.
+        v: second moment; empty for rules without.
+        h: trace; empty for a fixed step size.
+        room: with the constants of the rule.
+        step: step size, divided by the direction's divisor.
+        decay: step size times weight decay.
+        keep: factor on the old trace.
     """
     room.products[:] = 0
+    one = p.dtype.type(1)
+    u, products, k = room.direction, room.products, room.constants
     for start in range(0, len(p), PIECE):
         piece = slice(start, min(len(p), start + PIECE))
-        update_piece(
-            rule,
-            p[piece],
-            g[piece],
-            m[piece],
-            v[piece],
-            h[piece],
-            room.direction,
-            room.products,
-            room.constants,
-            step,
-            decay,
-            keep,
-        )
-    return _sum(room.products)
+        _update_piece(rule, p[piece], one, g[piece], m[piece], v[piece], h[piece], u, products, k, step, decay, keep)
+    return _sum(products)
 
 
 @njit(**OPTIONS)
@@ -287,30 +274,18 @@ def update_outer(
     """
     room.products[:] = 0
     dx[:] = 0
+    u, products, k = room.direction, room.products, room.constants
     for output in range(len(delta)):
-        row = output * len(x)
+        row, d = output * len(x), delta[output]
         for start in range(0, len(x), PIECE):
             stop = min(len(x), start + PIECE)
             piece = slice(row + start, row + stop)
-            g = room.gradient[: stop - start]
-            _scaled(delta[output], x[start:stop], g)
-            if len(dx):
-                _add_scaled(delta[output], p[piece], dx[start:stop])
-            update_piece(
-                rule,
-                p[piece],
-                g,
-                m[piece],
-                v[piece],
-                h[piece],
-                room.direction,
-                room.products,
-                room.constants,
-                step,
-                decay,
-                keep,
+            if len(dx) and d != 0:
+                _add_scaled(d, p[piece], dx[start:stop])
+            _update_piece(
+                rule, p[piece], d, x[start:stop], m[piece], v[piece], h[piece], u, products, k, step, decay, keep
             )
-    return _sum(room.products)
+    return _sum(products)
 
 
 # Columns of the parameters' settings, and of their addresses in memory
@@ -448,6 +423,7 @@ FROZEN = -1  # in the column of blocks
 
 CROSS_ENTROPY, SQUARED_ERROR = range(2)
 SLACK = 16  # numbers at the end of an array that may be written beside what is meant
+ALIGNMENT = 16  # numbers; vectors that cross a line of the cache take twice as long
 
 
 class Network(NamedTuple):

@@ -75,10 +75,11 @@ def test_every_base_update_has_a_kernel() -> None:
 )
 def test_agrees_with_the_plain_step(base: str, dtype: torch.dtype, rtol: float, options: dict[str, Any]) -> None:
     twins = Twins(dtype, base=base, **({"lr": 1e-3, "weight_decay": 0.1} | options))
+    # sooner or later a sign's argument is so close to 0 that the sign turns with the rounding
+    steps = STEPS // 10 if (base, dtype) == ("lion", torch.float32) else STEPS
     for _ in range(4):
-        twins.learn(STEPS // 4)
-        # a sign whose argument is next to 0 turns with the rounding, and then a weight goes two steps astray
-        twins.compare(max(rtol, 3e-3) if (base, dtype) == ("lion", torch.float32) else rtol)
+        twins.learn(steps // 4)
+        twins.compare(rtol)
     moved = twins.optimizers[0].step_size_report().values()
     assert all((value != 1e-3) == (options.get("meta_lr") != 0.0) for value in moved)
 
