@@ -1,6 +1,7 @@
 """OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
 
 import functools
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
+import numpy as np
 import torch
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BasePlugin
@@ -168,7 +170,6 @@ class OnlineLearner(Naive):
     def _before_training(self, **kwargs: Any) -> None:
         # the network has come to its device now, and others may have changed it or set another optimizer
         self._choose_engine()
-        self._compiled = None
         super()._before_training(**kwargs)
 
     def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
@@ -224,7 +225,7 @@ class OnlineLearner(Naive):
                 self._choose_engine(obstacle)
                 super().training_epoch(**kwargs)
             elif len(self.dataloader):
-                self._choose_engine(sample=next(iter(self.dataloader)))
+                self._choose_engine(sample=self._first_sample())
                 samples = self._samples()
                 by_torch = functools.partial(self._learn_by_torch, samples)
                 self._learn_in_portions(self._learn_compiled if self.engine["name"] == "compiled" else by_torch)
@@ -268,20 +269,25 @@ class OnlineLearner(Naive):
     def _why_not_compiled(self, sample: Sequence[Tensor] | None) -> str | None:
         from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
 
-        optimizer = self.optimizer
-        if self._compiled is not None and self._compiled.is_for(self.model, optimizer):
-            return self._compiled.why_not_sample(*sample[:2]) if sample is not None else None
-        self._compiled = None
-        obstacle = why_not_compiled(self.model, optimizer, self._criterion)
+        self._compiled = None  # plugins may have changed network and optimizer since it was made
+        obstacle = why_not_compiled(self.model, self.optimizer, self._criterion)
         if obstacle is not None or sample is None:
             return obstacle
+        optimizer = cast(MetaOptimize, self.optimizer)
         try:
-            self._compiled = CompiledEngine(
-                self.model, cast(MetaOptimize, optimizer), self._criterion, sample[0].shape[1:]
-            )
+            self._compiled = CompiledEngine(self.model, optimizer, self._criterion, sample[0].shape[1:])
         except ValueError as error:
             return str(error)
         return self._compiled.why_not_sample(*sample[:2])
+
+    def _first_sample(self) -> Sequence[Tensor]:
+        """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
+        generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        sample: Sequence[Tensor] = next(iter(self.dataloader))
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])  # noqa: NPY002
+        random.setstate(generators[2])
+        return sample
 
     def _learn_in_portions(self, learn_portion: Callable[[], bool]) -> None:
         """Learn until ``learn_portion`` returns that there is no more, and hand over what was observed after each."""

@@ -9,6 +9,7 @@ import streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
+from torch import nn
 
 from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.observations import Diverged, Observations
@@ -56,7 +57,7 @@ def run_one(
     """
     ended = state_of(path, config)
     if ended is not None:
-        _take_place(path, config)
+        take_place(path, config)
         return ended
     directory = RunDirectory(path)
     run = None
@@ -94,62 +95,105 @@ def state_of(path: Path, config: RunConfig) -> str | None:
     return state if state in ("finished", "diverged") else None
 
 
-def _take_place(path: Path, config: RunConfig) -> None:
+def available_device(name: str) -> torch.device:
+    """A device by name.
+
+    Raises:
+        ValueError: PyTorch cannot use it here.
+    """
+    device = torch.device(name)
+    module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
+    if module is not None and not module.is_available():
+        raise ValueError(f'device="{name}" is not possible: PyTorch finds no such device here; use device="cpu"')
+    return device
+
+
+def take_place(path: Path, config: RunConfig) -> None:
     """Note the place in tables and figures that a study gives to a run that has ended."""
     record = read_json(path / "config.json")
     if record.get("order") != config.order:
         write_json(path / "config.json", record | {"order": config.order})
 
 
-class _Run(SupervisedPlugin):
-    """The objects of a run, tied together: it records what the learner observes, and each experience's end."""
+class RunUnderWay:
+    """The objects of a run and what it has done so far, whatever executes its steps.
 
-    def __init__(
-        self,
-        config: RunConfig,
-        directory: RunDirectory,
-        on_progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        super().__init__()
+    Nothing is written to the directory before ``begin``.
+
+    Args:
+        config: a resolved description.
+        directory: of the run.
+
+    Attributes:
+        engine: how the steps are executed, for the record.
+        random: state of torch's random numbers, for the checkpoint.
+        n_samples: samples that the run has learned from.
+        n_correct: how many of them were predicted right.
+        n_ended: experiences that have come to their end.
+        n_correct_in_experience: right predictions in the current experience.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
         torch.set_num_threads(THREADS)
         torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
         import_modules(config.imports)
         self.config, self.directory = config, directory
-        self.on_progress, self.should_stop = on_progress, should_stop
         self.benchmark: StreamBenchmark = make_stream(config.stream.name, **config.stream.options, seed=config.seed)
-        self.learner = self._make_learner()
-        self.n_ended = 0  # experiences that have come to their end
-        self.n_correct = 0  # in the current experience
-        self.last_checkpoint = time.monotonic()
-        checkpoint = directory.path / "checkpoint.pt"
+        sizes = self.benchmark.info.for_learner
+        torch.manual_seed(config.seed)
+        self.model: nn.Module = factory_of("network", config.network.name)(
+            n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
+        )
+        self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
+        self.engine: dict[str, str] = {}
+        self.random = torch.get_rng_state()
+        self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
+
+    @property
+    def n_in_stream(self) -> int:
+        """Length of the whole stream."""
+        return self.benchmark.info.for_learner.n_samples
+
+    @property
+    def within_experience(self) -> int:
+        """How many of the samples belong to the current experience."""
+        return self.n_samples - [*self.benchmark.info.boundaries, self.n_samples][self.n_ended]
+
+    @property
+    def left_in_experience(self) -> int:
+        """How many samples of the current experience are still to come; 0 after the last experience."""
+        if self.n_ended == len(self.benchmark.info.experiences):
+            return 0
+        return self.benchmark.info.experiences[self.n_ended].n_samples - self.within_experience
+
+    def begin(self) -> None:
+        """Write the description, or go on from the checkpoint if there is one."""
+        checkpoint = self.directory.path / "checkpoint.pt"
         if checkpoint.exists():
             self._restore(torch.load(checkpoint, weights_only=True))
         else:
-            directory.start(self._record())
+            self.directory.start(self._record())
 
-    def learn(self) -> None:
-        """Learn from all experiences that are left."""
-        self.last_observed = time.monotonic()
-        if self.n_ended < len(self.benchmark.train_stream):
-            self.learner.train(self.benchmark.train_stream[self.n_ended :])
-
-    def observe(self, observations: Observations) -> None:
-        """Record what the learner observed, and stop it if asked to."""
-        self.directory.learning_time += time.monotonic() - self.last_observed
+    def count_and_record(self, observations: Observations, seconds: float) -> None:
+        """Record what was observed in ``seconds`` of learning."""
+        n_correct = sum(map(bool, observations.correct))
+        self.directory.learning_time += seconds
         self.directory.observe(observations)
-        self.n_correct += sum(map(bool, observations.correct))
-        self.on_progress(self.learner.n_samples, self.benchmark.info.for_learner.n_samples)
-        stop = self.should_stop()
-        if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
-            self.directory.checkpoint(self._save, self.learner.engine)
-            self.last_checkpoint = time.monotonic()
-        if stop:
-            raise Interrupted
-        self.last_observed = time.monotonic()
+        self.n_samples += len(observations)
+        self.n_correct += n_correct
+        self.n_correct_in_experience += n_correct
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Measure held-out accuracy at the end of an experience, and record the experience."""
+    def checkpoint(self) -> None:
+        """Write everything that is needed to go on later."""
+        self.directory.checkpoint(self._save, self.engine)
+
+    def end_experience(self, model: nn.Module, device: torch.device) -> None:
+        """Measure held-out accuracy at the end of an experience, and record the experience.
+
+        Args:
+            model: the network with its current weights.
+            device: where that network is.
+        """
         experience = self.benchmark.info.experiences[self.n_ended]
         test = self.benchmark.test_stream[self.n_ended].dataset
         self.directory.add_experience(
@@ -158,25 +202,11 @@ class _Run(SupervisedPlugin):
             first_step=experience.first_step,
             n_samples=experience.n_samples,
             n_seen_before=experience.n_seen_before,
-            n_correct=self.n_correct,
-            online_accuracy=self.n_correct / experience.n_samples,
-            test_accuracy=accuracy(strategy.model, test, strategy.device)
-            if self.config.evaluate and len(test)
-            else None,
+            n_correct=self.n_correct_in_experience,
+            online_accuracy=self.n_correct_in_experience / experience.n_samples,
+            test_accuracy=accuracy(model, test, device) if self.config.evaluate and len(test) else None,
         )
-        self.n_ended, self.n_correct = self.n_ended + 1, 0
-        self.last_observed = time.monotonic()
-
-    def _make_learner(self) -> OnlineLearner:
-        config, sizes = self.config, self.benchmark.info.for_learner
-        torch.manual_seed(config.seed)
-        model = factory_of("network", config.network.name)(
-            n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
-        )
-        optimizer = make_optimizer(config.learner.name, model, **config.learner.options)
-        return OnlineLearner(
-            model=model, optimizer=optimizer, plugins=[self], recorder=self, record_every=config.record_every
-        )
+        self.n_ended, self.n_correct_in_experience = self.n_ended + 1, 0
 
     def _record(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -186,8 +216,8 @@ class _Run(SupervisedPlugin):
             **self.config.model_dump(mode="json"),
             "learned_step_sizes": self.config.learned_step_sizes,
             "stream_info": self.benchmark.info.as_record(),
-            "blocks": list(step_sizes_of(self.learner.optimizer)),
-            "n_parameters": sum(p.numel() for p in self.learner.model.parameters() if p.requires_grad),
+            "blocks": list(step_sizes_of(self.optimizer)),
+            "n_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "versions": describe_software(),
             "platform": describe_platform(THREADS),
         }
@@ -196,13 +226,13 @@ class _Run(SupervisedPlugin):
         torch.save(
             {
                 "run_id": self.config.run_id,
-                "model": self.learner.model.state_dict(),
-                "optimizer": self.learner.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "n_samples": self.learner.n_samples,
-                "n_correct": self.learner.n_correct,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": self.random,
+                "n_samples": self.n_samples,
+                "n_correct": self.n_correct,
                 "n_ended": self.n_ended,
-                "n_correct_in_experience": self.n_correct,
+                "n_correct_in_experience": self.n_correct_in_experience,
                 "progress": progress,
             },
             path,
@@ -210,10 +240,60 @@ class _Run(SupervisedPlugin):
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         self.directory.resume(checkpoint["progress"])
-        self.learner.model.load_state_dict(checkpoint["model"])
-        self.learner.optimizer.load_state_dict(checkpoint["optimizer"])
-        torch.set_rng_state(checkpoint["random"])
-        self.n_ended, self.n_correct = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
-        boundaries = [*self.benchmark.info.boundaries, checkpoint["n_samples"]]
-        within = checkpoint["n_samples"] - boundaries[self.n_ended]
-        self.learner.continue_from(checkpoint["n_samples"], checkpoint["n_correct"], within)
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.random = checkpoint["random"]
+        self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
+        self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+
+
+class _Run(RunUnderWay, SupervisedPlugin):
+    """A run by ``OnlineLearner``: it records what the learner observes, and each experience's end."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        on_progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        super().__init__(config, directory)
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.model.to(available_device(config.device))
+        self.learner = OnlineLearner(
+            model=self.model,
+            optimizer=self.optimizer,
+            engine=config.engine,
+            device=config.device,
+            plugins=[self],
+            recorder=self,
+            record_every=config.record_every,
+        )
+        self.begin()
+        self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
+        torch.set_rng_state(self.random)
+        self.last_checkpoint = time.monotonic()
+
+    def learn(self) -> None:
+        """Learn from all experiences that are left."""
+        self.last_observed = time.monotonic()
+        if self.n_ended < len(self.benchmark.train_stream):
+            self.learner.train(self.benchmark.train_stream[self.n_ended :])
+
+    def observe(self, observations: Observations) -> None:
+        """Record what the learner observed, and stop it if asked to."""
+        self.count_and_record(observations, time.monotonic() - self.last_observed)
+        self.on_progress(self.n_samples, self.n_in_stream)
+        stop = self.should_stop()
+        if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+            self.engine, self.random = self.learner.engine, torch.get_rng_state()
+            self.checkpoint()
+            self.last_checkpoint = time.monotonic()
+        if stop:
+            raise Interrupted
+        self.last_observed = time.monotonic()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Record the end of an experience."""
+        self.end_experience(strategy.model, strategy.device)
+        self.last_observed = time.monotonic()

@@ -156,12 +156,18 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
 def _images_behind(dataset: Any) -> ImageDataset | None:
     """The images that an Avalanche data set presents, all of them, in order, and without transformations."""
     flat = getattr(dataset, "_flat_data", None)
-    transformed = [getattr(flat, groups, None) for groups in ("_transform_groups", "_frozen_transform_groups")]
     parts = getattr(flat, "_datasets", [])
-    plain = all(type(groups) is EmptyTransformGroups for groups in transformed)
+    plain = all(_is_empty(getattr(flat, groups, None)) for groups in ("_transform_groups", "_frozen_transform_groups"))
     if plain and len(parts) == 1 and type(parts[0]) is ImageDataset and getattr(flat, "_indices", 0) is None:
         return parts[0]
     return None
+
+
+def _is_empty(groups: Any) -> bool:
+    # replace_current_transform_group() puts a transformation into groups that are called empty
+    return type(groups) is EmptyTransformGroups and all(
+        transform is None for transform in groups.transform_groups.values()
+    )
 
 
 def scale(image: Tensor) -> Tensor:

@@ -39,8 +39,11 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from streams.benchmark import read_samples
 
 FIRST_SAMPLES = 16  # in the first call, when it is not known yet how long a sample takes
+SHORTEST_SECONDS = 1e-4  # that a call counts as; coarse clocks may not have moved meanwhile
+META_STATE = {"step": k.META_STEP, "exp_avg": k.META_MEAN, "exp_avg_sq": k.META_SQUARE}  # and its columns
 
 Array = NDArray[Any]
+_compiled_for: set[np.dtype[Any]] = set()  # kinds of numbers that the kernel was called with in this process
 
 
 def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> str | None:
@@ -51,9 +54,11 @@ def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> 
     owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
     if not owned <= {id(param) for param in model.parameters()}:
         return "the optimizer has parameters that are not the network's"
-    dtype = optimizer.param_groups[0]["params"][0].dtype
+    dtype = next(model.parameters()).dtype
     if any(param.dtype != dtype or param.device.type != "cpu" for param in model.parameters()):
         return "the parameters are of different types, or not all on the CPU"
+    if not any(param.requires_grad for param in model.parameters()):
+        return "all parameters are frozen"
     return None
 
 
@@ -85,11 +90,6 @@ class CompiledEngine:
         self._memory = self._make_memory(tables)
         self._seconds_per_sample: float | None = None
 
-    def is_for(self, model: nn.Module, optimizer: Optimizer) -> bool:
-        """Whether network and optimizer still are those that the engine was made for, with the same parameters."""
-        parameters = list(model.parameters())
-        return optimizer is self.optimizer and [*map(id, parameters)] == [*map(id, self._parameters)]
-
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
         """What keeps the engine from learning from samples like this mini-batch of one; None if nothing does."""
         dtype = self._parameters[0].dtype
@@ -118,14 +118,17 @@ class CompiledEngine:
             ValueError: a label does not fit the network's outputs.
         """
         if self._seconds_per_sample is None:
-            self._learn(dataset, first, 0, observations, record_every)  # compiles
+            if self.dtype not in _compiled_for:
+                self._learn(dataset, first, 0, observations, record_every)  # compiles
+                _compiled_for.add(self.dtype)
             n = min(FIRST_SAMPLES, MAX_SAMPLES)
         else:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
         n = min(n, len(dataset) - first)
         start = time.monotonic()
         self._learn(dataset, first, n, observations, record_every)
-        self._seconds_per_sample = (time.monotonic() - start) / max(n, 1)
+        seconds = max(time.monotonic() - start, SHORTEST_SECONDS)
+        self._seconds_per_sample = seconds / max(n, 1)
         return first + n < len(dataset)
 
     def _learn(self, dataset: Any, first: int, n: int, observations: Observations, record_every: int) -> None:
@@ -137,7 +140,10 @@ class CompiledEngine:
                 bad_label, n = int(y[bad[0]]), int(bad[0])
         x = np.ascontiguousarray(x[:n].reshape(n, math.prod(self.input_shape)), self.dtype)
         labels, targets = np.zeros(n, np.int64), np.zeros((n, self.n_outputs), self.dtype)
-        (labels if self.classifies else targets)[:] = y[:n]
+        if self.classifies:
+            labels[:] = y[:n]
+        else:
+            targets[:] = y[:n].reshape(targets.shape)
         step = observations.next_step
         recorded = [s for s in range(step, step + n) if s % record_every == 0]
         correct, losses = np.zeros(n, np.bool_), np.zeros(n)
@@ -193,7 +199,8 @@ class CompiledEngine:
             row[k.LOWEST], row[k.HIGHEST] = first["lr_bounds"]
             row[k.REFERENCE], row[k.LOG_RATIO] = first["learned"]["reference"], first["learned"]["log_ratio"]
             row[k.META_GRADIENT] = first["learned"]["meta_gradient"]
-            row[[k.META_STEP, k.META_MEAN, k.META_SQUARE]] = list(first["learned"]["meta_state"].values())
+            for name, column in META_STATE.items():
+                row[column] = first["learned"]["meta_state"][name]
             for group in block:
                 for parameter in group["params"]:
                     if parameter.requires_grad:
@@ -224,8 +231,7 @@ class CompiledEngine:
                     state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)
         for row, block in zip(learned.blocks.tolist(), optimizer.blocks(), strict=True):
             if block[0]["meta_lr"] > 0:
-                names = block[0]["learned"]["meta_state"]
-                state = dict(zip(names, row[k.META_STEP : k.META_SQUARE + 1], strict=True))
+                state = {name: row[column] for name, column in META_STATE.items()}
                 optimizer.take_step_size(block, row[k.STEP_SIZE], row[k.LOG_RATIO], row[k.META_GRADIENT], state)
 
     def _arrays_in_state(self) -> Iterator[tuple[str, Array]]:

@@ -11,6 +11,7 @@ from torch import nn
 from continual_metaopt.engines import kernels as k
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
+NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Flatten, nn.Identity, *ACTIVATIONS)
 
 
@@ -43,13 +44,15 @@ class NetworkTables:
 
 def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
     """What keeps a network and its loss from being compiled; None if nothing does."""
-    if type(criterion) is nn.CrossEntropyLoss:
-        if criterion.weight is not None or criterion.label_smoothing or criterion.reduction == "none":
-            return "CrossEntropyLoss has weights, label smoothing or no reduction"
-    elif type(criterion) is not nn.MSELoss:
+    if type(criterion) not in (nn.CrossEntropyLoss, nn.MSELoss):
         return f"there is no kernel for the loss {_name(criterion)}"
-    elif criterion.reduction == "none":
-        return "MSELoss has no reduction"
+    if criterion.reduction not in ("mean", "sum"):
+        return f"{_name(criterion)} has reduction={criterion.reduction!r}"
+    if type(criterion) is nn.CrossEntropyLoss:
+        if criterion.weight is not None or criterion.label_smoothing:
+            return "CrossEntropyLoss has weights or label smoothing"
+        if criterion.ignore_index != NOT_A_CLASS:
+            return f"CrossEntropyLoss has ignore_index={criterion.ignore_index}"
     if not _is_sequential(model):
         return f"{_name(model)} is not a sequence of layers"
     layers = list(layers_of(model))
@@ -62,12 +65,15 @@ def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
     parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
     if len(set(parameters)) < len(parameters):
         return "layers share a parameter"
+    if set(parameters) != {id(parameter) for parameter in model.parameters()}:
+        return "the network has parameters beside those of its layers"
     return None
 
 
 def layers_of(model: nn.Module) -> Iterator[nn.Module]:
     """The layers of a sequence, also of sequences within it."""
-    for child in model.children():
+    for child in model._modules.values():  # children() would leave out those that come a second time
+        assert child is not None
         if _is_sequential(child):
             yield from layers_of(child)
         else:
@@ -132,6 +138,8 @@ class _Builder:
         elif type(layer) is nn.Flatten:
             self._flatten()
         else:
+            if self.tables.layers and self.tables.layers[-1][k.KIND] == k.TANH:
+                self._copy()  # its derivative is computed from its output, which must not be overwritten
             self._row(ACTIVATIONS[type(layer)], self.shape, in_place=True)
             self.tables.slopes[-1] = getattr(layer, "negative_slope", 0.0)
 
@@ -180,7 +188,14 @@ class _Builder:
         row[k.KERNEL_HEIGHT : k.PATCHES] = [*kernel, *stride, *padding]
         return row
 
+    def _copy(self) -> None:
+        """A layer that copies its input: the transpose of one row."""
+        row = self._row(k.CHANNELS_LAST, self.shape)
+        row[k.CHANNELS], row[k.HEIGHT], row[k.WIDTH] = 1, math.prod(self.shape), 1
+
     def _flatten(self) -> None:
+        if not self.shape:
+            raise ValueError("Flatten does not fit single numbers")
         if self._channels_last:
             self._reorder(k.CHANNELS_FIRST)
         self.shape = (math.prod(self.shape),)
@@ -219,8 +234,10 @@ class _Builder:
 def _why_not_layer(layer: nn.Module) -> str | None:
     if type(layer) not in LAYERS:
         return f"there is no kernel for {_name(layer)}"
-    if any(getattr(layer, hooks) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+    if _has_hooks(layer):
         return f"{_name(layer)} has hooks"
+    if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in layer.parameters()):
+        return f"a parameter of {_name(layer)} has hooks"
     usual: dict[str, Any] = {}
     if isinstance(layer, nn.Conv2d):
         usual = {"dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
@@ -244,13 +261,18 @@ def _aligned(n: int) -> int:
 
 
 def _is_sequential(module: nn.Module) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and not hooked
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return plain and not _has_hooks(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, hooks) for hooks in kinds)
 
 
 def _name(module: Any) -> str:
     return type(module).__name__ if isinstance(module, nn.Module) else repr(module)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
+def _pair(value: int | Sequence[int]) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value

@@ -60,6 +60,8 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
     """What keeps an optimizer's update from being computed by the kernels; None if nothing does."""
     if type(optimizer) is not MetaOptimize:
         return "the optimizer is not MetaOptimize"
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return "the optimizer has hooks"
     for update, rules in ((optimizer.base, BASE_RULES), (optimizer.meta, META_RULES)):
         if type(update) not in rules:
             return f"there is no kernel for {type(update).__name__}"
@@ -91,10 +93,8 @@ def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool]:
 
 def room_for_update(dtype: DTypeLike) -> kernels.Room:
     """Room for the update of one parameter."""
-    direction, products, constants = (
-        aligned_zeros(n, dtype) for n in (kernels.PIECE, kernels.PIECE, kernels.N_CONSTANTS)
-    )
-    return kernels.Room(direction, products, constants)
+    pieces = {name: aligned_zeros(kernels.PIECE, dtype) for name in kernels.Room._fields}
+    return kernels.Room(**pieces | {"one": np.ones(1, dtype), "constants": np.zeros(kernels.N_CONSTANTS, dtype)})
 
 
 def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:

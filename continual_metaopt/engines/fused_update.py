@@ -42,7 +42,8 @@ class FusedUpdate:
         self.optimizer = optimizer
         self._rule = BASE_RULES[type(optimizer.base)]
         self._rules = kernel_rules(optimizer)
-        self._room = room_for_update(str(optimizer.param_groups[0]["params"][0].dtype).removeprefix("torch."))
+        dtype = next(param.dtype for group in optimizer.param_groups for param in group["params"])
+        self._room = room_for_update(str(dtype).removeprefix("torch."))
 
     def __call__(self) -> None:
         """Make one update from the gradients in ``p.grad``.

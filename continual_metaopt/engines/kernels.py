@@ -1,9 +1,7 @@
 """Compiled functions of one step of learning: networks forward and backward, base updates, traces and meta updates.
 
-A parameter's arrays are walked through in pieces that stay in the fastest cache. For each piece, one loop computes the
-direction of the base update, a second one, common to all rules, adds up the meta gradient, and a third one moves
-weights and trace. Split so, each loop touches few enough arrays for LLVM to check at run time that they do not overlap,
-which it must before it can vectorise.
+The update passes over memory once: one loop computes the direction of the base update, adds to the meta gradient, and
+moves weights and trace. The meta gradient is summed up in as many partial sums as a piece of a parameter has elements.
 
 Images are [height, width, channel] here, weights of convolutions [output, height, width, channel], so that all inner
 loops run over consecutive numbers. The gradient of a linear layer is never stored: its pieces are made in the update.
@@ -16,7 +14,7 @@ plain function of this one module, so that Numba's cache on disk works and is re
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, literally, njit, types
 from numba.extending import intrinsic
 
 from continual_metaopt.optim import meta_updates
@@ -56,122 +54,118 @@ def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
     return divisor
 
 
-@njit(**OPTIONS)
-def _sgd(scale: Any, x: Array, u: Array) -> None:
-    for i in range(len(u)):
-        u[i] = scale * x[i]
+# A rule takes the gradient g, momentum m, second moment v and the constants; it returns the direction, m and v.
 
 
 @njit(**OPTIONS)
-def _sgdm(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
-    momentum = k[0]
-    for i in range(len(u)):
-        m[i] = momentum * m[i] + scale * x[i]
-        u[i] = m[i]
+def _sgd(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    return g, m, v
 
 
 @njit(**OPTIONS)
-def _rmsprop(scale: Any, x: Array, v: Array, u: Array, k: Array) -> None:
-    beta, rest, correction, eps = k[0], k[1], k[2], k[3]
-    for i in range(len(u)):
-        g = scale * x[i]
-        v[i] = beta * v[i] + rest * g * g
-        u[i] = g / (np.sqrt(v[i]) * correction + eps)
+def _sgdm(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    m = k[0] * m + g
+    return m, m, v
 
 
 @njit(**OPTIONS)
-def _adamw(scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
-    rest1, beta2, rest2, correction, eps = k[0], k[1], k[2], k[3], k[4]
-    for i in range(len(u)):
-        g = scale * x[i]
-        m[i] += rest1 * (g - m[i])
-        v[i] = beta2 * v[i] + rest2 * g * g
-        u[i] = m[i] / (np.sqrt(v[i]) * correction + eps)
+def _rmsprop(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    v = k[0] * v + k[1] * g * g
+    return g / (np.sqrt(v) * k[2] + k[3]), m, v
 
 
 @njit(**OPTIONS)
-def _lion(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
-    mix, mix_rest, decay, decay_rest = k[0], k[1], k[2], k[3]
-    for i in range(len(u)):
-        g = scale * x[i]
-        u[i] = np.sign(mix * m[i] + mix_rest * g)
-        m[i] = decay * m[i] + decay_rest * g
+def _adamw(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    m = m + k[0] * (g - m)
+    v = k[1] * v + k[2] * g * g
+    return m / (np.sqrt(v) * k[3] + k[4]), m, v
 
 
 @njit(**OPTIONS)
-def _sgdm_released(scale: Any, x: Array, m: Array, u: Array, k: Array) -> None:
-    momentum, rest = k[0], k[1]
-    for i in range(len(u)):
-        u[i] = m[i]
-        m[i] = momentum * m[i] + rest * (scale * x[i])
+def _lion(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    return np.sign(k[0] * m + k[1] * g), k[2] * m + k[3] * g, v
 
 
 @njit(**OPTIONS)
-def _rmsprop_released(scale: Any, x: Array, v: Array, u: Array, k: Array) -> None:
-    decay, correction, eps = k[0], k[1], k[2]
-    for i in range(len(u)):
-        g = scale * x[i]
-        v[i] = decay * v[i] + g * g
-        u[i] = g / np.sqrt(correction * v[i] + eps)
+def _sgdm_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    return m, k[0] * m + k[1] * g, v
 
 
 @njit(**OPTIONS)
-def _adamw_released(scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
-    momentum, decay, correction, eps = k[0], k[1], k[2], k[3]
-    for i in range(len(u)):
-        g = scale * x[i]
-        m[i] = momentum * m[i] + g
-        v[i] = decay * v[i] + g * g
-        u[i] = m[i] / np.sqrt(correction * v[i] + eps)
+def _rmsprop_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    v = k[0] * v + g * g
+    return g / np.sqrt(k[1] * v + k[2]), m, v
 
 
 @njit(**OPTIONS)
-def _direction(rule: int, scale: Any, x: Array, m: Array, v: Array, u: Array, k: Array) -> None:
+def _adamw_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    m = k[0] * m + g
+    v = k[1] * v + g * g
+    return m / np.sqrt(k[2] * v + k[3]), m, v
+
+
+@njit(**OPTIONS)
+def _direction(rule: int, g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    literally(rule)  # compiles the function anew for each rule, with nothing to decide inside a loop
     if rule == SGD:
-        _sgd(scale, x, u)
+        return _sgd(g, m, v, k)
     elif rule == SGDM:
-        _sgdm(scale, x, m, u, k)
+        return _sgdm(g, m, v, k)
     elif rule == RMSPROP:
-        _rmsprop(scale, x, v, u, k)
+        return _rmsprop(g, m, v, k)
     elif rule == ADAMW:
-        _adamw(scale, x, m, v, u, k)
+        return _adamw(g, m, v, k)
     elif rule == LION:
-        _lion(scale, x, m, u, k)
+        return _lion(g, m, v, k)
     elif rule == SGDM_RELEASED:
-        _sgdm_released(scale, x, m, u, k)
+        return _sgdm_released(g, m, v, k)
     elif rule == RMSPROP_RELEASED:
-        _rmsprop_released(scale, x, v, u, k)
+        return _rmsprop_released(g, m, v, k)
     else:
-        _adamw_released(scale, x, m, v, u, k)
+        return _adamw_released(g, m, v, k)
 
 
 # Weights and traces
 
 
-@njit(**OPTIONS)
-def _add_products(scale: Any, x: Array, h: Array, total: Array) -> None:
-    for i in range(len(h)):
-        total[i] += h[i] * (scale * x[i])
+@intrinsic
+def _arrays_do_not_overlap(context: Any) -> Any:
+    """Promise LLVM that the array arguments of the calling function have no memory in common.
+
+    It need not check that at run time then, which it does for few arrays only, and can vectorise a loop over many.
+    """
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        for argument in builder.function.args:
+            if argument.type.is_pointer:
+                argument.add_attribute("noalias")
+        return context.get_dummy_value()
+
+    return types.none(), make
 
 
 @njit(**OPTIONS)
-def _move(p: Array, h: Array, u: Array, step: Any, decay: Any, keep: Any) -> None:
-    for i in range(len(u)):
-        change = step * u[i] + decay * p[i]
-        h[i] = keep * h[i] - change
-        p[i] -= change
+def _learn_piece(rule: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
+    """Update ``n`` weights by the gradient ``scale`` · x.
 
-
-@njit(**OPTIONS)
-def _move_without_trace(p: Array, u: Array, step: Any, decay: Any) -> None:
-    for i in range(len(u)):
-        p[i] -= step * u[i] + decay * p[i]
-
-
-@njit(**OPTIONS)
-def _add_scaled(scale: Any, a: Array, total: Array) -> None:
-    for i in range(len(a)):
-        total[i] += scale * a[i]
+    It gets whole arrays and places in them, since to cut out so many pieces would take longer than to work on them.
+    """
+    literally(rule)
+    _arrays_do_not_overlap()
+    x_at, p_at, m_at, v_at, h_at, dx_at = places
+    x, p, m, v, h, dx, products, k = arrays
+    step, decay, keep = numbers
+    for i in range(n):
+        # unsigned, because a negative place would count from the end, which LLVM cannot vectorise
+        jx, jp, jm, jv = np.uintp(x_at + i), np.uintp(p_at + i), np.uintp(m_at + i), np.uintp(v_at + i)
+        jh, jdx = np.uintp(h_at + i), np.uintp(dx_at + i)
+        g = scale * x[jx]
+        dx[jdx] += scale * p[jp]
+        products[i] += h[jh] * g
+        u, m[jm], v[jv] = _direction(rule, g, m[jm], v[jv], k)
+        change = step * u + decay * p[jp]
+        h[jh] = keep * h[jh] - change
+        p[jp] -= change
 
 
 @njit(**OPTIONS)
@@ -185,75 +179,29 @@ def _sum(a: Array) -> float:
     return float(a[0])
 
 
-@njit(**OPTIONS)
-def _update_piece(
-    rule: int,
-    p: Array,
-    scale: Any,
-    x: Array,
-    m: Array,
-    v: Array,
-    h: Array,
-    u: Array,
-    products: Array,
-    k: Array,
-    step: Any,
-    decay: Any,
-    keep: Any,
-) -> None:
-    """Update at most ``PIECE`` weights by the gradient ``scale`` · ``x``; add h·g with the old trace to ``products``.
-
-    ``u`` is room for the direction and ``k`` holds the rule's constants; for the others see ``update``.
-    """
-    u = u[: len(p)]
-    _direction(rule, scale, x, m, v, u, k)
-    if len(h):
-        if scale != 0:  # as it is for half of the units behind a ReLU
-            _add_products(scale, x, h, products)
-        _move(p, h, u, step, decay, keep)
-    else:
-        _move_without_trace(p, u, step, decay)
-
-
 class Room(NamedTuple):
-    """Room for the update of one parameter: two arrays of ``PIECE`` numbers, and the rule's constants."""
+    """Room for the update of one parameter: arrays of ``PIECE`` numbers, and the rule's constants.
 
-    direction: Array
+    Attributes:
+        products: partial sums of the meta gradient.
+        no_momentum, no_second_moment: in place of what a rule does not have.
+        no_trace: in place of the trace, for a fixed step size.
+        no_backward: in place of the gradient with respect to inputs, where that is not wanted.
+        one: the number 1.
+        constants: of the rule.
+    """
+
     products: Array
+    no_momentum: Array
+    no_second_moment: Array
+    no_trace: Array
+    no_backward: Array
+    one: Array
     constants: Array
 
 
 @njit(**OPTIONS)
 def update(
-    rule: int, p: Array, g: Array, m: Array, v: Array, h: Array, room: Room, step: Any, decay: Any, keep: Any
-) -> float:
-    """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
-
-    All arrays are contiguous, of one dimension and one type, as are the numbers.
-
-    Args:
-        rule: number of the base update.
-        p: weights.
-        g: gradient.
-        m: momentum; empty for rules without.
-        v: second moment; empty for rules without.
-        h: trace; empty for a fixed step size.
-        room: with the constants of the rule.
-        step: step size, divided by the direction's divisor.
-        decay: step size times weight decay.
-        keep: factor on the old trace.
-    """
-    room.products[:] = 0
-    one = p.dtype.type(1)
-    u, products, k = room.direction, room.products, room.constants
-    for start in range(0, len(p), PIECE):
-        piece = slice(start, min(len(p), start + PIECE))
-        _update_piece(rule, p[piece], one, g[piece], m[piece], v[piece], h[piece], u, products, k, step, decay, keep)
-    return _sum(products)
-
-
-@njit(**OPTIONS)
-def update_outer(
     rule: int,
     p: Array,
     delta: Array,
@@ -267,25 +215,68 @@ def update_outer(
     decay: Any,
     keep: Any,
 ) -> float:
-    """Like ``update``, for weights [outputs, inputs] whose gradient is the outer product of ``delta`` and ``x``.
+    """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
 
-    ``delta`` is the gradient with respect to the outputs, ``x`` are the inputs, and ``dx`` receives the gradient with
-    respect to the inputs, by the old weights; it is empty if that is not wanted.
+    Its gradient is the outer product of ``delta`` and ``x``: that is how it comes for the weights of a linear layer,
+    and any other gradient is the outer product of 1 and itself. All arrays are contiguous, of one dimension and one
+    type, as are the numbers, and none overlaps with another.
+
+    Args:
+        rule: number of the base update.
+        p: weights, outputs × inputs.
+        delta: gradient with respect to the outputs, or 1.
+        x: inputs, or the gradient.
+        dx: receives the gradient with respect to the inputs, by the old weights; empty if that is not wanted.
+        m: momentum; empty for rules without.
+        v: second moment; empty for rules without.
+        h: trace; empty for a fixed step size.
+        room: with the constants of the rule.
+        step: step size, divided by the direction's divisor.
+        decay: step size times weight decay.
+        keep: factor on the old trace.
     """
-    room.products[:] = 0
+    products = room.products
+    products[:] = 0
     dx[:] = 0
-    u, products, k = room.direction, room.products, room.constants
+    arrays = (
+        x,
+        p,
+        m if len(m) else room.no_momentum,
+        v if len(v) else room.no_second_moment,
+        h if len(h) else room.no_trace,
+        dx if len(dx) else room.no_backward,
+        products,
+        room.constants,
+    )
+    numbers = (step, decay, keep)
     for output in range(len(delta)):
-        row, d = output * len(x), delta[output]
-        for start in range(0, len(x), PIECE):
-            stop = min(len(x), start + PIECE)
-            piece = slice(row + start, row + stop)
-            if len(dx) and d != 0:
-                _add_scaled(d, p[piece], dx[start:stop])
-            _update_piece(
-                rule, p[piece], d, x[start:stop], m[piece], v[piece], h[piece], u, products, k, step, decay, keep
-            )
-    return _sum(products)
+        d = delta[output]
+        for i in range(0, len(x), PIECE):
+            n, at = min(PIECE, len(x) - i), output * len(x) + i
+            places = (i, at, at if len(m) else 0, at if len(v) else 0, at if len(h) else 0, i if len(dx) else 0)
+            if rule == SGD:
+                _learn_piece(SGD, n, d, places, arrays, numbers)
+            elif rule == SGDM:
+                _learn_piece(SGDM, n, d, places, arrays, numbers)
+            elif rule == RMSPROP:
+                _learn_piece(RMSPROP, n, d, places, arrays, numbers)
+            elif rule == ADAMW:
+                _learn_piece(ADAMW, n, d, places, arrays, numbers)
+            elif rule == LION:
+                _learn_piece(LION, n, d, places, arrays, numbers)
+            elif rule == SGDM_RELEASED:
+                _learn_piece(SGDM_RELEASED, n, d, places, arrays, numbers)
+            elif rule == RMSPROP_RELEASED:
+                _learn_piece(RMSPROP_RELEASED, n, d, places, arrays, numbers)
+            else:
+                _learn_piece(ADAMW_RELEASED, n, d, places, arrays, numbers)
+    return _sum(products) if len(h) else 0.0
+
+
+@njit(**OPTIONS)
+def _add_scaled(scale: Any, a: Array, total: Array) -> None:
+    for i in range(len(a)):
+        total[i] += scale * a[i]
 
 
 # Columns of the parameters' settings, and of their addresses in memory
@@ -351,7 +342,9 @@ def update_in_place(
         meta_gradients[i] = update(
             base,
             carray(_pointer(addresses[i, WEIGHTS]), size, kind),
+            room.one,
             carray(_pointer(addresses[i, GRADIENT]), size, kind),
+            room.one[:0],
             carray(_pointer(addresses[i, MOMENTUM]), size if addresses[i, MOMENTUM] else 0, kind),
             carray(_pointer(addresses[i, SECOND_MOMENT]), size if addresses[i, SECOND_MOMENT] else 0, kind),
             carray(_pointer(addresses[i, TRACE]), size if settings[i, LEARNS_STEP_SIZE] else 0, kind),
@@ -365,6 +358,7 @@ def update_in_place(
 # Meta updates
 
 META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
+META_RULES_DIGEST = "2bd2d25311ae90e3"  # a change of the rules must change this file, which is what renews the cache
 _meta_sgd = njit(**OPTIONS)(meta_updates.sgd_rule)
 _meta_adam = njit(**OPTIONS)(meta_updates.adam_rule)
 _meta_lion = njit(**OPTIONS)(meta_updates.lion_rule)
@@ -505,7 +499,6 @@ class Memory(NamedTuple):
 @njit(**OPTIONS)
 def _update_parameter(
     number: int,
-    gradient: Array,
     delta: Array,
     x: Array,
     dx: Array,
@@ -514,7 +507,7 @@ def _update_parameter(
     rules: Rules,
     memory: Memory,
 ) -> None:
-    """Update a parameter by its gradient or, where that is empty, by the outer product of ``delta`` and ``x``."""
+    """Update a parameter by the outer product of ``delta`` and ``x``."""
     start, stop, block = (
         network.parameters[number, START],
         network.parameters[number, STOP],
@@ -531,11 +524,7 @@ def _update_parameter(
     )
     p, m, v = learned.weights[start:stop], learned.momentum[start:stop], learned.second_moment[start:stop]
     h = learned.trace[start:stop] if network.settings[number, LEARNS_STEP_SIZE] else learned.trace[:0]
-    if len(gradient):
-        z = update(rules.base, p, gradient, m, v, h, memory.update, step, decay, keep)
-    else:
-        z = update_outer(rules.base, p, delta, x, dx, m, v, h, memory.update, step, decay, keep)
-    memory.meta_gradients[block] += z
+    memory.meta_gradients[block] += update(rules.base, p, delta, x, dx, m, v, h, memory.update, step, decay, keep)
 
 
 @njit(**OPTIONS)
@@ -567,9 +556,9 @@ def _linear_backward(
 ) -> None:
     nothing = memory.gradient[:0]
     if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
-        _update_parameter(layer[BIAS], delta, nothing, nothing, nothing, network, learned, rules, memory)
+        _update_parameter(layer[BIAS], memory.update.one, delta, nothing, network, learned, rules, memory)
     if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
-        _update_parameter(layer[WEIGHT], nothing, delta, x, dx, network, learned, rules, memory)
+        _update_parameter(layer[WEIGHT], delta, x, dx, network, learned, rules, memory)
     elif len(dx):
         start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
         np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
@@ -690,6 +679,14 @@ def _transposed_sparse_product(indices: Array, values: Array, n: int, right: Arr
 
 
 @njit(**OPTIONS)
+def _all_finite(a: Array) -> bool:
+    n = 0
+    for i in range(len(a)):
+        n += a[i] - a[i] != 0
+    return n == 0
+
+
+@njit(**OPTIONS)
 def _conv_backward(
     layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
@@ -707,7 +704,9 @@ def _conv_backward(
         memory.positions[n] = i
         memory.values[n] = delta[i]
         n += delta[i] != 0
-    if n <= len(delta) // 4:  # pooling and ReLU leave few that are not 0
+    # pooling and ReLU leave few that are not 0; but 0 · ∞, which is not a number, must not be left out
+    padded = memory.images[layer[PADDED] : layer[PADDED] + padded_size]
+    if n <= len(delta) // 4 and _all_finite(padded) and (len(dx) == 0 or _all_finite(learned.weights[start:stop])):
         _sparse_product(memory.positions, memory.values, n, patches, gradient)
         if len(dx):
             _transposed_sparse_product(memory.positions, memory.values, n, kernels, d_patches)
@@ -728,11 +727,10 @@ def _conv_backward(
         bias[:] = 0
         for j in range(n):
             bias[memory.positions[j] % outputs] += memory.values[j]
-        _update_parameter(layer[BIAS], bias, nothing, nothing, nothing, network, learned, rules, memory)
+        _update_parameter(layer[BIAS], memory.update.one, bias, nothing, network, learned, rules, memory)
     if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
-        _update_parameter(
-            layer[WEIGHT], memory.gradient[start:stop], nothing, nothing, nothing, network, learned, rules, memory
-        )
+        flat = memory.gradient[start:stop]
+        _update_parameter(layer[WEIGHT], memory.update.one, flat, nothing, network, learned, rules, memory)
 
 
 @njit(**OPTIONS)
@@ -838,7 +836,7 @@ def _backward_and_update(network: Network, learned: Learned, rules: Rules, memor
 
 @njit(**OPTIONS)
 def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
-    """Loss, and its gradient with respect to the outputs."""
+    """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
     largest = np.float64(outputs[0])
     for i in range(1, len(outputs)):
         largest = max(largest, np.float64(outputs[i]))
@@ -847,18 +845,18 @@ def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
         total += np.exp(np.float64(outputs[i]) - largest)
     for i in range(len(outputs)):
         delta[i] = np.exp(np.float64(outputs[i]) - largest) / total - (i == label)
-    return np.log(total) + largest - np.float64(outputs[label])
+    return np.float64(outputs.dtype.type(np.log(total) + largest - np.float64(outputs[label])))
 
 
 @njit(**OPTIONS)
 def _squared_error(outputs: Array, target: Array, scale: float, delta: Array) -> float:
-    """Loss, and its gradient with respect to the outputs."""
+    """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
     total = 0.0
     for i in range(len(outputs)):
         error = np.float64(outputs[i]) - np.float64(target[i])
         total += error * error
         delta[i] = 2 * scale * error
-    return total * scale
+    return np.float64(outputs.dtype.type(np.float64(outputs.dtype.type(total)) * scale))
 
 
 @njit(**OPTIONS)

@@ -117,8 +117,9 @@ class MetaOptimize(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             _check_group(group)
-            if self._block_name(group) in [self._block_name(other) for other in self.param_groups[:-1]]:
-                raise ValueError(f"two groups are named '{self._block_name(group)}'; give each its own name")
+            *others, name = self._block_names()
+            if name in others:
+                raise ValueError(f"two groups are named '{name}'; give each its own name")
         except ValueError:
             self.param_groups.pop()
             raise
@@ -178,7 +179,7 @@ class MetaOptimize(torch.optim.Optimizer):
         """Current step size of each block: its group's name, or "all" where all groups share one."""
         if self.step_sizes == "scalar":
             return {"all": float(self.param_groups[0]["lr"])}
-        return {self._block_name(group): float(group["lr"]) for group in self.param_groups}
+        return {name: float(group["lr"]) for name, group in zip(self._block_names(), self.param_groups, strict=True)}
 
     def meta_gradient_report(self) -> dict[str, float]:
         """Surrogate meta gradient z of each block in the last step; 0 before the second step."""
@@ -189,9 +190,12 @@ class MetaOptimize(torch.optim.Optimizer):
         """The param groups of each block; a block's step size and meta state are kept in its first group."""
         return [self.param_groups] if self.step_sizes == "scalar" else [[group] for group in self.param_groups]
 
+    def _block_names(self) -> list[str]:
+        return [str(group.get("name", f"group{index}")) for index, group in enumerate(self.param_groups)]
+
     def _block_name(self, group: Group) -> str:
         index = next(i for i, other in enumerate(self.param_groups) if other is group)
-        return str(group.get("name", f"group{index}"))
+        return self._block_names()[index]
 
     def _rule(self) -> str:
         return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}"
@@ -224,10 +228,10 @@ class MetaOptimize(torch.optim.Optimizer):
         owners: list[int] = []
         products: list[Tensor] = []
         for index, block in enumerate(blocks):
-            for param, grad in (pair for group in block for pair in _params_with_gradient(group)):
+            for learns, param, grad in ((g["meta_lr"] > 0, *pair) for g in block for pair in _params_with_gradient(g)):
                 sums[index] = 0.0
                 trace = self.state[param].get("trace") if param in self.state else None
-                if trace is not None:
+                if trace is not None and learns:
                     owners.append(index)
                     products.append(torch.dot(trace.flatten(), grad.flatten()))
         if products:

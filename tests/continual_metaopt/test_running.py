@@ -33,6 +33,8 @@ CONFIG_KEYS = {
     *(
         "record_every",
         "evaluate",
+        "engine",
+        "device",
         "learned_step_sizes",
         "stream_info",
         "blocks",

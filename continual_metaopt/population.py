@@ -1,0 +1,196 @@
+"""Many runs side by side in one process, with the records that ``running.run_one`` would leave of each."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from continual_metaopt import running
+from continual_metaopt.config import RunConfig
+from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS
+from continual_metaopt.engines.population_engine import Population, Replica, check_alike
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.recording import RunDirectory
+from continual_metaopt.running import Interrupted, RunUnderWay, available_device, state_of, take_place
+from streams.benchmark import read_samples
+
+FIRST_PORTION = 10  # samples per run, before it is known how long they take
+MAX_BYTES = 2**28  # of inputs in one portion
+
+
+def run_population(
+    configs: Sequence[RunConfig],
+    paths: Sequence[Path],
+    device: str | torch.device = "cpu",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Do runs, or what is left of them, by the population engine.
+
+    Their networks, blocks, base and meta updates must be equal. Seeds, streams, step sizes, discounts and weight decays
+    may differ, and so may the lengths of streams and where their experiences end. Runs that stopped at different
+    samples are brought level first. ``run_one`` can go on with any of them, and this function with any of its runs.
+
+    Args:
+        configs: resolved descriptions.
+        paths: their run directories.
+        device: where they learn, "cpu" or a CUDA device.
+        on_progress: called with the numbers of samples done and to do, of all runs that had not ended before.
+        should_stop: asked about twice a second; True ends all runs so that they can go on later.
+
+    Returns:
+        The state in which each run ended: "finished", "diverged", or "failed" with the reason in its ``status.json``.
+
+    Raises:
+        FileExistsError: a directory holds another run. Nothing has been run.
+        ValueError: the runs cannot be done side by side; the message says what differs. Nothing has been run.
+    """
+    if len({path.resolve() for path in paths}) < len(configs):
+        raise ValueError("each run needs a directory of its own")
+    states = [state_of(path, config) for config, path in zip(configs, paths, strict=True)]
+    runs: dict[int, RunUnderWay] = {}
+    for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
+        if states[number] is not None:
+            take_place(path, config)
+            continue
+        directory = RunDirectory(path)
+        try:
+            runs[number] = RunUnderWay(config, directory)
+        except Exception as error:
+            directory.finish("failed", _reason(error), None, keep_parts=True)
+            states[number] = "failed"
+    if runs:
+        _check_side_by_side(list(runs.values()))
+        course = _Course(list(runs.values()), available_device(str(device)), on_progress, should_stop)
+        course.run()
+        for number, run in runs.items():
+            states[number] = course.states[run]
+    return [str(state) for state in states]
+
+
+class _Course:
+    """What runs that learn side by side have in common: the device, the clock, and how each has ended."""
+
+    def __init__(
+        self,
+        runs: list[RunUnderWay],
+        device: torch.device,
+        on_progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.runs, self.device = runs, device
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.states: dict[RunUnderWay, str] = {}
+        self.last_checkpoint = time.monotonic()
+
+    def run(self) -> None:
+        """Bring all runs to an end, or to where they can be gone on with later."""
+        for run in self.runs:
+            run.engine = {"name": "population", "reason": f"{len(self.runs)} runs side by side on {self.device}"}
+            try:
+                run.begin()
+            except Exception as error:
+                self._end(run, "failed", _reason(error))
+        try:
+            while going := self._going():
+                first = min(run.n_samples for run in going)
+                level = [run for run in going if run.n_samples == first]
+                ends = [run.n_in_stream for run in level] + [run.n_samples for run in going if run not in level]
+                self._learn(level, min(ends))
+        except Interrupted:
+            for run in self._going():
+                self._end(run, "failed", "interrupted by the user")
+        except Exception as error:
+            for run in self._going():
+                self._end(run, "failed", _reason(error))
+
+    def _learn(self, runs: list[RunUnderWay], end: int) -> None:
+        """Let runs that have learned from equally many samples learn until they have from ``end``."""
+        n_done = runs[0].n_samples
+        population = Population([_replica(run) for run in runs], device=self.device, n_samples=n_done)
+        portion = FIRST_PORTION
+        while True:
+            going = {number: run for number, run in enumerate(runs) if number not in population.ended}
+            for number, run in going.items():
+                if run.left_in_experience == 0 and run.n_ended < len(run.benchmark.info.experiences):
+                    run.end_experience(population.network(number), population.device)
+            if not going or n_done == end:
+                break
+            n = min(portion, end - n_done, *(run.left_in_experience for run in going.values()))
+            start = time.monotonic()
+            # a run that has ended is given samples of another one: what it makes of them does not count
+            other = next(iter(going.values()))
+            x, y = _samples([going.get(number, other) for number in range(len(runs))], n)
+            seen = population.learn(x, y)
+            seconds = time.monotonic() - start
+            n_done += n
+            for number, run in going.items():
+                observations = seen.observations(number, run.n_ended, run.config.record_every)
+                run.count_and_record(observations, seconds)
+                if number in population.ended:
+                    self._end(run, "diverged", str(population.ended[number]))
+            self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
+            self._save_if_due(population, runs)
+            portion = max(1, min(MAX_SAMPLES, int(MAX_SECONDS * n / seconds), MAX_BYTES * n // x.nbytes))
+        population.write_back()
+        for run in runs:
+            if run not in self.states and run.n_samples == run.n_in_stream:
+                self._end(run, "finished", None)
+
+    def _save_if_due(self, population: Population, runs: list[RunUnderWay]) -> None:
+        """Write checkpoints if it is time to, or if the user asks to stop.
+
+        Raises:
+            Interrupted: the user does.
+        """
+        stop = self.should_stop()
+        if stop or time.monotonic() - self.last_checkpoint > running.CHECKPOINT_SECONDS:
+            population.write_back()
+            for run in runs:
+                if run not in self.states:
+                    run.checkpoint()
+            self.last_checkpoint = time.monotonic()
+        if stop:
+            raise Interrupted
+
+    def _going(self) -> list[RunUnderWay]:
+        return [run for run in self.runs if run not in self.states]
+
+    def _end(self, run: RunUnderWay, state: str, reason: str | None) -> None:
+        may_go_on = state == "failed"
+        run.directory.finish(state, reason, None if may_go_on else run.engine, keep_parts=may_go_on)
+        self.states[run] = state
+
+
+def _check_side_by_side(runs: list[RunUnderWay]) -> None:
+    shape = runs[0].benchmark.info.for_learner.input_shape
+    for run in runs:
+        if run.benchmark.info.for_learner.input_shape != shape:
+            raise ValueError(
+                f"runs with images of different shapes cannot be done side by side: {shape} and "
+                f"{run.benchmark.info.for_learner.input_shape}"
+            )
+    check_alike([_replica(run) for run in runs])
+
+
+def _replica(run: RunUnderWay) -> Replica:
+    return run.model, cast(MetaOptimize, run.optimizer)  # which the engine checks
+
+
+def _samples(runs: list[RunUnderWay], n: int) -> tuple[Tensor, Tensor]:
+    """The next inputs [R, n, …] and labels [R, n] of runs; those of equal streams are made only once."""
+    made: dict[str, tuple[Tensor, Tensor]] = {}
+    for run in runs:
+        if run.benchmark.info.fingerprint not in made:
+            first = run.within_experience
+            images, labels = read_samples(run.benchmark.train_stream[run.n_ended].dataset, slice(first, first + n))
+            made[run.benchmark.info.fingerprint] = torch.from_numpy(images), torch.from_numpy(labels)
+    x, y = zip(*(made[run.benchmark.info.fingerprint] for run in runs), strict=True)
+    return torch.stack(x), torch.stack(y)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
