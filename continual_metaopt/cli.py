@@ -52,6 +52,7 @@ def compare(
     engine: configs.StudyEngine | None = None,
     device: str | None = None,
     workers: int | None = None,
+    threads: bool = False,
     quiet: bool = False,
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
@@ -67,6 +68,7 @@ def compare(
         engine: how steps are executed, instead of the study's own way; "population" lets runs learn side by side.
         device: where the learners are, cpu or cuda.
         workers: runs at a time; one per processor if not given.
+        threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show no progress.
     """
     from continual_metaopt.study import RunsFailed, StudyInterrupted, run_study
@@ -74,7 +76,7 @@ def compare(
     config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
     try:
-        result = run_study(config, folder, workers, show_progress=not quiet)
+        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
     except StudyInterrupted:
         return _interrupted()
     except RunsFailed as error:

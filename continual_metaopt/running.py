@@ -1,5 +1,6 @@
 """One run, from its description to its directory; resumes where an earlier attempt stopped."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from streams import make_stream
 from streams.benchmark import StreamBenchmark
 
 CHECKPOINT_SECONDS = 30.0
+SEEDING = threading.Lock()  # held between seeding PyTorch's random numbers and drawing initial weights
 THREADS = 1  # the steps of small networks do not profit from more, and runs share the cores
 
 
@@ -140,13 +142,14 @@ class RunUnderWay:
         self.config, self.directory = config, directory
         self.benchmark: StreamBenchmark = make_stream(config.stream.name, **config.stream.options, seed=config.seed)
         sizes = self.benchmark.info.for_learner
-        torch.manual_seed(config.seed)
-        self.model: nn.Module = factory_of("network", config.network.name)(
-            n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
-        )
-        self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
+        with SEEDING:
+            torch.manual_seed(config.seed)
+            self.model: nn.Module = factory_of("network", config.network.name)(
+                n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
+            )
+            self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
+            self.random = torch.get_rng_state()
         self.engine: dict[str, str] = {}
-        self.random = torch.get_rng_state()
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
 
     @property

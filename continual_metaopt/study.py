@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import os
+import queue
 import re
 import signal
 import sys
+import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +44,18 @@ class StudyResult:
     selection: list[Path]
 
 
-def run_study(study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True) -> StudyResult:
+def run_study(
+    study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
+) -> StudyResult:
     """Run a study, or what is left of it.
 
     Args:
         study: its description.
         out: folder of the study; runs that have ended there are not repeated.
-        workers: processes that run at a time; None for one per processor.
+        workers: runs at a time; None for one per processor.
         show_progress: draw progress bars with the time left.
+        threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
+            PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
 
     Returns:
         The run directories.
@@ -71,7 +77,7 @@ def run_study(study: StudyConfig, out: Path, workers: int | None = None, show_pr
     selection = [job for candidates in trials.values() for _, jobs in candidates for job in jobs]
     n_reported = len(study.learners) * len(study.seeds)
     side_by_side = study.engine == "population"
-    with _Pool(workers, len(selection) + n_reported, show_progress, side_by_side) as pool:
+    with _Pool(workers, len(selection) + n_reported, show_progress, side_by_side, threads) as pool:
         pool.run(selection, "choosing settings")
         jobs = []
         for position, entry in enumerate(study.learners):
@@ -159,17 +165,30 @@ def run_folder_name(config: RunConfig) -> str:
 
 
 class _Pool:
-    """Worker processes that do runs, with progress, and an orderly end at Ctrl-C."""
+    """Workers that do runs, with progress, and an orderly end at Ctrl-C."""
 
-    def __init__(self, workers: int | None, n_runs: int, show_progress: bool, side_by_side: bool = False) -> None:
+    def __init__(
+        self,
+        workers: int | None,
+        n_runs: int,
+        show_progress: bool,
+        side_by_side: bool = False,
+        threads: bool = False,
+    ) -> None:
         self._side_by_side = side_by_side
-        context = _process_context()
-        self._stop = context.Event()
-        self._messages = context.Queue()
         n_workers = max(1, min(workers or _n_processors(), n_runs))
-        self._executor = ProcessPoolExecutor(
-            n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
-        )
+        self._executor: Executor
+        if threads:
+            self._stop: Any = threading.Event()
+            self._messages: Any = queue.Queue()
+            _worker.update(messages=self._messages, stop=self._stop)
+            self._executor = ThreadPoolExecutor(n_workers)
+        else:
+            context = _process_context()
+            self._stop, self._messages = context.Event(), context.Queue()
+            self._executor = ProcessPoolExecutor(
+                n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
+            )
         self._display = ProgressDisplay(n_runs, self._messages, show_progress)
 
     def __enter__(self) -> "_Pool":

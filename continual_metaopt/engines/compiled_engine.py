@@ -3,8 +3,8 @@
 Between calls, weights and everything else that was learned are in the network and its optimizer, as with any engine.
 """
 
-import functools
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -150,7 +150,7 @@ class CompiledEngine:
         step_sizes = np.zeros((len(recorded), len(self._learned.blocks)))
         meta_gradients = np.zeros_like(step_sizes)
         self._load()
-        with _thread_pools().limit(limits=1, user_api="blas"), flushed_denormals():
+        with _one_thread, flushed_denormals():
             n_learned, reason, value = k.learn(
                 self._network,
                 self._learned,
@@ -285,9 +285,31 @@ class CompiledEngine:
         )
 
 
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
+class _OneThread:
+    """Within it, this process multiplies matrices on one thread, as long as any of its threads is within it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_within = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._controller is None:
+                self._controller = ThreadpoolController()
+            if self._n_within == 0:
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+            self._n_within += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._n_within -= 1
+            if self._n_within == 0:
+                self._limit.restore_original_limits()
+
+
+_one_thread = _OneThread()
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from analysis import load_runs
 from continual_metaopt import running
+from continual_metaopt import study as study_module
 from continual_metaopt.config import StudyConfig, load_study
 from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.study import (
@@ -235,12 +237,63 @@ def test_the_best_mean_wins_and_divergence_counts_as_nothing_right(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_number_of_processes_changes_nothing(done: tuple[Path, StudyResult], tmp_path: Path) -> None:
-    run_study(tiny(tmp_path), tmp_path / "out", workers=2, show_progress=False)
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_number_of_workers_and_their_kind_change_nothing(
+    done: tuple[Path, StudyResult], tmp_path: Path, threads: bool
+) -> None:
+    run_study(tiny(tmp_path), tmp_path / "out", workers=3, show_progress=False, threads=threads)
 
     ours, theirs = tables_of(tmp_path / "out"), tables_of(done[0])
     assert ours.keys() == theirs.keys()
     assert all(ours[run][name].equals(table) for run, tables in theirs.items() for name, table in tables.items())
+
+
+def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_module, "ProcessPoolExecutor", None)  # so that it cannot be used
+    out = tmp_path / "out"
+
+    result = run_study(tiny(tmp_path), out, workers=4, show_progress=False, threads=True)
+
+    assert [read_json(path / "status.json")["state"] for path in (*result.runs, *result.selection)] == ["finished"] * 6
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_population_learns_side_by_side_what_it_can(tmp_path: Path) -> None:
+    learners = [{"name": "metaoptimize", "lr": 1e-3}, {"name": "torch:Adam", "lr": 1e-3}]
+
+    result = run_study(
+        tiny(tmp_path, engine="population", learners=learners, selection_seeds=None),
+        tmp_path / "out",
+        show_progress=False,
+    )
+
+    engines = [read_json(path / "status.json")["engine"] for path in result.runs]
+    assert engines[:2] == [{"name": "population", "reason": "2 runs side by side on cpu"}] * 2
+    assert [engine["name"] for engine in engines[2:]] == ["torch", "torch"]
+    assert len(load_runs(tmp_path / "out")) == 4
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
+    study = tiny(tmp_path, engine="torch", learners=[{"name": "fixed"}], selection_seeds=None)
+
+    result = run_study(study, tmp_path / "out", show_progress=False)
+
+    asked_for = {"name": "torch", "reason": "asked for"}
+    assert [read_json(path / "status.json")["engine"] for path in result.runs] == [asked_for] * 2
+    with pytest.raises(FileExistsError, match="already holds a study with engine = torch, not fused"):
+        run_study(study.model_copy(update={"engine": "fused"}), tmp_path / "out", show_progress=False)
+
+
+def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = run_of(tiny(tmp_path), 0).model_copy(update={"device": "cuda"})
+
+    assert running.run_one(config, tmp_path / "run") == "failed"
+
+    reason = 'ValueError: device="cuda" is not possible: PyTorch finds no such device here; use device="cpu"'
+    assert read_json(tmp_path / "run" / "status.json")["reason"] == reason
 
 
 @pytest.mark.slow
