@@ -7,8 +7,9 @@ Images are [height, width, channel] here, weights of convolutions [output, heigh
 loops run over consecutive numbers. The gradient of a linear layer is never stored: its pieces are made in the update.
 
 No fast mathematics: every operation is rounded as IEEE 754 says, and the order of each sum is spelled out, so that
-results do not depend on how and when the functions were compiled. Rules and layers are integers, and everything is a
-plain function of this one module, so that Numba's cache on disk works and is renewed when any part changes.
+results do not depend on how and when the functions were compiled; matrix products are BLAS's, on one thread. Rules and
+layers are integers, and everything is a plain function of this one module, so that Numba's cache on disk works and is
+renewed when any part changes.
 """
 
 from typing import Any, NamedTuple
