@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
+from continual_metaopt.metrics import works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
@@ -219,16 +220,15 @@ class OnlineLearner(Naive):
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
         self._start_observations()
-        obstacle = self._why_callbacks()
+        obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            if obstacle is not None:
-                self._choose_engine(obstacle)
+            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._first_sample())
+            if self.engine["name"] == "compiled":
+                self._learn_in_portions(self._learn_compiled)
+            elif self._why_callbacks() is None:
+                self._learn_in_portions(functools.partial(self._learn_by_torch, self._samples()))
+            else:
                 super().training_epoch(**kwargs)
-            elif len(self.dataloader):
-                self._choose_engine(sample=self._first_sample())
-                samples = self._samples()
-                by_torch = functools.partial(self._learn_by_torch, samples)
-                self._learn_in_portions(self._learn_compiled if self.engine["name"] == "compiled" else by_torch)
         finally:
             self._hand_over()
             self._within_experience = 0
@@ -305,13 +305,30 @@ class OnlineLearner(Naive):
         )
 
     def _learn_compiled(self) -> bool:
-        assert self._compiled is not None
-        return self._compiled.learn(
-            self.adapted_dataset, self._within_experience, self._observations, self.record_every
+        if self._compiled is None:  # because there is no sample
+            return False
+        learn = functools.partial(
+            self._compiled.learn,
+            self.adapted_dataset,
+            self._within_experience,
+            self._observations,
+            self.record_every,
         )
+        metrics = [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
+        if not metrics:
+            return learn()
+        self.evaluator.before_training_iteration(self)
+        self.evaluator.before_update(self)
+        try:
+            more = learn(at_most=min(metric.free_iterations(self) for metric in metrics))
+        finally:
+            for metric in metrics:
+                metric.take_in(self._observations)
+        self.evaluator.after_update(self)
+        return more
 
-    def _why_callbacks(self) -> str | None:
-        """Why Avalanche's callbacks have to run at each sample; None if they need not."""
+    def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
+        """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
         for name in ("forward", "criterion", "backward", "optimizer_step"):
             if getattr(type(self), name) is not getattr(OnlineLearner, name):
                 return f"{type(self).__name__} has its own {name}()"
@@ -320,7 +337,7 @@ class OnlineLearner(Naive):
         if is_multi_task_module(self.model):
             return "the network wants task labels"
         for plugin in self.plugins:
-            if listens_to_iterations(plugin):
+            if listens_to_iterations(plugin, except_for):
                 return f"{type(plugin).__name__} listens to single iterations"
         return None
 
@@ -460,17 +477,21 @@ class SampleLoader:
             yield [torch.as_tensor(part).unsqueeze(0) for part in self.dataset[i]]
 
 
-def listens_to_iterations(plugin: Any) -> bool:
+def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:
     """Whether a plugin, metric or logger does anything at single training iterations.
 
     Avalanche's clock does not count, since the learner advances it by itself.
+
+    Args:
+        plugin: the plugin, metric or logger.
+        except_for: says of it, or of a part of it, whether it does not count either.
     """
-    if isinstance(plugin, Clock):
+    if isinstance(plugin, Clock) or except_for(plugin):
         return False
     if isinstance(plugin, PeriodicEval):
         return plugin.eval_every > 0 and plugin.peval_mode == "iteration"
     if isinstance(plugin, EvaluationPlugin):
-        return any(map(listens_to_iterations, [*plugin.metrics, *plugin.loggers]))
+        return any(listens_to_iterations(part, except_for) for part in (*plugin.metrics, *plugin.loggers))
     silent: list[type] = [SupervisedPlugin, PluginMetric]
     if isinstance(plugin, GenericPluginMetric) and plugin._mode == "eval":
         silent.append(GenericPluginMetric)  # whose callbacks of training do nothing in this mode

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -15,6 +15,7 @@ from avalanche.evaluation.metric_utils import get_metric_name
 from torch import Tensor
 from torch.optim import Optimizer
 
+from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim.registry import step_sizes_of
 
 MAX_PENDING = 1000
@@ -107,6 +108,13 @@ class OnlineMetric(PluginMetric):
         """Forget everything; Avalanche itself never asks for it."""
         self._published = None
 
+    def free_iterations(self, strategy: Any) -> int:
+        """How many iterations can pass from now on until this metric has to be asked again."""
+        return self.every - strategy.clock.train_iterations % self.every
+
+    def take_in(self, observations: Observations) -> None:
+        """Take in iterations of one sample each that passed without callbacks."""
+
     def _is_due(self, strategy: Any) -> bool:
         return bool(strategy.clock.train_iterations % self.every == 0)
 
@@ -187,6 +195,16 @@ class PredictionMetric(OnlineMetric):
             published.append(MetricValue(self, name, total / n, strategy.clock.train_iterations))
         return published
 
+    def take_in(self, observations: Observations) -> None:
+        """Take in iterations of one sample each that passed without callbacks."""
+        self._settle()
+        scores = [score for score in self._observed(observations) if score is not None]
+        self._take_in(scores, [1] * len(scores))
+
+    def _observed(self, observations: Observations) -> Sequence[float | None]:
+        """Scores of observed predictions, None for what has no score."""
+        raise NotImplementedError
+
     def _values(self) -> dict[str, float]:
         value = self.result()
         return {} if value is None else {str(self): value}
@@ -229,6 +247,9 @@ class OnlineAccuracy(PredictionMetric):
     def _scores(self, strategy: Any) -> Tensor | None:
         return _are_correct(strategy)
 
+    def _observed(self, observations: Observations) -> Sequence[float | None]:
+        return observations.correct
+
 
 class OnlineLoss(PredictionMetric):
     """Prequential loss: the mean loss of the predictions so far, named ``Loss_Online``.
@@ -247,6 +268,9 @@ class OnlineLoss(PredictionMetric):
     def _scores(self, strategy: Any) -> Tensor | None:
         loss: Tensor = strategy.loss.detach().reshape(1)
         return loss
+
+    def _observed(self, observations: Observations) -> Sequence[float | None]:
+        return observations.loss
 
     def _take_in(self, scores: list[Any], sizes: list[int]) -> None:
         self._n += sum(sizes)
@@ -280,6 +304,9 @@ class SlidingAccuracy(PredictionMetric):
 
     def _scores(self, strategy: Any) -> Tensor | None:
         return _are_correct(strategy)
+
+    def _observed(self, observations: Observations) -> Sequence[float | None]:
+        return observations.correct
 
     def _take_in(self, scores: list[Any], sizes: list[int]) -> None:
         self._last.extend(scores)
@@ -333,6 +360,10 @@ class MetaGradient(BlockMetric):
         every: distance between values, in iterations.
     """
 
+    def free_iterations(self, strategy: Any) -> int:
+        """One where the values are due, since they are those of a single update."""
+        return 1 if self._is_due(strategy) else super().free_iterations(strategy)
+
     def after_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the meta gradients, if they are due."""
         return self._publish_blocks(strategy) if self._is_due(strategy) else None
@@ -378,6 +409,14 @@ class TraceNorm(BlockMetric):
 
     def _measure(self, optimizer: Optimizer) -> dict[str, float]:
         return {block: _norm(h for h, _ in pairs) for block, pairs in _traces_and_gradients(optimizer).items()}
+
+
+WITHOUT_CALLBACKS = (OnlineAccuracy, OnlineLoss, SlidingAccuracy, StepSize, MetaGradient)
+
+
+def works_without_callbacks(metric: Any) -> bool:
+    """Whether a metric can ``take_in`` iterations that passed without callbacks."""
+    return type(metric) in WITHOUT_CALLBACKS
 
 
 class Readable(float):

@@ -101,7 +101,9 @@ class CompiledEngine:
             return f"targets are {y.dtype} of shape {tuple(y.shape[1:])}, not {dtype} of shape ({self.n_outputs},)"
         return None
 
-    def learn(self, dataset: Any, first: int, observations: Observations, record_every: int) -> bool:
+    def learn(
+        self, dataset: Any, first: int, observations: Observations, record_every: int, at_most: int = MAX_SAMPLES
+    ) -> bool:
         """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
         Args:
@@ -109,6 +111,7 @@ class CompiledEngine:
             first: number of the sample in it to begin with.
             observations: filled in place; says at which step of the stream that is.
             record_every: distance in steps between recorded step sizes.
+            at_most: samples to learn from in this call.
 
         Returns:
             Whether there are more samples.
@@ -124,7 +127,7 @@ class CompiledEngine:
             n = min(FIRST_SAMPLES, MAX_SAMPLES)
         else:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
-        n = min(n, len(dataset) - first)
+        n = min(n, at_most, len(dataset) - first)
         start = time.monotonic()
         self._learn(dataset, first, n, observations, record_every)
         seconds = max(time.monotonic() - start, SHORTEST_SECONDS)

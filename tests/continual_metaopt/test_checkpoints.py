@@ -67,11 +67,30 @@ def outcome(learner: MetaOptimizeStrategy) -> list[Tensor]:
     return [torch.tensor(numbers), torch.tensor(step_sizes, dtype=torch.float64), *traces, *learner.model.parameters()]
 
 
+@pytest.mark.parametrize("engines", [("torch", "compiled"), ("compiled", "torch")], ids="-".join)
+def test_another_engine_goes_on_from_a_checkpoint(engines: tuple[str, str], tmp_path: Path) -> None:
+    from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
+
+    whole = strategy("torch", listening=False)
+    whole.train(stream().train_stream)
+    first = strategy(engines[0], listening=False)
+    first.recorder = SaveAndStop(LENGTH + PORTION, lambda: save_checkpoint(first, tmp_path / "checkpoint"))
+    with pytest.raises(Stop):
+        first.train(stream().train_stream)
+    second, start = maybe_load_checkpoint(strategy(engines[1], listening=False), tmp_path / "checkpoint")
+    second.wanted_engine = engines[1]
+    second.train(stream().train_stream[start:])
+
+    assert second.engine["name"] == engines[1]
+    for found, expected in zip(outcome(second), outcome(whole), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.fixture(params=[("torch", False), ("fused", False), ("fused", True)], ids=str)
+@pytest.fixture(params=[("torch", False), ("fused", False), ("fused", True), ("compiled", False)], ids=str)
 def way(request: pytest.FixtureRequest) -> tuple[str, bool]:
     return request.param
 

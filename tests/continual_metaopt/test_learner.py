@@ -1,12 +1,14 @@
 """OnlineLearner: the same learning as Avalanche's Naive, scored before each update."""
 
 import math
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
 
+import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
@@ -22,7 +24,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from continual_metaopt import learner as learner_module
-from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines import compiled_engine, torch_engine
 from continual_metaopt.engines.observations import Diverged
 from continual_metaopt.learner import (
     ITERATION_CALLBACKS,
@@ -31,6 +33,7 @@ from continual_metaopt.learner import (
     listens_to_iterations,
     quiet_evaluator,
 )
+from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
@@ -44,6 +47,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3),
 }
 PATHS = ["without callbacks", "with callbacks"]
+WAYS = [*PATHS, "compiled"]
 
 
 class Listener(SupervisedPlugin):
@@ -65,12 +69,22 @@ def plugins_for(path: str) -> list[SupervisedPlugin]:
     return [Listener()] if path == "with callbacks" else []
 
 
+def way_of(way: str) -> dict[str, Any]:
+    """Options of a learner that takes one of the ``WAYS``."""
+    return {"plugins": plugins_for(way), "engine": "compiled" if way == "compiled" else "torch"}
+
+
 def online_learner(
     model: nn.Module, optimizer: Any = "MetaOptimize", engine: Any = "torch", **options: Any
 ) -> OnlineLearner:
     """A learner whose steps are exactly the optimizer's, unless another engine is asked for."""
     made = OPTIMIZERS[optimizer](model) if isinstance(optimizer, str) else optimizer
     return OnlineLearner(model=model, optimizer=made, engine=engine, **options)
+
+
+def sgd(model: nn.Module, lr: float) -> MetaOptimize:
+    """Gradient descent with a fixed step size."""
+    return MetaOptimize(model.parameters(), lr, base="sgd", meta_lr=0.0, weight_decay=0.0)
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
@@ -133,6 +147,43 @@ def test_learns_bit_for_bit_as_naive_does(benchmark: StreamBenchmark, optimizer:
         assert 0.1 < learner.online_accuracy < 0.9  # neither all wrong nor all right
 
 
+@pytest.mark.parametrize("step_sizes", ["group", "scalar"])
+def test_compiled_code_learns_as_naive_does_up_to_rounding(benchmark: StreamBenchmark, step_sizes: Any) -> None:
+    def network_and_optimizer() -> tuple[nn.Module, MetaOptimize]:
+        model = small_network()
+        return model, MetaOptimize(blocks(model), 3e-3, meta_lr=0.02, step_sizes=step_sizes)
+
+    expected, optimizer = network_and_optimizer()
+    listener = Listener()
+    naive = Naive(
+        model=expected,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=1,
+        plugins=[listener],
+        evaluator=quiet_evaluator(),
+    )
+    naive.train(benchmark.train_stream, eval_streams=[], shuffle=False)
+    (model, ours), collector, exact = network_and_optimizer(), Collector(), Collector()
+    learner = online_learner(model, ours, "compiled", recorder=collector, record_every=7)
+    learner.train(benchmark.train_stream)
+    online_learner(*network_and_optimizer(), recorder=exact, record_every=7).train(benchmark.train_stream)
+
+    assert learner.engine == COMPILED
+    assert collector.all("correct") == listener.correct
+    assert collector.all("loss") == pytest.approx(listener.loss, rel=1e-3, abs=1e-5)
+    for a, b in zip(weights(model), weights(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert ours.step_size_report() == pytest.approx(optimizer.step_size_report(), rel=1e-4)
+    for field in ("step_sizes", "measurements"):
+        check_rows(collector.all(field), exact.all(field), 1e-3)
+    assert [(p.experience, step) for p in collector.portions for step in range(p.first_step, p.next_step)] == [
+        (step // 60, step) for step in range(180)
+    ]
+    assert learner.online_accuracy == sum(listener.correct) / 180
+    assert counters(learner) == counters(naive)
+
+
 def evaluator_of(*metrics: Any, **options: Any) -> EvaluationPlugin:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")
@@ -173,25 +224,23 @@ def test_avalanches_minibatch_accuracy_is_the_online_accuracy(benchmark: StreamB
     assert sum(values) / len(values) == learner.online_accuracy
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_predictions_are_scored_before_learning_from_the_sample(path: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_predictions_are_scored_before_learning_from_the_sample(way: str) -> None:
     # a step of 10 along the gradient turns every wrong prediction into the label just seen
     x = torch.ones(4, 1)
     stream = stream_of((x, torch.tensor([1, 0, 1, 0])))
-    model = nn.Linear(1, 2, bias=False)
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[0.5], [0.0]]))
+        model[0].weight.copy_(torch.tensor([[0.5], [0.0]]))
     collector = Collector()
-    learner = online_learner(
-        model, torch.optim.SGD(model.parameters(), lr=10.0), recorder=collector, plugins=plugins_for(path)
-    )
+    learner = online_learner(model, sgd(model, 10.0), recorder=collector, **way_of(way))
 
     learner.train(stream)
 
     assert collector.all("correct") == [False] * 4
     assert collector.all("loss")[0] == pytest.approx(math.log(1 + math.exp(0.5)))
     assert learner.online_accuracy == 0.0
-    assert model.weight[0] > model.weight[1]  # after the update, the last label would be predicted
+    assert model[0].weight[0] > model[0].weight[1]  # after the update, the last label would be predicted
 
 
 def test_online_accuracy_is_undefined_before_the_first_sample() -> None:
@@ -349,11 +398,11 @@ def test_order_and_shuffling_are_as_asked_for(benchmark: StreamBenchmark) -> Non
     assert sorted(seen[True]) == sorted(order)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", ["stream", "list", "generator", "one by one"])
-def test_every_form_of_experiences_is_learned_from(benchmark: StreamBenchmark, form: str, path: str) -> None:
+def test_every_form_of_experiences_is_learned_from(benchmark: StreamBenchmark, form: str, way: str) -> None:
     stream, model = benchmark.train_stream, small_network()
-    learner = online_learner(model, "AdamW", plugins=plugins_for(path))
+    learner = online_learner(model, **way_of(way))
 
     if form == "one by one":
         for experience in stream:
@@ -362,7 +411,7 @@ def test_every_form_of_experiences_is_learned_from(benchmark: StreamBenchmark, f
         learner.train({"stream": stream, "list": list(stream), "generator": (e for e in stream)}[form])
 
     expected = small_network()
-    online_learner(expected, "AdamW").train(stream)
+    online_learner(expected, engine=way_of(way)["engine"]).train(stream)
     assert learner.n_samples == 180
     assert same(weights(model), weights(expected))
 
@@ -413,13 +462,17 @@ def test_evaluation_while_training_is_avalanches(benchmark: StreamBenchmark) -> 
     assert steps[-1] == 120
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizer_state_loaded_before_training_survives(benchmark: StreamBenchmark, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "engine"), [("MetaOptimize", "torch"), ("MetaOptimize", "compiled"), ("AdamW", "torch")]
+)
+def test_optimizer_state_loaded_before_training_survives(
+    benchmark: StreamBenchmark, optimizer: str, engine: str
+) -> None:
     whole = small_network()
-    online_learner(whole, optimizer).train(benchmark.train_stream)
-    first = online_learner(small_network(), optimizer)
+    online_learner(whole, optimizer, engine).train(benchmark.train_stream)
+    first = online_learner(small_network(), optimizer, engine)
     first.train(benchmark.train_stream[0])
-    second = online_learner(small_network(seed=1), optimizer)
+    second = online_learner(small_network(seed=1), optimizer, engine)
     second.model.load_state_dict(first.model.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
 
@@ -428,18 +481,19 @@ def test_optimizer_state_loaded_before_training_survives(benchmark: StreamBenchm
     assert same(weights(second.model), weights(whole))
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_continues_within_an_experience(benchmark: StreamBenchmark, path: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_continues_within_an_experience(benchmark: StreamBenchmark, way: str) -> None:
+    engine = way_of(way)["engine"]
     whole, recorded = small_network(), Collector()
-    online_learner(whole, recorder=recorded).train(benchmark.train_stream)
+    online_learner(whole, engine=engine, recorder=recorded).train(benchmark.train_stream)
     # the same learner, as it is 25 samples into the second experience
     first = small_network()
-    learner = online_learner(first)
+    learner = online_learner(first, engine=engine)
     x, y = zip(*[benchmark.train_stream[1].dataset[i][:2] for i in range(25)], strict=True)
     learner.train([benchmark.train_stream[0], stream_of((torch.stack(x), torch.tensor(y)))[0]])
 
     collector = Collector()
-    second = online_learner(small_network(seed=1), recorder=collector, plugins=plugins_for(path))
+    second = online_learner(small_network(seed=1), recorder=collector, **way_of(way))
     second.model.load_state_dict(first.state_dict())
     second.optimizer.load_state_dict(learner.optimizer.state_dict())
     second.continue_from(85, learner.n_correct, within_experience=25)
@@ -453,12 +507,12 @@ def test_continues_within_an_experience(benchmark: StreamBenchmark, path: str) -
 
 
 @pytest.mark.parametrize("granularity", ["scalar", "blockwise"])
-@pytest.mark.parametrize("path", PATHS)
-def test_frozen_layers_stay_out_of_the_optimizer(path: str, granularity: Any) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_frozen_layers_stay_out_of_the_optimizer(way: str, granularity: Any) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
     model[1].requires_grad_(False)
     frozen, learned = weights(model[1]), weights(model[3])
-    learner = MetaOptimizeStrategy(model=model, lr=1e-2, step_sizes=granularity, plugins=plugins_for(path))
+    learner = MetaOptimizeStrategy(model=model, lr=1e-2, step_sizes=granularity, **way_of(way))
     n_parameters = [len(group["params"]) for group in learner.optimizer.param_groups]
 
     learner.train(classification_stream(5))
@@ -468,6 +522,138 @@ def test_frozen_layers_stay_out_of_the_optimizer(path: str, granularity: Any) ->
     assert not same(weights(model[3]), learned)
     # so that a saved state fits a fresh optimizer
     assert [len(group["params"]) for group in learner.optimizer.param_groups] == n_parameters
+
+
+def grow(model: nn.Module) -> None:
+    """Replace the last layer by one with two more outputs."""
+    old = model[3]
+    model[3] = nn.Linear(old.in_features, old.out_features + 2)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for before, after in zip(old.parameters(), model[3].parameters(), strict=True):
+            after.uniform_(-0.1, 0.1, generator=generator)
+            after[: len(before)] = before
+
+
+def replace_activation(learner: OnlineLearner) -> None:
+    learner.model[2] = nn.Tanh()
+
+
+def insert_layer(learner: OnlineLearner) -> None:
+    learner.model.insert(3, nn.LeakyReLU())
+
+
+def drop_out(learner: OnlineLearner) -> None:
+    learner.model.insert(3, nn.Dropout(0.0))
+
+
+def replace_optimizer(learner: OnlineLearner) -> None:
+    learner.optimizer = MetaOptimize(learner.model.parameters(), 1e-2, base="sgdm", meta="lion")
+
+
+def replace_base(learner: OnlineLearner) -> None:
+    learner.optimizer.base = BASE_UPDATES["adamw"](betas=(0.5, 0.9))
+
+
+def replace_criterion(learner: OnlineLearner) -> None:
+    learner._criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+
+
+def divide_blocks(learner: OnlineLearner) -> None:
+    bias = learner.optimizer.param_groups[0]["params"].pop()
+    learner.optimizer.add_param_group({"name": "bias", "params": [bias]})
+
+
+def freeze(learner: OnlineLearner) -> None:
+    learner.model[1].requires_grad_(False)
+
+
+def hook(learner: OnlineLearner) -> None:
+    learner.model[1].weight.register_hook(lambda gradient: gradient * 0.5)
+
+
+CHANGES: dict[str, tuple[Callable[[OnlineLearner], Any], str]] = {
+    "the head grows": (lambda learner: grow(learner.model), "compiled"),
+    "an activation is replaced": (replace_activation, "compiled"),
+    "a layer is inserted": (insert_layer, "compiled"),
+    "a layer without kernel is inserted": (drop_out, "fused"),
+    "the optimizer is replaced": (replace_optimizer, "compiled"),
+    "the base update is replaced": (replace_base, "compiled"),
+    "the loss is replaced": (replace_criterion, "fused"),
+    "a block is divided": (divide_blocks, "compiled"),
+    "a layer is frozen": (freeze, "compiled"),
+    "a gradient is changed": (hook, "fused"),
+}
+
+
+class AfterFirst(SupervisedPlugin):
+    """Changes something after the first experience."""
+
+    def __init__(self, change: Callable[[OnlineLearner], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.clock.train_exp_counter == 0:
+            self.change(strategy)
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["between trainings", "within a training"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_between_experiences_is_noticed(benchmark: StreamBenchmark, name: str, within: bool) -> None:
+    change, engine = CHANGES[name]
+    learners = []
+    for wanted in ("torch", "auto"):
+        learner = online_learner(small_network(), engine=wanted, plugins=[AfterFirst(change)] if within else [])
+        if within:
+            learner.train(benchmark.train_stream)
+        else:
+            learner.train(benchmark.train_stream[0])
+            change(learner)
+            learner.train(benchmark.train_stream[1:])
+        learners.append(learner)
+
+    torchs, ours = learners
+    assert ours.engine["name"] == engine
+    assert (torchs.n_samples, torchs.n_correct) == (ours.n_samples, ours.n_correct)
+    for a, b in zip(weights(ours.model), weights(torchs.model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert ours.optimizer.step_size_report() == pytest.approx(torchs.optimizer.step_size_report(), rel=1e-3)
+
+
+class WithNoise:
+    """Adds random numbers of every kind to an image."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image + 0.1 * torch.randn_like(image) + random.random() + np.random.random()  # noqa: NPY002
+
+
+def seed_all() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+def test_each_sample_is_transformed_once(benchmark: StreamBenchmark, engine: str) -> None:
+    """Looking at what comes draws none of the random numbers of transformations."""
+    datasets = [e.dataset.replace_current_transform_group((WithNoise(), None)) for e in benchmark.train_stream]
+    model, expected = small_network(), small_network()
+    optimizer = OPTIMIZERS["MetaOptimize"](expected)
+    seed_all()
+    for x, y, *_ in (sample for dataset in datasets for sample in dataset):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(expected(x[None]), torch.tensor([y])).backward()
+        optimizer.step()
+    drawn_next = torch.rand(1), random.random(), np.random.random()  # noqa: NPY002
+
+    seed_all()
+    online_learner(model, engine=engine).train(benchmark_from_datasets(train=datasets).train_stream)
+
+    assert (torch.rand(1), random.random(), np.random.random()) == drawn_next  # noqa: NPY002
+    for a, b in zip(weights(model), weights(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert engine != "torch" or same(weights(model), weights(expected))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -506,8 +692,8 @@ def test_heads_that_grow_are_learned(path: str) -> None:
 # ------------------------------------------------------------------------------------------------------ what goes wrong
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_labels_beyond_the_head_are_explained(path: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_labels_beyond_the_head_are_explained(way: str) -> None:
     model = small_network(n_outputs=3)
     stream = stream_of((torch.zeros(2, 1, 8, 8), torch.tensor([1, 7])))
     message = (
@@ -515,7 +701,7 @@ def test_labels_beyond_the_head_are_explained(path: str) -> None:
         'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
     )
     collector = Collector()
-    learner = online_learner(model, recorder=collector, plugins=plugins_for(path))
+    learner = online_learner(model, recorder=collector, **way_of(way))
 
     with pytest.raises(ValueError, match=exactly(message)):
         learner.train(stream)
@@ -555,6 +741,24 @@ def test_a_loss_that_is_not_finite_stops_learning_before_it_harms(path: str, opt
     assert learner.clock.train_iterations == 12
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sample_that_is_not_finite_stops_learning_before_it_harms(way: str, bad: float) -> None:
+    x, y = (torch.stack(part) for part in zip(*first(classification_stream(), 30), strict=True))
+    x[13, 0, 4, 4] = bad
+    model, expected, collector = small_network(), small_network(), Collector()
+    learner = online_learner(model, recorder=collector, **way_of(way))
+    with pytest.raises(Diverged) as caught:
+        learner.train(stream_of((x, y)))
+    online_learner(expected, engine=way_of(way)["engine"]).train(stream_of((x[:13], y[:13])))
+
+    assert str(caught.value) == "the loss is nan at sample 13"
+    assert (caught.value.step, caught.value.reason) == (13, "the loss is nan")
+    assert len(collector.all("loss")) == len(collector.all("correct")) == learner.n_samples == 13
+    assert learner.clock.train_iterations == 13
+    assert same(weights(model), weights(expected))
+
+
 def first(stream: Any, n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.as_tensor(x), torch.as_tensor(y)) for x, y, *_ in (stream[0].dataset[i] for i in range(n))]
 
@@ -591,6 +795,11 @@ def test_a_meta_gradient_that_is_not_finite_stops_learning(path: str, engine: st
 @pytest.mark.parametrize(
     ("optimizer", "engine", "message"),
     [
+        (
+            "AdamW",
+            "compiled",
+            'engine="compiled" is not possible: the optimizer is not MetaOptimize; use engine="auto"',
+        ),
         ("AdamW", "tourch", "unknown engine 'tourch'. Did you mean 'torch'? Known: auto, compiled, fused, torch"),
         ("AdamW", "fused", 'engine="fused" is not possible: the optimizer is not MetaOptimize; use engine="auto"'),
     ],
@@ -617,21 +826,127 @@ def test_engines_are_chosen_with_a_reason(optimizer: str, engine: str, expected:
     assert online_learner(small_network(), optimizer, engine).engine == expected
 
 
-@pytest.mark.parametrize("path", PATHS)
+def with_dropout() -> nn.Module:
+    return nn.Sequential(small_network(), nn.Dropout(0.0))
+
+
+class OwnForward(OnlineLearner):
+    def forward(self) -> Any:
+        return super().forward()
+
+
+NOT_COMPILED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], dict[str, Any], str]] = {
+    "an unknown layer": (with_dropout, {}, {}, "there is no kernel for Dropout"),
+    "an unknown loss": (small_network, {"criterion": nn.L1Loss()}, {}, "there is no kernel for the loss L1Loss"),
+    "a plugin that listens": (
+        small_network,
+        {"plugins": [Listener()]},
+        {},
+        "Listener listens to single iterations",
+    ),
+    "a metric that listens": (
+        small_network,
+        {"evaluator": evaluator_of(accuracy_metrics(minibatch=True))},
+        {},
+        "EvaluationPlugin listens to single iterations",
+    ),
+    "a part of the step that is one's own": (
+        small_network,
+        {"class": OwnForward},
+        {},
+        "OwnForward has its own forward()",
+    ),
+    "shuffling": (small_network, {}, {"shuffle": True}, "samples come through Avalanche's data loader"),
+}
+
+
+def learner_not_compiled(name: str, engine: str) -> tuple[OnlineLearner, dict[str, Any]]:
+    make, options, training, _ = NOT_COMPILED[name]
+    model, options = make(), dict(options)
+    make_learner = options.pop("class", OnlineLearner)
+    learner = make_learner(model=model, optimizer=OPTIMIZERS["MetaOptimize"](model), engine=engine, **options)
+    return learner, training
+
+
+@pytest.mark.parametrize("name", NOT_COMPILED)
+def test_compiled_code_that_is_asked_for_is_refused_where_it_does_not_fit(
+    benchmark: StreamBenchmark, name: str
+) -> None:
+    message = f'engine="compiled" is not possible: {NOT_COMPILED[name][3]}; use engine="auto"'
+    with pytest.raises(ValueError, match=exactly(message)):
+        train(*learner_not_compiled(name, "compiled"), benchmark)
+
+
+def train(learner: OnlineLearner, training: dict[str, Any], benchmark: StreamBenchmark) -> None:
+    learner.train(benchmark.train_stream[:1], **training)
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_COMPILED if name != "an unknown loss"])
+def test_what_is_not_compiled_is_learned_otherwise_and_the_record_says_why(
+    benchmark: StreamBenchmark, name: str
+) -> None:
+    learner, training = learner_not_compiled(name, "auto")
+    train(learner, training, benchmark)
+    assert learner.engine == {"name": "fused", "reason": f"not compiled: {NOT_COMPILED[name][3]}"}
+    assert learner.n_samples == 60
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        (
+            [nn.Linear(64, 10)],
+            "Linear(in_features=64, out_features=10, bias=True) does not fit an input of shape (1, 8, 8)",
+        ),
+        (
+            [nn.Flatten(), nn.Linear(63, 10)],
+            "Linear(in_features=63, out_features=10, bias=True) does not fit an input of shape (64,)",
+        ),
+        (
+            [nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)],
+            "Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1)) does not fit an input with 1 channels",
+        ),
+        (
+            [nn.Flatten(), nn.Linear(64, 10).double()],
+            "inputs are torch.float32 of shape (1, 8, 8), not torch.float64 of shape (1, 8, 8)",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_raises_torchs_own_error(
+    benchmark: StreamBenchmark, layers: list[nn.Module], reason: str
+) -> None:
+    model = nn.Sequential(*layers)
+    x = benchmark.train_stream[0].dataset[0][0]
+    with pytest.raises(RuntimeError) as expected:
+        model(x[None])
+    learner = online_learner(model, engine="auto")
+    with pytest.raises(RuntimeError, match=exactly(expected.value)):
+        learner.train(benchmark.train_stream)
+    assert learner.engine == {"name": "fused", "reason": f"not compiled: {reason}"}
+    message = f'engine="compiled" is not possible: {reason}; use engine="auto"'
+    with pytest.raises(ValueError, match=exactly(message)):
+        online_learner(model, engine="compiled").train(benchmark.train_stream)
+
+
+def test_targets_that_the_kernels_do_not_know_are_learned_otherwise() -> None:
+    """Targets as probabilities of classes."""
+    x, y = torch.randn(8, 1, 8, 8), torch.full((8, 10), 0.1)
+    learner = online_learner(small_network(), engine="auto")
+    learner.train(stream_of((x, y)))
+    assert learner.engine == {"name": "fused", "reason": "not compiled: the targets are not classes"}
+    assert learner.n_samples == 8
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("width", [1, 3])
-def test_regression_has_losses_but_nothing_to_get_right(path: str, width: int) -> None:
+def test_regression_has_losses_but_nothing_to_get_right(way: str, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20, 3, generator=generator)
     targets = x @ torch.randn(3, width, generator=generator)
     collector = Collector()
-    model = nn.Linear(3, width)
-    learner = online_learner(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        criterion=nn.MSELoss(),
-        recorder=collector,
-        plugins=plugins_for_regression(path),
-    )
+    model = nn.Sequential(nn.Linear(3, width))
+    options = way_of(way) | {"plugins": [DuckTyped()] if way == "with callbacks" else []}
+    learner = online_learner(model, sgd(model, 0.1), criterion=nn.MSELoss(), recorder=collector, **options)
 
     learner.train(stream_of(*[(x, targets)] * 3))
 
@@ -640,23 +955,20 @@ def test_regression_has_losses_but_nothing_to_get_right(path: str, width: int) -
     assert sum(losses[-20:]) < 0.05 * sum(losses[:20])
 
 
-def plugins_for_regression(path: str) -> list[Any]:
-    return [DuckTyped()] if path == "with callbacks" else []
-
-
 # -------------------------------------------------------------------------------------------------- what is recorded
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_portions_never_exceed_a_thousand_samples(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_engine.MAX_SAMPLES == learner_module.MAX_SAMPLES == 1000
-    for module in (torch_engine, learner_module):
+@pytest.mark.parametrize("way", WAYS)
+def test_portions_never_exceed_a_thousand_samples(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_engine.MAX_SAMPLES == compiled_engine.MAX_SAMPLES == learner_module.MAX_SAMPLES == 1000
+    for module in (torch_engine, compiled_engine, learner_module):
         monkeypatch.setattr(module, "MAX_SECONDS", 60.0)
+    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 2000)
     stream = stream_of(
         (torch.zeros(1001, 2), torch.zeros(1001, dtype=torch.int64)), (torch.zeros(3, 2), torch.ones(3).long())
     )
-    model, collector = nn.Linear(2, 2), Collector()
-    learner = online_learner(model, "AdamW", recorder=collector, plugins=plugins_for(path))
+    model, collector = nn.Sequential(nn.Linear(2, 2)), Collector()
+    learner = online_learner(model, sgd(model, 0.1), recorder=collector, **way_of(way))
 
     learner.train(stream)
 
@@ -668,20 +980,21 @@ def test_portions_never_exceed_a_thousand_samples(path: str, monkeypatch: pytest
     assert learner.n_samples == 1004
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_portions_are_handed_over_in_time(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_engine.MAX_SECONDS == learner_module.MAX_SECONDS == 0.5
-    for module in (torch_engine, learner_module):
+@pytest.mark.parametrize("way", WAYS)
+def test_portions_are_handed_over_in_time(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch_engine.MAX_SECONDS == compiled_engine.MAX_SECONDS == learner_module.MAX_SECONDS == 0.5
+    for module in (torch_engine, compiled_engine, learner_module):
         monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 1)
     collector = Collector()
 
-    online_learner(small_network(), recorder=collector, plugins=plugins_for(path)).train(classification_stream(5))
+    online_learner(small_network(), recorder=collector, **way_of(way)).train(classification_stream(5))
 
     assert [len(p) for p in collector.portions] == [1] * 5
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_step_sizes_are_those_in_force_when_the_sample_was_learned(path: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_step_sizes_are_those_in_force_when_the_sample_was_learned(way: str) -> None:
     stream, n = classification_stream(30), 30
     model = small_network()
     reference = OPTIMIZERS["MetaOptimize"](model)
@@ -695,13 +1008,20 @@ def test_step_sizes_are_those_in_force_when_the_sample_was_learned(path: str) ->
     assert step_sizes[10] != step_sizes[11]
 
     collector = Collector()
-    learner = online_learner(small_network(), recorder=collector, record_every=10, plugins=plugins_for(path))
+    learner = online_learner(small_network(), recorder=collector, record_every=10, **way_of(way))
     learner.train(stream)
 
-    assert collector.all("step_sizes") == [(t, b, v) for t in (0, 10, 20) for b, v in step_sizes[t].items()]
-    assert collector.all("measurements") == [
-        (t, "meta_gradient", b, "value", v) for t in (0, 10, 20) for b, v in meta_gradients[t].items()
-    ]
+    rtol = 1e-3 if way == "compiled" else 0.0
+    check_rows(collector.all("step_sizes"), [(t, b, v) for t in (0, 10, 20) for b, v in step_sizes[t].items()], rtol)
+    expected = [(t, "meta_gradient", b, "value", v) for t in (0, 10, 20) for b, v in meta_gradients[t].items()]
+    check_rows(collector.all("measurements"), expected, rtol)
+
+
+def check_rows(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]], rtol: float) -> None:
+    """The last of a row's columns agrees up to rounding, the others exactly."""
+    assert [row[:-1] for row in found] == [row[:-1] for row in expected]
+    values = [row[-1] for row in expected]
+    assert [row[-1] for row in found] == pytest.approx(values, rel=rtol, abs=rtol * max(map(abs, values)))
 
 
 def test_learners_that_report_no_meta_gradients_have_no_measurements() -> None:

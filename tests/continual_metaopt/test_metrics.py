@@ -192,15 +192,69 @@ def test_values_are_those_that_the_learner_itself_counts(benchmark: StreamBenchm
     assert 0.1 < learner.online_accuracy < 0.9
 
 
-def test_metrics_do_not_change_what_is_learned(benchmark: StreamBenchmark) -> None:
-    plain = learner_with(engine="fused")
-    observed = learner_with(online_metrics(every=1, trace_cosines=True, trace_norms=True), engine="fused")
+@pytest.mark.parametrize("every", [1, 7, 100])
+def test_compiled_code_and_metrics_do_not_disturb_each_other(benchmark: StreamBenchmark, every: int) -> None:
+    compiled = learner_with(online_metrics(every=every, window=30), engine="compiled")
+    torch_alone = learner_with(online_metrics(every=every, window=30), engine="torch")
+    unobserved = learner_with(engine="compiled")
+    for learner in (compiled, torch_alone, unobserved):
+        learner.train(benchmark.train_stream)
+
+    ours, theirs = curves(compiled), curves(torch_alone)
+    assert list(ours) == list(theirs)
+    for name, points in theirs.items():
+        assert [x for x, _ in ours[name]] == [x for x, _ in points], name
+        assert [y for _, y in ours[name]] == pytest.approx([y for _, y in points], rel=1e-3, abs=1e-6), name
+    assert compiled.n_correct == torch_alone.n_correct
+    for seen, unseen in zip(compiled.model.parameters(), unobserved.model.parameters(), strict=True):
+        assert torch.equal(seen, unseen)
+
+
+@pytest.mark.parametrize("engine", ["fused", "compiled"])
+def test_metrics_do_not_change_what_is_learned(benchmark: StreamBenchmark, engine: str) -> None:
+    """Of what is compiled, more than rounding: traces can only be looked at one step at a time."""
+    plain = learner_with(engine=engine)
+    observed = learner_with(online_metrics(every=1, trace_cosines=True, trace_norms=True), engine="auto")
     for learner in (plain, observed):
         learner.train(benchmark.train_stream)
 
+    reason = "not compiled: EvaluationPlugin listens to single iterations"
+    assert observed.engine == {"name": "fused", "reason": reason}
+    assert plain.engine["name"] == engine
+    if engine == "compiled":
+        assert plain.n_correct == observed.n_correct
+        assert observed.optimizer.step_size_report() == pytest.approx(plain.optimizer.step_size_report(), rel=1e-3)
+        for ours, theirs in zip(observed.model.parameters(), plain.model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+        return
     assert observed.optimizer.step_size_report() == plain.optimizer.step_size_report()
     for ours, theirs in zip(observed.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_evaluation_of_what_compiled_code_has_learned_is_naives(benchmark: StreamBenchmark) -> None:
+    seen = []
+    for strategy in ("OnlineLearner", "Naive"):
+        metrics = [accuracy_metrics(experience=True, stream=True), loss_metrics(experience=True)]
+        if strategy == "OnlineLearner":
+            made: Any = learner_with(*metrics, engine="compiled")
+        else:
+            model = small_network()
+            optimizer = MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02)
+            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1)
+        for experience in benchmark.train_stream:
+            made.train(experience, eval_streams=[], shuffle=False)
+            made.eval(benchmark.test_stream)
+        seen.append(curves(made))
+
+    ours, naives = seen
+    assert ours.keys() == naives.keys()
+    assert len(ours) == 1 + 2 * 3
+    for name, curve in naives.items():
+        assert [x for x, _ in ours[name]] == [x for x, _ in curve] == [60, 120, 180]
+        # a prediction of 359 may be decided by rounding
+        values = [value for _, value in curve]
+        assert [value for _, value in ours[name]] == pytest.approx(values, rel=1e-3, abs=1.01 / 359)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
 from analysis import load_runs
-from continual_metaopt import register_learner, running
+from continual_metaopt import register_learner, register_network, running
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.recording import read_json
@@ -47,6 +49,7 @@ STREAM_INFO_KEYS = {
     *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
     "stationary",
 }
+COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
 SCHEMAS = {
     "samples": {"step": "int32", "experience": "int16", "correct": "bool", "loss": "float"},
@@ -119,6 +122,16 @@ def stop_at(*calls: int) -> Callable[[], bool]:
         return n in calls
 
     return should_stop
+
+
+def learn_by(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs learn by an engine of one's choice."""
+
+    class ByEngine(OnlineLearner):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"engine": engine})
+
+    monkeypatch.setattr(running, "OnlineLearner", ByEngine)
 
 
 def failing_learner(at: int, error: Exception | float) -> None:
@@ -205,7 +218,7 @@ def test_status_says_how_it_went(finished: Path) -> None:
     assert status["wall_time"] > 0
     # learning is part of the time
     assert status["samples_per_second"] >= 0.99 * N_SAMPLES / status["wall_time"]
-    assert status["engine"] == {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+    assert status["engine"] == COMPILED
 
 
 def test_tables_have_the_documented_columns_and_rows(finished: Path) -> None:
@@ -255,6 +268,68 @@ def test_analysis_finds_the_mean_of_correct(finished: Path) -> None:
     assert runs.correct_counts["n_rows"].tolist() == [N_SAMPLES]
     assert runs.correct_counts["n_correct"].tolist() == [sum(read_tables(finished)["samples"]["correct"].to_pylist())]
     assert runs.table["state"].tolist() == ["finished"]
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("learner", "network", "engine"),
+    [
+        ("metaoptimize", "mlp", COMPILED),
+        ("metaoptimize", "paper_cnn", COMPILED),
+        ("fixed", "mlp", COMPILED),
+        ("fixed", "dropping", {"name": "fused", "reason": "not compiled: there is no kernel for Dropout"}),
+        ("metaoptimize", "cropping", {"name": "fused", "reason": "not compiled: Cropping is not a sequence of layers"}),
+        (
+            "torch:AdamW",
+            "mlp",
+            {"name": "torch", "reason": "neither compiled nor fused: the optimizer is not MetaOptimize"},
+        ),
+    ],
+)
+def test_the_record_says_which_engine_ran_and_why(
+    tmp_path: Path, learner: str, network: str, engine: dict[str, str]
+) -> None:
+    @register_network("dropping")
+    def dropping(n_outputs: int, input_shape: tuple[int, int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, n_outputs))
+
+    @register_network("cropping")
+    class Cropping(nn.Module):
+        def __init__(self, n_outputs: int, input_shape: tuple[int, int, int]) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, n_outputs)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x[:, 0, 2:6, 2:6].flatten(1))
+
+    config = config_of(
+        learner={"name": learner, "lr": 1e-3}, evaluate=False, n_experiences=1, samples_per_experience=30
+    )
+    config = config.model_copy(update={"network": Component(name=network)}).resolved()
+    assert run_one(config, tmp_path) == "finished"
+    assert read_json(tmp_path / "status.json")["engine"] == engine
+    assert read_tables(tmp_path)["samples"].num_rows == 30
+
+
+def test_compiled_code_leaves_the_record_of_the_torch_engine(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_by("torch", monkeypatch)
+    run_one(config_of(), tmp_path)
+
+    assert read_json(tmp_path / "status.json")["engine"] == {"name": "torch", "reason": "asked for"}
+    ours, theirs = read_tables(finished), read_tables(tmp_path)
+    for name, columns in SCHEMAS.items():
+        for column, kind in columns.items():
+            found, expected = ours[name][column].to_pylist(), theirs[name][column].to_pylist()
+            if kind in ("float", "double") and name != "experiences":
+                scale = max(map(abs, expected))
+                assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * scale), column
+            elif column != "test_accuracy":
+                assert found == expected, column
+    # a prediction of 359 may be decided by rounding
+    accuracies = [tables["experiences"]["test_accuracy"].to_pylist() for tables in (ours, theirs)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1.01 / 359)
 
 
 def test_repeated_samples_count_as_seen_before(tmp_path: Path) -> None:
@@ -421,6 +496,20 @@ def test_every_base_update_can_be_resumed(tmp_path: Path, base: str) -> None:
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "Rprop", "NAdam"])
 def test_torchs_optimizers_can_be_resumed(tmp_path: Path, name: str) -> None:
     resumes_bit_for_bit(tmp_path, {"name": f"torch:{name}", "lr": 1e-3})
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4], ids="after portion {}".format)
+def test_every_engine_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, stop: int) -> None:
+    learn_by(engine, monkeypatch)
+    config = config_of(n_experiences=2, samples_per_experience=30, evaluate=False)
+    run_one(config, tmp_path / "whole")
+    assert run_one(config, tmp_path / "interrupted", should_stop=stop_at(stop)) == "failed"
+    assert read_json(tmp_path / "interrupted" / "status.json")["step"] == [20, 30, 50, 60][stop - 1]
+    run_one(config, tmp_path / "interrupted")
+
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+    assert read_json(tmp_path / "whole" / "status.json")["engine"]["name"] == engine
 
 
 def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:

@@ -13,14 +13,16 @@ import pytest
 import torch
 import torchvision
 from avalanche.benchmarks.scenarios import CLExperience, CLStream
+from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
+from torch.utils.data import TensorDataset
 from torchvision.transforms import Normalize, ToTensor
 
 import streams
 from streams import make_stream
-from streams.benchmark import ImageDataset, _avalanche_dataset, scale
+from streams.benchmark import ImageDataset, _avalanche_dataset, read_samples, scale
 from streams.images import ImageSet
 from streams.plan import Plan
 from tests.streams.synthetic import coded_arrays, stored_bytes
@@ -131,6 +133,136 @@ def test_a_batch_belongs_to_the_caller(monkeypatch):
         array[:] = 0
     assert dataset.batch(slice(4))[0].tobytes() == expected.tobytes()
     assert dataset.batch(slice(4))[1].tolist() == labels.tolist() == [dataset[i][1] for i in range(4)]
+
+
+def same_as_indexing(dataset, steps):
+    """``read_samples``, after comparing it with indexing."""
+    x, y = read_samples(dataset, steps)
+    expected = [dataset[i] for i in range(steps.start, steps.stop)]
+    assert len(x) == len(y) == len(expected) == steps.stop - steps.start
+    for i, (image, label, *_) in enumerate(expected):
+        assert x[i].tobytes() == np.asarray(image).tobytes()
+        assert (x[i].dtype, x[i].shape) == (np.asarray(image).dtype, np.asarray(image).shape)
+        assert (y[i] == np.asarray(label)).all()
+    return x, y
+
+
+def at_once(dataset, monkeypatch):
+    """Whether ``read_samples`` reads many samples of a data set at once."""
+    batches, batch = [], ImageDataset.batch
+    with monkeypatch.context() as watching:
+        watching.setattr(ImageDataset, "batch", lambda self, steps: batches.append(steps) or batch(self, steps))
+        for steps in (slice(0, 0), slice(0, 1), slice(2, 5), slice(0, len(dataset)), slice(len(dataset), len(dataset))):
+            same_as_indexing(dataset, steps)
+    assert len(batches) in (0, 5)
+    return len(batches) == 5
+
+
+@pytest.mark.parametrize("stationary", [None, "shuffled", "repeat"])
+@pytest.mark.parametrize("images", [SOURCE, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_samples_of_our_streams_are_read_at_once(monkeypatch, name, images, stationary):
+    benchmark = make_stream(name, source=images, stationary=stationary, **STREAMS[name])
+    for experience in (*benchmark.train_stream, *benchmark.test_stream):
+        if len(experience.dataset) >= 5:
+            assert at_once(experience.dataset, monkeypatch)
+        x, y = same_as_indexing(experience.dataset, slice(0, len(experience.dataset)))
+        assert (x.dtype, y.dtype) == (np.float32, np.int64)
+        assert x.flags.c_contiguous
+        assert x.flags.writeable
+
+
+def inverted(image):
+    return -image
+
+
+def moved(image):
+    return image + torch.rand(())
+
+
+def with_transforms(dataset):
+    """A data set that has transformations for training, and others for evaluation."""
+    groups = {"train": (inverted, None), "eval": (lambda image: 2 * image, lambda label: label + 1)}
+    return AvalancheDataset([dataset], transform_groups=groups)
+
+
+def fresh():
+    return make_stream("permuted_inputs", source=SOURCE, n_experiences=2).train_stream[0].dataset
+
+
+AT_ONCE = {
+    "as it is": lambda d: d,
+    "for training": lambda d: d.train(),
+    "for evaluation": lambda d: d.eval(),
+    "with the transformations of a group": lambda d: d.with_transforms("eval"),
+    "wrapped again": lambda d: AvalancheDataset([d]),
+    "other targets beside the labels": lambda d: d.update_data_attribute("targets", [0] * len(d)),
+}
+ONE_BY_ONE = {
+    "some samples": lambda d: d.subset([3, 1, 2, 7, 0, 5]),
+    "all samples in reverse": lambda d: d.subset(list(range(len(d)))[::-1]),
+    "some of some samples": lambda d: d.subset([3, 1, 2, 7, 0, 5, 4]).subset([0, 6, 2, 4, 1]),
+    "twice": lambda d: d.concat(d),
+    "with others": lambda d: d.concat(fresh()),
+    "after others": lambda d: AvalancheDataset([fresh(), d]),
+    "some with others": lambda d: d.subset([1, 0, 3]).concat(fresh().subset([5, 2])),
+    "transformed": with_transforms,
+    "transformed for evaluation": lambda d: with_transforms(d).eval(),
+    "transformed by what is frozen": lambda d: with_transforms(d).freeze_transforms(),
+    "transformed by what is frozen for evaluation": lambda d: with_transforms(d).freeze_transforms().eval(),
+    "some that are transformed": lambda d: with_transforms(d).subset([3, 1, 4, 1, 5]),
+    "transformed, and then no more": lambda d: with_transforms(d).remove_current_transform_group(),
+    "with another transformation": lambda d: d.replace_current_transform_group((inverted, None)),
+    "with other labels": lambda d: d.replace_current_transform_group((None, lambda label: label + 1)),
+    "with a frozen transformation": lambda d: d.replace_current_transform_group((inverted, None)).freeze_transforms(),
+    "with a transformation of a transformation": lambda d: with_transforms(d).replace_current_transform_group(
+        (lambda image: 3 * image, None)
+    ),
+    "in PyTorch's subset": lambda d: torch.utils.data.Subset(d, [4, 2, 0, 1, 3, 3]),
+    "in PyTorch's concatenation": lambda d: torch.utils.data.ConcatDataset([d, fresh()]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Concatenated datasets have different transformation groups")
+@pytest.mark.parametrize("name", [*AT_ONCE, *ONE_BY_ONE])
+def test_samples_are_read_as_indexing_gives_them(monkeypatch, name):
+    dataset = (AT_ONCE | ONE_BY_ONE)[name](fresh())
+    assert at_once(dataset, monkeypatch) is (name in AT_ONCE)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        TensorDataset(torch.randn(9, 3), torch.arange(9)),
+        TensorDataset(torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)),
+        TensorDataset(torch.arange(9), torch.arange(9, dtype=torch.uint8), torch.zeros(9)),
+        [(np.full((2, 2), i, np.float32), i) for i in range(9)],
+        [([float(i), 0.5], float(i)) for i in range(9)],
+    ],
+    ids=["classes", "regression", "three tensors", "arrays", "lists"],
+)
+def test_samples_of_any_data_set_are_read(dataset):
+    for steps in (slice(0, 1), slice(2, 5), slice(0, 9)):
+        same_as_indexing(dataset, steps)
+    x, y = read_samples(dataset, slice(4, 4))
+    assert len(x) == len(y) == 0
+
+
+def test_what_is_read_is_the_readers():
+    for dataset in (fresh(), TensorDataset(torch.ones(5, 3), torch.ones(5, 2))):
+        before = [np.asarray(part).copy() for part in dataset[0][:2]]
+        for array in read_samples(dataset, slice(0, 5)):
+            array[:] = 0
+        assert all((np.asarray(part) == expected).all() for part, expected in zip(dataset[0][:2], before, strict=True))
+
+
+def test_random_transformations_are_drawn_in_order():
+    dataset = fresh().replace_current_transform_group((moved, None))
+    torch.manual_seed(0)
+    expected = [dataset[i][0].numpy().tobytes() for i in range(2, 7)]
+    torch.manual_seed(0)
+    read_samples(dataset, slice(2, 2))
+    assert [image.tobytes() for image in read_samples(dataset, slice(2, 7))[0]] == expected
 
 
 # --- what is told about a stream -------------------------------------------------------------------------------------
