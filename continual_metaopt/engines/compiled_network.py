@@ -156,13 +156,14 @@ class _Builder:
             raise ValueError(f"{layer} does not fit an input with {self._geometry[0]} channels")
         self._add_parameters(row, layer)
         channels, height, width = self._geometry
-        positions, patch = math.prod(self.shape[1:]), channels * math.prod(layer.kernel_size)
-        padded = channels * (height + 2 * row[k.PAD_HEIGHT]) * (width + 2 * row[k.PAD_WIDTH])
+        positions, patch = math.prod(self.shape[1:]), _aligned(channels * math.prod(layer.kernel_size))
+        padded = channels * (height + 2 * row[k.PAD_HEIGHT]) * (width + 2 * row[k.PAD_WIDTH]) + k.SLACK
         row[k.PATCHES] = self.tables.n_images
         row[k.PADDED] = row[k.PATCHES] + _aligned(positions * patch + k.SLACK)
-        self.tables.n_images = row[k.PADDED] + _aligned(padded + k.SLACK)
-        self.tables.n_positions = max(self.tables.n_positions, math.prod(self.shape) + 1)
-        self.tables.n_scratch = max(self.tables.n_scratch, positions * patch + padded)
+        row[k.KERNELS] = row[k.PADDED] + _aligned(padded)
+        self.tables.n_images = row[k.KERNELS] + layer.out_channels * patch
+        self.tables.n_positions = max(self.tables.n_positions, layer.out_channels + 1)
+        self.tables.n_scratch = max(self.tables.n_scratch, (positions + layer.out_channels) * patch + padded)
 
     def _add_max_pool(self, layer: nn.MaxPool2d) -> None:
         row = self._add_window(k.MAX_POOL, layer, _pair(layer.kernel_size), _pair(layer.stride), (0, 0))
@@ -271,7 +272,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _name(module: Any) -> str:
-    return type(module).__name__ if isinstance(module, nn.Module) else repr(module)
+    return str(getattr(module, "__name__", type(module).__name__))
 
 
 def _pair(value: int | Sequence[int]) -> Sequence[int]:

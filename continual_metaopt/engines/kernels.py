@@ -407,9 +407,9 @@ LINEAR, CONV, MAX_POOL, RELU, LEAKY_RELU, TANH, CHANNELS_LAST, CHANNELS_FIRST = 
 KIND, INPUT, OUTPUT, N_INPUTS, N_OUTPUTS, WEIGHT, BIAS = range(7)
 CHANNELS, HEIGHT, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH = range(7, 13)
 KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_HEIGHT, STRIDE_WIDTH, PAD_HEIGHT, PAD_WIDTH = range(13, 19)
-PATCHES, PADDED, WINNERS = range(19, 22)
-BACKWARD = 22  # whether an earlier layer learns, and so needs the gradient of this one's input
-N_LAYER_COLUMNS = 23
+PATCHES, PADDED, KERNELS, WINNERS = range(19, 23)
+BACKWARD = 23  # whether an earlier layer learns, and so needs the gradient of this one's input
+N_LAYER_COLUMNS = 24
 
 # Columns of the table of parameters
 START, STOP, BLOCK = range(3)
@@ -476,10 +476,10 @@ class Memory(NamedTuple):
     Attributes:
         activations: of all layers.
         deltas: gradient of the loss with respect to each of them.
-        images: patches and padded images of all convolutions.
+        images: patches, kernels and padded images of all convolutions.
         winners: position of each maximum of the pooling layers, int32.
-        positions, values: of the gradients that are not 0 of one convolution, int64 and floats.
-        scratch: gradients with respect to one convolution's patches and padded image.
+        positions, values: of the gradients that are not 0 at one position of a convolution, int64 and floats.
+        scratch: gradients with respect to one convolution's patches, kernels and padded image.
         gradient: of all parameters, but for the weights of linear layers.
         update: room for the update of one parameter.
         meta_gradients: of the blocks, float64.
@@ -566,6 +566,13 @@ def _linear_backward(
 
 
 @njit(**OPTIONS)
+def _patch_lengths(layer: Array) -> tuple[int, int]:
+    """Length of a patch, and how long it is when filled up to whole vectors."""
+    patch = layer[KERNEL_HEIGHT] * layer[KERNEL_WIDTH] * layer[CHANNELS]
+    return patch, (patch + SLACK - 1) // SLACK * SLACK
+
+
+@njit(**OPTIONS)
 def _pad(layer: Array, image: Array, padded: Array) -> None:
     """Copy an image into the middle of a larger one."""
     row = layer[WIDTH] * layer[CHANNELS]
@@ -577,35 +584,42 @@ def _pad(layer: Array, image: Array, padded: Array) -> None:
 
 @njit(**OPTIONS)
 def _cut_patches(layer: Array, padded: Array, patches: Array) -> None:
-    """Write the patch under each position of the kernel, [positions, kernel height · kernel width · channels]."""
+    """Write the patch under each position of the kernel, kernel height · kernel width · channels, filled up with 0."""
+    _arrays_do_not_overlap()
     length = layer[KERNEL_WIDTH] * layer[CHANNELS]
     # whole vectors are faster; what is written too much is overwritten next, or falls into the slack
-    rounded = (length + SLACK - 1) // SLACK * SLACK
+    vectors = (length + SLACK - 1) // SLACK
     padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    patch, filled = _patch_lengths(layer)
     to = 0
     for y in range(layer[OUT_HEIGHT]):
         for x in range(layer[OUT_WIDTH]):
             corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
             for ky in range(layer[KERNEL_HEIGHT]):
-                start = corner + ky * padded_row
-                _copy(padded[start : start + rounded], patches[to : to + rounded])
-                to += length
+                start, at = corner + ky * padded_row, to + ky * length
+                for i in range(vectors * SLACK):
+                    patches[np.uintp(at + i)] = padded[np.uintp(start + i)]
+            for i in range(patch, filled):
+                patches[np.uintp(to + i)] = 0
+            to += filled
 
 
 @njit(**OPTIONS)
 def _paste_patches(layer: Array, patches: Array, padded: Array) -> None:
     """Add up patches where ``_cut_patches`` took them from."""
+    _arrays_do_not_overlap()
     length = layer[KERNEL_WIDTH] * layer[CHANNELS]
     padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    one = padded.dtype.type(1)
+    _, filled = _patch_lengths(layer)
     source = 0
     for y in range(layer[OUT_HEIGHT]):
         for x in range(layer[OUT_WIDTH]):
             corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
             for ky in range(layer[KERNEL_HEIGHT]):
-                start = corner + ky * padded_row
-                _add_scaled(one, patches[source : source + length], padded[start : start + length])
-                source += length
+                start, at = corner + ky * padded_row, source + ky * length
+                for i in range(length):
+                    padded[np.uintp(start + i)] += patches[np.uintp(at + i)]
+            source += filled
 
 
 @njit(**OPTIONS)
@@ -619,64 +633,87 @@ def _unpad(layer: Array, padded: Array, image: Array) -> None:
 
 
 @njit(**OPTIONS)
-def _conv_sizes(layer: Array) -> tuple[int, int, int]:
-    """Number of positions, length of a patch, and size of the padded image."""
+def _conv_room(layer: Array, images: Array) -> tuple[Array, Array, Array]:
+    """Patches [positions, filled], padded image, and kernels [outputs, filled] of a convolution."""
     positions = layer[OUT_HEIGHT] * layer[OUT_WIDTH]
-    length = layer[KERNEL_HEIGHT] * layer[KERNEL_WIDTH] * layer[CHANNELS]
-    padded = (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    return positions, length, padded
+    _, filled = _patch_lengths(layer)
+    patches = images[layer[PATCHES] : layer[PATCHES] + positions * filled + SLACK]
+    kernels = images[layer[KERNELS] : layer[KERNELS] + layer[OUT_CHANNELS] * filled]
+    height, width = layer[HEIGHT] + 2 * layer[PAD_HEIGHT], layer[WIDTH] + 2 * layer[PAD_WIDTH]
+    padded = images[layer[PADDED] : layer[PADDED] + height * width * layer[CHANNELS] + SLACK]
+    return patches, padded, kernels
 
 
 @njit(**OPTIONS)
 def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, images: Array) -> None:
-    positions, length, padded_size = _conv_sizes(layer)
-    padded = images[layer[PADDED] : layer[PADDED] + padded_size + SLACK]
-    patches = images[layer[PATCHES] : layer[PATCHES] + positions * length + SLACK]
+    positions, outputs = layer[OUT_HEIGHT] * layer[OUT_WIDTH], layer[OUT_CHANNELS]
+    patch, filled = _patch_lengths(layer)
+    patches, padded, kernels = _conv_room(layer, images)
     _pad(layer, x, padded)
     _cut_patches(layer, padded, patches)
-    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
-    kernels = weights[start:stop].reshape(layer[OUT_CHANNELS], length)
-    np.dot(patches[: positions * length].reshape(positions, length), kernels.T, out.reshape(positions, len(kernels)))
+    first = network.parameters[layer[WEIGHT], START]
+    for output in range(outputs):  # what fills them up is 0 from the beginning
+        start = first + output * patch
+        _copy(weights[start : start + patch], kernels[output * filled : output * filled + patch])
+    rows = patches[: positions * filled].reshape(positions, filled)
+    np.dot(rows, kernels.reshape(outputs, filled).T, out.reshape(positions, outputs))
     if layer[BIAS] >= 0:
         first = network.parameters[layer[BIAS], START]
-        bias = weights[first : first + layer[OUT_CHANNELS]]
+        bias = weights[first : first + outputs]
         for position in range(positions):
-            start = position * len(bias)
-            _add_scaled(out.dtype.type(1), bias, out[start : start + len(bias)])
+            start = position * outputs
+            _add_scaled(out.dtype.type(1), bias, out[start : start + outputs])
 
 
 @njit(**OPTIONS)
-def _sparse_product(indices: Array, values: Array, n: int, right: Array, out: Array) -> None:
-    """Write Aᵀ · ``right`` to ``out``, where A [len(right), len(out)] has few numbers that are not 0.
+def _sparse_products(
+    delta: Array,
+    n_columns: int,
+    patches: Array,
+    kernels: Array,
+    length: int,
+    gradient: Array,
+    d_patches: Array,
+    columns: Array,
+    values: Array,
+) -> None:
+    """Matrix products with a ``delta`` [positions, n_columns] of which few numbers are not 0.
 
     Args:
-        indices: of those numbers, row after row.
-        values: the numbers.
-        n: how many they are.
-        right: a matrix.
-        out: a matrix.
+        delta: gradient with respect to a convolution's outputs.
+        n_columns: how many outputs there are at each position.
+        patches: [positions, length].
+        kernels: [n_columns, length].
+        length: a multiple of ``SLACK``.
+        gradient: receives deltaᵀ · patches.
+        d_patches: receives delta · kernels; empty if that is not wanted.
+        columns: room for the places of the numbers at a position, one more than they can be.
+        values: room for these numbers.
     """
-    columns = len(out)
-    out[:] = 0
-    for j in range(n):
-        row = indices[j] // columns
-        target = out[indices[j] - row * columns]
-        source, value = right[row], values[j]
-        for i in range(right.shape[1]):
-            target[i] += value * source[i]
-
-
-@njit(**OPTIONS)
-def _transposed_sparse_product(indices: Array, values: Array, n: int, right: Array, out: Array) -> None:
-    """Write A · ``right`` to ``out``, where A [len(out), len(right)] is given as for ``_sparse_product``."""
-    columns = len(right)
-    out[:] = 0
-    for j in range(n):
-        row = indices[j] // columns
-        source, value = right[indices[j] - row * columns], values[j]
-        target = out[row]
-        for i in range(right.shape[1]):
-            target[i] += value * source[i]
+    _arrays_do_not_overlap()
+    vectors = length // SLACK
+    for i in range(n_columns * length):
+        gradient[i] = 0
+    for i in range(len(d_patches)):
+        d_patches[i] = 0
+    for position in range(len(delta) // n_columns):
+        first = position * n_columns
+        n = 0
+        for column in range(n_columns):  # without a branch, which would be mispredicted often
+            d = delta[np.uintp(first + column)]
+            columns[np.uintp(n)] = column
+            values[np.uintp(n)] = d
+            n += d != 0
+        row = position * length
+        for j in range(n):
+            value, to = values[j], columns[j] * length
+            for i in range(vectors * SLACK):
+                gradient[np.uintp(to + i)] += value * patches[np.uintp(row + i)]
+        if len(d_patches):
+            for j in range(n):
+                value, source = values[j], columns[j] * length
+                for i in range(vectors * SLACK):
+                    d_patches[np.uintp(row + i)] += value * kernels[np.uintp(source + i)]
 
 
 @njit(**OPTIONS)
@@ -691,34 +728,29 @@ def _all_finite(a: Array) -> bool:
 def _conv_backward(
     layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
-    positions, length, padded_size = _conv_sizes(layer)
-    outputs = layer[OUT_CHANNELS]
-    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
-    kernels = learned.weights[start:stop].reshape(outputs, length)
-    gradient = memory.gradient[start:stop].reshape(outputs, length)
-    patches = memory.images[layer[PATCHES] : layer[PATCHES] + positions * length].reshape(positions, length)
-    d_patches = memory.scratch[: positions * length].reshape(positions, length)
-    d_padded = memory.scratch[positions * length : positions * length + padded_size]
+    positions, outputs = layer[OUT_HEIGHT] * layer[OUT_WIDTH], layer[OUT_CHANNELS]
+    patch, filled = _patch_lengths(layer)
+    patches, padded, kernels = _conv_room(layer, memory.images)
+    patches = patches[: positions * filled]
+    wanted = positions * filled if len(dx) else 0
+    d_patches, gradient = memory.scratch[:wanted], memory.scratch[wanted : wanted + outputs * filled]
 
     n = 0
-    for i in range(len(delta)):  # without a branch, which would be mispredicted often
-        memory.positions[n] = i
-        memory.values[n] = delta[i]
+    for i in range(len(delta)):
         n += delta[i] != 0
     # pooling and ReLU leave few that are not 0; but 0 · ∞, which is not a number, must not be left out
-    padded = memory.images[layer[PADDED] : layer[PADDED] + padded_size]
-    if n <= len(delta) // 4 and _all_finite(padded) and (len(dx) == 0 or _all_finite(learned.weights[start:stop])):
-        _sparse_product(memory.positions, memory.values, n, patches, gradient)
-        if len(dx):
-            _transposed_sparse_product(memory.positions, memory.values, n, kernels, d_patches)
+    if n <= len(delta) // 4 and _all_finite(padded) and (len(dx) == 0 or _all_finite(kernels)):
+        _sparse_products(delta, outputs, patches, kernels, filled, gradient, d_patches, memory.positions, memory.values)
     else:
-        d = delta.reshape(positions, outputs)
-        np.dot(d.T, patches, gradient)
+        d, rows = delta.reshape(positions, outputs), patches.reshape(positions, filled)
+        np.dot(d.T, rows, gradient.reshape(outputs, filled))
         if len(dx):
-            np.dot(d, kernels, d_patches)
+            np.dot(d, kernels.reshape(outputs, filled), d_patches.reshape(positions, filled))
     if len(dx):
+        end = wanted + outputs * filled
+        d_padded = memory.scratch[end : end + len(padded)]
         d_padded[:] = 0
-        _paste_patches(layer, d_patches.reshape(positions * length), d_padded)
+        _paste_patches(layer, d_patches, d_padded)
         _unpad(layer, d_padded, dx)
 
     nothing = memory.gradient[:0]
@@ -726,36 +758,41 @@ def _conv_backward(
         first = network.parameters[layer[BIAS], START]
         bias = memory.gradient[first : first + outputs]
         bias[:] = 0
-        for j in range(n):
-            bias[memory.positions[j] % outputs] += memory.values[j]
+        for position in range(positions):
+            _add_scaled(bias.dtype.type(1), delta[position * outputs : (position + 1) * outputs], bias)
         _update_parameter(layer[BIAS], memory.update.one, bias, nothing, network, learned, rules, memory)
     if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
+        start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
         flat = memory.gradient[start:stop]
+        for output in range(outputs):
+            _copy(gradient[output * filled : output * filled + patch], flat[output * patch : (output + 1) * patch])
         _update_parameter(layer[WEIGHT], memory.update.one, flat, nothing, network, learned, rules, memory)
 
 
 @njit(**OPTIONS)
-def _take_larger(candidates: Array, first: int, best: Array, winners: Array) -> None:
-    for c in range(len(best)):
+def _take_larger(x: Array, x_at: int, out: Array, winners: Array, out_at: int, n: int) -> None:
+    """Put the larger numbers of ``x`` in the place of those in ``out``, and where they are into ``winners``."""
+    _arrays_do_not_overlap()
+    for c in range(n):
+        jx, j = np.uintp(x_at + c), np.uintp(out_at + c)
         # as in PyTorch, what is not a number wins, so that it is seen in the loss
-        larger = (candidates[c] > best[c]) | (candidates[c] != candidates[c])
-        best[c] = candidates[c] if larger else best[c]
-        winners[c] = np.int32(first + c) if larger else winners[c]
+        larger = (x[jx] > out[j]) | (x[jx] != x[jx])
+        out[j] = x[jx] if larger else out[j]
+        winners[j] = np.int32(x_at + c) if larger else winners[j]
 
 
 @njit(**OPTIONS)
 def _max_pool_forward(layer: Array, x: Array, out: Array, winners: Array) -> None:
     channels = layer[CHANNELS]
+    out[:] = -np.inf
     to = 0
     for y in range(layer[OUT_HEIGHT]):
         for column in range(layer[OUT_WIDTH]):
-            best, winner = out[to : to + channels], winners[to : to + channels]
-            best[:] = -np.inf
             for ky in range(layer[KERNEL_HEIGHT]):
                 row = (y * layer[STRIDE_HEIGHT] + ky) * layer[WIDTH]
                 for kx in range(layer[KERNEL_WIDTH]):
                     first = (row + column * layer[STRIDE_WIDTH] + kx) * channels
-                    _take_larger(x[first : first + channels], first, best, winner)
+                    _take_larger(x, first, out, winners, to, channels)
             to += channels
 
 
