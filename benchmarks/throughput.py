@@ -1,6 +1,6 @@
 """Samples per second and peak memory of online learning at batch size 1: this package beside what else could be used.
 
-    python -m benchmarks.throughput [--networks PaperCNN LeNet MLP] [--samples 1000] [--repeats 5]
+    python -m benchmarks.throughput [--networks PaperCNN LeNet "MLP 784-300-150-10"] [--samples 2000] [--repeats 5]
 
 Each contender is a process of its own, on one thread, with denormal numbers flushed. They learn in turns, one at a time
 on the same core, each from the same random images, since speed does not depend on what they show; the median of the
@@ -260,7 +260,7 @@ def measure(network: str, samples: int, repeats: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--samples", type=int, default=1000, help="samples in each turn (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=2000, help="samples in each turn (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each learner (default: %(default)s)")
     parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     arguments = parser.parse_args()
