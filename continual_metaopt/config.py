@@ -13,11 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
+from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import learner_factory, learns_step_sizes
 from streams import STREAMS
@@ -26,8 +27,8 @@ from streams.sources import SourceSpec
 
 Kind = Literal["stream", "network", "learner"]
 
-RunEngine = Literal["auto", "torch", "fused", "compiled"]
-StudyEngine = Literal["auto", "torch", "fused", "compiled", "population"]
+StudyEngine = Literal[Engine, "population"]
+Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
 # Arguments that a run supplies itself, by kind of component.
 SUPPLIED: dict[Kind, set[str]] = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
@@ -73,8 +74,8 @@ class RunConfig(BaseModel):
     network: Component = Component(name="mlp")
     learner: Component = Component(name="metaoptimize")
     seed: int = Field(0, ge=0)
-    engine: RunEngine = "auto"
-    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    engine: Engine = "auto"
+    device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
     label: str = ""
@@ -170,7 +171,7 @@ class StudyConfig(BaseModel):
     seeds: list[int] = Field(min_length=1)
     selection_seeds: list[int] = Field(default_factory=list)
     engine: StudyEngine = "auto"
-    device: str = Field("cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
     imports: list[str] = Field(default_factory=list)

@@ -5,7 +5,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
@@ -22,7 +22,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
 from continual_metaopt.metrics import works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
@@ -33,8 +33,6 @@ from streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine
-
-Engine = Literal["auto", "torch", "fused", "compiled"]
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",

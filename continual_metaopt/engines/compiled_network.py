@@ -24,7 +24,7 @@ class NetworkTables:
         slopes: of leaky ReLUs.
         parameters: the network's parameters, in the order of the flat arrays.
         places: where each is there; the beginnings are aligned.
-        n_weights, n_activations, n_images, n_winners, n_positions, n_scratch: numbers to make room for.
+        n_weights, n_activations, n_images, n_winners, n_columns, n_scratch: numbers to make room for.
         n_inputs, n_outputs: of the network.
     """
 
@@ -36,7 +36,7 @@ class NetworkTables:
     n_activations: int = 0
     n_images: int = 0
     n_winners: int = 0
-    n_positions: int = 0
+    n_columns: int = 0
     n_scratch: int = 0
     n_inputs: int = 0
     n_outputs: int = 0
@@ -162,7 +162,7 @@ class _Builder:
         row[k.PADDED] = row[k.PATCHES] + _aligned(positions * patch + k.SLACK)
         row[k.KERNELS] = row[k.PADDED] + _aligned(padded)
         self.tables.n_images = row[k.KERNELS] + layer.out_channels * patch
-        self.tables.n_positions = max(self.tables.n_positions, layer.out_channels + 1)
+        self.tables.n_columns = max(self.tables.n_columns, layer.out_channels + 1)
         self.tables.n_scratch = max(self.tables.n_scratch, (positions + layer.out_channels) * patch + padded)
 
     def _add_max_pool(self, layer: nn.MaxPool2d) -> None:

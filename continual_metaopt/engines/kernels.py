@@ -478,7 +478,7 @@ class Memory(NamedTuple):
         deltas: gradient of the loss with respect to each of them.
         images: patches, kernels and padded images of all convolutions.
         winners: position of each maximum of the pooling layers, int32.
-        positions, values: of the gradients that are not 0 at one position of a convolution, int64 and floats.
+        columns, values: which gradients at one position of a convolution are not 0, int64, and these gradients.
         scratch: gradients with respect to one convolution's patches, kernels and padded image.
         gradient: of all parameters, but for the weights of linear layers.
         update: room for the update of one parameter.
@@ -489,7 +489,7 @@ class Memory(NamedTuple):
     deltas: Array
     images: Array
     winners: Array
-    positions: Array
+    columns: Array
     values: Array
     scratch: Array
     gradient: Array
@@ -740,7 +740,7 @@ def _conv_backward(
         n += delta[i] != 0
     # pooling and ReLU leave few that are not 0; but 0 · ∞, which is not a number, must not be left out
     if n <= len(delta) // 4 and _all_finite(padded) and (len(dx) == 0 or _all_finite(kernels)):
-        _sparse_products(delta, outputs, patches, kernels, filled, gradient, d_patches, memory.positions, memory.values)
+        _sparse_products(delta, outputs, patches, kernels, filled, gradient, d_patches, memory.columns, memory.values)
     else:
         d, rows = delta.reshape(positions, outputs), patches.reshape(positions, filled)
         np.dot(d.T, rows, gradient.reshape(outputs, filled))
