@@ -19,6 +19,7 @@ def class_split(
     source: SourceSpec = "digits",
     *,
     classes_per_experience: int = 10,
+    classes: list[int] | None = None,
     labels: Literal["within", "global"] = "within",
     n_experiences: int | None = None,
     samples_per_experience: int | None = None,
@@ -32,6 +33,7 @@ def class_split(
     Args:
         source: see ``streams.sources.load_source``.
         classes_per_experience: number of classes in each experience.
+        classes: use only these classes of the source, by number; None for all.
         labels: "within" numbers the labels 0 … k−1 anew in each experience, so that one small head serves all;
             "global" keeps the source's numbering.
         n_experiences: use only this many experiences, the first ones; None for all.
@@ -43,23 +45,26 @@ def class_split(
         skip_unreadable: go on without images that cannot be decoded.
 
     Raises:
-        ValueError: the classes do not divide into experiences of this size, or an option's value is unknown.
+        ValueError: the classes do not divide into experiences of this size, some are not there or given twice, or an
+            option's value is unknown.
     """
     if labels not in ("within", "global"):
         raise ValueError(unknown_name("kind of labels", labels, ["within", "global"]))
     if samples_per_experience is not None and samples_per_experience < 1:
         raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
     images = load_source(source, data_root, skip_unreadable)
-    n_classes = len(images.classes)
+    chosen = _chosen_classes(classes, len(images.classes))
+    n_classes = len(chosen)
     if n_classes < 2:
-        raise ValueError(f"a class split needs at least two classes; the source has only {images.classes}")
+        available = [images.classes[number] for number in chosen]
+        raise ValueError(f"a class split needs at least two classes; there are only {available}")
     if classes_per_experience < 2 or n_classes % classes_per_experience:
         fitting = [str(k) for k in range(2, n_classes + 1) if n_classes % k == 0]
         raise ValueError(
             f"{n_classes} classes do not divide into experiences of {classes_per_experience}; "
             f"classes_per_experience must be one of {', '.join(fitting)}"
         )
-    dealt = random_state(seed, CLASS_ORDER).permutation(n_classes).reshape(-1, classes_per_experience)
+    dealt = random_state(seed, CLASS_ORDER).permutation(chosen).reshape(-1, classes_per_experience)
     if n_experiences is not None:
         if not 1 <= n_experiences <= len(dealt):
             raise ValueError(f"n_experiences must be between 1 and {len(dealt)}, not {n_experiences}")
@@ -71,10 +76,20 @@ def class_split(
         DEFINITION,
         images,
         *plans,
-        n_outputs=classes_per_experience if labels == "within" else n_classes,
+        n_outputs=classes_per_experience if labels == "within" else len(images.classes),
         seed=seed,
         stationary=stationary,
     )
+
+
+def _chosen_classes(classes: list[int] | None, n_classes: int) -> NDArray[np.int64]:
+    chosen = np.arange(n_classes) if classes is None else np.array(classes, dtype=np.int64)
+    unknown = sorted({int(number) for number in chosen if not 0 <= number < n_classes})
+    if unknown:
+        raise ValueError(f"the source has classes 0 to {n_classes - 1}, but not {unknown}")
+    if len(np.unique(chosen)) < len(chosen):
+        raise ValueError("a class is given twice in classes")
+    return chosen
 
 
 def _experience(

@@ -167,6 +167,8 @@ def test_fewer_samples_are_the_first_ones_of_each_experience():
             {"classes_per_experience": 24},
             "12 classes do not divide into experiences of 24; classes_per_experience must be one of 2, 3, 4, 6, 12",
         ),
+        ({"classes": [0, 12, -1]}, "the source has classes 0 to 11, but not [-1, 12]"),
+        ({"classes": [0, 1, 1]}, "a class is given twice in classes"),
         ({"n_experiences": 0}, "n_experiences must be between 1 and 4, not 0"),
         ({"n_experiences": 5}, "n_experiences must be between 1 and 4, not 5"),
         ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
@@ -178,7 +180,7 @@ def test_fewer_samples_are_the_first_ones_of_each_experience():
         ),
         (
             {"source": (coded_images(range(5)), np.full(5, 8))},
-            "a class split needs at least two classes; the source has only [8]",
+            "a class split needs at least two classes; there are only [8]",
         ),
     ],
 )
@@ -186,6 +188,14 @@ def test_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         split(**options)
     assert str(error.value) == message
+
+
+def test_only_some_classes():
+    benchmark = split(classes=[1, 4, 5, 9, 10, 11])
+    assert len(benchmark.train_stream) == 2
+    numbers = [number for experience in stream_samples(benchmark.train_stream) for number, _ in experience]
+    assert sorted(numbers) == [n for n in range(48) if n % N_CLASSES in (1, 4, 5, 9, 10, 11)]
+    assert split(classes=list(range(N_CLASSES))).info.fingerprint == split().info.fingerprint
 
 
 def test_unknown_options_are_refused():
