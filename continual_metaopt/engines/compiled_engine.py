@@ -279,8 +279,6 @@ class CompiledEngine:
             self._room(tables.n_activations),
             self._room(tables.n_images),
             np.zeros(tables.n_winners, np.int32),
-            np.zeros(tables.n_columns, np.int64),
-            self._room(tables.n_columns),
             self._room(tables.n_scratch),
             self._room(tables.n_weights),
             room_for_update(self.dtype),

@@ -24,7 +24,7 @@ class NetworkTables:
         slopes: of leaky ReLUs.
         parameters: the network's parameters, in the order of the flat arrays.
         places: where each is there; the beginnings are aligned.
-        n_weights, n_activations, n_images, n_winners, n_columns, n_scratch: numbers to make room for.
+        n_weights, n_activations, n_images, n_winners, n_scratch: numbers to make room for.
         n_inputs, n_outputs: of the network.
     """
 
@@ -36,7 +36,6 @@ class NetworkTables:
     n_activations: int = 0
     n_images: int = 0
     n_winners: int = 0
-    n_columns: int = 0
     n_scratch: int = 0
     n_inputs: int = 0
     n_outputs: int = 0
@@ -106,8 +105,8 @@ def translate(model: nn.Module, input_shape: Sequence[int]) -> NetworkTables:
 
 
 def to_kernel_layout(array: NDArray[Any]) -> NDArray[Any]:
-    """A parameter, or its state, in the order in which the kernels hold it: channels last in convolutions."""
-    return (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(-1)
+    """A parameter, or its state, in the order in which the kernels hold it: outputs last in convolutions."""
+    return (array.transpose(2, 3, 1, 0) if array.ndim == 4 else array).reshape(-1)
 
 
 def from_kernel_layout(numbers: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
@@ -115,7 +114,7 @@ def from_kernel_layout(numbers: NDArray[Any], shape: Sequence[int]) -> NDArray[A
     if len(shape) != 4:
         return numbers.reshape(shape)
     outputs, channels, height, width = shape
-    return numbers.reshape(outputs, height, width, channels).transpose(0, 3, 1, 2)
+    return numbers.reshape(height, width, channels, outputs).transpose(3, 2, 0, 1)
 
 
 class _Builder:
@@ -156,14 +155,14 @@ class _Builder:
             raise ValueError(f"{layer} does not fit an input with {self._geometry[0]} channels")
         self._add_parameters(row, layer)
         channels, height, width = self._geometry
-        positions, patch = math.prod(self.shape[1:]), _aligned(channels * math.prod(layer.kernel_size))
-        padded = channels * (height + 2 * row[k.PAD_HEIGHT]) * (width + 2 * row[k.PAD_WIDTH]) + k.SLACK
-        row[k.PATCHES] = self.tables.n_images
-        row[k.PADDED] = row[k.PATCHES] + _aligned(positions * patch + k.SLACK)
-        row[k.KERNELS] = row[k.PADDED] + _aligned(padded)
-        self.tables.n_images = row[k.KERNELS] + layer.out_channels * patch
-        self.tables.n_columns = max(self.tables.n_columns, layer.out_channels + 1)
-        self.tables.n_scratch = max(self.tables.n_scratch, (positions + layer.out_channels) * patch + padded)
+        out_channels, out_height, out_width = self.shape
+        padded = channels * (height + 2 * row[k.PAD_HEIGHT]) * (width + 2 * row[k.PAD_WIDTH])
+        row[k.PADDED] = self.tables.n_images
+        self.tables.n_images += _aligned(padded)
+        columns, patch = _aligned(out_channels), channels * math.prod(layer.kernel_size)
+        widened = (out_height * out_width + patch) * (columns if columns > out_channels else 0)
+        of_input = (out_channels + out_width) * _aligned(patch) + padded
+        self.tables.n_scratch = max(self.tables.n_scratch, widened + of_input)
 
     def _add_max_pool(self, layer: nn.MaxPool2d) -> None:
         row = self._add_window(k.MAX_POOL, layer, _pair(layer.kernel_size), _pair(layer.stride), (0, 0))
@@ -186,7 +185,7 @@ class _Builder:
         row = self._row(kind, shape)
         row[k.CHANNELS : k.OUT_CHANNELS] = self._geometry
         row[k.OUT_CHANNELS : k.KERNEL_HEIGHT] = shape
-        row[k.KERNEL_HEIGHT : k.PATCHES] = [*kernel, *stride, *padding]
+        row[k.KERNEL_HEIGHT : k.PADDED] = [*kernel, *stride, *padding]
         return row
 
     def _copy(self) -> None:

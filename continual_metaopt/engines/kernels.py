@@ -3,19 +3,21 @@
 The update passes over memory once: one loop computes the direction of the base update, adds to the meta gradient, and
 moves weights and trace. The meta gradient is summed up in as many partial sums as a piece of a parameter has elements.
 
-Images are [height, width, channel] here, weights of convolutions [output, height, width, channel], so that all inner
+Images are [height, width, channel] here, weights of convolutions [height, width, channel, output], so that all inner
 loops run over consecutive numbers. The gradient of a linear layer is never stored: its pieces are made in the update.
 
 No fast mathematics: every operation is rounded as IEEE 754 says, and the order of each sum is spelled out, so that
-results do not depend on how and when the functions were compiled; matrix products are BLAS's, on one thread. Rules and
-layers are integers, and everything is a plain function of this one module, so that Numba's cache on disk works and is
-renewed when any part changes.
+results do not depend on how and when the functions were compiled; products of a matrix and a vector are BLAS's, on one
+thread. Rules and layers are integers, and everything is a plain function of this one module, so that Numba's cache on
+disk works and is renewed when any part changes.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, literally, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from continual_metaopt.optim import meta_updates
@@ -407,9 +409,9 @@ LINEAR, CONV, MAX_POOL, RELU, LEAKY_RELU, TANH, CHANNELS_LAST, CHANNELS_FIRST = 
 KIND, INPUT, OUTPUT, N_INPUTS, N_OUTPUTS, WEIGHT, BIAS = range(7)
 CHANNELS, HEIGHT, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH = range(7, 13)
 KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_HEIGHT, STRIDE_WIDTH, PAD_HEIGHT, PAD_WIDTH = range(13, 19)
-PATCHES, PADDED, KERNELS, WINNERS = range(19, 23)
-BACKWARD = 23  # whether an earlier layer learns, and so needs the gradient of this one's input
-N_LAYER_COLUMNS = 24
+PADDED, WINNERS = range(19, 21)
+BACKWARD = 21  # whether an earlier layer learns, and so needs the gradient of this one's input
+N_LAYER_COLUMNS = 22
 
 # Columns of the table of parameters
 START, STOP, BLOCK = range(3)
@@ -417,7 +419,7 @@ N_PARAMETER_COLUMNS = 3
 FROZEN = -1  # in the column of blocks
 
 CROSS_ENTROPY, SQUARED_ERROR = range(2)
-SLACK = 16  # numbers at the end of an array that may be written beside what is meant
+SLACK = 16  # numbers; a multiple of a vector's length
 ALIGNMENT = 16  # numbers; vectors that cross a line of the cache take twice as long
 
 
@@ -476,10 +478,9 @@ class Memory(NamedTuple):
     Attributes:
         activations: of all layers.
         deltas: gradient of the loss with respect to each of them.
-        images: patches, kernels and padded images of all convolutions.
+        images: padded images of all convolutions.
         winners: position of each maximum of the pooling layers, int32.
-        columns, values: which gradients at one position of a convolution are not 0, int64, and these gradients.
-        scratch: gradients with respect to one convolution's patches, kernels and padded image.
+        scratch: what one convolution needs for a while.
         gradient: of all parameters, but for the weights of linear layers.
         update: room for the update of one parameter.
         meta_gradients: of the blocks, float64.
@@ -489,8 +490,6 @@ class Memory(NamedTuple):
     deltas: Array
     images: Array
     winners: Array
-    columns: Array
-    values: Array
     scratch: Array
     gradient: Array
     update: Room
@@ -565,11 +564,139 @@ def _linear_backward(
         np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
 
 
+# Matrix products
+
+VECTOR_BYTES = 64
+
+
+def _tile(rows: int, vectors: int) -> Any:
+    """A function that adds the product of two matrices to a small part of a third, which stays in registers.
+
+    The sum over the inner dimension is made in its order, each product added with one rounding (fused multiply-add).
+
+    Args:
+        rows: of the part.
+        vectors: its width, in vectors of ``VECTOR_BYTES``.
+    """
+
+    @intrinsic
+    def multiply_tile(
+        context: Any, x: Any, x_at: Any, x_row: Any, x_inner: Any, b: Any, b_at: Any, b_row: Any,
+        out: Any, out_at: Any, out_row: Any, inner: Any,
+    ) -> Any:  # fmt: skip
+        number = x.dtype
+        lanes = VECTOR_BYTES * 8 // number.bitwidth
+
+        def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, x_at, x_row, x_inner, b, b_at, b_row, out, out_at, out_row, inner = arguments
+            vector, index = ir.VectorType(context.get_value_type(number), lanes), inner.type
+            undefined = ir.Constant(vector, ir.Undefined)
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{number.bitwidth}"
+            )
+            bytes_per_number = number.bitwidth // 8
+            x_data, b_data, out_data = (
+                context.make_helper(builder, signature.args[place], value).data
+                for place, value in ((0, x), (4, b), (7, out))
+            )
+
+            def times(a: Any, n: int) -> Any:
+                return builder.mul(a, ir.Constant(index, n))
+
+            def vector_at(data: Any, place: Any, number_of_vector: int) -> Any:
+                place = builder.add(place, ir.Constant(index, number_of_vector * lanes))
+                return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+            parts = [(row, column) for row in range(rows) for column in range(vectors)]
+            places = {
+                (row, column): vector_at(out_data, builder.add(out_at, times(out_row, row)), column)
+                for row, column in parts
+            }
+            sums = {part: builder.load(places[part], align=bytes_per_number) for part in parts}
+            x_rows = [builder.add(x_at, times(x_row, row)) for row in range(rows)]
+            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed(">", inner, ir.Constant(index, 0)), loop, after)
+
+            builder.position_at_end(loop)
+            i = builder.phi(index)
+            running = {part: builder.phi(vector) for part in parts}
+            b_place = builder.add(b_at, builder.mul(i, b_row))
+            b_vectors = [
+                builder.load(vector_at(b_data, b_place, column), align=bytes_per_number) for column in range(vectors)
+            ]
+            added = {}
+            for row in range(rows):
+                place = builder.add(x_rows[row], builder.mul(i, x_inner))
+                first = builder.insert_element(
+                    undefined, builder.load(builder.gep(x_data, [place])), ir.Constant(ir.IntType(32), 0)
+                )
+                scale = builder.shuffle_vector(first, undefined, everywhere)
+                for column in range(vectors):
+                    added[row, column] = builder.call(multiply_add, [scale, b_vectors[column], running[row, column]])
+            following = builder.add(i, ir.Constant(index, 1))
+            i.add_incoming(ir.Constant(index, 0), before)
+            i.add_incoming(following, loop)
+            for part in parts:
+                running[part].add_incoming(sums[part], before)
+                running[part].add_incoming(added[part], loop)
+            builder.cbranch(builder.icmp_signed("<", following, inner), loop, after)
+
+            builder.position_at_end(after)
+            for part in parts:
+                result = builder.phi(vector)
+                result.add_incoming(sums[part], before)
+                result.add_incoming(added[part], loop)
+                places[part] = (result, places[part])
+            for result, place in places.values():
+                builder.store(result, place, align=bytes_per_number)
+            return context.get_dummy_value()
+
+        places = [types.intp] * 3
+        return types.none(x, *places, b, types.intp, types.intp, out, types.intp, types.intp, types.intp), make
+
+    return multiply_tile
+
+
+_multiply_8_by_2, _multiply_8_by_1 = _tile(8, 2), _tile(8, 1)
+_multiply_1_by_2, _multiply_1_by_1 = _tile(1, 2), _tile(1, 1)
+
+
 @njit(**OPTIONS)
-def _patch_lengths(layer: Array) -> tuple[int, int]:
-    """Length of a patch, and how long it is when filled up to whole vectors."""
-    patch = layer[KERNEL_HEIGHT] * layer[KERNEL_WIDTH] * layer[CHANNELS]
-    return patch, (patch + SLACK - 1) // SLACK * SLACK
+def _multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> None:
+    """Add the product of a matrix x [rows, inner] and a matrix b [inner, columns] to a matrix out.
+
+    Args:
+        x: an array, where in it the matrix begins, and the distances of its rows and of its columns.
+        b: likewise without a distance of columns, which is 1.
+        out: likewise.
+        rows: of x.
+        columns: of b; a multiple of ``SLACK``.
+        inner: columns of x.
+    """
+    x, x_at, x_row, x_inner = x
+    b, b_at, b_row = b
+    out, out_at, out_row = out
+    lanes = VECTOR_BYTES // x.itemsize
+    column = 0
+    while column < columns:
+        wide = columns - column >= 2 * lanes
+        row = 0
+        while row < rows:
+            xs, bs, to = x_at + row * x_row, b_at + column, out_at + row * out_row + column
+            if rows - row >= 8:
+                if wide:
+                    _multiply_8_by_2(x, xs, x_row, x_inner, b, bs, b_row, out, to, out_row, inner)
+                else:
+                    _multiply_8_by_1(x, xs, x_row, x_inner, b, bs, b_row, out, to, out_row, inner)
+                row += 8
+            else:
+                if wide:
+                    _multiply_1_by_2(x, xs, x_row, x_inner, b, bs, b_row, out, to, out_row, inner)
+                else:
+                    _multiply_1_by_1(x, xs, x_row, x_inner, b, bs, b_row, out, to, out_row, inner)
+                row += 1
+        column += 2 * lanes if wide else lanes
 
 
 @njit(**OPTIONS)
@@ -583,46 +710,6 @@ def _pad(layer: Array, image: Array, padded: Array) -> None:
 
 
 @njit(**OPTIONS)
-def _cut_patches(layer: Array, padded: Array, patches: Array) -> None:
-    """Write the patch under each position of the kernel, kernel height · kernel width · channels, filled up with 0."""
-    _arrays_do_not_overlap()
-    length = layer[KERNEL_WIDTH] * layer[CHANNELS]
-    # whole vectors are faster; what is written too much is overwritten next, or falls into the slack
-    vectors = (length + SLACK - 1) // SLACK
-    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    patch, filled = _patch_lengths(layer)
-    to = 0
-    for y in range(layer[OUT_HEIGHT]):
-        for x in range(layer[OUT_WIDTH]):
-            corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
-            for ky in range(layer[KERNEL_HEIGHT]):
-                start, at = corner + ky * padded_row, to + ky * length
-                for i in range(vectors * SLACK):
-                    patches[np.uintp(at + i)] = padded[np.uintp(start + i)]
-            for i in range(patch, filled):
-                patches[np.uintp(to + i)] = 0
-            to += filled
-
-
-@njit(**OPTIONS)
-def _paste_patches(layer: Array, patches: Array, padded: Array) -> None:
-    """Add up patches where ``_cut_patches`` took them from."""
-    _arrays_do_not_overlap()
-    length = layer[KERNEL_WIDTH] * layer[CHANNELS]
-    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    _, filled = _patch_lengths(layer)
-    source = 0
-    for y in range(layer[OUT_HEIGHT]):
-        for x in range(layer[OUT_WIDTH]):
-            corner = y * layer[STRIDE_HEIGHT] * padded_row + x * layer[STRIDE_WIDTH] * layer[CHANNELS]
-            for ky in range(layer[KERNEL_HEIGHT]):
-                start, at = corner + ky * padded_row, source + ky * length
-                for i in range(length):
-                    padded[np.uintp(start + i)] += patches[np.uintp(at + i)]
-            source += filled
-
-
-@njit(**OPTIONS)
 def _unpad(layer: Array, padded: Array, image: Array) -> None:
     """Take the middle of a padded image."""
     row = layer[WIDTH] * layer[CHANNELS]
@@ -633,125 +720,149 @@ def _unpad(layer: Array, padded: Array, image: Array) -> None:
 
 
 @njit(**OPTIONS)
-def _conv_room(layer: Array, images: Array) -> tuple[Array, Array, Array]:
-    """Patches [positions, filled], padded image, and kernels [outputs, filled] of a convolution."""
-    positions = layer[OUT_HEIGHT] * layer[OUT_WIDTH]
-    _, filled = _patch_lengths(layer)
-    patches = images[layer[PATCHES] : layer[PATCHES] + positions * filled + SLACK]
-    kernels = images[layer[KERNELS] : layer[KERNELS] + layer[OUT_CHANNELS] * filled]
-    height, width = layer[HEIGHT] + 2 * layer[PAD_HEIGHT], layer[WIDTH] + 2 * layer[PAD_WIDTH]
-    padded = images[layer[PADDED] : layer[PADDED] + height * width * layer[CHANNELS] + SLACK]
-    return patches, padded, kernels
+def _copy_rows(source: Array, source_row: int, target: Array, target_row: int, rows: int, n: int) -> None:
+    """Copy the first ``n`` numbers of each row to rows of another length."""
+    for row in range(rows):
+        _copy(source[row * source_row : row * source_row + n], target[row * target_row : row * target_row + n])
 
 
 @njit(**OPTIONS)
-def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, images: Array) -> None:
-    positions, outputs = layer[OUT_HEIGHT] * layer[OUT_WIDTH], layer[OUT_CHANNELS]
-    patch, filled = _patch_lengths(layer)
-    patches, padded, kernels = _conv_room(layer, images)
+def _filled(n: int) -> int:
+    """The next multiple of a vector's length."""
+    return (n + SLACK - 1) // SLACK * SLACK
+
+
+@njit(**OPTIONS)
+def _geometry(layer: Array) -> tuple[int, int, int]:
+    """Of a convolution: length of the piece of a row under its kernel, of a row, and of a step to the right."""
+    width = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    return layer[KERNEL_WIDTH] * layer[CHANNELS], width, layer[STRIDE_WIDTH] * layer[CHANNELS]
+
+
+@njit(**OPTIONS)
+def _padded_image(layer: Array, images: Array) -> Array:
+    size = (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
+    return images[layer[PADDED] : layer[PADDED] + size]
+
+
+@njit(**OPTIONS)
+def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, memory: Memory) -> None:
+    outputs, columns = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS])
+    length, image_row, step = _geometry(layer)
+    patch, positions = layer[KERNEL_HEIGHT] * length, layer[OUT_HEIGHT] * layer[OUT_WIDTH]
+    padded = _padded_image(layer, memory.images)
     _pad(layer, x, padded)
-    _cut_patches(layer, padded, patches)
-    first = network.parameters[layer[WEIGHT], START]
-    for output in range(outputs):  # what fills them up is 0 from the beginning
-        start = first + output * patch
-        _copy(weights[start : start + patch], kernels[output * filled : output * filled + patch])
-    rows = patches[: positions * filled].reshape(positions, filled)
-    np.dot(rows, kernels.reshape(outputs, filled).T, out.reshape(positions, outputs))
+    start = network.parameters[layer[WEIGHT], START]
+    kernels, sums = weights[start : start + patch * outputs], out
+    if columns > outputs:
+        sums = memory.scratch[: positions * columns]
+        kernels = memory.scratch[positions * columns : (positions + patch) * columns]
+        sums[:] = 0
+        _copy_rows(weights[start:], outputs, kernels, columns, patch, outputs)
     if layer[BIAS] >= 0:
-        first = network.parameters[layer[BIAS], START]
-        bias = weights[first : first + outputs]
+        start = network.parameters[layer[BIAS], START]
         for position in range(positions):
-            start = position * outputs
-            _add_scaled(out.dtype.type(1), bias, out[start : start + outputs])
+            _copy(weights[start : start + outputs], sums[position * columns : position * columns + outputs])
+    else:
+        sums[:] = 0
+    for y in range(layer[OUT_HEIGHT]):
+        for ky in range(layer[KERNEL_HEIGHT]):
+            image = (padded, (y * layer[STRIDE_HEIGHT] + ky) * image_row, step, 1)
+            target = (sums, y * layer[OUT_WIDTH] * columns, columns)
+            _multiply(image, (kernels, ky * length * columns, columns), target, layer[OUT_WIDTH], columns, length)
+    if columns > outputs:
+        _copy_rows(sums, columns, out, outputs, positions, outputs)
 
 
 @njit(**OPTIONS)
-def _sparse_products(
-    delta: Array,
-    n_columns: int,
-    patches: Array,
-    kernels: Array,
-    length: int,
-    gradient: Array,
-    d_patches: Array,
-    columns: Array,
-    values: Array,
-) -> None:
-    """Matrix products with a ``delta`` [positions, n_columns] of which few numbers are not 0.
-
-    Args:
-        delta: gradient with respect to a convolution's outputs.
-        n_columns: how many outputs there are at each position.
-        patches: [positions, length].
-        kernels: [n_columns, length].
-        length: a multiple of ``SLACK``.
-        gradient: receives deltaᵀ · patches.
-        d_patches: receives delta · kernels; empty if that is not wanted.
-        columns: room for the places of the numbers at a position, one more than they can be.
-        values: room for these numbers.
-    """
+def _paste(layer: Array, y: int, patches: Array, row: int, padded: Array) -> None:
+    """Add up what belongs under each position of the kernel in a row of the output."""
     _arrays_do_not_overlap()
-    vectors = length // SLACK
-    for i in range(n_columns * length):
-        gradient[i] = 0
-    for i in range(len(d_patches)):
-        d_patches[i] = 0
-    for position in range(len(delta) // n_columns):
-        first = position * n_columns
-        n = 0
-        for column in range(n_columns):  # without a branch, which would be mispredicted often
-            d = delta[np.uintp(first + column)]
-            columns[np.uintp(n)] = column
-            values[np.uintp(n)] = d
-            n += d != 0
-        row = position * length
-        for j in range(n):
-            value, to = values[j], columns[j] * length
-            for i in range(vectors * SLACK):
-                gradient[np.uintp(to + i)] += value * patches[np.uintp(row + i)]
-        if len(d_patches):
-            for j in range(n):
-                value, source = values[j], columns[j] * length
-                for i in range(vectors * SLACK):
-                    d_patches[np.uintp(row + i)] += value * kernels[np.uintp(source + i)]
+    length, image_row, step = _geometry(layer)
+    for ky in range(layer[KERNEL_HEIGHT]):
+        first = (y * layer[STRIDE_HEIGHT] + ky) * image_row
+        for x in range(layer[OUT_WIDTH]):
+            for i in range(length):
+                padded[np.uintp(first + x * step + i)] += patches[np.uintp(x * row + ky * length + i)]
+
+
+class _ConvRoom(NamedTuple):
+    """What a convolution's backward computation needs for a while, cut out of ``Memory.scratch``.
+
+    Attributes:
+        delta: gradient with respect to outputs, each position filled up to whole vectors; empty if it is so already.
+        gradient: of the weights, likewise.
+        kernels: weights, [outputs, filled patch].
+        patches: gradient with respect to the patches of one row of the output.
+        padded: gradient with respect to the padded image.
+    """
+
+    delta: Array
+    gradient: Array
+    kernels: Array
+    patches: Array
+    padded: Array
 
 
 @njit(**OPTIONS)
-def _all_finite(a: Array) -> bool:
-    n = 0
-    for i in range(len(a)):
-        n += a[i] - a[i] != 0
-    return n == 0
+def _conv_room(layer: Array, scratch: Array) -> _ConvRoom:
+    length, image_row, _ = _geometry(layer)
+    outputs, columns, patch = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS]), layer[KERNEL_HEIGHT] * length
+    widened = columns if columns > outputs else 0
+    a = layer[OUT_HEIGHT] * layer[OUT_WIDTH] * widened
+    b = a + patch * widened
+    c = b + outputs * _filled(patch)
+    d = c + layer[OUT_WIDTH] * _filled(patch)
+    e = d + (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * image_row
+    return _ConvRoom(scratch[:a], scratch[a:b], scratch[b:c], scratch[c:d], scratch[d:e])
+
+
+@njit(**OPTIONS)
+def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _ConvRoom, dx: Array) -> None:
+    """Gradient with respect to a convolution's input, from a ``delta`` of whole vectors."""
+    outputs, columns, width = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
+    patch = len(weights) // outputs
+    row = _filled(patch)
+    room.kernels[:] = 0
+    for k in range(patch):
+        for output in range(outputs):
+            room.kernels[output * row + k] = weights[k * outputs + output]
+    room.padded[:] = 0
+    for y in range(layer[OUT_HEIGHT]):
+        room.patches[:] = 0
+        gradients = (delta, y * width * columns, columns, 1)
+        _multiply(gradients, (room.kernels, 0, row), (room.patches, 0, row), width, row, outputs)
+        _paste(layer, y, room.patches, row, room.padded)
+    _unpad(layer, room.padded, dx)
+
+
+@njit(**OPTIONS)
+def _conv_weight_gradient(layer: Array, delta: Array, image: Array, gradient: Array) -> None:
+    """Gradient with respect to a convolution's weights, [patch, filled outputs], from a ``delta`` of whole vectors."""
+    length, image_row, step = _geometry(layer)
+    columns, width = _filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
+    gradient[:] = 0
+    for y in range(layer[OUT_HEIGHT]):
+        for ky in range(layer[KERNEL_HEIGHT]):
+            rows = (image, (y * layer[STRIDE_HEIGHT] + ky) * image_row, 1, step)
+            target = (gradient, ky * length * columns, columns)
+            _multiply(rows, (delta, y * width * columns, columns), target, length, columns, width)
 
 
 @njit(**OPTIONS)
 def _conv_backward(
     layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
-    positions, outputs = layer[OUT_HEIGHT] * layer[OUT_WIDTH], layer[OUT_CHANNELS]
-    patch, filled = _patch_lengths(layer)
-    patches, padded, kernels = _conv_room(layer, memory.images)
-    patches = patches[: positions * filled]
-    wanted = positions * filled if len(dx) else 0
-    d_patches, gradient = memory.scratch[:wanted], memory.scratch[wanted : wanted + outputs * filled]
-
-    n = 0
-    for i in range(len(delta)):
-        n += delta[i] != 0
-    # pooling and ReLU leave few that are not 0; but 0 · ∞, which is not a number, must not be left out
-    if n <= len(delta) // 4 and _all_finite(padded) and (len(dx) == 0 or _all_finite(kernels)):
-        _sparse_products(delta, outputs, patches, kernels, filled, gradient, d_patches, memory.columns, memory.values)
-    else:
-        d, rows = delta.reshape(positions, outputs), patches.reshape(positions, filled)
-        np.dot(d.T, rows, gradient.reshape(outputs, filled))
-        if len(dx):
-            np.dot(d, kernels.reshape(outputs, filled), d_patches.reshape(positions, filled))
+    outputs, columns = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS])
+    positions = layer[OUT_HEIGHT] * layer[OUT_WIDTH]
+    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+    room, wide = _conv_room(layer, memory.scratch), delta
+    if columns > outputs:
+        wide = room.delta
+        wide[:] = 0
+        _copy_rows(delta, outputs, wide, columns, positions, outputs)
     if len(dx):
-        end = wanted + outputs * filled
-        d_padded = memory.scratch[end : end + len(padded)]
-        d_padded[:] = 0
-        _paste_patches(layer, d_patches, d_padded)
-        _unpad(layer, d_padded, dx)
+        _conv_input_gradient(layer, wide, learned.weights[start:stop], room, dx)
 
     nothing = memory.gradient[:0]
     if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
@@ -762,11 +873,13 @@ def _conv_backward(
             _add_scaled(bias.dtype.type(1), delta[position * outputs : (position + 1) * outputs], bias)
         _update_parameter(layer[BIAS], memory.update.one, bias, nothing, network, learned, rules, memory)
     if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
-        start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
-        flat = memory.gradient[start:stop]
-        for output in range(outputs):
-            _copy(gradient[output * filled : output * filled + patch], flat[output * patch : (output + 1) * patch])
-        _update_parameter(layer[WEIGHT], memory.update.one, flat, nothing, network, learned, rules, memory)
+        image, gradient = _padded_image(layer, memory.images), memory.gradient[start:stop]
+        if columns > outputs:
+            _conv_weight_gradient(layer, wide, image, room.gradient)
+            _copy_rows(room.gradient, columns, gradient, outputs, (stop - start) // outputs, outputs)
+        else:
+            _conv_weight_gradient(layer, wide, image, gradient)
+        _update_parameter(layer[WEIGHT], memory.update.one, gradient, nothing, network, learned, rules, memory)
 
 
 @njit(**OPTIONS)
@@ -834,7 +947,7 @@ def _forward(network: Network, weights: Array, memory: Memory) -> None:
         if kind == LINEAR:
             _linear_forward(layer, network, weights, x, out)
         elif kind == CONV:
-            _conv_forward(layer, network, weights, x, out, memory.images)
+            _conv_forward(layer, network, weights, x, out, memory)
         elif kind == MAX_POOL:
             _max_pool_forward(layer, x, out, memory.winners[layer[WINNERS] : layer[WINNERS] + len(out)])
         elif kind == CHANNELS_LAST:
