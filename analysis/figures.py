@@ -20,6 +20,7 @@ from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
+    accuracy_by_setting,
     counted_runs,
     mean_interval,
     require_labels,
@@ -226,6 +227,65 @@ def has_trajectories(runs: Runs) -> bool:
     """
     learned = runs.select(learned_step_sizes=True).table["path"]
     return any(len(runs.read(path, "step_sizes", ["step"])) for path in learned)
+
+
+@_styled
+def sensitivity_maps(
+    runs: Runs, settings: tuple[str, str, str] = ("gamma", "meta_lr", "lr"), *, diverged: Diverged = "chance"
+) -> Figure:
+    """Average online accuracy over three settings of each learner.
+
+    Caption: Numbers and colours are average online accuracies in percent, means over runs. Each row of panels is a
+    learner, each panel a value of the third setting. The frame marks the best of each learner. Samples that a diverged
+    run did not see count as chance.
+
+    Args:
+        runs: runs of one stream.
+        settings: options of the learner: across a panel, up a panel, and from panel to panel.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        The figure, as wide as the page.
+
+    Raises:
+        ValueError: the runs come from several streams, or no learner has these settings.
+    """
+    runs.require_one_stream()
+    table = accuracy_by_setting(runs, settings, diverged)
+    across, up, panel = settings
+    labels, columns = list(dict.fromkeys(table["label"])), sorted(table[panel].unique())
+    xs, ys = sorted(table[across].unique()), sorted(table[up].unique())
+    figure = _new_figure("full", 0.35 + (0.2 + 0.16 * len(ys)) * len(labels))
+    grid = figure.subplots(len(labels), len(columns), sharex=True, sharey=True, squeeze=False)
+    percent = 100 * table["online_accuracy"]
+    for row, label in zip(grid, labels, strict=True):
+        best = percent[table["label"] == label].max()
+        for axes, value in zip(row, columns, strict=True):
+            part = table[(table["label"] == label) & (table[panel] == value)].assign(percent=percent)
+            values = part.pivot(index=up, columns=across, values="percent").reindex(index=ys, columns=xs).to_numpy()
+            _draw_map(axes, values, (percent.min(), percent.max()), best)
+            title = f"{panel} = {value:g}"
+            axes.set_title(f"{label}\n{title}" if axes is row[0] else title, loc="left", fontsize=6, pad=2)
+            axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs], fontsize=4.4)
+            axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys], fontsize=4.4)
+    figure.supxlabel(across, fontsize=8)
+    figure.supylabel(up, fontsize=8)
+    return figure
+
+
+def _draw_map(axes: Axes, percent: np.ndarray, limits: tuple[float, float], best: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    low, high = limits
+    axes.imshow(percent, cmap="cividis", vmin=low, vmax=high, aspect="auto", origin="lower")
+    axes.tick_params(length=0, pad=1)
+    for (row, column), value in np.ndenumerate(percent):
+        if np.isfinite(value):
+            colour = "white" if value < (low + high) / 2 else "black"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=4.6, color=colour)
+        if value == best:
+            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
+            axes.add_patch(frame)
 
 
 def save(figure: Figure, out_dir: str | os.PathLike[str], name: str) -> list[Path]:

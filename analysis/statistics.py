@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -115,6 +116,38 @@ def online_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     table = table.rename(columns={"path": "run"})
     table["online_accuracy"] = pd.Series(accuracy, index=counted.index).reindex(table.index)
     return table
+
+
+def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged = "chance") -> pd.DataFrame:
+    """Average online accuracy for each combination of some of the learner's settings.
+
+    Args:
+        runs: the runs, such as those of a study's selection seeds.
+        settings: names of options of the learner, such as `["gamma", "meta_lr", "lr"]`. Learners without them are left
+            out.
+        diverged: how diverged runs count, see `online_accuracy`.
+
+    Returns:
+        One row per learner and combination: label (without the settings' values), the settings, n_runs, n_diverged,
+        online_accuracy (mean over runs, a fraction).
+
+    Raises:
+        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged.
+    """
+    accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
+    rows = []
+    columns = accuracy[["run", "label", "state", "online_accuracy"]]
+    for run, label, state, fraction in columns.itertuples(index=False, name=None):
+        learner = runs.configs[run]["learner"]
+        if all(isinstance(learner.get(name), int | float) for name in settings):
+            without_settings = min((label.partition(f", {name} = ")[0] for name in settings), key=len)
+            rows.append((without_settings, *(float(learner[name]) for name in settings), state == "diverged", fraction))
+    if not rows:
+        raise ValueError(f"no learner of these runs has numbers for {', '.join(settings)}")
+    table = pd.DataFrame(rows, columns=["label", *settings, "diverged", "online_accuracy"])
+    return table.groupby(["label", *settings], sort=False, as_index=False).agg(
+        n_runs=("diverged", "size"), n_diverged=("diverged", "sum"), online_accuracy=("online_accuracy", "mean")
+    )
 
 
 def sample_scores(runs: Runs, run: str) -> np.ndarray:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from analysis.scripts import comparison_table, online_accuracy, sliding_accuracy, step_sizes
+from analysis.scripts import comparison_table, online_accuracy, sensitivity, sliding_accuracy, step_sizes
 
 from .synthetic import write_run, write_study
 
@@ -28,6 +28,22 @@ def test_figures(script, options, name, study, tmp_path, capsys):
     assert all(path.stat().st_size > 1000 for path in expected)
 
 
+def test_sensitivity(tmp_path, capsys):
+    for number, (gamma, lr) in enumerate([(0.9, 1e-3), (0.9, 1e-2), (1.0, 1e-3)]):
+        learner = {"name": "metaoptimize", "gamma": gamma, "meta_lr": 0.01, "lr": lr}
+        label = f"Meta, gamma = {gamma}, lr = {lr}"
+        write_run(tmp_path, label, correct=[1] * number + [0] * (4 - number), config={"learner": learner})
+    write_run(tmp_path, "Fixed", config={"learner": {"name": "fixed", "lr": 1e-3}})
+    assert sensitivity.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert [line.rsplit(".", 1)[-1] for line in capsys.readouterr().out.splitlines()] == ["png", "pdf", "csv"]
+    assert (tmp_path / "out" / "sensitivity.csv").read_text().splitlines() == [
+        "label,gamma,meta_lr,lr,n_runs,n_diverged,online_accuracy",
+        "Meta,0.9,0.01,0.001,1,0,0",
+        "Meta,0.9,0.01,0.01,1,0,0.25",
+        "Meta,1,0.01,0.001,1,0,0.5",
+    ]
+
+
 def test_comparison_table(study, tmp_path, capsys):
     assert comparison_table.main([study, "--out", str(tmp_path), "--baseline", "Scalar"]) == 0
     output = capsys.readouterr().out
@@ -48,6 +64,7 @@ def test_several_streams(tmp_path, capsys):
     ("script", "options", "message"),
     [
         (step_sizes, ["--learners", "Lion"], "no run is labelled 'Lion'; the labels are: Meta; Scalar; AdamW"),
+        (sensitivity, ["--settings", "a", "b", "c"], "no learner of these runs has numbers for a, b, c"),
         (sliding_accuracy, ["--window", "0"], "the window must have 1 to 200 samples, not 0"),
         (comparison_table, ["--purpose", "selection"], "none of the 6 runs found has the purpose 'selection'"),
     ],
