@@ -349,9 +349,10 @@ class OnlineLearner(Naive):
             return
         # these samples are the same whenever they are read, and it takes less time to read some at once
         for start in range(self.dataloader.first, len(images), READ_AT_ONCE):
-            inputs, targets = images.batch(slice(start, start + READ_AT_ONCE))
-            for x, y in zip(*(torch.from_numpy(part).to(self.device).split(1) for part in (inputs, targets)), strict=True):
-                yield x.clone(), y.clone()  # each its own tensor, since others might keep or change it
+            batch = images.batch(slice(start, start + READ_AT_ONCE))
+            inputs, targets = (torch.from_numpy(part).to(self.device).split(1) for part in batch)
+            for x, y in zip(inputs, targets, strict=True):
+                yield x.clone(), y  # in memory of its own, as if it had been read alone
 
     def criterion(self) -> Tensor:
         """Loss of the current mini-batch."""

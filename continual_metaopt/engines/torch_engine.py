@@ -54,7 +54,7 @@ def learn(
 
 
 def forget_gradients(optimizer: Optimizer) -> None:
-    """What ``optimizer.zero_grad()`` does by default, without the entry in torch's profiler that takes most of its time."""
+    """What ``optimizer.zero_grad()`` does, but without its entry in torch's profiler, which takes most of its time."""
     if getattr(optimizer.zero_grad, "__func__", None) is not Optimizer.zero_grad:  # it does something of its own
         optimizer.zero_grad()
         return
@@ -130,7 +130,7 @@ def is_correct(output: Tensor, target: Tensor) -> bool | None:
     """Whether the first sample's largest output is at its label; None for regression."""
     if target.is_floating_point():
         return None
-    return bool(output[0].argmax() == target[0])
+    return bool(output[0].argmax().item() == target[0].item())
 
 
 @torch.no_grad()
