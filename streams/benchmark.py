@@ -143,7 +143,7 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
     Returns:
         Inputs [n, …] and targets [n, …].
     """
-    images = _images_behind(dataset)
+    images = images_behind(dataset)
     if images is not None:
         return images.batch(steps)
     items = [dataset[i] for i in range(steps.start, steps.stop)]
@@ -153,7 +153,7 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
     return inputs, targets
 
 
-def _images_behind(dataset: Any) -> ImageDataset | None:
+def images_behind(dataset: Any) -> ImageDataset | None:
     """The images that an Avalanche data set presents, all of them, in order, and without transformations."""
     flat = getattr(dataset, "_flat_data", None)
     parts = getattr(flat, "_datasets", [])

@@ -28,6 +28,7 @@ from continual_metaopt.engines import compiled_engine, torch_engine
 from continual_metaopt.engines.observations import Diverged
 from continual_metaopt.learner import (
     ITERATION_CALLBACKS,
+    READ_AT_ONCE,
     MetaOptimizeStrategy,
     OnlineLearner,
     listens_to_iterations,
@@ -479,6 +480,54 @@ def test_optimizer_state_loaded_before_training_survives(
     second.train(benchmark.train_stream[1:])
 
     assert same(weights(second.model), weights(whole))
+
+
+class Seen(nn.Sequential):
+    """A linear network that keeps its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(x)
+        output: torch.Tensor = super().forward(x)
+        return output
+
+
+@pytest.mark.parametrize("first", [0, READ_AT_ONCE + 1])
+def test_samples_that_are_read_together_are_those_that_are_read_alone(first: int) -> None:
+    n = 2 * READ_AT_ONCE + 3
+    experience = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=n).train_stream[1]
+    model = Seen()
+    learner, collector = online_learner(model), Collector()
+    learner.recorder = collector
+    learner.continue_from(n + first, 0, first)
+    learner.train(experience)
+    expected = [experience.dataset[i][0].unsqueeze(0) for i in range(first, n)]
+    assert same(model.inputs, expected)
+    assert [x.stride() for x in model.inputs] == [x.stride() for x in expected]
+    assert len({x.untyped_storage().data_ptr() for x in model.inputs}) == n - first
+
+
+class OwnZeroGrad(torch.optim.SGD):
+    """Counts how often gradients are to be forgotten, and keeps them as zeros."""
+
+    n_calls = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.n_calls += 1
+        super().zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize(("optimizer_class", "kept"), [(torch.optim.SGD, False), (OwnZeroGrad, True)])
+def test_gradients_are_forgotten_as_the_optimizer_does(optimizer_class: Any, kept: bool) -> None:
+    param = nn.Parameter(torch.ones(2))
+    optimizer = optimizer_class([param], lr=0.1)
+    param.grad = torch.ones(2)
+    torch_engine.forget_gradients(optimizer)
+    assert (param.grad is not None) == kept
+    assert getattr(optimizer, "n_calls", 0) == int(kept)
 
 
 @pytest.mark.parametrize("way", WAYS)
