@@ -42,7 +42,7 @@ class LearnerInfo:
 
 @dataclass(frozen=True)
 class ExperienceInfo:
-    """One experience: the source's classes in it (none in regression), its first step, its length, and samples met before."""
+    """One experience: the source's classes in it, its first step, its length, and samples met before."""
 
     classes: list[Any]
     first_step: int

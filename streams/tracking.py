@@ -57,9 +57,7 @@ def tracking(
         targets += signs[:, relevant] * inputs[:, relevant].astype(np.float64)
     if noise:
         targets += noise * random_state(seed, TRACKED_NOISE).standard_normal(n_samples)
-    lengths = [
-        min(samples_per_experience, n_samples - start) for start in range(0, n_samples, samples_per_experience)
-    ]
+    lengths = [min(samples_per_experience, n_samples - start) for start in range(0, n_samples, samples_per_experience)]
     content = hashlib.sha256(signs.astype("<i1").tobytes())
     return build_regression(
         DEFINITION, inputs, targets.astype(np.float32)[:, None], lengths, content_hash=content.hexdigest()

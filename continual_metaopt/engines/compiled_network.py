@@ -8,9 +8,8 @@ from typing import Any, cast
 from numpy.typing import NDArray
 from torch import nn
 
-from continual_metaopt.losses import HalfSquaredError
-
 from continual_metaopt.engines import kernels as k
+from continual_metaopt.losses import HalfSquaredError
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
 NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index

@@ -24,7 +24,7 @@ class Autostep(Weightwise):
         wᵢ ← wᵢ + αᵢ δ xᵢ
         hᵢ ← hᵢ (1 − αᵢ xᵢ²) + αᵢ δ xᵢ
 
-    δ xᵢ and xᵢ² come from gradients and forward pass as in ``IDBD``. Each output is a linear unit of its own, and the sum
+    δ xᵢ and xᵢ² come from gradients and forward pass as in ``IDBD``. Each output is a linear unit of its own; the sum
     runs over its weights and its bias.
 
     Args:

@@ -23,8 +23,8 @@ class IDBD(Weightwise):
         hᵢ ← hᵢ [1 − αᵢ xᵢ²]⁺ + αᵢ δ xᵢ            [·]⁺ is the positive part
 
     δ xᵢ is read off ``p.grad``, so that another loss is IDBD's only if it has the same gradient (``MSELoss`` has twice
-    that). xᵢ² is taken from the network's forward pass; for the bias it is 1. Each output is a linear unit of its own. A
-    mini-batch counts as one sample with the mean gradient and the mean of xᵢ².
+    that). xᵢ² is taken from the network's forward pass; for the bias it is 1. Each output is a linear unit of its own.
+    A mini-batch counts as one sample with the mean gradient and the mean of xᵢ².
 
     Args:
         model: a network whose one layer with trainable parameters is an ``nn.Linear``.
@@ -113,5 +113,3 @@ def idbd_update(param: Tensor, grad: Tensor, curvature: Tensor, state: dict[str,
     step = step_size * grad
     param.sub_(step)
     trace.mul_((1 - step_size * curvature).clamp_(min=0)).sub_(step)
-
-

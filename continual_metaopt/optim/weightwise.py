@@ -87,7 +87,9 @@ class Weightwise(Optimizer, ABC):
         for group in self.param_groups:
             if any(param is own for own in group["params"]):
                 rescaled = group["reference"] * (group["lr"] / group["written"])
-                ratio = self.state[param]["log_ratio"].exp() if self.state.get(param) else torch.ones_like(param.detach())
+                ratio = (
+                    self.state[param]["log_ratio"].exp() if self.state.get(param) else torch.ones_like(param.detach())
+                )
                 return rescaled * ratio
         raise KeyError("this parameter does not belong to the optimizer")
 
