@@ -51,10 +51,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("streams", ["class_split", "permuted_inputs"]),
-        ("networks", ["paper_cnn", "mlp"]),
-        ("learners", ["metaoptimize", "fixed", "torch:NAME"]),
-        ("studies", ["class_split", "quick"]),
+        ("streams", ["class_split", "permuted_inputs", "tracking"]),
+        ("networks", ["paper_cnn", "mlp", "linear"]),
+        (
+            "learners",
+            ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
+        ),
+        ("studies", ["class_split", "quick", "robustness", "tracking"]),
     ],
 )
 def test_everything_that_can_be_named_is_listed(

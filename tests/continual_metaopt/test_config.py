@@ -37,7 +37,7 @@ LEARNED = {"name": "metaoptimize"}
 # --------------------------------------------------------------------------------------------------------- studies
 
 
-@pytest.mark.parametrize("name", ["quick", "class_split"])
+@pytest.mark.parametrize("name", ["quick", "class_split", "tracking"])
 def test_packaged_studies_are_valid(name: str) -> None:
     study = load_study(name)
 
@@ -54,7 +54,7 @@ def test_packaged_studies_are_valid(name: str) -> None:
 
 
 def test_packaged_studies_are_listed() -> None:
-    assert list(packaged_studies()) == ["class_split", "quick"]
+    assert list(packaged_studies()) == ["class_split", "quick", "robustness", "tracking"]
 
 
 def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
