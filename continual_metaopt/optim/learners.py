@@ -83,7 +83,14 @@ def idbd(
         max_change: largest change of a log step size at one sample; none if not given.
         min_log_step_size: least log step size; none if not given.
     """
-    return IDBD(model, lr, meta_lr=meta_lr, max_change=max_change, min_log_step_size=min_log_step_size)
+    return IDBD(
+        model,
+        lr,
+        meta_lr=meta_lr,
+        max_change=max_change,
+        min_log_step_size=min_log_step_size,
+        params=blocks(model, "scalar"),
+    )
 
 
 def idbd_network(
@@ -123,7 +130,7 @@ def autostep(model: nn.Module, *, lr: float = 0.01, meta_lr: float = 0.01, time_
         meta_lr: meta step size μ.
         time_constant: samples τ over which the normaliser of meta gradients forgets.
     """
-    return Autostep(model, lr, meta_lr=meta_lr, time_constant=time_constant)
+    return Autostep(model, lr, meta_lr=meta_lr, time_constant=time_constant, params=blocks(model, "scalar"))
 
 
 def sgd_hd(
