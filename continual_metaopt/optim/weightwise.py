@@ -86,7 +86,7 @@ class Weightwise(Optimizer, ABC):
         """
         for group in self.param_groups:
             if any(param is own for own in group["params"]):
-                rescaled = group["reference"] * (group["lr"] / group["written"])
+                rescaled = _rescaled_reference(group)
                 ratio = (
                     self.state[param]["log_ratio"].exp() if self.state.get(param) else torch.ones_like(param.detach())
                 )
@@ -109,13 +109,20 @@ class Weightwise(Optimizer, ABC):
         if group["lr"] == group["written"]:
             return
         require(group, "lr", group["lr"] > 0 and math.isfinite(group["lr"]), "be positive")
-        group["reference"] *= group["lr"] / group["written"]
+        group["reference"] = _rescaled_reference(group)
 
     def _mean_step_size(self, group: Group) -> float:
-        ratios = [self.state[param]["log_ratio"] for param in group["params"] if self.state.get(param)]
+        sums = [self.state[param]["log_ratio"].sum() for param in group["params"] if self.state.get(param)]
         n_weights = sum(param.numel() for param in group["params"])
-        total = sum(float(ratio.sum()) for ratio in ratios)
-        return float(group["reference"] * torch.tensor(total / n_weights, dtype=torch.float64).exp())
+        mean = sum((total.to(sums[0]) for total in sums), torch.zeros(())).double().cpu() / n_weights
+        return float(group["reference"] * mean.exp())  # of a tensor, so that it overflows to infinity
+
+
+def _rescaled_reference(group: Group) -> float:
+    """A group's reference after somebody wrote to "lr", or as it is."""
+    if group["lr"] == group["written"]:
+        return float(group["reference"])
+    return float(group["reference"] * (group["lr"] / group["written"]))
 
 
 def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:

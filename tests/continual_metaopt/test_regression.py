@@ -78,8 +78,9 @@ def test_learners_run_by_name_and_resume(tmp_path: Path, name: str, monkeypatch:
     assert whole["step_sizes"].num_rows == 12
 
 
-def test_a_step_size_that_is_too_large_diverges(tmp_path: Path) -> None:
-    assert run_one(tracking_run(LMS | {"lr": 900.0}), tmp_path) == "diverged"
+@pytest.mark.parametrize("learner", [LMS | {"lr": 900.0}, {"name": "idbd", "meta_lr": 20.0}])
+def test_step_sizes_that_are_too_large_diverge(tmp_path: Path, learner: dict[str, Any]) -> None:
+    assert run_one(tracking_run(learner), tmp_path) == "diverged", read_json(tmp_path / "status.json")
     assert comparison_table(load_runs(tmp_path))["squared_error"].tolist() == [np.inf]
 
 
