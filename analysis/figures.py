@@ -22,9 +22,11 @@ from analysis.statistics import (
     Diverged,
     accuracy_by_setting,
     counted_runs,
+    is_regression,
     mean_interval,
     require_labels,
     sample_scores,
+    squared_errors,
     windowed_accuracy,
 )
 
@@ -100,7 +102,7 @@ def online_accuracy_by_experience(
 
     def by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
         lengths = np.diff([*boundaries, len(scores)])
-        return np.add.reduceat(scores, boundaries) / lengths
+        return 100 * np.add.reduceat(scores, boundaries) / lengths
 
     curves = _curves(runs, labels, diverged, by_experience)
     n_experiences = next(iter(curves.values())).shape[1]
@@ -148,12 +150,68 @@ def sliding_accuracy(
     if not 1 <= size <= n_samples:
         raise ValueError(f"the window must have 1 to {n_samples} samples, not {size}")
     points = np.unique(np.linspace(size - 1, n_samples - 1, MAX_POINTS).astype(int))
-    curves = _curves(runs, labels, diverged, lambda scores, _: windowed_accuracy(scores, size)[points])
+    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * windowed_accuracy(scores, size)[points])
     figure, axes = _accuracy_figure(width, "sample")
     axes.set_ylabel(f"online accuracy (%),\nlast {size:,} samples")
     _draw_means(axes, points + 1, curves, runs.labels)
     _draw_boundaries(axes, runs)
     axes.set_xlim(0, n_samples)
+    _thousands(axes, 6)
+    return figure
+
+
+@_styled
+def sliding_squared_error(
+    runs: Runs,
+    window: int = 1000,
+    labels: Sequence[str] | None = None,
+    *,
+    diverged: Diverged = "chance",
+    width: Width = "column",
+) -> Figure:
+    """Squared error of a regression in a sliding window over the stream, on a logarithmic axis.
+
+    Caption: Lines are means over seeds of the mean squared error of predictions over the last `window` samples; bands
+    are 95 % Student-t intervals over seeds. A line ends where the first of its runs diverged. Errors beyond a hundred
+    times the least one are off the axis.
+
+    Args:
+        runs: runs of one stream.
+        window: number of samples.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: `"exclude"` leaves diverged runs out.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+
+    Raises:
+        ValueError: the runs come from several streams or are not of a regression, no run counts, a label does not
+            occur, or the window does not fit into the stream.
+    """
+    runs.require_one_stream()
+    if not is_regression(runs):
+        raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
+    n_samples = int(runs.table["n_samples"].min())
+    if not 1 <= window <= n_samples:
+        raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
+    points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
+
+    def in_window(errors: np.ndarray, _: Sequence[int]) -> np.ndarray:
+        return windowed_accuracy(np.where(np.isinf(errors), np.nan, errors), window)[points]
+
+    curves = _curves(runs, labels, diverged, in_window, squared_errors)
+    figure = _new_figure(width, 2.1)
+    axes = figure.subplots()
+    axes.set_xlabel("sample")
+    axes.set_ylabel(f"mean squared error,\nlast {window:,} samples")
+    axes.set_yscale("log")
+    _draw_means(axes, points + 1, curves, runs.labels, limits=(0, np.inf))
+    least = min(float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any())
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, least / 1.5), min(high, 100 * least))
+    axes.set_xlim(0, n_samples)
+    _plain_ticks(axes)
     _thousands(axes, 6)
     return figure
 
@@ -342,6 +400,7 @@ def _curves(
     labels: Sequence[str] | None,
     diverged: Diverged,
     to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+    score: Callable[[Runs, str], np.ndarray] = sample_scores,
 ) -> dict[str, np.ndarray]:
     """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
     runs.require_one_stream()
@@ -350,9 +409,9 @@ def _curves(
     for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
         if labels is None or label in labels:
             boundaries = runs.configs[path]["stream_info"]["boundaries"]
-            curves.setdefault(label, []).append(to_curve(sample_scores(runs, path), boundaries))
+            curves.setdefault(label, []).append(to_curve(score(runs, path), boundaries))
     if not curves:
-        raise ValueError("none of these runs has come to an end, so there is no accuracy to draw")
+        raise ValueError("none of these runs has come to an end, so there is nothing to draw")
     return {label: np.stack(seeds) for label, seeds in curves.items()}
 
 
@@ -365,17 +424,31 @@ def _accuracy_figure(width: Width, x_label: str) -> tuple[Figure, Axes]:
 
 
 def _draw_means(
-    axes: Axes, x: np.ndarray, curves: dict[str, np.ndarray], all_labels: Sequence[str], marker: str | None = None
+    axes: Axes,
+    x: np.ndarray,
+    curves: dict[str, np.ndarray],
+    all_labels: Sequence[str],
+    marker: str | None = None,
+    limits: tuple[float, float] = (0, 100),
 ) -> None:
     """Draw means over seeds with their intervals, and the legend."""
     for label, seeds in curves.items():
-        mean, half_width = mean_interval(100 * seeds)
+        mean, half_width = mean_interval(seeds)
         style = _line(all_labels, label)
         axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
         if len(seeds) > 1:
-            low, high = np.clip([mean - half_width, mean + half_width], 0, 100)
+            low, high = np.clip([mean - half_width, mean + half_width], *limits)
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     _legend_below(axes, list(curves))
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Label a logarithmic vertical axis at 1, 2, 5, 10, … in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(axes: Axes, labels: Sequence[str]) -> None:

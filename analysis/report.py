@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import figures
 from analysis.files import write_whole
 from analysis.runs import Runs
-from analysis.statistics import Diverged, counted_runs
+from analysis.statistics import Diverged, counted_runs, is_regression
 from analysis.tables import caption, comparison_table, format_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_report(
 ) -> list[Path]:
     """Write the comparison table and all figures that apply; one folder per stream if there are several.
 
-    Accuracies need a run that has come to an end, trajectories a learner with learned step sizes.
+    Accuracies and errors need a run that has come to an end, trajectories a learner with learned step sizes.
 
     Args:
         runs: the runs.
@@ -51,7 +51,13 @@ def write_report(
     for part, folder in split_by_stream(runs, out_dir):
         paths += write_tables(comparison_table(part, diverged=diverged, baseline=baseline), folder)
         drawings: dict[str, Callable[[], Figure]] = {}
-        if len(counted_runs(part, diverged)):
+        ended = len(counted_runs(part, diverged)) > 0
+        if ended and is_regression(part):
+            window = min(1000, int(part.table["n_samples"].min()))
+            drawings["squared_error"] = partial(
+                figures.sliding_squared_error, part, window, diverged=diverged, width=width
+            )
+        elif ended:
             drawings["online_accuracy"] = partial(
                 figures.online_accuracy_by_experience, part, diverged=diverged, width=width
             )

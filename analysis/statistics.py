@@ -1,4 +1,7 @@
-"""Accuracies, means with confidence intervals, and paired comparisons. Accuracies are fractions between 0 and 1."""
+"""Accuracies and errors, means with confidence intervals, and paired comparisons.
+
+Accuracies are fractions between 0 and 1. Squared errors are of regressions, in the squared unit of the target.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +115,7 @@ def online_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     correct = counts["n_correct"].to_numpy(dtype=float)
     unseen = counted["n_samples"].to_numpy() - counts["n_rows"].to_numpy(dtype=float)
     accuracy = (correct + unseen / counted["n_outputs"].to_numpy()) / counted["n_samples"].to_numpy()
-    table = runs.table[["path", "label", "seed", "learned_step_sizes", "fingerprint", "state"]]
-    table = table.rename(columns={"path": "run"})
+    table = _one_row_per_run(runs)
     table["online_accuracy"] = pd.Series(accuracy, index=counted.index).reindex(table.index)
     return table
 
@@ -172,6 +174,76 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
     return scores
 
 
+def is_regression(runs: Runs) -> bool:
+    """Whether runs are scored by their squared errors, not by accuracy.
+
+    Args:
+        runs: runs of one stream.
+    """
+    tasks = {config["stream_info"].get("task", "classification") for config in runs.configs.values()}
+    return tasks == {"regression"}
+
+
+def squared_errors(runs: Runs, run: str) -> np.ndarray:
+    """Squared error of the prediction of each sample of a regression, made before learning from it.
+
+    Args:
+        runs: the runs.
+        run: the path of a finished or diverged run.
+
+    Returns:
+        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come.
+    """
+    errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
+    loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
+    errors[: len(loss)] = 2 * loss
+    return errors
+
+
+def mean_squared_error(runs: Runs, diverged: Diverged = "chance", burn_in: int = 0) -> pd.DataFrame:
+    """Mean squared error of each run of a regression.
+
+    Args:
+        runs: the runs, of one or several streams with different labels or seeds.
+        diverged: `"chance"`: the error of a diverged run is infinite; `"exclude"`: diverged runs are not counted.
+        burn_in: samples at the beginning of the stream that do not count.
+
+    Returns:
+        As `online_accuracy`, with the column squared_error (NaN if the run is not counted).
+
+    Raises:
+        ValueError: nothing is left after the burn-in, or the runs cannot be averaged (see `counted_runs`).
+    """
+    counted = counted_runs(runs, diverged)
+    shortest = int(runs.table["n_samples"].min())
+    if not 0 <= burn_in < shortest:
+        raise ValueError(f"the burn-in must have 0 to {shortest - 1} samples, not {burn_in}")
+    errors = [squared_errors(runs, path)[burn_in:].mean() for path in counted["path"]]
+    table = _one_row_per_run(runs)
+    table["squared_error"] = pd.Series(errors, index=counted.index, dtype=float).reindex(table.index)
+    return table
+
+
+def average_score(runs: Runs, diverged: Diverged = "chance") -> tuple[pd.DataFrame, str]:
+    """What runs of one stream are compared by: `online_accuracy`, or `mean_squared_error` for a regression.
+
+    Args:
+        runs: runs of one stream.
+        diverged: how diverged runs count.
+
+    Returns:
+        The table, and the name of its column with the score.
+    """
+    if is_regression(runs):
+        return mean_squared_error(runs, diverged), "squared_error"
+    return online_accuracy(runs, diverged), "online_accuracy"
+
+
+def _one_row_per_run(runs: Runs) -> pd.DataFrame:
+    table = runs.table[["path", "label", "seed", "learned_step_sizes", "fingerprint", "state"]]
+    return table.rename(columns={"path": "run"})
+
+
 def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     """Held-out accuracy of each run: the mean over experiences of the test accuracy at the experience's end.
 
@@ -200,7 +272,7 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
 
 
 def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Mean difference in average online accuracy between each learner and a baseline, over common seeds.
+    """Mean difference in `average_score` between each learner and a baseline, over common seeds.
 
     Args:
         runs: runs of one stream.
@@ -208,17 +280,17 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
         diverged: how diverged runs count, see `online_accuracy`.
 
     Returns:
-        Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline, a
-        fraction; NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
+        Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline;
+        NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
         than two pairs).
 
     Raises:
         ValueError: there is no such label, or two runs of the same seed did not see the same stream.
     """
-    accuracy = online_accuracy(runs, diverged)
+    scores, name = average_score(runs, diverged)
     require_labels(runs, [baseline_label])
-    _require_equal_fingerprints(accuracy)
-    by_seed = accuracy.pivot_table(index="seed", columns="label", values="online_accuracy", observed=True)
+    _require_equal_fingerprints(scores.dropna(subset=name))
+    by_seed = scores.pivot_table(index="seed", columns="label", values=name, observed=True)
     rows = {}
     for label in runs.labels:
         if label != baseline_label:
@@ -231,7 +303,7 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
-    """The learner with fixed step sizes that has the highest mean online accuracy.
+    """The learner with fixed step sizes that has the best mean of `average_score`.
 
     Args:
         runs: runs of one stream.
@@ -243,11 +315,12 @@ def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
     Raises:
         ValueError: see `online_accuracy`.
     """
-    accuracy = online_accuracy(runs, diverged)
-    fixed = accuracy[~accuracy["learned_step_sizes"].astype(bool)].dropna(subset="online_accuracy")
+    scores, name = average_score(runs, diverged)
+    fixed = scores[~scores["learned_step_sizes"].astype(bool)].dropna(subset=name)
     if fixed.empty:
         return None
-    return str(fixed.groupby("label", sort=False)["online_accuracy"].mean().idxmax())
+    means = fixed.groupby("label", sort=False)[name].mean()
+    return str(means.idxmin() if name == "squared_error" else means.idxmax())
 
 
 def require_labels(runs: Runs, labels: list[str]) -> None:
@@ -265,8 +338,7 @@ def require_labels(runs: Runs, labels: list[str]) -> None:
         raise ValueError(f"no run is labelled {unknown[0]!r}; the labels are: {'; '.join(runs.labels)}")
 
 
-def _require_equal_fingerprints(accuracy: pd.DataFrame) -> None:
-    counted = accuracy.dropna(subset="online_accuracy")
+def _require_equal_fingerprints(counted: pd.DataFrame) -> None:
     for seed, group in counted.groupby("seed"):
         other = group[group["fingerprint"] != group["fingerprint"].iloc[0]]
         if len(other):

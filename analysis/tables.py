@@ -11,10 +11,10 @@ import pandas as pd
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
+    average_score,
     best_fixed,
     held_out_accuracy,
     mean_interval,
-    online_accuracy,
     paired_differences,
     require_labels,
 )
@@ -43,35 +43,35 @@ def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str
 
     Args:
         runs: runs of one stream.
-        diverged: `"chance"`: samples that a diverged run did not see count as 1 / n_outputs; `"exclude"`: diverged
-            runs are not counted. They are reported in both cases.
-        baseline: the label that the others are compared with; if None, the learner with fixed step sizes that has the
-            highest mean online accuracy.
+        diverged: `"chance"`: samples that a diverged run did not see count as 1 / n_outputs, in a regression as an
+            infinite error; `"exclude"`: diverged runs are not counted. They are reported in both cases.
+        baseline: the label that the others are compared with; if None, the best learner with fixed step sizes.
 
     Returns:
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
         measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
         (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
-        of the counted runs). `attrs` says how it was computed, for `caption`.
+        of the counted runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
+        `attrs` says how it was computed, for `caption`.
 
     Raises:
-        ValueError: the runs come from several streams, are of regression, or cannot be paired.
+        ValueError: the runs come from several streams, or cannot be paired.
     """
     runs.require_one_stream()
     if baseline is not None:
         require_labels(runs, [baseline])
     reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
-    accuracy = online_accuracy(runs, diverged)
-    accuracy["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
-    accuracy["samples_per_second"] = runs.table["samples_per_second"]
+    scores, score = average_score(runs, diverged)
+    scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+    scores["samples_per_second"] = runs.table["samples_per_second"]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
     rows = []
     for label in runs.labels:
         difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
-        rows.append(_row(label, accuracy[accuracy["label"] == label], difference))
+        rows.append(_row(label, scores[scores["label"] == label], score, difference))
     table = pd.DataFrame(rows)
-    table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged}
+    table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
     return table
 
 
@@ -126,16 +126,20 @@ def caption(table: pd.DataFrame) -> str:
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
+    regression = table.attrs["score"] == "squared_error"
     reference = table.attrs["baseline"]
     if reference is not None:
         role = ", the best learner with fixed step sizes in this table," if table.attrs["best_fixed"] else ""
+        unit = "paired" if regression else "in percentage points and paired"
         sentences.append(
-            f"Differences from “{reference}”{role} are in percentage points and paired by seed: "
+            f"Differences from “{reference}”{role} are {unit} by seed: "
             "both runs of a pair saw the same samples in the same order."
         )
     n_diverged, n_incomplete = int(table["diverged"].sum()), int(table["incomplete"].sum())
     if n_diverged == 0:
         sentences.append("No run diverged.")
+    elif table.attrs["diverged"] == "chance" and regression:
+        sentences.append("The error of a diverged run is infinite.")
     elif table.attrs["diverged"] == "chance":
         sentences.append("What a diverged run did not see counts as chance, 1 / number of outputs.")
     else:
@@ -145,17 +149,19 @@ def caption(table: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def _row(label: str, group: pd.DataFrame, difference: pd.Series | None) -> dict[str, object]:
-    counted = group.dropna(subset="online_accuracy")
-    online, online_ci = mean_interval(100 * counted["online_accuracy"].to_numpy())
+def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
+    counted = group.dropna(subset=score)
+    scale = 1 if score == "squared_error" else 100
+    with np.errstate(invalid="ignore"):  # infinite errors
+        mean, half_width = mean_interval(scale * counted[score].to_numpy())
     held_out, held_out_ci = mean_interval(100 * counted["held_out_accuracy"].dropna().to_numpy())
     return {
         "learner": label,
         "seeds": len(counted),
-        "online_accuracy": online,
-        "online_accuracy_ci": online_ci,
-        "difference": np.nan if difference is None else 100 * difference["difference"],
-        "difference_ci": np.nan if difference is None else 100 * difference["half_width"],
+        score: mean,
+        f"{score}_ci": half_width,
+        "difference": np.nan if difference is None else scale * difference["difference"],
+        "difference_ci": np.nan if difference is None else scale * difference["half_width"],
         "pairs": 0 if difference is None else int(difference["pairs"]),
         "held_out_accuracy": held_out,
         "held_out_accuracy_ci": held_out_ci,
@@ -167,10 +173,12 @@ def _row(label: str, group: pd.DataFrame, difference: pd.Series | None) -> dict[
 
 def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
+    score = table.attrs["score"]
+    score_name = "mean squared error" if score == "squared_error" else "online accuracy (%)"
     columns = {
         "learner": [str(label) for label in table["learner"]],
         "seeds": [str(seeds) for seeds in table["seeds"]],
-        "online accuracy (%)": _with_interval(table, "online_accuracy"),
+        score_name: _with_interval(table, score),
         f"− {reference}": _with_interval(table, "difference", sign="+"),
         "held-out accuracy (%)": _with_interval(table, "held_out_accuracy"),
         "diverged": [str(count) for count in table["diverged"]],
@@ -183,10 +191,10 @@ def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
 def _with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
     """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it."""
     half_widths = table[f"{column}_ci"]
-    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 else 1
+    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs["score"] == "squared_error" else 1
     cells = []
     for value, half_width in zip(table[column], half_widths, strict=True):
-        cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−")
+        cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−").replace("inf", "∞")
         cells.append(cell if math.isnan(half_width) else f"{cell} ± {half_width:.{decimals}f}")
     return cells
 

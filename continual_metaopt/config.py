@@ -127,8 +127,8 @@ class LearnerEntry(Component):
 
     Attributes:
         label: name in tables and figures; the registered name if empty.
-        tune: values to try of some options. The combination with the highest average online accuracy on the selection
-            seeds is run on the reported seeds.
+        tune: values to try of some options. The combination with the highest average online accuracy, or the lowest
+            mean loss in a regression, on the selection seeds is run on the reported seeds.
     """
 
     label: str = ""

@@ -2,6 +2,7 @@
 
 python -m continual_metaopt.contract my_package:MyOptimizer
 python -m continual_metaopt.contract torch:AdamW --option lr=1e-2
+python -m continual_metaopt.contract idbd --linear
 """
 
 import argparse
@@ -9,8 +10,10 @@ import copy
 import importlib
 import inspect
 import io
+import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,10 +22,51 @@ import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from continual_metaopt.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX, learner_factory, step_sizes_of
 
-Make = Callable[[nn.Module], Optimizer]
+
+@dataclass(frozen=True)
+class Make:
+    """Makes the optimizer to be checked, and says what kind of problem it is for.
+
+    Attributes:
+        optimizer: makes the optimizer of a network.
+        linear: whether it is for linear models and squared error only.
+    """
+
+    optimizer: Callable[[nn.Module], Optimizer]
+    linear: bool = False
+
+    def __call__(self, model: nn.Module) -> Optimizer:
+        """The optimizer of a network."""
+        return self.optimizer(model)
+
+    def network(self) -> nn.Sequential:
+        """A small network, always with the same weights, whose last layer can be replaced."""
+        generator = torch.Generator().manual_seed(1)
+        hidden = [] if self.linear else [nn.Linear(6, 8), nn.Tanh()]
+        model = nn.Sequential(*hidden, nn.Linear(6 if self.linear else 8, 3))
+        with torch.no_grad():
+            for param in model.parameters():
+                param.copy_(torch.randn(param.shape, generator=generator) / 3)
+        return model
+
+    def backward(self, model: nn.Module, step: int) -> Tensor:
+        """Compute the gradients at the mini-batch of a step; returns the loss."""
+        generator = torch.Generator().manual_seed(100 + step)
+        weight = next(model.parameters())
+        x = torch.randn(4, 6, generator=generator).to(weight.dtype)
+        target = torch.randint(3, (4,), generator=generator)
+        output = model(x)
+        if self.linear:
+            loss = HalfSquaredError()(output, nn.functional.one_hot(target, output.shape[1]).to(output.dtype))
+        else:
+            loss = nn.functional.cross_entropy(output, target)
+        loss.backward()
+        return loss
+
 
 CHECKS: list[Callable[[Make], None]] = []
 
@@ -36,7 +80,7 @@ def check(function: Callable[[Make], None]) -> Callable[[Make], None]:
 @check
 def is_a_torch_optimizer(make: Make) -> None:
     """It is a torch.optim.Optimizer over the network's parameters."""
-    model = _network()
+    model = make.network()
     optimizer = make(model)
     assert isinstance(optimizer, Optimizer), f"it is a {type(optimizer).__name__}"
     held = {id(param) for group in optimizer.param_groups for param in group["params"]}
@@ -67,12 +111,12 @@ def resumes_from_a_state_dict(make: Make) -> None:
     torch.save((model.state_dict(), optimizer.state_dict()), file)
     file.seek(0)
     weights, state = torch.load(file, weights_only=True)
-    restored = _network()
+    restored = make.network()
     restored.load_state_dict(weights)
     successor = make(restored)
     successor.load_state_dict(state)
-    _steps(model, optimizer, 3, first=4)
-    _steps(restored, successor, 3, first=4)
+    _steps(make, model, optimizer, 3, first=4)
+    _steps(make, restored, successor, 3, first=4)
     _assert_equal(_weights(restored), _weights(model))
 
 
@@ -81,8 +125,8 @@ def can_be_copied(make: Make) -> None:
     """A deep copy together with its network goes on bit for bit."""
     model, optimizer = _after_steps(make, 3)
     other, twin = copy.deepcopy((model, optimizer))
-    _steps(model, optimizer, 3, first=3)
-    _steps(other, twin, 3, first=3)
+    _steps(make, model, optimizer, 3, first=3)
+    _steps(make, other, twin, 3, first=3)
     _assert_equal(_weights(other), _weights(model))
 
 
@@ -104,7 +148,7 @@ def skips_parameters_without_gradient(make: Make) -> None:
 def leaves_gradients_and_storage_alone(make: Make) -> None:
     """step() writes neither to p.grad nor moves a parameter to other memory."""
     model, optimizer = _after_steps(make, 1)
-    _backward(model, 1)
+    make.backward(model, 1)
     gradients = [param.grad.clone() for param in model.parameters() if param.grad is not None]
     places = [param.data_ptr() for param in model.parameters()]
     optimizer.step()
@@ -115,12 +159,12 @@ def leaves_gradients_and_storage_alone(make: Make) -> None:
 @check
 def returns_the_closure_s_loss(make: Make) -> None:
     """step(closure) evaluates the closure and returns its loss."""
-    model = _network()
+    model = make.network()
     optimizer = make(model)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        return _backward(model, 0)
+        return make.backward(model, 0)
 
     loss = optimizer.step(closure)  # type: ignore[arg-type]
     assert loss is not None, "step returned None"
@@ -130,9 +174,9 @@ def returns_the_closure_s_loss(make: Make) -> None:
 @check
 def works_in_double_precision(make: Make) -> None:
     """float64 parameters stay float64 and finite."""
-    model = _network().double()
+    model = make.network().double()
     optimizer = make(model)
-    _steps(model, optimizer, 3)
+    _steps(make, model, optimizer, 3)
     assert all(param.dtype == torch.float64 for param in model.parameters()), "the type of parameters changed"
     assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
 
@@ -142,13 +186,13 @@ def follows_a_growing_head(make: Make) -> None:
     """After the last layer was replaced by a larger one, learning goes on."""
     model, optimizer = _after_steps(make, 3)
     old = dict(model.named_parameters())
-    head = nn.Linear(8, 5)
+    head = nn.Linear(model[-1].in_features, 5)
     with torch.no_grad():
-        head.weight[:3], head.bias[:3] = model[2].weight, model[2].bias
-    model[2] = head
+        head.weight[:3], head.bias[:3] = model[-1].weight, model[-1].bias
+    model[-1] = head
     follow_parameters(optimizer, old, dict(model.named_parameters()))
     before = head.weight.detach().clone()
-    _steps(model, optimizer, 3, first=3)
+    _steps(make, model, optimizer, 3, first=3)
     assert not head.weight.equal(before), "the new head is not learned"
     assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
 
@@ -159,21 +203,26 @@ def learns_online(make: Make) -> None:
     from continual_metaopt.learner import OnlineLearner
     from streams import make_stream
 
-    benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=100)
+    if make.linear:
+        benchmark = make_stream("tracking", n_samples=200, samples_per_experience=100)
+    else:
+        benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=100)
+    sizes = benchmark.info.for_learner
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    learner = OnlineLearner(model=model, optimizer=make(model))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(sizes.input_shape), sizes.n_outputs))
+    learner = OnlineLearner(model=model, optimizer=make(model), criterion=criterion_of(sizes.task))
     learner.train(benchmark.train_stream)
     assert learner.n_samples == 200, f"{learner.n_samples} of 200 samples were learned from"
     assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
     assert all(0 < value < float("inf") for value in step_sizes_of(learner.optimizer).values()), "step sizes ran away"
 
 
-def run_contract(make: Make) -> dict[str, str | None]:
+def run_contract(optimizer: Callable[[nn.Module], Optimizer], linear: bool = False) -> dict[str, str | None]:
     """Run all checks.
 
     Args:
-        make: makes the optimizer of a network.
+        optimizer: makes the optimizer of a network.
+        linear: check it on linear models and squared error, for an optimizer that is defined for them only.
 
     Returns:
         What each check requires, and what was found instead; None where it is fulfilled.
@@ -182,7 +231,7 @@ def run_contract(make: Make) -> dict[str, str | None]:
     for function in CHECKS:
         requirement = (inspect.getdoc(function) or "").splitlines()[0]
         try:
-            function(make)
+            function(Make(optimizer, linear))
             results[requirement] = None
         except Exception as error:  # whatever a stranger's optimizer raises is a finding
             results[requirement] = f"{type(error).__name__}: {error}".removeprefix("AssertionError: ")
@@ -218,10 +267,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the optimizer"
     )
+    parser.add_argument("--linear", action="store_true", help="it is for linear models and squared error only")
     arguments = parser.parse_args(argv)
     pairs = (option.partition("=") for option in arguments.option)
     options = {name: _value(text) for name, _, text in pairs}
-    results = run_contract(partial(load_target(arguments.target), **options))
+    results = run_contract(partial(load_target(arguments.target), **options), arguments.linear)
     for requirement, finding in results.items():
         print(
             f"{'fulfilled' if finding is None else 'BROKEN   '}  {requirement}"
@@ -238,36 +288,17 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
 
 
-def _network() -> nn.Sequential:
-    generator = torch.Generator().manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    with torch.no_grad():
-        for param in model.parameters():
-            param.copy_(torch.randn(param.shape, generator=generator) / 3)
-    return model
-
-
-def _backward(model: nn.Module, step: int) -> Tensor:
-    generator = torch.Generator().manual_seed(100 + step)
-    weight = next(model.parameters())
-    x = torch.randn(4, 6, generator=generator).to(weight.dtype)
-    target = torch.randint(3, (4,), generator=generator)
-    loss: Tensor = nn.functional.cross_entropy(model(x), target)
-    loss.backward()
-    return loss
-
-
-def _steps(model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
+def _steps(make: Make, model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
     for step in range(first, first + n):
         optimizer.zero_grad()
-        _backward(model, step)
+        make.backward(model, step)
         optimizer.step()
 
 
 def _after_steps(make: Make, n: int) -> tuple[Any, Optimizer]:
-    model = _network()
+    model = make.network()
     optimizer = make(model)
-    _steps(model, optimizer, n)
+    _steps(make, model, optimizer, n)
     return model, optimizer
 
 

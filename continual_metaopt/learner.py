@@ -29,7 +29,7 @@ from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams.benchmark import images_behind
+from streams.benchmark import samples_behind
 from streams.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -342,14 +342,14 @@ class OnlineLearner(Naive):
         return None
 
     def _samples(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images = images_behind(self.dataloader.dataset)
-        if images is None:
+        samples = samples_behind(self.dataloader.dataset)
+        if samples is None:
             for x, y, *_ in self.dataloader:
                 yield x.to(self.device), y.to(self.device)
             return
         # these samples are the same whenever they are read, and it takes less time to read some at once
-        for start in range(self.dataloader.first, len(images), READ_AT_ONCE):
-            batch = images.batch(slice(start, start + READ_AT_ONCE))
+        for start in range(self.dataloader.first, len(samples), READ_AT_ONCE):
+            batch = samples.batch(slice(start, start + READ_AT_ONCE))
             inputs, targets = (torch.from_numpy(part).to(self.device).split(1) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone

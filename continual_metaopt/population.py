@@ -12,6 +12,7 @@ from continual_metaopt import running
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS
 from continual_metaopt.engines.population_engine import Population, Replica, check_alike
+from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.running import Interrupted, RunUnderWay, available_device, state_of, take_place
@@ -110,7 +111,8 @@ class _Course:
     def _learn(self, runs: list[RunUnderWay], end: int) -> None:
         """Let runs that have learned from equally many samples learn until they have from ``end``."""
         n_done = runs[0].n_samples
-        population = Population([_replica(run) for run in runs], device=self.device, n_samples=n_done)
+        criterion = criterion_of(runs[0].benchmark.info.for_learner.task)
+        population = Population([_replica(run) for run in runs], criterion, device=self.device, n_samples=n_done)
         portion = FIRST_PORTION
         while True:
             going = {number: run for number, run in enumerate(runs) if number not in population.ended}

@@ -16,6 +16,7 @@ from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
 from continual_metaopt.recording import (
     SCHEMA_VERSION,
@@ -199,15 +200,16 @@ class RunUnderWay:
         """
         experience = self.benchmark.info.experiences[self.n_ended]
         test = self.benchmark.test_stream[self.n_ended].dataset
+        classifies = self.benchmark.info.for_learner.task == "classification"
         self.directory.add_experience(
             experience=self.n_ended,
             classes=[str(label) for label in experience.classes],
             first_step=experience.first_step,
             n_samples=experience.n_samples,
             n_seen_before=experience.n_seen_before,
-            n_correct=self.n_correct_in_experience,
-            online_accuracy=self.n_correct_in_experience / experience.n_samples,
-            test_accuracy=accuracy(model, test, device) if self.config.evaluate and len(test) else None,
+            n_correct=self.n_correct_in_experience if classifies else None,
+            online_accuracy=self.n_correct_in_experience / experience.n_samples if classifies else None,
+            test_accuracy=accuracy(model, test, device) if self.config.evaluate and classifies and len(test) else None,
         )
         self.n_ended, self.n_correct_in_experience = self.n_ended + 1, 0
 
@@ -266,6 +268,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
         self.learner = OnlineLearner(
             model=self.model,
             optimizer=self.optimizer,
+            criterion=criterion_of(self.benchmark.info.for_learner.task),
             engine=config.engine,
             device=config.device,
             plugins=[self],

@@ -1,6 +1,7 @@
 """Running a study on this machine: choose tuned settings on the selection seeds, then run the reported seeds."""
 
 import json
+import math
 import multiprocessing
 import os
 import queue
@@ -129,20 +130,22 @@ def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def best_candidate(candidates: list[tuple[Component, list[Job]]]) -> Component:
-    """The learner with the highest mean online accuracy over its selection runs; a run that diverged counts as 0."""
+    """The learner with the best mean score over its selection runs."""
 
-    def mean_accuracy(jobs: list[Job]) -> float:
-        return sum(online_accuracy(path) for _, path in jobs) / len(jobs)
+    def mean_score(jobs: list[Job]) -> float:
+        return sum(average_score(path) for _, path in jobs) / len(jobs)
 
-    return max(candidates, key=lambda candidate: mean_accuracy(candidate[1]))[0]
+    return max(candidates, key=lambda candidate: mean_score(candidate[1]))[0]
 
 
-def online_accuracy(path: Path) -> float:
-    """Average online accuracy of a run that finished; 0 if it diverged."""
+def average_score(path: Path) -> float:
+    """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
+    regression = read_json(path / "config.json")["stream_info"]["task"] == "regression"
     if read_json(path / "status.json")["state"] != "finished":
-        return 0.0
-    correct = pq.read_table(path / "samples.parquet", columns=["correct"]).column("correct")
-    return float(correct.to_pandas().mean())
+        return -math.inf if regression else 0.0
+    column = "loss" if regression else "correct"
+    mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
+    return -mean if regression else mean
 
 
 def _job(

@@ -1,4 +1,4 @@
-"""Non-stationary streams of images, as Avalanche benchmarks.
+"""Non-stationary streams, of images and for regression, as Avalanche benchmarks.
 
 A stream is a sequence of *experiences*; a learner meets every sample once, in an order that the seed fixes. All streams
 are made by ``make_stream``, which returns an Avalanche benchmark with ``train_stream``, ``test_stream`` and ``info``.
@@ -22,6 +22,9 @@ STREAMS.add_lazily(
     "streams.permuted_inputs:permuted_inputs",
     "every experience permutes the pixels in a new way",
 )
+STREAMS.add_lazily(
+    "tracking", "streams.tracking:tracking", "linear regression on a target that keeps changing (Sutton, 1992)"
+)
 
 register_stream = STREAMS.register
 
@@ -30,7 +33,7 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
     """Make a stream by name.
 
     Args:
-        name: "class_split", "permuted_inputs", or what a package or ``register_stream`` added.
+        name: "class_split", "permuted_inputs", "tracking", or what a package or ``register_stream`` added.
         **options: the options of that stream's function, such as ``source``, ``seed`` and ``stationary``.
 
     Returns:

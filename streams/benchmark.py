@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline
 from avalanche.benchmarks.scenarios.task_aware import with_task_labels
-from avalanche.benchmarks.utils import ConstantSequence, DataAttribute
+from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 from numpy.typing import NDArray
@@ -29,13 +29,13 @@ class LearnerInfo:
 
     Attributes:
         n_outputs: number of outputs of the network.
-        input_shape: channels, height and width.
-        task: "classification".
+        input_shape: channels, height and width of images, or (numbers,).
+        task: "classification" or "regression".
         n_samples: length of the stream.
     """
 
     n_outputs: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     task: str
     n_samples: int
 
@@ -133,6 +133,35 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return images.numpy(), self._label[steps].copy()
 
 
+class VectorDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Samples of one experience of a regression, as they are.
+
+    Args:
+        inputs: float32 [n, numbers].
+        targets: float32 [n, outputs].
+    """
+
+    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
+        self._inputs, self._targets = torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self._inputs[i].clone(), self._targets[i].clone()
+
+    def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Many samples at once, bit for bit those that indexing gives one by one.
+
+        Args:
+            steps: which samples, counted from the first one of the experience.
+
+        Returns:
+            Inputs [n, numbers] and targets [n, outputs], both contiguous and the caller's own.
+        """
+        return self._inputs[steps].numpy().copy(), self._targets[steps].numpy().copy()
+
+
 def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]]:
     """Consecutive samples of any data set, many at once where it is an experience of this package's streams.
 
@@ -143,9 +172,9 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
     Returns:
         Inputs [n, …] and targets [n, …].
     """
-    images = images_behind(dataset)
-    if images is not None:
-        return images.batch(steps)
+    samples = samples_behind(dataset)
+    if samples is not None:
+        return samples.batch(steps)
     items = [dataset[i] for i in range(steps.start, steps.stop)]
     if not items:
         return np.zeros(0, np.float32), np.zeros(0, np.int64)
@@ -153,14 +182,13 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
     return inputs, targets
 
 
-def images_behind(dataset: Any) -> ImageDataset | None:
-    """The images that an Avalanche data set presents, all of them, in order, and without transformations."""
+def samples_behind(dataset: Any) -> ImageDataset | VectorDataset | None:
+    """The samples that an Avalanche data set presents, all of them, in order, and without transformations."""
     flat = getattr(dataset, "_flat_data", None)
     parts = getattr(flat, "_datasets", [])
     plain = all(_is_empty(getattr(flat, groups, None)) for groups in ("_transform_groups", "_frozen_transform_groups"))
-    if plain and len(parts) == 1 and type(parts[0]) is ImageDataset and getattr(flat, "_indices", 0) is None:
-        return parts[0]
-    return None
+    own = len(parts) == 1 and type(parts[0]) in (ImageDataset, VectorDataset)
+    return parts[0] if plain and own and getattr(flat, "_indices", 0) is None else None
 
 
 def _is_empty(groups: Any) -> bool:
@@ -233,13 +261,61 @@ def build_benchmark(
     return StreamBenchmark(benchmark.streams.values(), info)
 
 
+def build_regression(
+    definition: str,
+    inputs: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    lengths: Sequence[int],
+    *,
+    content_hash: str,
+) -> StreamBenchmark:
+    """Turn the samples of a regression into an Avalanche benchmark without held-out samples.
+
+    Args:
+        definition: name and version of the stream's definition.
+        inputs: float32 [n, numbers], in the order of the stream.
+        targets: float32 [n, outputs].
+        lengths: number of samples of each experience; their sum is n.
+        content_hash: of what else describes the stream.
+    """
+    starts = np.cumsum([0, *lengths]).tolist()
+    experiences = [slice(start, start + n) for start, n in zip(starts, lengths, strict=False)]
+    datasets = {
+        "train": [VectorDataset(inputs[steps], targets[steps]) for steps in experiences],
+        "test": [VectorDataset(inputs[:0], targets[:0]) for _ in experiences],
+    }
+    digest = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode())
+    for values in (inputs, targets):
+        digest.update(values.astype("<f4").tobytes())
+    info = StreamInfo(
+        definition=definition,
+        fingerprint=digest.hexdigest()[:32],
+        source="generated",
+        stationary=None,
+        experiences=[ExperienceInfo([], steps.start, steps.stop - steps.start, 0) for steps in experiences],
+        for_learner=LearnerInfo(targets.shape[1], inputs.shape[1:], "regression", len(inputs)),
+    )
+    parts = {name: [_with_task_label(dataset) for dataset in split] for name, split in datasets.items()}
+    benchmark = with_task_labels(benchmark_from_datasets(**parts))
+    return StreamBenchmark(benchmark.streams.values(), info)
+
+
+def _with_task_label(dataset: VectorDataset) -> AvalancheDataset[Any]:
+    task_labels = DataAttribute(_same_task(dataset), "targets_task_labels", use_in_getitem=True)
+    return AvalancheDataset([dataset], data_attributes=[task_labels])
+
+
+def _same_task(dataset: ImageDataset | VectorDataset) -> Any:
+    """A task label for each sample, all alike."""
+    # Avalanche looks at the first element of a ConstantSequence, which an empty split lacks
+    return ConstantSequence(0, len(dataset)) if len(dataset) else []
+
+
 def _avalanche_dataset(dataset: ImageDataset) -> TaskAwareSupervisedClassificationDataset:
     """Add what Avalanche's strategies expect: targets, and a task label, the same for all samples."""
-    # Avalanche looks at the first element of a ConstantSequence, which a test split without these classes lacks
-    task_labels = ConstantSequence(0, len(dataset)) if len(dataset) else []
     attributes = [
         DataAttribute(dataset.targets, "targets"),
-        DataAttribute(task_labels, "targets_task_labels", use_in_getitem=True),
+        DataAttribute(_same_task(dataset), "targets_task_labels", use_in_getitem=True),
     ]
     return TaskAwareSupervisedClassificationDataset([dataset], data_attributes=attributes)
 

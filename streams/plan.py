@@ -11,6 +11,7 @@ Stationary = Literal["shuffled", "repeat"]
 
 # One independent sequence of random numbers per purpose, so that changing one choice leaves the others alone.
 CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER = range(4)
+TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
 
 
 def random_state(seed: int, purpose: int, index: int = 0) -> np.random.RandomState:

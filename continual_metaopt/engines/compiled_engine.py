@@ -21,6 +21,7 @@ from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_network import (
     NetworkTables,
     from_kernel_layout,
+    loss_scale,
     to_kernel_layout,
     translate,
     why_not_translated,
@@ -259,7 +260,7 @@ class CompiledEngine:
             parameters,
             np.zeros((len(self._parameters), k.N_SETTINGS)),
             k.CROSS_ENTROPY if self.classifies else k.SQUARED_ERROR,
-            1 / tables.n_outputs if criterion.reduction == "mean" else 1.0,
+            loss_scale(criterion, tables.n_outputs),
         )
 
     def _make_learned(self, tables: NetworkTables) -> k.Learned:

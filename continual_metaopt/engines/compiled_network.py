@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from continual_metaopt.engines import kernels as k
+from continual_metaopt.losses import HalfSquaredError
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
 NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index
@@ -43,15 +44,9 @@ class NetworkTables:
 
 def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
     """What keeps a network and its loss from being compiled; None if nothing does."""
-    if type(criterion) not in (nn.CrossEntropyLoss, nn.MSELoss):
-        return f"there is no kernel for the loss {_name(criterion)}"
-    if criterion.reduction not in ("mean", "sum"):
-        return f"{_name(criterion)} has reduction={criterion.reduction!r}"
-    if type(criterion) is nn.CrossEntropyLoss:
-        if criterion.weight is not None or criterion.label_smoothing:
-            return "CrossEntropyLoss has weights or label smoothing"
-        if criterion.ignore_index != NOT_A_CLASS:
-            return f"CrossEntropyLoss has ignore_index={criterion.ignore_index}"
+    objection = _why_not_loss(criterion)
+    if objection is not None:
+        return objection
     if not _is_sequential(model):
         return f"{_name(model)} is not a sequence of layers"
     layers = list(layers_of(model))
@@ -67,6 +62,28 @@ def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
     if set(parameters) != {id(parameter) for parameter in model.parameters()}:
         return "the network has parameters beside those of its layers"
     return None
+
+
+def _why_not_loss(criterion: Any) -> str | None:
+    if type(criterion) is HalfSquaredError:
+        return None
+    if type(criterion) not in (nn.CrossEntropyLoss, nn.MSELoss):
+        return f"there is no kernel for the loss {_name(criterion)}"
+    if criterion.reduction not in ("mean", "sum"):
+        return f"{_name(criterion)} has reduction={criterion.reduction!r}"
+    if type(criterion) is nn.CrossEntropyLoss:
+        if criterion.weight is not None or criterion.label_smoothing:
+            return "CrossEntropyLoss has weights or label smoothing"
+        if criterion.ignore_index != NOT_A_CLASS:
+            return f"CrossEntropyLoss has ignore_index={criterion.ignore_index}"
+    return None
+
+
+def loss_scale(criterion: Any, n_outputs: int) -> float:
+    """The factor on the sum of squared errors in a loss that has a kernel."""
+    if type(criterion) is HalfSquaredError:
+        return 0.5
+    return 1 / n_outputs if criterion.reduction == "mean" else 1.0
 
 
 def layers_of(model: nn.Module) -> Iterator[nn.Module]:

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 
 from continual_metaopt.engines.observations import Diverged, Observations, check_finite
 from continual_metaopt.engines.torch_engine import label_does_not_fit
+from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.meta_updates import Rule
 from continual_metaopt.optim.metaoptimize import Group, MetaOptimize, NonFiniteMetaGradient
@@ -98,7 +99,7 @@ class Population:
     Args:
         replicas: networks with their optimizers. They may differ in weights and state, and in each group's lr, meta_lr,
             gamma, weight_decay and lr_bounds, but not in architecture, blocks, base and meta update, or steps taken.
-        criterion: ``CrossEntropyLoss`` or ``MSELoss``; None for the former.
+        criterion: ``CrossEntropyLoss``, ``MSELoss`` or ``HalfSquaredError``; None for the first.
         device: where they learn, "cpu" or a CUDA device.
         n_samples: samples that they have learned from before.
 
@@ -161,7 +162,7 @@ class Population:
 
         Args:
             x: inputs [R, n, …].
-            y: integer labels [R, n], or targets [R, n, …] for ``MSELoss``.
+            y: integer labels [R, n], or targets [R, n, …] for squared errors.
 
         Returns:
             What the replicas observed.
@@ -642,6 +643,7 @@ def _same_number(key: str, rows: list[list[float]]) -> float:
 
 
 def _checked_copy(criterion: nn.Module) -> nn.Module:
-    if not isinstance(criterion, nn.CrossEntropyLoss | nn.MSELoss) or criterion.reduction == "none":
-        raise ValueError(f"a population learns with CrossEntropyLoss or MSELoss, not {criterion}")
+    known = (nn.CrossEntropyLoss, nn.MSELoss, HalfSquaredError)
+    if not isinstance(criterion, known) or getattr(criterion, "reduction", "mean") == "none":
+        raise ValueError(f"a population learns with CrossEntropyLoss, MSELoss or HalfSquaredError, not {criterion}")
     return copy.deepcopy(criterion)

@@ -9,5 +9,6 @@ NETWORKS.add_lazily(
     "paper_cnn", "continual_metaopt.networks.paper_cnn:PaperCNN", "the paper's small convolutional network, four blocks"
 )
 NETWORKS.add_lazily("mlp", "continual_metaopt.networks.mlp:MLP", "fully connected layers with ReLU between them")
+NETWORKS.add_lazily("linear", "continual_metaopt.networks.linear:LinearModel", "one linear layer, for linear models")
 
 register_network = NETWORKS.register

@@ -13,12 +13,12 @@ class MLP(nn.Sequential):
 
     Args:
         n_outputs: number of outputs.
-        input_shape: channels, height and width of an image.
+        input_shape: shape of an input, such as (numbers,) or (channels, height, width).
         hidden: units of each hidden layer.
     """
 
     def __init__(
-        self, n_outputs: int = 10, input_shape: tuple[int, int, int] = (1, 8, 8), hidden: Sequence[int] = (128,)
+        self, n_outputs: int = 10, input_shape: Sequence[int] = (1, 8, 8), hidden: Sequence[int] = (128,)
     ) -> None:
         sizes = [math.prod(input_shape), *hidden, n_outputs]
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

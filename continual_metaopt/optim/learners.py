@@ -1,10 +1,14 @@
-"""The learners that MetaOptimize makes: with learned and with fixed step sizes."""
+"""The learners of this package: MetaOptimize with learned and with fixed step sizes, and its relatives."""
 
 from typing import Literal
 
 from torch import nn
 
+from continual_metaopt.optim.autostep import Autostep
 from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.hypergradient import SGDHD, AdamHD
+from continual_metaopt.optim.idbd import IDBD
+from continual_metaopt.optim.idbd_network import NetworkIDBD
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 
 Base = Literal[
@@ -60,3 +64,128 @@ def fixed(model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", weight_de
         weight_decay: decoupled weight decay κ.
     """
     return MetaOptimize(blocks(model, "scalar"), lr, base=base, meta_lr=0.0, weight_decay=weight_decay)
+
+
+def idbd(
+    model: nn.Module,
+    *,
+    lr: float = 0.05,
+    meta_lr: float = 0.01,
+    max_change: float | None = None,
+    min_log_step_size: float | None = None,
+) -> IDBD:
+    """IDBD, for linear models with squared error: a step size for each weight.
+
+    Args:
+        model: the network, one linear layer.
+        lr: initial step size α₀.
+        meta_lr: meta step size θ.
+        max_change: largest change of a log step size at one sample; none if not given.
+        min_log_step_size: least log step size; none if not given.
+    """
+    return IDBD(
+        model,
+        lr,
+        meta_lr=meta_lr,
+        max_change=max_change,
+        min_log_step_size=min_log_step_size,
+        params=blocks(model, "scalar"),
+    )
+
+
+def idbd_network(
+    model: nn.Module,
+    *,
+    lr: float = 0.01,
+    meta_lr: float = 0.01,
+    max_change: float | None = None,
+    min_log_step_size: float | None = None,
+    step_sizes: Granularity | list[list[str]] = "blockwise",
+) -> NetworkIDBD:
+    """IDBD for networks: a step size for each weight.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        meta_lr: meta step size θ.
+        max_change: largest change of a log step size at one sample; none if not given.
+        min_log_step_size: least log step size; none if not given.
+        step_sizes: over which parameters the mean step sizes are reported.
+    """
+    return NetworkIDBD(
+        blocks(model, step_sizes),
+        lr,
+        meta_lr=meta_lr,
+        max_change=max_change,
+        min_log_step_size=min_log_step_size,
+    )
+
+
+def autostep(model: nn.Module, *, lr: float = 0.01, meta_lr: float = 0.01, time_constant: float = 1e4) -> Autostep:
+    """Autostep, for linear models with squared error: a step size for each weight.
+
+    Args:
+        model: the network, one linear layer.
+        lr: initial step size α₀.
+        meta_lr: meta step size μ.
+        time_constant: samples τ over which the normaliser of meta gradients forgets.
+    """
+    return Autostep(model, lr, meta_lr=meta_lr, time_constant=time_constant, params=blocks(model, "scalar"))
+
+
+def sgd_hd(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    meta_lr: float = 1e-6,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    step_sizes: Granularity | list[list[str]] = "scalar",
+) -> SGDHD:
+    """SGD with hypergradient descent of the step size.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        momentum: of the buffer of gradients.
+        dampening: the buffer takes 1 − dampening of each gradient.
+        nesterov: Nesterov's form of momentum.
+        weight_decay: factor on the weights in the gradient.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+    """
+    return SGDHD(
+        blocks(model, step_sizes),
+        lr,
+        meta_lr=meta_lr,
+        momentum=momentum,
+        dampening=dampening,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+    )
+
+
+def adam_hd(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    meta_lr: float = 1e-8,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    step_sizes: Granularity | list[list[str]] = "scalar",
+) -> AdamHD:
+    """Adam with hypergradient descent of the step size.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        betas: β₁ and β₂ of Adam.
+        eps: ε of Adam.
+        weight_decay: factor on the weights in the gradient.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+    """
+    return AdamHD(blocks(model, step_sizes), lr, meta_lr=meta_lr, betas=betas, eps=eps, weight_decay=weight_decay)

@@ -14,6 +14,15 @@ LEARNERS.add_lazily(
     "metaoptimize", "continual_metaopt.optim.learners:metaoptimize", "MetaOptimize: step sizes learned online"
 )
 LEARNERS.add_lazily("fixed", "continual_metaopt.optim.learners:fixed", "a base update with a fixed step size")
+LEARNERS.add_lazily("idbd", "continual_metaopt.optim.learners:idbd", "IDBD, for linear models and squared error")
+LEARNERS.add_lazily(
+    "autostep", "continual_metaopt.optim.learners:autostep", "Autostep, for linear models and squared error"
+)
+LEARNERS.add_lazily(
+    "idbd_network", "continual_metaopt.optim.learners:idbd_network", "IDBD for networks, a step size for each weight"
+)
+LEARNERS.add_lazily("sgd_hd", "continual_metaopt.optim.learners:sgd_hd", "SGD with hypergradient descent")
+LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam with hypergradient descent")
 
 TORCH_PREFIX = "torch:"
 
@@ -24,8 +33,8 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
     """Make a network's optimizer by name.
 
     Args:
-        name: "metaoptimize", "fixed", "torch:NAME" for any optimizer of ``torch.optim``, or what a package or
-            ``register_learner`` added.
+        name: "metaoptimize", "fixed", "idbd" or another of ``LEARNERS``, "torch:NAME" for any optimizer of
+            ``torch.optim``, or what a package or ``register_learner`` added.
         model: the network whose parameters are optimized.
         **options: settings of that optimizer.
 

@@ -101,6 +101,16 @@ def write_run(
     return directory
 
 
+def write_regression(root: Path, label: str, seed: int, errors: Sequence[float], **options: Any) -> Path:
+    """Write one run of a regression with these squared errors."""
+    info = {"task": "regression", "definition": "tracking v1", "n_experiences": 1, "boundaries": [0]}
+    directory = write_run(root, label, seed, [None] * len(errors), n_outputs=1, stream_info=info, **options)
+    samples = pd.read_parquet(directory / "samples.parquet")
+    samples["loss"] = np.asarray(errors, dtype="float32") / 2
+    write_table(directory, "samples", samples, 0)
+    return directory
+
+
 def experience_rows(samples: pd.DataFrame, test_accuracy: Sequence[float | None] | None) -> pd.DataFrame:
     rows = []
     for experience, group in samples.groupby("experience"):

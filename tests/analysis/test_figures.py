@@ -8,10 +8,11 @@ from analysis.figures import (
     online_accuracy_by_experience,
     save,
     sliding_accuracy,
+    sliding_squared_error,
     step_size_trajectories,
 )
 
-from .synthetic import write_run, write_study
+from .synthetic import write_regression, write_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +210,29 @@ def test_report_gives_each_stream_a_folder(tmp_path):
     paths = write_report(load_runs(tmp_path), tmp_path / "out")
     folders = {path.parent.name for path in paths}
     assert folders == {"class_split-v1-stationary-none", "class_split-v1-stationary-repeat"}
+
+
+def test_sliding_squared_error(tmp_path):
+    for seed in range(2):
+        write_regression(tmp_path, "LMS", seed, [4 + seed] * 40)
+        write_regression(tmp_path, "IDBD", seed, [1] * 40 if seed else [1] * 30, n_samples=40, state="diverged")
+    figure = sliding_squared_error(load_runs(tmp_path), 10)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("sample", "mean squared error,\nlast 10 samples")
+    assert axes.get_yscale() == "log"
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_allclose(lines["LMS"].get_ydata(), 4.5)
+    assert lines["LMS"].get_xdata().tolist() == list(range(10, 41))
+    drawn = np.isfinite(lines["IDBD"].get_ydata())
+    assert drawn.tolist() == [True] * 21 + [False] * 10, "the line ends where a run diverged"
+    low, high = axes.get_ylim()
+    assert low < 1 < 4.5 < high <= 100
+
+
+def test_squared_errors_are_of_regressions(tmp_path):
+    write_run(tmp_path)
+    with pytest.raises(ValueError, match=r"^these runs are of a classification; sliding_accuracy shows how they went$"):
+        sliding_squared_error(load_runs(tmp_path), 2)
+    write_regression(tmp_path / "other", "LMS", 0, [1, 2])
+    with pytest.raises(ValueError, match=r"^the window must have 1 to 2 samples, not 3$"):
+        sliding_squared_error(load_runs(tmp_path / "other"), 3)

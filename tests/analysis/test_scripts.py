@@ -3,9 +3,16 @@ import sys
 
 import pytest
 
-from analysis.scripts import comparison_table, online_accuracy, sensitivity, sliding_accuracy, step_sizes
+from analysis.scripts import (
+    comparison_table,
+    online_accuracy,
+    sensitivity,
+    sliding_accuracy,
+    squared_error,
+    step_sizes,
+)
 
-from .synthetic import write_run, write_study
+from .synthetic import write_regression, write_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,18 @@ def test_comparison_table(study, tmp_path, capsys):
     assert "Mean over 2 seeds" in output
     written = [str(tmp_path / f"comparison.{suffix}") for suffix in ("csv", "md", "tex")]
     assert output.splitlines()[-3:] == written
+
+
+def test_squared_errors(tmp_path, capsys):
+    for seed in range(2):
+        write_regression(tmp_path, "LMS", seed, [9, 4 + seed, 2, 2])
+    options = ["--window", "2", "--burn-in", "2", "--out", str(tmp_path / "out")]
+    assert squared_error.main([str(tmp_path), *options]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "mean squared error after 2 samples, ± 95 % interval over seeds",
+        "LMS: 2.000 ± 0.000 (2 seeds)",
+        *(str(tmp_path / "out" / f"squared_error.{suffix}") for suffix in ("png", "pdf")),
+    ]
 
 
 def test_several_streams(tmp_path, capsys):

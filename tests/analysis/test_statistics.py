@@ -9,14 +9,16 @@ from analysis.statistics import (
     best_fixed,
     counted_runs,
     held_out_accuracy,
+    is_regression,
     mean_interval,
+    mean_squared_error,
     online_accuracy,
     paired_differences,
     sample_scores,
     windowed_accuracy,
 )
 
-from .synthetic import write_run
+from .synthetic import write_regression, write_run
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
 T_1 = 12.706204736432095
@@ -143,3 +145,17 @@ def test_best_fixed(paired):
     assert best_fixed(load_runs(paired)) == "D"  # B is better than A, but learns its step sizes
     assert best_fixed(load_runs(paired).select(label=["A", "B"])) == "A"
     assert best_fixed(load_runs(paired).select(label="B")) is None
+
+
+def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):
+    write_regression(tmp_path, "LMS", 0, [9, 1, 2, 3])
+    write_regression(tmp_path, "LMS", 1, [9], n_samples=4, state="diverged")
+    runs = load_runs(tmp_path)
+    assert is_regression(runs)
+    assert mean_squared_error(runs)["squared_error"].tolist() == [3.75, np.inf]
+    assert mean_squared_error(runs, burn_in=1)["squared_error"].tolist() == [2.0, np.inf]
+    excluded = mean_squared_error(runs, "exclude")["squared_error"]
+    assert excluded.iloc[0] == 3.75
+    assert np.isnan(excluded.iloc[1])
+    with pytest.raises(ValueError, match=r"^the burn-in must have 0 to 3 samples, not 4$"):
+        mean_squared_error(runs, burn_in=4)

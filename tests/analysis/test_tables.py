@@ -8,7 +8,7 @@ import pytest
 from analysis import comparison_table, format_table, load_runs
 from analysis.tables import caption
 
-from .synthetic import write_run
+from .synthetic import write_regression, write_run
 
 T_1 = 12.706204736432095
 
@@ -36,7 +36,12 @@ def test_comparison_table_by_hand(runs):
     assert table["pairs"].tolist() == [2, 0, 2]
     assert table["held_out_accuracy"].isna().all()
     assert table["samples_per_second"].tolist() == [100.5] * 3
-    assert table.attrs == {"baseline": "AdamW|a", "best_fixed": True, "diverged": "chance"}
+    assert table.attrs == {
+        "baseline": "AdamW|a",
+        "best_fixed": True,
+        "diverged": "chance",
+        "score": "online_accuracy",
+    }
 
 
 def test_diverged_and_incomplete_runs_are_reported(runs):
@@ -148,3 +153,35 @@ def test_caption(runs):
     text = caption(comparison_table(load_runs(runs)))
     assert text.startswith("Mean over 2 to 3 seeds per learner;")
     assert text.endswith("What a diverged run did not see counts as chance, 1 / number of outputs.")
+
+
+def test_regressions_are_compared_by_squared_errors(tmp_path):
+    errors = {"LMS": ([2, 4], [4, 6]), "LMS 2": ([8, 8], [8, 8]), "IDBD": ([1, 2], [1, 4])}
+    for order, (label, seeds) in enumerate(errors.items()):
+        for seed, error in enumerate(seeds):
+            write_regression(tmp_path, label, seed, error, learned=label == "IDBD", config={"order": order})
+    table = comparison_table(load_runs(tmp_path))
+    np.testing.assert_allclose(table["squared_error"], [4, 8, 2])
+    np.testing.assert_allclose(table["squared_error_ci"], [T_1, 0, 0.5 * T_1])
+    np.testing.assert_allclose(table["difference"], [np.nan, 4, -2])
+    text = format_table(table, "terminal")
+    assert "mean squared error" in text
+    assert "online accuracy" not in text
+    assert "4.00 ± 12.71" in text
+    assert caption(table) == (
+        "Mean over 2 seeds; ± is the half width of a 95 % Student-t interval over seeds. Differences from “LMS”, the "
+        "best learner with fixed step sizes in this table, are paired by seed: both runs of a pair saw the same "
+        "samples in the same order. No run diverged."
+    )
+
+
+def test_the_error_of_a_diverged_regression_is_infinite(tmp_path):
+    write_regression(tmp_path, "LMS", 0, [2, 4])
+    write_regression(tmp_path, "IDBD", 0, [2, 4])
+    write_regression(tmp_path, "IDBD", 1, [2], n_samples=2, state="diverged")
+    table = comparison_table(load_runs(tmp_path))
+    assert table.set_index("learner").loc["IDBD", "squared_error"] == np.inf
+    assert "∞" in format_table(table, "markdown")
+    assert "The error of a diverged run is infinite." in caption(table)
+    excluded = comparison_table(load_runs(tmp_path), diverged="exclude").set_index("learner")
+    assert excluded.loc["IDBD", "squared_error"] == 3

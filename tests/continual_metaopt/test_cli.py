@@ -51,10 +51,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("streams", ["class_split", "permuted_inputs"]),
-        ("networks", ["paper_cnn", "mlp"]),
-        ("learners", ["metaoptimize", "fixed", "torch:NAME"]),
-        ("studies", ["class_split", "quick"]),
+        ("streams", ["class_split", "permuted_inputs", "tracking"]),
+        ("networks", ["paper_cnn", "mlp", "linear"]),
+        (
+            "learners",
+            ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
+        ),
+        ("studies", ["class_split", "quick", "robustness", "tracking"]),
     ],
 )
 def test_everything_that_can_be_named_is_listed(
@@ -157,9 +160,10 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
     [
         (
             ["run", "--learner.name", "metaoptimise"],
-            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
+            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
         ),
-        (["run", "--network.name=mpl"], "unknown network 'mpl'. Did you mean 'mlp'? Known: mlp, paper_cnn"),
+        (["run", "--network.name=mpl"], "unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn"),
         (
             ["run", "--learner.lr", "2"],
             "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
@@ -167,7 +171,8 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (["compare", "missing.yaml"], "no study file at 'missing.yaml'"),
         (
             ["compare", "quik"],
-            "unknown study 'quik'. Did you mean 'quick'? Known: class_split, quick (or the path of a .yaml file)",
+            "unknown study 'quik'. Did you mean 'quick'? "
+            "Known: class_split, quick, robustness, tracking (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["report", "."], ".: no run directory (a directory with config.json) here or below"),

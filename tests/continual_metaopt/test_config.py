@@ -37,7 +37,7 @@ LEARNED = {"name": "metaoptimize"}
 # --------------------------------------------------------------------------------------------------------- studies
 
 
-@pytest.mark.parametrize("name", ["quick", "class_split"])
+@pytest.mark.parametrize("name", ["quick", "class_split", "tracking"])
 def test_packaged_studies_are_valid(name: str) -> None:
     study = load_study(name)
 
@@ -54,7 +54,7 @@ def test_packaged_studies_are_valid(name: str) -> None:
 
 
 def test_packaged_studies_are_listed() -> None:
-    assert list(packaged_studies()) == ["class_split", "quick"]
+    assert list(packaged_studies()) == ["class_split", "quick", "robustness", "tracking"]
 
 
 def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
@@ -161,18 +161,18 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"stream": {"name": "permuted"}},
             "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
-            "Known: class_split, permuted_inputs",
+            "Known: class_split, permuted_inputs, tracking",
             id="unknown stream",
         ),
         pytest.param(
             {"network": {"name": "mpl"}},
-            "network.name: unknown network 'mpl'. Did you mean 'mlp'? Known: mlp, paper_cnn",
+            "network.name: unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn",
             id="unknown network",
         ),
         pytest.param(
             {"learners": [{"name": "fixed"}, {"name": "metaoptimise"}]},
             "learners.1: learner.name: unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            "Known: fixed, metaoptimize, torch:NAME",
+            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
             id="unknown learner",
         ),
         pytest.param(
@@ -281,7 +281,10 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
-    message = "unknown study 'quik'. Did you mean 'quick'? Known: class_split, quick (or the path of a .yaml file)"
+    message = (
+        "unknown study 'quik'. Did you mean 'quick'? "
+        "Known: class_split, quick, robustness, tracking (or the path of a .yaml file)"
+    )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
         load_study("quik")

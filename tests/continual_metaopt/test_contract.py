@@ -56,6 +56,12 @@ def test_own_learners_and_torch_s_fulfil_it(target: str, options: dict[str, Any]
     assert run_contract(partial(load_target(target), **options)) == dict.fromkeys(requirements())
 
 
+def test_optimizers_for_linear_models_fulfil_it_there() -> None:
+    assert run_contract(load_target("idbd"), linear=True) == dict.fromkeys(requirements())
+    refused = run_contract(load_target("idbd"))
+    assert all(finding and finding.startswith("ValueError: IDBD") for finding in list(refused.values())[:-1])
+
+
 def requirements() -> list[str]:
     return [(check.__doc__ or "").splitlines()[0] for check in CHECKS]
 

@@ -20,9 +20,9 @@ from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.study import (
     RunsFailed,
     StudyResult,
+    average_score,
     best_candidate,
     claim,
-    online_accuracy,
     run_folder_name,
     run_jobs,
     run_study,
@@ -64,7 +64,7 @@ def test_settings_are_chosen_on_the_selection_seeds(done: tuple[Path, StudyResul
         (100, "selection", 1e-7),
         (100, "selection", 0.01),
     ]
-    accuracy = {c["learner"]["lr"]: online_accuracy(done[0] / "selection" / run) for run, c in configs.items()}
+    accuracy = {c["learner"]["lr"]: average_score(done[0] / "selection" / run) for run, c in configs.items()}
     assert accuracy[0.01] > accuracy[1e-7] > 0
 
 
@@ -212,11 +212,13 @@ def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path
     assert read_json(two / "status.json")["state"] == "finished"
 
 
-def selection_run(path: Path, state: str, correct: list[bool]) -> Path:
+def selection_run(path: Path, state: str, values: list[Any], task: str = "classification") -> Path:
     """As much of a run directory as the choice of settings reads."""
     path.mkdir()
+    write_json(path / "config.json", {"stream_info": {"task": task}})
     write_json(path / "status.json", {"state": state})
-    pq.write_table(pa.table({"correct": correct}), path / "samples.parquet")
+    column = "correct" if task == "classification" else "loss"
+    pq.write_table(pa.table({column: values}), path / "samples.parquet")
     return path
 
 
@@ -233,7 +235,18 @@ def test_the_best_mean_wins_and_divergence_counts_as_nothing_right(tmp_path: Pat
 
     assert best_candidate(candidates) == "steady"
     assert best_candidate([candidates[2], candidates[0]]) == "best once"  # the first of equals
-    assert online_accuracy(tmp_path / "diverges once 1") == 0.0
+    assert average_score(tmp_path / "diverges once 1") == 0.0
+
+
+def test_in_regression_the_least_mean_loss_wins(tmp_path: Path) -> None:
+    runs = {"diverges": ("diverged", [0.1]), "bad": ("finished", [3.0, 4.0]), "good": ("finished", [3.0, 2.0])}
+    candidates: Any = [
+        (name, [(None, selection_run(tmp_path / name, *run, task="regression"))]) for name, run in runs.items()
+    ]
+
+    assert best_candidate(candidates) == "good"
+    assert best_candidate(candidates[:2]) == "bad"
+    assert average_score(tmp_path / "good") == -2.5
 
 
 @pytest.mark.slow

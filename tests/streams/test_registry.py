@@ -96,12 +96,16 @@ def test_lazy_entries_are_imported_when_first_asked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("clas_split", "unknown stream 'clas_split'. Did you mean 'class_split'? Known: class_split, permuted_inputs"),
+        (
+            "clas_split",
+            "unknown stream 'clas_split'. Did you mean 'class_split'? Known: class_split, permuted_inputs, tracking",
+        ),
         (
             "Permuted-Inputs",
-            "unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? Known: class_split, permuted_inputs",
+            "unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? "
+            "Known: class_split, permuted_inputs, tracking",
         ),
-        ("zzz", "unknown stream 'zzz'. Known: class_split, permuted_inputs"),
+        ("zzz", "unknown stream 'zzz'. Known: class_split, permuted_inputs, tracking"),
     ],
 )
 def test_unknown_streams(name, message, no_entry_points):
@@ -143,7 +147,7 @@ def test_a_registry_without_entry_points_looks_for_none(monkeypatch):
 def test_streams_of_other_packages_are_found_in_their_group(monkeypatch):
     asked = []
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: asked.append(group) or [])
-    assert set(STREAMS) == {"class_split", "permuted_inputs"}
+    assert set(STREAMS) == {"class_split", "permuted_inputs", "tracking"}
     assert set(asked) == {"continual_metaopt.streams"}
 
 

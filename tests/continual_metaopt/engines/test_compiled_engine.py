@@ -28,6 +28,7 @@ from continual_metaopt.engines.compiled_engine import CompiledEngine, flushed_de
 from continual_metaopt.engines.fused_update import FusedUpdate
 from continual_metaopt.engines.kernels import PIECE
 from continual_metaopt.engines.observations import Diverged, Observations
+from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim import meta_updates
 from continual_metaopt.optim.base_updates import BASE_UPDATES, SGD
@@ -349,6 +350,7 @@ NETWORKS: dict[str, tuple[Shape, list[nn.Module], Any]] = {
     "mean of squares": ((6,), [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)], nn.MSELoss()),
     "sum of squares": ((6,), [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)], nn.MSELoss(reduction="sum")),
     "one square": ((6,), [nn.Linear(6, 1)], nn.MSELoss()),
+    "half of squares": ((6,), [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)], HalfSquaredError()),
     "squares of an image": ((1, 5, 5), [nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(32, 2)], nn.MSELoss()),
     "sum of one": ((6,), [nn.Linear(6, 3)], nn.CrossEntropyLoss(reduction="sum")),
     "one channel": ((1, 7, 7), [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)], CE),

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.population_engine import Population
+from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
@@ -89,7 +90,7 @@ class Twins:
     def samples(self, n: int) -> tuple[Tensor, Tensor]:
         x = torch.randn(len(self.replicas), n, *SHAPE, generator=self.random).to(self.dtype)
         y = torch.randint(4, (len(self.replicas), n), generator=self.random)
-        if isinstance(self.criterion, nn.MSELoss):
+        if isinstance(self.criterion, nn.MSELoss | HalfSquaredError):
             return x, nn.functional.one_hot(y, 4).to(self.dtype)
         return x, y
 
@@ -200,8 +201,9 @@ def test_populations_of_one_kind(settings: list[dict[str, Any]]) -> None:
     agree(1e-9, settings=settings, portions=[60])
 
 
-def test_squared_errors() -> None:
-    twins = agree(1e-9, criterion=nn.MSELoss(), portions=[60])
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), HalfSquaredError()])
+def test_squared_errors(criterion: nn.Module) -> None:
+    twins = agree(1e-9, criterion=criterion, portions=[60])
 
     assert twins.seen[0][0].correct == [None] * 60
 
@@ -506,5 +508,7 @@ def test_samples_and_networks_that_do_not_fit(network: Any, x: tuple[int, ...], 
 
 @pytest.mark.parametrize("criterion", [nn.L1Loss(), nn.CrossEntropyLoss(reduction="none")])
 def test_losses_that_it_does_not_know(criterion: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"^a population learns with CrossEntropyLoss or MSELoss, not .+\)$"):
+    with pytest.raises(
+        ValueError, match=r"^a population learns with CrossEntropyLoss, MSELoss or HalfSquaredError, not .+\)$"
+    ):
         Population([replica()], criterion)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from continual_metaopt.networks import NETWORKS, register_network
+from continual_metaopt.networks.linear import LinearModel
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim.blocks import blocks
@@ -99,12 +100,20 @@ def test_fresh_weights_are_pytorchs_own(make: Callable[[], nn.Module], layers: C
 def test_networks_can_be_registered() -> None:
     register_network("wide", "an example")(MLP)
 
-    assert list(NETWORKS) == ["paper_cnn", "mlp", "wide"]
+    assert list(NETWORKS) == ["paper_cnn", "mlp", "linear", "wide"]
     assert NETWORKS["wide"] is MLP
 
 
 def test_unknown_networks_are_refused_with_the_known_ones() -> None:
-    message = "unknown network 'paper-cnn'. Did you mean 'paper_cnn'? Known: mlp, paper_cnn"
+    message = "unknown network 'paper-cnn'. Did you mean 'paper_cnn'? Known: linear, mlp, paper_cnn"
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
         NETWORKS["paper-cnn"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_model_starts_at_zero(bias: bool) -> None:
+    model = LinearModel(2, (3, 4), bias)
+
+    assert model(torch.randn(5, 3, 4)).tolist() == [[0.0, 0.0]] * 5
+    assert [tuple(param.shape) for param in model.parameters()] == [(2, 12), (2,)][: 1 + bias]

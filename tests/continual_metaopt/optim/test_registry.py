@@ -26,6 +26,8 @@ from streams import UnknownNameError
 
 from ..conftest import exactly
 
+KNOWN = "adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME"
+
 
 def offered_elsewhere(model: nn.Module, momentum: float = 0.5) -> torch.optim.Optimizer:
     """The learner that a test pretends another package to offer."""
@@ -99,7 +101,7 @@ def test_a_learner_of_another_package_is_found(offer: Callable[[str, str, str], 
     optimizer = make_optimizer("theirs", nn.Linear(1, 1), momentum=0.75)
 
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (0.25, 0.75)
-    assert list(LEARNERS) == ["metaoptimize", "fixed", "theirs"]
+    assert list(LEARNERS)[-1] == "theirs"
     assert LEARNERS.descriptions()["theirs"] == f"from {__name__}:offered_elsewhere"
 
 
@@ -114,13 +116,13 @@ def test_offers_to_other_registries_are_not_learners(offer: Callable[[str, str, 
     [
         (
             "metaoptimise",
-            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+            f"unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: {KNOWN}",
         ),
         (
             "MetaOptimize",
-            "unknown learner 'MetaOptimize'. Did you mean 'metaoptimize'? Known: fixed, metaoptimize, torch:NAME",
+            f"unknown learner 'MetaOptimize'. Did you mean 'metaoptimize'? Known: {KNOWN}",
         ),
-        ("qqq", "unknown learner 'qqq'. Known: fixed, metaoptimize, torch:NAME"),
+        ("qqq", f"unknown learner 'qqq'. Known: {KNOWN}"),
         ("torch:Optimizer", "unknown optimizer in torch.optim 'Optimizer'. "),
         ("torch:lr_scheduler", "unknown optimizer in torch.optim 'lr_scheduler'. "),
     ],

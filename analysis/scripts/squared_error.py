@@ -1,0 +1,55 @@
+"""Draw the squared error of a regression in a sliding window, and print its mean after the burn-in."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.figures import save, sliding_squared_error
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+from analysis.statistics import mean_interval, mean_squared_error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("squared_error", "Draw the squared error of a regression in a sliding window.")
+    parser.add_argument(
+        "--window", type=int, default=1000, metavar="SAMPLES", help="length of the window (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--burn-in", type=int, default=0, metavar="SAMPLES", help="not counted in the printed means (default: none)"
+    )
+    _arguments.add_learners(parser)
+    _arguments.add_diverged(parser)
+    _arguments.add_width(parser)
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        figure = sliding_squared_error(
+            part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
+        )
+        _print_means(part, arguments)
+        paths += save(figure, folder, "squared_error")
+    return paths
+
+
+def _print_means(runs: Runs, arguments: argparse.Namespace) -> None:
+    counted = mean_squared_error(runs, arguments.diverged, arguments.burn_in).dropna(subset="squared_error")
+    print(f"mean squared error after {arguments.burn_in} samples, ± 95 % interval over seeds")
+    for label in arguments.learners or runs.labels:
+        errors = counted.loc[counted["label"] == label, "squared_error"].to_numpy()
+        with np.errstate(invalid="ignore"):  # infinite errors
+            mean, half_width = mean_interval(errors)
+        print(f"{label}: {mean:.3f} ± {half_width:.3f} ({len(errors)} seeds)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

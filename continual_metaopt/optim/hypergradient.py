@@ -1,0 +1,220 @@
+"""Hypergradient descent: one step size, moved by the product of successive gradients.
+
+Baydin, Cornish, Martínez Rubio, Schmidt, Wood, "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018,
+in the additive form of the authors' code. The derivative of the loss by the step size that was used last is
+h = −gᵀu, with gradient g and u the direction of the last step, w ← w − α u; then α ← α − β h, and the new α is used at
+once. Nothing keeps α positive, as there. A param group has a step size of its own; the original has one group.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from continual_metaopt.optim.weightwise import Group, gradients, require
+
+
+class _HypergradientDescent(Optimizer, ABC):
+    """Moves each group's step size, then makes the step; what direction it has is up to the kind."""
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with a step size of its own.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Learn from the gradients in ``p.grad``: move the step sizes, then the weights.
+
+        Args:
+            closure: evaluates the network again, calls ``backward`` and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: a gradient is sparse or complex.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            decay = group["weight_decay"]
+            pairs = [(param, grad + decay * param if decay else grad) for param, grad in gradients(self, group)]
+            products = [
+                torch.dot(grad.flatten(), direction.flatten())
+                for param, grad in pairs
+                if (direction := self._last_direction(self.state[param], group)) is not None
+            ]
+            if products and group["meta_lr"]:
+                group["lr"] += group["meta_lr"] * sum(product.item() for product in products)
+            for param, grad in pairs:
+                param.sub_(self._next_direction(self.state[param], grad, group), alpha=group["lr"])
+        return loss
+
+    def step_size_report(self) -> dict[str, float]:
+        """Current step size of each group, by its name."""
+        return {
+            str(group.get("name", f"group{index}")): float(group["lr"]) for index, group in enumerate(self.param_groups)
+        }
+
+    def _check(self, group: Group) -> None:
+        require(group, "lr", group["lr"] >= 0 and math.isfinite(group["lr"]), "not be negative")
+        require(group, "meta_lr", group["meta_lr"] >= 0 and math.isfinite(group["meta_lr"]), "not be negative")
+        require(group, "weight_decay", group["weight_decay"] >= 0, "not be negative")
+
+    @abstractmethod
+    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
+        """The direction of a parameter's last step, None before the first; nothing is changed."""
+
+    @abstractmethod
+    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
+        """The direction of its next step; the state is brought up to date."""
+
+
+class SGDHD(_HypergradientDescent):
+    """SGD with hypergradient descent of the step size (SGD-HD; with momentum, SGDN-HD).
+
+    With β the meta step size, u the direction of the last step (the gradient, or the momentum buffer):
+
+        α ← α + β gᵀu
+        u ← g                                      or torch's SGD with momentum, dampening and Nesterov's form
+        w ← w − α u
+
+    The authors' code adds the weight decay to ``p.grad`` itself; here the gradient is left alone.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        momentum: of the buffer of gradients.
+        dampening: the buffer takes 1 − dampening of each gradient, apart from the first.
+        nesterov: Nesterov's form of momentum.
+        weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        meta_lr: float = 1e-6,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "meta_lr": meta_lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require(group, "momentum", 0 <= group["momentum"] < 1, "be at least 0 and below 1")
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError("nesterov needs a momentum, and dampening=0")
+
+    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
+        return state.get("direction")
+
+    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
+        direction = grad
+        if momentum := group["momentum"]:
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = grad.clone()
+            else:
+                state["momentum_buffer"].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
+            direction = state["momentum_buffer"]
+            if group["nesterov"]:
+                direction = grad.add(direction, alpha=momentum)
+        state["direction"] = direction.clone()  # the gradient's memory is overwritten by the next one
+        return direction
+
+
+class AdamHD(_HypergradientDescent):
+    """Adam with hypergradient descent of the step size (Adam-HD).
+
+    With β the meta step size and u the direction of the last step, bias correction included:
+
+        α ← α + β gᵀu
+        m ← β₁ m + (1 − β₁) g,    v ← β₂ v + (1 − β₂) g²
+        u ← m / (√v + ε) · √(1 − β₂ᵗ) / (1 − β₁ᵗ)
+        w ← w − α u
+
+    The authors' code moves α within its loop over tensors, so that earlier tensors learn with a partly moved α, and the
+    result depends on their order. Here α is moved once, by the product summed over all tensors of the group, before any
+    weight is: the rule of the paper. With one tensor both are the same.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        betas: β₁ and β₂.
+        eps: ε.
+        weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        meta_lr: float = 1e-8,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "meta_lr": meta_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require(group, "betas", all(0 <= beta < 1 for beta in group["betas"]), "both be at least 0 and below 1")
+        require(group, "eps", group["eps"] >= 0, "not be negative")
+
+    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
+        return self._direction(state, group) if "step" in state else None
+
+    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
+        if "step" not in state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
+        beta1, beta2 = group["betas"]
+        state["step"] += 1
+        state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        return self._direction(state, group)
+
+    @staticmethod
+    def _direction(state: dict[str, Any], group: Group) -> Tensor:
+        beta1, beta2 = group["betas"]
+        correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
+        denominator: Tensor = state["exp_avg_sq"].sqrt().add_(group["eps"])
+        return (state["exp_avg"] / denominator).mul_(correction)
