@@ -1,4 +1,4 @@
-"""Curvature of a loss at the current weights, as exact traces need it: what the Hessian, or a stand-in, does to columns.
+"""Curvature of a loss, as exact traces need it: what the Hessian, or what stands in for it, does to columns.
 
 Lists run over the parameters. A *column* is a direction in the space of all weights; a list of tensors of shape
 [columns, *parameter.shape] holds several. All functions differentiate graphs that exist already:
@@ -13,7 +13,7 @@ linear in the weights has none, so a forgotten ``create_graph=True`` can't be to
 Stand-ins for the Hessian:
 
 - ``"gauss_newton"``: the Gauss–Newton matrix Jᵀ L J (J: Jacobian of the network's output, L: Hessian of the loss with
-  respect to the output), which is positive semidefinite for the usual losses (Schraudolph, Neural Computation 14, 2002).
+  respect to the output), positive semidefinite for the usual losses (Schraudolph, Neural Computation 14, 2002).
 - ``"diagonal"``: a diagonal. With the network's output at hand, that of the Gauss–Newton matrix, exactly, by one
   backward pass per output; for a linear model with squared error it is the diagonal of the Hessian, which IDBD (Sutton
   1992) uses. Without it, Hutchinson's unbiased estimate s ⊙ ∇²f s with random signs s, as in AdaHessian (Yao et al.
@@ -42,8 +42,8 @@ class Curvature:
     """The Hessian of a loss, or what stands in for it.
 
     Args:
-        products: maps columns to their products with the matrix, both [columns, *shape]; or, if ``is_diagonal``, columns
-            to the diagonal, [1, *shape], whatever the columns are.
+        products: maps columns to their products with the matrix, both [columns, *shape]; or, if ``is_diagonal``,
+            columns to the diagonal, [1, *shape], whatever the columns are.
         is_diagonal: the matrix is a diagonal one.
         product_tangents: for columns X and tangents Q of each of them, [columns, columns, *shape] with the tangent's
             direction first, the tangent ∇³f[X_c, X_b] + ∇²f Q_cb of the product ∇²f X_b when the weights move along

@@ -1,15 +1,20 @@
 """Traces: how past log step sizes moved the weights, exactly (MetaOptimize, arXiv 2402.02342).
 
-With weights and base state x, log step sizes and meta state y, and Jacobians of the step that is being taken, the traces
-X of x and Y of y, with one column per log step size, follow
+With weights and base state x, log step sizes and meta state y, and Jacobians of the step that is being taken, the
+traces X of x and Y of y, with one column per log step size, follow
 
-    X ← γ ∂x'/∂x X + ∂x'/∂β B                                            B: the rows of Y that belong to β
-    Y ← γ (∂y'/∂y Y + σ ∂y'/∂x X + σ ∂y'/∂H Q) + (1−γ) E                  H: the rows of X that belong to w
-    Q ← ∂H'/∂β B + γ (∂H'/∂x X + ∂H'/∂H Q)                               Q: trace of H; B and X's other rows constant
+    X ← γ ∂x'/∂x X + ∂x'/∂β B                               B: the rows of Y that belong to β
+    Y ← γ (∂y'/∂y Y + σ ∂y'/∂x X + σ ∂y'/∂H Q) + (1−γ) E    H: the rows of X that belong to w
+    Q ← ∂H'/∂β B + γ (∂H'/∂x X + ∂H'/∂H Q)                  Q: trace of H; B and X's other rows count as constant
 
-and z = Hᵀ g is the surrogate meta gradient. X starts at 0, B and E are the identity. With the step sizes' update after
-the weights' (``"base_first"``), X is kept divided by γ, so that γ = 0 still means something, B is the old one, and σ = γ;
-with the step sizes' update first, B is the new one, and σ = 1. A variant is a choice of what is taken to be constant:
+and z = Hᵀ g is the surrogate meta gradient. X starts at 0, B and E are the identity. With the step sizes updated after
+the weights (``"base_first"``), X is kept divided by γ, so that γ = 0 still means something, B is the old one and
+σ = γ; with the step sizes updated first (``"meta_first"``), B is the new one and σ = 1. In both, with D_τ = dw_t/dβ_τ
+and s the number of the last log step sizes that have moved w_t (t − 1 and t),
+
+    H_t = γˢ D_0 + (1−γ) Σ_{τ=1..s} γ^{s−τ} D_τ.
+
+A variant is a choice of what else is taken to be constant:
 
     "full"           nothing
     "2x2"            H in z (no Q)
@@ -17,26 +22,27 @@ with the step sizes' update first, B is the new one, and σ = 1. A variant is a 
     "hessian_free"   z and g
 
 Base and meta updates act element by element, so their Jacobians are a few numbers per weight or step size, found by
-differentiating the rules themselves, and shared by all columns. Curvature comes as Hessian-vector products, one per column
-(``curvature.py``). A root of 0 in a rule (a weight that has never had a gradient, a block whose meta gradient was always
-0) counts as constant, and so does a sign everywhere. Guards on step sizes (bounds, largest change) are not differentiated.
+differentiating the rules themselves, and shared by all columns. Curvature comes as Hessian-vector products, one per
+column (``curvature.py``). A root of 0 in a rule (a weight that has never had a gradient, a block whose meta gradient
+was always 0) counts as constant, and so does a sign everywhere. Guards on step sizes (bounds, largest change) and
+clipping of gradients are not differentiated.
 
-Layouts. By default a trace has a leading dimension for the m columns: m · n · (1 + tensors of base state) numbers. Where
-no weight influences another (``"hessian_free"``, and ``curvature="diagonal"``), a weight's row has one entry that is not
-zero, that of its own step size, and a trace is of the weight's own size for any number of step sizes.
+Layouts. By default a trace has a leading dimension for the m columns: m · n · (1 + tensors of base state) numbers for
+n weights. Where no weight influences another (``"hessian_free"``, and ``curvature="diagonal"``), only one entry of a
+weight's row is not zero, that of its own step size, and a trace is of the weight's own size for any m.
 
-One step, as an optimizer makes it, with ``p.gradient`` and states from before the step:
+One step, as an optimizer makes it:
 
-    loss = closure()                                                      # no backward(); or (loss, output)
+    loss = closure()                                               # no backward(); or (loss, output)
     gradients = torch.autograd.grad(loss, params, create_graph=True)
-    curvature = make_curvature("exact", params, gradients, loss)          # None for "hessian_free"
+    curvature = make_curvature("exact", params, gradients, loss)   # None for "hessian_free"
     z = rule.meta_gradients(parameters, m)
-    (meta_first: meta update, on copies of its states; the new step sizes go into ``parameters``)
-    rule.advance(parameters, meta_step, gamma, curvature)
+    (meta_first: meta update, on a copy of its state; the new step sizes go into ``parameters``)
+    rule.advance(parameters, meta_step, gamma, curvature)          # weights and states as before the step
     base update
     (base_first: meta update)
 
-``parameters`` are the parameters that have a gradient; what has none keeps its trace, as it keeps its value.
+``parameters`` are those that have a gradient; what has none keeps its trace, as it keeps its value.
 """
 
 import math
@@ -276,7 +282,8 @@ class TraceRule:
         old, n_step_sizes = step.traces["log_step_size"], len(gamma)
         if not self.elementwise:
             gamma = gamma.unsqueeze(1)
-        active = torch.ones_like(step.gradient, dtype=torch.bool) if step.active is None else step.active
+        active = torch.ones((), dtype=torch.bool) if step.active is None else step.active
+        active = active.to(old.device)
         step_size = torch.as_tensor(step.step_size, dtype=old.dtype, device=old.device)
         moved = old * torch.where(active, 1 - step_size * step.weight_decay, 1.0)
         new = {}
@@ -378,24 +385,20 @@ class TraceRule:
 
     def _reduce(self, parameters: Sequence[TracedParameter], vectors: list[Tensor], n_step_sizes: int) -> Tensor:
         """⟨H_b, v_c⟩ for each log step size b and vector c: float64 [c, m], or [m] of a single one if elementwise."""
-        total = torch.zeros(0, dtype=torch.float64)
+        parts = []
         for parameter, vector in zip(parameters, vectors, strict=True):
-            trace = parameter.traces["weights"]
+            trace, index = parameter.traces["weights"], parameter.index
             if self.elementwise:
                 products = (trace * vector).reshape(parameter.weight.shape).to(torch.float64)
-                sums = products.sum_to_size(parameter.index.shape) if parameter.index.dim() else products.sum()
-                part = sums.new_zeros(n_step_sizes).index_add_(0, parameter.index.flatten(), sums.flatten())
+                sums = products.sum_to_size(index.shape) if index.dim() else products.sum()
+                parts.append(sums.new_zeros(n_step_sizes).index_add_(0, index.flatten(), sums.flatten()))
             else:
-                part = (vector.flatten(1) @ trace.flatten(1).T).to(torch.float64)
-            total = part if total.numel() == 0 else total + part.to(total.device)
-        return total
+                parts.append((vector.flatten(1) @ trace.flatten(1).T).to(torch.float64))
+        return _total(part.to(parts[0].device) for part in parts)
 
     def _second_reduce(self, parameters: Sequence[TracedParameter]) -> Tensor:
         """⟨Q_cb, g⟩ [c, b]."""
-        return sum(
-            (p.traces["second"].flatten(2) @ p.gradient.detach().flatten() for p in parameters),
-            start=torch.zeros((), device=parameters[0].weight.device),
-        )
+        return _total(p.traces["second"].flatten(2) @ p.gradient.detach().flatten() for p in parameters)
 
     def _unit(self, n_step_sizes: int, dtype: torch.dtype, device: Any) -> Tensor:
         if self.elementwise:
@@ -439,8 +442,8 @@ def check_memory(
         "raise the limit" if rule.elementwise else 'use coarser step sizes, curvature="diagonal", or raise the limit'
     )
     raise ValueError(
-        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {n_weights:,} weights keeps {per_weight:,} numbers '
-        f"per weight, together {needed / 1e9:,.1f} GB, over the limit of {limit / 1e9:,.1f} GB: {advice}"
+        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {n_weights:,} weights keeps {per_weight:,} '
+        f"numbers per weight, together {needed / 1e9:,.1f} GB, over the limit of {limit / 1e9:,.1f} GB: {advice}"
     )
 
 
