@@ -150,7 +150,7 @@ class Setting:
     meta: str = "sgd"
     variant: str = "l"
     order: str = "base_first"
-    gamma: float = 0.9
+    gamma: float | tuple[float, ...] = 0.9  # of all log step sizes, or of each
     granularity: str = "tensor"
     kappa: float = 0.3
     meta_decay: float = 0.0
@@ -226,7 +226,7 @@ def run(p: Problem, s: Setting, steps: int = STEPS, loss: Callable[[int, Tensor]
         changes = [rule.meta.change(state, float(z_b), s.eta) for state, z_b in zip(meta_states, z, strict=True)]
         new_beta = (1 - s.eta * s.meta_decay) * beta + torch.tensor(changes, dtype=torch.float64)
         used = beta if s.order == "base_first" else new_beta
-        rule.advance(traced(used), meta_step, s.gamma, curvature)
+        rule.advance(traced(used), meta_step, torch.tensor(s.gamma, dtype=torch.float64), curvature)
         beta = new_beta
         with torch.no_grad():
             for w, g, state, i in zip(params, gradients, states, index, strict=True):
@@ -266,6 +266,7 @@ def rerun(p: Problem, s: Setting, record: Record, owner: Array, bumps: Array) ->
     meta_state: dict[str, Array] = {}
     h = np.zeros((runs, m, w.shape[1]))
     mask = owner == np.arange(m)[:, None]
+    gamma = np.broadcast_to(s.gamma, m)[:, None]
     weights, betas = [w], [beta]
     for t in range(len(record.gradients)):
         g = p.gradient(w, t)
@@ -294,7 +295,7 @@ def rerun(p: Problem, s: Setting, record: Record, owner: Array, bumps: Array) ->
         if s.variant == "full":
             spread = record.meta_traces[t if s.order == "base_first" else t + 1] @ mask
             a = alpha[:, None]
-            h = s.gamma * (h - a * (direction_moved + s.kappa * h)) - step[:, None] * spread
+            h = gamma * (h - a * (direction_moved + s.kappa * h)) - step[:, None] * spread
         w, beta = w - step, new_beta
         weights.append(w)
         betas.append(beta)
@@ -316,13 +317,14 @@ def by_finite_differences(p: Problem, s: Setting, record: Record, size: float = 
         steps + 1, steps + 1, m, -1
     )  # t, τ, log step size, weight
     expected = []
+    gamma = np.broadcast_to(s.gamma, m)[:, None]
     for t in range(steps + 1):
         last = t - 1 if s.order == "base_first" else t  # the newest log step size that has moved w_t
         h = np.zeros_like(slopes[0, 0])
         if last >= 0:
-            h = s.gamma**last * slopes[t, 0]
+            h = gamma**last * slopes[t, 0]
             for tau in range(1, last + 1):
-                h = h + (1 - s.gamma) * s.gamma ** (last - tau) * slopes[t, tau]
+                h = h + (1 - gamma) * gamma ** (last - tau) * slopes[t, tau]
         expected.append(h)
     return expected
 
@@ -363,7 +365,7 @@ COVER = [
     for j, variant in enumerate(VARIANTS)
     for granularity in [list(GRANULARITIES)[(i + 3 * j) % 5]]
 ] + [
-    (NETWORK, Setting("adamw", "adam", variant, order, 0.9, "mixed", meta_decay=0.5))
+    (NETWORK, Setting("adamw", "adam", variant, order, (0.9, 0.5, 1.0), "mixed", meta_decay=0.5))
     for variant, order in itertools.product(VARIANTS, UPDATE_ORDERS)
 ]
 
