@@ -69,17 +69,19 @@ Elementwise = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 DEFAULT_LIMIT = 2 * 10**9
 
 
-class _Derivatives(NamedTuple):
-    """Outputs of a function that acts element by element, and their derivatives.
+class _Direction(NamedTuple):
+    """Direction of a parameter's base update and its derivatives with respect to "gradient" and the state's tensors.
 
-    All are of the inputs' shape, but a derivative may be a single 0.
+    All are of the parameter's shape, but a derivative may be a single 0.
     """
 
-    values: dict[str, Tensor]
-    first: dict[tuple[str, str], Tensor]
-    """(output, input) → ∂output/∂input."""
-    second: dict[tuple[str, str, str], Tensor]
-    """(output, input, input); empty if not asked for."""
+    value: Tensor
+    slopes: dict[str, Tensor]
+    """∂direction/∂input."""
+    state_slopes: dict[tuple[str, str], Tensor]
+    """(tensor of the state, input) → ∂new tensor/∂input."""
+    second_slopes: dict[tuple[str, str], Tensor]
+    """(input, input) → ∂²direction/∂input∂input."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ class TracedParameter:
     Args:
         weight: w; not written.
         gradient: g, of the weight's shape; not written.
-        state: state of the base update, from before this gradient; not written.
+        state: what ``base.init`` made, as it is before this gradient, and nothing else; not written.
         traces: from ``TraceRule.init_parameter``; advanced in place.
         step_size: α in this step, broadcastable to the weight.
         index: for each weight, which of the m log step sizes is its own; integers, broadcastable to the weight.
@@ -250,9 +252,12 @@ class TraceRule:
                 )
         new_meta = self._meta_traces(parameters, meta_step, discounts, products)
         used = old if self.update_order == "base_first" else new_meta["log_step_size"]
+        order = {"hessian_free": 0, "l": 1, "2x2": 1, "full": 2}[self.variant]
+        directions = _differentiate_base(self.base, parameters, order)
         for i, parameter in enumerate(parameters):
             parameter.traces |= self._parameter_traces(
                 parameter,
+                directions[i],
                 used,
                 discounts,
                 None if products is None else products[i],
@@ -293,17 +298,17 @@ class TraceRule:
                 z = z + self._second_reduce(parameters)
             z = z.to(old) * (gamma if self.update_order == "base_first" else 1.0)
             tangents = {name: value for name, value in step.traces.items() if name != "log_step_size"}
-            derivatives = self._meta_derivatives(step, step_size, list(tangents))
+            slopes = self._meta_slopes(step, step_size, list(tangents))
             inputs = tangents | {"gradient": z}
-            moved = moved + torch.where(active, _along(derivatives, "change", inputs), 0.0)
+            moved = moved + torch.where(active, _along(slopes, "change", inputs), 0.0)
             for name, value in tangents.items():
-                new[name] = gamma * torch.where(active, _along(derivatives, name, inputs), value)
+                new[name] = gamma * torch.where(active, _along(slopes, name, inputs), value)
         unit = self._unit(n_step_sizes, old.dtype, old.device)
         # written so that the identity stays exactly the identity where nothing moves it
         return new | {"log_step_size": moved + (1 - gamma) * (unit - moved)}
 
-    def _meta_derivatives(self, step: MetaStep, step_size: Tensor, names: list[str]) -> _Derivatives:
-        """Derivatives of Δβ ("change") and the new meta state with respect to the old one and z ("gradient")."""
+    def _meta_slopes(self, step: MetaStep, step_size: Tensor, names: list[str]) -> dict[tuple[str, str], Tensor]:
+        """Derivatives of Δβ ("change") and the new meta state by the old one and z ("gradient")."""
         gradient = step.gradient.to(step_size)
         fixed = {name: value for name, value in step.state.items() if name not in names}
 
@@ -313,11 +318,12 @@ class TraceRule:
             return {name: state[name] for name in names} | {"change": moved}
 
         state = {name: torch.as_tensor(step.state[name]).to(gradient).expand_as(gradient) for name in names}
-        return _differentiate(change, state | {"gradient": gradient})
+        return _differentiate(change, state | {"gradient": gradient}, order=1)[1]
 
     def _parameter_traces(
         self,
         parameter: TracedParameter,
+        direction: _Direction,
         log_step_sizes: Tensor,
         discounts: Tensor,
         product: Tensor | None,
@@ -332,21 +338,13 @@ class TraceRule:
         else:
             gamma = discounts.to(w).reshape(-1, *(1,) * w.dim())
             spread = log_step_sizes.to(w)[:, index]
-        function, inputs = _base_function(self.base, parameter)
+        step = alpha * (direction.value + kappa * w)
         if product is None:
-            parts = function(inputs)
-            direction = parts["numerator"] / parts["denominator"]
-            return {"weights": gamma * (1 - alpha * kappa) * old - alpha * (direction + kappa * w) * spread}
+            return {"weights": gamma * (1 - alpha * kappa) * old - step * spread}
 
-        names = [k for k in inputs if k != "gradient"]
-        derivatives = _differentiate(function, inputs, twice=second_product is not None)
-        denominator = derivatives.values["denominator"]
-        direction = derivatives.values["numerator"] / denominator
-        first = derivatives.first
-        slopes = {k: (first["numerator", k] - direction * first["denominator", k]) / denominator for k in inputs}
-        tangents = {k: product if k == "gradient" else parameter.traces[k] for k in inputs}
-        step = alpha * (direction + kappa * w)
-
+        slopes = direction.slopes
+        tangents = {k: product if k == "gradient" else parameter.traces[k] for k in slopes}
+        names = [k for k in slopes if k != "gradient"]
         decayed = (1 - alpha * kappa) * old - alpha * slopes["gradient"] * product
         if self.clip is not None:
             low, high = self.clip[0] * old, self.clip[1] * old
@@ -355,31 +353,19 @@ class TraceRule:
             decayed = decayed - alpha * slopes[k] * tangents[k]
         new: Traces = {"weights": gamma * decayed - step * spread}
         for k in names:
-            new[k] = gamma * _along(derivatives, k, tangents)
+            new[k] = gamma * _along(direction.state_slopes, k, tangents)
         if second_product is None:
             return new
 
         # Dimensions [c, b, *shape]: tangents along column c of the new H_b; X's other rows and B are constants in it.
-        second = derivatives.second
-        curved = {
-            (j, k): (
-                second["numerator", j, k]
-                - slopes[j] * first["denominator", k]
-                - slopes[k] * first["denominator", j]
-                - direction * second["denominator", j, k]
-            )
-            / denominator
-            for j in inputs
-            for k in inputs
-        }
         gamma_c, log_alpha = gamma.unsqueeze(1), spread.unsqueeze(1)
-        moved = {k: gamma_c * tangents[k].unsqueeze(1) for k in inputs}
+        moved = {k: gamma_c * tangents[k].unsqueeze(1) for k in slopes}
         held = gamma_c * parameter.traces["second"]
-        direction_b = _total(slopes[k] * tangents[k] for k in inputs)
-        direction_cb = _total(curved[j, k] * moved[j] * tangents[k] for j in inputs for k in inputs)
+        direction_b = _total(slopes[k] * tangents[k] for k in slopes)
+        direction_cb = _total(curved * moved[j] * tangents[k] for (j, k), curved in direction.second_slopes.items())
         direction_cb = direction_cb + slopes["gradient"] * gamma_c * second_product
         decayed = held - alpha * (kappa * held + direction_cb + log_alpha * (kappa * old + direction_b))
-        step_c = alpha * (_total(slopes[k] * moved[k] for k in inputs) + kappa * gamma_c * old.unsqueeze(1))
+        step_c = alpha * (_total(slopes[k] * moved[k] for k in slopes) + kappa * gamma_c * old.unsqueeze(1))
         new["second"] = gamma * decayed - (step_c + step * log_alpha) * spread
         return new
 
@@ -393,12 +379,15 @@ class TraceRule:
                 sums = products.sum_to_size(index.shape) if index.dim() else products.sum()
                 parts.append(sums.new_zeros(n_step_sizes).index_add_(0, index.flatten(), sums.flatten()))
             else:
-                parts.append((vector.flatten(1) @ trace.flatten(1).T).to(torch.float64))
+                parts.append((_rows(vector) @ _rows(trace).T).to(torch.float64))
         return _total(part.to(parts[0].device) for part in parts)
 
     def _second_reduce(self, parameters: Sequence[TracedParameter]) -> Tensor:
         """⟨Q_cb, g⟩ [c, b]."""
-        return _total(p.traces["second"].flatten(2) @ p.gradient.detach().flatten() for p in parameters)
+        return _total(
+            p.traces["second"].reshape(*p.traces["second"].shape[:2], -1) @ p.gradient.detach().flatten()
+            for p in parameters
+        )
 
     def _unit(self, n_step_sizes: int, dtype: torch.dtype, device: Any) -> Tensor:
         if self.elementwise:
@@ -454,38 +443,104 @@ def _numbers_per_weight(rule: TraceRule, columns: int) -> int:
     return columns * tensors + (columns**2 if rule.variant == "full" else 0)
 
 
+def _rows(columns: Tensor) -> Tensor:
+    return columns.reshape(len(columns), -1)
+
+
 def _tensors(state: ParamState) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _base_function(base: BaseUpdate, parameter: TracedParameter) -> tuple[Elementwise, dict[str, Tensor]]:
-    """The base update as a function of its state's tensors and the gradient, which it does not write; and these."""
-    names = _tensors(parameter.state)
+def _differentiate_base(base: BaseUpdate, parameters: Sequence[TracedParameter], order: int) -> list[_Direction]:
+    """The direction of each parameter's coming step and its derivatives up to an order; states stay as they are.
 
-    def function(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = dict(parameter.state) | {name: inputs[name].clone() for name in names}
-        direction = base.direction(state, inputs["gradient"])
+    Parameters that differ in nothing but their tensors are laid end to end, to be differentiated together.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, parameter in enumerate(parameters):
+        numbers = [(k, v) for k, v in parameter.state.items() if not isinstance(v, Tensor)]
+        alike.setdefault((parameter.weight.dtype, parameter.weight.device, *numbers), []).append(i)
+    result: dict[int, _Direction] = {}
+    for members in alike.values():
+        chosen = [parameters[i] for i in members]
+        parts = _split(_differentiate_direction(base, chosen, order), [p.weight.shape for p in chosen])
+        result |= dict(zip(members, parts, strict=True))
+    return [result[i] for i in range(len(parameters))]
+
+
+def _differentiate_direction(base: BaseUpdate, parameters: Sequence[TracedParameter], order: int) -> _Direction:
+    """The direction of the step of several parameters laid end to end."""
+    state = parameters[0].state
+    names = list(_tensors(state))
+    inputs = {name: torch.cat([p.state[name].flatten() for p in parameters]) for name in names}
+    inputs["gradient"] = torch.cat([p.gradient.detach().flatten() for p in parameters])
+
+    def function(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        new_state = state | {name: values[name].clone() for name in names}
+        direction = base.direction(new_state, values["gradient"])
         numerator = direction.numerator / direction.divisor
         denominator = torch.ones_like(numerator) if direction.denominator is None else direction.denominator
-        return {name: state[name] for name in names} | {"numerator": numerator, "denominator": denominator}
+        return {name: new_state[name] for name in names} | {"numerator": numerator, "denominator": denominator}
 
-    return function, names | {"gradient": parameter.gradient.detach()}
+    values, first, second = _differentiate(function, inputs, order)
+    denominator = values["denominator"]
+    direction = values["numerator"] / denominator
+    if order == 0:
+        return _Direction(direction, {}, {}, {})
+    slopes = {k: (first["numerator", k] - direction * first["denominator", k]) / denominator for k in inputs}
+    second_slopes = {
+        (j, k): (
+            second["numerator", j, k]
+            - slopes[j] * first["denominator", k]
+            - slopes[k] * first["denominator", j]
+            - direction * second["denominator", j, k]
+        )
+        / denominator
+        for j in inputs
+        for k in inputs
+        if order == 2
+    }
+    state_slopes = {(name, k): first[name, k] for name in names for k in inputs}
+    return _Direction(direction, slopes, state_slopes, second_slopes)
 
 
-def _differentiate(function: Elementwise, inputs: dict[str, Tensor], twice: bool = False) -> _Derivatives:
-    """Differentiate an elementwise function at ``inputs``: one backward pass per output gives all its slopes.
+def _split(together: _Direction, shapes: Sequence[torch.Size]) -> list[_Direction]:
+    """What belongs to each of several parameters that were laid end to end."""
+    sizes = [shape.numel() for shape in shapes]
 
-    Where the derivative of a root of 0 makes a derivative infinite or NaN, it is 0.
+    def pieces(tensor: Tensor) -> list[Tensor]:
+        if tensor.dim() == 0:
+            return [tensor] * len(shapes)
+        return [piece.reshape(shape) for piece, shape in zip(tensor.split(sizes), shapes, strict=True)]
+
+    def each(slopes: dict[Any, Tensor]) -> list[dict[Any, Tensor]]:
+        split = {key: pieces(slope) for key, slope in slopes.items()}
+        return [{key: split[key][i] for key in split} for i in range(len(shapes))]
+
+    parts = (each(together.slopes), each(together.state_slopes), each(together.second_slopes))
+    return [_Direction(*part) for part in zip(pieces(together.value), *parts, strict=True)]
+
+
+def _differentiate(
+    function: Elementwise, inputs: dict[str, Tensor], order: int
+) -> tuple[dict[str, Tensor], dict[tuple[str, str], Tensor], dict[tuple[str, str, str], Tensor]]:
+    """Values, first and second derivatives of a function that acts element by element, as far as ``order`` asks.
+
+    One backward pass per output gives all its slopes. Where the derivative of a root of 0 makes a derivative infinite
+    or NaN, it is 0; where an output does not depend on an input, it is a single 0.
+
+    Returns:
+        By output; by (output, input); by (output, input, input).
     """
-    with torch.enable_grad():
-        leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+    with torch.set_grad_enabled(order > 0):
+        leaves = {name: value.detach().requires_grad_(order > 0) for name, value in inputs.items()}
         outputs = function(leaves)
-        first = _slopes({(name,): value for name, value in outputs.items()}, leaves, create_graph=twice)
-        second = _slopes(first, leaves, create_graph=False) if twice else {}
-    return _Derivatives(
+        first = _slopes({(name,): value for name, value in outputs.items()}, leaves, order == 2) if order > 0 else {}
+        second = _slopes(first, leaves, create_graph=False) if order == 2 else {}
+    return (
         {name: value.detach() for name, value in outputs.items()},
-        {(output, name): _finite(slope) for (output, name), slope in first.items()},
-        {(output, j, k): _finite(slope) for (output, j, k), slope in second.items()},
+        {key: _finite(slope) for key, slope in first.items()},
+        {key: _finite(slope) for key, slope in second.items()},
     )
 
 
@@ -509,12 +564,12 @@ def _slopes(outputs: dict[Any, Tensor], inputs: dict[str, Tensor], create_graph:
 
 
 def _finite(slope: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(slope), slope, 0.0).detach()
+    return torch.nan_to_num(slope.detach(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _along(derivatives: _Derivatives, output: str, tangents: dict[str, Tensor]) -> Tensor:
+def _along(slopes: dict[tuple[str, str], Tensor], output: str, tangents: dict[str, Tensor]) -> Tensor:
     """The tangent of an output, from those of all inputs."""
-    return _total(derivatives.first[output, name] * tangent for name, tangent in tangents.items())
+    return _total(slopes[output, name] * tangent for name, tangent in tangents.items())
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

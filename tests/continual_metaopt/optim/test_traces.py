@@ -662,8 +662,8 @@ def test_random_signs_estimate_the_hessian_diagonal() -> None:
     gradients = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
     exact = explicit(params, torch.cat([g.flatten() for g in gradients])).diagonal().detach()
     generator = torch.Generator().manual_seed(0)
-    draws = [torch.cat([x.flatten() for x in hutchinson_diagonal(gradients, params, generator)]) for _ in range(2000)]
-    torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0.0, atol=0.02)
+    draws = [torch.cat([x.flatten() for x in hutchinson_diagonal(gradients, params, generator)]) for _ in range(500)]
+    torch.testing.assert_close(torch.stack(draws).mean(0), exact, rtol=0.0, atol=0.04)
     again = hutchinson_diagonal(gradients, params, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat([x.flatten() for x in again]), draws[0])
 
@@ -776,6 +776,54 @@ def test_weights_without_any_gradient_have_traces_of_zero(base: str, meta: str, 
     assert np.isfinite(traces).all()
     assert np.abs(traces).max() > 1e-3
     assert not traces[:, 1].any()
+
+
+def test_a_parameter_without_a_gradient_keeps_its_traces() -> None:
+    """Two parameters that have nothing to do with each other, of which one learns in every other step only."""
+    rule = TraceRule(BASE_UPDATES["adamw"](), META_UPDATES["sgd"](), "l")
+
+    def traces(steps: list[list[int]]) -> list[dict[str, Tensor]]:
+        params = [torch.tensor(v, dtype=torch.float64).requires_grad_() for v in ([1.0, 2.0], [[-1.0], [0.5], [3.0]])]
+        states = [rule.base.init(w.detach()) for w in params]
+        kept, meta_traces = [rule.init_parameter(w, 2) for w in params], rule.init_meta(2)
+        for which in steps:
+            chosen = [params[i] for i in which]
+            loss = sum((w**4).sum() for w in chosen)
+            gradients = torch.autograd.grad(loss, chosen, create_graph=True)
+            parameters = [
+                TracedParameter(params[i], g, states[i], kept[i], 0.1, torch.tensor(i), 0.2)
+                for i, g in zip(which, gradients, strict=True)
+            ]
+            z = rule.meta_gradients(parameters, 2)
+            step = MetaStep(dict(rule.meta.init()), z, 0.0, meta_traces)
+            rule.advance(parameters, step, 0.9, hessian(gradients, chosen))
+            for i, g in zip(which, gradients, strict=True):
+                direction = quotient(rule.base.direction(states[i], g.detach()))
+                params[i].data.sub_(0.1 * (direction + 0.2 * params[i].data))
+        return kept
+
+    together, first, second = traces([[0, 1], [0], [0, 1], [0]]), traces([[0]] * 4), traces([[1]] * 2)
+    torch.testing.assert_close(together, [first[0], second[1]], rtol=1e-12, atol=0.0)
+    assert bool(together[1]["weights"][1].abs().min() > 1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_parameter_may_be_a_single_number(variant: str) -> None:
+    rule = TraceRule(BASE_UPDATES["adamw"](), META_UPDATES["adam"](), variant)  # type: ignore[arg-type]
+    results = []
+    for shape in [(), (1, 1)]:
+        w = torch.full(shape, 0.7, dtype=torch.float64, requires_grad=True)
+        traces, meta_traces, state = rule.init_parameter(w, 1), rule.init_meta(1), rule.base.init(w.detach())
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad((w**3).sum(), w, create_graph=True)
+            parameter = TracedParameter(w, gradient, state, traces, 0.1, torch.tensor(0), 0.2)
+            z = rule.meta_gradients([parameter], 1)
+            step = MetaStep(dict(rule.meta.init()), z, 0.1, meta_traces)
+            rule.advance([parameter], step, 0.9, hessian([gradient], [w]))
+            assert traces["weights"].shape == (1, *shape)
+        results.append(traces["weights"].flatten())
+    assert torch.equal(*results)
+    assert abs(results[0].item()) > 1e-3
 
 
 @pytest.mark.parametrize("base", LR)
