@@ -282,7 +282,7 @@ class MetaOptimize(torch.optim.Optimizer):
         moves: Iterable[_Move] = self._moves(blocks)
         if self.wants_loss:
             moves = list(moves)
-            self._bound_effective_step(moves, float(cast(Any, loss)))
+            self._bound_effective_step(moves, float(loss.detach() if isinstance(loss, Tensor) else cast(Any, loss)))
         for move in moves:
             self._update_weights_and_traces(move)
         self._learn(blocks, meta_gradients, "base_first")
