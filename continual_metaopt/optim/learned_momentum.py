@@ -47,7 +47,7 @@ def direction_and_tangent(
             duals[key] = forward_ad.make_dual(duals[key], gamma * tangent)
         updated: BaseUpdate = base.with_momentum(forward_ad.make_dual(momentum, slope))
         found = updated.direction(duals, grad)
-        quotient = forward_ad.unpack_dual(found.quotient())
+        numerator, denominator, divisor = (_unpacked(part) for part in found)
         for key, value in duals.items():
             if isinstance(value, Tensor):
                 primal, tangent = forward_ad.unpack_dual(value)
@@ -57,10 +57,21 @@ def direction_and_tangent(
                     state[key] = primal.clone()
             else:
                 state[key] = value
-        tangent = quotient.tangent
-        if tangent is None:
-            tangent = torch.zeros_like(quotient.primal)
-        return Direction(quotient.primal.clone()), tangent.clone()
+    direction = Direction(numerator[0], denominator[0], divisor[0])
+    quotient = direction.quotient()
+    # by the quotient rule rather than on dual numbers, which are slow where a part has no derivative
+    tangent = torch.zeros_like(quotient)
+    if numerator[1] is not None:
+        tangent += Direction(numerator[1], denominator[0], divisor[0]).quotient()
+    for value, change in (denominator, divisor):
+        if change is not None:
+            tangent -= quotient * (change / value)
+    return direction, tangent
+
+
+def _unpacked(part: Any) -> tuple[Any, Tensor | None]:
+    """A part of a direction and its derivative, None where it does not depend on the momentum."""
+    return tuple(forward_ad.unpack_dual(part)) if isinstance(part, Tensor) else (part, None)
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

@@ -69,6 +69,7 @@ class _Move(NamedTuple):
     group: Group
     param: Tensor
     grad: Tensor
+    state: dict[str, Any]
     direction: Direction
     momentum_tangent: Tensor | None = None
 
@@ -268,7 +269,8 @@ class MetaOptimize(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if loss is None and self.wants_loss:
+        wants_loss = self.wants_loss
+        if wants_loss and loss is None:
             raise ValueError(
                 "effective_step_bound needs the loss: call optimizer.step(closure) with a closure that returns it; "
                 "after loss.backward(), optimizer.step(lambda: loss) does"
@@ -280,7 +282,7 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_gradients = self._meta_gradients(blocks)
         self._learn(blocks, meta_gradients, "meta_first")
         moves: Iterable[_Move] = self._moves(blocks)
-        if self.wants_loss:
+        if wants_loss:
             moves = list(moves)
             self._bound_effective_step(moves, float(loss.detach() if isinstance(loss, Tensor) else cast(Any, loss)))
         for move in moves:
@@ -428,7 +430,7 @@ class MetaOptimize(torch.optim.Optimizer):
         if kind != "lr" and kind not in group["learn"]:
             return group[kind]
         record = block[0][RECORD[kind]]
-        part = self.state[param].get(RECORD[kind]) if param in self.state else None
+        part = self.state[param].get(RECORD[kind]) if group["step_sizes"] in FINE and param in self.state else None
         if part is None:
             return record["written"]
         value = _parametrisation(group, kind).value(record["reference"], part["log_ratio"])
@@ -512,9 +514,9 @@ class MetaOptimize(torch.optim.Optimizer):
                     state = self.prepared_state(group, param)
                     if "momentum" in group["learn"]:
                         direction, tangent = self._direction_with_momentum(block, group, param, state)
-                        yield _Move(block, group, param, grad, direction, tangent)
+                        yield _Move(block, group, param, grad, state, direction, tangent)
                     else:
-                        yield _Move(block, group, param, grad, self.base.direction(state, grad))
+                        yield _Move(block, group, param, grad, state, self.base.direction(state, grad))
 
     def _direction_with_momentum(
         self, block: list[Group], group: Group, param: Tensor, state: dict[str, Any]
@@ -529,8 +531,8 @@ class MetaOptimize(torch.optim.Optimizer):
         return direction_and_tangent(self.base, state, grad, momentum, slope, state[STATE_TRACES], group["gamma"])
 
     def _update_weights_and_traces(self, move: _Move) -> None:
-        block, group, param, _, direction, momentum_tangent = move
-        state, learn = self.state[param], group["learn"] if group["meta_lr"] > 0 else ()
+        block, group, param, _, state, direction, momentum_tangent = move
+        learn = group["learn"] if group["meta_lr"] > 0 else ()
         step_size = self._value(block, group, param, "lr")
         weight_decay = self._value(block, group, param, "weight_decay")
         decays = isinstance(weight_decay, Tensor) or bool(weight_decay)
@@ -553,7 +555,7 @@ class MetaOptimize(torch.optim.Optimizer):
     def _bound_effective_step(self, moves: list[_Move], loss: float) -> None:
         """Divide the step sizes that are bounded by what their step exceeds the bound by."""
         decreases = []
-        for block, group, param, grad, direction, _ in moves:
+        for block, group, param, grad, _, direction, _ in moves:
             if _is_bounded(group):
                 slope = grad * direction.quotient() * self._value(block, group, param, "lr")
                 decreases.append(slope.sum(dtype=torch.float64) / group["effective_step_bound"])

@@ -281,10 +281,10 @@ def test_the_effective_step_of_a_linear_model_is_autostep_s(granularity: Any, bo
         value.backward()
         return value
 
-    error = target - float(w @ x)
+    error = target - float(w.detach() @ x)
     optimizer.step(loss)  # Σ α x² = 0.2 · 14 = 2.8
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * bound / 2.8, rel=1e-12)
-    assert target - float(w @ x) == pytest.approx(error * (1 - bound), abs=1e-12)
+    assert target - float(w.detach() @ x) == pytest.approx(error * (1 - bound), abs=1e-12)
     before = optimizer.param_groups[0]["lr"]
     if bound < 1:
         optimizer.step(loss)  # Σ α x² is the bound now
