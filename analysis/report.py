@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pandas as pd
 
@@ -64,6 +64,9 @@ def write_report(
             drawings["sliding_accuracy"] = partial(figures.sliding_accuracy, part, diverged=diverged, width=width)
         if figures.has_trajectories(part):
             drawings["step_sizes"] = partial(figures.step_size_trajectories, part)
+        for quantity in get_args(figures.MetaParameter):
+            if figures.has_meta_parameter(part, quantity):
+                drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
         for name, draw in drawings.items():
             paths += figures.save(draw(), folder, name)
     return paths

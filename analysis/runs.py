@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 STATES = ("running", "finished", "diverged", "failed")
 TABLES: Mapping[str, tuple[str, ...]] = {
     "samples": ("step", "experience", "correct", "loss"),
-    "step_sizes": ("step", "block", "step_size"),
+    "step_sizes": ("step", "block", "step_size", "q05", "q25", "q75", "q95"),
     "measurements": ("step", "quantity", "block", "statistic", "value"),
     "experiences": (
         "experience",
@@ -30,6 +30,9 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "test_accuracy",
     ),
 }
+
+# that runs of earlier versions lack; NaN there
+_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {"step_sizes": ("q05", "q25", "q75", "q95")}
 
 _CONFIG_KEYS = (
     "run_id",
@@ -77,7 +80,7 @@ class Runs:
 
     @cached_property
     def step_sizes(self) -> pd.DataFrame:
-        """All recorded step sizes: label, seed, run, step, block, step_size."""
+        """All recorded step sizes: label, seed, run, step, block, step_size, and their quantiles q05, q25, q75, q95."""
         return self._concatenate("step_sizes")
 
     @cached_property
@@ -364,7 +367,7 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
         if whole.exists():
             files = [whole]
         try:
-            return _read_files(files, columns)
+            return _read_files(files, columns, _ADDED_COLUMNS.get(name, ()))
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
@@ -372,17 +375,27 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     raise AssertionError("unreachable")
 
 
-def _read_files(files: Sequence[Path], columns: list[str]) -> pd.DataFrame:
+def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
     frames = []
     for file in files:
         try:
             # Without partitioning=None, a folder called "seed=1" would become a column.
-            frame = pd.read_parquet(file, columns=columns, partitioning=None)
+            frame = pd.read_parquet(file, columns=_present(file, columns, added), partitioning=None)
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason})") from error
         if len(frame):
-            frames.append(frame)
+            frames.append(frame.reindex(columns=columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _present(file: Path, columns: list[str], added: Collection[str]) -> list[str]:
+    """The columns to read of a file, which may lack those that later versions have added."""
+    if not any(column in added for column in columns):
+        return columns
+    from pyarrow import parquet
+
+    known = parquet.read_schema(file).names
+    return [column for column in columns if column in known or column not in added]

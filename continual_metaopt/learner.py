@@ -28,7 +28,7 @@ from continual_metaopt.metrics import works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation, UpdateOrder
 from streams.benchmark import samples_behind
 from streams.registry import unknown_name
 
@@ -423,8 +423,16 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_lr: meta step size η.
         gamma: discount γ of the trace.
         weight_decay: decoupled weight decay κ.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", "node" (output
+            unit), "weight", or lists of name prefixes.
         lr_bounds: the step sizes stay within these.
+        horizon: 1 / (1 − γ) in samples, in place of ``gamma``.
+        learn: what is learned: "lr" (step size), "weight_decay", "momentum".
+        update_order: "base_first" or "meta_first": whether a step is taken before its meta update or after it.
+        parametrisation: "log" learns the logarithm of the step size, "linear" the step size itself.
+        meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
+        max_meta_change: bound on the change of a log step size in one meta update; None for none.
+        effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
         **learner_options: see ``OnlineLearner``: ``plugins``, ``evaluator``, ``device``, ``recorder`` and the others.
 
     Example:
@@ -448,6 +456,13 @@ class MetaOptimizeStrategy(OnlineLearner):
         weight_decay: float = 0.01,
         step_sizes: Granularity | list[list[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
+        horizon: float | None = None,
+        learn: tuple[MetaParameter, ...] = ("lr",),
+        update_order: UpdateOrder = "base_first",
+        parametrisation: StepSizeParametrisation = "log",
+        meta_every: int = 1,
+        max_meta_change: float | None = None,
+        effective_step_bound: float | None = None,
         **learner_options: Any,
     ) -> None:
         optimizer = metaoptimize(
@@ -460,6 +475,13 @@ class MetaOptimizeStrategy(OnlineLearner):
             weight_decay=weight_decay,
             step_sizes=step_sizes,
             lr_bounds=lr_bounds,
+            horizon=horizon,
+            learn=learn,
+            update_order=update_order,
+            parametrisation=parametrisation,
+            meta_every=meta_every,
+            max_meta_change=max_meta_change,
+            effective_step_bound=effective_step_bound,
         )
         super().__init__(model=model, optimizer=optimizer, **learner_options)
 

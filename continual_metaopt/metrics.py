@@ -452,7 +452,13 @@ def _step_sizes(optimizer: Optimizer) -> dict[str, float]:
 def _traces_and_gradients(optimizer: Optimizer) -> dict[str, list[tuple[Tensor, Tensor | None]]]:
     """Trace and gradient of each parameter that has a trace, in blocks as the optimizer reports its step sizes."""
     names, groups = list(_step_sizes(optimizer)), optimizer.param_groups
-    if len(names) == 1:
+    blocks = getattr(optimizer, "blocks", None)
+    if blocks is not None and len(names) == len(blocks()):
+        members = {
+            name: [param for group in block for param in group["params"]]
+            for name, block in zip(names, blocks(), strict=True)
+        }
+    elif len(names) == 1:
         members = {names[0]: [param for group in groups for param in group["params"]]}
     elif len(names) == len(groups):
         members = {name: group["params"] for name, group in zip(names, groups, strict=True)}

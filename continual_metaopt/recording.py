@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from analysis.files import write_whole
 from continual_metaopt.engines.observations import Observations
+from continual_metaopt.optim.summaries import QUANTILES
 
 SCHEMA_VERSION = 1
 
@@ -27,7 +28,14 @@ TABLES = {
     "samples": pa.schema(
         [("step", pa.int32()), ("experience", pa.int16()), ("correct", pa.bool_()), ("loss", pa.float32())]
     ),
-    "step_sizes": pa.schema([("step", pa.int32()), ("block", pa.string()), ("step_size", pa.float64())]),
+    "step_sizes": pa.schema(
+        [
+            ("step", pa.int32()),
+            ("block", pa.string()),
+            ("step_size", pa.float64()),
+            *((f"q{round(100 * level):02d}", pa.float64()) for level in QUANTILES),
+        ]
+    ),
     "measurements": pa.schema(
         [
             ("step", pa.int32()),
@@ -99,7 +107,11 @@ class RunDirectory:
         self._rows["samples"] += zip(
             steps, [observations.experience] * len(steps), observations.correct, observations.loss, strict=True
         )
-        self._rows["step_sizes"] += observations.step_sizes
+        no_quantiles = (None,) * len(QUANTILES)
+        self._rows["step_sizes"] += [
+            (step, block, size, *observations.quantiles.get((step, block), no_quantiles))
+            for step, block, size in observations.step_sizes
+        ]
         self._rows["measurements"] += observations.measurements
         self._status["step"] = observations.next_step
 

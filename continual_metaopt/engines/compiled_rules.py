@@ -62,6 +62,9 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
         return "the optimizer is not MetaOptimize"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has hooks"
+    beyond = optimizer.why_not_plain()
+    if beyond is not None:
+        return f"there are no kernels where {beyond}"
     for update, rules in ((optimizer.base, BASE_RULES), (optimizer.meta, META_RULES)):
         if type(update) not in rules:
             return f"there is no kernel for {type(update).__name__}"

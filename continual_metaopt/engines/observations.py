@@ -16,7 +16,9 @@ class Observations:
         first_step: number of the first sample in the stream.
         correct: whether the largest output was at the label; None for regression.
         loss: of that prediction.
-        step_sizes: (step, block, step size in force when the block learned from that sample).
+        step_sizes: (step, block, step size in force when the block learned from that sample), the geometric mean where
+            a block holds many.
+        quantiles: (step, block) → the quantiles of those step sizes, of blocks that hold many.
         measurements: (step, quantity, block or None, statistic, value).
     """
 
@@ -26,6 +28,7 @@ class Observations:
     loss: list[float] = field(default_factory=list)
     step_sizes: list[tuple[int, str, float]] = field(default_factory=list)
     measurements: list[tuple[int, str, str | None, str, float]] = field(default_factory=list)
+    quantiles: dict[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -139,10 +139,10 @@ class Population:
         self._rule, self._constants = type(self.meta).rule, self.meta.constants  # type: ignore[attr-defined]
         self._network = copy.deepcopy(model).to(self.device)  # computes with the weights of any replica
         self._step_sizes = _StepSizes([optimizer for _, optimizer in self.replicas], self.device)
-        shared = optimizer.step_sizes == "scalar"
+        places = {id(group): place for place, block in enumerate(optimizer.blocks()) for group in block}
         self._groups = [
-            _Group(self.replicas, index, 0 if shared else index, self.device)
-            for index in range(len(optimizer.param_groups))
+            _Group(self.replicas, index, places[id(group)], self.device)
+            for index, group in enumerate(optimizer.param_groups)
         ]
         self._weights = {name: tensor for group in self._groups for name, tensor in group.parameters.items()}
         self._untrained = {
@@ -589,6 +589,9 @@ def _description(number: int, model: nn.Module, optimizer: Any) -> dict[str, lis
     """What the replicas of a population have in common."""
     if type(optimizer) is not MetaOptimize:
         raise ValueError(f"the optimizer of replica {number} is {type(optimizer).__name__}, not MetaOptimize")
+    beyond = optimizer.why_not_plain()
+    if beyond is not None:
+        raise ValueError(f"replicas cannot learn side by side where {beyond}, as for replica {number}")
     if not hasattr(type(optimizer.meta), "rule") or tuple(optimizer.meta.init()) != META_STATE:
         raise ValueError(f"the meta update of replica {number} is no function of numbers, as populations need it")
     names = {param: name for name, param in model.named_parameters()}
@@ -612,8 +615,8 @@ def _description(number: int, model: nn.Module, optimizer: Any) -> dict[str, lis
         "parameters": tensors,
         "base update": [optimizer.base],
         "meta update": [optimizer.meta],
-        "step_sizes": [optimizer.step_sizes],
         "blocks": members,
+        "step_sizes": [group["step_sizes"] for group in optimizer.param_groups],
     }
 
 

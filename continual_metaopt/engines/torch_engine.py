@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
-from continual_metaopt.optim.registry import step_sizes_of
+from continual_metaopt.optim.registry import reported_step_sizes
+from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 
 def learn(
@@ -20,7 +21,7 @@ def learn(
     samples: Iterator[tuple[Tensor, Tensor]],
     observations: Observations,
     record_every: int,
-    update: Callable[[], Any],
+    update: Callable[..., Any],
 ) -> bool:
     """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
@@ -70,11 +71,12 @@ def observe(
     target: Tensor,
     loss: float,
     record_every: int,
-    update: Callable[[], Any],
+    update: Callable[..., Any],
 ) -> None:
     """Make the update of one sample and add to ``observations`` what was seen.
 
-    The prediction, the loss and the step sizes are those from before the update, the meta gradients the update's own.
+    The prediction, the loss, the step sizes and the other learned values are those from before the update, the meta
+    gradients the update's own.
 
     Args:
         observations: filled in place.
@@ -83,22 +85,35 @@ def observe(
         target: labels [n].
         loss: of the prediction.
         record_every: distance in steps between recorded step sizes.
-        update: makes the update.
+        update: makes the update; where the optimizer ``wants_loss``, it is given a closure that returns it.
 
     Raises:
         Diverged: a meta gradient is not finite; nothing has been added.
     """
     step = observations.next_step
     recorded = step % record_every == 0
-    step_sizes = step_sizes_of(optimizer) if recorded else {}
+    step_sizes = reported_step_sizes(optimizer) if recorded else {}
+    others: dict[str, dict[str, Any]] = getattr(optimizer, "meta_parameter_report", dict)() if recorded else {}
     try:
-        update()
+        if getattr(optimizer, "wants_loss", False):
+            update(lambda: loss)
+        else:
+            update()
     except NonFiniteMetaGradient as error:
         raise Diverged(step, str(error)) from error
     observations.correct.append(is_correct(output, target))
     observations.loss.append(loss)
     if recorded:
-        observations.step_sizes += [(step, block, value) for block, value in step_sizes.items()]
+        observations.step_sizes += [(step, block, geometric_mean(value)) for block, value in step_sizes.items()]
+        for block, values in step_sizes.items():
+            quantiles = quantiles_of(values)
+            if quantiles is not None:
+                observations.quantiles[step, block] = quantiles
+        observations.measurements += [
+            (step, quantity, block, "value", geometric_mean(value))
+            for block, values in others.items()
+            for quantity, value in values.items()
+        ]
         report = getattr(optimizer, "meta_gradient_report", dict)
         observations.measurements += [
             (step, "meta_gradient", block, "value", value) for block, value in report().items()

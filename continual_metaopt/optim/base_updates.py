@@ -8,12 +8,16 @@ A base update is a frozen dataclass of settings with two methods: ``init(param)`
 with step size α and decoupled weight decay κ. Returning the parts rather than their quotient lets the caller apply them
 with the same floating-point operations as ``torch.optim``, so that a fixed step size reproduces it bit for bit.
 
+Where the step depends smoothly on the momentum ρ, ``with_momentum(ρ)`` is the same update with another one, which may
+be a tensor that broadcasts against the parameter: that is how ρ can be learned. Lion has no such method, since its step
+is a sign, whose derivative is 0.
+
 Plain names follow ``torch.optim``. ``…Released`` names are the forms of the MetaOptimize authors' released experiment
 code (Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342); the paper's hyper-parameters belong to those.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -26,12 +30,18 @@ ParamState = dict[str, Any]  # tensors of the parameter's shape, and the number 
 class Direction(NamedTuple):
     """Direction of a base update, (numerator / denominator) / divisor, of the parameter's shape.
 
-    Tensors may be the state's own (never written by the caller). ``denominator`` None means 1.
+    Tensors may be the state's own (never written by the caller). ``denominator`` None means 1. The divisor is a tensor
+    only where the momentum is one.
     """
 
     numerator: Tensor
     denominator: Tensor | None = None
-    divisor: float = 1.0
+    divisor: Any = 1.0
+
+    def quotient(self) -> Tensor:
+        """The direction itself, a tensor of the parameter's shape."""
+        direction = self.numerator if self.denominator is None else self.numerator / self.denominator
+        return direction if isinstance(self.divisor, float) and self.divisor == 1.0 else direction / self.divisor
 
 
 class BaseUpdate(Protocol):
@@ -78,6 +88,10 @@ class SGDm:
 
     momentum: float = 0.9
 
+    def with_momentum(self, momentum: Any) -> Self:
+        """The same update with another momentum."""
+        return replace(self, momentum=momentum)
+
     def init(self, param: Tensor) -> ParamState:
         """A momentum of zero."""
         return {"momentum_buffer": _zeros(param)}
@@ -99,6 +113,15 @@ class AdamW:
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    @property
+    def momentum(self) -> float:
+        """Decay of the first moment."""
+        return self.betas[0]
+
+    def with_momentum(self, momentum: Any) -> Self:
+        """The same update with another decay of the first moment."""
+        return replace(self, betas=(momentum, self.betas[1]))
 
     def init(self, param: Tensor) -> ParamState:
         """Moments of zero, before the first step."""
@@ -166,6 +189,10 @@ class SGDmReleased:
 
     momentum: float = 0.9
 
+    def with_momentum(self, momentum: Any) -> Self:
+        """The same update with another momentum."""
+        return replace(self, momentum=momentum)
+
     def init(self, param: Tensor) -> ParamState:
         """A momentum of zero."""
         return {"momentum_buffer": _zeros(param)}
@@ -173,7 +200,11 @@ class SGDmReleased:
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the momentum from before this gradient."""
         old = state["momentum_buffer"].clone()
-        state["momentum_buffer"].mul_(self.momentum).add_(grad, alpha=1 - self.momentum)
+        momentum, rest = state["momentum_buffer"].mul_(self.momentum), 1 - self.momentum
+        if isinstance(rest, Tensor):
+            momentum.add_(grad * rest)
+        else:
+            momentum.add_(grad, alpha=rest)
         return Direction(old)
 
 
@@ -216,6 +247,10 @@ class AdamWReleased:
     normalizer: float = 0.999
     eps: float = 1e-10
 
+    def with_momentum(self, momentum: Any) -> Self:
+        """The same update with another momentum."""
+        return replace(self, momentum=momentum)
+
     def init(self, param: Tensor) -> ParamState:
         """Momentum and normaliser of zero, before the first step."""
         return {"step": 0, "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
@@ -226,13 +261,20 @@ class AdamWReleased:
         return Direction(state["exp_avg"].mul_(self.momentum).add_(grad), denominator)
 
 
-def _adam_direction(state: ParamState, grad: Tensor, betas: tuple[float, float], eps: float) -> Direction:
-    """The operations of torch's single-tensor Adam, in its order, so that results agree bit for bit."""
+def _adam_direction(state: ParamState, grad: Tensor, betas: tuple[Any, float], eps: float) -> Direction:
+    """The operations of torch's single-tensor Adam, in its order, so that results agree bit for bit.
+
+    A first moment whose decay β₁ changes while it is learned lacks Π β₁ of its weight instead of β₁ᵗ.
+    """
     beta1, beta2 = betas
     state["step"] += 1
     numerator = state["exp_avg"].lerp_(grad, 1 - beta1) if "exp_avg" in state else grad
     state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    bias_correction1 = 1 - beta1 ** state["step"]
+    if isinstance(beta1, Tensor):
+        state["momentum_product"] = state.get("momentum_product", 1.0) * beta1
+        bias_correction1 = 1 - state["momentum_product"]
+    else:
+        bias_correction1 = 1 - beta1 ** state["step"]
     bias_correction2 = 1 - beta2 ** state["step"]
     denominator = (state["exp_avg_sq"].sqrt() / bias_correction2**0.5).add_(eps)
     return Direction(numerator, denominator, bias_correction1)

@@ -1,13 +1,15 @@
 """Blocks: which parameters of a network share a step size."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from streams.registry import unknown_name
 
-Granularity = Literal["scalar", "blockwise", "layerwise"]
+Granularity = Literal["scalar", "blockwise", "layerwise", "tensor", "node", "weight"]
+
+WITHIN_BLOCKS = ("node", "weight")  # finer than param groups can be
 
 
 def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] = "blockwise") -> list[dict[str, Any]]:
@@ -16,11 +18,14 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
     Args:
         model: the network.
         granularity: "scalar" for one block of everything, "blockwise" for one block per top-level child that has
-            parameters, "layerwise" for one per layer (module that has parameters of its own), or a list of blocks,
-            each a list of parameter-name prefixes such as ``[["features"], ["classifier.0", "classifier.2"]]``.
+            parameters, "layerwise" for one per layer (module that has parameters of its own), "tensor" for one per
+            parameter, "node" or "weight" for the blocks of "blockwise", in which MetaOptimize learns a step size per
+            output unit or weight, or a list of blocks, each a list of parameter-name prefixes such as
+            ``[["features"], ["classifier.0", "classifier.2"]]``.
 
     Returns:
-        Param groups ``{"name": …, "params": […]}`` for any torch optimizer, in the network's order.
+        Param groups ``{"name": …, "params": […]}`` for any torch optimizer, in the network's order. Those of "node" and
+        "weight" say so under "step_sizes".
 
     Raises:
         ValueError: unknown granularity; a network without trainable parameters; prefixes that match nothing, that
@@ -33,16 +38,19 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
         owner = _owners_by_prefix(list(named), granularity)
     elif granularity == "scalar":
         owner = dict.fromkeys(named, "all")
-    elif granularity == "blockwise":
+    elif granularity in ("blockwise", *WITHIN_BLOCKS):
         owner = {name: name.split(".")[0] for name in named}
     elif granularity == "layerwise":
         owner = {name: name.rpartition(".")[0] or name for name in named}
+    elif granularity == "tensor":
+        owner = {name: name for name in named}
     else:
-        raise ValueError(unknown_name("granularity", granularity, ["scalar", "blockwise", "layerwise"]))
+        raise ValueError(unknown_name("granularity", granularity, list(get_args(Granularity))))
     groups: dict[str, list[nn.Parameter]] = {}
     for name, param in named.items():
         groups.setdefault(owner[name], []).append(param)
-    return [{"name": name, "params": params} for name, params in groups.items()]
+    more = {"step_sizes": granularity} if granularity in WITHIN_BLOCKS else {}
+    return [{"name": name, "params": params, **more} for name, params in groups.items()]
 
 
 def _owners_by_prefix(names: list[str], prefixes: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -49,11 +49,24 @@ def _replace(optimizer: Optimizer, group: dict[str, Any], before: Parameter, par
 
 
 def _resized(value: Any, before: Parameter, param: Parameter) -> Any:
-    """A piece of state for the new shape: the overlapping part copied, the rest zero; scalars unchanged."""
-    if not isinstance(value, Tensor) or value.shape != before.shape:
+    """A piece of state for the new shape: the overlapping part copied, the rest zero.
+
+    Tensors that broadcast against the parameter, such as one number per output unit [out, 1], grow where it does.
+    Scalars, and tensors of another kind of shape, are unchanged.
+    """
+    if isinstance(value, dict):
+        return {key: _resized(part, before, param) for key, part in value.items()}
+    if not isinstance(value, Tensor) or value.dim() != before.dim():
         return value
+    if any(size not in (1, whole) for size, whole in zip(value.shape, before.shape, strict=True)):
+        return value
+    sizes = [
+        size if size != whole else new for size, whole, new in zip(value.shape, before.shape, param.shape, strict=True)
+    ]
     resized = torch.zeros_like(param, dtype=value.dtype, memory_format=torch.preserve_format)
-    overlap = tuple(slice(0, min(sizes)) for sizes in zip(before.shape, param.shape, strict=True))
+    if sizes != list(param.shape):
+        resized = resized.new_zeros(sizes)
+    overlap = tuple(slice(0, min(pair)) for pair in zip(value.shape, sizes, strict=True))
     resized[overlap] = value[overlap].to(resized.device)
     return resized
 

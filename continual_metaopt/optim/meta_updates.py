@@ -4,8 +4,9 @@ A meta update is a frozen dataclass of settings with ``init()`` for its state an
 step_size)``, which advances the state and returns Δβ, the change of the log step size β = log α. States are
 dictionaries of numbers, one per block of parameters.
 
-Each rule is written once, as a plain function of numbers (``…_rule``). The compiled engines compile that function, and
-a population of learners gives it tensors, with one number per learner.
+Each rule is written once, as a plain function of numbers (``…_rule``). The compiled engines compile that function, a
+population of learners gives it tensors, with one number per learner, and so do step sizes of single tensors, output
+units or weights.
 
 Plain names follow ``torch.optim``; ``…Released`` names the MetaOptimize authors' released experiment code
 (arXiv 2402.02342). In these rules z is the surrogate meta gradient of a block and η the meta step size.
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from streams.registry import Registry
 
-MetaState = dict[str, float]
+MetaState = dict[str, Any]  # numbers, or tensors where a block holds many step sizes
 
 Numbers = tuple[Any, Any, Any, Any]  # Δβ and the new step, mean and square
 
@@ -31,7 +32,7 @@ class MetaUpdate(Protocol):
         """State of a block whose step size has not been changed yet."""
         ...
 
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
+    def change(self, state: MetaState, gradient: Any, step_size: Any) -> Any:
         """Advance ``state`` by one meta gradient and return the change of the log step size."""
         ...
 
@@ -92,7 +93,7 @@ class _Update:
         """No steps yet, and moments of zero."""
         return {"step": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
 
-    def change(self, state: MetaState, gradient: float, step_size: float) -> float:
+    def change(self, state: MetaState, gradient: Any, step_size: Any) -> Any:
         """Advance ``state`` by one meta gradient and return the change of the log step size."""
         change, state["step"], state["exp_avg"], state["exp_avg_sq"] = type(self).rule(
             state["step"], state["exp_avg"], state["exp_avg_sq"], gradient, step_size, *self.constants

@@ -5,24 +5,73 @@ arXiv 2402.02342, in its Hessian-free form.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim import parametrisations
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Direction
+from continual_metaopt.optim.guards import limited_change, overshoot
+from continual_metaopt.optim.learned_momentum import direction_and_tangent
 from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
+from continual_metaopt.optim.parametrisations import Parametrisation
+from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
 from streams.registry import unknown_name
 
-StepSizes = Literal["group", "scalar"]
+MetaParameter = Literal["lr", "weight_decay", "momentum"]
+UpdateOrder = Literal["base_first", "meta_first"]
+StepSizeParametrisation = Literal["log", "linear"]
+
+# What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
+RECORD = {"lr": "learned", "weight_decay": "learned_weight_decay", "momentum": "learned_momentum"}
+TRACE = {"lr": "trace", "weight_decay": "trace_weight_decay", "momentum": "trace_momentum"}
+STATE_TRACES = "trace_momentum_state"  # traces of what depends on the momentum beside the weights
+
+WEIGHT_DECAY_BOUNDS = (1e-10, 10.0)
+MOMENTUM_BOUNDS = (1e-6, 1 - 1e-6)
+
+DEFAULT_GAMMA = 0.999
+
+SHARED_SETTINGS = ("lr", "learn", "parametrisation")  # by groups that share one step size
+
+PLAIN = {
+    "learn": ("lr",),
+    "update_order": "base_first",
+    "parametrisation": "log",
+    "meta_every": 1,
+    "max_meta_change": None,
+    "effective_step_bound": None,
+}
 
 Group = dict[str, Any]
 
 
 class NonFiniteMetaGradient(FloatingPointError):
     """The meta gradient of a block is NaN or infinite; weights and step sizes are as they were before the step."""
+
+
+@dataclass
+class _MetaGradient:
+    """Surrogate meta gradient of a block: the sum over its weights, and the part of each fine-grained parameter."""
+
+    total: float = 0.0
+    parts: dict[Tensor, Tensor] = field(default_factory=dict)
+
+
+class _Move(NamedTuple):
+    """Where a parameter is going: the base update's direction, and how that depends on a learned momentum."""
+
+    block: list[Group]
+    group: Group
+    param: Tensor
+    grad: Tensor
+    state: dict[str, Any]
+    direction: Direction
+    momentum_tangent: Tensor | None = None
 
 
 class MetaOptimize(torch.optim.Optimizer):
@@ -36,24 +85,43 @@ class MetaOptimize(torch.optim.Optimizer):
         h ← γ (1 − κ α) h − Δw
         β ← meta update of β with z
 
-    A param group is a block. ``group["lr"]`` always reads as the block's current step size; writing it, as a scheduler
-    does, replaces the step size from which the block learns on. With ``meta_lr=0`` no trace is kept and the optimizer
-    is its base update with a fixed step size, which is ``torch.optim``'s, bit for bit, where torch has the rule (with
-    decoupled weight decay).
+    A param group is a block. ``group["lr"]`` always reads as the block's current step size, the geometric mean where it
+    holds many; writing it, as a scheduler does, replaces the step size from which the block learns on, or rescales all
+    of them. With ``meta_lr=0`` no trace is kept and the optimizer is its base update with a fixed step size, which is
+    ``torch.optim``'s, bit for bit, where torch has the rule (with decoupled weight decay).
+
+    Weight decay and momentum are learned by the same machinery if ``learn`` names them, with the same meta update, η
+    and γ, and as many numbers as there are step sizes. The weight decay's logarithm has a trace of its own,
+    h ← γ (1 − κ α) h − α κ w; the momentum's logit has a pair of traces (``optim/learned_momentum.py``).
+    ``group["weight_decay"]`` and ``group["momentum"]`` read, and may be written, as ``group["lr"]``. They stay within
+    [1e-10, 10] and [1e-6, 1 − 1e-6].
 
     Everything learned lives in ``state`` and ``param_groups``, so ``state_dict`` resumes bit for bit.
 
     Args:
         params: tensors or param groups, as for any torch optimizer; ``blocks`` makes groups of a network. A group may
-            set its own "lr", "meta_lr", "gamma", "weight_decay", "lr_bounds", and a "name" for reports.
+            set any of the options below but "base" and "meta" for itself, and a "name" for reports; with "momentum"
+            in ``learn``, also the "momentum" to start from.
         lr: initial step size α₀.
         base: base update: "sgd", "sgdm", "rmsprop", "adamw", "lion", "…_released", or a configured object.
         meta: meta update: "sgd", "rmsprop", "adam", "lion", "…_released", or a configured object.
         meta_lr: meta step size η.
         gamma: discount γ in [0, 1] of the trace; 1 / (1 − γ) is its horizon in steps.
-        weight_decay: decoupled weight decay κ.
-        step_sizes: "group" for one step size per group, "scalar" for one that all groups share.
-        lr_bounds: the step size stays within these.
+        weight_decay: decoupled weight decay κ; to start from if it is learned.
+        step_sizes: "group" for one step size per group, "scalar" for one that all groups with this setting share,
+            "tensor", "node" (output unit: index of the first dimension) or "weight" for many in a group.
+        lr_bounds: the step sizes stay within these.
+        horizon: 1 / (1 − γ) in steps, which are samples at batch size 1, in place of ``gamma``.
+        learn: what is learned: "lr", "weight_decay", "momentum".
+        update_order: "base_first" takes the step with the step size from before the meta update, "meta_first" with the
+            new one, as IDBD and hypergradient descent do.
+        parametrisation: "log" learns β = log α; "linear" learns β = α itself, with h ← γ (1 − κ α) h − (u + κ w) for a
+            step of direction u, as additive hypergradient descent does. Then η and Δβ are in units of the step size.
+        meta_every: meta updates are made at every so many steps of a block, with the sum of their meta gradients.
+        max_meta_change: bound on |Δβ| of a single meta update (2 in Sutton 1992); None for none.
+        effective_step_bound: bound on Σ α g u / (2 · loss), summed over the groups that learn step sizes and set it, as
+            Autostep's on Σ α x², which it is for a linear model with loss ½ δ² (``guards.overshoot``). Where a step
+            would exceed it, their step sizes are divided by the excess for good, before the step. None for none.
 
     Raises:
         ValueError: a setting is out of range, or a name is unknown.
@@ -75,22 +143,36 @@ class MetaOptimize(torch.optim.Optimizer):
         base: str | BaseUpdate = "adamw",
         meta: str | MetaUpdate = "adam",
         meta_lr: float = 1e-2,
-        gamma: float = 0.999,
+        gamma: float = DEFAULT_GAMMA,
         weight_decay: float = 0.01,
         step_sizes: StepSizes = "group",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
+        horizon: float | None = None,
+        learn: Iterable[MetaParameter] = ("lr",),
+        update_order: UpdateOrder = "base_first",
+        parametrisation: StepSizeParametrisation = "log",
+        meta_every: int = 1,
+        max_meta_change: float | None = None,
+        effective_step_bound: float | None = None,
     ) -> None:
-        if step_sizes not in ("group", "scalar"):
-            raise ValueError(unknown_name("kind of step sizes", str(step_sizes), ["group", "scalar"]))
         self.base: BaseUpdate = BASE_UPDATES[base]() if isinstance(base, str) else base
         self.meta: MetaUpdate = META_UPDATES[meta]() if isinstance(meta, str) else meta
         self.step_sizes: StepSizes = step_sizes
+        if horizon is not None and gamma != DEFAULT_GAMMA:
+            raise ValueError(f"horizon = {horizon} and gamma = {gamma} both set the discount; give one of them")
         defaults = {
             "lr": lr,
             "meta_lr": meta_lr,
-            "gamma": gamma,
+            "gamma": gamma if horizon is None else _discount(horizon),
             "weight_decay": weight_decay,
             "lr_bounds": tuple(lr_bounds),
+            "step_sizes": step_sizes,
+            "learn": tuple(learn),
+            "update_order": update_order,
+            "parametrisation": parametrisation,
+            "meta_every": meta_every,
+            "max_meta_change": max_meta_change,
+            "effective_step_bound": effective_step_bound,
         }
         super().__init__(params, defaults)
 
@@ -105,29 +187,52 @@ class MetaOptimize(torch.optim.Optimizer):
         Raises:
             ValueError: a setting is out of range, or the name is taken.
         """
-        first = self.param_groups[0] if self.param_groups else None
-        if self.step_sizes == "scalar" and first is not None:
-            param_group.setdefault("lr", first["lr"])
-            if param_group["lr"] != first["lr"]:
-                raise ValueError(
-                    f'step_sizes="scalar" means one step size for all groups, but their lr differ: '
-                    f'{first["lr"]} and {param_group["lr"]}; give them the same lr, or use step_sizes="group"'
-                )
+        if "horizon" in param_group:
+            if "gamma" in param_group:
+                raise ValueError("horizon and gamma of a group both set its discount; give one of them")
+            param_group["gamma"] = _discount(param_group.pop("horizon"))
+        if "learn" in param_group:
+            param_group["learn"] = tuple(param_group["learn"])
+        if param_group.get("step_sizes", self.defaults["step_sizes"]) == "scalar":
+            self._share_settings(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            if "momentum" in group["learn"]:
+                group.setdefault("momentum", _momentum_of(self.base))
             _check_group(group)
-            *others, name = self._block_names()
+            *others, name = self._group_names()
             if name in others:
                 raise ValueError(f"two groups are named '{name}'; give each its own name")
         except ValueError:
             self.param_groups.pop()
             raise
         group["rule"] = self._rule()
-        group["learned"] = {
-            "reference": float(group["lr"]),  # the step size that learning started from, and …
+        for kind in _kinds(group):
+            group[RECORD[kind]] = self._new_record(group[kind])
+
+    def _share_settings(self, param_group: Group) -> None:
+        """Give a new group the settings that it must share with the groups of the same step size.
+
+        Raises:
+            ValueError: it has others.
+        """
+        first = next((group for group in self.param_groups if group["step_sizes"] == "scalar"), None)
+        if first is None:
+            return
+        for setting in dict.fromkeys((*SHARED_SETTINGS, *first["learn"])):
+            if param_group.setdefault(setting, first[setting]) != first[setting]:
+                raise ValueError(
+                    f'step_sizes="scalar" means one step size for all groups, but their {setting} differ: '
+                    f"{first[setting]} and {param_group[setting]}; give them the same {setting}, or use "
+                    'step_sizes="group"'
+                )
+
+    def _new_record(self, start: float) -> dict[str, Any]:
+        return {
+            "reference": float(start),  # the value that learning started from, and …
             "log_ratio": 0.0,  # … β − β₀ apart from it, because exp(log α₀) is not α₀ in floating point
-            "written": float(group["lr"]),  # what this class last wrote to "lr"
+            "written": float(start),  # what this class last wrote to the group
             "meta_gradient": 0.0,
             "meta_state": self.meta.init(),
         }
@@ -158,143 +263,430 @@ class MetaOptimize(torch.optim.Optimizer):
 
         Raises:
             NonFiniteMetaGradient: a meta gradient is NaN or infinite; nothing has been changed.
-            ValueError: a gradient is sparse or complex.
+            ValueError: a gradient is sparse or complex, or ``effective_step_bound`` has no loss to compare with.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        wants_loss = self.wants_loss
+        if wants_loss and loss is None:
+            raise ValueError(
+                "effective_step_bound needs the loss: call optimizer.step(closure) with a closure that returns it; "
+                "after loss.backward(), optimizer.step(lambda: loss) does"
+            )
         blocks = self.blocks()
-        step_sizes = [self.current_step_size(block) for block in blocks]
+        for block in blocks:
+            for kind in _kinds(block[0]):
+                self._take_over(block, kind)
         meta_gradients = self._meta_gradients(blocks)
-        for block, step_size in zip(blocks, step_sizes, strict=True):
-            for group in block:
-                self._update_weights_and_traces(group, step_size)
-        for block, meta_gradient in zip(blocks, meta_gradients, strict=True):
-            if meta_gradient is not None and block[0]["meta_lr"] > 0:
-                self.update_step_size(block, meta_gradient)
+        self._learn(blocks, meta_gradients, "meta_first")
+        moves: Iterable[_Move] = self._moves(blocks)
+        if wants_loss:
+            moves = list(moves)
+            self._bound_effective_step(moves, float(loss.detach() if isinstance(loss, Tensor) else cast(Any, loss)))
+        for move in moves:
+            self._update_weights_and_traces(move)
+        self._learn(blocks, meta_gradients, "base_first")
         return loss
 
-    def step_size_report(self) -> dict[str, float]:
-        """Current step size of each block: its group's name, or "all" where all groups share one."""
-        if self.step_sizes == "scalar":
-            return {"all": float(self.param_groups[0]["lr"])}
-        return {name: float(group["lr"]) for name, group in zip(self._block_names(), self.param_groups, strict=True)}
+    @property
+    def wants_loss(self) -> bool:
+        """Whether ``step`` has to be given a closure that returns the loss."""
+        return any(_is_bounded(group) for group in self.param_groups)
+
+    def step_size_report(self) -> dict[str, float | Tensor]:
+        """Current step size of each block, or all of them in one dimension where a block holds many.
+
+        Blocks have their groups' names. A step size that all groups share is called "all", one that some share has
+        their names, joined by "+".
+        """
+        return {name: self._report(block, "lr") for name, block in zip(self.block_names(), self.blocks(), strict=True)}
+
+    def meta_parameter_report(self) -> dict[str, dict[str, float | Tensor]]:
+        """Current learned values other than step sizes: block → {"weight_decay": …, "momentum": …}."""
+        report = {
+            name: {kind: self._report(block, kind) for kind in block[0]["learn"] if kind != "lr"}
+            for name, block in zip(self.block_names(), self.blocks(), strict=True)
+        }
+        return {name: values for name, values in report.items() if values}
 
     def meta_gradient_report(self) -> dict[str, float]:
-        """Surrogate meta gradient z of each block in the last step; 0 before the second step."""
-        names = self.step_size_report()
-        return {name: block[0]["learned"]["meta_gradient"] for name, block in zip(names, self.blocks(), strict=True)}
+        """Surrogate meta gradient z of each block in the last step; 0 before the second step.
+
+        Where a block holds many step sizes, it is their sum: the meta gradient of a factor common to all of them.
+        """
+        return {
+            name: block[0]["learned"]["meta_gradient"]
+            for name, block in zip(self.block_names(), self.blocks(), strict=True)
+        }
 
     def blocks(self) -> list[list[Group]]:
         """The param groups of each block; a block's step size and meta state are kept in its first group."""
-        return [self.param_groups] if self.step_sizes == "scalar" else [[group] for group in self.param_groups]
+        blocks: list[list[Group]] = []
+        shared: list[Group] = []
+        for group in self.param_groups:
+            if group["step_sizes"] != "scalar":
+                blocks.append([group])
+                continue
+            if not shared:
+                blocks.append(shared)
+            shared.append(group)
+        return blocks
 
-    def _block_names(self) -> list[str]:
+    def block_names(self) -> list[str]:
+        """Names of the blocks, in the order of ``blocks()``."""
+        names = {id(group): name for group, name in zip(self.param_groups, self._group_names(), strict=True)}
+        return [self._block_name(block, names) for block in self.blocks()]
+
+    def _block_name(self, block: list[Group], names: dict[int, str]) -> str:
+        if block[0]["step_sizes"] == "scalar" and len(block) == len(self.param_groups):
+            return "all"
+        return "+".join(names[id(group)] for group in block)
+
+    def _group_names(self) -> list[str]:
         return [str(group.get("name", f"group{index}")) for index, group in enumerate(self.param_groups)]
 
-    def _block_name(self, group: Group) -> str:
-        index = next(i for i, other in enumerate(self.param_groups) if other is group)
-        return self._block_names()[index]
+    def _name_of(self, block: list[Group]) -> str:
+        index = next(index for index, other in enumerate(self.blocks()) if other[0] is block[0])
+        return self.block_names()[index]
 
     def _rule(self) -> str:
         return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}"
 
+    def why_not_plain(self) -> str | None:
+        """The first option beyond one log step size per block, which fast engines lack; None if there is none."""
+        for group in self.param_groups:
+            if group["step_sizes"] in FINE:
+                return f'step_sizes="{group["step_sizes"]}" gives a group many step sizes'
+            for option, plain in PLAIN.items():
+                if group[option] != plain:
+                    return f"{option}={group[option]!r} is set"
+        return None
+
     def current_step_size(self, block: list[Group]) -> float:
         """A block's step size, after taking over what others wrote to "lr" since the last step."""
-        learned = block[0]["learned"]
+        return self._take_over(block, "lr")
+
+    def _take_over(self, block: list[Group], kind: str) -> float:
+        """A block's learned value, after taking over what others wrote to its groups since the last step."""
+        leader = block[0]
+        record = leader[RECORD[kind]]
         for group in block:
-            written_by_others = float(group["lr"])
-            if written_by_others == learned["written"]:
+            written_by_others = float(group[kind])
+            if written_by_others == record["written"]:
                 continue
-            if not written_by_others >= 0:
-                raise ValueError(f"the step size of block '{self._block_name(group)}' was set to {group['lr']}")
-            learned["reference"], learned["log_ratio"] = written_by_others, 0.0
-            if group["meta_lr"] > 0:
-                low, high = group["lr_bounds"]
-                learned["reference"] = min(max(written_by_others, low), high)
-            self._write_step_size(block, learned["reference"])
+            _check_written(self._group_names()[self._index(group)], kind, group[kind])
+            if self._has_parts(group, kind):
+                self._rescale(group, kind, written_by_others)
+                break
+            record["reference"], record["log_ratio"] = written_by_others, 0.0
+            if group["meta_lr"] > 0 and kind in group["learn"]:
+                record["reference"] = parametrisations.clipped(written_by_others, *_bounds(group, kind))
+            self._write(block, kind, record["reference"])
             break
-        return cast(float, learned["written"])
+        return cast(float, record["written"])
 
-    def _write_step_size(self, block: list[Group], step_size: float) -> None:
-        block[0]["learned"]["written"] = step_size
+    def _index(self, group: Group) -> int:
+        return next(index for index, other in enumerate(self.param_groups) if other is group)
+
+    def _rescale(self, group: Group, kind: str, written: float) -> None:
+        """Move all step sizes of a fine-grained group by what was written to it, within their bounds."""
+        record, parametrisation = group[RECORD[kind]], _parametrisation(group, kind)
+        low, high = _bounds(group, kind)
+        if not record["written"] > 0 or not written > 0:
+            raise ValueError(f"{kind} of a group with many step sizes can only be set to a positive number")
+        by = parametrisation.offset(record["written"], written)
+        record["reference"] = reference = parametrisation.value(record["reference"], by)
+        for part in self._parts(group, kind):
+            part["log_ratio"].clamp_(parametrisation.offset(reference, low), parametrisation.offset(reference, high))
+        self._write_mean(group, kind)
+
+    def _write(self, block: list[Group], kind: str, value: float) -> None:
+        block[0][RECORD[kind]]["written"] = value
         for group in block:
-            group["lr"] = step_size
+            group[kind] = value
 
-    def _meta_gradients(self, blocks: list[list[Group]]) -> list[float | None]:
-        """Σ h·g of each block, with one transfer from the device for all; None for a block without a gradient."""
-        sums: list[float | None] = [None] * len(blocks)
-        owners: list[int] = []
+    def _write_mean(self, group: Group, kind: str) -> None:
+        """Let a fine-grained group read as the mean of its values, taken in β: the geometric mean of step sizes."""
+        parts = list(self._parts(group, kind))
+        n = sum(shape_of(group["step_sizes"], param).numel() for param in group["params"])
+        device = parts[0]["log_ratio"].device
+        total = torch.stack([part["log_ratio"].sum(dtype=torch.float64).to(device) for part in parts]).sum().item()
+        reference = group[RECORD[kind]]["reference"]
+        self._write([group], kind, float(_parametrisation(group, kind).value(reference, total / n)))
+
+    def _parts(self, group: Group, kind: str) -> Iterator[dict[str, Any]]:
+        """What each parameter of a fine-grained group has learned."""
+        for param in group["params"]:
+            if param in self.state and RECORD[kind] in self.state[param]:
+                yield self.state[param][RECORD[kind]]
+
+    def _has_parts(self, group: Group, kind: str) -> bool:
+        return next(self._parts(group, kind), None) is not None
+
+    def _value(self, block: list[Group], group: Group, param: Tensor, kind: str) -> Any:
+        """What holds for a parameter: a number, or a tensor that broadcasts against it."""
+        if kind != "lr" and kind not in group["learn"]:
+            return group[kind]
+        record = block[0][RECORD[kind]]
+        part = self.state[param].get(RECORD[kind]) if group["step_sizes"] in FINE and param in self.state else None
+        if part is None:
+            return record["written"]
+        value = _parametrisation(group, kind).value(record["reference"], part["log_ratio"])
+        return value.clamp(*_bounds(group, kind))
+
+    def _report(self, block: list[Group], kind: str) -> float | Tensor:
+        group = block[0]
+        if kind not in group["learn"] or not (self._has_parts(group, kind) or _is_fine(group)):
+            return float(group[kind])
+        self._take_over(block, kind)
+        parts = []
+        for param in group["params"]:
+            value = self._value(block, group, param, kind)
+            shape = shape_of(group["step_sizes"], param)
+            parts.append((value if isinstance(value, Tensor) else param.new_full(shape, value)).flatten())
+        return torch.cat([part.detach().to(parts[0].device) for part in parts])
+
+    def _meta_gradients(self, blocks: list[list[Group]]) -> list[dict[str, _MetaGradient]]:
+        """Σ h·g of each block for all that it learns, with one transfer from the device; none without a gradient."""
+        found: list[dict[str, _MetaGradient]] = [{} for _ in blocks]
+        owners: list[_MetaGradient] = []
         products: list[Tensor] = []
         for index, block in enumerate(blocks):
-            for learns, param, grad in ((g["meta_lr"] > 0, *pair) for g in block for pair in _params_with_gradient(g)):
-                sums[index] = 0.0
-                trace = self.state[param].get("trace") if param in self.state else None
-                if trace is not None and learns:
-                    owners.append(index)
-                    products.append(torch.dot(trace.flatten(), grad.flatten()))
+            for learns, group, (param, grad) in ((g["meta_lr"] > 0, g, p) for g in block for p in _with_gradient(g)):
+                state = self.state.get(param, {})
+                for kind in group["learn"]:
+                    meta_gradient = found[index].setdefault(kind, _MetaGradient())
+                    if not learns:
+                        continue
+                    trace: Tensor | None = state.get(TRACE[kind])
+                    if trace is None:
+                        if _is_fine(group):
+                            meta_gradient.parts[param] = param.new_zeros(shape_of(group["step_sizes"], param))
+                        continue
+                    if _is_fine(group):
+                        part = meta_gradient.parts[param] = summed(group["step_sizes"], trace * grad)
+                        products.append(part.sum())
+                    else:
+                        products.append(torch.dot(trace.flatten(), grad.flatten()))
+                    owners.append(meta_gradient)
         if products:
             device = products[0].device
-            for index, value in zip(owners, torch.stack([p.to(device) for p in products]).tolist(), strict=True):
-                sums[index] += value
-        for block, total in zip(blocks, sums, strict=True):
-            self.check_meta_gradient(block, total)
-        return sums
+            for owner, value in zip(owners, torch.stack([p.to(device) for p in products]).tolist(), strict=True):
+                owner.total += value
+        for block, by_kind in zip(blocks, found, strict=True):
+            for kind, meta_gradient in by_kind.items():
+                self.check_meta_gradient(block, meta_gradient.total, kind)
+        return found
 
-    def check_meta_gradient(self, block: list[Group], meta_gradient: float | None) -> None:
+    def check_meta_gradient(self, block: list[Group], meta_gradient: float, kind: str = "lr") -> None:
         """Stop at a meta gradient that is not a number.
 
         Raises:
             NonFiniteMetaGradient: it is NaN or infinite.
         """
-        if meta_gradient is not None and not math.isfinite(meta_gradient):
-            name = "all" if self.step_sizes == "scalar" else self._block_name(block[0])
-            raise NonFiniteMetaGradient(f"the meta gradient of block '{name}' is {meta_gradient}")
+        if not math.isfinite(meta_gradient):
+            of = "" if kind == "lr" else f" for its {kind}"
+            raise NonFiniteMetaGradient(f"the meta gradient of block '{self._name_of(block)}'{of} is {meta_gradient}")
 
     def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
-        """A parameter's state, made at its first update; with a trace if its group learns a step size."""
+        """A parameter's state, made at its first update; with a trace of each thing that its group learns."""
         state = self.state[param]
         if not state:
             state.update(self.base.init(param))
-        if group["meta_lr"] > 0 and "trace" not in state:
-            state["trace"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        if group["meta_lr"] > 0:
+            for kind in group["learn"]:
+                if TRACE[kind] not in state:
+                    state[TRACE[kind]] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                    if kind == "momentum":
+                        state[STATE_TRACES] = {}
+                if _is_fine(group) and RECORD[kind] not in state:
+                    ratios = param.new_zeros(shape_of(group["step_sizes"], param))
+                    state[RECORD[kind]] = {"log_ratio": ratios, "meta_state": self.meta.init()}
         return state
 
-    def _update_weights_and_traces(self, group: Group, step_size: float) -> None:
-        weight_decay = group["weight_decay"]
+    def _moves(self, blocks: list[list[Group]]) -> Iterator[_Move]:
+        """Advance the base update's state of each parameter; returns where it is going."""
+        for block in blocks:
+            for group in block:
+                for param, grad in _with_gradient(group):
+                    state = self.prepared_state(group, param)
+                    if "momentum" in group["learn"]:
+                        direction, tangent = self._direction_with_momentum(block, group, param, state)
+                        yield _Move(block, group, param, grad, state, direction, tangent)
+                    else:
+                        yield _Move(block, group, param, grad, state, self.base.direction(state, grad))
+
+    def _direction_with_momentum(
+        self, block: list[Group], group: Group, param: Tensor, state: dict[str, Any]
+    ) -> tuple[Direction, Tensor | None]:
+        momentum = self._value(block, group, param, "momentum")
+        if not isinstance(momentum, Tensor):
+            momentum = param.new_full((), momentum)
+        grad = cast(Tensor, param.grad)
+        if group["meta_lr"] == 0:
+            return cast(Any, self.base).with_momentum(momentum).direction(state, grad), None
+        slope = parametrisations.LOGIT.slope(momentum)
+        return direction_and_tangent(self.base, state, grad, momentum, slope, state[STATE_TRACES], group["gamma"])
+
+    def _update_weights_and_traces(self, move: _Move) -> None:
+        block, group, param, _, state, direction, momentum_tangent = move
+        learn = group["learn"] if group["meta_lr"] > 0 else ()
+        step_size = self._value(block, group, param, "lr")
+        weight_decay = self._value(block, group, param, "weight_decay")
+        decays = isinstance(weight_decay, Tensor) or bool(weight_decay)
         shrinkage = 1 - step_size * weight_decay
-        for param, grad in _params_with_gradient(group):
-            state = self.prepared_state(group, param)
-            direction = self.base.direction(state, grad)
-            if group["meta_lr"] > 0:
-                trace = state["trace"].mul_(group["gamma"] * shrinkage)
-                if weight_decay:
-                    trace.add_(param, alpha=-step_size * weight_decay)
-                _move(trace, direction, step_size)
-            if weight_decay:
-                param.mul_(shrinkage)
-            _move(param, direction, step_size)
+        if "lr" in learn:
+            trace = state["trace"].mul_(group["gamma"] * shrinkage)
+            slope = _parametrisation(group, "lr").slope(step_size)
+            if decays:
+                _add(trace, param, -slope * weight_decay)
+            _move(trace, direction, slope)
+        if "weight_decay" in learn:
+            trace = state[TRACE["weight_decay"]].mul_(group["gamma"] * shrinkage)
+            _add(trace, param, -step_size * weight_decay)
+        if momentum_tangent is not None:
+            _add(state[TRACE["momentum"]].mul_(group["gamma"] * shrinkage), momentum_tangent, -step_size)
+        if decays:
+            param.mul_(shrinkage)
+        _move(param, direction, step_size)
+
+    def _bound_effective_step(self, moves: list[_Move], loss: float) -> None:
+        """Divide the step sizes that are bounded by what their step exceeds the bound by."""
+        decreases = []
+        for block, group, param, grad, _, direction, _ in moves:
+            if _is_bounded(group):
+                slope = grad * direction.quotient() * self._value(block, group, param, "lr")
+                decreases.append(slope.sum(dtype=torch.float64) / group["effective_step_bound"])
+        if not decreases:
+            return
+        total = torch.stack([part.to(decreases[0].device) for part in decreases]).sum().item()
+        excess = overshoot(total, loss)
+        if excess == 1:
+            return
+        for block in {id(move.block[0]): move.block for move in moves if _is_bounded(move.group)}.values():
+            group = block[0]
+            record, parametrisation = group["learned"], _parametrisation(group, "lr")
+            low, _ = _bounds(group, "lr")
+            if self._has_parts(group, "lr"):
+                for part in self._parts(group, "lr"):
+                    part["log_ratio"].sub_(math.log(excess)).clamp_(min=math.log(low / record["reference"]))
+                self._write_mean(group, "lr")
+            else:
+                value = max(record["written"] / excess, low)
+                record["log_ratio"] = parametrisation.offset(record["reference"], value)
+                self._write(block, "lr", value)
 
     def take_step_size(
         self, block: list[Group], step_size: float, log_ratio: float, meta_gradient: float, meta_state: dict[str, float]
     ) -> None:
         """Take over what an engine has learned about a block's step size in this optimizer's place."""
         block[0]["learned"].update(log_ratio=log_ratio, meta_gradient=meta_gradient, meta_state=meta_state)
-        self._write_step_size(block, step_size)
+        self._write(block, "lr", step_size)
+
+    def _learn(
+        self, blocks: list[list[Group]], meta_gradients: list[dict[str, _MetaGradient]], order: UpdateOrder
+    ) -> None:
+        """Make the meta updates of the blocks with this order of updates."""
+        for block, by_kind in zip(blocks, meta_gradients, strict=True):
+            if block[0]["meta_lr"] > 0 and block[0]["update_order"] == order:
+                for kind, meta_gradient in by_kind.items():
+                    if block[0]["step_sizes"] in FINE:
+                        self._update_parts(block[0], kind, meta_gradient)
+                    else:
+                        self._update(block, kind, meta_gradient.total)
 
     def update_step_size(self, block: list[Group], meta_gradient: float) -> None:
         """Make the meta update of a block's step size."""
-        group, learned = block[0], block[0]["learned"]
-        learned["meta_gradient"] = meta_gradient
+        self._update(block, "lr", meta_gradient)
+
+    def _update(self, block: list[Group], kind: str, meta_gradient: float) -> None:
+        record = block[0][RECORD[kind]]
+        record["meta_gradient"] = meta_gradient
+        value = self._meta_update(block[0], kind, record, meta_gradient)
+        if value is not None:
+            self._write(block, kind, value)
+
+    def _update_parts(self, group: Group, kind: str, meta_gradient: _MetaGradient) -> None:
+        group[RECORD[kind]]["meta_gradient"] = meta_gradient.total
+        for param, part in meta_gradient.parts.items():
+            self._meta_update(group, kind, self.prepared_state(group, param)[RECORD[kind]], part)
+        self._write_mean(group, kind)
+
+    def _meta_update(self, group: Group, kind: str, record: dict[str, Any], meta_gradient: Any) -> Any:
+        """Make a meta update, of a number or a tensor of them; returns the new value, None between updates."""
+        if group["meta_every"] > 1:
+            record["pending"] = record.get("pending", 0.0) + meta_gradient
+            record["n_pending"] = record.get("n_pending", 0) + 1
+            if record["n_pending"] < group["meta_every"]:
+                return None
+            meta_gradient = record.pop("pending")
+            record["n_pending"] = 0
+        meta_lr = group["meta_lr"]
+        if isinstance(meta_gradient, Tensor):  # so that rules with signs keep its precision
+            meta_lr = meta_gradient.new_full((), meta_lr).expand_as(meta_gradient)
+        change = limited_change(
+            self.meta.change(record["meta_state"], meta_gradient, meta_lr), group["max_meta_change"]
+        )
+        reference, bounds = group[RECORD[kind]]["reference"], _bounds(group, kind)
+        record["log_ratio"], value = _parametrisation(group, kind).moved(
+            reference, record["log_ratio"], change, *bounds
+        )
+        return value
+
+
+def _kinds(group: Group) -> Iterator[str]:
+    """What a group keeps a record of: its step size, learned or not, and what else it learns."""
+    yield "lr"
+    for kind in group["learn"]:
+        if kind != "lr":
+            yield kind
+
+
+def _parametrisation(group: Group, kind: str) -> Parametrisation:
+    if kind == "lr":
+        return parametrisations.STEP_SIZE_PARAMETRISATIONS[group["parametrisation"]]
+    return parametrisations.LOG if kind == "weight_decay" else parametrisations.LOGIT
+
+
+def _bounds(group: Group, kind: str) -> tuple[float, float]:
+    if kind == "lr":
         low, high = group["lr_bounds"]
-        reference = learned["reference"]
-        log_ratio = learned["log_ratio"] + self.meta.change(learned["meta_state"], meta_gradient, group["meta_lr"])
-        learned["log_ratio"] = min(max(log_ratio, math.log(low / reference)), math.log(high / reference))
-        self._write_step_size(block, min(max(reference * math.exp(learned["log_ratio"]), low), high))
+        return low, high
+    return WEIGHT_DECAY_BOUNDS if kind == "weight_decay" else MOMENTUM_BOUNDS
 
 
-def _params_with_gradient(group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+def _is_fine(group: Group) -> bool:
+    """Whether a group learns several step sizes."""
+    return group["step_sizes"] in FINE and group["meta_lr"] > 0
+
+
+def _is_bounded(group: Group) -> bool:
+    return group["effective_step_bound"] is not None and group["meta_lr"] > 0 and "lr" in group["learn"]
+
+
+def _discount(horizon: float) -> float:
+    if not horizon >= 1:
+        raise ValueError(f"horizon must be at least 1 step, but is {horizon}")
+    return 1 - 1 / horizon
+
+
+def _momentum_of(base: BaseUpdate) -> float:
+    """The momentum that a base update starts from.
+
+    Raises:
+        ValueError: its step does not depend on one, or not smoothly.
+    """
+    if not hasattr(base, "with_momentum"):
+        raise ValueError(
+            f"{base} has no momentum that could be learned; take sgdm, adamw, or one of their released forms "
+            "(Lion's step is a sign, which does not change with the momentum but for jumps)"
+        )
+    return float(cast(Any, base).momentum)
+
+
+def _with_gradient(group: Group) -> Iterator[tuple[Tensor, Tensor]]:
     for param in group["params"]:
         if param.grad is not None:
             if param.grad.is_sparse or param.is_complex():
@@ -303,15 +695,47 @@ def _params_with_gradient(group: Group) -> Iterator[tuple[Tensor, Tensor]]:
             yield param, param.grad
 
 
-def _move(tensor: Tensor, direction: Direction, step_size: float) -> None:
-    """Subtract a step from ``tensor`` in place, with the floating-point operations of torch's optimizers."""
-    if direction.denominator is None:
-        tensor.add_(direction.numerator, alpha=-step_size / direction.divisor)
+def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:
+    """Add ``scale`` times another tensor in place; the scale is a number, or a tensor that broadcasts."""
+    if isinstance(scale, Tensor):
+        tensor.addcmul_(other, scale)
     else:
-        tensor.addcdiv_(direction.numerator, direction.denominator, value=-step_size / direction.divisor)
+        tensor.add_(other, alpha=scale)
+
+
+def _move(tensor: Tensor, direction: Direction, step_size: Any) -> None:
+    """Subtract a step from ``tensor`` in place, with the floating-point operations of torch's optimizers."""
+    scale = -step_size / direction.divisor
+    if isinstance(scale, Tensor):
+        quotient = direction.numerator
+        if direction.denominator is not None:
+            quotient = quotient / direction.denominator
+        tensor.addcmul_(quotient, scale)
+    elif direction.denominator is None:
+        tensor.add_(direction.numerator, alpha=scale)
+    else:
+        tensor.addcdiv_(direction.numerator, direction.denominator, value=scale)
+
+
+def _check_written(name: str, kind: str, value: Any) -> None:
+    if kind == "lr" and not value >= 0:
+        raise ValueError(f"the step size of block '{name}' was set to {value}")
+    if kind == "weight_decay" and not value > 0:
+        raise ValueError(f"the learned weight_decay of block '{name}' was set to {value}; it must be positive")
+    if kind == "momentum" and not 0 < value < 1:
+        raise ValueError(f"the learned momentum of block '{name}' was set to {value}; it must be between 0 and 1")
 
 
 def _check_group(group: Group) -> None:
+    _check_choice("kind of step sizes", group["step_sizes"], StepSizes)
+    _check_choice("order of updates", group["update_order"], UpdateOrder)
+    _check_choice("parametrisation", group["parametrisation"], StepSizeParametrisation)
+    for kind in group["learn"]:
+        _check_choice("meta-parameter to learn", kind, MetaParameter)
+    if not group["learn"] or len(set(group["learn"])) < len(group["learn"]):
+        raise ValueError(
+            f"learn must name what is to be learned, each once, not {group['learn']}; meta_lr=0 for nothing"
+        )
     low, high = group["lr_bounds"]
     if not 0 < low < high:
         raise ValueError(f"lr_bounds must be two positive numbers, the lower first, not {group['lr_bounds']}")
@@ -323,5 +747,24 @@ def _check_group(group: Group) -> None:
         raise ValueError(f"weight_decay must not be negative, but is {group['weight_decay']}")
     if not group["lr"] > 0:
         raise ValueError(f"lr must be positive, but is {group['lr']}")
-    if group["meta_lr"] > 0 and not low <= group["lr"] <= high:
+    if group["meta_lr"] > 0 and "lr" in group["learn"] and not low <= group["lr"] <= high:
         raise ValueError(f"lr = {group['lr']} is outside lr_bounds = {group['lr_bounds']}")
+    for kind, of, bounds in (
+        ("weight_decay", "logarithm", WEIGHT_DECAY_BOUNDS),
+        ("momentum", "logit", MOMENTUM_BOUNDS),
+    ):
+        if kind in group["learn"] and not bounds[0] <= group[kind] <= bounds[1]:
+            raise ValueError(
+                f"to learn the {of} of {kind}, start between {bounds[0]} and {bounds[1]}, not with {group[kind]}"
+            )
+    if not (isinstance(group["meta_every"], int) and group["meta_every"] >= 1):
+        raise ValueError(f"meta_every must be a whole number of steps, at least 1, but is {group['meta_every']}")
+    for guard in ("max_meta_change", "effective_step_bound"):
+        if group[guard] is not None and not group[guard] > 0:
+            raise ValueError(f"{guard} must be positive, or None for no bound, but is {group[guard]}")
+
+
+def _check_choice(what: str, value: Any, choices: Any) -> None:
+    known = list(get_args(choices))
+    if value not in known:
+        raise ValueError(unknown_name(what, str(value), known))

@@ -3,6 +3,7 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from continual_metaopt.optim.summaries import geometric_mean
 from streams.registry import Registry, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
@@ -96,14 +97,24 @@ def _is_optimizer(value: Any) -> bool:
 
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
-    return not (name == "fixed" or name.startswith(TORCH_PREFIX) or options.get("meta_lr") == 0)
+    fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
+    return not (name == "fixed" or name.startswith(TORCH_PREFIX) or fixed)
 
 
 def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:
-    """Current step size of each block of any optimizer: what it reports itself, or "lr" of its param groups."""
+    """Current step size of each block of any optimizer: what it reports itself, or "lr" of its param groups.
+
+    Where a block holds many step sizes, it is their geometric mean.
+    """
+    return {name: geometric_mean(value) for name, value in reported_step_sizes(optimizer).items()}
+
+
+def reported_step_sizes(optimizer: "Optimizer") -> dict[str, Any]:
+    """As ``step_sizes_of``, but with all step sizes, in a tensor, where a block holds many."""
     report = getattr(optimizer, "step_size_report", None)
     if report is not None:
-        return {name: float(value) for name, value in report().items()}
+        reported: dict[str, Any] = report()
+        return reported
     return {
         str(group.get("name", f"group{index}")): float(group["lr"])
         for index, group in enumerate(optimizer.param_groups)

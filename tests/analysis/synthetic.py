@@ -22,6 +22,8 @@ def write_run(
     state: str = "finished",
     learned: bool = False,
     step_sizes: Mapping[str, Sequence[float]] | None = None,
+    quantiles: Mapping[str, float] | None = None,
+    measurements: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     record_every: int = 1,
     test_accuracy: Sequence[float | None] | None = None,
     parts: int = 0,
@@ -95,7 +97,24 @@ def write_run(
         ]
         for frame, values in zip(frames, step_sizes.values(), strict=True):
             frame["step_size"] = np.asarray(values, dtype=float)
+            for name, factor in (quantiles or {}).items():
+                frame[name] = frame["step_size"] * factor
         write_table(directory, "step_sizes", pd.concat(frames).sort_values("step", kind="stable"), parts)
+    if measurements:
+        frames = [
+            pd.DataFrame(
+                {
+                    "step": np.arange(len(values), dtype="int32") * record_every,
+                    "quantity": quantity,
+                    "block": block,
+                    "statistic": "value",
+                    "value": np.asarray(values, dtype=float),
+                }
+            )
+            for quantity, of_blocks in measurements.items()
+            for block, values in of_blocks.items()
+        ]
+        write_table(directory, "measurements", pd.concat(frames), parts)
     rows = experience_rows(samples, test_accuracy)
     write_table(directory, "experiences", rows, parts)
     return directory

@@ -5,6 +5,8 @@ import pytest
 from analysis import load_runs, write_report
 from analysis.figures import (
     COLOURS,
+    has_meta_parameter,
+    meta_parameter_trajectories,
     online_accuracy_by_experience,
     save,
     sliding_accuracy,
@@ -92,6 +94,39 @@ def test_part_of_the_trajectories(study):
     assert axes.get_lines()[0].get_xdata().tolist() == [50, 60, 70, 80, 90, 100]
     with pytest.raises(ValueError, match="'Scalar' has no block 'head'; its blocks are: all"):
         step_size_trajectories(study, blocks=["head"])
+
+
+def test_the_band_holds_the_middle_half_of_many_step_sizes(tmp_path):
+    factors = {"q05": 0.1, "q25": 0.5, "q75": 2.0, "q95": 10.0}
+    for seed, scale in ((0, 1.0), (1, 3.0)):
+        sizes = {"all": [scale * 1e-3, scale * 2e-3]}
+        write_run(tmp_path, "A", seed, n_samples=4, learned=True, step_sizes=sizes, quantiles=factors)
+    (axes,) = step_size_trajectories(load_runs(tmp_path)).axes
+    (band,) = axes.collections[:1]
+    heights = {round(float(y), 9) for y in band.get_paths()[0].vertices[:, 1]}
+    assert heights == {1e-3, 2e-3, 4e-3, 8e-3}  # medians 2e-3 and 4e-3, times a half and two
+
+
+def test_learned_weight_decays_and_momenta_are_drawn(tmp_path):
+    learned = {"weight_decay": {"head": [0.01, 0.02]}, "momentum": {"head": [0.9, 0.99]}}
+    write_run(tmp_path, "A", n_samples=4, learned=True, step_sizes={"head": [1e-3, 1e-3]}, measurements=learned)
+    write_run(tmp_path, "B", n_samples=4, learned=True, step_sizes={"head": [1e-3, 1e-3]})
+    runs = load_runs(tmp_path)
+    for quantity, label, values in (
+        ("weight_decay", "weight decay", [0.01, 0.02]),
+        ("momentum", "1 − momentum", [0.1, 0.01]),
+    ):
+        assert has_meta_parameter(runs, quantity)
+        figure = meta_parameter_trajectories(runs, quantity)
+        (axes,) = figure.axes
+        assert figure.get_supylabel() == label
+        np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), values)
+        without = runs.select(label="B")
+        assert not has_meta_parameter(without, quantity)
+        with pytest.raises(
+            ValueError, match=r"no learned (weight decays|momenta) have been recorded for these learners"
+        ):
+            meta_parameter_trajectories(without, quantity)
 
 
 def test_many_blocks_are_thinned(tmp_path):

@@ -253,3 +253,12 @@ def test_importing_stays_light(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_quantiles_of_step_sizes_are_missing_where_they_were_not_recorded(tmp_path):
+    factors = {"q05": 0.1, "q25": 0.5, "q75": 2.0, "q95": 10.0}
+    write_run(tmp_path, "new", step_sizes={"all": [1e-3]}, quantiles=factors)
+    write_run(tmp_path, "old", step_sizes={"all": [1e-3]})
+    sizes = load_runs(tmp_path).step_sizes.set_index("label")[list(factors)]
+    assert sizes.loc["new"].tolist() == pytest.approx([1e-4, 5e-4, 2e-3, 1e-2])
+    assert sizes.loc["old"].isna().all()

@@ -5,6 +5,7 @@ import pytest
 
 from analysis.scripts import (
     comparison_table,
+    meta_parameters,
     online_accuracy,
     sensitivity,
     sliding_accuracy,
@@ -103,3 +104,12 @@ def test_as_a_module(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+
+
+def test_learned_meta_parameters_are_drawn(tmp_path, capsys):
+    write_run(tmp_path / "runs", "A", step_sizes={"all": [1e-3]}, measurements={"momentum": {"all": [0.9, 0.8]}})
+    assert meta_parameters.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["momentum.pdf", "momentum.png"]
+    write_run(tmp_path / "others", "A", step_sizes={"all": [1e-3]})
+    assert meta_parameters.main([str(tmp_path / "others"), "--out", str(tmp_path)]) != 0
+    assert "no learned weight decays or momenta have been recorded" in capsys.readouterr().err

@@ -380,7 +380,10 @@ def test_prefixes_are_left_to_the_real_network() -> None:
 def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
     fields = options_model("learner", "metaoptimize", factory_of("learner", "metaoptimize")).model_fields
 
-    assert list(fields) == ["lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds"]
+    assert list(fields) == [
+        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "horizon", "learn"),
+        *("update_order", "parametrisation", "meta_every", "max_meta_change", "effective_step_bound"),
+    ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
         "lr": 1e-5,
         "meta_lr": 0.01,

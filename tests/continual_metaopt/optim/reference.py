@@ -6,12 +6,13 @@ are raised), z meta gradient, η meta step size, γ trace decay, t the number of
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 Array = np.ndarray
 State = dict[str, Array]
-Rule = Callable[[State, Array, int], Array]
+Rule = Callable[..., Array]
 
 
 def mean_correction(decay: float, t: int) -> float:
@@ -40,10 +41,14 @@ def sgdm(state: State, g: Array, t: int, momentum: float = 0.9) -> Array:
 
 
 def adam(state: State, g: Array, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Array:
-    """m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  d = m/(1−β₁^t) / (sqrt(v/(1−β₂^t)) + ε)."""
+    """m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  d = m/(1−Π β₁) / (sqrt(v/(1−β₂^t)) + ε).
+
+    The product of all β₁ so far is β₁^t unless β₁ is learned.
+    """
     state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
     state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * g**2
-    return (state["m"] / mean_correction(beta1, t)) / (np.sqrt(state["v"] / mean_correction(beta2, t)) + eps)
+    state["product"] = state.get("product", 1.0) * beta1
+    return (state["m"] / (1 - state["product"])) / (np.sqrt(state["v"] / mean_correction(beta2, t)) + eps)
 
 
 def rmsprop(state: State, g: Array, t: int) -> Array:
@@ -101,30 +106,62 @@ METAS: dict[str, Rule] = {
 }
 
 
-def weight_step(alpha: float, direction: Array, kappa: float, w: Array) -> Array:
+# Keyword of the momentum ρ in the rules whose direction is a smooth function of it.
+MOMENTUM = {"sgdm": "momentum", "adamw": "beta1", "sgdm_released": "momentum", "adamw_released": "momentum"}
+
+
+def momentum_tangent(base: str, state: State, g: Array, t: int, rho: Array, slope: Array, gamma: float) -> Array:
+    """Derivative of the direction along the momentum's traces n (of m) and p (of Π ρ), which advance; g is constant.
+
+    To be called before the rule itself, with the state from before the step; ``slope`` is dρ/dβ.
+    """
+    m, n = state.get("m", 0.0), gamma * state.get("n", 0.0)
+    if base == "sgdm":
+        state["n"] = rho * n + slope * m
+        return state["n"]
+    if base == "sgdm_released":
+        state["n"] = rho * n + slope * (m - g)
+        return n + np.zeros_like(g)
+    if base == "adamw_released":
+        v = 0.999 * state.get("v", 0.0) + g**2
+        state["n"] = rho * n + slope * m
+        return state["n"] / np.sqrt(sum_correction(0.999, t) * v + 1e-10)
+    state["n"] = rho * n + slope * (m - g)
+    product = state.get("product", 1.0)
+    state["p"] = rho * gamma * state.get("p", 0.0) + slope * product
+    weight = 1 - product * rho
+    root = np.sqrt((0.999 * state.get("v", 0.0) + 0.001 * g**2) / mean_correction(0.999, t)) + 1e-8
+    return (state["n"] / weight + (rho * m + (1 - rho) * g) * state["p"] / weight**2) / root
+
+
+def weight_step(alpha: Array, direction: Array, kappa: Array, w: Array) -> Array:
     """Δw = α (d + κ w), so that w ← w − Δw."""
     return alpha * (direction + kappa * w)
 
 
-def next_trace(gamma: float, kappa: float, alpha: float, h: Array, step: Array) -> Array:
-    """h ← γ (1 − κ α) h − Δw."""
-    return gamma * (1 - kappa * alpha) * h - step
+def summed_to(shape: tuple[int, ...], product: Array) -> Array:
+    """A product summed over the weights that share a number, given the shape that these numbers have."""
+    for axis in range(product.ndim):
+        if len(shape) == 0 or shape[axis] != product.shape[axis]:
+            product = product.sum(axis=axis, keepdims=True)
+    return product.reshape(shape)
 
 
-def meta_gradient(traces: list[Array], gradients: list[Array]) -> float:
-    """z = Σ h_i g_i over a block."""
-    return sum(float(np.sum(h * g)) for h, g in zip(traces, gradients, strict=True))
+def logit(x: Array) -> Array:
+    return np.log(x / (1 - x))
 
 
 @dataclass(frozen=True)
 class Block:
-    """The weights that are configured together."""
+    """The weights that are configured together; `momentum` is where learning ρ starts."""
 
     weights: list[Array]
     lr: float
     weight_decay: float
     gamma: float
     meta_lr: float
+    granularity: str = "group"
+    momentum: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -132,62 +169,142 @@ class Moment:
     """Everything after one step; `meta_gradients` are those that the step used, with the trace from before it."""
 
     weights: list[list[Array]]
-    traces: list[list[Array]]
-    step_sizes: list[float]
-    meta_gradients: list[float]
+    traces: dict[str, list[list[Array]]]
+    """By what is learned, "lr", "weight_decay" or "momentum"; then by block and tensor."""
+    values: dict[str, list[list[Array]]]
+    """Likewise the step size, weight decay or momentum, which broadcasts against the weights."""
+    meta_gradients: list[Array]
+    """Of the step sizes, one array for each that is learned apart."""
     sign_margin: float
     """Least |argument of a sign function| in this step, exact zeros left out; infinite where no sign is taken."""
+
+    def numbers(self, kind: str = "lr") -> list[float]:
+        """The values of one tensor of each block, where blocks have one value."""
+        return [float(tensors[0]) for tensors in self.values[kind]]
 
 
 Gradient = Callable[[int, list[list[Array]]], list[list[Array]]]
 
 
-def trajectory(gradient: Gradient, blocks: list[Block], base: str, meta: str, steps: int, scalar: bool) -> list[Moment]:
+def own_shape(granularity: str, w: Array) -> tuple[int, ...]:
+    """Shape of the numbers that are learned for a tensor of weights."""
+    if granularity == "weight":
+        return w.shape
+    if granularity == "node" and w.ndim:
+        return (w.shape[0], *(1,) * (w.ndim - 1))
+    return ()
+
+
+def trajectory(
+    gradient: Gradient,
+    blocks: list[Block],
+    base: str,
+    meta: str,
+    steps: int,
+    *,
+    meta_first: bool = False,
+    linear: bool = False,
+    learn: tuple[str, ...] = ("lr",),
+) -> list[Moment]:
     """Run MetaOptimize and record every step.
 
     Args:
         gradient: (number of the step from 0, weights by block) → gradients by block.
-        blocks: One log step size is learned per block.
+        blocks: One log step size is learned per block, unless its granularity is finer. Blocks of granularity
+            "scalar" share one (and `lr` and `meta_lr`).
         base: Name of the update rule of the weights.
         meta: Name of the update rule of the log step sizes.
         steps: How many steps to take.
-        scalar: Learn one log step size for all blocks together (they share `lr` and `meta_lr` then).
+        meta_first: Step with the step sizes from after the meta update.
+        linear: Learn step sizes themselves rather than their logarithms.
+        learn: What is learned.
     """
+    to_beta = {"lr": (lambda x: x) if linear else np.log, "weight_decay": np.log, "momentum": logit}
+    to_value = {
+        "lr": (lambda b: b) if linear else np.exp,
+        "weight_decay": np.exp,
+        "momentum": lambda b: 1 / (1 + np.exp(-b)),
+    }
     weights = [[np.array(w, dtype=np.float64) for w in block.weights] for block in blocks]
-    traces = [[np.zeros_like(w) for w in ws] for ws in weights]
-    base_states: list[list[State]] = [[{} for _ in ws] for ws in weights]
-    owner = [0] * len(blocks) if scalar else list(range(len(blocks)))  # block → its log step size
-    n_betas = max(owner) + 1
-    betas = [float(np.log(blocks[owner.index(k)].lr)) for k in range(n_betas)]
-    etas = [blocks[owner.index(k)].meta_lr for k in range(n_betas)]
-    meta_states: list[State] = [{} for _ in betas]
+    places = [(b, i) for b, ws in enumerate(weights) for i in range(len(ws))]
+    traces = {kind: {place: np.zeros_like(weights[place[0]][place[1]]) for place in places} for kind in learn}
+    base_states: dict[tuple[int, int], State] = {place: {} for place in places}
+
+    def owner(b: int, i: int) -> Any:
+        """What is learned together has the same owner."""
+        if blocks[b].granularity in ("scalar", "group"):
+            return "all" if blocks[b].granularity == "scalar" else b
+        return b, i
+
+    betas: dict[str, dict[Any, Array]] = {kind: {} for kind in ("lr", "weight_decay", "momentum")}
+    etas: dict[Any, float] = {}
+    for b, i in places:
+        start = {"lr": blocks[b].lr, "weight_decay": blocks[b].weight_decay, "momentum": blocks[b].momentum}
+        for kind in betas:
+            if kind in (*learn, "lr"):
+                first = to_beta[kind](np.full(own_shape(blocks[b].granularity, weights[b][i]), start[kind]))
+                betas[kind].setdefault(owner(b, i), first)
+        etas.setdefault(owner(b, i), blocks[b].meta_lr)
+    meta_states: dict[tuple[str, Any], State] = {(kind, k): {} for kind in learn for k in etas}
+
+    def value(kind: str, b: int, i: int) -> Array:
+        if kind in betas and owner(b, i) in betas[kind]:
+            return to_value[kind](betas[kind][owner(b, i)])
+        return np.asarray(blocks[b].weight_decay if kind == "weight_decay" else blocks[b].momentum)
 
     record = []
     for t in range(1, steps + 1):
         gradients = gradient(t - 1, weights)
-        alphas = [float(np.exp(beta)) for beta in betas]
-        zs = [
-            sum(meta_gradient(traces[b], gradients[b]) for b in range(len(blocks)) if owner[b] == k)
-            for k in range(n_betas)
-        ]
-        for b, block in enumerate(blocks):
-            alpha = alphas[owner[b]]
-            for i, g in enumerate(gradients[b]):
-                direction = BASES[base](base_states[b][i], g, t)
-                step = weight_step(alpha, direction, block.weight_decay, weights[b][i])
-                weights[b][i] = weights[b][i] - step
-                traces[b][i] = next_trace(block.gamma, block.weight_decay, alpha, traces[b][i], step)
-        for k in range(n_betas):
-            betas[k] -= etas[k] * float(METAS[meta](meta_states[k], np.asarray(zs[k]), t))
+        zs: dict[tuple[str, Any], Array] = {}
+        for kind in learn:
+            for b, i in places:
+                shape = own_shape(blocks[b].granularity, weights[b][i])
+                part = summed_to(shape, traces[kind][b, i] * gradients[b][i])
+                zs[kind, owner(b, i)] = zs.get((kind, owner(b, i)), 0.0) + part
 
-        states = [state for group in base_states for state in group] + meta_states
+        def make_meta_updates(zs: dict[tuple[str, Any], Array] = zs, t: int = t) -> None:
+            for (kind, k), z in zs.items():
+                direction = METAS[meta](meta_states[kind, k], np.asarray(z), t)
+                betas[kind][k] = betas[kind][k] - etas[k] * direction
+
+        if meta_first:
+            make_meta_updates()
+        for b, i in places:
+            g, w, gamma = gradients[b][i], weights[b][i], blocks[b].gamma
+            alpha, kappa, rho = (value(kind, b, i) for kind in ("lr", "weight_decay", "momentum"))
+            state = base_states[b, i]
+            tangent = np.zeros_like(w)
+            options = {}
+            if "momentum" in learn:
+                tangent = momentum_tangent(base, state, g, t, rho, rho * (1 - rho), gamma)
+                options = {MOMENTUM[base]: rho}
+            step = weight_step(alpha, BASES[base](state, g, t, **options), kappa, w)
+            increments = {
+                "lr": -step / (alpha if linear else 1.0),
+                "weight_decay": -alpha * kappa * w,
+                "momentum": -alpha * tangent,
+            }
+            for kind in learn:
+                traces[kind][b, i] = gamma * (1 - kappa * alpha) * traces[kind][b, i] + increments[kind]
+            weights[b][i] = w - step
+        if not meta_first:
+            make_meta_updates()
+
+        states = [*base_states.values(), *meta_states.values()]
         arguments = np.concatenate([np.ravel(s["argument"]) for s in states if "argument" in s] or [np.zeros(0)])
+        by_block = [range(len(ws)) for ws in weights]
         record.append(
             Moment(
                 weights=[list(ws) for ws in weights],
-                traces=[list(hs) for hs in traces],
-                step_sizes=[float(np.exp(beta)) for beta in betas],
-                meta_gradients=zs,
+                traces={
+                    kind: [[traces[kind][b, i] for i in tensors] for b, tensors in enumerate(by_block)]
+                    for kind in learn
+                },
+                values={
+                    kind: [[value(kind, b, i) for i in tensors] for b, tensors in enumerate(by_block)]
+                    for kind in ("lr", *learn)
+                },
+                meta_gradients=[z for (kind, _), z in zs.items() if kind == "lr"],
                 sign_margin=float(np.min(np.abs(arguments[arguments != 0]), initial=np.inf)),
             )
         )

@@ -132,7 +132,11 @@ def test_a_parameter_under_two_names_is_in_one_block() -> None:
 @pytest.mark.parametrize(
     ("granularity", "message"),
     [
-        ("layer", "unknown granularity 'layer'. Did you mean 'layerwise'? Known: blockwise, layerwise, scalar"),
+        (
+            "layer",
+            "unknown granularity 'layer'. Did you mean 'layerwise'? "
+            "Known: blockwise, layerwise, node, scalar, tensor, weight",
+        ),
         ([["a"]], "no block contains b.weight, b.bias"),
         ([["a"], ["b"], ["a.bias"]], "parameter 'a.bias' is in two blocks, 'a' and 'a.bias'"),
         (

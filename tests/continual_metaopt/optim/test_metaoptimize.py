@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import continual_metaopt
 from continual_metaopt.optim import base_updates, meta_updates
-from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.metaoptimize import TRACE, MetaOptimize, NonFiniteMetaGradient
 
 from . import reference
 
@@ -101,7 +101,8 @@ def learner(problem: Problem, base: str, meta: str, step_sizes: str = "group", /
 
 def learned(problem: Problem, optimizer: MetaOptimize) -> list[Tensor]:
     """All that a step changes and a user can see: weights, traces and step sizes."""
-    report = [torch.as_tensor(value, dtype=torch.float64) for value in optimizer.step_size_report().values()]
+    reports = [optimizer.step_size_report(), *optimizer.meta_parameter_report().values()]
+    report = [torch.as_tensor(value, dtype=torch.float64) for values in reports for value in values.values()]
     return [tensor.detach().clone() for p in problem.flat() for tensor in (p, optimizer.state[p]["trace"])] + report
 
 
@@ -119,50 +120,102 @@ def assert_same_state(left: dict[str, Any], right: dict[str, Any]) -> None:
 # The formulas
 
 
-@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
-@pytest.mark.parametrize("meta", reference.METAS)
-@pytest.mark.parametrize("base", reference.BASES)
-def test_every_pair_follows_the_formulas(base: str, meta: str, step_sizes: str) -> None:
-    first = {"lr": LR[base], "weight_decay": 0.01, "gamma": 0.9, "meta_lr": META_LR[meta]}
+# Several learned things at once, for every base with a momentum to learn, and both parametrisations of the step size.
+BEYOND_STEP_SIZES: list[tuple[str, str, str, str, dict[str, Any]]] = [
+    (base, meta, step_sizes, order, {"learn": learn, "parametrisation": parametrisation})
+    for base, meta, step_sizes, order, learn, parametrisation in [
+        ("sgdm", "adam", "group", "base_first", ("lr", "weight_decay", "momentum"), "log"),
+        # AdamW's first step does not depend on ρ, so that z is a rounding error then, which Adam would normalise
+        ("adamw", "sgd", "scalar", "meta_first", ("lr", "weight_decay", "momentum"), "log"),
+        ("adamw", "rmsprop_released", "weight", "base_first", ("momentum",), "log"),
+        ("sgdm_released", "sgd", "node", "meta_first", ("momentum", "weight_decay"), "log"),
+        ("adamw_released", "adam_released", "tensor", "base_first", ("lr", "momentum"), "log"),
+        ("adamw_released", "rmsprop_released", "weight", "meta_first", ("lr", "weight_decay", "momentum"), "linear"),
+        ("lion", "adam", "node", "base_first", ("weight_decay",), "log"),
+        ("rmsprop", "lion", "group", "base_first", ("lr", "weight_decay"), "linear"),
+        ("sgd", "adam", "weight", "meta_first", ("lr",), "linear"),
+    ]
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "meta", "step_sizes", "order", "options"),
+    [
+        pytest.param(*(base, meta, step_sizes, order, {}), marks=() if (base, meta) in PAIRS else pytest.mark.slow)
+        for base in reference.BASES
+        for meta in reference.METAS
+        for step_sizes in ("scalar", "group", "tensor", "node", "weight", "mixed")
+        for order in ("base_first", "meta_first")
+    ]
+    + BEYOND_STEP_SIZES,
+)
+def test_every_pair_follows_the_formulas(
+    base: str, meta: str, step_sizes: str, order: str, options: dict[str, Any]
+) -> None:
+    linear = options.get("parametrisation") == "linear"
+    eta = META_LR[meta] * (LR[base] if linear else 1)  # Δβ is in units of the step size then
+    first = {"lr": LR[base], "weight_decay": 0.01, "gamma": 0.9, "meta_lr": eta}
     second = first | {"weight_decay": 0.1, "gamma": 0.8}
-    if step_sizes == "group":
-        second |= {"lr": 0.7 * LR[base], "meta_lr": 1.5 * META_LR[meta]}
+    if step_sizes != "scalar":
+        second |= {"lr": 0.7 * LR[base], "meta_lr": 1.5 * eta}
+    elif "weight_decay" in options.get("learn", ()):
+        second |= {"weight_decay": 0.01}  # as it is shared
+    granularities = ("scalar", "weight") if step_sizes == "mixed" else (step_sizes, step_sizes)
     problem = Problem()
-    names = BLOCKS if step_sizes == "group" else ["all"]
     expected = reference.trajectory(
         problem.gradient,
         [
-            reference.Block(weights, **options)
-            for weights, options in zip(problem.initial, (first, second), strict=True)
+            reference.Block(weights, granularity=granularity, **settings)
+            for weights, granularity, settings in zip(problem.initial, granularities, (first, second), strict=True)
         ],
         base,
         meta,
-        steps=12,
-        scalar=step_sizes == "scalar",
+        steps=8,
+        meta_first=order == "meta_first",
+        linear=linear,
+        learn=options.get("learn", ("lr",)),
     )
-    overrides = {key: value for key, value in second.items() if value != first[key]}
     groups = [
-        {"params": problem.params[0], "name": "first"},
-        {"params": problem.params[1], "name": "second"} | overrides,
+        {"params": params, "name": name, "step_sizes": granularity} | settings
+        for params, name, granularity, settings in zip(
+            problem.params, BLOCKS, granularities, (first, second), strict=True
+        )
     ]
-    optimizer = MetaOptimize(groups, **first, base=base, meta=meta, step_sizes=step_sizes)
+    whole = "group" if step_sizes == "mixed" else step_sizes
+    optimizer = MetaOptimize(groups, base=base, meta=meta, step_sizes=whole, update_order=order, **options)
 
     for t, moment in enumerate(expected):
         problem.run(optimizer, range(t, t + 1))
-        for group, weights, traces in zip(problem.params, moment.weights, moment.traces, strict=True):
-            for p, w, h in zip(group, weights, traces, strict=True):
+        for b, group in enumerate(problem.params):
+            for p, w in zip(group, moment.weights[b], strict=True):
                 np.testing.assert_allclose(p.detach(), w, rtol=1e-12, atol=1e-13)
-                np.testing.assert_allclose(optimizer.state[p]["trace"], h, rtol=1e-12, atol=1e-13)
-        report = optimizer.step_size_report()
-        assert list(report) == names
-        np.testing.assert_allclose([float(report[name]) for name in names], moment.step_sizes, rtol=1e-12)
-        current = moment.step_sizes if step_sizes == "group" else moment.step_sizes * 2
-        np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], current, rtol=1e-12)
+            for kind, traces in moment.traces.items():
+                for p, h in zip(group, traces[b], strict=True):
+                    np.testing.assert_allclose(optimizer.state[p][TRACE[kind]], h, rtol=1e-11, atol=1e-13)
+            for kind, values in moment.values.items():
+                if granularities[b] in ("tensor", "node", "weight") and kind in moment.traces:
+                    every = torch.cat([torch.as_tensor(value).flatten() for value in values[b]])
+                    means = logit_mean(every) if kind == "momentum" else every.log().mean().exp()
+                    np.testing.assert_allclose(optimizer.param_groups[b][kind], means, rtol=1e-12)
+                    name = BLOCKS[b]
+                    report = optimizer.meta_parameter_report().get(name, {}) | {
+                        "lr": optimizer.step_size_report()[name]
+                    }
+                    np.testing.assert_allclose(report[kind], every, rtol=1e-12)
+                else:
+                    np.testing.assert_allclose(optimizer.param_groups[b][kind], values[b][0], rtol=1e-12)
+    assert list(optimizer.step_size_report()) == (["all"] if step_sizes == "scalar" else BLOCKS)
 
-    # The comparison says something only if step sizes moved, and is fair only if no sign hangs on a rounding error.
-    moved = np.log(np.array([moment.step_sizes for moment in expected]) / np.array(expected[0].step_sizes))
-    assert np.abs(moved).max(axis=0).min() > 0.02
+    # The comparison says something only if all values moved, and is fair only if no sign hangs on a rounding error.
+    for kind in expected[0].traces:
+        for b in range(2):
+            start, end = (np.concatenate([np.ravel(v) for v in m.values[kind][b]]) for m in (expected[0], expected[-1]))
+            assert np.abs(end / start - 1).max() > 1e-4
     assert min(moment.sign_margin for moment in expected) > 1e-9
+
+
+def logit_mean(values: Tensor) -> Tensor:
+    return values.logit().mean().sigmoid()
 
 
 @pytest.mark.parametrize(
@@ -500,7 +553,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
-@pytest.mark.parametrize("step_sizes", ["scalar", "group"])
+@pytest.mark.parametrize("step_sizes", ["scalar", "group", "tensor", "node", "weight"])
 @pytest.mark.parametrize(("base", "meta"), PAIRS)
 def test_state_dict_continues_bit_for_bit(
     base: str, meta: str, step_sizes: str, carry: Callable[[dict[str, Any]], dict[str, Any]], dtype: torch.dtype
