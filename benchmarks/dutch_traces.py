@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numba
@@ -35,6 +36,7 @@ REVISIONS = {
 }
 N_INPUTS, N_RELEVANT, FLIP_EVERY, BURN_IN, MEASURED = 20, 5, 20, 20_000, 10_000
 META_LRS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03)
+INITIAL = 0.05  # step size
 WINDOW = 200  # steps that the forward view repeats
 FAILED = 5.0  # mean squared error of predicting 0
 
@@ -330,36 +332,34 @@ TRACKING_SETTINGS = {
 }
 
 
-def tracking_tables(seeds: int, window: int | None) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Mean squared errors, and their changes through revising; with the forward view over ``window`` steps if given."""
+def measured(run: Callable[[Array, Array, float, float], Outcome], data: list[tuple[Array, Array]]) -> dict[str, Array]:
+    """Mean squared error of each seed, for each η."""
+    with np.errstate(all="ignore"):
+        return {
+            f"η = {eta:g}": np.array([np.square(run(x, y, INITIAL, eta)[0][BURN_IN:]).mean() for x, y in data])
+            for eta in META_LRS
+        }
+
+
+def tracking_tables(seeds: int, with_forward_view: bool) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Mean squared errors on the tracking task, and their changes through revising."""
     data = [tracking(seed, BURN_IN + MEASURED) for seed in range(seeds)]
-
-    def measured(run: Callable[[Array, Array], Outcome]) -> Array:
-        return np.array([np.square(run(x, y)[0][BURN_IN:]).mean() for x, y in data])
-
     errors, changes = [], []
     jobs = [(setting, revision) for setting, revisions in TRACKING_SETTINGS.items() for revision in revisions]
-    usual: dict[float, Array] = {}
+    usual: dict[str, Array] = {}
     for setting, revision in track(jobs, description="tracking", console=Console(stderr=True)):
-        labels = {"step sizes": setting.name, "γ": f"{setting.gamma:g}"}
-        with np.errstate(all="ignore"):
-            found = {
-                eta: measured(lambda x, y, s=setting, e=eta, r=revision: s.learn(x, y, 0.05, e, r)) for eta in META_LRS
-            }
-        errors.append(labels | {"revised": REVISIONS[revision]} | {f"η = {e:g}": shown(v) for e, v in found.items()})
+        found = measured(partial(setting.learn, revision=revision), data)
+        labels = {"step sizes": setting.name, "γ": f"{setting.gamma:g}", "revised": REVISIONS[revision]}
+        errors.append(labels | {eta: shown(values) for eta, values in found.items()})
         if revision == USUAL:
             usual = found
         else:
-            row = {f"η = {e:g}": gain(usual[e], v) for e, v in found.items()}
-            changes.append(labels | {"revised": REVISIONS[revision]} | row)
-    if window is not None:
-        for setting in track(list(TRACKING_SETTINGS)[:2], description="forward view", console=Console(stderr=True)):
-            with np.errstate(all="ignore"):
-                found = {
-                    eta: measured(lambda x, y, s=setting, e=eta: s.view(x, y, 0.05, e, window)) for eta in META_LRS
-                }
-            labels = {"step sizes": setting.name, "γ": f"{setting.gamma:g}", "revised": "everything (forward view)"}
-            errors.append(labels | {f"η = {e:g}": shown(v) for e, v in found.items()})
+            changes.append(labels | {eta: gain(usual[eta], values) for eta, values in found.items()})
+    views = list(TRACKING_SETTINGS)[:2] if with_forward_view else []
+    for setting in track(views, description="forward view", console=Console(stderr=True)):
+        found = measured(partial(setting.view, window=WINDOW), data)
+        labels = {"step sizes": setting.name, "γ": f"{setting.gamma:g}", "revised": "everything (forward view)"}
+        errors.append(labels | {eta: shown(values) for eta, values in found.items()})
     return errors, changes
 
 
@@ -370,7 +370,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="of the tracking task (default: %(default)s)")
     parser.add_argument("--forward-view", action="store_true", help="the task also with the forward view itself")
     arguments = parser.parse_args()
-    errors, changes = tracking_tables(arguments.seeds, WINDOW if arguments.forward_view else None)
+    errors, changes = tracking_tables(arguments.seeds, arguments.forward_view)
     for title, rows in (
         ("Gap to the online forward view after 60 steps, at the largest η, and its order in η", order_table()),
         ("Mean squared error on the tracking task", errors),

@@ -51,6 +51,6 @@ def forward_view(
     return run(steps)[0], betas[steps]
 
 
-def order(gap: Callable[[float], float], meta_lrs: Array) -> float:
+def order(gap: Callable[[float], float], meta_lrs: list[float]) -> float:
     """Slope of the log of a gap over the log of the meta step size."""
     return float(np.polyfit(np.log(meta_lrs), np.log([gap(meta_lr) for meta_lr in meta_lrs]), 1)[0])

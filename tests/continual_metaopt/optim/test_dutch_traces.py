@@ -61,7 +61,7 @@ def test_separate_traces_raise_the_order_of_the_gap_by_one(log: bool, gamma: flo
         learned = learn_separate(x, y, meta_lr, gamma, log=log, quadratic=True, dutch=dutch)
         return float(np.abs(learned[part] - view(meta_lr)[part]).max())
 
-    meta_lrs = (1e-3 if log else 1e-5) * 2.0 ** np.arange(4)
+    meta_lrs = [(1e-3 if log else 1e-5) * 2.0**k for k in range(4)]
     orders = {
         (dutch, part): order(functools.partial(gap, dutch=dutch, part=part), meta_lrs)
         for dutch in (False, True)
@@ -102,7 +102,7 @@ def test_revising_weights_by_their_trace_has_second_order_without_and_with_full_
     def gap(meta_lr: float, dutch: bool) -> float:
         return float(np.abs(learn_shared(x, y, meta_lr, gamma, dutch=dutch)[0] - view(meta_lr)[0]).max())
 
-    meta_lrs = 1e-3 * 2.0 ** np.arange(4)
+    meta_lrs = [1e-3 * 2.0**k for k in range(4)]
     assert order(functools.partial(gap, dutch=False), meta_lrs) == pytest.approx(1, abs=0.2)
     assert order(functools.partial(gap, dutch=True), meta_lrs) == pytest.approx(expected, abs=0.2)
     assert gap(1e-3, True) < 0.5 * gap(1e-3, False)
