@@ -201,6 +201,7 @@ class CompiledEngine:
             row[k.STEP_SIZE] = optimizer.current_step_size(block)
             row[k.META_LR] = first["meta_lr"]
             row[k.LOWEST], row[k.HIGHEST] = first["lr_bounds"]
+            row[k.MAX_CHANGE] = math.inf if first["max_meta_change"] is None else first["max_meta_change"]
             row[k.REFERENCE], row[k.LOG_RATIO] = first["learned"]["reference"], first["learned"]["log_ratio"]
             row[k.META_GRADIENT] = first["learned"]["meta_gradient"]
             for name, column in META_STATE.items():

@@ -86,6 +86,7 @@ def kernel_rules(optimizer: MetaOptimize) -> kernels.Rules:
         np.array(BASE_RULES[type(base)].settings(base), dtype=np.float64),
         META_RULES[type(meta)],
         np.array(meta.constants, dtype=np.float64),
+        getattr(optimizer, "trace", "") == "dutch",
     )
 
 

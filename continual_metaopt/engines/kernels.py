@@ -369,13 +369,13 @@ _meta_adam_released = njit(**OPTIONS)(meta_updates.adam_released_rule)
 
 # Columns of the table of blocks
 STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
-REFERENCE, META_LR, LOWEST, HIGHEST = range(6, 10)
-N_BLOCK_COLUMNS = 10
+REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE = range(6, 11)
+N_BLOCK_COLUMNS = 11
 
 
 @njit(**OPTIONS)
-def update_step_size(rule: int, settings: Array, block: Array, z: float) -> None:
-    """Make the meta update of a block's step size with meta gradient ``z``.
+def update_step_size(rule: int, settings: Array, block: Array, z: float) -> float:
+    """Make the meta update of a block's step size with meta gradient ``z``; returns by how much its logarithm moved.
 
     Args:
         rule: number of the meta update.
@@ -395,10 +395,37 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> None
     else:
         change, step, mean, square = _meta_adam_released(step, mean, square, z, meta_lr, a, b, eps)
     block[META_STEP], block[META_MEAN], block[META_SQUARE] = step, mean, square
-    reference, lowest, highest = block[REFERENCE], block[LOWEST], block[HIGHEST]
-    log_ratio = min(max(block[LOG_RATIO] + change, np.log(lowest / reference)), np.log(highest / reference))
+    change = min(max(change, -block[MAX_CHANGE]), block[MAX_CHANGE])
+    reference, lowest, highest, before = block[REFERENCE], block[LOWEST], block[HIGHEST], block[LOG_RATIO]
+    log_ratio = min(max(before + change, np.log(lowest / reference)), np.log(highest / reference))
     block[LOG_RATIO] = log_ratio
     block[STEP_SIZE] = min(max(reference * np.exp(log_ratio), lowest), highest)
+    return log_ratio - before
+
+
+@njit(**OPTIONS)
+def _revise(h: Array, change: Any, p: Array) -> None:
+    """Move weights to about where they would be with the revised past step sizes (``optim/dutch_traces.py``)."""
+    _arrays_do_not_overlap()
+    for i in range(len(p)):
+        p[i] += change * h[i]
+
+
+@njit(**OPTIONS)
+def revise_in_place(addresses: Array, changes: Array, room: Room) -> None:
+    """Move weights where they lie in memory, by their traces times the changes of their log step sizes.
+
+    Args:
+        addresses: as for ``update_in_place``.
+        changes: of each parameter.
+        room: whose type is that of the parameters.
+    """
+    kind = room.constants.dtype
+    for i in range(len(addresses)):
+        if addresses[i, TRACE] and changes[i] != 0:
+            size = addresses[i, SIZE]
+            h = carray(_pointer(addresses[i, TRACE]), size, kind)
+            _revise(h, kind.type(changes[i]), carray(_pointer(addresses[i, WEIGHTS]), size, kind))
 
 
 # A whole network
@@ -464,12 +491,17 @@ class Learned(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """Base and meta update, by number, with their settings (float64)."""
+    """Base and meta update, by number, with their settings (float64).
+
+    Attributes:
+        revises: whether weights move with their traces when the step size changes.
+    """
 
     base: int
     base_settings: Array
     meta: int
     meta_settings: Array
+    revises: bool
 
 
 class Memory(NamedTuple):
@@ -525,6 +557,15 @@ def _update_parameter(
     p, m, v = learned.weights[start:stop], learned.momentum[start:stop], learned.second_moment[start:stop]
     h = learned.trace[start:stop] if network.settings[number, LEARNS_STEP_SIZE] else learned.trace[:0]
     memory.meta_gradients[block] += update(rules.base, p, delta, x, dx, m, v, h, memory.update, step, decay, keep)
+
+
+@njit(**OPTIONS)
+def _revise_block(block: int, change: float, network: Network, learned: Learned) -> None:
+    """Move the weights of a block with their traces."""
+    for number in range(len(network.parameters)):
+        if network.parameters[number, BLOCK] == block and network.settings[number, LEARNS_STEP_SIZE]:
+            start, stop = network.parameters[number, START], network.parameters[number, STOP]
+            _revise(learned.trace[start:stop], learned.weights.dtype.type(change), learned.weights[start:stop])
 
 
 @njit(**OPTIONS)
@@ -1088,7 +1129,9 @@ def learn(
             if active[block] and learned.blocks[block, META_LR] > 0:
                 if not np.isfinite(z):
                     return i, block, z
-                update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)
+                change = update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)
+                if rules.revises and change != 0:
+                    _revise_block(block, change, network, learned)
         if recorded:
             meta_gradients[n_recorded] = learned.blocks[:, META_GRADIENT]
             n_recorded += 1
