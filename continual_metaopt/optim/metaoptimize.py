@@ -20,6 +20,7 @@ from continual_metaopt.optim.learned_momentum import direction_and_tangent
 from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
 from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
+from continual_metaopt.optim.weightwise import gradients
 from streams.registry import unknown_name
 
 MetaParameter = Literal["lr", "weight_decay", "momentum"]
@@ -454,7 +455,7 @@ class MetaOptimize(torch.optim.Optimizer):
         owners: list[_MetaGradient] = []
         products: list[Tensor] = []
         for index, block in enumerate(blocks):
-            for learns, group, (param, grad) in ((g["meta_lr"] > 0, g, p) for g in block for p in _with_gradient(g)):
+            for learns, group, (param, grad) in ((g["meta_lr"] > 0, g, p) for g in block for p in gradients(self, g)):
                 state = self.state.get(param, {})
                 for kind in group["learn"]:
                     meta_gradient = found[index].setdefault(kind, _MetaGradient())
@@ -510,7 +511,7 @@ class MetaOptimize(torch.optim.Optimizer):
         """Advance the base update's state of each parameter; returns where it is going."""
         for block in blocks:
             for group in block:
-                for param, grad in _with_gradient(group):
+                for param, grad in gradients(self, group):
                     state = self.prepared_state(group, param)
                     if "momentum" in group["learn"]:
                         direction, tangent = self._direction_with_momentum(block, group, param, state)
@@ -684,15 +685,6 @@ def _momentum_of(base: BaseUpdate) -> float:
             "(Lion's step is a sign, which does not change with the momentum but for jumps)"
         )
     return float(cast(Any, base).momentum)
-
-
-def _with_gradient(group: Group) -> Iterator[tuple[Tensor, Tensor]]:
-    for param in group["params"]:
-        if param.grad is not None:
-            if param.grad.is_sparse or param.is_complex():
-                kind = "complex parameters" if param.is_complex() else "sparse gradients"
-                raise ValueError(f"MetaOptimize does not work with {kind}")
-            yield param, param.grad
 
 
 def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:

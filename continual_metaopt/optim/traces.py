@@ -314,7 +314,7 @@ class TraceRule:
 
         def change(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             state: dict[str, Any] = fixed | {name: inputs[name] for name in names}
-            moved: Any = self.meta.change(state, inputs["gradient"], step_size)  # type: ignore[arg-type]
+            moved: Any = self.meta.change(state, inputs["gradient"], step_size)
             return {name: state[name] for name in names} | {"change": moved}
 
         state = {name: torch.as_tensor(step.state[name]).to(gradient).expand_as(gradient) for name in names}

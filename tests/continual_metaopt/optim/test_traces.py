@@ -253,7 +253,7 @@ def directional(base: str, state: dict[str, Array], g: Array, t: int, moved: dic
     """Derivative of the base update's direction along tangents of state and gradient, by a complex step."""
     if base == "lion":
         return np.zeros_like(by)
-    shifted = {k: v[..., None, :] + 1j * TINY * moved[k] for k, v in state.items() if k in moved}
+    shifted = {k: v[..., None, :] + 1j * TINY * moved.get(k, 0.0) if np.ndim(v) else v for k, v in state.items()}
     return np.imag(reference.BASES[base](shifted, g[..., None, :] + 1j * TINY * by, t)) / TINY
 
 
