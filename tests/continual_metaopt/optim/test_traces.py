@@ -898,7 +898,7 @@ def test_traces_that_do_not_fit_are_refused() -> None:
     ("options", "message"),
     [
         ({"variant": "L"}, "unknown trace 'L'. Did you mean 'l'? Known: 2x2, full, hessian_free, l"),
-        ({"update_order": "base"}, "unknown update order 'base'. Did you mean 'base_first'?"),
+        ({"update_order": "base"}, "unknown order of updates 'base'. Did you mean 'base_first'?"),
         ({"smoothing": 1.0}, "smoothing must be at least 0 and below 1, but is 1.0"),
         ({"clip": (1.0, 0.0)}, "clip must be two finite numbers, the lower first, not (1.0, 0.0)"),
         ({"clip": (0.0, math.inf)}, "clip must be two finite numbers, the lower first, not (0.0, inf)"),
