@@ -517,6 +517,8 @@ class MetaOptimize(torch.optim.Optimizer):
             return group[kind]
         record = block[0][RECORD[kind]]
         part = self.state[param].get(RECORD[kind]) if group["step_sizes"] in FINE and param in self.state else None
+        if part is None and self._has_parts(group, kind):  # it has not had a gradient yet, unlike others
+            return parametrisations.clipped(record["reference"], *_bounds(group, kind))
         if part is None:
             return record["written"]
         value = _parametrisation(group, kind).value(record["reference"], part["log_ratio"])

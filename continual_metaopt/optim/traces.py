@@ -54,7 +54,7 @@ import torch
 from torch import Tensor
 
 from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
-from continual_metaopt.optim.curvature import Curvature, CurvatureKind
+from continual_metaopt.optim.curvature import KINDS, Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
 from streams.registry import unknown_name
 
@@ -165,6 +165,8 @@ class TraceRule:
             raise ValueError(unknown_name("trace", self.variant, list(VARIANTS)))
         if self.update_order not in UPDATE_ORDERS:
             raise ValueError(unknown_name("order of updates", self.update_order, list(UPDATE_ORDERS)))
+        if self.curvature not in KINDS:
+            raise ValueError(unknown_name("curvature", self.curvature, list(KINDS)))
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, but is {self.smoothing}")
         if self.clip is not None and not -math.inf < self.clip[0] <= self.clip[1] < math.inf:
