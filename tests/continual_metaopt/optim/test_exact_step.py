@@ -243,6 +243,12 @@ def test_gradients_of_the_last_step_do_not_count() -> None:
     assert w.grad.item() == 2.0
     optimizer.step(quadratic(w, 2.0))
     assert w.grad.item() == pytest.approx(1.6, rel=1e-14)
+    several = parameter(1.0, 2.0)
+    other = learner(several)
+    other.step(lambda: several.sum())
+    other.zero_grad(set_to_none=False)  # which writes to it
+    assert several.grad is not None
+    assert several.grad.tolist() == [0.0, 0.0]
 
 
 # Blocks that do not learn, parameters without gradient
@@ -417,6 +423,8 @@ def test_columns_follow_their_step_sizes() -> None:
     assert optimizer.state[larger]["traces"]["weights"][:, 1].tolist() == [0.0, 0.9 * step, 0.0, 0.0, 0.0]
     assert optimizer.state[b]["traces"]["weights"][:, 0].tolist() == [0.0, 0.0, 0.0, 0.9 * step, 0.0]
     assert not optimizer.state[c]["traces"]["weights"].any()
+    optimizer.step(lambda: c.sum())
+    assert optimizer.state[c]["traces"]["weights"][:, 0].tolist() == [0.0, 0.0, 0.0, 0.0, -0.1]
 
 
 # Special cases
