@@ -24,7 +24,14 @@ from torch.optim import Optimizer
 
 from continual_metaopt.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
-from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX, learner_factory, step_sizes_of
+from continual_metaopt.optim.registry import (
+    LEARNERS,
+    TORCH_PREFIX,
+    closure_for,
+    learner_factory,
+    step_sizes_of,
+    wants_graph,
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class Make:
                 param.copy_(torch.randn(param.shape, generator=generator) / 3)
         return model
 
-    def backward(self, model: nn.Module, step: int) -> Tensor:
-        """Compute the gradients at the mini-batch of a step; returns the loss."""
+    def backward(self, model: nn.Module, step: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradients at the mini-batch of a step; returns loss and output with their graph."""
         generator = torch.Generator().manual_seed(100 + step)
         weight = next(model.parameters())
         x = torch.randn(4, 6, generator=generator).to(weight.dtype)
@@ -64,8 +71,16 @@ class Make:
             loss = HalfSquaredError()(output, nn.functional.one_hot(target, output.shape[1]).to(output.dtype))
         else:
             loss = nn.functional.cross_entropy(output, target)
-        loss.backward()
-        return loss
+        loss.backward(retain_graph=True)
+        return loss, output
+
+    def update(self, optimizer: Optimizer, loss: Tensor, output: Tensor) -> None:
+        """Let an optimizer learn from gradients, with the closure that it wants."""
+        closure = closure_for(optimizer, loss, output)
+        if closure is None:
+            optimizer.step()
+        else:
+            optimizer.step(closure)
 
 
 CHECKS: list[Callable[[Make], None]] = []
@@ -135,11 +150,12 @@ def skips_parameters_without_gradient(make: Make) -> None:
     """A parameter whose gradient is None is left alone."""
     model, optimizer = _after_steps(make, 2)
     before = _weights(model)
+    loss, output = make.backward(model, 2)
     for param in model.parameters():
         param.grad = None
     first = next(model.parameters())
     first.grad = torch.ones_like(first)
-    optimizer.step()
+    make.update(optimizer, loss, output)
     after = _weights(model)
     _assert_equal(after[1:], before[1:])
 
@@ -148,10 +164,10 @@ def skips_parameters_without_gradient(make: Make) -> None:
 def leaves_gradients_and_storage_alone(make: Make) -> None:
     """step() writes neither to p.grad nor moves a parameter to other memory."""
     model, optimizer = _after_steps(make, 1)
-    make.backward(model, 1)
+    loss, output = make.backward(model, 1)
     gradients = [param.grad.clone() for param in model.parameters() if param.grad is not None]
     places = [param.data_ptr() for param in model.parameters()]
-    optimizer.step()
+    make.update(optimizer, loss, output)
     _assert_equal([param.grad for param in model.parameters() if param.grad is not None], gradients)
     assert [param.data_ptr() for param in model.parameters()] == places, "parameters were moved"
 
@@ -162,11 +178,12 @@ def returns_the_closure_s_loss(make: Make) -> None:
     model = make.network()
     optimizer = make(model)
 
-    def closure() -> Tensor:
+    def closure() -> Any:
         optimizer.zero_grad()
-        return make.backward(model, 0)
+        loss, output = make.backward(model, 0)
+        return (loss, output) if wants_graph(optimizer) else loss
 
-    loss = optimizer.step(closure)  # type: ignore[arg-type]
+    loss = optimizer.step(closure)
     assert loss is not None, "step returned None"
     assert torch.isfinite(torch.as_tensor(loss)), f"step returned {loss}"
 
@@ -291,8 +308,7 @@ def _value(text: str) -> Any:
 def _steps(make: Make, model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
     for step in range(first, first + n):
         optimizer.zero_grad()
-        make.backward(model, step)
-        optimizer.step()
+        make.update(optimizer, *make.backward(model, step))
 
 
 def _after_steps(make: Make, n: int) -> tuple[Any, Optimizer]:

@@ -26,9 +26,12 @@ from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
 from continual_metaopt.metrics import works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
+from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation, UpdateOrder
+from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation
+from continual_metaopt.optim.registry import wants_graph
+from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder, Variant
 from streams.benchmark import samples_behind
 from streams.registry import unknown_name
 
@@ -362,9 +365,13 @@ class OnlineLearner(Naive):
         check_finite(self.loss.item(), self._observations.next_step)
         super()._before_backward(**kwargs)
 
+    def backward(self) -> None:
+        """Compute the gradients; the graph is kept for an optimizer that differentiates it again."""
+        self.loss.backward(retain_graph=wants_graph(self.optimizer))
+
     def _after_backward(self, **kwargs: Any) -> None:
         # from here on a plugin may evaluate, and Avalanche forgets the current batch when it does
-        self._prediction = self.mb_output, self.mb_y, self.loss.item()
+        self._prediction = self.mb_output, self.mb_y, self.loss
         super()._after_backward(**kwargs)
 
     def optimizer_step(self) -> None:
@@ -433,6 +440,11 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
         max_meta_change: bound on the change of a log step size in one meta update; None for none.
         effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
+        trace: "hessian_free", or an exact trace: "l", "2x2" or "full", which differentiates the loss twice.
+        curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
+        curvature_smoothing: weight of the past in a running mean of the curvature.
+        curvature_clip: limits of the factor by which a step shrinks a trace, such as (0, 1); None for none.
+        trace_memory_limit: bytes that exact traces may take; None for no limit.
         **learner_options: see ``OnlineLearner``: ``plugins``, ``evaluator``, ``device``, ``recorder`` and the others.
 
     Example:
@@ -463,6 +475,11 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_every: int = 1,
         max_meta_change: float | None = None,
         effective_step_bound: float | None = None,
+        trace: Variant = "hessian_free",
+        curvature: CurvatureKind = "exact",
+        curvature_smoothing: float = 0.0,
+        curvature_clip: tuple[float, float] | None = None,
+        trace_memory_limit: float | None = DEFAULT_LIMIT,
         **learner_options: Any,
     ) -> None:
         optimizer = metaoptimize(
@@ -482,6 +499,11 @@ class MetaOptimizeStrategy(OnlineLearner):
             meta_every=meta_every,
             max_meta_change=max_meta_change,
             effective_step_bound=effective_step_bound,
+            trace=trace,
+            curvature=curvature,
+            curvature_smoothing=curvature_smoothing,
+            curvature_clip=curvature_clip,
+            trace_memory_limit=trace_memory_limit,
         )
         super().__init__(model=model, optimizer=optimizer, **learner_options)
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
-from continual_metaopt.optim.registry import reported_step_sizes
+from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 
@@ -45,10 +45,10 @@ def learn(
         forget_gradients(optimizer)
         output = model(x)
         loss = loss_of(criterion, output, y)
-        loss_value = loss.item()
-        check_finite(loss_value, observations.next_step)
-        loss.backward()
-        observe(observations, optimizer, output, y, loss_value, record_every, update)
+        check_finite(loss.item(), observations.next_step)
+        if not wants_graph(optimizer):
+            loss.backward()
+        observe(observations, optimizer, output, y, loss, record_every, update)
         if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
             return True
     return False
@@ -69,7 +69,7 @@ def observe(
     optimizer: Optimizer,
     output: Tensor,
     target: Tensor,
-    loss: float,
+    loss: Tensor,
     record_every: int,
     update: Callable[..., Any],
 ) -> None:
@@ -83,9 +83,9 @@ def observe(
         optimizer: that the update changes.
         output: prediction [n, outputs] made before the update; its first row is the new sample's.
         target: labels [n].
-        loss: of the prediction.
+        loss: of the prediction, a scalar.
         record_every: distance in steps between recorded step sizes.
-        update: makes the update; where the optimizer ``wants_loss``, it is given a closure that returns it.
+        update: makes the update; it is given the closure that the optimizer wants, if any (``closure_for``).
 
     Raises:
         Diverged: a meta gradient is not finite; nothing has been added.
@@ -94,15 +94,17 @@ def observe(
     recorded = step % record_every == 0
     step_sizes = reported_step_sizes(optimizer) if recorded else {}
     others: dict[str, dict[str, Any]] = getattr(optimizer, "meta_parameter_report", dict)() if recorded else {}
+    closure = closure_for(optimizer, loss, output)
+    loss_value = loss.item()
     try:
-        if getattr(optimizer, "wants_loss", False):
-            update(lambda: loss)
-        else:
+        if closure is None:
             update()
+        else:
+            update(closure)
     except NonFiniteMetaGradient as error:
         raise Diverged(step, str(error)) from error
     observations.correct.append(is_correct(output, target))
-    observations.loss.append(loss)
+    observations.loss.append(loss_value)
     if recorded:
         observations.step_sizes += [(step, block, geometric_mean(value)) for block, value in step_sizes.items()]
         for block, values in step_sizes.items():

@@ -51,18 +51,23 @@ def _replace(optimizer: Optimizer, group: dict[str, Any], before: Parameter, par
 def _resized(value: Any, before: Parameter, param: Parameter) -> Any:
     """A piece of state for the new shape: the overlapping part copied, the rest zero.
 
-    Tensors that broadcast against the parameter, such as one number per output unit [out, 1], grow where it does.
-    Scalars, and tensors of another kind of shape, are unchanged.
+    Tensors that broadcast against the parameter, such as one number per output unit [out, 1], grow where it does, and
+    so does each of several [n, *shape]. Scalars, and tensors of another kind of shape, are unchanged.
     """
     if isinstance(value, dict):
         return {key: _resized(part, before, param) for key, part in value.items()}
-    if not isinstance(value, Tensor) or value.dim() != before.dim():
+    if not isinstance(value, Tensor):
         return value
-    if any(size not in (1, whole) for size, whole in zip(value.shape, before.shape, strict=True)):
+    n_columns = value.dim() - before.dim()
+    if n_columns > 0 and value.shape[n_columns:] == before.shape:
+        sizes = [*value.shape[:n_columns], *param.shape]
+    elif n_columns == 0 and all(size in (1, whole) for size, whole in zip(value.shape, before.shape, strict=True)):
+        sizes = [
+            size if size != whole else new
+            for size, whole, new in zip(value.shape, before.shape, param.shape, strict=True)
+        ]
+    else:
         return value
-    sizes = [
-        size if size != whole else new for size, whole, new in zip(value.shape, before.shape, param.shape, strict=True)
-    ]
     resized = torch.zeros_like(param, dtype=value.dtype, memory_format=torch.preserve_format)
     if sizes != list(param.shape):
         resized = resized.new_zeros(sizes)

@@ -8,6 +8,8 @@ traces of w and m go on as a pair:
 As g is a constant in Hessian-free MetaOptimize, w does not act on m, so that n needs no h.
 """
 
+import functools
+import warnings
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ def direction_and_tangent(
     Returns:
         The direction, and u̇ of the parameter's shape.
     """
+    _load_forward_mode()
     with forward_ad.dual_level():
         # aliases: an update in place reaches the state's memory, but leaves no derivative on the state's own tensors
         duals = {key: value.detach() if isinstance(value, Tensor) else value for key, value in state.items()}
@@ -67,6 +70,16 @@ def direction_and_tangent(
         if change is not None:
             tangent -= quotient * (change / value)
     return direction, tangent
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Let torch load its rules of forward-mode differentiation, which uses what torch itself has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def _unpacked(part: Any) -> tuple[Any, Tensor | None]:

@@ -6,10 +6,12 @@ from torch import nn
 
 from continual_metaopt.optim.autostep import Autostep
 from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.idbd_network import NetworkIDBD
-from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation, UpdateOrder
+from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation
+from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder, Variant
 
 Base = Literal[
     "sgd", "sgdm", "rmsprop", "adamw", "lion", "sgdm_released", "rmsprop_released", "adamw_released"
@@ -35,6 +37,11 @@ def metaoptimize(
     meta_every: int = 1,
     max_meta_change: float | None = None,
     effective_step_bound: float | None = None,
+    trace: Variant = "hessian_free",
+    curvature: CurvatureKind = "exact",
+    curvature_smoothing: float = 0.0,
+    curvature_clip: tuple[float, float] | None = None,
+    trace_memory_limit: float | None = DEFAULT_LIMIT,
 ) -> MetaOptimize:
     """Learn the step sizes of a network's blocks online.
 
@@ -56,6 +63,11 @@ def metaoptimize(
         meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
         max_meta_change: bound on the change of a log step size in one meta update; None for none.
         effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
+        trace: "hessian_free", or an exact trace: "l", "2x2" or "full", which differentiates the loss twice.
+        curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
+        curvature_smoothing: weight of the past in a running mean of the curvature.
+        curvature_clip: limits of the factor by which a step shrinks a trace, such as (0, 1); None for none.
+        trace_memory_limit: bytes that exact traces may take; None for no limit.
     """
     return MetaOptimize(
         blocks(model, step_sizes),
@@ -73,6 +85,11 @@ def metaoptimize(
         meta_every=meta_every,
         max_meta_change=max_meta_change,
         effective_step_bound=effective_step_bound,
+        trace=trace,
+        curvature=curvature,
+        curvature_smoothing=curvature_smoothing,
+        curvature_clip=curvature_clip,
+        trace_memory_limit=trace_memory_limit,
     )
 
 

@@ -15,15 +15,18 @@ from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim import parametrisations
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Direction
+from continual_metaopt.optim.curvature import CurvatureKind
+from continual_metaopt.optim.exact_step import ExactTraces
 from continual_metaopt.optim.guards import limited_change, overshoot
 from continual_metaopt.optim.learned_momentum import direction_and_tangent
 from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
 from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
+from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
+from continual_metaopt.optim.weightwise import gradients
 from streams.registry import unknown_name
 
 MetaParameter = Literal["lr", "weight_decay", "momentum"]
-UpdateOrder = Literal["base_first", "meta_first"]
 StepSizeParametrisation = Literal["log", "linear"]
 
 # What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
@@ -37,6 +40,7 @@ MOMENTUM_BOUNDS = (1e-6, 1 - 1e-6)
 DEFAULT_GAMMA = 0.999
 
 SHARED_SETTINGS = ("lr", "learn", "parametrisation")  # by groups that share one step size
+SHARED_BY_COLUMN = ("meta_lr", "gamma")  # likewise, as far as exact traces are concerned
 
 PLAIN = {
     "learn": ("lr",),
@@ -122,9 +126,20 @@ class MetaOptimize(torch.optim.Optimizer):
         effective_step_bound: bound on Σ α g u / (2 · loss), summed over the groups that learn step sizes and set it, as
             Autostep's on Σ α x², which it is for a linear model with loss ½ δ² (``guards.overshoot``). Where a step
             would exceed it, their step sizes are divided by the excess for good, before the step. None for none.
+        trace: "hessian_free" as above; "l", "2x2" or "full" for exact traces, with one column per step size, which take
+            the curvature of the loss into account (``optim/traces.py``). These need ``step(closure)``, and go with the
+            logarithm of the step size only. It and the options below hold for all groups, and so does
+            ``update_order`` with them. A group with ``meta_lr=0`` has no column.
+        curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton", or "diagonal", with which a
+            trace is of the weights' size for any number of step sizes (``optim/curvature.py``).
+        curvature_smoothing: weight of the past in a running mean of the curvature, in [0, 1).
+        curvature_clip: limits of the factor by which a step shrinks a trace, against a noisy Hessian; (0, 1) is IDBD's
+            positive part. None for none.
+        trace_memory_limit: bytes that exact traces may take; None for no limit.
 
     Raises:
-        ValueError: a setting is out of range, or a name is unknown.
+        ValueError: a setting is out of range or does not go with another, a name is unknown, or exact traces need more
+            memory than the limit.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -134,6 +149,9 @@ class MetaOptimize(torch.optim.Optimizer):
         >>> optimizer.step_size_report()
         {'group0': 0.001}
     """
+
+    _left: tuple[tuple[Tensor, int], ...] = ()
+    """Gradients that the last exact step computed, as they were then."""
 
     def __init__(
         self,
@@ -154,10 +172,19 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_every: int = 1,
         max_meta_change: float | None = None,
         effective_step_bound: float | None = None,
+        trace: Variant = "hessian_free",
+        curvature: CurvatureKind = "exact",
+        curvature_smoothing: float = 0.0,
+        curvature_clip: tuple[float, float] | None = None,
+        trace_memory_limit: float | None = DEFAULT_LIMIT,
     ) -> None:
         self.base: BaseUpdate = BASE_UPDATES[base]() if isinstance(base, str) else base
         self.meta: MetaUpdate = META_UPDATES[meta]() if isinstance(meta, str) else meta
         self.step_sizes: StepSizes = step_sizes
+        self.exact = _exact_traces(
+            TraceRule(self.base, self.meta, trace, update_order, curvature, curvature_smoothing, curvature_clip),
+            trace_memory_limit,
+        )
         if horizon is not None and gamma != DEFAULT_GAMMA:
             raise ValueError(f"horizon = {horizon} and gamma = {gamma} both set the discount; give one of them")
         defaults = {
@@ -178,7 +205,7 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps only defaults, state and groups: copies and pickles would lose the rules
-        rules = {"base": self.base, "meta": self.meta, "step_sizes": self.step_sizes}
+        rules = {"base": self.base, "meta": self.meta, "step_sizes": self.step_sizes, "exact": self.exact}
         return super().__getstate__() | rules
 
     def add_param_group(self, param_group: Group) -> None:
@@ -204,6 +231,9 @@ class MetaOptimize(torch.optim.Optimizer):
             *others, name = self._group_names()
             if name in others:
                 raise ValueError(f"two groups are named '{name}'; give each its own name")
+            if self.exact is not None:
+                _check_exact(self.exact.rule, group)
+                self.exact.check_memory(self)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -220,7 +250,8 @@ class MetaOptimize(torch.optim.Optimizer):
         first = next((group for group in self.param_groups if group["step_sizes"] == "scalar"), None)
         if first is None:
             return
-        for setting in dict.fromkeys((*SHARED_SETTINGS, *first["learn"])):
+        columns = () if self.exact is None else SHARED_BY_COLUMN
+        for setting in dict.fromkeys((*SHARED_SETTINGS, *columns, *first["learn"])):
             if param_group.setdefault(setting, first[setting]) != first[setting]:
                 raise ValueError(
                     f'step_sizes="scalar" means one step size for all groups, but their {setting} differ: '
@@ -255,16 +286,29 @@ class MetaOptimize(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Learn from the gradients in ``p.grad``: one base update, and one meta update of each step size.
 
+        Exact traces need the loss's graph. The optimizer computes the gradients itself and leaves them in ``p.grad``:
+
+            loss = criterion(model(x), y)
+            optimizer.step(lambda: loss)            # no loss.backward()
+            optimizer.step(lambda: (loss, output))  # with curvature="gauss_newton" or "diagonal"
+
+        Where somebody else has put gradients there, as by ``loss.backward(retain_graph=True)`` and clipping, these are
+        taken for weights and meta gradients, and the loss for its curvature alone.
+
         Args:
-            closure: evaluates the network again, calls ``backward`` and returns the loss.
+            closure: evaluates the network again, calls ``backward`` and returns the loss. For exact traces, returns the
+                loss with its graph, or (loss, output).
 
         Returns:
-            What the closure returned, or None.
+            The loss that the closure returned, or None.
 
         Raises:
-            NonFiniteMetaGradient: a meta gradient is NaN or infinite; nothing has been changed.
-            ValueError: a gradient is sparse or complex, or ``effective_step_bound`` has no loss to compare with.
+            NonFiniteMetaGradient: a meta gradient is NaN or infinite; no weight or step size has been changed.
+            ValueError: a gradient is sparse or complex, ``effective_step_bound`` has no loss to compare with, or exact
+                traces have no graph.
         """
+        if self.exact is not None:
+            return self._exact_step(self.exact, closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -289,6 +333,45 @@ class MetaOptimize(torch.optim.Optimizer):
             self._update_weights_and_traces(move)
         self._learn(blocks, meta_gradients, "base_first")
         return loss
+
+    def _exact_step(self, exact: ExactTraces, closure: Callable[[], Any] | None) -> Tensor:
+        evaluation = exact.evaluate(closure, self)
+        self._left = tuple((p.grad, p.grad._version) for p in evaluation.params if p.grad is not None)
+        blocks = self.blocks()
+        for block in blocks:
+            self._take_over(block, "lr")
+        step = exact.start(self, evaluation)
+        found: list[dict[str, _MetaGradient]] = [{} for _ in blocks]
+        if step.traced:
+            gradient = step.meta_gradients()
+            places = {id(block[0]): by_kind for block, by_kind in zip(blocks, found, strict=True)}
+            values = gradient.tolist()
+            for owner in step.learning:
+                meta_gradient = places[id(owner.block[0])].setdefault("lr", _MetaGradient())
+                meta_gradient.total += sum(values[owner.numbers])
+                if owner.param is not None:
+                    part = gradient[owner.numbers].reshape(owner.shape)
+                    meta_gradient.parts[owner.param] = part.to(owner.param)
+            for block, by_kind in zip(blocks, found, strict=True):
+                if by_kind:
+                    self.check_meta_gradient(block, by_kind["lr"].total)
+            meta_step = step.note_meta_step(gradient)
+        self._learn(blocks, found, "meta_first")
+        if step.traced:
+            step.advance(meta_step)
+        for move in self._moves(blocks):
+            self._update_weights_and_traces(move)
+        self._learn(blocks, found, "base_first")
+        return evaluation.loss
+
+    def has_left(self, gradient: Tensor) -> bool:
+        """Whether a gradient is one that an exact step has computed and nobody has written to since."""
+        return any(own is gradient and gradient._version == version for own, version in self._left)
+
+    @property
+    def wants_graph(self) -> bool:
+        """Whether ``step`` has to be given a closure that returns (loss, output) with their graph."""
+        return self.exact is not None
 
     @property
     def wants_loss(self) -> bool:
@@ -352,10 +435,13 @@ class MetaOptimize(torch.optim.Optimizer):
         return self.block_names()[index]
 
     def _rule(self) -> str:
-        return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}"
+        exact = "" if self.exact is None else f", {self.exact}"
+        return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}{exact}"
 
     def why_not_plain(self) -> str | None:
         """The first option beyond one log step size per block, which fast engines lack; None if there is none."""
+        if self.exact is not None:
+            return f'trace="{self.exact.rule.variant}" needs the curvature of the loss'
         for group in self.param_groups:
             if group["step_sizes"] in FINE:
                 return f'step_sizes="{group["step_sizes"]}" gives a group many step sizes'
@@ -425,12 +511,14 @@ class MetaOptimize(torch.optim.Optimizer):
     def _has_parts(self, group: Group, kind: str) -> bool:
         return next(self._parts(group, kind), None) is not None
 
-    def _value(self, block: list[Group], group: Group, param: Tensor, kind: str) -> Any:
+    def value_of(self, block: list[Group], group: Group, param: Tensor, kind: str) -> Any:
         """What holds for a parameter: a number, or a tensor that broadcasts against it."""
         if kind != "lr" and kind not in group["learn"]:
             return group[kind]
         record = block[0][RECORD[kind]]
         part = self.state[param].get(RECORD[kind]) if group["step_sizes"] in FINE and param in self.state else None
+        if part is None and self._has_parts(group, kind):  # it has not had a gradient yet, unlike others
+            return parametrisations.clipped(record["reference"], *_bounds(group, kind))
         if part is None:
             return record["written"]
         value = _parametrisation(group, kind).value(record["reference"], part["log_ratio"])
@@ -443,7 +531,7 @@ class MetaOptimize(torch.optim.Optimizer):
         self._take_over(block, kind)
         parts = []
         for param in group["params"]:
-            value = self._value(block, group, param, kind)
+            value = self.value_of(block, group, param, kind)
             shape = shape_of(group["step_sizes"], param)
             parts.append((value if isinstance(value, Tensor) else param.new_full(shape, value)).flatten())
         return torch.cat([part.detach().to(parts[0].device) for part in parts])
@@ -454,7 +542,7 @@ class MetaOptimize(torch.optim.Optimizer):
         owners: list[_MetaGradient] = []
         products: list[Tensor] = []
         for index, block in enumerate(blocks):
-            for learns, group, (param, grad) in ((g["meta_lr"] > 0, g, p) for g in block for p in _with_gradient(g)):
+            for learns, group, (param, grad) in ((g["meta_lr"] > 0, g, p) for g in block for p in gradients(self, g)):
                 state = self.state.get(param, {})
                 for kind in group["learn"]:
                     meta_gradient = found[index].setdefault(kind, _MetaGradient())
@@ -497,7 +585,7 @@ class MetaOptimize(torch.optim.Optimizer):
             state.update(self.base.init(param))
         if group["meta_lr"] > 0:
             for kind in group["learn"]:
-                if TRACE[kind] not in state:
+                if self.exact is None and TRACE[kind] not in state:
                     state[TRACE[kind]] = torch.zeros_like(param, memory_format=torch.preserve_format)
                     if kind == "momentum":
                         state[STATE_TRACES] = {}
@@ -510,7 +598,7 @@ class MetaOptimize(torch.optim.Optimizer):
         """Advance the base update's state of each parameter; returns where it is going."""
         for block in blocks:
             for group in block:
-                for param, grad in _with_gradient(group):
+                for param, grad in gradients(self, group):
                     state = self.prepared_state(group, param)
                     if "momentum" in group["learn"]:
                         direction, tangent = self._direction_with_momentum(block, group, param, state)
@@ -521,7 +609,7 @@ class MetaOptimize(torch.optim.Optimizer):
     def _direction_with_momentum(
         self, block: list[Group], group: Group, param: Tensor, state: dict[str, Any]
     ) -> tuple[Direction, Tensor | None]:
-        momentum = self._value(block, group, param, "momentum")
+        momentum = self.value_of(block, group, param, "momentum")
         if not isinstance(momentum, Tensor):
             momentum = param.new_full((), momentum)
         grad = cast(Tensor, param.grad)
@@ -532,9 +620,9 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def _update_weights_and_traces(self, move: _Move) -> None:
         block, group, param, _, state, direction, momentum_tangent = move
-        learn = group["learn"] if group["meta_lr"] > 0 else ()
-        step_size = self._value(block, group, param, "lr")
-        weight_decay = self._value(block, group, param, "weight_decay")
+        learn = group["learn"] if group["meta_lr"] > 0 and self.exact is None else ()
+        step_size = self.value_of(block, group, param, "lr")
+        weight_decay = self.value_of(block, group, param, "weight_decay")
         decays = isinstance(weight_decay, Tensor) or bool(weight_decay)
         shrinkage = 1 - step_size * weight_decay
         if "lr" in learn:
@@ -557,7 +645,7 @@ class MetaOptimize(torch.optim.Optimizer):
         decreases = []
         for block, group, param, grad, _, direction, _ in moves:
             if _is_bounded(group):
-                slope = grad * direction.quotient() * self._value(block, group, param, "lr")
+                slope = grad * direction.quotient() * self.value_of(block, group, param, "lr")
                 decreases.append(slope.sum(dtype=torch.float64) / group["effective_step_bound"])
         if not decreases:
             return
@@ -636,6 +724,30 @@ class MetaOptimize(torch.optim.Optimizer):
         return value
 
 
+def _exact_traces(rule: TraceRule, memory_limit: float | None) -> ExactTraces | None:
+    if rule.variant != "hessian_free":
+        return ExactTraces(rule, memory_limit)
+    for option, value in (("curvature", rule.curvature), ("smoothing", rule.smoothing), ("clip", rule.clip)):
+        if value != getattr(TraceRule, option):
+            name = option if option == "curvature" else f"curvature_{option}"
+            raise ValueError(f'{name}={value!r} has no effect with trace="hessian_free"; use trace="l"')
+    return None
+
+
+def _check_exact(rule: TraceRule, group: Group) -> None:
+    for option, value in (
+        ("learn", ("lr",)),
+        ("parametrisation", "log"),
+        ("effective_step_bound", None),
+        ("update_order", rule.update_order),
+    ):
+        if group[option] != value:
+            raise ValueError(
+                f'trace="{rule.variant}" goes with {option}={value!r}, not with {group[option]!r}; '
+                + ("all groups have the same one" if option == "update_order" else 'use trace="hessian_free" for that')
+            )
+
+
 def _kinds(group: Group) -> Iterator[str]:
     """What a group keeps a record of: its step size, learned or not, and what else it learns."""
     yield "lr"
@@ -684,15 +796,6 @@ def _momentum_of(base: BaseUpdate) -> float:
             "(Lion's step is a sign, which does not change with the momentum but for jumps)"
         )
     return float(cast(Any, base).momentum)
-
-
-def _with_gradient(group: Group) -> Iterator[tuple[Tensor, Tensor]]:
-    for param in group["params"]:
-        if param.grad is not None:
-            if param.grad.is_sparse or param.is_complex():
-                kind = "complex parameters" if param.is_complex() else "sparse gradients"
-                raise ValueError(f"MetaOptimize does not work with {kind}")
-            yield param, param.grad
 
 
 def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:

@@ -1,13 +1,14 @@
 """Learners by name: an optimizer and its settings, for configurations and the command line."""
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.optim.summaries import geometric_mean
 from streams.registry import Registry, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.learners")
@@ -99,6 +100,25 @@ def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
     return not (name == "fixed" or name.startswith(TORCH_PREFIX) or fixed)
+
+
+def wants_graph(optimizer: "Optimizer") -> bool:
+    """Whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
+    return bool(getattr(optimizer, "wants_graph", False))
+
+
+def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:
+    """The closure for ``optimizer.step`` after a forward pass, and a backward pass unless it ``wants_graph``.
+
+    Returns:
+        One that returns (loss, output) with their graph, or the loss as a number, where the optimizer asks for it by
+        an attribute ``wants_graph`` or ``wants_loss``; None for the others.
+    """
+    if wants_graph(optimizer):
+        return lambda: (loss, output)
+    if getattr(optimizer, "wants_loss", False):
+        return lambda: loss.item()
+    return None
 
 
 def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:

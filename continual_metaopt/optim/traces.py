@@ -54,7 +54,7 @@ import torch
 from torch import Tensor
 
 from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
-from continual_metaopt.optim.curvature import Curvature, CurvatureKind
+from continual_metaopt.optim.curvature import KINDS, Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
 from streams.registry import unknown_name
 
@@ -67,6 +67,8 @@ Traces = dict[str, Any]  # tensors, and the number of steps where curvature is a
 Elementwise = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 DEFAULT_LIMIT = 2 * 10**9
+
+PENDING = "pending"  # the meta traces' part that belongs to the sum of meta gradients between two meta updates
 
 
 class _Direction(NamedTuple):
@@ -94,7 +96,9 @@ class TracedParameter:
         state: what ``base.init`` made, as it is before this gradient, and nothing else; not written.
         traces: from ``TraceRule.init_parameter``; advanced in place.
         step_size: α in this step, broadcastable to the weight.
-        index: for each weight, which of the m log step sizes is its own; integers, broadcastable to the weight.
+        index: for each weight, which of the m log step sizes is its own; integers, broadcastable to the weight. None
+            where the step size is fixed: other step sizes move such weights too, but element by element nothing does,
+            so that they are left out there.
         weight_decay: decoupled weight decay κ.
     """
 
@@ -103,7 +107,7 @@ class TracedParameter:
     state: ParamState
     traces: Traces
     step_size: Tensor | float
-    index: Tensor
+    index: Tensor | None
     weight_decay: float = 0.0
 
 
@@ -113,11 +117,12 @@ class MetaStep:
 
     Args:
         state: of the meta update before this step, each entry a number or a tensor [m]; not written.
-        gradient: z [m].
+        gradient: what the meta update is given, [m]: z, or the sum of several.
         step_size: η, a number or [m].
         traces: from ``TraceRule.init_meta``; advanced in place.
         weight_decay: decay κ̄ of the log step sizes: β ← (1 − η κ̄) β + Δβ.
-        active: [m], which log step sizes are updated in this step; None for all.
+        active: [m], which log step sizes are updated in this step; None for all. The meta gradients of the others are
+            kept for their next update, as a sum.
     """
 
     state: dict[str, Any]
@@ -159,7 +164,9 @@ class TraceRule:
         if self.variant not in VARIANTS:
             raise ValueError(unknown_name("trace", self.variant, list(VARIANTS)))
         if self.update_order not in UPDATE_ORDERS:
-            raise ValueError(unknown_name("update order", self.update_order, list(UPDATE_ORDERS)))
+            raise ValueError(unknown_name("order of updates", self.update_order, list(UPDATE_ORDERS)))
+        if self.curvature not in KINDS:
+            raise ValueError(unknown_name("curvature", self.curvature, list(KINDS)))
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, but is {self.smoothing}")
         if self.clip is not None and not -math.inf < self.clip[0] <= self.clip[1] < math.inf:
@@ -174,6 +181,11 @@ class TraceRule:
     def elementwise(self) -> bool:
         """Traces are of the weights' own size, without a dimension for columns."""
         return self.variant == "hessian_free" or self.curvature == "diagonal"
+
+    @property
+    def needs_output(self) -> bool:
+        """The curvature is computed from the network's output; otherwise from gradients with a graph."""
+        return self.curvature != "exact"
 
     def init_parameter(self, weight: Tensor, n_step_sizes: int) -> Traces:
         """Traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
@@ -206,7 +218,7 @@ class TraceRule:
         unit = self._unit(n_step_sizes, dtype, device)
         traces: Traces = {"log_step_size": unit}
         if self.variant in ("2x2", "full"):
-            traces |= {name: torch.zeros_like(unit) for name in self.meta.init() if name != "step"}
+            traces |= {name: torch.zeros_like(unit) for name in (*self.meta.init(), PENDING) if name != "step"}
         return traces
 
     @torch.no_grad()
@@ -297,7 +309,9 @@ class TraceRule:
             if self.variant == "full":
                 z = z + self._second_reduce(parameters)
             z = z.to(old) * (gamma if self.update_order == "base_first" else 1.0)
-            tangents = {name: value for name, value in step.traces.items() if name != "log_step_size"}
+            tangents = {name: value for name, value in step.traces.items() if name not in ("log_step_size", PENDING)}
+            z = z + step.traces[PENDING]
+            new[PENDING] = gamma * torch.where(active, 0.0, z)
             slopes = self._meta_slopes(step, step_size, list(tangents))
             inputs = tangents | {"gradient": z}
             moved = moved + torch.where(active, _along(slopes, "change", inputs), 0.0)
@@ -314,7 +328,7 @@ class TraceRule:
 
         def change(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             state: dict[str, Any] = fixed | {name: inputs[name] for name in names}
-            moved: Any = self.meta.change(state, inputs["gradient"], step_size)  # type: ignore[arg-type]
+            moved: Any = self.meta.change(state, inputs["gradient"], step_size)
             return {name: state[name] for name in names} | {"change": moved}
 
         state = {name: torch.as_tensor(step.state[name]).to(gradient).expand_as(gradient) for name in names}
@@ -332,12 +346,14 @@ class TraceRule:
         """X and Q of the next step; ``log_step_sizes`` is B."""
         w, alpha, kappa = parameter.weight.detach(), parameter.step_size, parameter.weight_decay
         old = parameter.traces["weights"]
-        index = parameter.index.reshape((1,) * (w.dim() - parameter.index.dim()) + tuple(parameter.index.shape))
-        if self.elementwise:
-            gamma, spread = (v.to(w)[index].unsqueeze(0) for v in (discounts, log_step_sizes))
-        else:
-            gamma = discounts.to(w).reshape(-1, *(1,) * w.dim())
-            spread = log_step_sizes.to(w)[:, index]
+        gamma = discounts.to(w).reshape(-1, *(1,) * w.dim())
+        spread = torch.zeros_like(gamma)
+        if parameter.index is not None:
+            index = parameter.index.reshape((1,) * (w.dim() - parameter.index.dim()) + tuple(parameter.index.shape))
+            if self.elementwise:
+                gamma, spread = (v.to(w)[index].unsqueeze(0) for v in (discounts, log_step_sizes))
+            else:
+                spread = log_step_sizes.to(w)[:, index]
         step = alpha * (direction.value + kappa * w)
         if product is None:
             return {"weights": gamma * (1 - alpha * kappa) * old - step * spread}
@@ -375,6 +391,7 @@ class TraceRule:
         for parameter, vector in zip(parameters, vectors, strict=True):
             trace, index = parameter.traces["weights"], parameter.index
             if self.elementwise:
+                assert index is not None, "a weight with a fixed step size has no trace of its own"
                 products = (trace * vector).reshape(parameter.weight.shape).to(torch.float64)
                 sums = products.sum_to_size(index.shape) if index.dim() else products.sum()
                 parts.append(sums.new_zeros(n_step_sizes).index_add_(0, index.flatten(), sums.flatten()))
@@ -408,7 +425,7 @@ def memory_needed(rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int) 
 
 
 def check_memory(
-    rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int, limit: int | None = DEFAULT_LIMIT
+    rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int, limit: float | None = DEFAULT_LIMIT
 ) -> None:
     """Refuse traces that would not fit, before anything is allocated.
 

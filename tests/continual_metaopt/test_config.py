@@ -383,6 +383,7 @@ def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
     assert list(fields) == [
         *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "horizon", "learn"),
         *("update_order", "parametrisation", "meta_every", "max_meta_change", "effective_step_bound"),
+        *("trace", "curvature", "curvature_smoothing", "curvature_clip", "trace_memory_limit"),
     ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
         "lr": 1e-5,

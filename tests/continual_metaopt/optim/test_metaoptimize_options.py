@@ -91,6 +91,16 @@ def test_writing_lr_rescales_many_step_sizes(granularity: Any) -> None:
     torch.testing.assert_close(bounded, (before * 50).clamp(max=1.0), rtol=1e-13, atol=0)
 
 
+def test_a_tensor_without_a_gradient_keeps_its_initial_step_size() -> None:
+    used, unused = parameter(1.0), parameter(1.0)
+    optimizer = learner(used, unused, step_sizes="tensor")
+    for _ in range(2):  # z = −0.1
+        used.grad = torch.ones_like(used)
+        optimizer.step()
+    expected = torch.tensor([0.1 * math.exp(0.05), 0.1], dtype=torch.float64)
+    torch.testing.assert_close(optimizer.step_size_report()["group0"], expected, rtol=1e-14, atol=0)
+
+
 def test_one_group_shares_and_another_does_not() -> None:
     def groups() -> list[dict[str, Any]]:
         kinds = {"a": "scalar", "b": "weight", "c": "scalar"}
@@ -491,6 +501,7 @@ def test_learned_values_cannot_be_set_to_what_cannot_be_learned(kind: str, value
         ({"max_meta_change": 2.0}, "max_meta_change=2.0 is set"),
         ({"effective_step_bound": 1.0}, "effective_step_bound=1.0 is set"),
         ({"learn": ("lr", "weight_decay")}, "learn=('lr', 'weight_decay') is set"),
+        ({"trace": "l"}, 'trace="l" needs the curvature of the loss'),
         ({"horizon": 100}, None),
         ({"step_sizes": "tensor"}, None),  # one group each
     ],

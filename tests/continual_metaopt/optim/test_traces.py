@@ -119,6 +119,10 @@ GRANULARITIES: dict[str, Callable[[Problem], list[Tensor]]] = {
         math.prod(p.shapes[0]) + torch.arange(p.shapes[1][0]),
     ],
     "mixed": lambda p: [torch.tensor(0), 1 + torch.arange(p.shapes[1][0])],
+    "unit": lambda p: [
+        torch.arange(p.shapes[0][0]).reshape(-1, *(1,) * (len(p.shapes[0]) - 1)),
+        p.shapes[0][0] + torch.arange(p.shapes[1][0]),
+    ],
 }
 
 
@@ -158,6 +162,7 @@ class Setting:
     lr: float | None = None
     meta_lr: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    meta_every: int = 1  # for runs of an optimizer
 
     @property
     def rule(self) -> TraceRule:
@@ -253,7 +258,7 @@ def directional(base: str, state: dict[str, Array], g: Array, t: int, moved: dic
     """Derivative of the base update's direction along tangents of state and gradient, by a complex step."""
     if base == "lion":
         return np.zeros_like(by)
-    shifted = {k: v[..., None, :] + 1j * TINY * moved[k] for k, v in state.items() if k in moved}
+    shifted = {k: v[..., None, :] + 1j * TINY * moved.get(k, 0.0) if np.ndim(v) else v for k, v in state.items()}
     return np.imag(reference.BASES[base](shifted, g[..., None, :] + 1j * TINY * by, t)) / TINY
 
 
@@ -264,6 +269,7 @@ def rerun(p: Problem, s: Setting, record: Record, owner: Array, bumps: Array) ->
     beta = record.log_step_sizes[0] + bumps[:, 0]
     state: dict[str, Array] = {}
     meta_state: dict[str, Array] = {}
+    pending = np.zeros_like(beta)
     h = np.zeros((runs, m, w.shape[1]))
     mask = owner == np.arange(m)[:, None]
     gamma = np.broadcast_to(s.gamma, m)[:, None]
@@ -278,7 +284,11 @@ def rerun(p: Problem, s: Setting, record: Record, owner: Array, bumps: Array) ->
             z = g @ record.traces[t]["weights"].T
         else:
             z = np.broadcast_to(record.meta_gradients[t], beta.shape)
-        change = s.eta * reference.METAS[s.meta](meta_state, z, t + 1)
+        pending = pending + z
+        change = np.zeros_like(beta)
+        if (t + 1) % s.meta_every == 0:
+            change = s.eta * reference.METAS[s.meta](meta_state, pending, (t + 1) // s.meta_every)
+            pending = np.zeros_like(beta)
         new_beta = (1 - s.eta * s.meta_decay) * beta - change + bumps[:, t + 1]
         alpha = np.exp(beta if s.order == "base_first" else new_beta)[:, owner]
         if s.variant == "full":
@@ -898,7 +908,7 @@ def test_traces_that_do_not_fit_are_refused() -> None:
     ("options", "message"),
     [
         ({"variant": "L"}, "unknown trace 'L'. Did you mean 'l'? Known: 2x2, full, hessian_free, l"),
-        ({"update_order": "base"}, "unknown update order 'base'. Did you mean 'base_first'?"),
+        ({"update_order": "base"}, "unknown order of updates 'base'. Did you mean 'base_first'?"),
         ({"smoothing": 1.0}, "smoothing must be at least 0 and below 1, but is 1.0"),
         ({"clip": (1.0, 0.0)}, "clip must be two finite numbers, the lower first, not (1.0, 0.0)"),
         ({"clip": (0.0, math.inf)}, "clip must be two finite numbers, the lower first, not (0.0, inf)"),
