@@ -36,12 +36,14 @@ from continual_metaopt.engines.compiled_rules import (
 )
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations
 from continual_metaopt.engines.torch_engine import label_does_not_fit
-from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
+from continual_metaopt.optim.two_horizons import AUTO
 from streams.benchmark import read_samples
 
 FIRST_SAMPLES = 16  # in the first call, when it is not known yet how long a sample takes
 SHORTEST_SECONDS = 1e-4  # that a call counts as; coarse clocks may not have moved meanwhile
 META_STATE = {"step": k.META_STEP, "exp_avg": k.META_MEAN, "exp_avg_sq": k.META_SQUARE}  # and its columns
+TYPICAL_SIZES = {"step": k.HORIZON_STEP, "short_size": k.SHORT_SIZE, "long_size": k.LONG_SIZE}  # likewise
 
 Array = NDArray[Any]
 _compiled_for: set[np.dtype[Any]] = set()  # kinds of numbers that the kernel was called with in this process
@@ -204,8 +206,10 @@ class CompiledEngine:
             row[k.MAX_CHANGE] = math.inf if first["max_meta_change"] is None else first["max_meta_change"]
             row[k.REFERENCE], row[k.LOG_RATIO] = first["learned"]["reference"], first["learned"]["log_ratio"]
             row[k.META_GRADIENT] = first["learned"]["meta_gradient"]
-            for name, column in META_STATE.items():
-                row[column] = first["learned"]["meta_state"][name]
+            for kept, columns in (("meta_state", META_STATE), ("typical_sizes", TYPICAL_SIZES)):
+                for name, column in columns.items():
+                    row[column] = first["learned"][kept][name]
+            row[k.HAS_TWO_HORIZONS] = first["gamma"] == AUTO
             for group in block:
                 for parameter in group["params"]:
                     if parameter.requires_grad:
@@ -236,8 +240,10 @@ class CompiledEngine:
                     state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)
         for row, block in zip(learned.blocks.tolist(), optimizer.blocks(), strict=True):
             if block[0]["meta_lr"] > 0:
-                state = {name: row[column] for name, column in META_STATE.items()}
-                optimizer.take_step_size(block, row[k.STEP_SIZE], row[k.LOG_RATIO], row[k.META_GRADIENT], state)
+                kept = {"log_ratio": row[k.LOG_RATIO], "meta_gradient": row[k.META_GRADIENT]}
+                kept["meta_state"] = {name: row[column] for name, column in META_STATE.items()}
+                kept["typical_sizes"] = {name: row[column] for name, column in TYPICAL_SIZES.items()}
+                optimizer.take_step_size(block, row[k.STEP_SIZE], kept)
 
     def _arrays_in_state(self) -> Iterator[tuple[str, Array]]:
         """The arrays that hold a part of each parameter's state, with its key there."""
@@ -247,6 +253,8 @@ class CompiledEngine:
         if rule.second_moment is not None:
             yield rule.second_moment, self._learned.second_moment
         yield "trace", self._learned.trace
+        if len(self._learned.long_trace):
+            yield LONG_TRACE, self._learned.long_trace
 
     def _room(self, n: int) -> Array:
         return aligned_zeros(n, self.dtype)
@@ -271,6 +279,7 @@ class CompiledEngine:
             self._room(n if rule.momentum else 0),
             self._room(n if rule.second_moment else 0),
             self._room(n),
+            self._room(n if any(group["gamma"] == AUTO for group in self.optimizer.param_groups) else 0),
             np.zeros(len(self._parameters)),
             np.zeros((len(self.optimizer.blocks()), k.N_BLOCK_COLUMNS)),
         )
@@ -284,7 +293,7 @@ class CompiledEngine:
             self._room(tables.n_scratch),
             self._room(tables.n_weights),
             room_for_update(self.dtype),
-            np.zeros(len(self.optimizer.blocks())),
+            np.zeros((len(self.optimizer.blocks()), 2)),
         )
 
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import kernels
 from continual_metaopt.optim import base_updates, meta_updates
-from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.metaoptimize import MetaOptimize, discounts
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,16 @@ META_RULES: dict[type, int] = {
 }
 
 
+KERNELS_HAVE = ("max_meta_change", "gamma", "trace")
+
+
 def why_no_kernels(optimizer: Optimizer) -> str | None:
     """What keeps an optimizer's update from being computed by the kernels; None if nothing does."""
     if type(optimizer) is not MetaOptimize:
         return "the optimizer is not MetaOptimize"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has hooks"
-    beyond = optimizer.why_not_plain()
+    beyond = optimizer.why_not_plain(besides=KERNELS_HAVE)
     if beyond is not None:
         return f"there are no kernels where {beyond}"
     for update, rules in ((optimizer.base, BASE_RULES), (optimizer.meta, META_RULES)):
@@ -86,13 +89,15 @@ def kernel_rules(optimizer: MetaOptimize) -> kernels.Rules:
         np.array(BASE_RULES[type(base)].settings(base), dtype=np.float64),
         META_RULES[type(meta)],
         np.array(meta.constants, dtype=np.float64),
-        getattr(optimizer, "trace", "") == "dutch",
+        optimizer.trace == "dutch",
     )
 
 
-def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool]:
+def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool, float, bool]:
     """What the kernels need to know about the parameters of a group: a row of their settings."""
-    return group["gamma"], group["weight_decay"], group["meta_lr"] > 0
+    short, *long = discounts(group)
+    learns = group["meta_lr"] > 0
+    return short, group["weight_decay"], learns, long[0] if long else 0.0, bool(long) and learns
 
 
 def room_for_update(dtype: DTypeLike) -> kernels.Room:

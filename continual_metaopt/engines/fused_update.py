@@ -14,7 +14,7 @@ from continual_metaopt.engines.compiled_rules import (
     room_for_update,
     why_no_kernels,
 )
-from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 
 Group = dict[str, Any]
 
@@ -62,24 +62,30 @@ class FusedUpdate:
         ]
         gradients = [param.grad.contiguous() for _, _, param in members]  # kept until the kernel has read them
         rows = [self._row(group, param, grad) for (_, group, param), grad in zip(members, gradients, strict=True)]
-        meta_gradients = np.empty(len(members))
+        addresses = np.array([row for row, _ in rows], np.int64).reshape(-1, k.N_ADDRESS_COLUMNS)
+        meta_gradients = np.empty((len(members), 2))
         k.update_in_place(
             self._rules.base,
             self._rules.base_settings,
-            np.array([row for row, _ in rows], np.int64).reshape(-1, k.N_ADDRESS_COLUMNS),
+            addresses,
             np.array([parameter_settings(group) for _, group, _ in members], np.float64).reshape(-1, k.N_SETTINGS),
             np.array([step for _, step in rows], np.float64),
             np.array([step_sizes[index] for index, _, _ in members], np.float64),
             self._room,
             meta_gradients,
         )
-        sums: dict[int, float] = {}
-        for (index, _, _), part in zip(members, meta_gradients.tolist(), strict=True):
-            sums[index] = sums.get(index, 0.0) + part
-        for index, meta_gradient in sums.items():
+        sums: dict[int, list[float]] = {}
+        for (index, _, _), parts in zip(members, meta_gradients.tolist(), strict=True):
+            sums[index] = [total + part for total, part in zip(sums.get(index, (0.0, 0.0)), parts, strict=True)]
+        changes = {}
+        for index, (meta_gradient, long) in sums.items():
             if blocks[index][0]["meta_lr"] > 0:
                 optimizer.check_meta_gradient(blocks[index], meta_gradient)
-                optimizer.update_step_size(blocks[index], meta_gradient)
+                optimizer.check_meta_gradient(blocks[index], long)
+                changes[index] = optimizer.update_step_size(blocks[index], meta_gradient, long)
+        if self._rules.revises:
+            by_member = [changes.get(index, 0.0) for index, _, _ in members]
+            k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:
         """Where a parameter and what belongs to it are in memory, and the number of this update."""
@@ -87,7 +93,7 @@ class FusedUpdate:
         if "step" in state:
             state["step"] += 1
         addresses = [param.data_ptr(), grad.data_ptr()]
-        for key in (self._rule.momentum or "", self._rule.second_moment or "", "trace"):
+        for key in (self._rule.momentum or "", self._rule.second_moment or "", "trace", LONG_TRACE):
             tensor = state.get(key)
             if tensor is not None and not tensor.is_contiguous():  # a state that was loaded
                 tensor = state[key] = tensor.contiguous()

@@ -20,7 +20,7 @@ from numba import carray, literally, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from continual_metaopt.optim import meta_updates
+from continual_metaopt.optim import meta_updates, two_horizons
 
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 PIECE = 2048  # elements, a power of 2
@@ -148,26 +148,30 @@ def _arrays_do_not_overlap(context: Any) -> Any:
 
 
 @njit(**OPTIONS)
-def _learn_piece(rule: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
-    """Update ``n`` weights by the gradient ``scale`` · x.
+def _learn_piece(rule: int, horizons: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
+    """Update ``n`` weights, with one or two traces, by the gradient ``scale`` · x.
 
     It gets whole arrays and places in them, since to cut out so many pieces would take longer than to work on them.
     """
     literally(rule)
+    literally(horizons)
     _arrays_do_not_overlap()
-    x_at, p_at, m_at, v_at, h_at, dx_at = places
-    x, p, m, v, h, dx, products, k = arrays
-    step, decay, keep = numbers
+    x_at, p_at, m_at, v_at, h_at, long_at, dx_at = places
+    x, p, m, v, h, long, dx, products, long_products, k = arrays
+    step, decay, keep, long_keep = numbers
     for i in range(n):
         # unsigned, because a negative place would count from the end, which LLVM cannot vectorise
         jx, jp, jm, jv = np.uintp(x_at + i), np.uintp(p_at + i), np.uintp(m_at + i), np.uintp(v_at + i)
-        jh, jdx = np.uintp(h_at + i), np.uintp(dx_at + i)
+        jh, jlong, jdx = np.uintp(h_at + i), np.uintp(long_at + i), np.uintp(dx_at + i)
         g = scale * x[jx]
         dx[jdx] += scale * p[jp]
         products[i] += h[jh] * g
         u, m[jm], v[jv] = _direction(rule, g, m[jm], v[jv], k)
         change = step * u + decay * p[jp]
         h[jh] = keep * h[jh] - change
+        if horizons == 2:
+            long_products[i] += long[jlong] * g
+            long[jlong] = long_keep * long[jlong] - change
         p[jp] -= change
 
 
@@ -186,21 +190,45 @@ class Room(NamedTuple):
     """Room for the update of one parameter: arrays of ``PIECE`` numbers, and the rule's constants.
 
     Attributes:
-        products: partial sums of the meta gradient.
+        products, long_products: partial sums of the meta gradient, by the trace and by the long one.
         no_momentum, no_second_moment: in place of what a rule does not have.
-        no_trace: in place of the trace, for a fixed step size.
+        no_trace, no_long_trace: in place of traces that are not kept.
         no_backward: in place of the gradient with respect to inputs, where that is not wanted.
         one: the number 1.
         constants: of the rule.
     """
 
     products: Array
+    long_products: Array
     no_momentum: Array
     no_second_moment: Array
     no_trace: Array
+    no_long_trace: Array
     no_backward: Array
     one: Array
     constants: Array
+
+
+@njit(**OPTIONS)
+def _learn_piece_by(rule: int, horizons: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
+    """Update a piece by a rule that is known only now."""
+    literally(horizons)
+    if rule == SGD:
+        _learn_piece(SGD, horizons, n, scale, places, arrays, numbers)
+    elif rule == SGDM:
+        _learn_piece(SGDM, horizons, n, scale, places, arrays, numbers)
+    elif rule == RMSPROP:
+        _learn_piece(RMSPROP, horizons, n, scale, places, arrays, numbers)
+    elif rule == ADAMW:
+        _learn_piece(ADAMW, horizons, n, scale, places, arrays, numbers)
+    elif rule == LION:
+        _learn_piece(LION, horizons, n, scale, places, arrays, numbers)
+    elif rule == SGDM_RELEASED:
+        _learn_piece(SGDM_RELEASED, horizons, n, scale, places, arrays, numbers)
+    elif rule == RMSPROP_RELEASED:
+        _learn_piece(RMSPROP_RELEASED, horizons, n, scale, places, arrays, numbers)
+    else:
+        _learn_piece(ADAMW_RELEASED, horizons, n, scale, places, arrays, numbers)
 
 
 @njit(**OPTIONS)
@@ -213,12 +241,11 @@ def update(
     m: Array,
     v: Array,
     h: Array,
+    long: Array,
     room: Room,
-    step: Any,
-    decay: Any,
-    keep: Any,
-) -> float:
-    """Update one parameter, and return its part of the meta gradient, Σ h·g with the old trace.
+    numbers: Any,
+) -> tuple[float, float]:
+    """Update one parameter; returns its part of the meta gradient, Σ h·g with the old trace, and with the long trace.
 
     Its gradient is the outer product of ``delta`` and ``x``: that is how it comes for the weights of a linear layer,
     and any other gradient is the outer product of 1 and itself. All arrays are contiguous, of one dimension and one
@@ -233,13 +260,13 @@ def update(
         m: momentum; empty for rules without.
         v: second moment; empty for rules without.
         h: trace; empty for a fixed step size.
+        long: trace with a longer horizon; empty if there is only one.
         room: with the constants of the rule.
-        step: step size, divided by the direction's divisor.
-        decay: step size times weight decay.
-        keep: factor on the old trace.
+        numbers: from ``step_numbers``.
     """
-    products = room.products
-    products[:] = 0
+    room.products[:] = 0
+    if len(long):
+        room.long_products[:] = 0
     dx[:] = 0
     arrays = (
         x,
@@ -247,33 +274,30 @@ def update(
         m if len(m) else room.no_momentum,
         v if len(v) else room.no_second_moment,
         h if len(h) else room.no_trace,
+        long if len(long) else room.no_long_trace,
         dx if len(dx) else room.no_backward,
-        products,
+        room.products,
+        room.long_products,
         room.constants,
     )
-    numbers = (step, decay, keep)
     for output in range(len(delta)):
         d = delta[output]
         for i in range(0, len(x), PIECE):
             n, at = min(PIECE, len(x) - i), output * len(x) + i
-            places = (i, at, at if len(m) else 0, at if len(v) else 0, at if len(h) else 0, i if len(dx) else 0)
-            if rule == SGD:
-                _learn_piece(SGD, n, d, places, arrays, numbers)
-            elif rule == SGDM:
-                _learn_piece(SGDM, n, d, places, arrays, numbers)
-            elif rule == RMSPROP:
-                _learn_piece(RMSPROP, n, d, places, arrays, numbers)
-            elif rule == ADAMW:
-                _learn_piece(ADAMW, n, d, places, arrays, numbers)
-            elif rule == LION:
-                _learn_piece(LION, n, d, places, arrays, numbers)
-            elif rule == SGDM_RELEASED:
-                _learn_piece(SGDM_RELEASED, n, d, places, arrays, numbers)
-            elif rule == RMSPROP_RELEASED:
-                _learn_piece(RMSPROP_RELEASED, n, d, places, arrays, numbers)
+            places = (
+                i,
+                at,
+                at if len(m) else 0,
+                at if len(v) else 0,
+                at if len(h) else 0,
+                at if len(long) else 0,
+                i if len(dx) else 0,
+            )
+            if len(long):
+                _learn_piece_by(rule, 2, n, d, places, arrays, numbers)
             else:
-                _learn_piece(ADAMW_RELEASED, n, d, places, arrays, numbers)
-    return _sum(products) if len(h) else 0.0
+                _learn_piece_by(rule, 1, n, d, places, arrays, numbers)
+    return _sum(room.products) if len(h) else 0.0, _sum(room.long_products) if len(long) else 0.0
 
 
 @njit(**OPTIONS)
@@ -283,28 +307,32 @@ def _add_scaled(scale: Any, a: Array, total: Array) -> None:
 
 
 # Columns of the parameters' settings, and of their addresses in memory
-GAMMA, WEIGHT_DECAY, LEARNS_STEP_SIZE = range(3)
-N_SETTINGS = 3
-WEIGHTS, GRADIENT, MOMENTUM, SECOND_MOMENT, TRACE, SIZE = range(6)
-N_ADDRESS_COLUMNS = 6
+GAMMA, WEIGHT_DECAY, LEARNS_STEP_SIZE, LONG_GAMMA, HAS_LONG_TRACE = range(5)
+N_SETTINGS = 5
+WEIGHTS, GRADIENT, MOMENTUM, SECOND_MOMENT, TRACE, LONG_TRACE, SIZE = range(7)
+N_ADDRESS_COLUMNS = 7
 
 
 @njit(**OPTIONS)
 def step_numbers(base: int, base_settings: Array, step: float, step_size: float, settings: Array, k: Array) -> Any:
-    """What ``update`` takes besides arrays, for one parameter: step, decay and keep; ``k`` receives the constants.
+    """Numbers that ``update`` takes for one parameter; ``k`` receives the rule's constants.
 
     Args:
         base: number of the base update.
         base_settings: its settings.
         step: number of this update of the parameter, from 1.
         step_size: of its block.
-        settings: discount and weight decay.
+        settings: the parameter's row in the table of settings.
         k: the rule's constants.
+
+    Returns:
+        Step size divided by the direction's divisor, step size times weight decay, and the factors on both old traces.
     """
     number = k.dtype.type
     divisor = rule_constants(base, base_settings, step, k)
     decay = step_size * settings[WEIGHT_DECAY]
-    return number(step_size / divisor), number(decay), number(settings[GAMMA] * (1 - decay))
+    keep, long_keep = settings[GAMMA] * (1 - decay), settings[LONG_GAMMA] * (1 - decay)
+    return number(step_size / divisor), number(decay), number(keep), number(long_keep)
 
 
 @intrinsic
@@ -331,16 +359,17 @@ def update_in_place(
     Args:
         base: number of the base update.
         base_settings: its settings.
-        addresses: of each parameter's weights, gradient and state, where there is one, and its size: int64 [n, 6].
-        settings: of each parameter, float64 [n, 3].
+        addresses: of each parameter's weights, gradient and state, where there is one, and its size: int64
+            [n, N_ADDRESS_COLUMNS].
+        settings: of each parameter, float64 [n, N_SETTINGS].
         steps: number of this update of each parameter, from 1.
         step_sizes: of each parameter.
         room: whose type is that of the parameters.
-        meta_gradients: receives the part of each parameter.
+        meta_gradients: receives the parts of each parameter, by its trace and by the long one: [n, 2].
     """
     kind = room.constants.dtype
     for i in range(len(addresses)):
-        step, decay, keep = step_numbers(base, base_settings, steps[i], step_sizes[i], settings[i], room.constants)
+        numbers = step_numbers(base, base_settings, steps[i], step_sizes[i], settings[i], room.constants)
         size = addresses[i, SIZE]
         meta_gradients[i] = update(
             base,
@@ -351,26 +380,28 @@ def update_in_place(
             carray(_pointer(addresses[i, MOMENTUM]), size if addresses[i, MOMENTUM] else 0, kind),
             carray(_pointer(addresses[i, SECOND_MOMENT]), size if addresses[i, SECOND_MOMENT] else 0, kind),
             carray(_pointer(addresses[i, TRACE]), size if settings[i, LEARNS_STEP_SIZE] else 0, kind),
+            carray(_pointer(addresses[i, LONG_TRACE]), size if settings[i, HAS_LONG_TRACE] else 0, kind),
             room,
-            step,
-            decay,
-            keep,
+            numbers,
         )
 
 
 # Meta updates
 
 META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
-META_RULES_DIGEST = "2bd2d25311ae90e3"  # a change of the rules must change this file, which is what renews the cache
+META_RULES_DIGEST = "bd369d4204f4af40"  # a change of the rules must change this file, which is what renews the cache
 _meta_sgd = njit(**OPTIONS)(meta_updates.sgd_rule)
 _meta_adam = njit(**OPTIONS)(meta_updates.adam_rule)
 _meta_lion = njit(**OPTIONS)(meta_updates.lion_rule)
 _meta_adam_released = njit(**OPTIONS)(meta_updates.adam_released_rule)
 
+_two_horizons = njit(**OPTIONS)(two_horizons.two_horizons_rule)
+
 # Columns of the table of blocks
 STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
-REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE = range(6, 11)
-N_BLOCK_COLUMNS = 11
+HORIZON_STEP, SHORT_SIZE, LONG_SIZE = range(6, 9)  # likewise
+REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS = range(9, 15)
+N_BLOCK_COLUMNS = 15
 
 
 @njit(**OPTIONS)
@@ -401,6 +432,17 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
     block[LOG_RATIO] = log_ratio
     block[STEP_SIZE] = min(max(reference * np.exp(log_ratio), lowest), highest)
     return log_ratio - before
+
+
+@njit(**OPTIONS)
+def _meta_gradient(block: Array, by_horizon: Array) -> float:
+    """A block's surrogate meta gradient, from that of one or two horizons."""
+    z = by_horizon[0]
+    if block[HAS_TWO_HORIZONS]:
+        step, short_size, long_size = block[HORIZON_STEP], block[SHORT_SIZE], block[LONG_SIZE]
+        z, step, short_size, long_size = _two_horizons(step, short_size, long_size, by_horizon[0], by_horizon[1])
+        block[HORIZON_STEP], block[SHORT_SIZE], block[LONG_SIZE] = step, short_size, long_size
+    return z
 
 
 @njit(**OPTIONS)
@@ -457,7 +499,7 @@ class Network(NamedTuple):
         layers: int64 [layers, N_LAYER_COLUMNS], in the order in which they are computed.
         slopes: slope of each leaky ReLU for negative inputs, [layers].
         parameters: int64 [parameters, N_PARAMETER_COLUMNS]: where each is in the flat arrays, and its block.
-        settings: of each parameter, float64 [parameters, 3].
+        settings: of each parameter, float64 [parameters, N_SETTINGS].
         loss: number of the loss.
         loss_scale: factor on squared errors.
     """
@@ -478,6 +520,7 @@ class Learned(NamedTuple):
         momentum: of the same length, or empty.
         second_moment: of the same length, or empty.
         trace: of the same length, or empty.
+        long_trace: with a longer horizon, of the same length, or empty.
         steps: updates of each parameter so far, float64 [parameters].
         blocks: float64 [blocks, N_BLOCK_COLUMNS].
     """
@@ -486,6 +529,7 @@ class Learned(NamedTuple):
     momentum: Array
     second_moment: Array
     trace: Array
+    long_trace: Array
     steps: Array
     blocks: Array
 
@@ -515,7 +559,7 @@ class Memory(NamedTuple):
         scratch: what one convolution needs for a while.
         gradient: of all parameters, but for the weights of linear layers.
         update: room for the update of one parameter.
-        meta_gradients: of the blocks, float64.
+        meta_gradients: of the blocks, by their traces and by the long ones, float64 [blocks, 2].
     """
 
     activations: Array
@@ -546,7 +590,7 @@ def _update_parameter(
         network.parameters[number, BLOCK],
     )
     learned.steps[number] += 1
-    step, decay, keep = step_numbers(
+    numbers = step_numbers(
         rules.base,
         rules.base_settings,
         learned.steps[number],
@@ -556,7 +600,10 @@ def _update_parameter(
     )
     p, m, v = learned.weights[start:stop], learned.momentum[start:stop], learned.second_moment[start:stop]
     h = learned.trace[start:stop] if network.settings[number, LEARNS_STEP_SIZE] else learned.trace[:0]
-    memory.meta_gradients[block] += update(rules.base, p, delta, x, dx, m, v, h, memory.update, step, decay, keep)
+    long = learned.long_trace[start:stop] if network.settings[number, HAS_LONG_TRACE] else learned.long_trace[:0]
+    z, long_z = update(rules.base, p, delta, x, dx, m, v, h, long, memory.update, numbers)
+    memory.meta_gradients[block, 0] += z
+    memory.meta_gradients[block, 1] += long_z
 
 
 @njit(**OPTIONS)
@@ -1125,8 +1172,8 @@ def learn(
         memory.meta_gradients[:] = 0
         _backward_and_update(network, learned, rules, memory)
         for block in range(len(learned.blocks)):
-            z = memory.meta_gradients[block]
             if active[block] and learned.blocks[block, META_LR] > 0:
+                z = _meta_gradient(learned.blocks[block], memory.meta_gradients[block])
                 if not np.isfinite(z):
                     return i, block, z
                 change = update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)

@@ -557,8 +557,9 @@ class _StepSizes:
         values = torch.stack(list(self.tensors()), dim=2).tolist()
         for optimizer, rows in zip(optimizers, values, strict=True):
             for block, (step_size, log_ratio, meta_gradient, *meta_state) in zip(optimizer.blocks(), rows, strict=True):
-                learned = dict(zip(META_STATE, meta_state, strict=True))
-                optimizer.take_step_size(block, step_size, log_ratio, meta_gradient, learned)
+                state = dict(zip(META_STATE, meta_state, strict=True))
+                learned = {"log_ratio": log_ratio, "meta_gradient": meta_gradient, "meta_state": state}
+                optimizer.take_step_size(block, step_size, learned)
 
 
 def check_alike(replicas: Sequence[Replica]) -> None:

@@ -5,7 +5,7 @@ arXiv 2402.02342, in its Hessian-free form.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -16,6 +16,7 @@ from torch.optim.optimizer import ParamsT
 from continual_metaopt.optim import parametrisations
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Direction
 from continual_metaopt.optim.curvature import CurvatureKind
+from continual_metaopt.optim.dutch_traces import revise_weights
 from continual_metaopt.optim.exact_step import ExactTraces
 from continual_metaopt.optim.guards import limited_change, overshoot
 from continual_metaopt.optim.learned_momentum import direction_and_tangent
@@ -23,15 +24,19 @@ from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
 from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
+from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA, two_horizons_rule
 from continual_metaopt.optim.weightwise import gradients
 from streams.registry import unknown_name
 
 MetaParameter = Literal["lr", "weight_decay", "momentum"]
 StepSizeParametrisation = Literal["log", "linear"]
+Trace = Literal["hessian_free", "dutch", "l", "2x2", "full"]
+Discount = float | Literal["auto"]
 
 # What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
 RECORD = {"lr": "learned", "weight_decay": "learned_weight_decay", "momentum": "learned_momentum"}
 TRACE = {"lr": "trace", "weight_decay": "trace_weight_decay", "momentum": "trace_momentum"}
+LONG_TRACE = "trace_long"  # beside the step size's, where there are two horizons
 STATE_TRACES = "trace_momentum_state"  # traces of what depends on the momentum beside the weights
 
 WEIGHT_DECAY_BOUNDS = (1e-10, 10.0)
@@ -51,6 +56,8 @@ PLAIN = {
     "effective_step_bound": None,
 }
 
+NO_TYPICAL_SIZES = {"step": 0.0, "short_size": 0.0, "long_size": 0.0}  # of meta gradients with two horizons
+
 Group = dict[str, Any]
 
 
@@ -60,10 +67,14 @@ class NonFiniteMetaGradient(FloatingPointError):
 
 @dataclass
 class _MetaGradient:
-    """Surrogate meta gradient of a block: the sum over its weights, and the part of each fine-grained parameter."""
+    """Surrogate meta gradient of a block: the sum over its weights, and the part of each fine-grained parameter.
+
+    ``long`` is that by the long trace, where there are two horizons.
+    """
 
     total: float = 0.0
     parts: dict[Tensor, Tensor] = field(default_factory=dict)
+    long: "_MetaGradient | None" = None
 
 
 class _Move(NamedTuple):
@@ -161,7 +172,7 @@ class MetaOptimize(torch.optim.Optimizer):
         base: str | BaseUpdate = "adamw",
         meta: str | MetaUpdate = "adam",
         meta_lr: float = 1e-2,
-        gamma: float = DEFAULT_GAMMA,
+        gamma: Discount = DEFAULT_GAMMA,
         weight_decay: float = 0.01,
         step_sizes: StepSizes = "group",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
@@ -172,7 +183,7 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_every: int = 1,
         max_meta_change: float | None = None,
         effective_step_bound: float | None = None,
-        trace: Variant = "hessian_free",
+        trace: Trace = "hessian_free",
         curvature: CurvatureKind = "exact",
         curvature_smoothing: float = 0.0,
         curvature_clip: tuple[float, float] | None = None,
@@ -181,8 +192,10 @@ class MetaOptimize(torch.optim.Optimizer):
         self.base: BaseUpdate = BASE_UPDATES[base]() if isinstance(base, str) else base
         self.meta: MetaUpdate = META_UPDATES[meta]() if isinstance(meta, str) else meta
         self.step_sizes: StepSizes = step_sizes
+        self.trace: Trace = trace
+        variant: Variant = "hessian_free" if trace == "dutch" else trace
         self.exact = _exact_traces(
-            TraceRule(self.base, self.meta, trace, update_order, curvature, curvature_smoothing, curvature_clip),
+            TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip),
             trace_memory_limit,
         )
         if horizon is not None and gamma != DEFAULT_GAMMA:
@@ -205,7 +218,8 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps only defaults, state and groups: copies and pickles would lose the rules
-        rules = {"base": self.base, "meta": self.meta, "step_sizes": self.step_sizes, "exact": self.exact}
+        rules = {"base": self.base, "meta": self.meta, "step_sizes": self.step_sizes}
+        rules |= {"trace": self.trace, "exact": self.exact}
         return super().__getstate__() | rules
 
     def add_param_group(self, param_group: Group) -> None:
@@ -266,6 +280,7 @@ class MetaOptimize(torch.optim.Optimizer):
             "written": float(start),  # what this class last wrote to the group
             "meta_gradient": 0.0,
             "meta_state": self.meta.init(),
+            "typical_sizes": dict(NO_TYPICAL_SIZES),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -435,18 +450,28 @@ class MetaOptimize(torch.optim.Optimizer):
         return self.block_names()[index]
 
     def _rule(self) -> str:
-        exact = "" if self.exact is None else f", {self.exact}"
-        return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}{exact}"
+        trace = "" if self.trace == "hessian_free" else f", trace={self.trace!r}"
+        if self.exact is not None:
+            trace = f", {self.exact}"
+        return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}{trace}"
 
-    def why_not_plain(self) -> str | None:
-        """The first option beyond one log step size per block, which fast engines lack; None if there is none."""
+    def why_not_plain(self, besides: Collection[str] = ()) -> str | None:
+        """The first option beyond one log step size per block and one trace, which fast engines lack, if there is one.
+
+        Args:
+            besides: options that the engine has all the same.
+        """
         if self.exact is not None:
             return f'trace="{self.exact.rule.variant}" needs the curvature of the loss'
+        if self.trace != "hessian_free" and "trace" not in besides:
+            return f"trace={self.trace!r} is set"
         for group in self.param_groups:
             if group["step_sizes"] in FINE:
                 return f'step_sizes="{group["step_sizes"]}" gives a group many step sizes'
+            if group["gamma"] == AUTO and "gamma" not in besides:
+                return 'gamma="auto" is set'
             for option, plain in PLAIN.items():
-                if group[option] != plain:
+                if option not in besides and group[option] != plain:
                     return f"{option}={group[option]!r} is set"
         return None
 
@@ -546,19 +571,23 @@ class MetaOptimize(torch.optim.Optimizer):
                 state = self.state.get(param, {})
                 for kind in group["learn"]:
                     meta_gradient = found[index].setdefault(kind, _MetaGradient())
-                    if not learns:
-                        continue
-                    trace: Tensor | None = state.get(TRACE[kind])
-                    if trace is None:
+                    if kind == "lr" and group["gamma"] == AUTO and meta_gradient.long is None:
+                        meta_gradient.long = _MetaGradient()
+                    by_trace = {TRACE[kind]: meta_gradient, LONG_TRACE: meta_gradient.long}
+                    for key, owner in by_trace.items() if learns else ():
+                        if owner is None:
+                            continue
+                        trace: Tensor | None = state.get(key)
+                        if trace is None:
+                            if _is_fine(group):
+                                owner.parts[param] = param.new_zeros(shape_of(group["step_sizes"], param))
+                            continue
                         if _is_fine(group):
-                            meta_gradient.parts[param] = param.new_zeros(shape_of(group["step_sizes"], param))
-                        continue
-                    if _is_fine(group):
-                        part = meta_gradient.parts[param] = summed(group["step_sizes"], trace * grad)
-                        products.append(part.sum())
-                    else:
-                        products.append(torch.dot(trace.flatten(), grad.flatten()))
-                    owners.append(meta_gradient)
+                            part = owner.parts[param] = summed(group["step_sizes"], trace * grad)
+                            products.append(part.sum())
+                        else:
+                            products.append(torch.dot(trace.flatten(), grad.flatten()))
+                        owners.append(owner)
         if products:
             device = products[0].device
             for owner, value in zip(owners, torch.stack([p.to(device) for p in products]).tolist(), strict=True):
@@ -566,6 +595,8 @@ class MetaOptimize(torch.optim.Optimizer):
         for block, by_kind in zip(blocks, found, strict=True):
             for kind, meta_gradient in by_kind.items():
                 self.check_meta_gradient(block, meta_gradient.total, kind)
+                if meta_gradient.long is not None:
+                    self.check_meta_gradient(block, meta_gradient.long.total, kind)
         return found
 
     def check_meta_gradient(self, block: list[Group], meta_gradient: float, kind: str = "lr") -> None:
@@ -589,9 +620,15 @@ class MetaOptimize(torch.optim.Optimizer):
                     state[TRACE[kind]] = torch.zeros_like(param, memory_format=torch.preserve_format)
                     if kind == "momentum":
                         state[STATE_TRACES] = {}
+                    if group["gamma"] == AUTO:
+                        state[LONG_TRACE] = torch.zeros_like(param, memory_format=torch.preserve_format)
                 if _is_fine(group) and RECORD[kind] not in state:
                     ratios = param.new_zeros(shape_of(group["step_sizes"], param))
-                    state[RECORD[kind]] = {"log_ratio": ratios, "meta_state": self.meta.init()}
+                    state[RECORD[kind]] = {
+                        "log_ratio": ratios,
+                        "meta_state": self.meta.init(),
+                        "typical_sizes": dict(NO_TYPICAL_SIZES),
+                    }
         return state
 
     def _moves(self, blocks: list[list[Group]]) -> Iterator[_Move]:
@@ -626,11 +663,12 @@ class MetaOptimize(torch.optim.Optimizer):
         decays = isinstance(weight_decay, Tensor) or bool(weight_decay)
         shrinkage = 1 - step_size * weight_decay
         if "lr" in learn:
-            trace = state["trace"].mul_(group["gamma"] * shrinkage)
             slope = _parametrisation(group, "lr").slope(step_size)
-            if decays:
-                _add(trace, param, -slope * weight_decay)
-            _move(trace, direction, slope)
+            for key, gamma in zip((TRACE["lr"], LONG_TRACE), discounts(group), strict=False):
+                trace = state[key].mul_(gamma * shrinkage)
+                if decays:
+                    _add(trace, param, -slope * weight_decay)
+                _move(trace, direction, slope)
         if "weight_decay" in learn:
             trace = state[TRACE["weight_decay"]].mul_(group["gamma"] * shrinkage)
             _add(trace, param, -step_size * weight_decay)
@@ -666,11 +704,9 @@ class MetaOptimize(torch.optim.Optimizer):
                 record["log_ratio"] = parametrisation.offset(record["reference"], value)
                 self._write(block, "lr", value)
 
-    def take_step_size(
-        self, block: list[Group], step_size: float, log_ratio: float, meta_gradient: float, meta_state: dict[str, float]
-    ) -> None:
+    def take_step_size(self, block: list[Group], step_size: float, learned: dict[str, Any]) -> None:
         """Take over what an engine has learned about a block's step size in this optimizer's place."""
-        block[0]["learned"].update(log_ratio=log_ratio, meta_gradient=meta_gradient, meta_state=meta_state)
+        block[0]["learned"].update(learned)
         self._write(block, "lr", step_size)
 
     def _learn(
@@ -683,32 +719,55 @@ class MetaOptimize(torch.optim.Optimizer):
                     if block[0]["step_sizes"] in FINE:
                         self._update_parts(block[0], kind, meta_gradient)
                     else:
-                        self._update(block, kind, meta_gradient.total)
+                        self._update(block, kind, meta_gradient)
 
-    def update_step_size(self, block: list[Group], meta_gradient: float) -> None:
-        """Make the meta update of a block's step size."""
-        self._update(block, "lr", meta_gradient)
+    def update_step_size(self, block: list[Group], meta_gradient: float, long: float = 0.0) -> float:
+        """Make the meta update of a block's step size, in an engine's place.
 
-    def _update(self, block: list[Group], kind: str, meta_gradient: float) -> None:
+        Args:
+            block: its groups.
+            meta_gradient: by the trace.
+            long: by the long trace, with ``gamma="auto"``.
+
+        Returns:
+            By how much β has changed.
+        """
+        return self._update(block, "lr", _MetaGradient(meta_gradient, long=_MetaGradient(long)), revises=False)
+
+    def _update(self, block: list[Group], kind: str, meta_gradient: _MetaGradient, revises: bool = True) -> float:
         record = block[0][RECORD[kind]]
-        record["meta_gradient"] = meta_gradient
-        value = self._meta_update(block[0], kind, record, meta_gradient)
-        if value is not None:
-            self._write(block, kind, value)
+        z = meta_gradient.total
+        if meta_gradient.long is not None:
+            z = _combined(block[0], record, z, meta_gradient.long.total)
+        record["meta_gradient"] = z
+        value, change = self._meta_update(block[0], kind, record, z)
+        self._write(block, kind, value)
+        if kind == "lr" and revises:
+            for group in block:
+                for param in group["params"]:
+                    self._revise(group, param, change)
+        return change
 
     def _update_parts(self, group: Group, kind: str, meta_gradient: _MetaGradient) -> None:
         group[RECORD[kind]]["meta_gradient"] = meta_gradient.total
         for param, part in meta_gradient.parts.items():
-            self._meta_update(group, kind, self.prepared_state(group, param)[RECORD[kind]], part)
+            record = self.prepared_state(group, param)[RECORD[kind]]
+            if meta_gradient.long is not None:
+                part = _combined(group, record, part, meta_gradient.long.parts[param])
+            _, change = self._meta_update(group, kind, record, part)
+            if kind == "lr":
+                self._revise(group, param, change)
         self._write_mean(group, kind)
 
-    def _meta_update(self, group: Group, kind: str, record: dict[str, Any], meta_gradient: Any) -> Any:
-        """Make a meta update, of a number or a tensor of them; returns the new value, None between updates."""
+    def _meta_update(self, group: Group, kind: str, record: dict[str, Any], meta_gradient: Any) -> tuple[Any, Any]:
+        """Make a meta update, of a number or a tensor of them; returns the value, and by how much β has changed."""
+        parametrisation, bounds = _parametrisation(group, kind), _bounds(group, kind)
+        reference, offset = group[RECORD[kind]]["reference"], record["log_ratio"]
         if group["meta_every"] > 1:
             record["pending"] = record.get("pending", 0.0) + meta_gradient
             record["n_pending"] = record.get("n_pending", 0) + 1
             if record["n_pending"] < group["meta_every"]:
-                return None
+                return group[RECORD[kind]]["written"], 0.0
             meta_gradient = record.pop("pending")
             record["n_pending"] = 0
         meta_lr = group["meta_lr"]
@@ -717,11 +776,33 @@ class MetaOptimize(torch.optim.Optimizer):
         change = limited_change(
             self.meta.change(record["meta_state"], meta_gradient, meta_lr), group["max_meta_change"]
         )
-        reference, bounds = group[RECORD[kind]]["reference"], _bounds(group, kind)
-        record["log_ratio"], value = _parametrisation(group, kind).moved(
-            reference, record["log_ratio"], change, *bounds
-        )
-        return value
+        record["log_ratio"], value = parametrisation.moved(reference, offset, change, *bounds)
+        if parametrisation.additive:
+            return value, value - parametrisation.value(reference, offset)
+        return value, record["log_ratio"] - offset
+
+    def _revise(self, group: Group, param: Tensor, change: Any) -> None:
+        """Move weights to about where they would be, had their past step sizes been what they are now."""
+        trace = self.state[param].get(TRACE["lr"]) if self.trace == "dutch" and param in self.state else None
+        if trace is not None and group["meta_lr"] > 0:
+            before_base_update = group["update_order"] == "meta_first"
+            revise_weights(param, trace, change * discounts(group)[0] if before_base_update else change)
+
+
+def discounts(group: Group) -> tuple[float, ...]:
+    """The discounts γ of a group's traces, of which there are two with ``gamma="auto"``."""
+    return (SHORT_GAMMA, LONG_GAMMA) if group["gamma"] == AUTO else (group["gamma"],)
+
+
+def _combined(group: Group, record: dict[str, Any], short: Any, long: Any) -> Any:
+    """The meta gradient of one or two horizons."""
+    if group["gamma"] != AUTO:
+        return short
+    sizes = record["typical_sizes"]
+    combined, sizes["step"], sizes["short_size"], sizes["long_size"] = two_horizons_rule(
+        sizes["step"], sizes["short_size"], sizes["long_size"], short, long
+    )
+    return combined
 
 
 def _exact_traces(rule: TraceRule, memory_limit: float | None) -> ExactTraces | None:
@@ -735,6 +816,8 @@ def _exact_traces(rule: TraceRule, memory_limit: float | None) -> ExactTraces | 
 
 
 def _check_exact(rule: TraceRule, group: Group) -> None:
+    if group["gamma"] == AUTO:
+        raise ValueError(f'trace="{rule.variant}" needs a number as gamma; gamma="auto" goes with trace="hessian_free"')
     for option, value in (
         ("learn", ("lr",)),
         ("parametrisation", "log"),
@@ -844,8 +927,11 @@ def _check_group(group: Group) -> None:
         raise ValueError(f"lr_bounds must be two positive numbers, the lower first, not {group['lr_bounds']}")
     if not group["meta_lr"] >= 0:
         raise ValueError(f"meta_lr must not be negative, but is {group['meta_lr']}")
-    if not 0 <= group["gamma"] <= 1:
-        raise ValueError(f"gamma must be between 0 and 1, but is {group['gamma']}")
+    if group["gamma"] == AUTO:
+        if group["learn"] != ("lr",):
+            raise ValueError(f'gamma="auto" is for step sizes alone, not for learn={group["learn"]}')
+    elif isinstance(group["gamma"], str) or not 0 <= group["gamma"] <= 1:
+        raise ValueError(f'gamma must be between 0 and 1, or "auto", but is {group["gamma"]!r}')
     if not group["weight_decay"] >= 0:
         raise ValueError(f"weight_decay must not be negative, but is {group['weight_decay']}")
     if not group["lr"] > 0:

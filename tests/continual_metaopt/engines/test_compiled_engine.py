@@ -30,7 +30,7 @@ from continual_metaopt.engines.kernels import PIECE
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.networks.paper_cnn import PaperCNN
-from continual_metaopt.optim import meta_updates
+from continual_metaopt.optim import meta_updates, two_horizons
 from continual_metaopt.optim.base_updates import BASE_UPDATES, SGD
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
@@ -1376,7 +1376,8 @@ def test_learning_does_not_fill_the_memory() -> None:
 def test_a_change_of_the_meta_rules_renews_the_compiled_code() -> None:
     """Numba's cache is renewed when the file of the kernels changes, not when another file does."""
     rules = (meta_updates.sgd_rule, meta_updates.adam_rule, meta_updates.lion_rule, meta_updates.adam_released_rule)
-    digest = hashlib.sha256("".join(map(inspect.getsource, rules)).encode()).hexdigest()[:16]
+    sources = [*map(inspect.getsource, rules), inspect.getsource(two_horizons)]
+    digest = hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
     assert digest == kernels.META_RULES_DIGEST, "write the new digest into kernels.py"
 
 
