@@ -29,9 +29,9 @@ from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation
+from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
 from continual_metaopt.optim.registry import wants_graph
-from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder, Variant
+from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 from streams.benchmark import samples_behind
 from streams.registry import unknown_name
 
@@ -464,7 +464,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         base: Any = "adamw",
         meta: Any = "adam",
         meta_lr: float = 1e-2,
-        gamma: float = 0.999,
+        gamma: Discount = 0.999,
         weight_decay: float = 0.01,
         step_sizes: Granularity | list[list[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
@@ -475,7 +475,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_every: int = 1,
         max_meta_change: float | None = None,
         effective_step_bound: float | None = None,
-        trace: Variant = "hessian_free",
+        trace: Trace = "hessian_free",
         curvature: CurvatureKind = "exact",
         curvature_smoothing: float = 0.0,
         curvature_clip: tuple[float, float] | None = None,

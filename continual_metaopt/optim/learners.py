@@ -10,8 +10,8 @@ from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.idbd_network import NetworkIDBD
-from continual_metaopt.optim.metaoptimize import MetaOptimize, MetaParameter, StepSizeParametrisation
-from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder, Variant
+from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
+from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 
 Base = Literal[
     "sgd", "sgdm", "rmsprop", "adamw", "lion", "sgdm_released", "rmsprop_released", "adamw_released"
@@ -26,7 +26,7 @@ def metaoptimize(
     base: Base = "adamw",
     meta: Meta = "adam",
     meta_lr: float = 1e-2,
-    gamma: float = 0.999,
+    gamma: Discount = 0.999,
     weight_decay: float = 0.01,
     step_sizes: Granularity | list[list[str]] = "blockwise",
     lr_bounds: tuple[float, float] = (1e-10, 1.0),
@@ -37,7 +37,7 @@ def metaoptimize(
     meta_every: int = 1,
     max_meta_change: float | None = None,
     effective_step_bound: float | None = None,
-    trace: Variant = "hessian_free",
+    trace: Trace = "hessian_free",
     curvature: CurvatureKind = "exact",
     curvature_smoothing: float = 0.0,
     curvature_clip: tuple[float, float] | None = None,
