@@ -671,7 +671,8 @@ def test_what_is_missing_is_named() -> None:
         ),
         (
             {"trace_memory_limit": 7},
-            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight, together 0.0 GB, over the limit of '
+            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight and 1 per step size, together 0.0 GB, '
+            "over the limit of "
             '0.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit',
         ),
     ],
@@ -696,13 +697,13 @@ def test_groups_agree_where_columns_need_it() -> None:
 def test_traces_that_do_not_fit_are_refused_before_they_are_made() -> None:
     params = [nn.Parameter(torch.empty(1000, 25, device="meta"))]
     assert message_of(lambda: MetaOptimize(params, step_sizes="weight", trace="l")) == (
-        'trace="l" with 25,000 step sizes for 25,000 weights keeps 75,000 numbers per weight, together 7.5 GB, over '
-        'the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit'
+        'trace="l" with 25,000 step sizes for 25,000 weights keeps 75,000 numbers per weight and 25,000 per step '
+        'size, together 12.5 GB, over the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit'
     )
     optimizer = MetaOptimize(params, step_sizes="weight", trace="l", curvature="diagonal")
     assert not optimizer.state
     assert MetaOptimize(params, trace="l").wants_graph
-    growing = learner(parameter(1.0), trace_memory_limit=16)
+    growing = learner(parameter(1.0), trace_memory_limit=40)
     with pytest.raises(ValueError, match="with 2 step sizes for 2 weights"):
         growing.add_param_group({"params": [parameter(1.0)]})
     assert len(growing.param_groups) == 1
