@@ -671,9 +671,8 @@ def test_what_is_missing_is_named() -> None:
         ),
         (
             {"trace_memory_limit": 7},
-            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight and 1 per step size, together 0.0 GB, '
-            "over the limit of "
-            '0.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit',
+            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight and 1 per step size, together '
+            '0.0 GB, over the limit of 0.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit',
         ),
     ],
 )
@@ -698,7 +697,8 @@ def test_traces_that_do_not_fit_are_refused_before_they_are_made() -> None:
     params = [nn.Parameter(torch.empty(1000, 25, device="meta"))]
     assert message_of(lambda: MetaOptimize(params, step_sizes="weight", trace="l")) == (
         'trace="l" with 25,000 step sizes for 25,000 weights keeps 75,000 numbers per weight and 25,000 per step '
-        'size, together 12.5 GB, over the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit'
+        'size, together 12.5 GB, over the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the '
+        "limit"
     )
     optimizer = MetaOptimize(params, step_sizes="weight", trace="l", curvature="diagonal")
     assert not optimizer.state
