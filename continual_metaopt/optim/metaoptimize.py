@@ -1,7 +1,7 @@
 """MetaOptimize: any base update, with step sizes that a meta update tunes while learning.
 
 Sharifnassab, Salehkaleybar, Sutton, "MetaOptimize: A Framework for Optimizing Step Sizes and Other Meta-parameters",
-arXiv 2402.02342, in its Hessian-free form.
+arXiv 2402.02342. Here in its Hessian-free form; what exact traces add to a step is in ``exact_step.py``.
 """
 
 import math

@@ -42,7 +42,8 @@ One step, as an optimizer makes it:
     base update
     (base_first: meta update)
 
-``parameters`` are those that have a gradient; what has none keeps its trace, as it keeps its value.
+``parameters`` are those that have a gradient; what has none keeps its trace, as it keeps its value. Meta gradients that
+are summed between meta updates are part of the meta state, with a trace of their own ("pending").
 """
 
 import math
