@@ -22,6 +22,7 @@ from torch import Tensor
 from continual_metaopt.optim.curvature import make_curvature
 from continual_metaopt.optim.step_size_granularity import FINE, shape_of
 from continual_metaopt.optim.traces import MetaStep, TracedParameter, TraceRule, Traces, check_memory
+from continual_metaopt.optim.weightwise import gradients as gradients_of
 
 if TYPE_CHECKING:
     from continual_metaopt.optim.metaoptimize import MetaOptimize
@@ -96,7 +97,8 @@ class ExactTraces:
             optimizer: of the parameters.
 
         Raises:
-            ValueError: there is no closure, or what it returns can't be differentiated twice.
+            ValueError: there is no closure, what it returns can't be differentiated twice, or a gradient is sparse or
+                complex.
         """
         rule = self.rule
         if closure is None:
@@ -132,10 +134,10 @@ class ExactTraces:
         if not any(p.grad is not None and not optimizer.has_left(p.grad) for p in params):
             for p, gradient in zip(params, gradients, strict=True):
                 p.grad = None if gradient is None else gradient.detach().clone()
-        pairs = [(p, g) for p, g in zip(params, gradients, strict=True) if p.grad is not None]
-        return Evaluation(
-            loss, output, [p for p, _ in pairs], [torch.zeros_like(p) if g is None else g for p, g in pairs]
-        )
+        graphs = dict(zip(map(id, params), gradients, strict=True))
+        chosen = [p for group in optimizer.param_groups for p, _ in gradients_of(optimizer, group) if p.requires_grad]
+        found = [torch.zeros_like(p) if graphs[id(p)] is None else graphs[id(p)] for p in chosen]
+        return Evaluation(loss, output, chosen, found)
 
     def start(self, optimizer: "MetaOptimize", evaluation: Evaluation) -> "ExactStep":
         """Get ready for a step whose gradients are known; makes traces that are missing.

@@ -1,7 +1,7 @@
 """MetaOptimize: any base update, with step sizes that a meta update tunes while learning.
 
 Sharifnassab, Salehkaleybar, Sutton, "MetaOptimize: A Framework for Optimizing Step Sizes and Other Meta-parameters",
-arXiv 2402.02342, in its Hessian-free form.
+arXiv 2402.02342. Here in its Hessian-free form; what exact traces add to a step is in ``exact_step.py``.
 """
 
 import math
@@ -541,10 +541,12 @@ class MetaOptimize(torch.optim.Optimizer):
         if kind != "lr" and kind not in group["learn"]:
             return group[kind]
         record = block[0][RECORD[kind]]
-        part = self.state[param].get(RECORD[kind]) if group["step_sizes"] in FINE and param in self.state else None
-        if part is None and self._has_parts(group, kind):  # it has not had a gradient yet, unlike others
-            return parametrisations.clipped(record["reference"], *_bounds(group, kind))
-        if part is None:
+        if group["step_sizes"] not in FINE:
+            return record["written"]
+        part = self.state[param].get(RECORD[kind]) if param in self.state else None
+        if part is None:  # it has not had a gradient yet
+            if self._has_parts(group, kind):
+                return parametrisations.clipped(record["reference"], *_bounds(group, kind))
             return record["written"]
         value = _parametrisation(group, kind).value(record["reference"], part["log_ratio"])
         return value.clamp(*_bounds(group, kind))

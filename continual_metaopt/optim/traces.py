@@ -42,7 +42,8 @@ One step, as an optimizer makes it:
     base update
     (base_first: meta update)
 
-``parameters`` are those that have a gradient; what has none keeps its trace, as it keeps its value.
+``parameters`` are those that have a gradient; what has none keeps its trace, as it keeps its value. Meta gradients that
+are summed between meta updates are part of the meta state, with a trace of their own ("pending").
 """
 
 import math
@@ -413,7 +414,7 @@ class TraceRule:
 
 
 def memory_needed(rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int) -> int:
-    """Bytes that the traces of ``params`` take between steps; during a step, about twice that.
+    """Bytes that traces take between steps, those of the log step sizes included; during a step, about twice that.
 
     Args:
         rule: how traces are kept.
@@ -421,7 +422,8 @@ def memory_needed(rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int) 
         n_step_sizes: m, the number of log step sizes.
     """
     columns = 1 if rule.elementwise else n_step_sizes
-    return sum(p.numel() * p.element_size() * _numbers_per_weight(rule, columns) for p in params)
+    of_weights = sum(p.numel() * p.element_size() * _numbers_per_weight(rule, columns) for p in params)
+    return of_weights + 8 * n_step_sizes * columns * _n_meta_traces(rule)
 
 
 def check_memory(
@@ -449,7 +451,8 @@ def check_memory(
     )
     raise ValueError(
         f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {n_weights:,} weights keeps {per_weight:,} '
-        f"numbers per weight, together {needed / 1e9:,.1f} GB, over the limit of {limit / 1e9:,.1f} GB: {advice}"
+        f"numbers per weight and {columns * _n_meta_traces(rule):,} per step size, together {needed / 1e9:,.1f} GB, "
+        f"over the limit of {limit / 1e9:,.1f} GB: {advice}"
     )
 
 
@@ -458,6 +461,11 @@ def _numbers_per_weight(rule: TraceRule, columns: int) -> int:
         return 1
     tensors = 1 + len(_tensors(rule.base.init(torch.zeros(1)))) + (rule.smoothing > 0)
     return columns * tensors + (columns**2 if rule.variant == "full" else 0)
+
+
+def _n_meta_traces(rule: TraceRule) -> int:
+    """How many tensors ``TraceRule.init_meta`` makes."""
+    return len(rule.init_meta(1))
 
 
 def _rows(columns: Tensor) -> Tensor:
@@ -585,8 +593,13 @@ def _finite(slope: Tensor) -> Tensor:
 
 
 def _along(slopes: dict[tuple[str, str], Tensor], output: str, tangents: dict[str, Tensor]) -> Tensor:
-    """The tangent of an output, from those of all inputs."""
-    return _total(slopes[output, name] * tangent for name, tangent in tangents.items())
+    """The tangent of an output, from those of all inputs; slopes that are a single 0 cost nothing."""
+    terms = [
+        slopes[output, name] * tangent
+        for name, tangent in tangents.items()
+        if slopes[output, name].dim() > 0 or tangent.dim() < 2
+    ]
+    return _total(terms) if terms else torch.zeros_like(next(iter(tangents.values())))
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -205,6 +205,11 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "meta_every": 1,
         "max_meta_change": None,
         "effective_step_bound": None,
+        "trace": "hessian_free",
+        "curvature": "exact",
+        "curvature_smoothing": 0.0,
+        "curvature_clip": None,
+        "trace_memory_limit": 2e9,
     }
     assert config["stream"]["name"] == "permuted_inputs"
     assert (config["stream"]["source"], config["stream"]["stationary"]) == ("digits", None)

@@ -599,6 +599,26 @@ def test_the_online_learner_passes_the_graph(options: dict[str, Any]) -> None:
     assert not all(torch.as_tensor(x).eq(1e-2).all() for x in report.values())
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_gradients_that_a_plugin_has_changed_count(scale: float) -> None:
+    from avalanche.training.plugins import SupervisedPlugin
+
+    class Scaling(SupervisedPlugin):  # type: ignore[type-arg]
+        def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+            for p in strategy.model.parameters():
+                p.grad *= scale
+
+    benchmark = make_stream("permuted_inputs", n_experiences=1, samples_per_experience=1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    before = model[1].bias.detach().clone()
+    options: dict[str, Any] = {"base": "sgd", "weight_decay": 0.0, "trace": "l", "lr": 0.5}
+    MetaOptimizeStrategy(model=model, plugins=[Scaling()], **options).train(benchmark.train_stream)
+    moved = before - model[1].bias.detach()  # 0.5 · scale · (probabilities − label)
+    assert moved.sum().item() == pytest.approx(0.0, abs=1e-6)
+    assert moved.clamp(min=0).sum().item() == pytest.approx(0.45 * scale, rel=0.1)
+
+
 # Mistakes
 
 
@@ -637,8 +657,14 @@ def test_what_is_missing_is_named() -> None:
         'the graph that trace="l" differentiates is gone, as after loss.backward(): leave it to the optimizer to '
         "compute gradients, or call loss.backward(retain_graph=True)"
     )
+    complex_weight = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    other = learner(complex_weight)
+    assert message_of(lambda: other.step(lambda: complex_weight.abs().sum())) == (
+        "MetaOptimize does not work with complex parameters"
+    )
     assert w.item() == 1.0
     assert not optimizer.state
+    assert not other.state
 
 
 @pytest.mark.parametrize(
@@ -671,8 +697,8 @@ def test_what_is_missing_is_named() -> None:
         ),
         (
             {"trace_memory_limit": 7},
-            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight, together 0.0 GB, over the limit of '
-            '0.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit',
+            'trace="l" with 1 step sizes for 1 weights keeps 1 numbers per weight and 1 per step size, together '
+            '0.0 GB, over the limit of 0.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit',
         ),
     ],
 )
@@ -696,13 +722,14 @@ def test_groups_agree_where_columns_need_it() -> None:
 def test_traces_that_do_not_fit_are_refused_before_they_are_made() -> None:
     params = [nn.Parameter(torch.empty(1000, 25, device="meta"))]
     assert message_of(lambda: MetaOptimize(params, step_sizes="weight", trace="l")) == (
-        'trace="l" with 25,000 step sizes for 25,000 weights keeps 75,000 numbers per weight, together 7.5 GB, over '
-        'the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit'
+        'trace="l" with 25,000 step sizes for 25,000 weights keeps 75,000 numbers per weight and 25,000 per step '
+        'size, together 12.5 GB, over the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the '
+        "limit"
     )
     optimizer = MetaOptimize(params, step_sizes="weight", trace="l", curvature="diagonal")
     assert not optimizer.state
     assert MetaOptimize(params, trace="l").wants_graph
-    growing = learner(parameter(1.0), trace_memory_limit=16)
+    growing = learner(parameter(1.0), trace_memory_limit=40)
     with pytest.raises(ValueError, match="with 2 step sizes for 2 weights"):
         growing.add_param_group({"params": [parameter(1.0)]})
     assert len(growing.param_groups) == 1

@@ -879,13 +879,9 @@ def test_memory_is_what_is_kept(base: str, curvature: str, variant: str) -> None
     smoothing = 0.0 if variant == "full" else 0.5
     rule = TraceRule(BASE_UPDATES[base](), META_UPDATES["adam"](), variant, curvature=curvature, smoothing=smoothing)  # type: ignore[arg-type]
     params = [torch.zeros(3, 2), torch.zeros(5, dtype=torch.float64)]
-    kept = sum(
-        x.numel() * x.element_size()
-        for p in params
-        for x in rule.init_parameter(p, 4).values()
-        if isinstance(x, Tensor)
-    )
-    assert memory_needed(rule, params, 4) == kept
+    traces = [*(rule.init_parameter(p, 4) for p in params), rule.init_meta(4)]
+    tensors = [x for kept in traces for x in kept.values() if isinstance(x, Tensor)]
+    assert memory_needed(rule, params, 4) == sum(x.numel() * x.element_size() for x in tensors)
 
 
 def test_traces_that_do_not_fit_are_refused() -> None:
@@ -897,10 +893,11 @@ def test_traces_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         check_memory(TraceRule(*adamw, "l"), params, 25_450)
     assert str(refused.value) == (
-        'trace="l" with 25,450 step sizes for 25,450 weights keeps 76,350 numbers per weight, together 7.8 GB, '
+        'trace="l" with 25,450 step sizes for 25,450 weights keeps 76,350 numbers per weight and 25,450 per '
+        "step size, together 13.0 GB, "
         'over the limit of 2.0 GB: use coarser step sizes, curvature="diagonal", or raise the limit'
     )
-    with pytest.raises(ValueError, match=r"keeps 3 numbers per weight, .*: raise the limit$"):
+    with pytest.raises(ValueError, match=r"keeps 3 numbers per weight and 1 per step size, .*: raise the limit$"):
         check_memory(TraceRule(*adamw, "l", curvature="diagonal"), params, 25_450, limit=1)
 
 
