@@ -148,31 +148,36 @@ def _arrays_do_not_overlap(context: Any) -> Any:
 
 
 @njit(**OPTIONS)
-def _learn_piece(rule: int, horizons: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
-    """Update ``n`` weights, with one or two traces, by the gradient ``scale`` · x.
+def _learn_weights(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any) -> None:
+    """Update weights, with one or two traces, by the outer product of ``delta`` and x.
 
-    It gets whole arrays and places in them, since to cut out so many pieces would take longer than to work on them.
+    It gets whole arrays, since to cut out so many pieces would take longer than to work on them.
     """
     literally(rule)
     literally(horizons)
     _arrays_do_not_overlap()
-    x_at, p_at, m_at, v_at, h_at, long_at, dx_at = places
-    x, p, m, v, h, long, dx, products, long_products, k = arrays
+    has_m, has_v, has_h, has_dx = has
+    delta, x, p, m, v, h, long, dx, products, long_products, k = arrays
     step, decay, keep, long_keep = numbers
-    for i in range(n):
-        # unsigned, because a negative place would count from the end, which LLVM cannot vectorise
-        jx, jp, jm, jv = np.uintp(x_at + i), np.uintp(p_at + i), np.uintp(m_at + i), np.uintp(v_at + i)
-        jh, jlong, jdx = np.uintp(h_at + i), np.uintp(long_at + i), np.uintp(dx_at + i)
-        g = scale * x[jx]
-        dx[jdx] += scale * p[jp]
-        products[i] += h[jh] * g
-        u, m[jm], v[jv] = _direction(rule, g, m[jm], v[jv], k)
-        change = step * u + decay * p[jp]
-        h[jh] = keep * h[jh] - change
-        if horizons == 2:
-            long_products[i] += long[jlong] * g
-            long[jlong] = long_keep * long[jlong] - change
-        p[jp] -= change
+    for output in range(len(delta)):
+        scale = delta[output]
+        for first in range(0, len(x), PIECE):
+            at, n = output * len(x) + first, min(PIECE, len(x) - first)
+            m_at, v_at, h_at, dx_at = at * has_m, at * has_v, at * has_h, first * has_dx
+            for i in range(n):
+                # unsigned, because a negative place would count from the end, which LLVM cannot vectorise
+                jx, jp, jm, jv = np.uintp(first + i), np.uintp(at + i), np.uintp(m_at + i), np.uintp(v_at + i)
+                jh, jdx = np.uintp(h_at + i), np.uintp(dx_at + i)
+                g = scale * x[jx]
+                dx[jdx] += scale * p[jp]
+                products[i] += h[jh] * g
+                u, m[jm], v[jv] = _direction(rule, g, m[jm], v[jv], k)
+                change = step * u + decay * p[jp]
+                h[jh] = keep * h[jh] - change
+                if horizons == 2:
+                    long_products[i] += long[jp] * g
+                    long[jp] = long_keep * long[jp] - change
+                p[jp] -= change
 
 
 @njit(**OPTIONS)
@@ -192,7 +197,7 @@ class Room(NamedTuple):
     Attributes:
         products, long_products: partial sums of the meta gradient, by the trace and by the long one.
         no_momentum, no_second_moment: in place of what a rule does not have.
-        no_trace, no_long_trace: in place of traces that are not kept.
+        no_trace: in place of the trace, for a fixed step size.
         no_backward: in place of the gradient with respect to inputs, where that is not wanted.
         one: the number 1.
         constants: of the rule.
@@ -203,32 +208,31 @@ class Room(NamedTuple):
     no_momentum: Array
     no_second_moment: Array
     no_trace: Array
-    no_long_trace: Array
     no_backward: Array
     one: Array
     constants: Array
 
 
 @njit(**OPTIONS)
-def _learn_piece_by(rule: int, horizons: int, n: int, scale: Any, places: Any, arrays: Any, numbers: Any) -> None:
-    """Update a piece by a rule that is known only now."""
+def _learn_weights_by(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any) -> None:
+    """Update weights by a rule that is known only now."""
     literally(horizons)
     if rule == SGD:
-        _learn_piece(SGD, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(SGD, horizons, has, arrays, numbers)
     elif rule == SGDM:
-        _learn_piece(SGDM, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(SGDM, horizons, has, arrays, numbers)
     elif rule == RMSPROP:
-        _learn_piece(RMSPROP, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(RMSPROP, horizons, has, arrays, numbers)
     elif rule == ADAMW:
-        _learn_piece(ADAMW, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(ADAMW, horizons, has, arrays, numbers)
     elif rule == LION:
-        _learn_piece(LION, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(LION, horizons, has, arrays, numbers)
     elif rule == SGDM_RELEASED:
-        _learn_piece(SGDM_RELEASED, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(SGDM_RELEASED, horizons, has, arrays, numbers)
     elif rule == RMSPROP_RELEASED:
-        _learn_piece(RMSPROP_RELEASED, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(RMSPROP_RELEASED, horizons, has, arrays, numbers)
     else:
-        _learn_piece(ADAMW_RELEASED, horizons, n, scale, places, arrays, numbers)
+        _learn_weights(ADAMW_RELEASED, horizons, has, arrays, numbers)
 
 
 @njit(**OPTIONS)
@@ -269,34 +273,23 @@ def update(
         room.long_products[:] = 0
     dx[:] = 0
     arrays = (
+        delta,
         x,
         p,
         m if len(m) else room.no_momentum,
         v if len(v) else room.no_second_moment,
         h if len(h) else room.no_trace,
-        long if len(long) else room.no_long_trace,
+        long,
         dx if len(dx) else room.no_backward,
         room.products,
         room.long_products,
         room.constants,
     )
-    for output in range(len(delta)):
-        d = delta[output]
-        for i in range(0, len(x), PIECE):
-            n, at = min(PIECE, len(x) - i), output * len(x) + i
-            places = (
-                i,
-                at,
-                at if len(m) else 0,
-                at if len(v) else 0,
-                at if len(h) else 0,
-                at if len(long) else 0,
-                i if len(dx) else 0,
-            )
-            if len(long):
-                _learn_piece_by(rule, 2, n, d, places, arrays, numbers)
-            else:
-                _learn_piece_by(rule, 1, n, d, places, arrays, numbers)
+    has = (int(len(m) > 0), int(len(v) > 0), int(len(h) > 0), int(len(dx) > 0))
+    if len(long):
+        _learn_weights_by(rule, 2, has, arrays, numbers)
+    else:
+        _learn_weights_by(rule, 1, has, arrays, numbers)
     return _sum(room.products) if len(h) else 0.0, _sum(room.long_products) if len(long) else 0.0
 
 
