@@ -764,7 +764,9 @@ class MetaOptimize(torch.optim.Optimizer):
             if kind == "lr":
                 self._revise(group, param, change)
         if combined:
-            group[RECORD[kind]]["meta_gradient"] = torch.stack([z.to(combined[0].device) for z in combined]).sum().item()
+            group[RECORD[kind]]["meta_gradient"] = (
+                torch.stack([z.to(combined[0].device) for z in combined]).sum().item()
+            )
         self._write_mean(group, kind)
 
     def _meta_update(self, group: Group, kind: str, record: dict[str, Any], meta_gradient: Any) -> tuple[Any, Any]:
