@@ -193,7 +193,10 @@ class CompiledEngine:
 
     def _load(self) -> None:
         """Copy what was learned so far from the network and its optimizer."""
-        optimizer, learned = self.optimizer, self._learned
+        optimizer = self.optimizer
+        if len(self._learned.long_trace) == 0 and any(group["gamma"] == AUTO for group in optimizer.param_groups):
+            self._learned = self._learned._replace(long_trace=self._room(len(self._learned.trace)))
+        learned = self._learned
         numbers = {id(parameter): number for number, parameter in enumerate(self._parameters)}
         for parameter, part in zip(self._parameters, self._slices, strict=True):
             learned.weights[part] = to_kernel_layout(parameter.detach().numpy())
@@ -279,7 +282,7 @@ class CompiledEngine:
             self._room(n if rule.momentum else 0),
             self._room(n if rule.second_moment else 0),
             self._room(n),
-            self._room(n if any(group["gamma"] == AUTO for group in self.optimizer.param_groups) else 0),
+            self._room(0),  # until there are two horizons
             np.zeros(len(self._parameters)),
             np.zeros((len(self.optimizer.blocks()), k.N_BLOCK_COLUMNS)),
         )

@@ -84,7 +84,7 @@ class FusedUpdate:
                 optimizer.check_meta_gradient(blocks[index], long)
                 changes[index] = optimizer.update_step_size(blocks[index], meta_gradient, long)
         if self._rules.revises:
-            by_member = [changes.get(index, 0.0) for index, _, _ in members]
+            by_member = [changes.get(index, 0.0) if group["meta_lr"] > 0 else 0.0 for index, group, _ in members]
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:

@@ -1166,9 +1166,10 @@ def learn(
         _backward_and_update(network, learned, rules, memory)
         for block in range(len(learned.blocks)):
             if active[block] and learned.blocks[block, META_LR] > 0:
+                for z in memory.meta_gradients[block]:
+                    if not np.isfinite(z):
+                        return i, block, z
                 z = _meta_gradient(learned.blocks[block], memory.meta_gradients[block])
-                if not np.isfinite(z):
-                    return i, block, z
                 change = update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)
                 if rules.revises and change != 0:
                     _revise_block(block, change, network, learned)

@@ -264,8 +264,10 @@ class MetaOptimize(torch.optim.Optimizer):
         first = next((group for group in self.param_groups if group["step_sizes"] == "scalar"), None)
         if first is None:
             return
-        columns = () if self.exact is None else SHARED_BY_COLUMN
-        for setting in dict.fromkeys((*SHARED_SETTINGS, *columns, *first["learn"])):
+        also = () if self.exact is None else SHARED_BY_COLUMN
+        if AUTO in (first["gamma"], param_group.get("gamma", self.defaults["gamma"])):
+            also = (*also, "gamma")
+        for setting in dict.fromkeys((*SHARED_SETTINGS, *also, *first["learn"])):
             if param_group.setdefault(setting, first[setting]) != first[setting]:
                 raise ValueError(
                     f'step_sizes="scalar" means one step size for all groups, but their {setting} differ: '
@@ -622,8 +624,8 @@ class MetaOptimize(torch.optim.Optimizer):
                     state[TRACE[kind]] = torch.zeros_like(param, memory_format=torch.preserve_format)
                     if kind == "momentum":
                         state[STATE_TRACES] = {}
-                    if group["gamma"] == AUTO:
-                        state[LONG_TRACE] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                if group["gamma"] == AUTO and LONG_TRACE not in state:
+                    state[LONG_TRACE] = torch.zeros_like(param, memory_format=torch.preserve_format)
                 if _is_fine(group) and RECORD[kind] not in state:
                     ratios = param.new_zeros(shape_of(group["step_sizes"], param))
                     state[RECORD[kind]] = {
@@ -746,19 +748,25 @@ class MetaOptimize(torch.optim.Optimizer):
         self._write(block, kind, value)
         if kind == "lr" and revises:
             for group in block:
-                for param in group["params"]:
+                for param, _ in gradients(self, group):
                     self._revise(group, param, change)
         return change
 
     def _update_parts(self, group: Group, kind: str, meta_gradient: _MetaGradient) -> None:
         group[RECORD[kind]]["meta_gradient"] = meta_gradient.total
+        combined = []
         for param, part in meta_gradient.parts.items():
             record = self.prepared_state(group, param)[RECORD[kind]]
             if meta_gradient.long is not None:
                 part = _combined(group, record, part, meta_gradient.long.parts[param])
+                combined.append(part.sum())
             _, change = self._meta_update(group, kind, record, part)
             if kind == "lr":
                 self._revise(group, param, change)
+        if combined:
+            group[RECORD[kind]]["meta_gradient"] = (
+                torch.stack([z.to(combined[0].device) for z in combined]).sum().item()
+            )
         self._write_mean(group, kind)
 
     def _meta_update(self, group: Group, kind: str, record: dict[str, Any], meta_gradient: Any) -> tuple[Any, Any]:
@@ -785,8 +793,10 @@ class MetaOptimize(torch.optim.Optimizer):
 
     def _revise(self, group: Group, param: Tensor, change: Any) -> None:
         """Move weights to about where they would be, had their past step sizes been what they are now."""
-        trace = self.state[param].get(TRACE["lr"]) if self.trace == "dutch" and param in self.state else None
-        if trace is not None and group["meta_lr"] > 0:
+        if self.trace != "dutch" or group["meta_lr"] == 0 or (not isinstance(change, Tensor) and change == 0):
+            return
+        trace = self.state[param].get(TRACE["lr"]) if param in self.state else None
+        if trace is not None:
             before_base_update = group["update_order"] == "meta_first"
             revise_weights(param, trace, change * discounts(group)[0] if before_base_update else change)
 

@@ -159,6 +159,9 @@ class Twins:
             values = [each.get(key, each["meta_state"].get(key)) for each in (found, expected)]
             assert values[0] == pytest.approx(values[1], rel=self.rtol, abs=self.rtol * measured)
         assert found["meta_state"]["step"] == expected["meta_state"]["step"]
+        assert found["typical_sizes"] == pytest.approx(
+            expected["typical_sizes"], rel=self.rtol, abs=self.rtol * measured
+        )
 
     def _close(self, found: Any, expected: Any, what: str) -> None:
         """Numbers are compared relative to the largest that is beside them."""
@@ -239,7 +242,7 @@ PAIRS = [
 ONE_PER = {"group": {"granularity": "layerwise"}, "scalar": {"granularity": "layerwise", "step_sizes": "scalar"}}
 
 
-def agrees(dtype: torch.dtype, rtol: float, steps: int, **options: Any) -> None:
+def agrees(dtype: torch.dtype, rtol: float, steps: int, **options: Any) -> Twins:
     model, dataset = cnn(dtype), samples(steps, CNN_SHAPE, dtype=dtype)
     if options["base"] == "sgd" and options["meta"] == "sgd":
         options["meta_lr"] = 1e-3  # z is not normalised by anything
@@ -249,12 +252,50 @@ def agrees(dtype: torch.dtype, rtol: float, steps: int, **options: Any) -> None:
         twins.compare()
     step_sizes = {row[-1] for row in twins.seen[0].step_sizes}
     assert len(step_sizes) > 5, "step sizes hardly changed"
+    return twins
 
 
 @pytest.mark.parametrize("one_per", ONE_PER)
 @pytest.mark.parametrize(("base", "meta"), PAIRS)
 def test_agrees_with_the_torch_engine_step_by_step(base: str, meta: str, one_per: str) -> None:
     agrees(DOUBLE, 1e-9, 200, base=base, meta=meta, **ONE_PER[one_per])
+
+
+BEYOND: dict[str, dict[str, Any]] = {
+    "auto": {"gamma": "auto"},
+    "dutch": {"trace": "dutch"},
+    "both": {"gamma": "auto", "trace": "dutch"},
+    "bounded": {"max_meta_change": 2e-4},
+    "all": {"gamma": "auto", "trace": "dutch", "max_meta_change": 2e-4},
+}
+
+
+@pytest.mark.parametrize(
+    ("beyond", "base", "meta", "one_per"),
+    [
+        pytest.param(
+            *(beyond, *pair, one_per),
+            marks=() if pair == ("adamw", "adam") and (one_per == "group" or beyond == "all") else pytest.mark.slow,
+        )
+        for beyond in BEYOND
+        for pair in PAIRS
+        for one_per in ONE_PER
+    ],
+)
+def test_what_the_kernels_have_beyond_the_plain_rule_agrees(beyond: str, base: str, meta: str, one_per: str) -> None:
+    options, bound = dict(BEYOND[beyond]), 5e-6 if meta == "sgd" else 2e-4
+    if "max_meta_change" in options:
+        options["max_meta_change"] = bound
+    twins = agrees(DOUBLE, 1e-9, 200, base=base, meta=meta, **ONE_PER[one_per], **options)
+    by_block: dict[str, list[float]] = {}
+    for _, block, step_size in twins.seen[1].step_sizes:
+        by_block.setdefault(block, []).append(step_size)
+    changes = np.abs([np.diff(np.log(values)) for values in by_block.values()])
+    if "max_meta_change" in options:
+        assert changes.max() == pytest.approx(bound, rel=1e-6)
+        assert (changes > 0.99 * bound).sum() > 10
+    else:
+        assert changes.max() > 1.01 * bound, "the bound would not bind"
 
 
 @pytest.mark.slow
@@ -649,6 +690,18 @@ SETTINGS: dict[str, tuple[Callable[[], nn.Module], Make]] = {
     "another group is fixed": (mlp, of_layers(FIXED, {})),
     "one of the groups that share a step size is fixed": (mlp, of_layers({}, FIXED, step_sizes="scalar")),
     "the first of the groups that share a step size is fixed": (mlp, of_layers(FIXED, {}, step_sizes="scalar")),
+    "two horizons in one of the groups": (mlp, of_layers({"gamma": "auto"}, {"gamma": 0.5})),
+    **{
+        f"{name}, {beyond}": (mlp, of_layers(*groups, **one_step_size, **BEYOND[beyond]))
+        for beyond in BEYOND
+        for name, groups, one_step_size in (
+            ("one group is fixed", ({}, FIXED), {}),
+            ("another group is fixed", (FIXED, {}), {}),
+            ("one of the groups that share is fixed", ({}, FIXED), {"step_sizes": "scalar"}),
+            ("the first of the groups that share is fixed", (FIXED, {}), {"step_sizes": "scalar"}),
+        )
+    },
+    "a layer is frozen, all": (cnn, then(metaoptimize(**BEYOND["all"]), lambda model: model[2].requires_grad_(False))),
     "without discount": (cnn, metaoptimize(gamma=1.0)),
     "without trace": (cnn, metaoptimize(gamma=0.0)),
     "without weight decay": (cnn, metaoptimize(weight_decay=0.0)),
@@ -698,7 +751,8 @@ def load_own_state(model: nn.Module, optimizer: MetaOptimize) -> None:
 
 
 def load_an_earlier_state(model: nn.Module, optimizer: MetaOptimize) -> None:
-    earlier = metaoptimize(step_sizes=optimizer.step_sizes)(model)
+    options = {"step_sizes": optimizer.step_sizes, "trace": optimizer.trace}
+    earlier = metaoptimize(**options, gamma=optimizer.defaults["gamma"])(model)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     earlier.step()
@@ -732,6 +786,8 @@ CHANGES: dict[str, Callable[[nn.Module, MetaOptimize], Any]] = {
     "step size of 0": of_first_group(lr=0.0),
     "bounds": of_all_groups(lr_bounds=(1e-4, 1.5e-3)),
     "weight decay and discount": of_all_groups(weight_decay=0.3, gamma=0.5),
+    "two horizons": of_all_groups(gamma="auto"),
+    "bounded meta updates": of_all_groups(max_meta_change=1e-3),
     "a step size is learned no more": of_first_group(meta_lr=0.0),
     "another step size is learned no more": lambda model, optimizer: optimizer.param_groups[-1].update(meta_lr=0.0),
     "faster meta updates": of_first_group(meta_lr=0.05),
@@ -748,11 +804,12 @@ CHANGES: dict[str, Callable[[nn.Module, MetaOptimize], Any]] = {
 }
 
 
+@pytest.mark.parametrize("beyond", [{}, {"gamma": "auto", "trace": "dutch"}], ids=["plain", "both"])
 @pytest.mark.parametrize("one_per", ONE_PER)
 @pytest.mark.parametrize("name", CHANGES)
-def test_follows_what_others_change_between_calls(name: str, one_per: str) -> None:
+def test_follows_what_others_change_between_calls(name: str, one_per: str, beyond: dict[str, Any]) -> None:
     dataset = samples(60, CNN_SHAPE)
-    twins = Twins(cnn(), metaoptimize(**ONE_PER[one_per]), engines=ENGINES)
+    twins = Twins(cnn(), metaoptimize(**ONE_PER[one_per], **beyond), engines=ENGINES)
     # steps 20 and 40 are not recorded: a step size that was written beyond its bounds is recorded by the torch engine
     # as it was written, by the compiled one as it is in force
     assert twins.learn(part(dataset, 0, 20), record_every=7) is None
@@ -765,10 +822,14 @@ def test_follows_what_others_change_between_calls(name: str, one_per: str) -> No
     twins.compare()
 
 
-@pytest.mark.parametrize("base", list(BASE_UPDATES))
-def test_each_engine_goes_on_where_the_other_stopped(base: str) -> None:
+@pytest.mark.parametrize(
+    ("base", "engines", "options"),
+    [(base, ("torch", "compiled"), {}) for base in BASE_UPDATES]
+    + [("adamw", engines, BEYOND["all"]) for engines in (("torch", "compiled"), ("torch", "fused"), ENGINES[1:])],
+)
+def test_each_engine_goes_on_where_the_other_stopped(base: str, engines: Any, options: dict[str, Any]) -> None:
     dataset = samples(60, CNN_SHAPE)
-    twins = Twins(cnn(), metaoptimize(base=base))
+    twins = Twins(cnn(), metaoptimize(base=base, **options), engines=engines)
     for start in (0, 20, 40):
         assert twins.learn(part(dataset, start, start + 20)) is None
         twins.compare()
@@ -850,11 +911,12 @@ def test_a_weight_that_is_not_finite_stops_all_engines_alike(name: str, activati
 
 
 @pytest.mark.parametrize("bad", [INF, -INF])
-def test_a_meta_gradient_that_becomes_infinite_stops_all_engines_alike(bad: float) -> None:
+@pytest.mark.parametrize(("gamma", "trace"), [(0.999, "trace"), ("auto", "trace"), ("auto", "trace_long")])
+def test_a_meta_gradient_that_becomes_infinite_stops_all_engines_alike(gamma: Any, trace: str, bad: float) -> None:
     dataset = TensorDataset(torch.ones(20, 1), torch.full((20, 1), -10.0))  # so that the gradient is about 20
-    twins = Twins(made(nn.Linear(1, 1), dtype=SINGLE), metaoptimize(), nn.MSELoss(), ENGINES, rtol=1e-4)
+    twins = Twins(made(nn.Linear(1, 1), dtype=SINGLE), metaoptimize(gamma=gamma), nn.MSELoss(), ENGINES, rtol=1e-4)
     assert twins.learn(part(dataset, 0, 10)) is None
-    twins.change(lambda model, optimizer: optimizer.state[model[0].bias]["trace"].fill_(math.copysign(3e38, bad)))
+    twins.change(lambda model, optimizer: optimizer.state[model[0].bias][trace].fill_(math.copysign(3e38, bad)))
     expected = (f"Diverged: the meta gradient of block '0' is {bad} at sample 10", 10)
     assert stops_alike(twins, part(dataset, 10, 20)) == expected
 

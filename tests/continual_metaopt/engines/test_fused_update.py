@@ -43,6 +43,13 @@ class Twins:
                 nn.functional.cross_entropy(network(x), y).backward()
                 step()
 
+    def swap(self) -> None:
+        """Let each go on by the step of the other."""
+        first, second = self.optimizers
+        self.steps = (
+            (FusedUpdate(first), second.step) if self.steps[0] == first.step else (first.step, FusedUpdate(second))
+        )
+
     def compare(self, rtol: float) -> None:
         plain, fused = self.optimizers
         for block, step_size in plain.step_size_report().items():
@@ -55,6 +62,9 @@ class Twins:
                     torch.testing.assert_close(fused.state[b][key], value, rtol=rtol, atol=rtol, msg=key)
                 else:
                     assert fused.state[b][key] == value
+        for group, other in zip(plain.param_groups, fused.param_groups, strict=True):
+            for kept in ("meta_state", "typical_sizes"):
+                assert other["learned"][kept] == pytest.approx(group["learned"][kept], rel=100 * rtol, abs=1e-30)
 
 
 def test_every_base_update_has_a_kernel() -> None:
@@ -70,6 +80,7 @@ def test_every_base_update_has_a_kernel() -> None:
         {"meta": "lion", "granularity": "scalar", "gamma": 0.9},
         {"meta": "rmsprop_released", "weight_decay": 0.0, "gamma": 1.0, "meta_lr": 1e-3},
         {"meta_lr": 0.0},
+        {"gamma": "auto", "trace": "dutch"},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -89,6 +100,40 @@ def test_agrees_for_every_meta_update(meta: str) -> None:
     twins = Twins(torch.float64, lr=1e-3, meta=meta)
     twins.learn(50)
     twins.compare(1e-9)
+
+
+BEYOND: dict[str, dict[str, Any]] = {
+    "auto": {"gamma": "auto"},
+    "dutch": {"trace": "dutch"},
+    "both": {"gamma": "auto", "trace": "dutch"},
+    "bounded": {"max_meta_change": 2e-3},
+    "all": {"gamma": "auto", "trace": "dutch", "max_meta_change": 2e-3},
+}
+
+
+@pytest.mark.parametrize("beyond", BEYOND)
+@pytest.mark.parametrize("step_sizes", ["group", "scalar"])
+@pytest.mark.parametrize("fixed", [None, 0, 1])
+def test_agrees_beyond_the_plain_rule(beyond: str, step_sizes: str, fixed: int | None) -> None:
+    twins = Twins(torch.float64, lr=1e-3, step_sizes=step_sizes, **BEYOND[beyond])
+    twins.learn(5)  # so that a group that is fixed has traces nevertheless
+    for optimizer in twins.optimizers if fixed is not None else ():
+        optimizer.param_groups[fixed]["meta_lr"] = 0.0
+    for _ in range(3):
+        twins.learn(STEPS // 3)
+        twins.compare(1e-9)
+        twins.swap()
+
+
+def test_a_frozen_part_of_a_block_is_not_revised() -> None:
+    twins = Twins(torch.float64, lr=1e-3, step_sizes="scalar", **BEYOND["both"])
+    twins.learn(10)
+    for network in twins.networks:
+        network[0].weight.requires_grad_(False)
+    before = twins.networks[1][0].weight.detach().clone()
+    twins.learn(10)
+    twins.compare(1e-9)
+    assert twins.networks[1][0].weight.equal(before)
 
 
 def test_follows_a_state_that_was_loaded_in_between() -> None:

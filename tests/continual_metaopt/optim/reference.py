@@ -134,6 +134,15 @@ def momentum_tangent(base: str, state: State, g: Array, t: int, rho: Array, slop
     return (state["n"] / weight + (rho * m + (1 - rho) * g) * state["p"] / weight**2) / root
 
 
+def two_horizons(state: State, short: Array, long: Array, t: int) -> Array:
+    """z = z_s − 0.3 â_s + 0.5 (â_s / â_l) z_l, where â is the mean of all |z| so far, discounted by 0.999."""
+    for name, z in (("short", short), ("long", long)):
+        state[name] = 0.999 * state.get(name, 0.0) + 0.001 * np.abs(z)
+    mean_short, mean_long = (np.asarray(state[name] / mean_correction(0.999, t)) for name in ("short", "long"))
+    ratio = np.divide(mean_short, mean_long, out=np.zeros_like(mean_short), where=mean_long > 0)
+    return short - 0.3 * mean_short + 0.5 * ratio * long
+
+
 def weight_step(alpha: Array, direction: Array, kappa: Array, w: Array) -> Array:
     """Δw = α (d + κ w), so that w ← w − Δw."""
     return alpha * (direction + kappa * w)
@@ -153,12 +162,12 @@ def logit(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Block:
-    """The weights that are configured together; `momentum` is where learning ρ starts."""
+    """The weights that are configured together; `momentum` is where learning ρ starts; γ may be "auto"."""
 
     weights: list[Array]
     lr: float
     weight_decay: float
-    gamma: float
+    gamma: Any
     meta_lr: float
     granularity: str = "group"
     momentum: float = 0.9
@@ -171,10 +180,14 @@ class Moment:
     weights: list[list[Array]]
     traces: dict[str, list[list[Array]]]
     """By what is learned, "lr", "weight_decay" or "momentum"; then by block and tensor."""
+    long_traces: list[list[Array]]
+    """Of the step sizes, with γ = 0.9999, where blocks have two horizons."""
     values: dict[str, list[list[Array]]]
     """Likewise the step size, weight decay or momentum, which broadcasts against the weights."""
-    meta_gradients: list[Array]
-    """Of the step sizes, one array for each that is learned apart."""
+    meta_gradients: dict[Any, Array]
+    """Of the step sizes, one array for each that is learned apart, by its owner."""
+    typical_sizes: dict[Any, State]
+    """Likewise the running means of two horizons' meta gradients, before their correction."""
     sign_margin: float
     """Least |argument of a sign function| in this step, exact zeros left out; infinite where no sign is taken."""
 
@@ -205,6 +218,7 @@ def trajectory(
     meta_first: bool = False,
     linear: bool = False,
     learn: tuple[str, ...] = ("lr",),
+    dutch: bool = False,
 ) -> list[Moment]:
     """Run MetaOptimize and record every step.
 
@@ -218,6 +232,7 @@ def trajectory(
         meta_first: Step with the step sizes from after the meta update.
         linear: Learn step sizes themselves rather than their logarithms.
         learn: What is learned.
+        dutch: Move weights by h Δβ after the meta update, or by γ h Δβ with the old h if that comes first.
     """
     to_beta = {"lr": (lambda x: x) if linear else np.log, "weight_decay": np.log, "momentum": logit}
     to_value = {
@@ -228,6 +243,8 @@ def trajectory(
     weights = [[np.array(w, dtype=np.float64) for w in block.weights] for block in blocks]
     places = [(b, i) for b, ws in enumerate(weights) for i in range(len(ws))]
     traces = {kind: {place: np.zeros_like(weights[place[0]][place[1]]) for place in places} for kind in learn}
+    long_traces = {place: np.zeros_like(weights[place[0]][place[1]]) for place in places}
+    typical_sizes: dict[Any, State] = {}
     base_states: dict[tuple[int, int], State] = {place: {} for place in places}
 
     def owner(b: int, i: int) -> Any:
@@ -252,6 +269,9 @@ def trajectory(
             return to_value[kind](betas[kind][owner(b, i)])
         return np.asarray(blocks[b].weight_decay if kind == "weight_decay" else blocks[b].momentum)
 
+    def gamma_of(b: int) -> float:
+        return 0.99 if blocks[b].gamma == "auto" else float(blocks[b].gamma)
+
     record = []
     for t in range(1, steps + 1):
         gradients = gradient(t - 1, weights)
@@ -261,16 +281,27 @@ def trajectory(
                 shape = own_shape(blocks[b].granularity, weights[b][i])
                 part = summed_to(shape, traces[kind][b, i] * gradients[b][i])
                 zs[kind, owner(b, i)] = zs.get((kind, owner(b, i)), 0.0) + part
+        long_zs: dict[Any, Array] = {}
+        for b, i in places:
+            if blocks[b].gamma == "auto":
+                part = summed_to(own_shape(blocks[b].granularity, weights[b][i]), long_traces[b, i] * gradients[b][i])
+                long_zs[owner(b, i)] = long_zs.get(owner(b, i), 0.0) + part
+        for k, long_z in long_zs.items():
+            zs["lr", k] = two_horizons(typical_sizes.setdefault(k, {}), zs["lr", k], long_z, t)
 
         def make_meta_updates(zs: dict[tuple[str, Any], Array] = zs, t: int = t) -> None:
+            before = dict(betas["lr"])
             for (kind, k), z in zs.items():
                 direction = METAS[meta](meta_states[kind, k], np.asarray(z), t)
                 betas[kind][k] = betas[kind][k] - etas[k] * direction
+            for b, i in places if dutch else ():
+                change = betas["lr"][owner(b, i)] - before[owner(b, i)]
+                weights[b][i] = weights[b][i] + (gamma_of(b) if meta_first else 1.0) * change * traces["lr"][b, i]
 
         if meta_first:
             make_meta_updates()
         for b, i in places:
-            g, w, gamma = gradients[b][i], weights[b][i], blocks[b].gamma
+            g, w, gamma = gradients[b][i], weights[b][i], gamma_of(b)
             alpha, kappa, rho = (value(kind, b, i) for kind in ("lr", "weight_decay", "momentum"))
             state = base_states[b, i]
             tangent = np.zeros_like(w)
@@ -286,6 +317,7 @@ def trajectory(
             }
             for kind in learn:
                 traces[kind][b, i] = gamma * (1 - kappa * alpha) * traces[kind][b, i] + increments[kind]
+            long_traces[b, i] = 0.9999 * (1 - kappa * alpha) * long_traces[b, i] - step / (alpha if linear else 1.0)
             weights[b][i] = w - step
         if not meta_first:
             make_meta_updates()
@@ -300,11 +332,13 @@ def trajectory(
                     kind: [[traces[kind][b, i] for i in tensors] for b, tensors in enumerate(by_block)]
                     for kind in learn
                 },
+                long_traces=[[long_traces[b, i] for i in tensors] for b, tensors in enumerate(by_block)],
                 values={
                     kind: [[value(kind, b, i) for i in tensors] for b, tensors in enumerate(by_block)]
                     for kind in ("lr", *learn)
                 },
-                meta_gradients=[z for (kind, _), z in zs.items() if kind == "lr"],
+                meta_gradients={k: z for (kind, k), z in zs.items() if kind == "lr"},
+                typical_sizes={k: dict(state) for k, state in typical_sizes.items()},
                 sign_margin=float(np.min(np.abs(arguments[arguments != 0]), initial=np.inf)),
             )
         )

@@ -498,7 +498,6 @@ def test_learned_values_cannot_be_set_to_what_cannot_be_learned(kind: str, value
         ({"update_order": "meta_first"}, "update_order='meta_first' is set"),
         ({"parametrisation": "linear"}, "parametrisation='linear' is set"),
         ({"meta_every": 2}, "meta_every=2 is set"),
-        ({"max_meta_change": 2.0}, "max_meta_change=2.0 is set"),
         ({"effective_step_bound": 1.0}, "effective_step_bound=1.0 is set"),
         ({"learn": ("lr", "weight_decay")}, "learn=('lr', 'weight_decay') is set"),
         ({"trace": "l"}, 'trace="l" needs the curvature of the loss'),
@@ -514,6 +513,26 @@ def test_fast_engines_say_what_they_lack(options: dict[str, Any], reason: str | 
         check_alike([(model, optimizer)])
         return
     assert why_no_kernels(optimizer) == f"there are no kernels where {reason}"
+    refused_side_by_side(model, optimizer, reason)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_meta_change": 2.0}, "max_meta_change=2.0 is set"),
+        ({"gamma": "auto"}, 'gamma="auto" is set'),
+        ({"trace": "dutch"}, "trace='dutch' is set"),
+        ({"trace": "dutch", "gamma": "auto"}, "trace='dutch' is set"),
+    ],
+)
+def test_kernels_have_what_populations_lack(options: dict[str, Any], reason: str) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = metaoptimize(model, **options)
+    assert why_no_kernels(optimizer) is None
+    refused_side_by_side(model, optimizer, reason)
+
+
+def refused_side_by_side(model: nn.Module, optimizer: MetaOptimize, reason: str) -> None:
     message = f"replicas cannot learn side by side where {reason}, as for replica 0"
     with pytest.raises(ValueError, match=exactly(message)):
         check_alike([(model, optimizer)])

@@ -1,0 +1,478 @@
+"""Two horizons, and weights revised with the step sizes, in MetaOptimize: by hand, and against plain formulas."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
+from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.two_horizons import two_horizons_rule
+
+from ..conftest import exactly
+from . import reference
+from .test_metaoptimize import BLOCKS, LR, META_LR, Problem, through_a_file
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "auto": {"gamma": "auto"},
+    "dutch": {"trace": "dutch"},
+    "both": {"gamma": "auto", "trace": "dutch"},
+}
+GRANULARITIES = ("scalar", "group", "tensor", "node", "weight")
+
+
+def learner(*values: Any, **options: Any) -> tuple[nn.Parameter, MetaOptimize]:
+    """SGD with SGD as meta update, α = 0.1, η = 0.5, γ = 0.9, no weight decay unless asked for."""
+    settings = {"base": "sgd", "meta": "sgd", "meta_lr": 0.5, "gamma": 0.9, "weight_decay": 0.0}
+    p = nn.Parameter(torch.tensor(values or (0.0,), dtype=torch.float64))
+    return p, MetaOptimize([p], **{"lr": 0.1} | settings | options)
+
+
+def step(optimizer: MetaOptimize, *gradients: Any, loss: float | None = None) -> None:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for param, gradient in zip(params, gradients, strict=True):
+        gradient = None if gradient is None else torch.as_tensor(gradient, dtype=param.dtype)
+        param.grad = None if gradient is None else gradient.expand(param.shape).clone()
+    optimizer.step(None if loss is None else lambda: loss)
+
+
+# By hand
+
+
+def test_two_calls_of_the_rule_by_hand() -> None:
+    z, *sizes = two_horizons_rule(0.0, 0.0, 0.0, 2.0, -4.0)
+    assert z == pytest.approx(2 - 0.3 * 2 + 0.5 * (2 / 4) * -4, rel=1e-12)
+    assert sizes == pytest.approx([1.0, 0.002, 0.004], rel=1e-12)
+    z, *sizes = two_horizons_rule(*sizes, -1.0, 1.0)  # both means are divided by 1 − 0.999² = 0.001999
+    assert z == pytest.approx(-1 - 0.3 * 2.998 / 1.999 + 0.5 * 2.998 / 4.996, rel=1e-12)
+    assert sizes == pytest.approx([2.0, 0.002998, 0.004996], rel=1e-12)
+
+
+def test_a_rule_that_has_seen_nothing_asks_for_nothing() -> None:
+    assert two_horizons_rule(0.0, 0.0, 0.0, 0.0, 0.0) == (0.0, 1.0, 0.0, 0.0)
+    tensors = two_horizons_rule(0.0, 0.0, 0.0, torch.zeros(2), torch.zeros(2))
+    assert torch.equal(tensors[0], torch.zeros(2))
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_two_steps_with_two_horizons_by_hand(granularity: Any) -> None:
+    p, optimizer = learner(gamma="auto", step_sizes=granularity)
+    step(optimizer, 1.0)  # h = −0.1, short and long
+    step(optimizer, 2.0)  # z = −0.2, short and long, and 0 before; typical are 0.0002 / 0.001999
+    z = -0.2 - 0.3 * 0.2 / 1.999 + 0.5 * -0.2
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(-0.5 * z), rel=1e-12)
+    assert list(optimizer.meta_gradient_report().values()) == pytest.approx([z], rel=1e-12)
+    state = optimizer.state[p]
+    assert state["trace"].item() == pytest.approx(-0.099 - 0.2, rel=1e-14)
+    assert state["trace_long"].item() == pytest.approx(-0.09999 - 0.2, rel=1e-14)
+    record = state["learned"] if "learned" in state else optimizer.param_groups[0]["learned"]
+    sizes = {name: float(value) for name, value in record["typical_sizes"].items()}
+    assert sizes == pytest.approx({"step": 2.0, "short_size": 2e-4, "long_size": 2e-4}, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
+def test_two_steps_with_revised_weights_by_hand(granularity: Any, gamma: Any, short: float) -> None:
+    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity)
+    step(optimizer, 1.0)
+    assert p.item() == -0.1
+    step(optimizer, 2.0)
+    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(change), rel=1e-12)
+    trace = -0.1 * short - 0.2
+    assert optimizer.state[p]["trace"].item() == pytest.approx(trace, rel=1e-14)
+    assert p.item() == pytest.approx(-0.3 + change * trace, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
+def test_weights_are_revised_before_a_step_with_the_new_step_size(granularity: Any, gamma: Any, short: float) -> None:
+    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity, update_order="meta_first")
+    step(optimizer, 1.0)
+    step(optimizer, 2.0)
+    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
+    moved = 0.2 * math.exp(change)
+    assert p.item() == pytest.approx(-0.1 + short * change * -0.1 - moved, rel=1e-12)
+    assert optimizer.state[p]["trace"].item() == pytest.approx(-0.1 * short - moved, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+@pytest.mark.parametrize("guard", [{"max_meta_change": 0.05}, {"lr_bounds": (1e-10, 0.1 * math.exp(0.05))}])
+def test_weights_are_revised_by_what_the_guards_leave_of_a_change(granularity: Any, guard: dict[str, Any]) -> None:
+    p, optimizer = learner(trace="dutch", step_sizes=granularity, **guard)
+    step(optimizer, 1.0)
+    step(optimizer, 2.0)
+    assert p.item() == pytest.approx(-0.3 + 0.05 * -0.29, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+def test_linear_step_sizes_revise_weights_by_the_change_of_the_step_size(granularity: Any) -> None:
+    p, optimizer = learner(trace="dutch", parametrisation="linear", meta_lr=0.01, step_sizes=granularity)
+    step(optimizer, 1.0)  # h = −1, w = −0.1
+    step(optimizer, 2.0)  # z = −2, Δα = 0.02, h = −0.9 − 2
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.12, rel=1e-12)
+    assert p.item() == pytest.approx(-0.3 + 0.02 * -2.9, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+def test_weights_are_revised_only_when_meta_updates_are_made(granularity: Any) -> None:
+    p, optimizer = learner(trace="dutch", meta_every=3, step_sizes=granularity)
+    step(optimizer, 1.0)
+    step(optimizer, 2.0)
+    assert p.item() == pytest.approx(-0.3, rel=1e-14)
+    step(optimizer, 3.0)  # z = 0 − 0.2 − 0.29 · 3;  h = 0.9 · −0.29 − 0.3
+    assert p.item() == pytest.approx(-0.6 + 0.5 * 1.07 * -0.561, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+def test_the_bound_on_the_effective_step_is_a_guard_and_revises_nothing(granularity: Any) -> None:
+    """The past steps were within the bound: that this one was not, does not make them wrong."""
+    p, optimizer = learner(trace="dutch", effective_step_bound=1.0, step_sizes=granularity)
+    step(optimizer, 1.0, loss=0.05)  # α g² / (2 L) = 1
+    step(optimizer, 2.0, loss=0.1)  # and now 2: α = 0.05, w = −0.1 − 0.1, h = −0.09 − 0.1; then Δβ = 0.1
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * math.exp(0.1), rel=1e-12)
+    assert p.item() == pytest.approx(-0.2 + 0.1 * -0.19, rel=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+def test_what_a_scheduler_writes_revises_nothing(granularity: Any) -> None:
+    p, optimizer = learner(trace="dutch", step_sizes=granularity)
+    step(optimizer, 1.0)
+    step(optimizer, 2.0)  # w = −0.3 + 0.1 · −0.29
+    optimizer.param_groups[0]["lr"] = 0.05
+    step(optimizer, 1.0)  # Δβ = 0.145, h = −0.261 − 0.05
+    assert p.item() == pytest.approx(-0.329 - 0.05 + 0.145 * -0.311, rel=1e-12)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * math.exp(0.145), rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_scheduler_works_on_top_of_what_is_learned(variant: str, granularity: Any) -> None:
+    problem = Problem()
+    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    for t in range(5):
+        problem.run(optimizer, range(t, t + 1))
+        before, weights = optimizer.step_size_report(), [p.detach().clone() for p in problem.flat()]
+        scheduler.step()
+        for name, now in optimizer.step_size_report().items():
+            np.testing.assert_allclose(now, 0.9 * np.asarray(before[name]), rtol=1e-12)
+        assert all(p.equal(w) for p, w in zip(problem.flat(), weights, strict=True))
+
+
+@pytest.mark.parametrize("granularity", ["scalar", "group", "weight"])
+@pytest.mark.parametrize("order", ["base_first", "meta_first"])
+def test_weights_without_a_gradient_stay_where_they_are(granularity: Any, order: Any) -> None:
+    used, unused = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = MetaOptimize(
+        [used, unused], 0.1, trace="dutch", meta_lr=0.1, step_sizes=granularity, update_order=order
+    )
+    for gradient in (1.0, 2.0, -1.0):
+        step(optimizer, gradient, gradient)
+    before = [p.detach().clone() for p in (used, unused)]
+    unused.requires_grad_(False)
+    step(optimizer, 1.0, None)
+    assert unused.equal(before[1])
+    assert not used.equal(before[0])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_meta_step_it_is_the_base_update(variant: str) -> None:
+    weights = []
+    for options in ({}, VARIANTS[variant]):
+        problem = Problem()
+        optimizer = of_problem(problem, "group", meta_lr=0.0, **options)
+        problem.run(optimizer, range(10))
+        assert all("trace" not in state and LONG_TRACE not in state for state in optimizer.state.values())
+        weights.append(torch.cat([p.detach().flatten() for p in problem.flat()]))
+    assert weights[0].equal(weights[1])
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_discount_may_be_replaced_by_two_horizons_while_learning(granularity: Any) -> None:
+    p, optimizer = learner(step_sizes=granularity)
+    step(optimizer, 1.0)
+    optimizer.param_groups[0]["gamma"] = "auto"
+    step(optimizer, 2.0)  # the long trace begins at 0
+    assert optimizer.state[p][LONG_TRACE].item() == pytest.approx(-0.2, rel=1e-14)
+
+
+# Against the formulas
+
+
+def of_problem(problem: Problem, granularity: str, base: str = "adamw", meta: str = "adam", **options: Any) -> Any:
+    groups = [{"params": ps, "name": name} for ps, name in zip(problem.params, BLOCKS, strict=True)]
+    settings = {"base": base, "meta": meta, "meta_lr": META_LR[meta], "step_sizes": granularity}
+    return MetaOptimize(groups, LR[base], **settings | options)
+
+
+BASE_AND_META = [("sgdm", "rmsprop"), ("adamw", "adam"), ("sgdm", "adam"), ("adamw", "rmsprop")]
+
+
+@pytest.mark.parametrize(
+    ("base", "meta", "variant", "granularity", "order", "parametrisation"),
+    [
+        pytest.param(
+            *(base, meta, variant, granularity, order, parametrisation),
+            marks=() if (base, meta) in BASE_AND_META[:2] and variant == "both" else pytest.mark.slow,
+        )
+        for base, meta in BASE_AND_META
+        for variant in (*VARIANTS, "mixed")
+        for granularity in GRANULARITIES
+        for order in ("base_first", "meta_first")
+        for parametrisation in ("log", "linear")
+        if not (variant == "mixed" and granularity == "scalar")
+    ],
+)
+def test_every_kind_follows_the_formulas(
+    base: str, meta: str, variant: str, granularity: str, order: str, parametrisation: str
+) -> None:
+    linear = parametrisation == "linear"
+    eta = META_LR[meta] * (LR[base] / 4 if linear else 1 / 2)  # so that linear step sizes stay off their bounds
+    first: dict[str, Any] = {"lr": LR[base], "weight_decay": 0.01, "gamma": 0.9, "meta_lr": eta}
+    second = first | {"weight_decay": 0.1, "gamma": 0.8}
+    if granularity != "scalar":
+        second |= {"lr": 0.7 * LR[base], "meta_lr": 1.5 * eta}
+    if variant != "dutch":
+        first["gamma"] = "auto"
+    if variant in ("auto", "both"):
+        second["gamma"] = "auto"
+    dutch = variant != "auto"
+    problem = Problem()
+    expected = reference.trajectory(
+        problem.gradient,
+        [
+            reference.Block(weights, granularity=granularity, **settings)
+            for weights, settings in zip(problem.initial, (first, second), strict=True)
+        ],
+        base,
+        meta,
+        steps=30,
+        meta_first=order == "meta_first",
+        linear=linear,
+        dutch=dutch,
+    )
+    groups = [
+        {"params": params, "name": name, **settings}
+        for params, name, settings in zip(problem.params, BLOCKS, (first, second), strict=True)
+    ]
+    optimizer = MetaOptimize(
+        groups,
+        base=base,
+        meta=meta,
+        step_sizes=granularity,  # type: ignore[arg-type]
+        update_order=order,  # type: ignore[arg-type]
+        parametrisation=parametrisation,  # type: ignore[arg-type]
+        trace="dutch" if dutch else "hessian_free",
+    )
+    for t, moment in enumerate(expected):
+        problem.run(optimizer, range(t, t + 1))
+        for b, params in enumerate(problem.params):
+            auto = (first, second)[b]["gamma"] == "auto"
+            for i, p in enumerate(params):
+                state = optimizer.state[p]
+                close(p.detach(), moment.weights[b][i])
+                close(state["trace"], moment.traces["lr"][b][i], scale=1.0)
+                assert (LONG_TRACE in state) == auto
+                if auto:
+                    close(state[LONG_TRACE], moment.long_traces[b][i], scale=1.0)
+                if auto and granularity in ("tensor", "node", "weight"):
+                    close_sizes(state["learned"]["typical_sizes"], moment.typical_sizes[b, i])
+            report = optimizer.step_size_report()["all" if granularity == "scalar" else BLOCKS[b]]
+            values = [np.ravel(value) for value in moment.values["lr"][b]]
+            several = granularity in ("tensor", "node", "weight")
+            close(
+                torch.as_tensor(report, dtype=torch.float64).view(-1), np.concatenate(values) if several else values[0]
+            )
+            if auto and granularity == "group":
+                close_sizes(optimizer.param_groups[b]["learned"]["typical_sizes"], moment.typical_sizes[b])
+        if granularity == "scalar" and variant != "dutch":
+            close_sizes(optimizer.param_groups[0]["learned"]["typical_sizes"], moment.typical_sizes["all"])
+        reported = sum(optimizer.meta_gradient_report().values())
+        assert reported == pytest.approx(sum(z.sum() for z in moment.meta_gradients.values()), rel=1e-10, abs=1e-12)
+    values = np.array([np.concatenate([np.ravel(v) for v in moment.values["lr"][0]]) for moment in expected])
+    assert np.ptp(values / values[0], axis=0).max() > 1e-2
+    assert np.all((values > 1e-10) & (values < 1.0)), "the reference knows no bounds"
+
+
+def close(found: Any, expected: Any, scale: float = 0.0) -> None:
+    scale = max(scale, np.abs(expected).max(initial=0.0))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * scale)
+
+
+def close_sizes(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    close(found["short_size"], expected["short"])
+    close(found["long_size"], expected["long"])
+
+
+def test_without_both_additions_the_reference_is_another() -> None:
+    """So that what is compared above depends on them."""
+    problem = Problem()
+    ends = []
+    for gamma, dutch in ((0.99, False), ("auto", False), (0.99, True), ("auto", True)):
+        settings = [reference.Block(w, 0.02, 0.01, gamma, 0.05) for w in problem.initial]
+        ends.append(
+            reference.trajectory(problem.gradient, settings, "adamw", "adam", 10, dutch=dutch)[-1].weights[0][0]
+        )
+    assert all(np.abs(a - b).max() > 1e-6 for i, a in enumerate(ends) for b in ends[:i])
+
+
+# States
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_state_dict_continues_bit_for_bit(variant: str, granularity: str, carry: Any, dtype: torch.dtype) -> None:
+    problem, resumed = Problem(dtype), Problem(dtype)
+    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
+    problem.run(optimizer, range(6))
+    other = of_problem(resumed, granularity, **VARIANTS[variant])
+    other.load_state_dict(carry(optimizer.state_dict()))
+    with torch.no_grad():
+        for p, q in zip(problem.flat(), resumed.flat(), strict=True):
+            q.copy_(p)
+    problem.run(optimizer, range(6, 12))
+    resumed.run(other, range(6, 12))
+    for p, q in zip(problem.flat(), resumed.flat(), strict=True):
+        assert p.equal(q)
+        same(optimizer.state[p], other.state[q])
+    for group, twin in zip(optimizer.param_groups, other.param_groups, strict=True):
+        same(group["learned"], twin["learned"])
+
+
+def same(left: Any, right: Any) -> None:
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            same(value, right[key])
+    else:
+        assert torch.equal(torch.as_tensor(left), torch.as_tensor(right))
+
+
+def test_a_state_with_revised_weights_is_not_taken_for_one_without() -> None:
+    _, dutch = learner(trace="dutch")
+    _, plain = learner()
+    message = f"this state was saved by {dutch.param_groups[0]['rule']}, but the optimizer is "
+    with pytest.raises(ValueError, match="^" + exactly(message).strip("^$")):
+        plain.load_state_dict(dutch.state_dict())
+    assert dutch.param_groups[0]["rule"].endswith(", trace='dutch'")
+
+
+@pytest.mark.parametrize("granularity", ["group", "tensor", "node", "weight"])
+def test_a_growing_head_keeps_both_traces_and_typical_sizes(granularity: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = MetaOptimize(
+        blocks(model, "layerwise"), 0.01, step_sizes=granularity, meta_lr=0.1, gamma="auto", trace="dutch"
+    )
+
+    def learn() -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+
+    learn()
+    old, before = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight])
+    of_group = copy.deepcopy(optimizer.param_groups[1]["learned"])
+    model[2] = nn.Linear(4, 5)
+    follow_parameters(optimizer, old, dict(model.named_parameters()))
+    now = optimizer.state[model[2].weight]
+    for key in ("trace", LONG_TRACE):
+        assert now[key].shape == (5, 4)
+        assert now[key][:2].equal(before[key])
+        assert before[key].abs().max() > 0
+        assert now[key][2:].eq(0).all()
+    same(optimizer.param_groups[1]["learned"], of_group)
+    if granularity in ("node", "weight"):
+        sizes, known = now["learned"]["typical_sizes"], before["learned"]["typical_sizes"]
+        for key in ("short_size", "long_size"):
+            assert sizes[key].shape == {"node": (5, 1), "weight": (5, 4)}[granularity]
+            assert sizes[key][:2].equal(known[key])
+            assert known[key].min() > 0
+        assert sizes["step"] == 5
+    learn()
+    assert all(p.isfinite().all() for p in model.parameters())
+    reports = [torch.as_tensor(report) for report in optimizer.step_size_report().values()]
+    assert all(report.isfinite().all() for report in reports)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"gamma": "auto", "learn": ("lr", "weight_decay"), "weight_decay": 0.1},
+            "gamma=\"auto\" is for step sizes alone, not for learn=('lr', 'weight_decay')",
+        ),
+        (
+            {"gamma": "auto", "learn": ("weight_decay",), "weight_decay": 0.1},
+            "gamma=\"auto\" is for step sizes alone, not for learn=('weight_decay',)",
+        ),
+        (
+            {"gamma": "auto", "trace": "2x2"},
+            'trace="2x2" needs a number as gamma; gamma="auto" goes with trace="hessian_free"',
+        ),
+        ({"gamma": "aut"}, "gamma must be between 0 and 1, or \"auto\", but is 'aut'"),
+        ({"gamma": 1.5}, 'gamma must be between 0 and 1, or "auto", but is 1.5'),
+        (
+            {"gamma": "auto", "horizon": 100},
+            "horizon = 100 and gamma = auto both set the discount; give one of them",
+        ),
+    ],
+)
+def test_wrong_options_are_explained(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        learner(**options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "differ"),
+    [
+        ([{"gamma": "auto"}, {"gamma": 0.9}], "auto and 0.9"),
+        ([{"gamma": 0.9}, {"gamma": "auto"}], "0.9 and auto"),
+        ([{}, {"gamma": "auto"}], "0.999 and auto"),
+        ([{"gamma": "auto"}, {"horizon": 2}], "auto and 0.5"),
+    ],
+)
+def test_one_step_size_has_two_horizons_everywhere_or_nowhere(settings: list[dict[str, Any]], differ: str) -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(2))], **each} for each in settings]
+    message = (
+        f'step_sizes="scalar" means one step size for all groups, but their gamma differ: {differ}; '
+        'give them the same gamma, or use step_sizes="group"'
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        MetaOptimize(groups, step_sizes="scalar")
+    assert [group["gamma"] for group in MetaOptimize(groups).param_groups].count("auto") == 1
+
+
+def test_groups_that_share_a_step_size_share_its_two_horizons() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(2))], "gamma": "auto"}, {"params": [nn.Parameter(torch.zeros(2))]}]
+    optimizer = MetaOptimize(groups, step_sizes="scalar")
+    assert [group["gamma"] for group in optimizer.param_groups] == ["auto", "auto"]
+    different = [group | {"gamma": gamma} for group, gamma in zip(groups, (0.9, 0.5), strict=True)]
+    assert [group["gamma"] for group in MetaOptimize(different, step_sizes="scalar").param_groups] == [0.9, 0.5]
+
+
+@pytest.mark.parametrize("trace", ["trace", LONG_TRACE])
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+def test_a_meta_gradient_that_is_not_finite_changes_nothing(granularity: Any, trace: str) -> None:
+    p, optimizer = learner(1.0, 2.0, gamma="auto", step_sizes=granularity)
+    step(optimizer, 1.0)
+    optimizer.state[p][trace].fill_(1e300)
+    before = copy.deepcopy((p.detach(), optimizer.state_dict()))
+    with pytest.raises(NonFiniteMetaGradient, match=exactly("the meta gradient of block 'group0' is inf")):
+        step(optimizer, 1e300)
+    assert p.equal(before[0])
+    for key, value in before[1]["state"][0].items():
+        same(value, optimizer.state_dict()["state"][0][key])
+    assert isinstance(optimizer.state[p][trace], Tensor)
