@@ -428,7 +428,8 @@ class MetaOptimizeStrategy(OnlineLearner):
         base: base update; see ``MetaOptimize``.
         meta: meta update.
         meta_lr: meta step size η.
-        gamma: discount γ of the trace.
+        gamma: discount γ of the trace, whose horizon is 1 / (1 − γ) samples; "auto" for two horizons and none to choose
+            (not with Lion as meta update, nor with exact traces).
         weight_decay: decoupled weight decay κ.
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", "node" (output
             unit), "weight", or lists of name prefixes.
@@ -440,7 +441,8 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
         max_meta_change: bound on the change of a log step size in one meta update; None for none.
         effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
-        trace: "hessian_free", or an exact trace: "l", "2x2" or "full", which differentiates the loss twice.
+        trace: "hessian_free"; "dutch", which also revises the weights when a step size changes; or an exact trace,
+            "l", "2x2" or "full", which differentiates the loss twice.
         curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
         curvature_smoothing: weight of the past in a running mean of the curvature.
         curvature_clip: limits of the factor by which a step shrinks a trace, such as (0, 1); None for none.
@@ -464,7 +466,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         base: Any = "adamw",
         meta: Any = "adam",
         meta_lr: float = 1e-2,
-        gamma: Discount = 0.999,
+        gamma: Discount = "auto",
         weight_decay: float = 0.01,
         step_sizes: Granularity | list[list[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
@@ -475,7 +477,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         meta_every: int = 1,
         max_meta_change: float | None = None,
         effective_step_bound: float | None = None,
-        trace: Trace = "hessian_free",
+        trace: Trace = "dutch",
         curvature: CurvatureKind = "exact",
         curvature_smoothing: float = 0.0,
         curvature_clip: tuple[float, float] | None = None,

@@ -10,8 +10,16 @@ from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.idbd_network import NetworkIDBD
-from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
+from continual_metaopt.optim.metaoptimize import (
+    DEFAULT_GAMMA,
+    Discount,
+    MetaOptimize,
+    MetaParameter,
+    StepSizeParametrisation,
+    Trace,
+)
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
+from continual_metaopt.optim.two_horizons import AUTO
 
 Base = Literal[
     "sgd", "sgdm", "rmsprop", "adamw", "lion", "sgdm_released", "rmsprop_released", "adamw_released"
@@ -26,7 +34,7 @@ def metaoptimize(
     base: Base = "adamw",
     meta: Meta = "adam",
     meta_lr: float = 1e-2,
-    gamma: Discount = 0.999,
+    gamma: Discount = "auto",
     weight_decay: float = 0.01,
     step_sizes: Granularity | list[list[str]] = "blockwise",
     lr_bounds: tuple[float, float] = (1e-10, 1.0),
@@ -37,7 +45,7 @@ def metaoptimize(
     meta_every: int = 1,
     max_meta_change: float | None = None,
     effective_step_bound: float | None = None,
-    trace: Trace = "hessian_free",
+    trace: Trace = "dutch",
     curvature: CurvatureKind = "exact",
     curvature_smoothing: float = 0.0,
     curvature_clip: tuple[float, float] | None = None,
@@ -51,7 +59,8 @@ def metaoptimize(
         base: base update.
         meta: meta update.
         meta_lr: meta step size η.
-        gamma: discount γ of the trace; 1 / (1 − γ) is its horizon in samples.
+        gamma: discount γ of the trace, whose horizon is 1 / (1 − γ) samples; "auto" for two horizons and none to choose
+            (not with Lion as meta update, nor with exact traces).
         weight_decay: decoupled weight decay κ.
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", "node" (output
             unit), "weight", or lists of name prefixes.
@@ -63,19 +72,28 @@ def metaoptimize(
         meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
         max_meta_change: bound on the change of a log step size in one meta update; None for none.
         effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
-        trace: "hessian_free", or an exact trace: "l", "2x2" or "full", which differentiates the loss twice.
+        trace: "hessian_free"; "dutch", which also revises the weights when a step size changes; or an exact trace,
+            "l", "2x2" or "full", which differentiates the loss twice.
         curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
         curvature_smoothing: weight of the past in a running mean of the curvature.
         curvature_clip: limits of the factor by which a step shrinks a trace, such as (0, 1); None for none.
         trace_memory_limit: bytes that exact traces may take; None for no limit.
+
+    Raises:
+        ValueError: settings are out of range, or do not go together.
     """
+    if gamma == AUTO and meta == "lion":
+        raise ValueError(
+            'gamma="auto" takes a share off the meta gradient, but the meta update "lion" sees its sign alone: '
+            "give gamma a number, such as 0.999"
+        )
     return MetaOptimize(
         blocks(model, step_sizes),
         lr,
         base=base,
         meta=meta,
         meta_lr=meta_lr,
-        gamma=gamma,
+        gamma=DEFAULT_GAMMA if gamma == AUTO and horizon is not None else gamma,
         weight_decay=weight_decay,
         lr_bounds=lr_bounds,
         horizon=horizon,
