@@ -336,7 +336,7 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"order": 3},
         {"purpose": "selection"},
         # defaults spelled out, in another order, with other types of the same value
-        {"learner": Component(name="metaoptimize", gamma=0.999, lr=1e-5, lr_bounds=[1e-10, 1])},
+        {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
         {"network": Component(name="mlp", hidden=(128,))},
         {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
     ],

@@ -46,8 +46,11 @@ def halving(model, *, lr: float = 0.1):
     ("target", "options"),
     [
         ("metaoptimize", {"lr": 1e-3}),
-        ("metaoptimize", {"lr": 1e-3, "base": "lion", "meta": "lion", "step_sizes": "scalar"}),
-        ("metaoptimize", {"lr": 1e-3, "step_sizes": "node", "learn": ["lr", "weight_decay", "momentum"]}),
+        ("metaoptimize", {"lr": 1e-3, "base": "lion", "meta": "lion", "gamma": 0.99, "step_sizes": "scalar"}),
+        (
+            "metaoptimize",
+            {"lr": 1e-3, "step_sizes": "node", "gamma": 0.99, "learn": ["lr", "weight_decay", "momentum"]},
+        ),
         ("metaoptimize", {"lr": 1e-3, "step_sizes": "weight", "update_order": "meta_first", "meta_every": 3}),
         ("metaoptimize", {"lr": 1e-3, "base": "sgdm", "parametrisation": "linear", "meta": "sgd", "meta_lr": 1e-6}),
         ("fixed", {"base": "rmsprop_released"}),

@@ -1088,7 +1088,9 @@ def test_the_strategy_is_the_learner_with_metaoptimize(options: dict[str, Any], 
     strategy = MetaOptimizeStrategy(model=model, lr=3e-3, meta_lr=0.02, recorder=collector, engine="torch", **options)
     strategy.train(stream)
     granularity = options.get("step_sizes", "blockwise")
-    online_learner(expected, MetaOptimize(blocks(expected, granularity), 3e-3, meta_lr=0.02)).train(stream)
+    defaults = {"gamma": "auto", "trace": "dutch"}
+    optimizer = MetaOptimize(blocks(expected, granularity), 3e-3, meta_lr=0.02, **defaults)
+    online_learner(expected, optimizer).train(stream)
 
     assert same(weights(model), weights(expected))
     assert [block for _, block, _ in collector.all("step_sizes")] == blocks_

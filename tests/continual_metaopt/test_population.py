@@ -22,6 +22,9 @@ N_SAMPLES, PORTION = 150, 20
 ENGINE = {"name": "population", "reason": "3 runs side by side on cpu"}
 
 
+ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}  # what populations have
+
+
 def config_of(
     *, seed: int = 0, network: dict[str, Any] | None = None, stream: dict[str, Any] | None = None, **learner: Any
 ) -> RunConfig:
@@ -30,7 +33,7 @@ def config_of(
             **stream or {"name": "permuted_inputs", "n_experiences": 3, "samples_per_experience": 50},
         ),
         network=Component(**network or {"name": "mlp", "hidden": [8]}),
-        learner=Component(**{"name": "metaoptimize", "lr": 3e-3} | learner),
+        learner=Component(**{"name": "metaoptimize", "lr": 3e-3} | ONE_TRACE | learner),
         seed=seed,
         engine="torch",
         record_every=10,

@@ -272,7 +272,10 @@ def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("in_process")
 def test_a_population_learns_side_by_side_what_it_can(tmp_path: Path) -> None:
-    learners = [{"name": "metaoptimize", "lr": 1e-3}, {"name": "torch:Adam", "lr": 1e-3}]
+    learners = [
+        {"name": "metaoptimize", "lr": 1e-3, "gamma": 0.999, "trace": "hessian_free"},
+        {"name": "torch:Adam", "lr": 1e-3},
+    ]
 
     result = run_study(
         tiny(tmp_path, engine="population", learners=learners, selection_seeds=None),

@@ -580,7 +580,7 @@ def test_the_online_learner_passes_the_graph(options: dict[str, Any]) -> None:
     def learned(plugins: list[Any]) -> MetaOptimizeStrategy:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
-        strategy = MetaOptimizeStrategy(model=model, lr=1e-2, meta_lr=0.05, plugins=plugins, **options)
+        strategy = MetaOptimizeStrategy(model=model, lr=1e-2, meta_lr=0.05, gamma=0.999, plugins=plugins, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             strategy.train(benchmark.train_stream)
@@ -612,7 +612,7 @@ def test_gradients_that_a_plugin_has_changed_count(scale: float) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     before = model[1].bias.detach().clone()
-    options: dict[str, Any] = {"base": "sgd", "weight_decay": 0.0, "trace": "l", "lr": 0.5}
+    options: dict[str, Any] = {"base": "sgd", "weight_decay": 0.0, "trace": "l", "gamma": 1.0, "lr": 0.5}
     MetaOptimizeStrategy(model=model, plugins=[Scaling()], **options).train(benchmark.train_stream)
     moved = before - model[1].bias.detach()  # 0.5 · scale · (probabilities − label)
     assert moved.sum().item() == pytest.approx(0.0, abs=1e-6)

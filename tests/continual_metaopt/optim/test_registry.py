@@ -206,13 +206,27 @@ def test_metaoptimize_has_the_same_defaults_everywhere() -> None:
     optimizer, strategy = defaults_of(MetaOptimize), defaults_of(MetaOptimizeStrategy)
 
     assert {name: strategy[name] for name in expected} == expected
-    # which parameters make up a group is decided before MetaOptimize is made
-    assert {name: value for name, value in optimizer.items() if name != "step_sizes"} == {
-        name: value for name, value in expected.items() if name != "step_sizes"
-    }
+    # which parameters make up a group is decided before MetaOptimize is made; what is ready-made needs no discount
+    own = {"step_sizes": "blockwise", "gamma": "auto", "trace": "dutch"}
+    assert {name: value for name, value in optimizer.items() if name not in own} | own == expected
+    assert {name: optimizer[name] for name in ("gamma", "trace")} == {"gamma": 0.999, "trace": "hessian_free"}
     assert optimizer["step_sizes"] == "group"
 
 
 @pytest.mark.parametrize(("declared", "rules"), [(learners.Base, BASE_UPDATES), (learners.Meta, META_UPDATES)])
 def test_every_rule_can_be_named_in_a_study(declared: Any, rules: Any) -> None:
     assert sorted(declared.__args__) == sorted(rules)
+
+
+def test_a_horizon_replaces_the_two_of_the_ready_made_learner() -> None:
+    optimizer = learners.metaoptimize(torch.nn.Linear(2, 1), horizon=100)
+    assert optimizer.param_groups[0]["gamma"] == 0.99
+
+
+def test_two_horizons_do_not_go_with_signs() -> None:
+    message = (
+        'gamma="auto" takes a share off the meta gradient, but the meta update "lion" sees its sign alone: '
+        "give gamma a number, such as 0.999"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        learners.metaoptimize(torch.nn.Linear(2, 1), meta="lion")
