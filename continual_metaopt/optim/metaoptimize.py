@@ -90,7 +90,7 @@ class _Move(NamedTuple):
 
 
 class MetaOptimize(torch.optim.Optimizer):
-    """A base optimizer whose step sizes are learned online by a meta optimizer (Hessian-free MetaOptimize).
+    """A base optimizer whose step sizes are learned online by a meta optimizer (MetaOptimize, arXiv 2402.02342).
 
     In each step, with gradient g, step size α = exp(β) per block, decoupled weight decay κ and trace h (how the past
     log step sizes moved the weights, discounted by γ):
@@ -121,7 +121,10 @@ class MetaOptimize(torch.optim.Optimizer):
         base: base update: "sgd", "sgdm", "rmsprop", "adamw", "lion", "…_released", or a configured object.
         meta: meta update: "sgd", "rmsprop", "adam", "lion", "…_released", or a configured object.
         meta_lr: meta step size η.
-        gamma: discount γ in [0, 1] of the trace; 1 / (1 − γ) is its horizon in steps.
+        gamma: discount γ in [0, 1] of the trace; 1 / (1 − γ) is its horizon in steps. "auto" keeps two traces, with a
+            short and a long horizon, and combines their meta gradients (``optim/two_horizons.py``), so that no discount
+            has to fit the length of the tasks; it learns step sizes alone, and Lion as meta update, which sees signs
+            only, runs away with it.
         weight_decay: decoupled weight decay κ; to start from if it is learned.
         step_sizes: "group" for one step size per group, "scalar" for one that all groups with this setting share,
             "tensor", "node" (output unit: index of the first dimension) or "weight" for many in a group.
@@ -137,7 +140,9 @@ class MetaOptimize(torch.optim.Optimizer):
         effective_step_bound: bound on Σ α g u / (2 · loss), summed over the groups that learn step sizes and set it, as
             Autostep's on Σ α x², which it is for a linear model with loss ½ δ² (``guards.overshoot``). Where a step
             would exceed it, their step sizes are divided by the excess for good, before the step. None for none.
-        trace: "hessian_free" as above; "l", "2x2" or "full" for exact traces, with one column per step size, which take
+        trace: "hessian_free" as above; "dutch", which besides moves the weights by h Δβ whenever β changes by Δβ, to
+            about where they would be with the changed step sizes (``optim/dutch_traces.py``; before the base update,
+            by γ h Δβ; with two horizons h is the short one's trace); "l", "2x2" or "full" for exact traces, with one column per step size, which take
             the curvature of the loss into account (``optim/traces.py``). These need ``step(closure)``, and go with the
             logarithm of the step size only. It and the options below hold for all groups, and so does
             ``update_order`` with them. A group with ``meta_lr=0`` has no column.
@@ -192,10 +197,12 @@ class MetaOptimize(torch.optim.Optimizer):
         self.base: BaseUpdate = BASE_UPDATES[base]() if isinstance(base, str) else base
         self.meta: MetaUpdate = META_UPDATES[meta]() if isinstance(meta, str) else meta
         self.step_sizes: StepSizes = step_sizes
+        _check_choice("trace", trace, Trace)
         self.trace: Trace = trace
         variant: Variant = "hessian_free" if trace == "dutch" else trace
         self.exact = _exact_traces(
             TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip),
+            trace,
             trace_memory_limit,
         )
         if horizon is not None and gamma != DEFAULT_GAMMA:
@@ -817,13 +824,13 @@ def _combined(group: Group, record: dict[str, Any], short: Any, long: Any) -> An
     return combined
 
 
-def _exact_traces(rule: TraceRule, memory_limit: float | None) -> ExactTraces | None:
+def _exact_traces(rule: TraceRule, trace: Trace, memory_limit: float | None) -> ExactTraces | None:
     if rule.variant != "hessian_free":
         return ExactTraces(rule, memory_limit)
     for option, value in (("curvature", rule.curvature), ("smoothing", rule.smoothing), ("clip", rule.clip)):
         if value != getattr(TraceRule, option):
             name = option if option == "curvature" else f"curvature_{option}"
-            raise ValueError(f'{name}={value!r} has no effect with trace="hessian_free"; use trace="l"')
+            raise ValueError(f'{name}={value!r} has no effect with trace="{trace}"; use trace="l"')
     return None
 
 

@@ -670,7 +670,11 @@ def test_what_is_missing_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trace": "L"}, "unknown trace 'L'. Did you mean 'l'? Known: 2x2, full, hessian_free, l"),
+        ({"trace": "L"}, "unknown trace 'L'. Did you mean 'l'? Known: 2x2, dutch, full, hessian_free, l"),
+        (
+            {"trace": "dutch", "curvature": "diagonal"},
+            'curvature=\'diagonal\' has no effect with trace="dutch"; use trace="l"',
+        ),
         (
             {"curvature": "diag"},
             "unknown curvature 'diag'. Did you mean 'diagonal'? Known: diagonal, exact, gauss_newton",
