@@ -142,10 +142,10 @@ class MetaOptimize(torch.optim.Optimizer):
             would exceed it, their step sizes are divided by the excess for good, before the step. None for none.
         trace: "hessian_free" as above; "dutch", which besides moves the weights by h Δβ whenever β changes by Δβ, to
             about where they would be with the changed step sizes (``optim/dutch_traces.py``; before the base update,
-            by γ h Δβ; with two horizons h is the short one's trace); "l", "2x2" or "full" for exact traces, with one column per step size, which take
-            the curvature of the loss into account (``optim/traces.py``). These need ``step(closure)``, and go with the
-            logarithm of the step size only. It and the options below hold for all groups, and so does
-            ``update_order`` with them. A group with ``meta_lr=0`` has no column.
+            by γ h Δβ; with two horizons h is the short one's trace); "l", "2x2" or "full" for exact traces, with one
+            column per step size, which take the curvature of the loss into account (``optim/traces.py``). These need
+            ``step(closure)``, and go with the logarithm of the step size only. It and the options below hold for all
+            groups, and so does ``update_order`` with them. A group with ``meta_lr=0`` has no column.
         curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton", or "diagonal", with which a
             trace is of the weights' size for any number of step sizes (``optim/curvature.py``).
         curvature_smoothing: weight of the past in a running mean of the curvature, in [0, 1).
