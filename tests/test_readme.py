@@ -7,10 +7,17 @@ import pytest
 
 from continual_metaopt import make_optimizer
 from continual_metaopt.networks.mlp import MLP
-from streams import make_stream
+from continual_metaopt.optim.registry import LEARNERS
+from streams import STREAMS, make_stream
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON_EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (LEARNERS, STREAMS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def example(containing: str) -> str:
