@@ -154,6 +154,9 @@ CONTENDERS: dict[str, Callable[[Any], Learn]] = {
     "MetaOptimize, fused engine": lambda m: online_learner(m, metaoptimize(m), "fused"),
     "fixed step size, compiled engine": lambda m: online_learner(m, metaoptimize(m, meta_lr=0.0), "compiled"),
     COMPILED: lambda m: online_learner(m, metaoptimize(m), "compiled"),
+    "gamma auto, trace dutch, compiled engine": lambda m: online_learner(
+        m, metaoptimize(m, gamma="auto", trace="dutch"), "compiled"
+    ),
 }
 
 
