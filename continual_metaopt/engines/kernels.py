@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from continual_metaopt.optim import meta_updates, two_horizons
 
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
-PIECE = 2048  # elements, a power of 2
+PIECE = 1024  # elements, a power of 2
 
 Array = Any
 
