@@ -389,6 +389,7 @@ def own_sgd(model, *, rate: float = 0.1):
 """
 
 
+@pytest.mark.slow
 def test_a_learner_from_a_module_of_one_s_own(tmp_path: Path) -> None:
     (tmp_path / "own_module.py").write_text(OWN_MODULE)
     (tmp_path / "study.yaml").write_text(

@@ -113,6 +113,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(CHECKS)
 
 
+@pytest.mark.slow
 def test_a_package_of_somebody_else_is_listed_tested_and_run(tmp_path: Path) -> None:
     (tmp_path / "halving_package.py").write_text(EXTERNAL_PACKAGE)
     info = tmp_path / "halving_package-1.0.dist-info"
