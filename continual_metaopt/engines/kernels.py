@@ -724,17 +724,16 @@ def _tile(rows: int, vectors: int) -> Any:
             builder.cbranch(builder.icmp_signed("<", following, inner), loop, after)
 
             builder.position_at_end(after)
-            for part in parts:
-                result = builder.phi(vector)
+            results = {part: builder.phi(vector) for part in parts}  # all before the first store, as LLVM wants them
+            for part, result in results.items():
                 result.add_incoming(sums[part], before)
                 result.add_incoming(added[part], loop)
-                places[part] = (result, places[part])
-            for result, place in places.values():
-                builder.store(result, place, align=bytes_per_number)
+            for part, result in results.items():
+                builder.store(result, places[part], align=bytes_per_number)
             return context.get_dummy_value()
 
-        places = [types.intp] * 3
-        return types.none(x, *places, b, types.intp, types.intp, out, types.intp, types.intp, types.intp), make
+        integer = types.intp
+        return types.none(x, integer, integer, integer, b, integer, integer, out, integer, integer, integer), make
 
     return multiply_tile
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from continual_metaopt.optim.registry import step_sizes_of_groups
 from continual_metaopt.optim.weightwise import Group, gradients, require
 
 
@@ -68,9 +69,7 @@ class _HypergradientDescent(Optimizer, ABC):
 
     def step_size_report(self) -> dict[str, float]:
         """Current step size of each group, by its name."""
-        return {
-            str(group.get("name", f"group{index}")): float(group["lr"]) for index, group in enumerate(self.param_groups)
-        }
+        return step_sizes_of_groups(self)
 
     def _check(self, group: Group) -> None:
         require(group, "lr", group["lr"] >= 0 and math.isfinite(group["lr"]), "not be negative")

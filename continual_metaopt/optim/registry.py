@@ -135,6 +135,11 @@ def reported_step_sizes(optimizer: "Optimizer") -> dict[str, Any]:
     if report is not None:
         reported: dict[str, Any] = report()
         return reported
+    return step_sizes_of_groups(optimizer)
+
+
+def step_sizes_of_groups(optimizer: "Optimizer") -> dict[str, float]:
+    """What "lr" is in each param group of any optimizer, by the group's name."""
     return {
         str(group.get("name", f"group{index}")): float(group["lr"])
         for index, group in enumerate(optimizer.param_groups)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from continual_metaopt.optim.registry import step_sizes_of_groups
+
 Group = dict[str, Any]
 
 
@@ -71,9 +73,7 @@ class Weightwise(Optimizer, ABC):
 
     def step_size_report(self) -> dict[str, float]:
         """Geometric mean of the step sizes of each group, by its name."""
-        return {
-            str(group.get("name", f"group{index}")): float(group["lr"]) for index, group in enumerate(self.param_groups)
-        }
+        return step_sizes_of_groups(self)
 
     def weight_step_sizes(self, param: Tensor) -> Tensor:
         """Step size of each weight of a parameter, in the parameter's shape.
