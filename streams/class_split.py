@@ -11,7 +11,13 @@ from streams.registry import unknown_name
 from streams.stream import ImagePlan, image_stream
 
 
-@image_stream("class_split v1")
+@image_stream(
+    "class_split v1",
+    changes="the classes",
+    when="with every experience",
+    length="all images of the source's training split, once each",
+    head="classes_per_experience outputs shared by all experiences, or one for each class of the source",
+)
 def class_split(
     images: ImageSource,
     seed: int,

@@ -8,7 +8,13 @@ from streams.plan import PERMUTATIONS, SAMPLE_ORDER, plan_of, random_state
 from streams.stream import ImagePlan, image_stream
 
 
-@image_stream("permuted_inputs v1")
+@image_stream(
+    "permuted_inputs v1",
+    changes="the places of the pixels",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
 def permuted_inputs(
     images: ImageSource,
     seed: int,

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,38 @@ class ImagePlan:
     batch_size: int = 1
 
 
+@dataclass(frozen=True)
+class StreamAbout:
+    """What a stream is, in short phrases for lists; a stream's function has it as its attribute ``about``.
+
+    Attributes:
+        source: where inputs come from.
+        changes: what is different after a change.
+        when: when it changes.
+        length: number of samples in all.
+        head: outputs of the network, and what they stand for.
+    """
+
+    source: str
+    changes: str
+    when: str
+    length: str
+    head: str
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def about_stream(*, source: str, changes: str, when: str, length: str, head: str) -> Callable[[Function], Function]:
+    """Decorator that says what a stream is; see ``StreamAbout`` for the phrases."""
+
+    def attach(function: Function) -> Function:
+        function.about = StreamAbout(source, changes, when, length, head)  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
 COMMON_OPTIONS = """\
 stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
 frozen_after: number of the last experience that brings a change, for "frozen".
@@ -124,7 +156,9 @@ data_root: folder of torchvision's files.
 skip_unreadable: go on without images that cannot be decoded."""
 
 
-def image_stream(definition: str) -> Callable[[Callable[..., ImagePlan]], Callable[..., Stream]]:
+def image_stream(
+    definition: str, *, changes: str = "", when: str = "", length: str = "", head: str = ""
+) -> Callable[[Callable[..., ImagePlan]], Callable[..., Stream]]:
     """Decorator that makes a stream of a function that plans one.
 
     The function is given the images and the seed, and options of its own as keyword arguments. The stream has these
@@ -134,6 +168,10 @@ def image_stream(definition: str) -> Callable[[Callable[..., ImagePlan]], Callab
     Args:
         definition: name and version of the stream's definition, such as "class_split v1"; the version is raised
             whenever the same options come to mean another stream.
+        changes: phrase for lists, like the following ones; all are kept as ``about``, a ``StreamAbout``.
+        when: likewise.
+        length: likewise.
+        head: likewise.
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
@@ -162,7 +200,7 @@ def image_stream(definition: str) -> Callable[[Callable[..., ImagePlan]], Callab
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
         make.__doc__ = _with_common_options(inspect.getdoc(plan) or "")
-        return make
+        return about_stream(source="any images", changes=changes, when=when, length=length, head=head)(make)
 
     return decorate
 

@@ -9,11 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, random_state
-from streams.stream import Stream, regression_stream
+from streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "tracking v1"
 
 
+@about_stream(
+    source="generated: independent standard normal inputs",
+    changes="the sign of one of the relevant inputs",
+    when="every flip_every samples",
+    length="n_samples",
+    head="one output, the target of a regression",
+)
 def tracking(
     *,
     n_inputs: int = 20,
