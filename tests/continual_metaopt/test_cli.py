@@ -52,7 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("kind", "names"),
     [
         ("streams", ["class_split", "permuted_inputs", "tracking"]),
-        ("networks", ["paper_cnn", "mlp", "linear"]),
+        ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         (
             "learners",
             ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
