@@ -3,7 +3,7 @@
     python -m benchmarks.networks [--networks lenet resnet18:width=16] [--shape 3 32 32] [--seconds 3] [--repeats 3]
 
 Each learns from random images with the ready-made MetaOptimize learner and ten outputs, on one thread, with denormal
-numbers flushed. They learn in turns, and the median of the turns counts.
+numbers flushed. They learn in turns, and medians over the turns count, also of the speeds' ratios to the first network's.
 """
 
 import argparse
@@ -25,6 +25,7 @@ NETWORKS = (
     "resnet18:width=16",
     "vit_tiny",
     "vit_tiny:width=64,depth=4,heads=4",
+    "mlp:growing_head=true",
 )
 MAX_SAMPLES = 20_000
 
@@ -66,8 +67,8 @@ class Contender:
         self.strategy.train(self.experience)
         return self.n_samples / (time.perf_counter() - start)
 
-    def row(self, speeds: list[float]) -> dict[str, Any]:
-        """What the table says."""
+    def row(self, speeds: list[float], firsts: list[float]) -> dict[str, Any]:
+        """What the table says, from samples per second in each turn, of this network and of the first."""
         blocks = [str(group["name"]) for group in self.strategy.optimizer.param_groups]
         return {
             "network": self.name,
@@ -76,6 +77,7 @@ class Contender:
             "engine": self.strategy.engine["name"],
             "samples/s": f"{statistics.median(speeds):,.0f}",
             "range": f"{min(speeds):,.0f}–{max(speeds):,.0f}",
+            "× first": f"{statistics.median(map(float.__truediv__, speeds, firsts)):.3f}",
         }
 
 
@@ -113,7 +115,7 @@ def main() -> None:
     for _ in track(range(arguments.repeats), description="measuring", console=console):
         for contender in contenders:
             speeds[contender.name].append(contender.turn())
-    rows = [contender.row(speeds[contender.name]) for contender in contenders]
+    rows = [contender.row(speeds[contender.name], speeds[contenders[0].name]) for contender in contenders]
     print(tabulate(rows, headers="keys", tablefmt=arguments.format, disable_numparse=True))
 
 
