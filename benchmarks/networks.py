@@ -3,7 +3,7 @@
     python -m benchmarks.networks [--networks lenet resnet18:width=16] [--shape 3 32 32] [--seconds 3] [--repeats 3]
 
 Each learns from random images with the ready-made MetaOptimize learner and ten outputs, on one thread, with denormal
-numbers flushed. They learn in turns, and medians over the turns count, also of the speeds' ratios to the first network's.
+numbers flushed. They learn in turns; medians over the turns count, also of the speeds' ratios to the first network's.
 """
 
 import argparse
