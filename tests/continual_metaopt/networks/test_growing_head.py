@@ -164,17 +164,28 @@ def test_runs_can_have_growing_heads(tmp_path: Path, network: str) -> None:
     assert all(accuracy is not None for accuracy in tables["experiences"]["test_accuracy"].to_pylist())
 
 
-@pytest.mark.parametrize("portions", [3, 9])  # in the first experience, and in the second, whose head is larger
+@pytest.mark.parametrize(
+    ("portions", "learner"),
+    [
+        (3, {"name": "metaoptimize"}),
+        (9, {"name": "metaoptimize"}),  # in the second experience, whose head is larger
+        (9, {"name": "metaoptimize", "step_sizes": "weight"}),
+        (9, {"name": "metaoptimize", "step_sizes": "node", "gamma": "auto", "trace": "dutch"}),
+        (9, {"name": "metaoptimize", "trace": "l", "gamma": 0.99}),
+        (9, {"name": "torch:Adam"}),
+    ],
+)
 def test_an_interrupted_run_goes_on_with_the_head_that_it_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portions: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, portions: int, learner: dict[str, Any]
 ) -> None:
+    config = config_of(learner=Component(lr=3e-3, **learner))
     monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 4)
     monkeypatch.setattr(torch_engine, "MAX_SECONDS", 60.0)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run_one(config_of(), whole) == "finished"
+    assert run_one(config, whole) == "finished"
 
-    assert run_one(config_of(), cut, should_stop=stop_at(portions)) == "failed"
-    assert run_one(config_of(), cut) == "finished"
+    assert run_one(config, cut, should_stop=stop_at(portions)) == "failed"
+    assert run_one(config, cut) == "finished"
 
     ours, theirs = read_tables(cut), read_tables(whole)
     for name in ("samples", "step_sizes", "experiences"):
