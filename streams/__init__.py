@@ -19,6 +19,17 @@ STREAMS.add_lazily(
     "class_split", "streams.class_split:class_split", "every experience brings classes that were not there before"
 )
 STREAMS.add_lazily(
+    "drifting_brightness",
+    "streams.drifting:drifting_brightness",
+    "every experience shows the images a little darker, or brighter",
+)
+STREAMS.add_lazily(
+    "drifting_noise", "streams.drifting:drifting_noise", "every experience shows the images a little noisier"
+)
+STREAMS.add_lazily(
+    "drifting_rotation", "streams.drifting:drifting_rotation", "every experience turns the images a little further"
+)
+STREAMS.add_lazily(
     "permuted_inputs",
     "streams.permuted_inputs:permuted_inputs",
     "every experience permutes the pixels in a new way",

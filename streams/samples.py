@@ -36,12 +36,21 @@ class ImageSamples:
         plan: the stream's plan for that split.
         steps: which of the plan's samples.
         input_change: what the plan's changes do to an image.
+        held_out: whether these are not learned from; changes that are drawn anew for every sample differ then.
     """
 
-    def __init__(self, images: ImageSet, plan: Plan, steps: slice, input_change: InputChange | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        plan: Plan,
+        steps: slice,
+        input_change: InputChange | None = None,
+        held_out: bool = False,
+    ) -> None:
         self._pixels = images.x  # shared by all experiences, not copied
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
-        self._input_change = input_change
+        self._steps = range(steps.start, steps.stop)
+        self._input_change, self._held_out = input_change, held_out
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +59,8 @@ class ImageSamples:
         """Some of the images and their labels; see ``Samples``."""
         images, change = self._pixels[self._index[steps]], self._change[steps]
         if self._input_change is not None and (change >= 0).any():
-            images = self._input_change.apply(images, change)
+            presented = np.array(self._steps[steps], np.int64)
+            images = self._input_change.apply(images, change, ~presented if self._held_out else presented)
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
 
 

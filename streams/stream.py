@@ -219,7 +219,7 @@ def _stream_of_images(
     definition: str, source: ImageSource, train: Plan, test: Plan, planned: ImagePlan, stationary: Stationary | None
 ) -> Stream:
     samples = {
-        name: [ImageSamples(images, plan, steps, planned.input_change) for steps in plan.experiences()]
+        name: [ImageSamples(images, plan, steps, planned.input_change, name == "test") for steps in plan.experiences()]
         for name, images, plan in (("train", source.train, train), ("test", source.test, test))
     }
     experiences = [
