@@ -30,6 +30,9 @@ STREAMS.add_lazily(
     "drifting_rotation", "streams.drifting:drifting_rotation", "every experience turns the images a little further"
 )
 STREAMS.add_lazily(
+    "multi_epoch", "streams.multi_epoch:multi_epoch", "ordinary mini-batch training: several passes, and no change"
+)
+STREAMS.add_lazily(
     "permuted_inputs",
     "streams.permuted_inputs:permuted_inputs",
     "every experience permutes the pixels in a new way",

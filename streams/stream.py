@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +61,7 @@ class StreamInfo:
         stationary: None, "shuffled", "repeat" or "frozen".
         experiences: what each experience holds.
         for_learner: sizes.
+        test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
     """
 
     definition: str
@@ -69,6 +70,7 @@ class StreamInfo:
     stationary: Stationary | None
     experiences: list[ExperienceInfo]
     for_learner: LearnerInfo
+    test_at: list[int] = field(default_factory=list)
 
     @property
     def boundaries(self) -> list[int]:
@@ -84,6 +86,7 @@ class StreamInfo:
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
+            "test_at": self.test_at,
             **asdict(self.for_learner),
         }
 
@@ -107,6 +110,7 @@ class ImagePlan:
         n_outputs: number of different labels.
         input_change: what the plans' changes do to an image; None where inputs stay.
         batch_size: number of samples that are learned from at once.
+        test_at: numbers of samples after which held-out accuracy is to be measured; whole batches.
     """
 
     train: Plan
@@ -114,6 +118,7 @@ class ImagePlan:
     n_outputs: int
     input_change: InputChange | None = None
     batch_size: int = 1
+    test_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -237,7 +242,9 @@ def _stream_of_images(
     if planned.input_change is not None:
         digest.update(planned.input_change.content())
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
-    info = StreamInfo(definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes)
+    info = StreamInfo(
+        definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes, list(planned.test_at)
+    )
     return Stream(info, **samples)
 
 
