@@ -16,6 +16,11 @@ __all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "registe
 
 STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
 STREAMS.add_lazily(
+    "bit_flipping",
+    "streams.bit_flipping:bit_flipping",
+    "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al., 2024)",
+)
+STREAMS.add_lazily(
     "class_split", "streams.class_split:class_split", "every experience brings classes that were not there before"
 )
 STREAMS.add_lazily(

@@ -1,5 +1,6 @@
 """The samples of one experience, as arrays: what a learner is given, without torch and Avalanche."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,23 +65,32 @@ class ImageSamples:
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
 
 
-class VectorSamples:
-    """Inputs and targets of a regression, as they are.
+MakeSamples = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Inputs, float32 [n, numbers], and targets, float32 [n, outputs], of a stream's samples from one number to before
+another one; the caller's own."""
+
+
+class GeneratedSamples:
+    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory.
 
     Args:
-        inputs: float32 [n, numbers].
-        targets: float32 [n, outputs].
+        make: makes samples.
+        steps: numbers of the samples in their stream.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
-        self._inputs, self._targets = inputs, targets
+    def __init__(self, make: MakeSamples, steps: range) -> None:
+        self._make, self._steps = make, steps
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._steps)
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Some of the inputs and their targets; see ``Samples``."""
-        return self._inputs[steps].copy(), self._targets[steps].copy()
+        wanted = self._steps[steps]
+        if len(wanted) == 0:
+            return self._make(0, 0)
+        inputs, targets = self._make(min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1)
+        return np.ascontiguousarray(inputs[:: wanted.step]), np.ascontiguousarray(targets[:: wanted.step])
 
 
 def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:
