@@ -23,7 +23,7 @@ from streams.plan import (
     random_state,
 )
 from streams.stationary import last_change
-from streams.stream import Stream, regression_stream
+from streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "bit_flipping v1"
 BLOCK = 4096  # samples whose random bits are drawn together
@@ -45,6 +45,13 @@ class _TargetNetwork(NamedTuple):
     constant: np.float32
 
 
+@about_stream(
+    source="generated: bits",
+    changes="one of the slow bits of the input",
+    when="every flip_every samples, which are an experience",
+    length="n_samples",
+    head="one output, the target of a regression",
+)
 def bit_flipping(
     *,
     n_inputs: int = 20,

@@ -15,7 +15,13 @@ from streams.plan import SAMPLE_ORDER, plan_of, random_state
 from streams.stream import ImagePlan, image_stream
 
 
-@image_stream("drifting_rotation v1")
+@image_stream(
+    "drifting_rotation v1",
+    changes="the angle of the images, from upright to a stated one",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
 def drifting_rotation(
     images: ImageSource,
     seed: int,
@@ -46,7 +52,13 @@ def drifting_rotation(
     return _drift(images, [k % Rotation.FULL_TURN for k in angles], samples_per_experience, seed, Rotation())
 
 
-@image_stream("drifting_brightness v1")
+@image_stream(
+    "drifting_brightness v1",
+    changes="the brightness of the images, from their own to a stated factor",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
 def drifting_brightness(
     images: ImageSource,
     seed: int,
@@ -78,7 +90,13 @@ def drifting_brightness(
     return _drift(images, factors, samples_per_experience, seed, Brightness())
 
 
-@image_stream("drifting_noise v1")
+@image_stream(
+    "drifting_noise v1",
+    changes="the strength of the noise on the images, from none to a stated one",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
 def drifting_noise(
     images: ImageSource,
     seed: int,

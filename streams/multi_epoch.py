@@ -11,7 +11,13 @@ from streams.plan import SAMPLE_ORDER, plan_of, random_state
 from streams.stream import ImagePlan, image_stream
 
 
-@image_stream("multi_epoch v1")
+@image_stream(
+    "multi_epoch v1",
+    changes="nothing",
+    when="never: one experience, in mini-batches",
+    length="epochs × all images that fill batches",
+    head="one output for each class of the source",
+)
 def multi_epoch(images: ImageSource, seed: int, *, batch_size: int = 100, epochs: int = 10) -> ImagePlan:
     """One experience of several passes over the images, in mini-batches; nothing changes.
 

@@ -53,8 +53,10 @@ def last_change(kind: Stationary | None, frozen_after: int, n_experiences: int) 
         n_experiences: of the stream.
 
     Raises:
-        ValueError: unknown kind, or no such experience.
+        ValueError: unknown kind, no such experience, or one is given for another kind.
     """
+    if frozen_after != 0 and kind != "frozen":
+        raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {kind!r}")
     if kind is None or kind == "shuffled":
         return n_experiences - 1
     if kind not in ("repeat", "frozen"):

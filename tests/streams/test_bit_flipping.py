@@ -197,6 +197,7 @@ def test_long_streams_take_little_memory(name, options):
             {"stationary": "frozen", "frozen_after": 11},
             "frozen_after must be the number of an experience, 0 to 10, not 11",
         ),
+        ({"frozen_after": 2}, "frozen_after=2 goes with stationary='frozen', not with None"),
         (
             {"stationary": "freeze"},
             "unknown stationary variant 'freeze'. Did you mean 'frozen'? Known: frozen, repeat, shuffled",
