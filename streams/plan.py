@@ -13,14 +13,24 @@ Stationary = Literal["shuffled", "repeat", "frozen"]
 
 # One independent sequence of random numbers per purpose, so that changing one choice leaves the others alone.
 CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER, TRANSITIONS = range(5)
+LABEL_PERMUTATIONS, LABEL_NOISE, TASK_ORDER = range(20, 23)
 TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
 
 Integers = NDArray[np.integer]
 
 
-def random_state(seed: int, purpose: int, index: int = 0) -> np.random.RandomState:
+def random_state(seed: int, purpose: int, index: int = 0, *indices: int) -> np.random.RandomState:
     """NumPy's legacy generator, whose sequence is frozen: a seed means the same stream in every version."""
-    return np.random.RandomState([seed, purpose, index])
+    return np.random.RandomState([seed, purpose, index, *indices])
+
+
+def in_passes(members: Integers, n: int, state: np.random.RandomState) -> Integers:
+    """``n`` of the members, drawn in passes over all of them, each pass in a new random order.
+
+    The first samples are the same for every ``n``.
+    """
+    n_passes = -(-n // len(members)) if len(members) else 0
+    return np.concatenate([members[:0], *(state.permutation(members) for _ in range(n_passes))])[:n]
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,21 @@ class Plan:
         """The steps of each experience."""
         return [slice(start, start + n) for start, n in zip(self.boundaries, self.lengths, strict=True)]
 
+    def occurrence(self) -> NDArray[np.int64]:
+        """How often each sample's input, the same image changed alike, came before, [N]."""
+        keys = self.index.astype(np.int64) << 32 | (self.change.astype(np.int64) & 0xFFFFFFFF)
+        order = np.argsort(keys, kind="stable")
+        is_first = np.diff(keys[order], prepend=keys[order[:1]] - 1) != 0
+        place = np.arange(len(keys))
+        occurrence = np.empty(len(keys), np.int64)
+        occurrence[order] = place - np.maximum.accumulate(np.where(is_first, place, 0))
+        return occurrence
+
     @cached_property
     def seen_before(self) -> tuple[int, ...]:
         """Number of samples of each experience whose input, the same image changed alike, came earlier."""
-        keys = self.index.astype(np.int64) << 32 | (self.change.astype(np.int64) & 0xFFFFFFFF)
-        first = np.zeros(len(keys), bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        return tuple(int((~first[steps]).sum()) for steps in self.experiences())
+        again = self.occurrence() > 0
+        return tuple(int(again[steps].sum()) for steps in self.experiences())
 
     def digest(self) -> bytes:
         """Hash of everything in the plan, the same on every platform."""

@@ -24,7 +24,7 @@ from continual_metaopt.config import (
     study_description,
 )
 from continual_metaopt.optim.registry import make_optimizer
-from streams import UnknownNameError
+from streams import STREAMS, UnknownNameError
 
 from .conftest import STREAM, exactly, write_study
 
@@ -159,9 +159,9 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             {"record_every": 5}, "record_every: Input should be greater than or equal to 10 (given: 5)", id="too often"
         ),
         pytest.param(
-            {"stream": {"name": "permuted"}},
-            "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
-            "Known: class_split, permuted_inputs, tracking",
+            {"stream": {"name": "permuted_input"}},
+            "stream.name: unknown stream 'permuted_input'. Did you mean 'permuted_inputs'? "
+            f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
         pytest.param(

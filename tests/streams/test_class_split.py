@@ -30,6 +30,9 @@ RECORDED_FINGERPRINTS = [
     ),
     ({"stationary": "shuffled"}, "af7056797ffe0d29b009604df816c636"),
     ({"stationary": "repeat"}, "bc2632829c274f1f2e021b4306f99610"),
+    ({"classes": [7, 0, 4, 2, 9, 1]}, "ed5a1fd51c106be99c31839cf657316f"),
+    ({"stationary": "frozen", "frozen_after": 1}, "9be32eab267f458ea89b849eac90d432"),
+    ({"transition_width": 6}, "2dde1249baa389b65e647ea95104bf43"),
     ({"source": SOURCE[:2]}, "da112bdfa9f6bc8c6fa474b071750131"),  # with a test split held out
 ]
 
@@ -173,7 +176,10 @@ def test_fewer_samples_are_the_first_ones_of_each_experience():
         ({"n_experiences": 5}, "n_experiences must be between 1 and 4, not 5"),
         ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
         ({"samples_per_experience": -5}, "samples_per_experience must be at least 1, not -5"),
-        ({"labels": "withn"}, "unknown kind of labels 'withn'. Did you mean 'within'? Known: global, within"),
+        (
+            {"labels": "withn"},
+            "unknown kind of labels 'withn'. Did you mean 'within'? Known: appearance, global, within",
+        ),
         (
             {"stationary": "shuffle"},
             "unknown stationary variant 'shuffle'. Did you mean 'shuffled'? Known: frozen, repeat, shuffled",

@@ -129,6 +129,10 @@ RECORDED = [
     ({"n_experiences": 2, "samples_per_experience": 7}, "1e81dd2bdfcc415f7df82f18c27e35e5"),
     ({"stationary": "shuffled"}, "89ec2ab880ffa195b5b7b2fbf61246f8"),
     ({"stationary": "repeat"}, "43844e78adafee21b7dfa248395631bd"),
+    ({"samples_per_experience": 1000}, "1b9134e97d5af58c8700256b59ccc578"),
+    ({"n_experiences": 1}, "c2aaf936dd5538eae5472af15c594be8"),
+    ({"stationary": "frozen", "frozen_after": 1}, "5d2d3d87856dd215c8ccd79e660625c5"),
+    ({"transition_width": 6}, "9c53d90603fd09d5351d60f58670fb67"),
     ({"source": coded_source(colour=True)}, "21cb831f63b50663dddf0600f7bc189d"),
 ]
 

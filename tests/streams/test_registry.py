@@ -97,22 +97,15 @@ def test_lazy_entries_are_imported_when_first_asked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "clas_split",
-            "unknown stream 'clas_split'. Did you mean 'class_split'? Known: class_split, permuted_inputs, tracking",
-        ),
-        (
-            "Permuted-Inputs",
-            "unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? "
-            "Known: class_split, permuted_inputs, tracking",
-        ),
-        ("zzz", "unknown stream 'zzz'. Known: class_split, permuted_inputs, tracking"),
+        ("clas_split", "unknown stream 'clas_split'. Did you mean 'class_split'? Known: "),
+        ("Permuted-Inputs", "unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? Known: "),
+        ("zzz", "unknown stream 'zzz'. Known: "),
     ],
 )
 def test_unknown_streams(name, message, no_entry_points):
     with pytest.raises(UnknownNameError) as error:
         make_stream(name)
-    assert str(error.value) == message
+    assert str(error.value) == message + ", ".join(sorted(STREAMS))
     assert isinstance(error.value, ValueError)
 
 
