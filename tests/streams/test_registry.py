@@ -141,7 +141,7 @@ def test_a_registry_without_entry_points_looks_for_none(monkeypatch):
 def test_streams_of_other_packages_are_found_in_their_group(monkeypatch):
     asked = []
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: asked.append(group) or [])
-    assert set(STREAMS) == {"class_split", "permuted_inputs", "tracking"}
+    assert set(STREAMS) >= {"class_split", "permuted_inputs", "tracking"}
     assert set(asked) == {"continual_metaopt.streams"}
 
 
