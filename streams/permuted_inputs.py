@@ -57,7 +57,7 @@ def permuted_inputs(
     n = n_images if samples_per_experience is None else samples_per_experience
     if continued:
         drawn = in_passes(np.arange(n_images), n_experiences * n, random_state(seed, SAMPLE_ORDER))
-        indices = list(drawn.reshape(n_experiences, n))
+        indices = np.array_split(drawn, n_experiences)
     else:
         n = min(n, n_images)
         indices = [in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i)) for i in range(n_experiences)]

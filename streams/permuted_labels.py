@@ -33,8 +33,9 @@ def permuted_labels(
     change; here each experience draws a permutation of its own. Both mean the same stream in distribution: a uniform
     permutation of labels permuted in any way is uniform, and independent of what they were.
 
-    Among labels permuted in all ways there is nothing to learn, so with "shuffled" accuracy stays at chance; the
-    stationary variants to compare with are "repeat" and "frozen".
+    With "shuffled" the labels of all experiences contradict each other: accuracy cannot exceed the share of a class's
+    most frequent label, and is near chance with many experiences. The variants to compare with are "repeat" and
+    "frozen".
 
     Args:
         images: of the source.

@@ -25,12 +25,12 @@ def random_state(seed: int, purpose: int, index: int = 0, *indices: int) -> np.r
 
 
 def in_passes(members: Integers, n: int, state: np.random.RandomState) -> Integers:
-    """``n`` of the members, drawn in passes over all of them, each pass in a new random order.
+    """Draw ``n`` ≥ 1 of the members in passes over all of them, each in a new random order.
 
-    The first samples are the same for every ``n``.
+    The first ones are the same for every ``n``.
     """
-    n_passes = -(-n // len(members)) if len(members) else 0
-    return np.concatenate([members[:0], *(state.permutation(members) for _ in range(n_passes))])[:n]
+    n_passes = -(-n // len(members))
+    return np.concatenate([state.permutation(members) for _ in range(n_passes)])[:n]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def recurring(
         available = members(images.train, task)
         n = len(available) if samples_per_experience is None else samples_per_experience
         drawn = in_passes(available, n_cycles * n, random_state(seed, SAMPLE_ORDER, number))
-        visits.append(drawn.reshape(n_cycles, n))
+        visits.append(np.array_split(drawn, n_cycles))
     groups, train = [], []
     for cycle in range(n_cycles):
         order = random_state(seed, TASK_ORDER, cycle).permutation(len(tasks)) if new_order else np.arange(len(tasks))
