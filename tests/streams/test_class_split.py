@@ -4,9 +4,12 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+import streams.quiet_avalanche  # noqa: F401
+
 import numpy as np
 import pytest
 import torch
+from avalanche.models import IncrementalClassifier
 
 from streams import make_stream, plan_stream
 from tests.streams.synthetic import N_CLASSES, coded_arrays, coded_images, numbers_and_labels, samples, stream_samples
@@ -386,3 +389,15 @@ def test_a_changed_shape_changes_the_fingerprint():
 )
 def test_what_changes_no_sample_leaves_the_fingerprint(options):
     assert split(**options).info.fingerprint == split().info.fingerprint
+
+
+def test_a_head_grows_with_the_classes_in_their_order_of_appearance():
+    """With any other numbering, Avalanche's growing head has outputs for classes that have not come yet."""
+    benchmark = split(labels="appearance", classes_per_experience=4)
+    head = IncrementalClassifier(4, initial_out_features=2)
+    sizes = []
+    for experience in benchmark.train_stream:
+        head.adaptation(experience)
+        sizes.append(head.classifier.out_features)
+    assert sizes == [4, 8, 12]
+    assert benchmark.info.for_learner.n_outputs == 12

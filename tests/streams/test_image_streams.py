@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from streams import STREAMS, plan_stream
+from streams.benchmark import StreamBenchmark, read_samples
 from tests.streams.image_streams import FINGERPRINTS, IMAGE_STREAMS, SOURCE, VARIANTS, planned
 from tests.streams.synthetic import N_CLASSES
 
@@ -91,6 +92,18 @@ def test_a_batch_is_its_samples_one_by_one(case, variant):
             (one,), (label,) = samples.batch(slice(i, i + 1))
             assert one.tobytes() == x[i].tobytes()
             assert label == y[i]
+
+
+@every_stream
+def test_an_avalanche_benchmark_presents_the_same(case):
+    stream = planned(case)
+    benchmark = StreamBenchmark(stream)
+    for split, experiences in (("train", benchmark.train_stream), ("test", benchmark.test_stream)):
+        for experience, samples in zip(experiences, getattr(stream, split), strict=True):
+            x, y = read_samples(experience.dataset, slice(0, len(samples)))
+            assert met(samples) == [(image.tobytes(), label) for image, label in zip(x, y.tolist(), strict=True)]
+            assert list(experience.dataset.targets) == y.tolist()
+            assert set(experience.classes_in_this_experience) == set(y.tolist())
 
 
 # --- stationary variants ---------------------------------------------------------------------------------------------
