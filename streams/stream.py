@@ -178,7 +178,6 @@ def image_stream(
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
-        @functools.wraps(plan)
         def make(
             source: SourceSpec = "digits",
             *,
@@ -202,7 +201,8 @@ def image_stream(
                 train = planned.relabel(train)
             return _stream_of_images(definition, images, train, test, planned, stationary)
 
-        common = inspect.signature(make, follow_wrapped=False).parameters
+        common = inspect.signature(make).parameters  # before make takes the plan's annotations
+        functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from continual_metaopt import cli, study
 from continual_metaopt.config import load_study
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
+from streams import STREAMS
 
 from .conftest import STREAM, environment, files_of, read_tables, write_study
 
@@ -51,7 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("streams", ["class_split", "permuted_inputs", "tracking"]),
+        ("streams", list(STREAMS)),
         ("networks", ["paper_cnn", "mlp", "linear"]),
         (
             "learners",
