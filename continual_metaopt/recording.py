@@ -115,6 +115,10 @@ class RunDirectory:
         self._rows["measurements"] += observations.measurements
         self._status["step"] = observations.next_step
 
+    def measure(self, rows: list[tuple[int, str, str | None, str, float]]) -> None:
+        """Add measurements: (step, quantity, block or None, statistic, value)."""
+        self._rows["measurements"] += rows
+
     def add_experience(self, **row: Any) -> None:
         """Add a row to the table of experiences."""
         self._rows["experiences"].append(tuple(row[name] for name in TABLES["experiences"].names))

@@ -13,9 +13,10 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
 from continual_metaopt.config import RunConfig, factory_of, import_modules
+from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
-from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
 from continual_metaopt.recording import (
@@ -134,6 +135,7 @@ class RunUnderWay:
         n_correct: how many of them were predicted right.
         n_ended: experiences that have come to their end.
         n_correct_in_experience: right predictions in the current experience.
+        diagnostics: metrics of what happens inside the network.
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
@@ -150,6 +152,7 @@ class RunUnderWay:
             )
             self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
             self.random = torch.get_rng_state()
+        self.diagnostics = named_diagnostics(config.diagnostics, config.diagnostics_every, self.benchmark.test_stream)
         self.engine: dict[str, str] = {}
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
 
@@ -238,6 +241,7 @@ class RunUnderWay:
                 "n_correct": self.n_correct,
                 "n_ended": self.n_ended,
                 "n_correct_in_experience": self.n_correct_in_experience,
+                "diagnostics": [metric.state() for metric in self.diagnostics],
                 "progress": progress,
             },
             path,
@@ -250,6 +254,8 @@ class RunUnderWay:
         self.random = checkpoint["random"]
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+        for metric, state in zip(self.diagnostics, checkpoint["diagnostics"], strict=True):
+            metric.restore(state)
 
 
 class _Run(RunUnderWay, SupervisedPlugin):
@@ -272,6 +278,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             engine=config.engine,
             device=config.device,
             plugins=[self],
+            evaluator=quiet_evaluator(*self.diagnostics),
             recorder=self,
             record_every=config.record_every,
         )
@@ -282,7 +289,6 @@ class _Run(RunUnderWay, SupervisedPlugin):
 
     def learn(self) -> None:
         """Learn from all experiences that are left."""
-        self.last_observed = time.monotonic()
         if self.n_ended < len(self.benchmark.train_stream):
             self.learner.train(self.benchmark.train_stream[self.n_ended :])
 
@@ -299,7 +305,14 @@ class _Run(RunUnderWay, SupervisedPlugin):
             raise Interrupted
         self.last_observed = time.monotonic()
 
+    def measure(self, rows: list[tuple[int, str, str | None, str, float]]) -> None:
+        """Record what the diagnostics measured."""
+        self.directory.measure(rows)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Measure the time of learning from here on."""
+        self.last_observed = time.monotonic()
+
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Record the end of an experience."""
         self.end_experience(strategy.model, strategy.device)
-        self.last_observed = time.monotonic()
