@@ -6,7 +6,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,8 +63,8 @@ def unit_activity(activations: Tensor, unit_axis: int = 1) -> Tensor:
     Returns:
         [units].
     """
-    units = activations.shape[unit_axis]
-    return activations.detach().abs().movedim(unit_axis, 0).reshape(units, -1).mean(dim=1)
+    others = [axis for axis in range(activations.dim()) if axis != unit_axis % activations.dim()]
+    return activations.detach().abs().mean(dim=others)
 
 
 def dormant(activity: Tensor, threshold: float) -> Tensor:
@@ -204,11 +204,11 @@ class Representation:
             if no layer ran before that.
     """
 
-    activity: list[tuple[str, Tensor]] = field(default_factory=list)
-    features: Tensor | None = None
+    activity: list[tuple[str, Tensor]]
+    features: Tensor | None
 
 
-def representation(model: nn.Module, inputs: Tensor) -> Representation:
+def representation(model: nn.Module, inputs: Tensor, at_once: int = 32) -> Representation:
     """Look into a network while it predicts a batch; nothing in it changes.
 
     Activations are seen where a module of ``torch.nn`` computes them, not where a forward method calls a function.
@@ -216,32 +216,43 @@ def representation(model: nn.Module, inputs: Tensor) -> Representation:
     Args:
         model: the network, called with the inputs alone.
         inputs: [n, …].
+        at_once: samples predicted at once; few stay in the processor's cache.
     """
-    seen = Representation()
     ran: list[tuple[str, nn.Module]] = []  # layers with weights
+    activity: list[tuple[str, Tensor]] = []
+    features: list[Tensor] = []
 
     def look(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, WITH_UNITS):
             if isinstance(module, nn.Linear) and ran:
-                seen.features = inputs[0].flatten(1)
+                features[-1:] = [inputs[0].flatten(1)]
             ran.append((name, module))
         elif ran:
             layer, producer = ran[-1]
             axis = 1 if isinstance(producer, CONVOLUTIONS) else -1
-            seen.activity.append((layer.split(".")[0], unit_activity(output, axis)))
+            activity.append((layer.split(".")[0], unit_activity(output, axis)))
 
     handles = [
         module.register_forward_hook(lambda module, inputs, output, name=name: look(name, module, inputs, output))
         for name, module in model.named_modules()
         if isinstance(module, (*WITH_UNITS, *ACTIVATIONS))
     ]
+    parts = []
     try:
         with undisturbed(model):
-            model(inputs)
+            for part in inputs.split(at_once):
+                ran, activity, features = [], [], []
+                model(part)
+                parts.append((len(part), activity, features))
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    together = [
+        (layers[0][0], sum((n * units for (n, *_), (_, units) in zip(parts, layers, strict=True)), 0) / len(inputs))
+        for layers in zip(*(activity for _, activity, _ in parts), strict=True)
+    ]
+    last = [part for *_, features in parts for part in features]
+    return Representation(together, torch.cat(last) if last else None)
 
 
 def dormant_shares(activity: Sequence[tuple[str, Tensor]], threshold: float) -> dict[str, float]:

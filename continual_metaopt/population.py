@@ -170,6 +170,8 @@ class _Course:
 def _check_side_by_side(runs: list[RunUnderWay]) -> None:
     shape = runs[0].benchmark.info.for_learner.input_shape
     for run in runs:
+        if run.diagnostics:
+            raise ValueError("runs with diagnostics cannot be done side by side; do each by itself")
         if run.benchmark.info.for_learner.input_shape != shape:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "

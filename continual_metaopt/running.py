@@ -254,7 +254,7 @@ class RunUnderWay:
         self.random = checkpoint["random"]
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
-        for metric, state in zip(self.diagnostics, checkpoint["diagnostics"], strict=True):
+        for metric, state in zip(self.diagnostics, checkpoint.get("diagnostics", []), strict=True):
             metric.restore(state)
 
 
@@ -285,7 +285,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
         self.begin()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
         torch.set_rng_state(self.random)
-        self.last_checkpoint = time.monotonic()
+        self.last_checkpoint = self.last_observed = time.monotonic()
 
     def learn(self) -> None:
         """Learn from all experiences that are left."""

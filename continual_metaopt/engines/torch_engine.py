@@ -44,6 +44,7 @@ def learn(
         Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
     """
     deadline = time.monotonic() + MAX_SECONDS
+    at_most = min(at_most, MAX_SAMPLES)
     for x, y in samples:
         forget_gradients(optimizer)
         output = model(x)
