@@ -339,8 +339,9 @@ def around_boundaries(
 
     Caption: Each panel is a quantity, averaged over all boundaries between experiences (geometrically where the axis is
     logarithmic) and then over seeds, by the number of samples since the boundary; negative numbers are before it.
-    Bands are 95 % Student-t intervals over seeds. Colours are blocks of the network; black is the whole network. Only
-    panels in which blocks have values show them; quantities recorded at an interval are marked by dots.
+    Bands are 95 % Student-t intervals over seeds, cut off where they would dwarf the lines. Colours are blocks of the
+    network; black lines are about the whole network. Dots are values recorded at an interval. Dormant units and ranks
+    are those on the last samples before, so that for a while after a boundary these are of two experiences.
 
     Args:
         runs: runs of one stream; what diverged or incomplete ones recorded counts as well.
@@ -361,30 +362,39 @@ def around_boundaries(
     runs.require_one_stream()
     require_labels(runs, [label])
     panels = _aligned_panels(runs, label, quantities)
-    named = list(dict.fromkeys(name for names in panels.values() for name in names if name is not None))
+    several = [name for names in panels.values() if len(names) > 1 for name in names if name is not None]
+    named = list(dict.fromkeys(several))
     shown = _shown_blocks(label, named, blocks)
     info = runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]["stream_info"]
     shortest = int(np.diff([*info["boundaries"], info["n_samples"]]).min())
     before = shortest // 4 if before is None else before
     after = 3 * shortest // 4 if after is None else after
     options = {"before": before, "after": after, "width": max(1, (before + after) // 40)}
-    figure = _new_figure(width, 0.45 + 0.72 * len(panels))
+    figure = _new_figure(width, 0.6 + 0.68 * len(panels))
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (quantity, names) in zip(grid, panels.items(), strict=True):
-        for name in names:
-            if name is None or name in shown:
-                style = {"color": "black", "linestyle": "-"} if name is None else _line(shown, name)
-                _draw_aligned(axes, runs, label, quantity, name, options, style)
+        tables = {
+            name: statistics.around_boundaries(
+                runs, label, quantity, name, geometric=ALIGNED[quantity].logarithmic, **options
+            )
+            for name in names
+            if len(names) == 1 or name is None or name in shown
+        }
+        for name, table in tables.items():
+            style = _line(shown, name) if name in shown else {"color": "black", "linestyle": "-"}
+            _draw_aligned(axes, table, ALIGNED[quantity], style)
         axes.axvline(0, color="0.75", linewidth=0.6, zorder=0)
-        _label_aligned(axes, ALIGNED[quantity])
+        _label_aligned(axes, pd.concat(tables.values()), ALIGNED[quantity])
     grid[-1].set_xlim(-before, after)
     grid[-1].set_xlabel("samples since the boundary")
     _thousands(grid[-1], 6)
     figure.align_ylabels(grid)
+    figure.suptitle(textwrap.fill(label, 45), fontsize=8, fontweight="bold")
     if shown:
         from matplotlib.lines import Line2D
 
-        _legend_below(grid[-1], shown, [Line2D([], [], **_line(shown, name)) for name in shown])
+        styles = {name: _line(shown, name) for name in shown} | {"whole network": {"color": "black"}}
+        _legend_below(grid[-1], list(styles), [Line2D([], [], **style) for style in styles.values()])
     return figure
 
 
@@ -673,25 +683,28 @@ def _record(runs: Runs, path: str, quantity: str) -> pd.DataFrame:
 
 
 class _Aligned(NamedTuple):
-    """How a quantity is drawn: the axis label, whether the axis is logarithmic, and a factor for percentages."""
+    """How a quantity is drawn: axis label, whether the axis is logarithmic, bounds of the quantity, and a factor."""
 
     axis: str
     logarithmic: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
     factor: float = 1.0
 
 
+_SHARE: dict[str, Any] = {"limits": (0.0, 1.0), "factor": 100.0}
+_POSITIVE: dict[str, Any] = {"limits": (0.0, math.inf)}
 ALIGNED = {
-    "online_accuracy": _Aligned("online\naccuracy (%)", factor=100.0),
+    "online_accuracy": _Aligned("online\naccuracy (%)", **_SHARE),
     "step_size": _Aligned("step size", logarithmic=True),
-    "plasticity": _Aligned("plasticity (%)", factor=100.0),
-    "trace_cosine": _Aligned("cos(h, g)"),
+    "plasticity": _Aligned("plasticity (%)", **_SHARE),
+    "trace_cosine": _Aligned("cos(h, g)", limits=(-1.0, 1.0)),
     "update_ratio": _Aligned("update norm /\nweight norm", logarithmic=True),
     "gradient_norm": _Aligned("gradient\nnorm", logarithmic=True),
-    "weight_norm": _Aligned("weight\nnorm"),
-    "distance_from_initialisation": _Aligned("distance\nfrom start"),
-    "dormant_units": _Aligned("dormant\nunits (%)", factor=100.0),
-    "effective_rank": _Aligned("effective\nrank"),
-    "stable_rank": _Aligned("stable\nrank"),
+    "weight_norm": _Aligned("weight\nnorm", **_POSITIVE),
+    "distance_from_initialisation": _Aligned("distance\nfrom start", **_POSITIVE),
+    "dormant_units": _Aligned("dormant\nunits (%)", **_SHARE),
+    "effective_rank": _Aligned("effective\nrank", **_POSITIVE),
+    "stable_rank": _Aligned("stable\nrank", **_POSITIVE),
 }
 MAX_BLOCKS = 6
 
@@ -726,39 +739,32 @@ def _shown_blocks(label: str, named: Sequence[str], blocks: Sequence[str] | None
     return [named[place] for place in np.linspace(0, len(named) - 1, MAX_BLOCKS).round().astype(int)]
 
 
-def _draw_aligned(
-    axes: Axes,
-    runs: Runs,
-    label: str,
-    quantity: str,
-    block: str | None,
-    options: dict[str, int],
-    style: dict[str, Any],
-) -> None:
-    drawn = ALIGNED[quantity]
-    table = statistics.around_boundaries(
-        runs,
-        label,
-        quantity,
-        block,
-        geometric=drawn.logarithmic,
-        **options,
-    )
+def _draw_aligned(axes: Axes, table: pd.DataFrame, drawn: _Aligned, style: dict[str, Any]) -> None:
     x, values, low, high = (table[name].to_numpy() for name in ("offset", "value", "low", "high"))
+    low, high = np.clip([low, high], *drawn.limits)
     marker = "o" if len(x) <= 25 else None
     axes.plot(x, drawn.factor * values, marker=marker, markersize=1.8, **style)
     axes.fill_between(x, drawn.factor * low, drawn.factor * high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _label_aligned(axes: Axes, drawn: _Aligned) -> None:
+def _label_aligned(axes: Axes, table: pd.DataFrame, drawn: _Aligned) -> None:
+    """Label the vertical axis, and let it show all lines, and bands as far as they do not dwarf the lines."""
     axes.set_ylabel(drawn.axis, fontsize=7)
+    values = table["value"][table["value"] > 0] if drawn.logarithmic else table["value"]
+    if values.isna().all():
+        return
+    least, most = values.min(), values.max()
     if drawn.logarithmic:
-        values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()[:-1]])
-        values = values[np.isfinite(values) & (values > 0)]
-        low, high = (values.min(), values.max()) if len(values) else (1e-1, 1e1)
-        _log_axis(axes, low / 1.3, high * 1.3)
-    else:
-        axes.locator_params(axis="y", nbins=3)
+        _log_axis(axes, least / 1.3, most * 1.3)
+        return
+    axes.locator_params(axis="y", nbins=3)
+    room = most - least
+    if room > 0:
+        low = max(least - room, table["low"].min(skipna=True), drawn.limits[0])
+        high = min(most + room, table["high"].max(skipna=True), drawn.limits[1])
+        low, high = np.nanmin([low, least]), np.nanmax([high, most])
+        margin = 0.05 * (high - low)
+        axes.set_ylim(drawn.factor * (low - margin), drawn.factor * (high + margin))
 
 
 def _balanced_columns(n_panels: int, limit: int) -> int:
