@@ -34,7 +34,7 @@ def diagnostics(
     update_ratio: bool = True,
     trace_cosine: bool = True,
     retention: Sequence[Any] | None = None,
-    threshold: float = 0.0,
+    threshold: float = 0.01,
     probe: int = 256,
 ) -> list[OnlineMetric]:
     """Metrics of what happens inside a network, for the evaluation plugin of any Avalanche strategy.
@@ -62,7 +62,7 @@ def diagnostics(
         retention: a stream of which the i-th experience holds the held-out samples of the i-th one learned from, such
             as ``benchmark.test_stream``: for accuracy on past experiences, and forgetting, at the end of each; None for
             none.
-        threshold: τ of dormant units.
+        threshold: τ of dormant units; 0 for units that are never active.
         probe: number of samples, the last ones before the iteration, on which units and ranks are measured.
 
     Returns:
@@ -163,7 +163,7 @@ class Representation(OnlineMetric):
         every: int = 1000,
         readings: Sequence[Reading] = READINGS,
         *,
-        threshold: float = 0.0,
+        threshold: float = 0.01,
         probe: int = 256,
     ) -> None:
         super().__init__(every)

@@ -40,7 +40,7 @@ def plasticity(loss_before: float, loss_after: float) -> float:
     Losses before the update of less than 1e-8 count as 1e-8.
 
     Source: Elsayed and Mahmood (2024), "Addressing loss of plasticity and catastrophic forgetting in continual
-    learning", section 4; the clipping at both ends as in their released code.
+    learning"; the clipping at both ends as in their released code.
 
     Args:
         loss_before: of the prediction before the update.
@@ -164,7 +164,7 @@ def numbers(tensors: Iterable[Tensor]) -> list[float]:
 def forgetting(best: Sequence[float], now: Sequence[float]) -> float:
     """Mean over past experiences of the best accuracy that there was at an earlier end minus the accuracy now.
 
-    Source: Chaudhry et al. (2018), "Riemannian walk for incremental learning", section 3.
+    Source: Chaudhry et al. (2018), "Riemannian walk for incremental learning".
 
     Args:
         best: of each past experience, the best held-out accuracy at the ends of experiences before the last one.

@@ -55,7 +55,11 @@ NOT_SAVED = ("recorder", "_update", "_compiled")
 
 
 class Recorder(Protocol):
-    """Takes what a learner observed, after every call of its engine."""
+    """Takes what a learner observed, after every call of its engine.
+
+    One that has a method ``measure``, too, is given the rows (step, quantity, block or None, statistic, value) of
+    diagnostics as soon as they are measured, before the observations of those steps.
+    """
 
     def observe(self, observations: Observations) -> None:
         """Take observations, which are not used again; may raise to stop the learner."""
@@ -80,7 +84,8 @@ class OnlineLearner(Naive):
     so far. No learner is told where an experience ends.
 
     Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
-    loop runs without them, with the same results. Evaluation uses Avalanche's ``eval``.
+    loop runs without them, with the same results. ``online_metrics`` and ``diagnostics`` are asked only at the
+    iterations at which they have values. Evaluation uses Avalanche's ``eval``.
 
     Args:
         model: the network.
