@@ -312,7 +312,7 @@ class OnlineLearner(Naive):
 
         Args:
             learn: learns from at most so many samples; returns whether there may be more.
-            learn_watched: learns from one, within ``_watched``.
+            learn_watched: learns from one, after letting metrics look at it and at its gradients.
         """
         self.mbatch = None
         n_left, more = len(self.dataloader), True
@@ -388,7 +388,7 @@ class OnlineLearner(Naive):
     def _learn_watched_compiled(self) -> None:
         x, y, *_ = self._next_sample()
         self._predict_watched(x, y)
-        torch_engine.forget_gradients(self.optimizer)
+        self.model.zero_grad()
         self._learn_compiled(1)
 
     def _predict_watched(self, x: Tensor, y: Tensor) -> None:
