@@ -14,6 +14,17 @@ from continual_metaopt.config import ConfigError, RunConfig
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
+PLAIN_FIELDS = {  # of a run, given as flags of their own
+    "seed",
+    "engine",
+    "device",
+    "record_every",
+    "evaluate",
+    "diagnostics",
+    "diagnostics_every",
+    "label",
+    "imports",
+}
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -175,7 +186,7 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     plain = {
         name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
         for name, field in RunConfig.model_fields.items()
-        if name in ("seed", "engine", "device", "record_every", "evaluate", "label", "imports")
+        if name in PLAIN_FIELDS
     }
     fields: dict[str, Any] = parts | plain
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import itertools
 import random
 import time
 import warnings
@@ -26,7 +25,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
-from continual_metaopt.metrics import works_without_callbacks
+from continual_metaopt.metrics import OnlineMetric, works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
@@ -57,18 +56,26 @@ NOT_SAVED = ("recorder", "_update", "_compiled")
 
 
 class Recorder(Protocol):
-    """Takes what a learner observed, after every call of its engine."""
+    """Takes what a learner observed, after every call of its engine.
+
+    One that has a method ``measure``, too, is given the rows (step, quantity, block or None, statistic, value) of
+    diagnostics as soon as they are measured, before the observations of those steps.
+    """
 
     def observe(self, observations: Observations) -> None:
         """Take observations, which are not used again; may raise to stop the learner."""
         ...
 
 
-def quiet_evaluator() -> EvaluationPlugin:
-    """An evaluator without metrics or loggers: the learner scores its own predictions."""
+def quiet_evaluator(*metrics: OnlineMetric) -> EvaluationPlugin:
+    """An evaluator without loggers, which keeps only last values; the learner scores its own predictions.
+
+    Args:
+        *metrics: those that it has nevertheless.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin()
+        return EvaluationPlugin(*metrics, collect_all=False)
 
 
 class OnlineLearner(Naive):
@@ -78,7 +85,8 @@ class OnlineLearner(Naive):
     so far. No learner is told where an experience ends.
 
     Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
-    loop runs without them, with the same results. Evaluation uses Avalanche's ``eval``.
+    loop runs without them, with the same results. ``online_metrics`` and ``diagnostics`` are asked only at the
+    iterations at which they have values. Evaluation uses Avalanche's ``eval``.
 
     Args:
         model: the network.
@@ -102,6 +110,8 @@ class OnlineLearner(Naive):
         ValueError: unknown engine, or one that does not fit network, loss or optimizer.
     """
 
+    mbatch: Any
+    mb_output: Any
     recorder: Recorder | None = None  # not saved in checkpoints
     _compiled: "CompiledEngine | None" = None  # likewise
 
@@ -232,11 +242,15 @@ class OnlineLearner(Naive):
         self._start_observations()
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._first_sample())
+            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._next_sample())
             if self.engine["name"] == "compiled":
-                self._learn_in_portions(self._learn_compiled)
-            elif self._why_callbacks() is None:
-                self._learn_in_portions(functools.partial(self._learn_by_torch, self._samples()))
+                self._learn_in_portions(self._learn_compiled, self._learn_watched_compiled)
+            elif obstacle is None:
+                samples = self._samples()
+                self._learn_in_portions(
+                    functools.partial(self._learn_by_torch, samples),
+                    functools.partial(self._learn_watched_by_torch, samples),
+                )
             else:
                 super().training_epoch(**kwargs)
         finally:
@@ -290,57 +304,109 @@ class OnlineLearner(Naive):
             return str(error)
         return self._compiled.why_not_sample(*sample[:2])
 
-    def _first_sample(self) -> Sequence[Tensor]:
+    def _next_sample(self) -> Sequence[Tensor]:
         """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
         generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-        sample: Sequence[Tensor] = next(iter(self.dataloader))
+        sample: Sequence[Tensor] = next(iter(SampleLoader(self.adapted_dataset, self._within_experience)))
         torch.set_rng_state(generators[0])
         np.random.set_state(generators[1])  # noqa: NPY002
         random.setstate(generators[2])
         return sample
 
-    def _learn_in_portions(self, learn_portion: Callable[[], bool]) -> None:
-        """Learn until ``learn_portion`` returns that there is no more, and hand over what was observed after each."""
-        more = True
-        while more:
+    def _learn_in_portions(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> None:
+        """Learn until there is nothing left to learn from, and hand over what was observed after each portion.
+
+        Args:
+            learn: learns from at most so many samples; returns whether there may be more.
+            learn_watched: learns from one, after letting metrics look at it and at its gradients.
+        """
+        self.mbatch = None
+        n_left, more = len(self.dataloader), True
+        while more and n_left > 0:
             try:
-                more = learn_portion()
+                more = self._learn_portion(learn, learn_watched)
             finally:
+                n_left -= len(self._observations)
                 self._advance_clock(len(self._observations))
                 self._hand_over()
 
-    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> bool:
-        n = self._until_hand_over()
-        portion = itertools.islice(samples, n)
-        more = torch_engine.learn(
-            self.model, self.optimizer, self._criterion, portion, self._observations, self.record_every, self._update
-        )
-        return more or len(self._observations) == n
-
-    def _learn_compiled(self) -> bool:
-        if self._compiled is None:  # because there is no sample
-            return False
-        learn = functools.partial(
-            self._compiled.learn,
-            self.adapted_dataset,
-            self._within_experience,
-            self._observations,
-            self.record_every,
-            at_most=self._until_hand_over(),
-        )
-        metrics = [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
+    def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
+        at_most = self._until_hand_over()
+        metrics = self._metrics_without_callbacks()
         if not metrics:
-            return learn()
+            return learn(at_most)
+        more = True
         self.evaluator.before_training_iteration(self)
-        self.evaluator.before_update(self)
         try:
-            free = min(metric.free_iterations(self) for metric in metrics)
-            more = learn(at_most=min(free, self._until_hand_over()))
+            if any(metric.needs_gradients(self) for metric in metrics):
+                learn_watched()
+            else:
+                self.evaluator.before_update(self)
+                more = learn(min(at_most, *(metric.free_iterations(self) for metric in metrics)))
         finally:
             for metric in metrics:
                 metric.take_in(self._observations)
         self.evaluator.after_update(self)
+        self.mbatch = self.mb_output = None
         return more
+
+    def _metrics_without_callbacks(self) -> list[OnlineMetric]:
+        return [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
+
+    def _take_inputs(self) -> Callable[[Tensor], None] | None:
+        """Gives inputs that are learned from to the metrics that want them; None if there are none."""
+        takers = [metric.take_inputs for metric in self._metrics_without_callbacks() if hasattr(metric, "take_inputs")]
+
+        def take_inputs(inputs: Tensor) -> None:
+            for take in takers:
+                take(inputs)
+
+        return take_inputs if takers else None
+
+    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]], at_most: int) -> bool:
+        return torch_engine.learn(
+            self.model,
+            self.optimizer,
+            self._criterion,
+            samples,
+            self._observations,
+            self.record_every,
+            self._update,
+            at_most,
+        )
+
+    def _learn_watched_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> None:
+        x, y = next(samples)
+        self._predict_watched(x, y)
+        torch_engine.observe(
+            self._observations, self.optimizer, self.mb_output, y, self.loss, self.record_every, self._update
+        )
+
+    def _learn_compiled(self, at_most: int) -> bool:
+        return cast("CompiledEngine", self._compiled).learn(
+            self.adapted_dataset,
+            self._within_experience,
+            self._observations,
+            self.record_every,
+            at_most,
+            self._take_inputs(),
+        )
+
+    def _learn_watched_compiled(self) -> None:
+        x, y, *_ = self._next_sample()
+        self._predict_watched(x, y)
+        self.model.zero_grad()
+        self._learn_compiled(1)
+
+    def _predict_watched(self, x: Tensor, y: Tensor) -> None:
+        """Predict a sample and compute its gradients, for metrics to look at before the update."""
+        self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
+        torch_engine.forget_gradients(self.optimizer)
+        self.mb_output = self.model(x)
+        self.loss = self.criterion()
+        check_finite(self.loss.item(), self._observations.next_step)
+        self.backward()
+        self.evaluator.before_update(self)
 
     def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
         """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
@@ -357,6 +423,10 @@ class OnlineLearner(Naive):
         return None
 
     def _samples(self) -> Iterator[tuple[Tensor, Tensor]]:
+        samples, take_inputs = self._read_samples(), self._take_inputs()
+        return samples if take_inputs is None else _seen(samples, take_inputs)
+
+    def _read_samples(self) -> Iterator[tuple[Tensor, Tensor]]:
         samples = samples_behind(self.dataloader.dataset)
         if samples is None:
             for x, y, *_ in self.dataloader:
@@ -431,6 +501,14 @@ def experience_number(experience: Any) -> int:
         experience = experience.origin_experience.logging()
     number: int = experience.current_experience
     return number
+
+
+def _seen(
+    samples: Iterator[tuple[Tensor, Tensor]], take_inputs: Callable[[Tensor], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in samples:
+        take_inputs(x)
+        yield x, y
 
 
 def _refuse_if(refused: bool, engine: str, obstacle: str) -> None:

@@ -138,7 +138,7 @@ class _Course:
                 if number in population.ended:
                     self._end(run, "diverged", str(population.ended[number]))
                 elif run.is_to_be_measured:
-                    run.measure(population.network(number), population.device)
+                    run.record_test_accuracy(population.network(number), population.device)
             self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
             self._save_if_due(population, runs)
             portion = max(1, min(MAX_SAMPLES, int(MAX_SECONDS * n / seconds), MAX_BYTES * n // x.nbytes))
@@ -175,6 +175,8 @@ class _Course:
 def _check_side_by_side(runs: list[RunUnderWay]) -> None:
     shape = runs[0].benchmark.info.for_learner.input_shape
     for run in runs:
+        if run.diagnostics:
+            raise ValueError("runs with diagnostics cannot be done side by side; do each by itself")
         if run.benchmark.info.for_learner.input_shape != shape:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "

@@ -13,9 +13,10 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
 from continual_metaopt.config import RunConfig, factory_of, import_modules
+from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
-from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
 from continual_metaopt.recording import (
@@ -134,6 +135,7 @@ class RunUnderWay:
         n_correct: how many of them were predicted right.
         n_ended: experiences that have come to their end.
         n_correct_in_experience: right predictions in the current experience.
+        diagnostics: metrics of what happens inside the network.
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory) -> None:
@@ -150,6 +152,7 @@ class RunUnderWay:
             )
             self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
             self.random = torch.get_rng_state()
+        self.diagnostics = named_diagnostics(config.diagnostics, config.diagnostics_every, self.benchmark.test_stream)
         self.engine: dict[str, str] = {}
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
 
@@ -202,13 +205,11 @@ class RunUnderWay:
         """Whether held-out accuracy is to be measured at this sample."""
         return self.n_samples in self.benchmark.info.test_at
 
-    def measure(self, model: nn.Module, device: torch.device) -> None:
+    def record_test_accuracy(self, model: nn.Module, device: torch.device) -> None:
         """Record held-out accuracy amid an experience; arguments as for ``end_experience``."""
         value = self._test_accuracy(model, device)
         if value is not None:
-            self.directory.add_measurement(
-                step=self.n_samples, quantity="test_accuracy", block=None, statistic="value", value=value
-            )
+            self.directory.measure([(self.n_samples, "test_accuracy", None, "value", value)])
 
     def end_experience(self, model: nn.Module, device: torch.device) -> None:
         """Measure held-out accuracy at the end of an experience, and record the experience.
@@ -262,6 +263,7 @@ class RunUnderWay:
                 "n_correct": self.n_correct,
                 "n_ended": self.n_ended,
                 "n_correct_in_experience": self.n_correct_in_experience,
+                "diagnostics": [metric.state() for metric in self.diagnostics],
                 "progress": progress,
             },
             path,
@@ -274,6 +276,8 @@ class RunUnderWay:
         self.random = checkpoint["random"]
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+        for metric, state in zip(self.diagnostics, checkpoint.get("diagnostics", []), strict=True):
+            metric.restore(state)
 
 
 class _Run(RunUnderWay, SupervisedPlugin):
@@ -296,6 +300,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             engine=config.engine,
             device=config.device,
             plugins=[self],
+            evaluator=quiet_evaluator(*self.diagnostics),
             recorder=self,
             record_every=config.record_every,
             hand_over_at=self.benchmark.info.test_at,
@@ -303,11 +308,10 @@ class _Run(RunUnderWay, SupervisedPlugin):
         self.begin()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
         torch.set_rng_state(self.random)
-        self.last_checkpoint = time.monotonic()
+        self.last_checkpoint = self.last_observed = time.monotonic()
 
     def learn(self) -> None:
         """Learn from all experiences that are left."""
-        self.last_observed = time.monotonic()
         if self.n_ended < len(self.benchmark.train_stream):
             self.learner.train(self.benchmark.train_stream[self.n_ended :])
 
@@ -315,7 +319,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
         """Record what the learner observed, and stop it if asked to."""
         self.count_and_record(observations, time.monotonic() - self.last_observed)
         if self.is_to_be_measured:
-            self.measure(self.learner.model, self.learner.device)
+            self.record_test_accuracy(self.learner.model, self.learner.device)
         self.on_progress(self.n_samples, self.n_in_stream)
         stop = self.should_stop()
         if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
@@ -326,7 +330,14 @@ class _Run(RunUnderWay, SupervisedPlugin):
             raise Interrupted
         self.last_observed = time.monotonic()
 
+    def measure(self, rows: list[tuple[int, str, str | None, str, float]]) -> None:
+        """Record what the diagnostics measured."""
+        self.directory.measure(rows)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Measure the time of learning from here on."""
+        self.last_observed = time.monotonic()
+
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Record the end of an experience."""
         self.end_experience(strategy.model, strategy.device)
-        self.last_observed = time.monotonic()

@@ -125,6 +125,8 @@ def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
+    common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
+    common["diagnostics_every"] = record.get("diagnostics_every") if common["diagnostics"] else None
     components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
     return common | {f"{kind}.{option}": value for kind, option, value in components}
 

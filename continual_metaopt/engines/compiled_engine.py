@@ -6,7 +6,7 @@ Between calls, weights and everything else that was learned are in the network a
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,7 +105,13 @@ class CompiledEngine:
         return None
 
     def learn(
-        self, dataset: Any, first: int, observations: Observations, record_every: int, at_most: int = MAX_SAMPLES
+        self,
+        dataset: Any,
+        first: int,
+        observations: Observations,
+        record_every: int,
+        at_most: int = MAX_SAMPLES,
+        take_inputs: Callable[[Tensor], None] | None = None,
     ) -> bool:
         """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
@@ -115,6 +121,7 @@ class CompiledEngine:
             observations: filled in place; says at which step of the stream that is.
             record_every: distance in steps between recorded step sizes.
             at_most: samples to learn from in this call.
+            take_inputs: given the inputs [n, …] that were learned from.
 
         Returns:
             Whether there are more samples.
@@ -132,12 +139,14 @@ class CompiledEngine:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
         n = min(n, at_most, len(dataset) - first)
         start = time.monotonic()
-        self._learn(dataset, first, n, observations, record_every)
-        seconds = max(time.monotonic() - start, SHORTEST_SECONDS)
-        self._seconds_per_sample = seconds / max(n, 1)
+        inputs = self._learn(dataset, first, n, observations, record_every)
+        if n >= FIRST_SAMPLES:  # fewer say little, since each call takes time as well
+            self._seconds_per_sample = max(time.monotonic() - start, SHORTEST_SECONDS) / n
+        if take_inputs is not None:
+            take_inputs(inputs)
         return first + n < len(dataset)
 
-    def _learn(self, dataset: Any, first: int, n: int, observations: Observations, record_every: int) -> None:
+    def _learn(self, dataset: Any, first: int, n: int, observations: Observations, record_every: int) -> Tensor:
         x, y = read_samples(dataset, slice(first, first + n))
         bad_label = None
         if self.classifies:
@@ -190,6 +199,7 @@ class CompiledEngine:
             raise Diverged(step + n_learned, f"the meta gradient of block '{names[reason]}' is {value}")
         if bad_label is not None:
             raise ValueError(label_does_not_fit(bad_label, self.n_outputs))
+        return torch.from_numpy(x).view(n, *self.input_shape)
 
     def _load(self) -> None:
         """Copy what was learned so far from the network and its optimizer."""

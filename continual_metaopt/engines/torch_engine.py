@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from continual_metaopt.diagnostics import undisturbed
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
 from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
@@ -22,6 +23,7 @@ def learn(
     observations: Observations,
     record_every: int,
     update: Callable[..., Any],
+    at_most: int = MAX_SAMPLES,
 ) -> bool:
     """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
@@ -33,6 +35,7 @@ def learn(
         observations: filled in place; says at which step the samples begin.
         record_every: distance in steps between recorded step sizes.
         update: makes the optimizer's update.
+        at_most: samples to learn from in this call.
 
     Returns:
         Whether there may be more samples.
@@ -41,6 +44,7 @@ def learn(
         Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
     """
     deadline = time.monotonic() + MAX_SECONDS
+    at_most = min(at_most, MAX_SAMPLES)
     for x, y in samples:
         forget_gradients(optimizer)
         output = model(x)
@@ -49,7 +53,7 @@ def learn(
         if not wants_graph(optimizer):
             loss.backward()
         observe(observations, optimizer, output, y, loss, record_every, update)
-        if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
+        if len(observations) >= at_most or time.monotonic() >= deadline:
             return True
     return False
 
@@ -150,7 +154,6 @@ def is_correct(output: Tensor, target: Tensor) -> bool | None:
     return bool(output[0].argmax().item() == target[0].item())
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: int = 256) -> float:
     """Top-1 accuracy on a data set; the network is left as it was.
 
@@ -160,14 +163,11 @@ def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: i
         device: of the network.
         batch_size: samples evaluated at once.
     """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     n_correct = 0
-    for start in range(0, len(dataset), batch_size):
-        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        x = torch.stack([item[0] for item in items]).to(device)
-        y = torch.tensor([int(item[1]) for item in items], device=device)
-        n_correct += int((model(x).argmax(dim=1) == y).sum())
-    for module, mode in training.items():
-        module.training = mode
+    with undisturbed(model):
+        for start in range(0, len(dataset), batch_size):
+            items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            x = torch.stack([item[0] for item in items]).to(device)
+            y = torch.tensor([int(item[1]) for item in items], device=device)
+            n_correct += int((model(x).argmax(dim=1) == y).sum())
     return n_correct / len(dataset)

@@ -315,6 +315,16 @@ def test_runs_that_cannot_be_done_side_by_side(tmp_path: Path, changes: dict[str
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_diagnostics_are_not_measured_side_by_side(tmp_path: Path) -> None:
+    config = config_of().model_copy(update={"diagnostics": ("plasticity",)})
+    message = "runs with diagnostics cannot be done side by side; do each by itself"
+
+    with pytest.raises(ValueError, match=exactly(message)):
+        side_by_side(tmp_path, [config, config_of(seed=5)])
+
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=exactly("each run needs a directory of its own")):
         run_population(CONFIGS[:2], [tmp_path / "a", tmp_path / "b" / ".." / "a"])

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +16,7 @@ from torch import nn
 from analysis import load_runs
 from continual_metaopt import register_learner, register_network, running
 from continual_metaopt.config import Component, RunConfig
+from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import compiled_engine, torch_engine
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
@@ -35,6 +36,8 @@ CONFIG_KEYS = {
     *(
         "record_every",
         "evaluate",
+        "diagnostics",
+        "diagnostics_every",
         "engine",
         "device",
         "learned_step_sizes",
@@ -551,6 +554,32 @@ def test_every_engine_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
     assert read_json(tmp_path / "whole" / "status.json")["engine"]["name"] == engine
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+def test_diagnostics_are_recorded_and_go_on_as_if_nothing_had_happened(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    learn_by(engine, monkeypatch)
+    config = config_of().model_copy(update={"diagnostics": get_args(Diagnostic), "diagnostics_every": 30})
+    run_one(config, tmp_path / "whole")
+    for stop in (2, 2, 3):
+        assert run_one(config, tmp_path / "interrupted", should_stop=stop_at(stop)) == "failed"
+    run_one(config, tmp_path / "interrupted")
+
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+    measured = read_tables(tmp_path / "whole")["measurements"].to_pandas()
+    steps = {quantity: sorted(set(rows["step"])) for quantity, rows in measured.groupby("quantity")}
+    assert steps.pop("meta_gradient") == list(range(0, 150, 10))
+    assert (steps.pop("retention"), steps.pop("forgetting")) == ([50, 100, 150], [100, 150])
+    late = {"dormant_units", "effective_rank", "stable_rank", "trace_cosine"}  # with nothing to measure at first
+    assert steps == {
+        quantity: list(range(30 if quantity in late else 0, 150, 30))
+        for quantity in set(get_args(Diagnostic)) - {"retention"}
+    }
+    if engine == "compiled":  # as are those of the run without diagnostics
+        plain, observed = read_tables(finished), read_tables(tmp_path / "whole")
+        assert all(plain[name].equals(observed[name]) for name in ("samples", "step_sizes", "experiences"))
 
 
 def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:

@@ -149,6 +149,7 @@ def test_only_what_is_new_is_run(copied: Path, tmp_path: Path, changes: dict[str
         ({"name": "another"}, "name = {}, not another"),
         ({"record_every": 11}, "record_every = {}, not 11"),
         ({"evaluate": False}, "evaluate = {}, not False"),
+        ({"diagnostics": ["retention"]}, "diagnostics = {}, not ['retention']"),
     ],
 )
 def test_a_folder_with_another_study_is_refused(

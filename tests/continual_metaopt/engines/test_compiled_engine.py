@@ -1326,7 +1326,7 @@ def test_the_limits_of_a_portion_are_the_torch_engines(monkeypatch: pytest.Monke
     monkeypatch.setattr(compiled_engine, "MAX_SECONDS", 0.0)
     assert portions(20) == [16, 1, 1, 1, 1]
     monkeypatch.setattr(compiled_engine, "MAX_SAMPLES", 7)
-    assert portions(9) == [7, 1, 1]
+    assert portions(16) == [7, 7, 2]
 
 
 @pytest.mark.parametrize("base", list(BASE_UPDATES))
