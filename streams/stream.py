@@ -61,6 +61,7 @@ class StreamInfo:
         stationary: None, "shuffled", "repeat" or "frozen".
         experiences: what each experience holds.
         for_learner: sizes.
+        source_hash: hash over the source's stored bytes and labels; None for generated samples.
     """
 
     definition: str
@@ -69,6 +70,7 @@ class StreamInfo:
     stationary: Stationary | None
     experiences: list[ExperienceInfo]
     for_learner: LearnerInfo
+    source_hash: str | None = None
 
     @property
     def boundaries(self) -> list[int]:
@@ -81,6 +83,7 @@ class StreamInfo:
             "definition": self.definition,
             "fingerprint": self.fingerprint,
             "source": self.source,
+            "source_hash": self.source_hash,
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
@@ -237,7 +240,8 @@ def _stream_of_images(
     if planned.input_change is not None:
         digest.update(planned.input_change.content())
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
-    info = StreamInfo(definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes)
+    fingerprint, source_hash = digest.hexdigest()[:32], source.content_hash[:32]
+    info = StreamInfo(definition, fingerprint, source.name, stationary, experiences, sizes, source_hash)
     return Stream(info, **samples)
 
 
