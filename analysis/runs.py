@@ -47,6 +47,8 @@ _CONFIG_KEYS = (
     "blocks",
     "n_parameters",
 )
+# Options of a stream that do not decide what it presents: where files lie, and how they are read.
+_NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
 _STREAM_KEYS = ("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "boundaries")
 
 
@@ -224,9 +226,9 @@ class Runs:
             if value != known[first]:
                 source = self.configs[path]["stream_info"]["source"]
                 raise ValueError(
-                    f"{first} and {path} saw different images: what was stored as source {source!r} has changed between "
-                    f"them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of them out, or "
-                    "remove it and repeat the run"
+                    f"{first} and {path} saw different images: what was stored as source {source!r} has changed "
+                    f"between them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of "
+                    "them out, or remove it and repeat the run"
                 )
 
     def _subset(self, paths: Collection[str]) -> Runs:
@@ -378,7 +380,7 @@ def _stream_description(config: Mapping[str, Any]) -> dict[str, str]:
     info = config["stream_info"]
     description = {key: info.get(key) for key in ("definition", "source", "stationary", "n_experiences")}
     for key, value in config["stream"].items():
-        if key not in ("name", "seed", "data_root"):  # where files lie does not decide what they hold
+        if key not in _NOT_DECISIVE:
             description.setdefault(key, value)
     return {
         key: "none" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -392,7 +394,7 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     for part in ("stream_info", "stream"):
         ours, theirs = first[part], second[part]
         for key in dict.fromkeys([*ours, *theirs]):
-            if key != "data_root" and ours.get(key) != theirs.get(key):
+            if key not in _NOT_DECISIVE and ours.get(key) != theirs.get(key):
                 texts.append(f"{part}.{key} is {_shortened(ours.get(key))} and {_shortened(theirs.get(key))}")
     if len(texts) == 1:  # the fingerprint
         texts.append("nothing else that is recorded differs, so the stored images or the stream's code have changed")
