@@ -39,6 +39,7 @@ class ImageSamples:
     """
 
     def __init__(self, images: ImageSet, plan: Plan, steps: slice, input_change: InputChange | None = None) -> None:
+        self._classes = images.y
         self._pixels = images.x  # shared by all experiences, not copied
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
         self._input_change = input_change
@@ -52,6 +53,20 @@ class ImageSamples:
         if self._input_change is not None and (change >= 0).any():
             images = self._input_change.apply(images, change)
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Number of each sample's class in the source, whatever its label is here, [n]."""
+        return self._classes[self._index]
+
+    @property
+    def change(self) -> NDArray[np.int32]:
+        """Number of each sample's input change, [n]; −1 for none."""
+        return self._change
+
+    def unchanged(self, steps: slice) -> NDArray[np.float32]:
+        """Some of the images as they were before their change, float32 [n, C, H, W]; see ``Samples``."""
+        return scale(np.ascontiguousarray(self._pixels[self._index[steps]].transpose(0, 3, 1, 2)))
 
 
 class VectorSamples:

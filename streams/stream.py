@@ -3,8 +3,8 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,11 +93,19 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream as arrays: its samples, one entry per experience, and what is known about it."""
+    """A stream as arrays: its samples, one entry per experience, and what is known about it.
+
+    Attributes:
+        info: what is known about it.
+        train: samples of each experience.
+        test: held-out samples of each experience.
+        course: what changes behind the samples of a regression, by name: [N] or [N, parts]. No learner is told.
+    """
 
     info: StreamInfo
     train: Sequence[Samples]
     test: Sequence[Samples]
+    course: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,6 @@ def image_stream(
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
-        @functools.wraps(plan)
         def make(
             source: SourceSpec = "digits",
             *,
@@ -198,7 +205,8 @@ def image_stream(
             train = blur_boundaries(train, transition_width, seed)
             return _stream_of_images(definition, images, train, test, planned, stationary)
 
-        common = inspect.signature(make, follow_wrapped=False).parameters
+        common = inspect.signature(make).parameters  # read before the next line puts the annotations of plan there
+        functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
@@ -242,7 +250,7 @@ def _stream_of_images(
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
     fingerprint, source_hash = digest.hexdigest()[:32], source.content_hash[:32]
     info = StreamInfo(definition, fingerprint, source.name, stationary, experiences, sizes, source_hash)
-    return Stream(info, **samples)
+    return Stream(info, samples["train"], samples["test"])
 
 
 def regression_stream(
@@ -252,6 +260,7 @@ def regression_stream(
     lengths: Sequence[int],
     *,
     content_hash: str,
+    course: Mapping[str, NDArray[Any]] | None = None,
 ) -> Stream:
     """A stream of the samples of a regression, without held-out samples.
 
@@ -261,6 +270,7 @@ def regression_stream(
         targets: float32 [n, outputs].
         lengths: number of samples of each experience; their sum is n.
         content_hash: of what else describes the stream.
+        course: what changes behind the samples; see ``Stream``.
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [slice(start, start + n) for start, n in zip(starts, lengths, strict=False)]
@@ -279,4 +289,5 @@ def regression_stream(
         info,
         train=[VectorSamples(inputs[steps], targets[steps]) for steps in experiences],
         test=[VectorSamples(inputs[:0], targets[:0]) for _ in experiences],
+        course=course or {},
     )

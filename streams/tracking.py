@@ -65,16 +65,20 @@ def tracking(
     if noise:
         targets += noise * random_state(seed, TRACKED_NOISE).standard_normal(n_samples)
     lengths = [min(samples_per_experience, n_samples - start) for start in range(0, n_samples, samples_per_experience)]
-    content = hashlib.sha256(signs.astype("<i1").tobytes())
     return regression_stream(
-        DEFINITION, inputs, targets.astype(np.float32)[:, None], lengths, content_hash=content.hexdigest()
+        DEFINITION,
+        inputs,
+        targets.astype(np.float32)[:, None],
+        lengths,
+        content_hash=hashlib.sha256(signs.tobytes()).hexdigest(),
+        course={"sign of each relevant input": signs},
     )
 
 
-def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int64]:
+def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int8]:
     """The sign of each relevant input at each sample, [samples, relevant]."""
     n_flips = (n_samples - 1) // flip_every
-    flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips)
-    signs = np.ones((n_flips + 1, n_relevant), np.int64)
+    flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips, dtype=np.int64)
+    signs = np.ones((n_flips + 1, n_relevant), np.int8)
     signs[np.arange(1, n_flips + 1), flipped] = -1
-    return signs.cumprod(axis=0).repeat(flip_every, axis=0)[:n_samples]
+    return signs.cumprod(axis=0, dtype=np.int8).repeat(flip_every, axis=0)[:n_samples]

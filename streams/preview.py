@@ -1,0 +1,185 @@
+"""What a stream presents when, in a few arrays that can be drawn; needs neither torch nor Avalanche."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.samples import ImageSamples, Samples
+from streams.stream import Stream
+
+N_PORTIONS = 120  # of a course
+IMAGES_PER_PORTION = 16  # from which the size of a change is measured
+
+
+@dataclass(frozen=True)
+class FirstSamples:
+    """The first samples of an experience.
+
+    Attributes:
+        experience: its number, from 0.
+        first_step: the step of the first one.
+        inputs: float32 [n, …], as a learner is given them.
+        targets: [n] labels, or [n, outputs] in a regression.
+        classes: the source's own names of the classes, one for each sample; None if they are not known.
+    """
+
+    experience: int
+    first_step: int
+    inputs: NDArray[np.float32]
+    targets: NDArray[Any]
+    classes: list[Any] | None
+
+
+@dataclass(frozen=True)
+class ImageCourse:
+    """A stream of images in portions: P of them, each within one experience unless there are very many experiences.
+
+    Attributes:
+        edges: first step of each portion, and the length of the stream, [P + 1].
+        classes: names of the K classes of the source that occur, those of the first experience first, and so on.
+        class_share: share of each class in each portion, [K, P].
+        labels: label that most samples of a class have in the experience, [K, P]; −1 where the class is absent.
+        relabelled: whether a class has other labels than its own number in the source.
+        other_labels: share of each portion's samples with another label than that, [P].
+        changes: least, mean and greatest number of the input changes in each portion, [3, P]; −1 stands for none.
+        difference: mean absolute difference of a pixel from the image before its change, as share of the range, [P].
+        seen_before: share of samples that came before, with the same change, in the portion's experience, [P].
+    """
+
+    edges: NDArray[np.int64]
+    classes: list[Any]
+    class_share: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    relabelled: bool
+    other_labels: NDArray[np.float64]
+    changes: NDArray[np.float64]
+    difference: NDArray[np.float64]
+    seen_before: NDArray[np.float64]
+
+
+def first_samples(stream: Stream, n_experiences: int = 10, n_samples: int = 10) -> list[FirstSamples]:
+    """The first samples of some experiences, evenly chosen from the first to the last one.
+
+    Args:
+        stream: of any kind.
+        n_experiences: of how many experiences, at most.
+        n_samples: how many of each, at most.
+    """
+    n = len(stream.train)
+    names = _class_names(stream)
+    found = []
+    for number in np.unique(np.linspace(0, n - 1, min(n, n_experiences)).round().astype(int)).tolist():
+        samples = stream.train[number]
+        inputs, targets = samples.batch(slice(0, min(n_samples, len(samples))))
+        known = isinstance(samples, ImageSamples)
+        classes = [names[k] for k in samples.classes[:n_samples].tolist()] if known else None
+        found.append(FirstSamples(number, stream.info.boundaries[number], inputs, targets, classes))
+    return found
+
+
+def image_course(stream: Stream) -> ImageCourse:
+    """What a stream of images presents over time.
+
+    Args:
+        stream: of a classification.
+    """
+    labels = _joined(stream.train, "labels")
+    known = all(isinstance(samples, ImageSamples) for samples in stream.train)
+    numbers = _joined(stream.train, "classes") if known else labels
+    change = _joined(stream.train, "change") if known else np.full(len(labels), -1)
+    lengths = [len(samples) for samples in stream.train]
+    names = _class_names(stream) if known else {k: k for k in np.unique(labels).tolist()}
+    starts = np.cumsum([0, *lengths])
+    ordered = [np.unique(numbers[a:b]) for a, b in itertools.pairwise(starts)]
+    present = np.array(list(dict.fromkeys(np.concatenate(ordered).tolist())))
+    rows = np.argsort(present)[np.searchsorted(np.sort(present), numbers)]
+    edges, experience = _portions(lengths, int(np.median([len(classes) for classes in ordered])))
+    share = np.stack([np.bincount(part, minlength=len(present)) / len(part) for part in np.split(rows, edges[1:-1])])
+    usual = np.stack([_usual_labels(rows[a:b], labels[a:b], len(present)) for a, b in itertools.pairwise(starts)])
+    other = labels != usual[np.repeat(np.arange(len(lengths)), lengths), rows]
+    seen = [info.n_seen_before / info.n_samples for info in stream.info.experiences]
+    return ImageCourse(
+        edges=edges,
+        classes=[names[k] for k in present.tolist()],
+        class_share=share.T,
+        labels=usual[experience].T,
+        relabelled=bool(((usual != present) & (usual >= 0)).any()),
+        other_labels=np.add.reduceat(other, edges[:-1]) / np.diff(edges),
+        changes=np.stack(
+            [
+                np.minimum.reduceat(change, edges[:-1]),
+                np.add.reduceat(change, edges[:-1]) / np.diff(edges),
+                np.maximum.reduceat(change, edges[:-1]),
+            ]
+        ),
+        difference=_differences(stream.train, starts, edges, experience, change),
+        seen_before=np.array(seen)[experience],
+    )
+
+
+def portions_mean(values: NDArray[Any], n_portions: int = N_PORTIONS) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Edges of equal portions, [P + 1], and the means of values [N, …] within them, [P, …]."""
+    edges = np.unique(np.linspace(0, len(values), min(n_portions, len(values)) + 1).round().astype(np.int64))
+    sums = np.add.reduceat(values.astype(np.float64), edges[:-1], axis=0)
+    return edges, sums / np.diff(edges).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Edges of portions, and the experience in which each begins.
+
+    Portions of an experience have about 30 samples of each of so many classes, so that shares tell more than chance;
+    but there are four of them where there is room, for what is gradual.
+    """
+    starts = np.cumsum([0, *lengths])
+    n = len(lengths)
+    if n > N_PORTIONS:
+        experience = np.linspace(0, n, N_PORTIONS, endpoint=False).astype(np.int64)
+        return np.append(starts[experience], starts[-1]), experience
+    shortest = min(lengths)
+    parts = max(1, min(N_PORTIONS // n, max(shortest // (30 * n_classes), min(4, shortest // 20))))
+    edges = [np.linspace(a, b, parts, endpoint=False) for a, b in itertools.pairwise(starts)]
+    return np.append(np.concatenate(edges).astype(np.int64), starts[-1]), np.arange(n).repeat(parts)
+
+
+def _usual_labels(rows: NDArray[np.int64], labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+    """The most frequent label of each class; −1 for classes without samples."""
+    pairs, counts = np.unique(np.stack([rows, labels]), axis=1, return_counts=True)
+    usual = np.full(n_classes, -1)
+    for i in np.argsort(counts, kind="stable")[::-1]:
+        if usual[pairs[0, i]] < 0:
+            usual[pairs[0, i]] = pairs[1, i]
+    return usual
+
+
+def _differences(
+    train: Sequence[Samples],
+    starts: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    experience: NDArray[np.int64],
+    change: NDArray[Any],
+) -> NDArray[np.float64]:
+    found = np.zeros(len(edges) - 1)
+    for portion, number in enumerate(experience.tolist()):
+        samples, first = train[number], int(edges[portion])
+        last = min(int(edges[portion + 1]), first + IMAGES_PER_PORTION)
+        if isinstance(samples, ImageSamples) and (change[first:last] >= 0).any():
+            steps = slice(first - int(starts[number]), min(last - int(starts[number]), len(samples)))
+            found[portion] = np.abs(samples.batch(steps)[0] - samples.unchanged(steps)).mean() / 2
+    return found
+
+
+def _class_names(stream: Stream) -> dict[int, Any]:
+    """The source's names of the classes that occur, by their numbers there."""
+    names: dict[int, Any] = {}
+    for samples, info in zip(stream.train, stream.info.experiences, strict=True):
+        if isinstance(samples, ImageSamples):
+            names |= zip(np.unique(samples.classes).tolist(), info.classes, strict=True)
+    return names
+
+
+def _joined(train: Sequence[Samples], attribute: str) -> NDArray[Any]:
+    return np.concatenate([getattr(samples, attribute) for samples in train])
