@@ -147,7 +147,8 @@ def image_timeline(
         axes.set_ylim(low, high + 0.08 * (high - low))
         axes.locator_params(axis="y", nbins=3)
     panels[0].set_xlim(edges[0], edges[-1])
-    _finish(figure, panels, title, "sample; vertical lines: starts of experiences")
+    marked = "vertical lines: starts of experiences" if len(boundaries) <= MAX_MARKS else "experiences are not marked"
+    _finish(figure, panels, title, f"sample; {marked}")
     return figure
 
 

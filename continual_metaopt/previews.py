@@ -60,10 +60,10 @@ def _of_images(stream: Stream) -> Iterator[tuple[str, "Figure"]]:
     first = first_samples(stream)
     n = len(stream.train)
     rows = [SheetRow(_row_title(row, n), _pictures(row.inputs), _captions(row)) for row in first]
-    which = f"{len(first)} of {n:,} experiences, evenly chosen" if len(first) < n else "Every experience"
+    which = f"{len(first)} of {n:,} experiences, evenly chosen, each" if len(first) < n else "Every experience"
     bracketed = any("(" in caption for row in rows for caption in row.captions)
     brackets = "; in brackets, its class in the source where that is named otherwise" if bracketed else ""
-    note = f"{which}, with its first samples in order. Above each image: the label that a learner is given{brackets}."
+    note = f"{which} with its first samples in order. Above each image: the label that a learner is given{brackets}."
     yield "samples", contact_sheet(rows, _title(stream), note)
 
     course = image_course(stream)

@@ -1,0 +1,200 @@
+"""A seed means the same stream on every platform and in every version: recorded fingerprints of every stream.
+
+If a test here fails, results that were recorded earlier cannot be repeated any more. Whoever means a stream to become
+another one raises the version in its definition and records anew: ``python -m tests.streams.test_fingerprints NAME
+OPTIONS`` prints an entry, with OPTIONS as a Python dictionary.
+"""
+
+import ast
+import hashlib
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streams import STREAMS, plan_stream
+from streams.plan import random_state
+from streams.stream import Stream
+from tests.streams.synthetic import coded_arrays
+
+# 12 classes, 48 training and 12 test images. The second source has colours, and classes of different sizes.
+X, Y, X_TEST, Y_TEST = coded_arrays()
+SOURCES: dict[str, Any] = {
+    "tiny": (X, Y, X_TEST, Y_TEST),
+    "tiny colours": (np.stack([X, 255 - X, X ^ 1], axis=-1), np.repeat(np.arange(6), [4, 6, 8, 8, 10, 12])),
+    "digits": "digits",
+}
+N_PRESENTED = 4  # samples of each experience whose values are recorded
+
+# name → (options, fingerprint, hash of the first values that are presented)
+Entry = tuple[dict[str, Any], str, str]
+RECORDED: dict[str, list[Entry]] = {
+    "class_split": [
+        ({"source": "tiny", "classes_per_experience": 3}, "9401573a477b9856dc82a14c62275707", "142f13c3486e0108"),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "seed": 1},
+            "22056eed5105d51cef738dc5ba0187bd",
+            "d6671cf8f527cf2c",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "seed": 4294967295, "labels": "global"},
+            "f80eb62552f6a37424f7d6ab00756b55",
+            "af3d5190f5f73256",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 4, "n_experiences": 2, "samples_per_experience": 7},
+            "3c65b2054b966beb394d1d660d2a8213",
+            "95192804c7635b7e",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "stationary": "shuffled"},
+            "af7056797ffe0d29b009604df816c636",
+            "123f973810ebf970",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "stationary": "repeat"},
+            "bc2632829c274f1f2e021b4306f99610",
+            "628ee61f4876713c",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "stationary": "frozen", "frozen_after": 1},
+            "9be32eab267f458ea89b849eac90d432",
+            "4b3a99bc58f2ba92",
+        ),
+        (
+            {"source": "tiny", "classes_per_experience": 3, "transition_width": 6},
+            "2dde1249baa389b65e647ea95104bf43",
+            "7054871fba81d02f",
+        ),
+        (
+            {"source": "tiny colours", "classes_per_experience": 2, "seed": 5},
+            "f975f52f40e8e4824c815f9223bb6f15",
+            "a5a6b5a70ca6a20d",
+        ),
+        ({"source": "digits", "classes_per_experience": 2}, "573b08853f35d187d765231218a0b15e", "0bbbb42a87217e17"),
+    ],
+    "permuted_inputs": [
+        ({"source": "tiny", "n_experiences": 3}, "d1632769c235c2225f91ad768dd0d2fa", "785450db658e78c5"),
+        ({"source": "tiny", "n_experiences": 3, "seed": 1}, "d60457d27182f4846012e5fe851de610", "5b7f1977f50bfbd8"),
+        (
+            {"source": "tiny", "n_experiences": 2, "samples_per_experience": 7},
+            "265ec546ef950ca9791b63d99a508901",
+            "68e7f9c89582e443",
+        ),
+        (
+            {"source": "tiny", "n_experiences": 3, "stationary": "shuffled"},
+            "68781a3fb003e661e5ddda17739ede3d",
+            "3ad252380182cda6",
+        ),
+        (
+            {"source": "tiny", "n_experiences": 3, "stationary": "repeat"},
+            "d8a42e70046951e1e7a737c601e35f21",
+            "87e682c3ce69faad",
+        ),
+        (
+            {"source": "tiny", "n_experiences": 3, "stationary": "frozen", "frozen_after": 1},
+            "b6d1b957f8a30296e541d10c215038e4",
+            "64390b7acd81f1f4",
+        ),
+        (
+            {"source": "tiny", "n_experiences": 3, "transition_width": 30},
+            "b077431c5e408e6155c8829ca0227ca5",
+            "6a3f54dce020269d",
+        ),
+        ({"source": "tiny colours", "n_experiences": 2}, "859de4570f6092e19661bb179868d0e0", "673ca364efd0e186"),
+        ({"source": "digits"}, "505a7e2b0ac74f89096675cde1268d24", "072e09d0fd9580ae"),
+    ],
+    "tracking": [
+        ({"n_samples": 100}, "f4944d46821a0b1e72b770c19dd94871", "d0d694e88902dccc"),
+        ({"n_samples": 100, "seed": 1}, "c72897e778455b23c14206d5a7d6a378", "d9e5ddc319f67a61"),
+        ({"n_samples": 100, "noise": 0.5}, "73a665a90f555973feb003c06a55729e", "0a99bd985dd66c15"),
+        (
+            {"n_samples": 100, "n_inputs": 3, "n_relevant": 2, "flip_every": 9, "samples_per_experience": 40},
+            "2092add9f89c4db9c5e8acbb58ec3840",
+            "8351ed465ea002c0",
+        ),
+        ({}, "4b099c611888bf99fc27f0f47b3ead67", "25dd206e66f67bc8"),
+    ],
+}
+
+NAMES = STREAMS.own
+
+
+def planned(name: str, options: dict[str, Any]) -> Stream:
+    known = {"source": SOURCES[options["source"]]} if "source" in options else {}
+    return plan_stream(name, **{**options, **known})
+
+
+def presented(stream: Stream) -> str:
+    """Hash of the first inputs and targets of every experience, learned from and held out."""
+    digest = hashlib.sha256()
+    for samples in (*stream.train, *stream.test):
+        inputs, targets = samples.batch(slice(0, min(N_PRESENTED, len(samples))))
+        digest.update(f"{inputs.shape} {targets.shape}".encode())
+        digest.update(inputs.astype("<f4").tobytes())
+        digest.update(targets.astype("<i8" if targets.dtype.kind == "i" else "<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def entry(name: str, options: dict[str, Any]) -> Entry:
+    stream = planned(name, options)
+    return options, stream.info.fingerprint, presented(stream)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stream_is_recorded(name: str) -> None:
+    assert len(RECORDED.get(name, [])) >= 2, (
+        f"'{name}' needs entries in RECORDED in {__file__}, for several options, seeds and sources. Print one with: "
+        f"""python -m tests.streams.test_fingerprints {name} '{{"source": "tiny", "seed": 1}}'"""
+    )
+    seeds = {options.get("seed", 0) for options, *_ in RECORDED[name]}
+    assert len(seeds) > 1, f"'{name}' needs entries for more than one seed"
+
+
+def test_nothing_is_recorded_of_streams_that_are_gone() -> None:
+    assert set(RECORDED) <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [pytest.param(name, row, id=f"{name} {row[0]}") for name, entries in RECORDED.items() for row in entries],
+)
+def test_a_seed_goes_on_meaning_the_same_stream(name: str, recorded: Entry) -> None:
+    assert entry(name, recorded[0]) == recorded
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_other_options_give_other_fingerprints(name: str) -> None:
+    fingerprints = [fingerprint for _, fingerprint, _ in RECORDED[name]]
+    assert len(set(fingerprints)) == len(fingerprints)
+
+
+def test_the_generator_gives_the_same_numbers() -> None:
+    """On the same platform a failure here means that NumPy has changed; elsewhere, that it differs there."""
+    assert random_state(0, 1, 2).permutation(10).tolist() == [6, 1, 0, 2, 4, 8, 5, 3, 9, 7]
+    assert random_state(2**32 - 1, 1).permutation(np.arange(3, 11)).tolist() == [9, 8, 7, 5, 4, 6, 10, 3]
+    assert random_state(0, 1, 2).randint(1000, size=6, dtype=np.int64).tolist() == [519, 759, 443, 325, 307, 327]
+    assert [draw.hex() for draw in random_state(0, 1, 2).random_sample(3)] == [
+        "0x1.ae3bd08a7642cp-3",
+        "0x1.423666867c18ap-2",
+        "0x1.ab271238aaaa8p-4",
+    ]
+    assert random_state(0, 1, 2).standard_normal(3).astype(np.float32).tolist() == [
+        -0.6584917306900024,
+        -1.0300737619400024,
+        -0.03867914155125618,
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_the_size_of_integers_decides_nothing(dtype: Any) -> None:
+    """It differs between platforms where it is not given."""
+    wide = random_state(0, 1, 2)
+    other = random_state(0, 1, 2)
+    assert other.permutation(np.arange(50, dtype=dtype)).tolist() == wide.permutation(np.arange(50)).tolist()
+    assert other.randint(7, size=50, dtype=dtype).tolist() == wide.randint(7, size=50, dtype=np.int64).tolist()
+
+
+if __name__ == "__main__":
+    print(entry(sys.argv[1], ast.literal_eval(sys.argv[2])))
