@@ -137,15 +137,11 @@ def _stream_table(streams: Mapping[str, StreamAbout]) -> str:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, leading=1)
-    # so wide that no name of an option is broken
-    for heading, width in (
-        ("stream (source)", 20),
-        ("what changes", None),
-        ("when", None),
-        ("length", 22),
-        ("head", 22),
-    ):
-        table.add_column(heading, min_width=width, overflow="fold")
+    longest = max(map(len, streams))
+    # no name of a stream or an option is broken
+    widths = {"stream (source)": longest, "what changes": 34 - longest, "when": 14, "length": 22, "head": 22}
+    for heading, width in widths.items():
+        table.add_column(heading, width=width, overflow="fold")
     for name, about in streams.items():
         table.add_row(*map(Text, (f"{name}\n({about.source})", about.changes, about.when, about.length, about.head)))
     console = Console(width=100, color_system=None)
@@ -217,11 +213,10 @@ def preview_command(arguments: list[str]) -> Any:
         planned = plan_stream(stream, **options.model_dump())
         for path in write_previews(planned, stream, out):
             print(f"wrote {path}")
-        info = planned.info
-        print(
-            f"{info.for_learner.n_samples:,} samples, {len(info.experiences):,} experiences, "
-            f"{info.for_learner.n_outputs} outputs, fingerprint {info.fingerprint}"
-        )
+        sizes = planned.info.for_learner
+        counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
+        facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
+        print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
         return 0
 
     preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.
