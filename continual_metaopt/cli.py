@@ -136,7 +136,7 @@ def _stream_table(streams: Mapping[str, StreamAbout]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, leading=1)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
     longest = max(map(len, streams))
     # no name of a stream or an option is broken
     widths = {"stream (source)": longest, "what changes": 34 - longest, "when": 14, "length": 22, "head": 22}
