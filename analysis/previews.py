@@ -209,7 +209,7 @@ def regression_timeline(
     course_edges: NDArray[Any],
     course: Mapping[str, NDArray[Any]],
     edges: NDArray[Any],
-    targets: NDArray[Any],
+    targets: Sequence[NDArray[Any]],
     boundaries: Sequence[int],
     title: str,
     axis: str = "sample; vertical lines: starts of experiences",
@@ -220,7 +220,7 @@ def regression_timeline(
         course_edges: first step of each of Q short portions of the stream, and where the last one ends, [Q + 1].
         course: what changes, by name: means in these portions, [Q] or [Q, parts].
         edges: of P longer portions, likewise, [P + 1].
-        targets: of all these samples, [N, outputs]; their median and middle 90 % in the longer portions are drawn.
+        targets: some of each longer portion, each [n, outputs]; their median and middle 90 % are drawn.
         boundaries: first step of each experience.
         title: of the figure.
         axis: label of the horizontal axis.
@@ -236,9 +236,8 @@ def regression_timeline(
     for axes, (name, values) in zip(panels, course.items(), strict=False):
         axes.set_ylabel(textwrap.fill(name, 16), fontsize=7)
         _signed_bar(figure, axes, _draw_course(axes, course_edges, values), "value")
-    parts = np.split(targets, edges[1:-1] - edges[0])
-    for output, colour in zip(range(targets.shape[1]), COLOURS, strict=False):
-        low, middle, high = np.array([np.quantile(part[:, output], [0.05, 0.5, 0.95]) for part in parts]).T
+    for output, colour in zip(range(targets[0].shape[1]), COLOURS, strict=False):
+        low, middle, high = np.array([np.quantile(part[:, output], [0.05, 0.5, 0.95]) for part in targets]).T
         panels[-1].stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.25, linewidth=0)
         panels[-1].stairs(middle, edges, baseline=None, color=colour, linewidth=0.9)
     panels[-1].set_ylabel("target: median\nand middle 90 %", fontsize=7)

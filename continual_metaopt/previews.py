@@ -1,14 +1,24 @@
 """Pictures of a stream: a contact sheet of its samples, and a timeline of what changes."""
 
+import itertools
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.preview import FirstSamples, first_samples, image_course, portions_mean
+from streams.preview import (
+    N_PORTIONS,
+    FirstSamples,
+    consecutive,
+    course_changes,
+    course_means,
+    equal_portions,
+    first_samples,
+    image_course,
+)
 from streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ SUFFIXES: dict[str, Literal["png", "pdf", "svg"]] = {".png": "png", ".pdf": "pdf
 N_ZOOMS, ZOOM = 3, 100  # changes of a regression that are shown from near, and number of samples around each
 MAX_CHANGES = 60  # in the timeline of a regression
 COURSE_PORTIONS = 1500  # of what changes behind a regression
+TARGETS = 500  # of each of fewer portions, of which median and spread are drawn
 
 
 def write_previews(stream: Stream, name: str, out: Path) -> list[Path]:
@@ -110,35 +121,23 @@ def _captions(row: FirstSamples) -> list[str]:
 def _of_regression(stream: Stream) -> Iterator[tuple[str, "Figure"]]:
     from analysis.previews import Zoom, regression_timeline, regression_zooms
 
-    inputs, targets = (np.concatenate(parts) for parts in zip(*_whole(stream), strict=True))
-    course = stream.course
-    changes = _changes(course) if course else np.array(stream.info.boundaries[1:], np.int64)
-    n = len(targets)
+    n = stream.info.for_learner.n_samples
+    changes = course_changes(stream)
     chosen = changes[np.unique(np.linspace(0, len(changes) - 1, N_ZOOMS).round().astype(int))] if len(changes) else [0]
-    starts = np.unique(np.clip(np.array(chosen) - ZOOM // 2, 0, max(0, n - ZOOM)))
+    starts = np.unique(np.clip(np.array(chosen) - ZOOM // 2, 0, max(0, n - ZOOM))).tolist()
     zooms = []
-    for start in starts.tolist():
-        steps = slice(start, min(start + ZOOM, n))
-        marks = changes[(changes > steps.start) & (changes < steps.stop)].tolist()
-        parts = {name: values[steps] for name, values in course.items()}
-        zooms.append(Zoom(start, inputs[steps], targets[steps], parts, marks))
+    for start in starts:
+        stop = min(start + ZOOM, n)
+        marks = changes[(changes > start) & (changes < stop)].tolist()
+        course = {name: read(start, stop) for name, read in stream.course.items()}
+        zooms.append(Zoom(start, *consecutive(stream, start, stop), course, marks))
     around = f"around {len(starts)} of {len(changes):,} changes" if len(changes) else "the first samples"
     yield "samples", regression_zooms(zooms, f"{_title(stream)}; {around}")
 
     end = int(changes[MAX_CHANGES]) if len(changes) > MAX_CHANGES else n
-    edges, _ = portions_mean(targets[:end])
-    course_edges, _ = portions_mean(targets[:end], COURSE_PORTIONS)
-    means = {name: portions_mean(values[:end], COURSE_PORTIONS)[1] for name, values in course.items()}
+    course_edges, means = course_means(stream, end, COURSE_PORTIONS)
+    edges = equal_portions(end, N_PORTIONS)
+    targets = [consecutive(stream, a, min(b, a + TARGETS))[1] for a, b in itertools.pairwise(edges.tolist())]
     axis = "sample; vertical lines: starts of experiences" if end == n else f"sample; the first {end:,} of {n:,}"
     boundaries = [step for step in stream.info.boundaries[1:] if step < end]
-    yield "timeline", regression_timeline(course_edges, means, edges, targets[:end], boundaries, _title(stream), axis)
-
-
-def _whole(stream: Stream) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    return (samples.batch(slice(0, len(samples))) for samples in stream.train)
-
-
-def _changes(course: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """Steps at which something differs from the step before."""
-    differs = [(values[1:] != values[:-1]).reshape(len(values) - 1, -1).any(axis=1) for values in course.values()]
-    return np.flatnonzero(np.any(differs, axis=0)) + 1
+    yield "timeline", regression_timeline(course_edges, means, edges, targets, boundaries, _title(stream), axis)

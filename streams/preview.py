@@ -13,6 +13,7 @@ from streams.stream import Stream
 
 N_PORTIONS = 120  # of a course
 IMAGES_PER_PORTION = 16  # from which the size of a change is measured
+CHUNK = 2**16  # samples whose course is read at once
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,46 @@ def image_course(stream: Stream) -> ImageCourse:
     )
 
 
-def portions_mean(values: NDArray[Any], n_portions: int = N_PORTIONS) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Edges of equal portions, [P + 1], and the means of values [N, …] within them, [P, …]."""
-    edges = np.unique(np.linspace(0, len(values), min(n_portions, len(values)) + 1).round().astype(np.int64))
-    sums = np.add.reduceat(values.astype(np.float64), edges[:-1], axis=0)
-    return edges, sums / np.diff(edges).reshape(-1, *[1] * (values.ndim - 1))
+def course_changes(stream: Stream) -> NDArray[np.int64]:
+    """Steps of a regression at which what is behind the samples differs from the step before.
+
+    They are the starts of experiences if the stream tells nothing of its course.
+    """
+    if not stream.course:
+        return np.array(stream.info.boundaries[1:], np.int64)
+    n, changes = stream.info.for_learner.n_samples, []
+    for start in range(0, n, CHUNK):
+        for read in stream.course.values():
+            values = read(max(start - 1, 0), min(start + CHUNK, n))
+            differs = (values[1:] != values[:-1]).reshape(len(values) - 1, -1).any(axis=1)
+            changes.append(max(start - 1, 0) + 1 + np.flatnonzero(differs))
+    return np.unique(np.concatenate(changes))
+
+
+def course_means(stream: Stream, end: int, n_portions: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """Edges of equal portions of the samples before ``end``, [P + 1], and what is behind them: means, [P, …]."""
+    edges = equal_portions(end, n_portions)
+    means = {
+        name: np.stack([read(a, b).mean(axis=0) for a, b in itertools.pairwise(edges.tolist())])
+        for name, read in stream.course.items()
+    }
+    return edges, means
+
+
+def equal_portions(end: int, n_portions: int) -> NDArray[np.int64]:
+    """Edges of equal portions of the steps before ``end``, at most so many, [P + 1]."""
+    return np.linspace(0, end, min(n_portions, end) + 1).round().astype(np.int64)
+
+
+def consecutive(stream: Stream, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Inputs and targets of the samples from ``start`` to before ``stop``, whatever experiences they belong to."""
+    parts = []
+    for samples, first in zip(stream.train, stream.info.boundaries, strict=True):
+        steps = slice(max(start - first, 0), min(stop - first, len(samples)))
+        if steps.start < steps.stop:
+            parts.append(samples.batch(steps))
+    inputs, targets = zip(*parts, strict=True)
+    return np.concatenate(inputs), np.concatenate(targets)
 
 
 def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -99,13 +99,14 @@ class Stream:
         info: what is known about it.
         train: samples of each experience.
         test: held-out samples of each experience.
-        course: what changes behind the samples of a regression, by name: [N] or [N, parts]. No learner is told.
+        course: what changes behind the samples of a regression, by name: functions of two steps that give it for the
+            samples from the first to before the second one, [n] or [n, parts]. No learner is told.
     """
 
     info: StreamInfo
     train: Sequence[Samples]
     test: Sequence[Samples]
-    course: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def regression_stream(
     lengths: Sequence[int],
     *,
     content_hash: str,
-    course: Mapping[str, NDArray[Any]] | None = None,
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] | None = None,
 ) -> Stream:
     """A stream of the samples of a regression, without held-out samples.
 

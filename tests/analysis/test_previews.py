@@ -72,7 +72,7 @@ def test_regressions():
     assert {"title", "signs", "5 inputs", "target", "sample; vertical lines: changes"} <= set(texts(figure))
     course = {"signs": np.ones((10, 2)), "level": np.arange(10.0)}
     figure = regression_timeline(
-        np.arange(0, 101, 10), course, np.array([0, 50, 100]), np.ones((100, 1)), [50], "title"
+        np.arange(0, 101, 10), course, np.array([0, 50, 100]), [np.ones((5, 1))] * 2, [50], "title"
     )
     assert {"signs", "level", "target: median\nand middle 90 %"} <= set(texts(figure))
     assert "number" not in texts(figure)

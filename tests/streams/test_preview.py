@@ -1,13 +1,21 @@
 """What previews are drawn from, checked against streams whose content is known."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from streams import plan_stream
+from streams import plan_stream, preview
 from streams.plan import plan_of
-from streams.preview import N_PORTIONS, first_samples, image_course, portions_mean
+from streams.preview import (
+    N_PORTIONS,
+    consecutive,
+    course_changes,
+    course_means,
+    first_samples,
+    image_course,
+)
 from streams.stream import ImagePlan, image_stream
 from tests.streams.synthetic import coded_arrays
 
@@ -118,18 +126,44 @@ def test_very_many_experiences_are_put_together():
     assert course.class_share[:, 0].tolist() == [0.5, 0.5] + [0] * 10
 
 
+def regression(course, n=100):
+    info = plan_stream("tracking", n_samples=n, samples_per_experience=30)
+    return dataclasses.replace(
+        info, course={name: lambda a, b, values=values: values[a:b] for name, values in course.items()}
+    )
+
+
+@pytest.mark.parametrize("chunk", [7, 10, 1000])
+def test_changes_behind_a_regression(chunk, monkeypatch):
+    monkeypatch.setattr(preview, "CHUNK", chunk)
+    parts = np.zeros((100, 2))
+    parts[10:, 0], parts[70:, 1] = 1, 5
+    level = np.repeat([1, 2], 50)
+    assert course_changes(regression({"parts": parts, "level": level})).tolist() == [10, 50, 70]
+    assert course_changes(regression({"level": np.ones(100)})).tolist() == []
+    assert course_changes(regression({})).tolist() == [30, 60, 90], "the starts of experiences"
+
+
 def test_means_of_portions_by_hand():
-    edges, means = portions_mean(np.arange(10).reshape(5, 2), 2)
+    stream = regression({"level": np.arange(5), "parts": np.arange(10).reshape(5, 2)}, n=5)
+    edges, means = course_means(stream, 5, 2)
     assert edges.tolist() == [0, 2, 5]
-    assert means.tolist() == [[1, 2], [6, 7]]
-    edges, means = portions_mean(np.arange(3), 100)
-    assert (edges.tolist(), means.tolist()) == ([0, 1, 2, 3], [0, 1, 2])
+    assert means["level"].tolist() == [0.5, 3]
+    assert means["parts"].tolist() == [[1, 2], [6, 7]]
+    assert course_means(stream, 3, 100)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_consecutive_samples_reach_over_experiences():
+    stream = regression({})
+    inputs, targets = consecutive(stream, 25, 65)
+    whole = [np.concatenate(parts) for parts in zip(*(s.batch(slice(0, 30)) for s in stream.train), strict=True)]
+    np.testing.assert_array_equal(inputs, whole[0][25:65])
+    np.testing.assert_array_equal(targets, whole[1][25:65])
 
 
 def test_tracking_tells_its_signs():
     stream = plan_stream("tracking", n_samples=90, n_inputs=4, n_relevant=2, flip_every=30)
-    (signs,) = stream.course.values()
-    assert signs.shape == (90, 2)
-    assert (np.flatnonzero((signs[1:] != signs[:-1]).any(axis=1)) + 1).tolist() == [30, 60]
-    x, y = stream.train[0].batch(slice(0, 90))
-    np.testing.assert_allclose(y[:, 0], (x[:, :2] * signs).sum(axis=1), rtol=1e-5, atol=1e-6)
+    assert course_changes(stream).tolist() == [30, 60]
+    (read,) = stream.course.values()
+    x, y = stream.train[0].batch(slice(20, 90))
+    np.testing.assert_allclose(y[:, 0], (x[:, :2] * read(20, 90)).sum(axis=1), rtol=1e-5, atol=1e-6)
