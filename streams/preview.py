@@ -41,9 +41,9 @@ class ImageCourse:
 
     Attributes:
         edges: first step of each portion, and the length of the stream, [P + 1].
-        classes: names of the K classes of the source that occur, those of the first experience first, and so on.
+        classes: names of the K classes of the source that occur, in the order in which they first come in numbers.
         class_share: share of each class in each portion, [K, P].
-        labels: label that most samples of a class have in the experience, [K, P]; −1 where the class is absent.
+        labels: label that most samples of a class have in the experience, [K, P]; −1 in portions without the class.
         relabelled: whether a class has other labels than its own number in the source.
         other_labels: share of each portion's samples with another label than that, [P].
         changes: least, mean and greatest number of the input changes in each portion, [3, P]; −1 stands for none.
@@ -95,10 +95,12 @@ def image_course(stream: Stream) -> ImageCourse:
     lengths = [len(samples) for samples in stream.train]
     names = _class_names(stream) if known else {k: k for k in np.unique(labels).tolist()}
     starts = np.cumsum([0, *lengths])
-    ordered = [np.unique(numbers[a:b]) for a, b in itertools.pairwise(starts)]
-    present = np.array(list(dict.fromkeys(np.concatenate(ordered).tolist())))
-    rows = np.argsort(present)[np.searchsorted(np.sort(present), numbers)]
-    edges, experience = _portions(lengths, int(np.median([len(classes) for classes in ordered])))
+    counts = np.stack([np.bincount(numbers[a:b], minlength=max(names) + 1) for a, b in itertools.pairwise(starts)])
+    present = _order_of_classes(counts)
+    row_of = np.zeros(counts.shape[1], np.int64)
+    row_of[present] = np.arange(len(present))
+    rows = row_of[numbers]
+    edges, experience = _portions(lengths, int(np.median((counts > 0).sum(axis=1))))
     share = np.stack([np.bincount(part, minlength=len(present)) / len(part) for part in np.split(rows, edges[1:-1])])
     usual = np.stack([_usual_labels(rows[a:b], labels[a:b], len(present)) for a, b in itertools.pairwise(starts)])
     other = labels != usual[np.repeat(np.arange(len(lengths)), lengths), rows]
@@ -107,7 +109,7 @@ def image_course(stream: Stream) -> ImageCourse:
         edges=edges,
         classes=[names[k] for k in present.tolist()],
         class_share=share.T,
-        labels=usual[experience].T,
+        labels=np.where(share > 0, usual[experience], -1).T,
         relabelled=bool(((usual != present) & (usual >= 0)).any()),
         other_labels=np.add.reduceat(other, edges[:-1]) / np.diff(edges),
         changes=np.stack(
@@ -164,11 +166,22 @@ def consecutive(stream: Stream, start: int, stop: int) -> tuple[NDArray[np.float
     return np.concatenate(inputs), np.concatenate(targets)
 
 
+def _order_of_classes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Classes by the first experience that has at least half as many samples of them as any, then by number.
+
+    Args:
+        counts: samples of each class in each experience, [experiences, classes].
+    """
+    first = (counts * 2 >= counts.max(axis=0)).argmax(axis=0)
+    present = np.flatnonzero(counts.any(axis=0))
+    return present[np.argsort(first[present], kind="stable")]
+
+
 def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Edges of portions, and the experience in which each begins.
 
     Portions of an experience have about 30 samples of each of so many classes, so that shares tell more than chance;
-    but there are four of them where there is room, for what is gradual.
+    but there are six of them where there is room, for what is gradual.
     """
     starts = np.cumsum([0, *lengths])
     n = len(lengths)
@@ -176,7 +189,7 @@ def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64]
         experience = np.linspace(0, n, N_PORTIONS, endpoint=False).astype(np.int64)
         return np.append(starts[experience], starts[-1]), experience
     shortest = min(lengths)
-    parts = max(1, min(N_PORTIONS // n, max(shortest // (30 * n_classes), min(4, shortest // 20))))
+    parts = max(1, min(N_PORTIONS // n, max(shortest // (30 * n_classes), min(6, shortest // 20))))
     edges = [np.linspace(a, b, parts, endpoint=False) for a, b in itertools.pairwise(starts)]
     return np.append(np.concatenate(edges).astype(np.int64), starts[-1]), np.arange(n).repeat(parts)
 

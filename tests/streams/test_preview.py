@@ -83,11 +83,16 @@ def test_shares_of_classes_and_their_labels():
     assert course.edges.tolist() == [0, 20, 40, 60, 80]
     assert course.classes == [3, 5, 0], "in the order of the experiences"
     assert course.class_share.tolist() == [[0.5, 0.5, 0, 0], [0.5, 0.5, 1, 0.5], [0, 0, 0, 0.5]]
-    assert course.labels.tolist() == [[0, 0, -1, -1], [1, 1, 1, 1], [-1, -1, 0, 0]]
+    assert course.labels.tolist() == [[0, 0, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 0]]
     assert course.relabelled
     assert not course.other_labels.any()
     assert (course.changes == -1).all()
     assert not course.difference.any()
+
+
+def test_a_few_early_samples_do_not_put_a_class_first():
+    index = [7] * 38 + [2] * 2 + [2] * 36 + [7] * 4
+    assert image_course(by_hand(index, index, -1, [40, 40])).classes == [7, 2]
 
 
 def test_labels_that_are_the_classes():
