@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import streams.quiet_avalanche  # noqa: F401
+
 import torch
+from avalanche.models import DynamicModule
 from torch import Tensor
 
 from continual_metaopt import running
@@ -174,6 +177,10 @@ def _check_side_by_side(runs: list[RunUnderWay]) -> None:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "
                 f"{run.benchmark.info.for_learner.input_shape}"
+            )
+        if any(isinstance(module, DynamicModule) for module in run.model.modules()):
+            raise ValueError(
+                'runs of growing networks cannot be done side by side; use engine="auto", or a network of fixed size'
             )
     check_alike([_replica(run) for run in runs])
 

@@ -54,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("networks", ["paper_cnn", "mlp", "linear"]),
+        ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         (
             "learners",
             ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
@@ -250,7 +250,11 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
             "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
             "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
         ),
-        (["run", "--network.name=mpl"], "unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn"),
+        (
+            ["run", "--network.name=mpl"],
+            "unknown network 'mpl'. Did you mean 'mlp'? "
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+        ),
         (
             ["run", "--learner.lr", "2"],
             "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",

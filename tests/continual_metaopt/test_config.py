@@ -166,7 +166,8 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         ),
         pytest.param(
             {"network": {"name": "mpl"}},
-            "network.name: unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn",
+            "network.name: unknown network 'mpl'. Did you mean 'mlp'? "
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
             id="unknown network",
         ),
         pytest.param(
@@ -297,7 +298,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
     run = RunConfig(learner=Component(name="fixed", lr=1)).resolved()
 
     assert run.learner.options == {"lr": 1.0, "base": "adamw", "weight_decay": 0.01}
-    assert run.network.options == {"hidden": [128]}
+    assert run.network.options == {"hidden": [128], "norm": "none", "growing_head": False}
     assert run.stream.options == {
         "source": "digits",
         "n_experiences": 10,

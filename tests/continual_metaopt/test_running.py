@@ -189,7 +189,7 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "evaluate": True,
     }
     # with defaults filled in
-    assert config["network"] == {"name": "mlp", "hidden": [8]}
+    assert config["network"] == {"name": "mlp", "hidden": [8], "norm": "none", "growing_head": False}
     assert config["learner"] == {
         "name": "metaoptimize",
         "lr": 3e-3,
