@@ -35,6 +35,10 @@ STREAMS.add_lazily(
     "drifting_rotation", "streams.drifting:drifting_rotation", "every experience turns the images a little further"
 )
 STREAMS.add_lazily(
+    "hard_and_easy", "streams.hard_and_easy:hard_and_easy", "experiences of many classes and of one take turns"
+)
+STREAMS.add_lazily("label_noise", "streams.label_noise:label_noise", "a changing share of the labels is wrong")
+STREAMS.add_lazily(
     "multi_epoch", "streams.multi_epoch:multi_epoch", "ordinary mini-batch training: several passes, and no change"
 )
 STREAMS.add_lazily(
@@ -42,6 +46,10 @@ STREAMS.add_lazily(
     "streams.permuted_inputs:permuted_inputs",
     "every experience permutes the pixels in a new way",
 )
+STREAMS.add_lazily(
+    "permuted_labels", "streams.permuted_labels:permuted_labels", "every experience gives the classes other labels"
+)
+STREAMS.add_lazily("recurring", "streams.recurring:recurring", "a cycle of tasks, each with its classes, comes again")
 STREAMS.add_lazily(
     "tracking", "streams.tracking:tracking", "linear regression on a target that keeps changing (Sutton, 1992)"
 )
@@ -53,7 +61,8 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
     """Make a stream by name.
 
     Args:
-        name: "class_split", "permuted_inputs", "tracking", or what a package or ``register_stream`` added.
+        name: "class_split", "permuted_inputs", "tracking", … (all of them: ``list(STREAMS)``), or what a package or
+            ``register_stream`` added.
         **options: the options of that stream's function, such as ``source``, ``seed`` and ``stationary``.
 
     Returns:

@@ -159,8 +159,8 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             {"record_every": 5}, "record_every: Input should be greater than or equal to 10 (given: 5)", id="too often"
         ),
         pytest.param(
-            {"stream": {"name": "permuted"}},
-            "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
+            {"stream": {"name": "permuted_input"}},
+            "stream.name: unknown stream 'permuted_input'. Did you mean 'permuted_inputs'? "
             f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
