@@ -171,31 +171,24 @@ def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
     heights += [float(np.clip(0.07 * n_inputs, 0.6, 1.6)), 0.9]
     figure = _new_figure("full", sum(heights) + 0.14 * len(heights) + 0.6)
     grid = figure.subplots(len(heights), len(zooms), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
-    limit = float(max(np.abs(zoom.inputs).max() for zoom in zooms))
+    colours = _colours([zoom.inputs for zoom in zooms])
     for column, zoom in zip(grid.T, zooms, strict=True):
         edges = np.arange(zoom.first_step, zoom.first_step + len(zoom.inputs) + 1)
         for axes in column:
             _mark(axes, zoom.marks, "0.3")
         for axes, name in zip(column, names, strict=False):
-            course = _draw_course(axes, edges, zoom.course[name])
+            course = _draw_course(axes, edges, zoom.course[name], [other.course[name] for other in zooms])
             if zoom is zooms[-1]:
-                _signed_bar(figure, axes, course, "value")
-        mesh = column[-2].pcolormesh(
-            edges,
-            np.arange(n_inputs + 1),
-            zoom.inputs.T,
-            cmap=SIGNED,
-            vmin=-limit,
-            vmax=limit,
-            rasterized=True,
-            zorder=-1,
-        )
+                _value_bar(figure, axes, course)
+        places = np.arange(n_inputs + 1)
+        mesh = column[-2].pcolormesh(edges, places, zoom.inputs.T, rasterized=True, zorder=-1, **colours)
         column[-2].set_ylim(n_inputs, 0)
         for output, colour in zip(zoom.targets.T, COLOURS, strict=False):
             column[-1].stairs(output, edges, color=colour, linewidth=0.8, baseline=None)
         column[-1].set_xlim(edges[0], edges[-1])
         column[-1].xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
-    _signed_bar(figure, grid[-2, -1], mesh, "value")
+        column[-1].xaxis.set_major_formatter("{x:,.0f}")
+    _value_bar(figure, grid[-2, -1], mesh)
     grid[-2, 0].set_ylabel(f"{n_inputs} inputs")
     grid[-1, 0].set_ylabel("target")
     for name, row in zip(names, grid, strict=False):
@@ -235,7 +228,7 @@ def regression_timeline(
         _mark(axes, boundaries, "0.55")
     for axes, (name, values) in zip(panels, course.items(), strict=False):
         axes.set_ylabel(textwrap.fill(name, 16), fontsize=7)
-        _signed_bar(figure, axes, _draw_course(axes, course_edges, values), "value")
+        _value_bar(figure, axes, _draw_course(axes, course_edges, values, [values]))
     for output, colour in zip(range(targets[0].shape[1]), COLOURS, strict=False):
         low, middle, high = np.array([np.quantile(part[:, output], [0.05, 0.5, 0.95]) for part in targets]).T
         panels[-1].stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.25, linewidth=0)
@@ -250,18 +243,25 @@ def _course_height(values: NDArray[Any]) -> float:
     return 0.8 if values.ndim == 1 else float(np.clip(0.13 * values.shape[1], 0.8, 1.6))
 
 
-def _draw_course(axes: Axes, edges: NDArray[Any], values: NDArray[Any]) -> Any:
-    """A line, or a map if there are several parts; returns the map."""
+def _draw_course(axes: Axes, edges: NDArray[Any], values: NDArray[Any], like: Sequence[NDArray[Any]]) -> Any:
+    """A line, or a map if there are several parts, in the colours of all that is like it; returns the map."""
     if values.ndim == 1:
         axes.stairs(values, edges, baseline=None, color=COLOURS[1], linewidth=1.0)
         return None
-    limit = 1.3 * float(np.abs(values).max()) or 1.0  # the ends of the colour map are too dark
     parts = np.arange(values.shape[1] + 1)
     axes.set_ylim(parts[-1], 0)
     axes.set_yticks(parts[:-1] + 0.5, [str(part + 1) for part in parts[:-1]])
     if values.shape[1] > MAX_NAMES:
         axes.set_yticks([])
-    return axes.pcolormesh(edges, parts, values.T, cmap=SIGNED, vmin=-limit, vmax=limit, rasterized=True, zorder=-1)
+    return axes.pcolormesh(edges, parts, values.T, rasterized=True, zorder=-1, **_colours(like))
+
+
+def _colours(values: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Colour map and its limits: around zero if there are values of both signs, and without the darkest colours."""
+    limit = 1.3 * max(float(np.abs(part).max()) for part in values) or 1.0
+    if min(float(part.min()) for part in values) < 0:
+        return {"cmap": SIGNED, "vmin": -limit, "vmax": limit}
+    return {"cmap": SHARES, "vmin": 0, "vmax": limit}
 
 
 def _draw_classes(axes: Axes, edges: NDArray[Any], classes: Sequence[Any]) -> None:
@@ -306,11 +306,11 @@ def _colour_bar(
     bar.set_label(label, fontsize=7)
 
 
-def _signed_bar(figure: Figure, axes: Axes, mesh: Any, label: str) -> None:
-    """A colour bar of a map around zero; none for a line."""
+def _value_bar(figure: Figure, axes: Axes, mesh: Any) -> None:
+    """A colour bar of a map of values; none for a line."""
     if mesh is not None:
-        limit = float(np.abs(mesh.get_array()).max()) or 1.0
-        _colour_bar(figure, axes, mesh, label, [-limit, 0.0, limit], "{:.2g}".format)
+        low, high = (limit / 1.3 for limit in mesh.get_clim())
+        _colour_bar(figure, axes, mesh, "value", [low, 0.0, high] if low < 0 else [low, high], "{:.2g}".format)
 
 
 def _mark(axes: Axes, steps: Sequence[int], colour: str) -> None:

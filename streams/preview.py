@@ -48,7 +48,7 @@ class ImageCourse:
         other_labels: share of each portion's samples with another label than that, [P].
         changes: least, mean and greatest number of the input changes in each portion, [3, P]; −1 stands for none.
         difference: mean absolute difference of a pixel from the image before its change, as share of the range, [P].
-        seen_before: share of samples that came before, with the same change, in the portion's experience, [P].
+        seen_before: share of samples that came before, with the same change, [P].
     """
 
     edges: NDArray[np.int64]
@@ -104,7 +104,9 @@ def image_course(stream: Stream) -> ImageCourse:
     share = np.stack([np.bincount(part, minlength=len(present)) / len(part) for part in np.split(rows, edges[1:-1])])
     usual = np.stack([_usual_labels(rows[a:b], labels[a:b], len(present)) for a, b in itertools.pairwise(starts)])
     other = labels != usual[np.repeat(np.arange(len(lengths)), lengths), rows]
-    seen = [info.n_seen_before / info.n_samples for info in stream.info.experiences]
+    again = np.ones(len(labels), bool)
+    if known:
+        again[np.unique(np.stack([_joined(stream.train, "index"), change]), axis=1, return_index=True)[1]] = False
     return ImageCourse(
         edges=edges,
         classes=[names[k] for k in present.tolist()],
@@ -120,7 +122,7 @@ def image_course(stream: Stream) -> ImageCourse:
             ]
         ),
         difference=_differences(stream.train, starts, edges, experience, change),
-        seen_before=np.array(seen)[experience],
+        seen_before=np.add.reduceat(again & known, edges[:-1]) / np.diff(edges),
     )
 
 

@@ -66,6 +66,11 @@ class ImageSamples:
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
 
     @property
+    def index(self) -> NDArray[np.int32]:
+        """Position of each sample's image in the source's split, [n]."""
+        return self._index
+
+    @property
     def classes(self) -> NDArray[np.int64]:
         """Number of each sample's class in the source, whatever its label is here, [n]."""
         return self._classes[self._index]
