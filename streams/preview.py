@@ -106,7 +106,8 @@ def image_course(stream: Stream) -> ImageCourse:
     other = labels != usual[np.repeat(np.arange(len(lengths)), lengths), rows]
     again = np.ones(len(labels), bool)
     if known:
-        again[np.unique(np.stack([_joined(stream.train, "index"), change]), axis=1, return_index=True)[1]] = False
+        inputs = _joined(stream.train, "index").astype(np.int64) << 32 | (change.astype(np.int64) & 0xFFFFFFFF)
+        again[np.unique(inputs, return_index=True)[1]] = False
     return ImageCourse(
         edges=edges,
         classes=[names[k] for k in present.tolist()],
