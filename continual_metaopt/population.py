@@ -124,7 +124,7 @@ class _Course:
                     run.end_experience(population.network(number), population.device)
             if not going or n_done == end:
                 break
-            n = min(portion, end - n_done, *(run.left_in_experience for run in going.values()))
+            n = min(portion, end - n_done, *(run.until_measured for run in going.values()))
             start = time.monotonic()
             # a run that has ended is given samples of another one: what it makes of them does not count
             other = next(iter(going.values()))
@@ -137,6 +137,8 @@ class _Course:
                 run.count_and_record(observations, seconds)
                 if number in population.ended:
                     self._end(run, "diverged", str(population.ended[number]))
+                elif run.is_to_be_measured:
+                    run.measure(population.network(number), population.device)
             self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
             self._save_if_due(population, runs)
             portion = max(1, min(MAX_SAMPLES, int(MAX_SECONDS * n / seconds), MAX_BYTES * n // x.nbytes))

@@ -24,7 +24,7 @@ from continual_metaopt.config import (
     study_description,
 )
 from continual_metaopt.optim.registry import make_optimizer
-from streams import UnknownNameError
+from streams import STREAMS, UnknownNameError
 
 from .conftest import STREAM, exactly, write_study
 
@@ -161,7 +161,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"stream": {"name": "permuted"}},
             "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
-            "Known: class_split, permuted_inputs, tracking",
+            f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
         pytest.param(

@@ -25,7 +25,7 @@ TINY = coded_arrays()  # 12 classes, image i has class i modulo 12
 class Invert:
     """Change 0 leaves images as they are, change 1 inverts them."""
 
-    def apply(self, images, change, *more):
+    def apply(self, images, change, steps):
         return np.where(change[:, None, None, None] == 1, 255 - images, images)
 
     def content(self):
