@@ -86,10 +86,8 @@ def _with_wrong_labels(plan: Plan, shares: Sequence[float], n_images: int, n_cla
         of_experience = np.flatnonzero(plan.change == experience)
         for count in range(occurrence[of_experience].max(initial=-1) + 1):
             state = random_state(seed, LABEL_NOISE, experience, count)
-            is_wrong, other = (
-                state.random_sample(n_images) < share,
-                state.randint(n_classes - 1, size=n_images, dtype=np.int64),
-            )
+            is_wrong = state.random_sample(n_images) < share
+            other = state.randint(n_classes - 1, size=n_images, dtype=np.int64)  # the same draws on every platform
             steps = of_experience[occurrence[of_experience] == count]
             steps = steps[is_wrong[plan.index[steps]]]
             drawn = other[plan.index[steps]]

@@ -220,7 +220,7 @@ def image_stream(
                 train = planned.relabel(train)
             return _stream_of_images(definition, images, train, test, planned, stationary)
 
-        common = inspect.signature(make).parameters  # read before the next line puts the annotations of plan there
+        common = inspect.signature(make).parameters  # before make takes the plan's annotations
         functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]

@@ -302,7 +302,9 @@ def test_a_run_has_all_defaults_filled_in() -> None:
     assert run.stream.options == {
         "source": "digits",
         "n_experiences": 10,
+        "n_permutations": None,
         "samples_per_experience": None,
+        "continued": False,
         "stationary": None,
         "frozen_after": 0,
         "transition_width": 0,

@@ -181,54 +181,6 @@ RECORDED: dict[str, list[Entry]] = {
         ),
         ({"source": "digits"}, "a89fb5814f99c77b12820238e93d5927", "f743435276419016"),
     ],
-    "drifting_brightness": [
-        ({"source": "tiny", "n_experiences": 3}, "8ee5e9e4189c072102eff10e568cbe6f", "558f0438b129511e"),
-        (
-            {"source": "tiny", "n_experiences": 3, "seed": 1, "factor": 3.0},
-            "0873e2ef2bcfd8feac14bc2c3c94fb7b",
-            "42bf2bd47c72dc62",
-        ),
-        ({"source": "tiny colours", "n_experiences": 3}, "2dd71bef61333c2012a35ebe35a5c357", "28db0b72ca3b9d4b"),
-        ({"source": "digits"}, "cac5d6634f70a650b6154f62b1d3990c", "5e4a57560c3d2507"),
-    ],
-    "drifting_noise": [
-        ({"source": "tiny", "n_experiences": 3}, "8dcd10d380a39db276fcba3a53960394", "5c0b748a2485e1e0"),
-        ({"source": "tiny", "n_experiences": 3, "seed": 1}, "ea5572a1f0f103ae84cddf2b27255f84", "1bcc3f45f18790ef"),
-        (
-            {"source": "tiny colours", "n_experiences": 3, "stationary": "frozen", "frozen_after": 1},
-            "ee6e1094f27b781a7f84a8ee9eceeb9d",
-            "3e22e635fcdef9af",
-        ),
-        ({"source": "digits"}, "45f51bea13675d652b81e0cf831ed6ae", "b6f54f30a2c3e16e"),
-    ],
-    "drifting_rotation": [
-        ({"source": "tiny", "n_experiences": 3}, "5dd5de10b98dd8b416596cb5c81ab9c1", "e9d22f39f2eab96a"),
-        (
-            {"source": "tiny", "n_experiences": 3, "seed": 1, "degrees": -30.0},
-            "d8f6ec9b46f06cd9573e852c6c29e517",
-            "614c2ec7d7319443",
-        ),
-        (
-            {"source": "tiny colours", "n_experiences": 3, "transition_width": 20},
-            "1330dcd9dee8cc7edc73ca9c1fd5717a",
-            "7c68ebbb399c4a59",
-        ),
-        ({"source": "digits"}, "0880972073106306b12c215032bc3744", "b9fc470f6124d676"),
-    ],
-    "multi_epoch": [
-        ({"source": "tiny", "batch_size": 8, "epochs": 2}, "f1a7697053ce0e75333d00747f31f585", "8c360d53d62a748f"),
-        (
-            {"source": "tiny", "batch_size": 8, "epochs": 2, "seed": 1},
-            "60a4642ff3e3a47dc04a9a58c16e4e1f",
-            "439d07180226fdc9",
-        ),
-        (
-            {"source": "tiny colours", "batch_size": 4, "epochs": 3},
-            "f60023f2f603c04eb042f3d2066750e7",
-            "edd30213bd970dd6",
-        ),
-        ({"source": "digits"}, "a89fb5814f99c77b12820238e93d5927", "f743435276419016"),
-    ],
     "permuted_inputs": [
         ({"source": "tiny", "n_experiences": 3}, "d1632769c235c2225f91ad768dd0d2fa", "785450db658e78c5"),
         ({"source": "tiny", "n_experiences": 3, "seed": 1}, "d60457d27182f4846012e5fe851de610", "5b7f1977f50bfbd8"),

@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter
+from inspect import getdoc, signature
 
 import numpy as np
 import pytest
 
 from streams import STREAMS, plan_stream
 from streams.benchmark import StreamBenchmark, read_samples
+from streams.plan import Stationary
 from tests.streams.image_streams import FINGERPRINTS, IMAGE_STREAMS, SOURCE, VARIANTS, planned
 from tests.streams.synthetic import N_CLASSES
 
@@ -233,8 +235,15 @@ def test_an_option_that_the_stream_does_not_have(name):
 
 
 @pytest.mark.parametrize("name", sorted({case.name for case in IMAGE_STREAMS.values()}))
-def test_docstrings_describe_every_option(name):
-    from inspect import getdoc, signature
+def test_every_option_says_its_type(name):
+    """The command line and study files check options by it."""
+    parameters = signature(STREAMS[name]).parameters
+    assert all(parameter.annotation is not parameter.empty for parameter in parameters.values())
+    assert parameters["stationary"].annotation == Stationary | None
+    assert (parameters["seed"].annotation, parameters["frozen_after"].annotation) == (int, int)
 
+
+@pytest.mark.parametrize("name", sorted({case.name for case in IMAGE_STREAMS.values()}))
+def test_docstrings_describe_every_option(name):
     described = re.findall(r"^    (\w+): ", getdoc(STREAMS[name]).partition("Args:\n")[2], re.MULTILINE)
     assert set(signature(STREAMS[name]).parameters) <= set(described)
