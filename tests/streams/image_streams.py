@@ -44,6 +44,8 @@ IMAGE_STREAMS = {
     "class_split, replacement": Case(
         "class_split", {"classes_per_experience": 4, "replacement": True, "n_experiences": 5}
     ),
+    "drifting_rotation": Case("drifting_rotation", {"n_experiences": 4, "degrees": 270}),
+    "drifting_brightness": Case("drifting_brightness", {"n_experiences": 4, "samples_per_experience": 20}),
     "hard_and_easy": Case("hard_and_easy", {"hard_classes": 3, "hard_samples": 30}),
     "hard_and_easy, 10 passes": Case("hard_and_easy", {"easy_samples": 9}),
     "label_noise": Case("label_noise", {"n_experiences": 4}, redraws_labels=True),
@@ -114,6 +116,20 @@ FINGERPRINTS: dict[str, list[str]] = {
         "be89892f9ee1246f057f5b36edd54724",
         "9c37c7940e99a5c0dea5dded34bee6a0",
         "b169026d842ef7cdc969a8c9e197641a",
+    ],
+    "drifting_rotation": [
+        "abd15e7d570012c9b9327fdac25fbd63",
+        "ca0a0b26f46b3914a7806228ad9ef40f",
+        "07c44fb9f56a56016f7073dd9c6faaf9",
+        "24609ec37b0a8604767c23bfc94a288c",
+        "95cc10a58a60997f5996c1af9f8fafd6",
+    ],
+    "drifting_brightness": [
+        "d66fb215bb8368a4e310d770b281187c",
+        "d2fd4e3a91e0ccd350c64d9b6fc1c3b9",
+        "b2e0d525d954fc886432c0e0837a0c2e",
+        "8a20bada4842deec689c7e8fad6272cb",
+        "c3262f744704d5170d7bde65883ae588",
     ],
     "hard_and_easy": [
         "cbcee8ad3eecd45fe361122ed66dc4e5",

@@ -30,25 +30,6 @@ N_PRESENTED = 4  # samples of each experience whose values are recorded
 # name → (options, fingerprint, hash of the first values that are presented)
 Entry = tuple[dict[str, Any], str, str]
 RECORDED: dict[str, list[Entry]] = {
-    "bit_flipping": [
-        ({"n_samples": 200, "flip_every": 40}, "30923efd7cf99e838d645d67a7434269", "cad14630e21f2191"),
-        ({"n_samples": 200, "flip_every": 40, "seed": 1}, "9f9f7dff25db764a1b2afa108a808ea4", "ae45c7be2740aeed"),
-        (
-            {"n_samples": 200, "flip_every": 40, "stationary": "shuffled"},
-            "8095b635e3c1a5bec189f8b98312042a",
-            "ec3bb57959942b24",
-        ),
-        (
-            {"n_samples": 200, "flip_every": 40, "stationary": "frozen", "frozen_after": 2},
-            "ad8019e9c5f30c35c3a283c1d5e46266",
-            "8946b536889804d8",
-        ),
-        (
-            {"n_samples": 100, "n_inputs": 5, "n_slow": 2, "flip_every": 9, "n_target_units": 3, "agreement": 0.5},
-            "854aaa4f45a9ab184b642b1f0ddc797f",
-            "ed4232ecbf6e23cb",
-        ),
-    ],
     "class_split": [
         ({"source": "tiny", "classes_per_experience": 3}, "9401573a477b9856dc82a14c62275707", "142f13c3486e0108"),
         (
@@ -109,77 +90,24 @@ RECORDED: dict[str, list[Entry]] = {
             "37e9aa97446086fd",
         ),
     ],
-    "drifting_brightness": [
-        ({"source": "tiny", "n_experiences": 3}, "8ee5e9e4189c072102eff10e568cbe6f", "558f0438b129511e"),
-        (
-            {"source": "tiny", "n_experiences": 3, "seed": 1, "factor": 3.0},
-            "0873e2ef2bcfd8feac14bc2c3c94fb7b",
-            "42bf2bd47c72dc62",
-        ),
-        ({"source": "tiny colours", "n_experiences": 3}, "2dd71bef61333c2012a35ebe35a5c357", "28db0b72ca3b9d4b"),
-        ({"source": "digits"}, "cac5d6634f70a650b6154f62b1d3990c", "5e4a57560c3d2507"),
-    ],
-    "drifting_noise": [
-        ({"source": "tiny", "n_experiences": 3}, "8dcd10d380a39db276fcba3a53960394", "5c0b748a2485e1e0"),
-        ({"source": "tiny", "n_experiences": 3, "seed": 1}, "ea5572a1f0f103ae84cddf2b27255f84", "1bcc3f45f18790ef"),
-        (
-            {"source": "tiny colours", "n_experiences": 3, "stationary": "frozen", "frozen_after": 1},
-            "ee6e1094f27b781a7f84a8ee9eceeb9d",
-            "3e22e635fcdef9af",
-        ),
-        ({"source": "digits"}, "45f51bea13675d652b81e0cf831ed6ae", "b6f54f30a2c3e16e"),
-    ],
-    "drifting_rotation": [
-        ({"source": "tiny", "n_experiences": 3}, "5dd5de10b98dd8b416596cb5c81ab9c1", "e9d22f39f2eab96a"),
-        (
-            {"source": "tiny", "n_experiences": 3, "seed": 1, "degrees": -30.0},
-            "d8f6ec9b46f06cd9573e852c6c29e517",
-            "614c2ec7d7319443",
-        ),
-        (
-            {"source": "tiny colours", "n_experiences": 3, "transition_width": 20},
-            "1330dcd9dee8cc7edc73ca9c1fd5717a",
-            "7c68ebbb399c4a59",
-        ),
-        ({"source": "digits"}, "0880972073106306b12c215032bc3744", "b9fc470f6124d676"),
-    ],
     "hard_and_easy": [
         ({"source": "digits"}, "277007bea81554d4fe12976cce1fccfb", "24d2f5679f47dbf6"),
         ({"source": "digits", "seed": 1}, "2181ba8951b2dd1833c13eef745c5212", "d2467efa0e61f1c8"),
         ({"source": "digits", "stationary": "frozen"}, "5f4dcc0f70bbaf1ad1d0e54abc3501d9", "f73355403caeb66e"),
     ],
-    "label_noise": [
-        ({"source": "tiny", "n_experiences": 3}, "30240b08c30b1949ae8d7fb544805778", "562c0936cb4e12c8"),
+    "recurring": [
+        ({"source": "tiny", "classes_per_experience": 3}, "d81600904d2794f88d22b233a0db0fbb", "a5c814523018f462"),
         (
-            {"source": "tiny", "n_experiences": 3, "seed": 1, "schedule": "alternating"},
-            "ac4f9b76a6ed66cf52af9e94434edd6d",
-            "4e4d05d60d1f69ab",
+            {"source": "tiny", "classes_per_experience": 3, "seed": 1},
+            "9e89499f54327b45ad543ba2d4e83c8e",
+            "5cf081a22a3eca8a",
         ),
         (
-            {"source": "tiny", "n_experiences": 3, "schedule": "fixed", "samples_per_experience": 100},
-            "5b912534d4221883db87317917497d5a",
-            "0529d810517f9766",
+            {"source": "tiny", "classes_per_experience": 3, "stationary": "frozen", "frozen_after": 2},
+            "c724b189b24b8893ff6c62b63702950c",
+            "99c2c21e68a623cb",
         ),
-        (
-            {"source": "tiny", "n_experiences": 3, "stationary": "repeat"},
-            "3fcc05f37987c34583b20514b0b50b4e",
-            "dbb5252592e1d18a",
-        ),
-        ({"source": "digits"}, "348d3ed299e27c84b94f98ef5ab5d761", "9aa442cf4873c834"),
-    ],
-    "multi_epoch": [
-        ({"source": "tiny", "batch_size": 8, "epochs": 2}, "f1a7697053ce0e75333d00747f31f585", "8c360d53d62a748f"),
-        (
-            {"source": "tiny", "batch_size": 8, "epochs": 2, "seed": 1},
-            "60a4642ff3e3a47dc04a9a58c16e4e1f",
-            "439d07180226fdc9",
-        ),
-        (
-            {"source": "tiny colours", "batch_size": 4, "epochs": 3},
-            "f60023f2f603c04eb042f3d2066750e7",
-            "edd30213bd970dd6",
-        ),
-        ({"source": "digits"}, "a89fb5814f99c77b12820238e93d5927", "f743435276419016"),
+        ({"source": "digits"}, "0ed2d67308fb35359092bae4a95b46f8", "254a1f554f72007a"),
     ],
     "permuted_inputs": [
         ({"source": "tiny", "n_experiences": 3}, "d1632769c235c2225f91ad768dd0d2fa", "785450db658e78c5"),
@@ -236,19 +164,72 @@ RECORDED: dict[str, list[Entry]] = {
         ),
         ({"source": "digits"}, "8a5ee25da47b0035f1735fdb846609b8", "1bcbf26ac020678e"),
     ],
-    "recurring": [
-        ({"source": "tiny", "classes_per_experience": 3}, "d81600904d2794f88d22b233a0db0fbb", "a5c814523018f462"),
+    "label_noise": [
+        ({"source": "tiny", "n_experiences": 3}, "30240b08c30b1949ae8d7fb544805778", "562c0936cb4e12c8"),
         (
-            {"source": "tiny", "classes_per_experience": 3, "seed": 1},
-            "9e89499f54327b45ad543ba2d4e83c8e",
-            "5cf081a22a3eca8a",
+            {"source": "tiny", "n_experiences": 3, "seed": 1, "schedule": "alternating"},
+            "ac4f9b76a6ed66cf52af9e94434edd6d",
+            "4e4d05d60d1f69ab",
         ),
         (
-            {"source": "tiny", "classes_per_experience": 3, "stationary": "frozen", "frozen_after": 2},
-            "c724b189b24b8893ff6c62b63702950c",
-            "99c2c21e68a623cb",
+            {"source": "tiny", "n_experiences": 3, "schedule": "fixed", "samples_per_experience": 100},
+            "5b912534d4221883db87317917497d5a",
+            "0529d810517f9766",
         ),
-        ({"source": "digits"}, "0ed2d67308fb35359092bae4a95b46f8", "254a1f554f72007a"),
+        (
+            {"source": "tiny", "n_experiences": 3, "stationary": "repeat"},
+            "3fcc05f37987c34583b20514b0b50b4e",
+            "dbb5252592e1d18a",
+        ),
+        ({"source": "digits"}, "348d3ed299e27c84b94f98ef5ab5d761", "9aa442cf4873c834"),
+    ],
+    "drifting_rotation": [
+        ({"source": "tiny", "n_experiences": 3}, "5dd5de10b98dd8b416596cb5c81ab9c1", "e9d22f39f2eab96a"),
+        (
+            {"source": "tiny", "n_experiences": 3, "seed": 1, "degrees": -30.0},
+            "d8f6ec9b46f06cd9573e852c6c29e517",
+            "614c2ec7d7319443",
+        ),
+        (
+            {"source": "tiny colours", "n_experiences": 3, "transition_width": 20},
+            "1330dcd9dee8cc7edc73ca9c1fd5717a",
+            "7c68ebbb399c4a59",
+        ),
+        ({"source": "digits"}, "0880972073106306b12c215032bc3744", "b9fc470f6124d676"),
+    ],
+    "drifting_brightness": [
+        ({"source": "tiny", "n_experiences": 3}, "8ee5e9e4189c072102eff10e568cbe6f", "558f0438b129511e"),
+        (
+            {"source": "tiny", "n_experiences": 3, "seed": 1, "factor": 3.0},
+            "0873e2ef2bcfd8feac14bc2c3c94fb7b",
+            "42bf2bd47c72dc62",
+        ),
+        ({"source": "tiny colours", "n_experiences": 3}, "2dd71bef61333c2012a35ebe35a5c357", "28db0b72ca3b9d4b"),
+        ({"source": "digits"}, "cac5d6634f70a650b6154f62b1d3990c", "5e4a57560c3d2507"),
+    ],
+    "drifting_noise": [
+        ({"source": "tiny", "n_experiences": 3}, "8dcd10d380a39db276fcba3a53960394", "5c0b748a2485e1e0"),
+        ({"source": "tiny", "n_experiences": 3, "seed": 1}, "ea5572a1f0f103ae84cddf2b27255f84", "1bcc3f45f18790ef"),
+        (
+            {"source": "tiny colours", "n_experiences": 3, "stationary": "frozen", "frozen_after": 1},
+            "ee6e1094f27b781a7f84a8ee9eceeb9d",
+            "3e22e635fcdef9af",
+        ),
+        ({"source": "digits"}, "45f51bea13675d652b81e0cf831ed6ae", "b6f54f30a2c3e16e"),
+    ],
+    "multi_epoch": [
+        ({"source": "tiny", "batch_size": 8, "epochs": 2}, "f1a7697053ce0e75333d00747f31f585", "8c360d53d62a748f"),
+        (
+            {"source": "tiny", "batch_size": 8, "epochs": 2, "seed": 1},
+            "60a4642ff3e3a47dc04a9a58c16e4e1f",
+            "439d07180226fdc9",
+        ),
+        (
+            {"source": "tiny colours", "batch_size": 4, "epochs": 3},
+            "f60023f2f603c04eb042f3d2066750e7",
+            "edd30213bd970dd6",
+        ),
+        ({"source": "digits"}, "a89fb5814f99c77b12820238e93d5927", "f743435276419016"),
     ],
     "tracking": [
         ({"n_samples": 100}, "f4944d46821a0b1e72b770c19dd94871", "d0d694e88902dccc"),
@@ -264,6 +245,25 @@ RECORDED: dict[str, list[Entry]] = {
             {"n_samples": 100, "samples_per_experience": 30, "stationary": "frozen", "frozen_after": 1},
             "0c26202c38a9cfb7460032e9cd5a0f97",
             "67b5724e7f11a01e",
+        ),
+    ],
+    "bit_flipping": [
+        ({"n_samples": 200, "flip_every": 40}, "30923efd7cf99e838d645d67a7434269", "cad14630e21f2191"),
+        ({"n_samples": 200, "flip_every": 40, "seed": 1}, "9f9f7dff25db764a1b2afa108a808ea4", "ae45c7be2740aeed"),
+        (
+            {"n_samples": 200, "flip_every": 40, "stationary": "shuffled"},
+            "8095b635e3c1a5bec189f8b98312042a",
+            "ec3bb57959942b24",
+        ),
+        (
+            {"n_samples": 200, "flip_every": 40, "stationary": "frozen", "frozen_after": 2},
+            "ad8019e9c5f30c35c3a283c1d5e46266",
+            "8946b536889804d8",
+        ),
+        (
+            {"n_samples": 100, "n_inputs": 5, "n_slow": 2, "flip_every": 9, "n_target_units": 3, "agreement": 0.5},
+            "854aaa4f45a9ab184b642b1f0ddc797f",
+            "ed4232ecbf6e23cb",
         ),
     ],
 }
