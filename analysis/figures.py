@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Width = Literal["column", "full"]
 MetaParameter = Literal["weight_decay", "momentum"]
+Format = Literal["png", "pdf", "svg"]
 
 WIDTHS: dict[str, float] = {"column": 3.3, "full": 6.8}  # inches
 # Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
@@ -65,7 +66,9 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.1,
     "pdf.fonttype": 42,
+    "svg.hashsalt": "the same names in every file",
 }
+_WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -485,16 +488,19 @@ def _draw_map(axes: Axes, percent: np.ndarray, limits: tuple[float, float], best
             axes.add_patch(frame)
 
 
-def save(figure: Figure, out_dir: str | os.PathLike[str], name: str) -> list[Path]:
-    """Write a figure as PNG (200 dots per inch) and PDF.
+def save(
+    figure: Figure, out_dir: str | os.PathLike[str], name: str, formats: Sequence[Format] = ("png", "pdf")
+) -> list[Path]:
+    """Write a figure.
 
     Args:
         figure: the figure.
         out_dir: the folder, made if it does not exist.
         name: file name without suffix.
+        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`, each for a file.
 
     Returns:
-        The paths of both files.
+        The paths of the files.
 
     Raises:
         OSError: a file cannot be written.
@@ -503,10 +509,10 @@ def save(figure: Figure, out_dir: str | os.PathLike[str], name: str) -> list[Pat
 
     paths = []
     with rc_context(_STYLE):
-        for suffix, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+        for suffix in formats:
 
-            def write(path: Path, suffix: str = suffix, metadata: dict[str, Any] = metadata) -> None:
-                figure.savefig(path, format=suffix, dpi=200, metadata=metadata)
+            def write(path: Path, suffix: Format = suffix) -> None:
+                figure.savefig(path, format=suffix, dpi=200, metadata=_WITHOUT_DATE[suffix])
 
             paths.append(write_whole(Path(out_dir) / f"{name}.{suffix}", write))
     return paths

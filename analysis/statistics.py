@@ -124,7 +124,7 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
     """Average online accuracy for each combination of some of the learner's settings.
 
     Args:
-        runs: the runs, such as those of a study's selection seeds.
+        runs: runs of one stream, such as those of a study's selection seeds.
         settings: names of options of the learner, such as `["gamma", "meta_lr", "lr"]`. Learners without them are left
             out.
         diverged: how diverged runs count, see `online_accuracy`.
@@ -134,8 +134,10 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
         online_accuracy (mean over runs, a fraction).
 
     Raises:
-        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged.
+        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged (see `counted_runs`
+            and `Runs.require_one_stream`).
     """
+    runs.require_one_stream()
     accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
     rows = []
     columns = accuracy[["run", "label", "state", "online_accuracy"]]
@@ -285,11 +287,11 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
         than two pairs).
 
     Raises:
-        ValueError: there is no such label, or two runs of the same seed did not see the same stream.
+        ValueError: there is no such label, or the runs cannot be paired (see `Runs.require_one_stream`).
     """
+    runs.require_one_stream()
     scores, name = average_score(runs, diverged)
     require_labels(runs, [baseline_label])
-    _require_equal_fingerprints(scores.dropna(subset=name))
     by_seed = scores.pivot_table(index="seed", columns="label", values=name, observed=True)
     rows = {}
     for label in runs.labels:
@@ -313,8 +315,9 @@ def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
         Its label, the first one of equals; None if no such learner has a counted run.
 
     Raises:
-        ValueError: see `online_accuracy`.
+        ValueError: see `online_accuracy` and `Runs.require_one_stream`.
     """
+    runs.require_one_stream()
     scores, name = average_score(runs, diverged)
     fixed = scores[~scores["learned_step_sizes"].astype(bool)].dropna(subset=name)
     if fixed.empty:
@@ -483,13 +486,3 @@ def require_labels(runs: Runs, labels: list[str]) -> None:
     unknown = [label for label in labels if label not in runs.labels]
     if unknown:
         raise ValueError(f"no run is labelled {unknown[0]!r}; the labels are: {'; '.join(runs.labels)}")
-
-
-def _require_equal_fingerprints(counted: pd.DataFrame) -> None:
-    for seed, group in counted.groupby("seed"):
-        other = group[group["fingerprint"] != group["fingerprint"].iloc[0]]
-        if len(other):
-            raise ValueError(
-                f"{group['run'].iloc[0]} and {other['run'].iloc[0]} both have seed {seed} but saw different streams "
-                "(their fingerprints differ), so they cannot be paired: repeat one of them"
-            )

@@ -180,9 +180,14 @@ class RunUnderWay:
         return min(self.left_in_experience, *planned[:1]) if planned else self.left_in_experience
 
     def begin(self) -> None:
-        """Write the description, or go on from the checkpoint if there is one."""
+        """Write the description, or go on from the checkpoint if there is one.
+
+        Raises:
+            ValueError: the checkpoint is of another stream than the one that is there now.
+        """
         checkpoint = self.directory.path / "checkpoint.pt"
         if checkpoint.exists():
+            self._require_same_stream()
             self._restore(torch.load(checkpoint, weights_only=True))
         else:
             self.directory.start(self._record())
@@ -251,6 +256,15 @@ class RunUnderWay:
             "versions": describe_software(),
             "platform": describe_platform(THREADS),
         }
+
+    def _require_same_stream(self) -> None:
+        began_with = read_json(self.directory.path / "config.json")["stream_info"]["fingerprint"]
+        if began_with != self.benchmark.info.fingerprint:
+            raise ValueError(
+                f"the run began with another stream (fingerprint {began_with}, now {self.benchmark.info.fingerprint}): "
+                "the stored images or the stream's code have changed. Bring them back to go on, or remove "
+                f"'{self.directory.path}' to begin again"
+            )
 
     def _save(self, path: Path, progress: dict[str, Any]) -> None:
         torch.save(

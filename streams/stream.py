@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import InputChange
@@ -63,6 +64,7 @@ class StreamInfo:
         experiences: what each experience holds.
         for_learner: sizes.
         test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
+        source_hash: hash over the source's stored bytes and labels; None for generated samples.
     """
 
     definition: str
@@ -72,6 +74,7 @@ class StreamInfo:
     experiences: list[ExperienceInfo]
     for_learner: LearnerInfo
     test_at: list[int] = field(default_factory=list)
+    source_hash: str | None = None
 
     @property
     def boundaries(self) -> list[int]:
@@ -84,6 +87,7 @@ class StreamInfo:
             "definition": self.definition,
             "fingerprint": self.fingerprint,
             "source": self.source,
+            "source_hash": self.source_hash,
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
@@ -94,11 +98,20 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream as arrays: its samples, one entry per experience, and what is known about it."""
+    """A stream as arrays: its samples, one entry per experience, and what is known about it.
+
+    Attributes:
+        info: what is known about it.
+        train: samples of each experience.
+        test: held-out samples of each experience.
+        course: what changes behind the samples of a regression, by name: functions of two steps that give it for the
+            samples from the first to before the second one, [n] or [n, parts]. No learner is told.
+    """
 
     info: StreamInfo
     train: Sequence[Samples]
     test: Sequence[Samples]
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -253,9 +266,16 @@ def _stream_of_images(
             digest.update(part)
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
     info = StreamInfo(
-        definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes, list(planned.test_at)
+        definition,
+        digest.hexdigest()[:32],
+        source.name,
+        stationary,
+        experiences,
+        sizes,
+        list(planned.test_at),
+        source.content_hash[:32],
     )
-    return Stream(info, **samples)
+    return Stream(info, samples["train"], samples["test"])
 
 
 def regression_stream(
@@ -265,6 +285,7 @@ def regression_stream(
     *,
     content_hash: str,
     stationary: Stationary | None = None,
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] | None = None,
 ) -> Stream:
     """A stream of a regression, whose samples are made when they are asked for, without held-out samples.
 
@@ -276,6 +297,7 @@ def regression_stream(
         lengths: number of samples of each experience.
         content_hash: of what else describes the stream.
         stationary: the variant that ``make`` makes.
+        course: what changes behind the samples; see ``Stream``.
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]
@@ -299,4 +321,5 @@ def regression_stream(
         info,
         train=[GeneratedSamples(make, steps) for steps in experiences],
         test=[GeneratedSamples(make, range(0)) for _ in experiences],
+        course=course or {},
     )

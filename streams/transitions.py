@@ -31,5 +31,7 @@ def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
     if width == 0:
         return plan
     n = len(plan.index)
-    moved = np.arange(n) + random_state(seed, TRANSITIONS).uniform(-width / 2, width / 2, size=n)
+    # Draws are exact fractions, and NumPy rounds each operation by itself, so this is the same on every platform.
+    distance = random_state(seed, TRANSITIONS).random_sample(n) * width - width / 2
+    moved = np.arange(n) + distance
     return take(plan, np.argsort(moved, kind="stable"), plan.lengths)

@@ -137,13 +137,6 @@ def test_paired_differences_by_hand(paired):
         paired_differences(load_runs(paired), "E")
 
 
-def test_pairs_must_have_seen_the_same_stream(paired):
-    other = write_run(paired, "E", 0, stream_info={"fingerprint": "another"})
-    message = f"{paired / 'A-0'} and {other} both have seed 0 but saw different streams"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        paired_differences(load_runs(paired), "A")
-
-
 def test_best_fixed(paired):
     assert best_fixed(load_runs(paired)) == "D"  # B is better than A, but learns its step sizes
     assert best_fixed(load_runs(paired).select(label=["A", "B"])) == "A"

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,8 +24,9 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
+from streams import make_stream, sources
 
+from ..streams.synthetic import write_folder
 from .conftest import exactly, files_of, read_tables
 
 N_SAMPLES, PORTION = 150, 20
@@ -496,6 +498,28 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert not (tmp_path / "checkpoint.pt").exists()
     assert read_json(tmp_path / "status.json")["wall_time"] > wall_time > 0
     assert load_runs(tmp_path).samples["loss"].tolist() == read_tables(finished)["samples"]["loss"].to_pylist()
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    random, images = np.random.RandomState(0), tmp_path / "images"
+    pictures = list(random.randint(256, size=(60, 4, 4), dtype=np.uint8))
+    write_folder(images, pictures, ["one", "two"] * 30)
+    config = config_of(source=f"folder:{images}", n_experiences=2, samples_per_experience=50)
+    assert run_one(config, tmp_path / "run", should_stop=stop_at(2)) == "failed"
+    before = read_json(tmp_path / "run" / "config.json")["stream_info"]["fingerprint"]
+
+    sources._load_named.cache_clear()  # as in another process
+    write_folder(images, [255 - pictures[0]], ["one"])
+    assert run_one(config, tmp_path / "run") == "failed"
+    now = make_stream("permuted_inputs", **config.stream.options).info.fingerprint
+    assert read_json(tmp_path / "run" / "status.json")["reason"] == (
+        f"ValueError: the run began with another stream (fingerprint {before}, now {now}): the stored images or the "
+        f"stream's code have changed. Bring them back to go on, or remove '{tmp_path / 'run'}' to begin again"
+    )
+
+    sources._load_named.cache_clear()
+    write_folder(images, pictures[:1], ["one"])
+    assert run_one(config, tmp_path / "run") == "finished"
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(

@@ -286,10 +286,12 @@ def test_info_of_a_class_split():
     ]
     assert len(info.fingerprint) == 32
     int(info.fingerprint, 16)
+    assert info.source_hash not in (None, info.fingerprint)
     assert info.as_record() == {
         "definition": "class_split v1",
         "fingerprint": info.fingerprint,
         "source": "arrays",
+        "source_hash": info.source_hash,
         "stationary": None,
         "n_experiences": 4,
         "boundaries": [0, 5, 10, 15],
