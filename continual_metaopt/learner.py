@@ -1,7 +1,6 @@
 """OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
 
 import functools
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
-import numpy as np
 import torch
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BasePlugin
@@ -24,6 +22,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
+from continual_metaopt.engines.random_numbers import random_numbers_kept
 from continual_metaopt.metrics import works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
@@ -37,6 +36,7 @@ from streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine
+    from continual_metaopt.engines.traced_gradients import TracedGradients
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -51,7 +51,7 @@ ITERATION_CALLBACKS = (
 
 
 READ_AT_ONCE = 32  # samples
-NOT_SAVED = ("recorder", "_update", "_compiled")
+NOT_SAVED = ("recorder", "_update", "_compiled", "_traced")
 
 
 class Recorder(Protocol):
@@ -82,9 +82,10 @@ class OnlineLearner(Naive):
         model: the network.
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
-        engine: "torch" runs network and optimizer as they are; "fused" makes MetaOptimize's updates in one pass over
-            memory; "compiled" does all of it in compiled code, for sequential networks. They give the same results up
-            to rounding. "auto" takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        engine: "torch" runs network and optimizer as they are; "fused" traces the network's forward and backward pass
+            into one graph, where it can be traced, and makes MetaOptimize's updates in one pass over memory; "compiled"
+            does all of it in compiled code, for sequential networks. They give the same results up to rounding. "auto"
+            takes the fastest that fits; ``strategy.engine`` says which ran and why.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -100,6 +101,7 @@ class OnlineLearner(Naive):
 
     recorder: Recorder | None = None  # not saved in checkpoints
     _compiled: "CompiledEngine | None" = None  # likewise
+    _traced: "TracedGradients | None" = None  # likewise
 
     def __init__(
         self,
@@ -226,11 +228,15 @@ class OnlineLearner(Naive):
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
             self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._first_sample())
+            callbacks = self._why_callbacks()
             if self.engine["name"] == "compiled":
                 self._learn_in_portions(self._learn_compiled)
-            elif self._why_callbacks() is None:
-                self._learn_in_portions(functools.partial(self._learn_by_torch, self._samples()))
+            elif callbacks is None:
+                differentiate = self._choose_gradients()
+                self._learn_in_portions(functools.partial(self._learn_by_torch, differentiate, self._samples()))
             else:
+                if callbacks not in self.engine["reason"]:
+                    self._note_gradients(f"autograd: {callbacks}")
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
@@ -285,12 +291,33 @@ class OnlineLearner(Naive):
 
     def _first_sample(self) -> Sequence[Tensor]:
         """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
-        generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-        sample: Sequence[Tensor] = next(iter(self.dataloader))
-        torch.set_rng_state(generators[0])
-        np.random.set_state(generators[1])  # noqa: NPY002
-        random.setstate(generators[2])
+        with random_numbers_kept():
+            sample: Sequence[Tensor] = next(iter(self.dataloader))
         return sample
+
+    def _choose_gradients(self) -> torch_engine.Differentiate:
+        """How predictions and gradients are computed where no callbacks run."""
+        if self.engine["name"] == "fused" and len(self.dataloader):
+            from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
+
+            try:
+                if len(self.adapted_dataset) < FEWEST_SAMPLES:
+                    raise NotTraceable("the experience is too short to trace them")
+                given = (self.model, self.optimizer, self._criterion, *self._first_sample()[:2])
+                if self._traced is None or not self._traced.still_holds(*given):
+                    self._traced = TracedGradients(*given)
+            except NotTraceable as error:
+                self._traced = None
+                self._note_gradients(f"autograd: {error}")
+            else:
+                self._note_gradients("a traced graph")
+                return self._traced
+        return functools.partial(torch_engine.by_autograd, self.model, self.optimizer, self._criterion)
+
+    def _note_gradients(self, how: str) -> None:
+        """Let the record of a fused engine say how the gradients are computed."""
+        if self.engine["name"] == "fused":
+            self.engine["reason"] += f"; gradients by {how}"
 
     def _learn_in_portions(self, learn_portion: Callable[[], bool]) -> None:
         """Learn until ``learn_portion`` returns that there is no more, and hand over what was observed after each."""
@@ -302,9 +329,11 @@ class OnlineLearner(Naive):
                 self._advance_clock(len(self._observations))
                 self._hand_over()
 
-    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> bool:
+    def _learn_by_torch(
+        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]]
+    ) -> bool:
         return torch_engine.learn(
-            self.model, self.optimizer, self._criterion, samples, self._observations, self.record_every, self._update
+            differentiate, self.optimizer, samples, self._observations, self.record_every, self._update
         )
 
     def _learn_compiled(self) -> bool:

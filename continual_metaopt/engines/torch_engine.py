@@ -13,11 +13,12 @@ from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
 from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
+Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 def learn(
-    model: nn.Module,
+    differentiate: Differentiate,
     optimizer: Optimizer,
-    criterion: Any,
     samples: Iterator[tuple[Tensor, Tensor]],
     observations: Observations,
     record_every: int,
@@ -26,9 +27,8 @@ def learn(
     """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
     Args:
-        model: the network.
-        optimizer: of its parameters.
-        criterion: loss of (output, target).
+        differentiate: returns the output for an input and its loss given the target, and leaves the gradients behind.
+        optimizer: of the network's parameters.
         samples: pairs of input [1, …] and target [1].
         observations: filled in place; says at which step the samples begin.
         record_every: distance in steps between recorded step sizes.
@@ -42,16 +42,36 @@ def learn(
     """
     deadline = time.monotonic() + MAX_SECONDS
     for x, y in samples:
-        forget_gradients(optimizer)
-        output = model(x)
-        loss = loss_of(criterion, output, y)
+        output, loss = differentiate(x, y)
         check_finite(loss.item(), observations.next_step)
-        if not wants_graph(optimizer):
-            loss.backward()
         observe(observations, optimizer, output, y, loss, record_every, update)
         if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
             return True
     return False
+
+
+def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict, and compute the gradients with PyTorch's autograd, unless the optimizer wants the graph for that.
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        criterion: loss of (output, target).
+        x: a mini-batch of inputs.
+        y: its targets.
+
+    Returns:
+        The network's output, and its loss, a scalar.
+
+    Raises:
+        ValueError: a label does not fit the network's outputs.
+    """
+    forget_gradients(optimizer)
+    output = model(x)
+    loss = loss_of(criterion, output, y)
+    if not wants_graph(optimizer):
+        loss.backward()
+    return output, loss
 
 
 def forget_gradients(optimizer: Optimizer) -> None:
