@@ -1,27 +1,45 @@
 """A stream of one's own: images whose brightness is turned down from experience to experience."""
 
-import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from continual_metaopt import MLP, MetaOptimizeStrategy
 from streams import make_stream, register_stream
-from streams.benchmark import build_benchmark
 from streams.plan import plan_of, random_state
-from streams.sources import load_source
+from streams.stream import ImagePlan, image_stream
+
+
+class Darken:
+    """Change k of an image: its bytes, shifted right by k bits."""
+
+    def apply(self, images, change):
+        """Darker images."""
+        return images >> change[:, None, None, None].astype("uint8")
+
+    def content(self):
+        """What enters into the stream's fingerprint."""
+        return b"shifted right"
 
 
 @register_stream("fading", "every experience shows the images darker than the one before")
-def fading(*, n_experiences: int = 4, samples_per_experience: int = 400, seed: int = 0):
-    """Make the stream: all versions of the images are one source, and each experience draws from its own version."""
-    digits = load_digits()
-    versions = [(digits.images * 15.9 / 2**k).astype(np.uint8) for k in range(n_experiences)]
-    n = len(digits.target)
-    x, y = np.concatenate(versions), np.tile(digits.target, n_experiences)
-    images = load_source((x, y, x, y))
-    order = [random_state(seed, 0, k).permutation(n)[:samples_per_experience] + k * n for k in range(n_experiences)]
-    plan = plan_of([(index, images.train.y[index], -1) for index in order])
-    return build_benchmark("fading v1", images, plan, plan, n_outputs=10, seed=seed, stationary=None)
+@image_stream("fading v1")
+def fading(images, seed, *, n_experiences: int = 4, samples_per_experience: int = 400):
+    """Every experience shows the images darker than the one before.
+
+    Args:
+        images: of the source.
+        seed: decides the order of samples.
+        n_experiences: number of degrees of darkness.
+        samples_per_experience: number of images in each.
+    """
+
+    def experience(y, k):
+        index = random_state(seed, 0, k).permutation(len(y))[:samples_per_experience]
+        return index, y[index], k
+
+    train, test = (
+        plan_of([experience(split.y, k) for k in range(n_experiences)]) for split in (images.train, images.test)
+    )
+    return ImagePlan(train, test, len(images.classes), Darken())
 
 
 torch.manual_seed(0)

@@ -10,8 +10,9 @@ from streams.registry import Registry, UnknownNameError
 
 if TYPE_CHECKING:
     from streams.benchmark import StreamBenchmark
+    from streams.stream import Stream
 
-__all__ = ["STREAMS", "UnknownNameError", "make_stream", "register_stream"]
+__all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "register_stream"]
 
 STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
 STREAMS.add_lazily(
@@ -50,4 +51,21 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
         >>> len(benchmark.train_stream), benchmark.info.for_learner.n_outputs
         (5, 2)
     """
-    return STREAMS[name](**options)
+    stream = plan_stream(name, **options)
+    from streams.benchmark import StreamBenchmark
+
+    return StreamBenchmark(stream)
+
+
+def plan_stream(name: str, **options: Any) -> "Stream":
+    """The same stream as arrays, without an Avalanche benchmark around them; needs neither Avalanche nor torch.
+
+    Args:
+        name: as for ``make_stream``.
+        **options: likewise.
+
+    Raises:
+        The same errors as ``make_stream``.
+    """
+    stream: Stream = STREAMS[name](**options)
+    return stream

@@ -1,48 +1,47 @@
 """Class split: each class of a source is dealt to one experience, as in the paper's continual CIFAR-100."""
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.benchmark import StreamBenchmark, build_benchmark
-from streams.images import ImageSet
-from streams.plan import CLASS_ORDER, SAMPLE_ORDER, Stationary, plan_of, random_state
+from streams.images import ImageSet, ImageSource
+from streams.plan import CLASS_ORDER, SAMPLE_ORDER, plan_of, random_state
 from streams.registry import unknown_name
-from streams.sources import SourceSpec, load_source
-
-DEFINITION = "class_split v1"
+from streams.stream import ImagePlan, image_stream
 
 
+@image_stream(
+    "class_split v1",
+    changes="the classes",
+    when="with every experience",
+    length="all images of the source's training split, once each",
+    head="classes_per_experience outputs shared by all experiences, or one for each class of the source",
+)
 def class_split(
-    source: SourceSpec = "digits",
+    images: ImageSource,
+    seed: int,
     *,
     classes_per_experience: int = 10,
     classes: list[int] | None = None,
     labels: Literal["within", "global"] = "within",
     n_experiences: int | None = None,
     samples_per_experience: int | None = None,
-    stationary: Stationary | None = None,
-    seed: int = 0,
-    data_root: str | Path = "data",
-    skip_unreadable: bool = False,
-) -> StreamBenchmark:
+) -> ImagePlan:
     """Every experience brings classes that were not there before.
 
+    With labels "within", the stationary variant "shuffled" mixes one class of every experience under each label: its
+    accuracy is not comparable with the other variants'.
+
     Args:
-        source: see ``streams.sources.load_source``.
+        images: of the source.
+        seed: decides which classes go together and the order of samples.
         classes_per_experience: number of classes in each experience.
         classes: use only these classes of the source, by number; None for all.
         labels: "within" numbers the labels 0 … k−1 anew in each experience, so that one small head serves all;
             "global" keeps the source's numbering.
         n_experiences: use only this many experiences, the first ones; None for all.
         samples_per_experience: use only this many samples of each experience, the first ones; None for all.
-        stationary: None, "shuffled" or "repeat"; see ``streams.stationary``. With labels "within", "shuffled" mixes
-            one class of every experience under each label: its accuracy is not comparable with the other variants'.
-        seed: decides which classes go together and the order of samples.
-        data_root: folder of torchvision's files.
-        skip_unreadable: go on without images that cannot be decoded.
 
     Raises:
         ValueError: the classes do not divide into experiences of this size, some are not there or given twice, or an
@@ -52,7 +51,6 @@ def class_split(
         raise ValueError(unknown_name("kind of labels", labels, ["within", "global"]))
     if samples_per_experience is not None and samples_per_experience < 1:
         raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
-    images = load_source(source, data_root, skip_unreadable)
     chosen = _chosen_classes(classes, len(images.classes))
     n_classes = len(chosen)
     if n_classes < 2:
@@ -69,17 +67,11 @@ def class_split(
         if not 1 <= n_experiences <= len(dealt):
             raise ValueError(f"n_experiences must be between 1 and {len(dealt)}, not {n_experiences}")
         dealt = dealt[:n_experiences]
-    plans = []
-    for split, limit in ((images.train, samples_per_experience), (images.test, None)):
-        plans.append(plan_of([_experience(split, classes, labels, limit, seed, i) for i, classes in enumerate(dealt)]))
-    return build_benchmark(
-        DEFINITION,
-        images,
-        *plans,
-        n_outputs=classes_per_experience if labels == "within" else len(images.classes),
-        seed=seed,
-        stationary=stationary,
+    train, test = (
+        plan_of([_experience(split, classes, labels, limit, seed, i) for i, classes in enumerate(dealt)])
+        for split, limit in ((images.train, samples_per_experience), (images.test, None))
     )
+    return ImagePlan(train, test, classes_per_experience if labels == "within" else len(images.classes))
 
 
 def _chosen_classes(classes: list[int] | None, n_classes: int) -> NDArray[np.int64]:

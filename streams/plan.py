@@ -1,17 +1,21 @@
 """Plans: which sample a stream presents when, as what label, and through which change of its input."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Stationary = Literal["shuffled", "repeat"]
+Stationary = Literal["shuffled", "repeat", "frozen"]
 
 # One independent sequence of random numbers per purpose, so that changing one choice leaves the others alone.
-CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER = range(4)
+CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER, TRANSITIONS = range(5)
 TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
+
+Integers = NDArray[np.integer]
 
 
 def random_state(seed: int, purpose: int, index: int = 0) -> np.random.RandomState:
@@ -24,18 +28,16 @@ class Plan:
     """The samples of one split of a stream, in order.
 
     Attributes:
-        index: position in the source's split, int64 [N].
-        label: target that the learner is given, int64 [N].
-        change: which input permutation the sample goes through, int64 [N]; −1 for none.
+        index: position in the source's split, int32 [N].
+        label: target that the learner is given, int32 [N].
+        change: how the input is changed, int32 [N], as the stream's ``InputChange`` reads it; −1 for not at all.
         lengths: number of samples of each experience; their sum is N.
-        seen_before: number of samples per experience that came earlier with the same input.
     """
 
-    index: NDArray[np.int64]
-    label: NDArray[np.int64]
-    change: NDArray[np.int64]
+    index: NDArray[np.int32]
+    label: NDArray[np.int32]
+    change: NDArray[np.int32]
     lengths: tuple[int, ...]
-    seen_before: tuple[int, ...]
 
     @property
     def boundaries(self) -> list[int]:
@@ -46,6 +48,14 @@ class Plan:
         """The steps of each experience."""
         return [slice(start, start + n) for start, n in zip(self.boundaries, self.lengths, strict=True)]
 
+    @cached_property
+    def seen_before(self) -> tuple[int, ...]:
+        """Number of samples of each experience whose input, the same image changed alike, came earlier."""
+        keys = self.index.astype(np.int64) << 32 | (self.change.astype(np.int64) & 0xFFFFFFFF)
+        first = np.zeros(len(keys), bool)
+        first[np.unique(keys, return_index=True)[1]] = True
+        return tuple(int((~first[steps]).sum()) for steps in self.experiences())
+
     def digest(self) -> bytes:
         """Hash of everything in the plan, the same on every platform."""
         digest = hashlib.sha256()
@@ -54,24 +64,13 @@ class Plan:
         return digest.digest()
 
 
-def plan_of(experiences: list[tuple[NDArray[np.int64], NDArray[np.int64], int]]) -> Plan:
-    """Join experiences, each (index, label, change), of samples that never come twice with the same input."""
-    return Plan(
-        index=np.concatenate([index for index, _, _ in experiences]),
-        label=np.concatenate([label for _, label, _ in experiences]),
-        change=np.concatenate([np.full(len(index), change) for index, _, change in experiences]),
-        lengths=tuple(len(index) for index, _, _ in experiences),
-        seen_before=(0,) * len(experiences),
-    )
+def plan_of(experiences: Iterable[tuple[Integers, Integers, int | Integers]]) -> Plan:
+    """Join experiences, each (index, label, change) with one change for all its samples or one for each."""
+    parts = [(index, label, np.broadcast_to(change, len(index))) for index, label, change in experiences]
+    index, label, change = (np.concatenate(column).astype(np.int32) for column in zip(*parts, strict=True))
+    return Plan(index, label, change, tuple(len(index) for index, _, _ in parts))
 
 
-def take(plan: Plan, order: NDArray[np.int64], lengths: tuple[int, ...], seen_before: tuple[int, ...]) -> Plan:
+def take(plan: Plan, order: Integers, lengths: tuple[int, ...]) -> Plan:
     """The plan that presents the samples at the positions ``order``, cut into experiences of ``lengths``."""
-    return replace(
-        plan,
-        index=plan.index[order],
-        label=plan.label[order],
-        change=plan.change[order],
-        lengths=lengths,
-        seen_before=seen_before,
-    )
+    return replace(plan, index=plan.index[order], label=plan.label[order], change=plan.change[order], lengths=lengths)

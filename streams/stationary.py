@@ -6,7 +6,7 @@ from streams.plan import STATIONARY_ORDER, Plan, Stationary, random_state, take
 from streams.registry import unknown_name
 
 
-def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int) -> tuple[Plan, Plan]:
+def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int, frozen_after: int = 0) -> tuple[Plan, Plan]:
     """Take the change out of a stream.
 
     "shuffled" presents the same samples with the same labels and inputs in one uniformly shuffled order. Where labels
@@ -14,38 +14,41 @@ def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int) -> tup
     accuracy cannot be compared with the original stream's.
 
     "repeat" stays with the first experience for as many experiences: new passes over its samples in new orders. From
-    the second pass on the samples count as seen before.
+    the second pass on the samples count as seen before. "frozen" does so from a later experience on.
 
     Args:
         train: the training plan of the changing stream.
         test: its test plan.
-        kind: "shuffled" or "repeat".
+        kind: "shuffled", "repeat" or "frozen".
         seed: of the new order.
+        frozen_after: number of the last experience that brings a change, for "frozen".
 
     Returns:
         The stationary plans. Boundaries remain, as marks without meaning to the data.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, or no such experience.
     """
     if kind == "shuffled":
-        return tuple(  # type: ignore[return-value]
-            take(
-                plan,
-                random_state(seed, STATIONARY_ORDER, i).permutation(len(plan.index)),
-                plan.lengths,
-                plan.seen_before,
-            )
+        train, test = (
+            take(plan, random_state(seed, STATIONARY_ORDER, i).permutation(len(plan.index)), plan.lengths)
             for i, plan in enumerate((train, test))
         )
-    if kind == "repeat":
-        n = len(train.lengths)
-        passes = [random_state(seed, STATIONARY_ORDER, i).permutation(train.lengths[0]) for i in range(1, n)]
-        order = np.concatenate([np.arange(train.lengths[0]), *passes])
-        lengths = train.lengths[:1] * n
-        test_order = np.tile(np.arange(test.lengths[0]), n)
-        return (
-            take(train, order, lengths, (0, *lengths[1:])),
-            take(test, test_order, test.lengths[:1] * n, (0, *test.lengths[:1] * (n - 1))),
-        )
-    raise ValueError(unknown_name("stationary variant", kind, ["shuffled", "repeat"]))
+        return train, test
+    if kind not in ("repeat", "frozen"):
+        raise ValueError(unknown_name("stationary variant", kind, ["shuffled", "repeat", "frozen"]))
+    n, last = len(train.lengths), 0 if kind == "repeat" else frozen_after
+    if not 0 <= last < n:
+        raise ValueError(f"frozen_after must be the number of an experience, 0 to {n - 1}, not {last}")
+    passes = [random_state(seed, STATIONARY_ORDER, i).permutation(train.lengths[last]) for i in range(last + 1, n)]
+    return (
+        _stay_with(train, last, passes),
+        _stay_with(test, last, [np.arange(test.lengths[last])] * (n - last - 1)),
+    )
+
+
+def _stay_with(plan: Plan, last: int, passes: list[np.ndarray]) -> Plan:
+    """The plan up to its experience ``last``, and then that experience's samples in the orders ``passes``."""
+    first = plan.boundaries[last]
+    order = [np.arange(first + plan.lengths[last]), *(first + order for order in passes)]
+    return take(plan, np.concatenate(order), plan.lengths[: last + 1] + plan.lengths[last : last + 1] * len(passes))

@@ -8,12 +8,19 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.benchmark import StreamBenchmark, build_regression
 from streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, random_state
+from streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "tracking v1"
 
 
+@about_stream(
+    source="generated: independent standard normal inputs",
+    changes="the sign of one of the relevant inputs",
+    when="every flip_every samples",
+    length="n_samples",
+    head="one output, the target of a regression",
+)
 def tracking(
     *,
     n_inputs: int = 20,
@@ -23,7 +30,7 @@ def tracking(
     samples_per_experience: int = 1000,
     noise: float = 0.0,
     seed: int = 0,
-) -> StreamBenchmark:
+) -> Stream:
     """The target is a sum of the first few inputs, each with a sign; every so often one of the signs flips.
 
     Inputs are independent and standard normal. All signs are +1 at first. The changes come far too often to be
@@ -59,7 +66,7 @@ def tracking(
         targets += noise * random_state(seed, TRACKED_NOISE).standard_normal(n_samples)
     lengths = [min(samples_per_experience, n_samples - start) for start in range(0, n_samples, samples_per_experience)]
     content = hashlib.sha256(signs.astype("<i1").tobytes())
-    return build_regression(
+    return regression_stream(
         DEFINITION, inputs, targets.astype(np.float32)[:, None], lengths, content_hash=content.hexdigest()
     )
 

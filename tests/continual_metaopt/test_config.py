@@ -303,6 +303,8 @@ def test_a_run_has_all_defaults_filled_in() -> None:
         "n_experiences": 10,
         "samples_per_experience": None,
         "stationary": None,
+        "frozen_after": 0,
+        "transition_width": 0,
         "data_root": "data",
         "skip_unreadable": False,
     }

@@ -176,7 +176,7 @@ def test_fewer_samples_are_the_first_ones_of_each_experience():
         ({"labels": "withn"}, "unknown kind of labels 'withn'. Did you mean 'within'? Known: global, within"),
         (
             {"stationary": "shuffle"},
-            "unknown stationary variant 'shuffle'. Did you mean 'shuffled'? Known: repeat, shuffled",
+            "unknown stationary variant 'shuffle'. Did you mean 'shuffled'? Known: frozen, repeat, shuffled",
         ),
         (
             {"source": (coded_images(range(5)), np.full(5, 8))},

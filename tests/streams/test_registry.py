@@ -4,8 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from streams import STREAMS, UnknownNameError, make_stream, register_stream
+from streams import STREAMS, UnknownNameError, make_stream, plan_stream, register_stream
 from streams.registry import Registry, unknown_name
+from streams.stream import Stream
 
 GROUP = "tests.things"
 
@@ -153,10 +154,11 @@ def test_streams_of_other_packages_are_found_in_their_group(monkeypatch):
 
 def test_a_registered_stream_is_made_with_its_options(streams_restored):
     @register_stream("tiny", "for this test")
-    def tiny(seed: int = 0) -> tuple[str, int]:
-        return "tiny", seed
+    def tiny(seed: int = 0) -> Stream:
+        return plan_stream("class_split", classes_per_experience=5, seed=seed)
 
-    assert make_stream("tiny", seed=3) == ("tiny", 3)
+    made = [plan_stream("tiny", seed=3).info, make_stream("tiny", seed=3).info]
+    assert made == [plan_stream("class_split", classes_per_experience=5, seed=3).info] * 2
     assert STREAMS.descriptions()["tiny"] == "for this test"
     with pytest.raises(TypeError, match="sede"):
         make_stream("tiny", sede=3)

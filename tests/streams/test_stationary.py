@@ -109,4 +109,6 @@ def test_unknown_variant():
     plan = plan_of([(np.arange(2), np.arange(2), -1)])
     with pytest.raises(ValueError, match="unknown stationary variant") as error:
         make_stationary(plan, plan, "repeated", 0)
-    assert str(error.value) == ("unknown stationary variant 'repeated'. Did you mean 'repeat'? Known: repeat, shuffled")
+    assert str(error.value) == (
+        "unknown stationary variant 'repeated'. Did you mean 'repeat'? Known: frozen, repeat, shuffled"
+    )

@@ -1,0 +1,278 @@
+"""A stream: what is presented when, as arrays, and everything that is known about it; needs no torch."""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.images import ImageSource
+from streams.input_changes import InputChange
+from streams.plan import Plan, Stationary
+from streams.samples import ImageSamples, Samples, VectorSamples
+from streams.sources import SourceSpec, load_source
+from streams.stationary import make_stationary
+from streams.transitions import blur_boundaries
+
+
+@dataclass(frozen=True)
+class LearnerInfo:
+    """All that a learner or a network may be sized from; nothing in it tells where an experience ends.
+
+    Attributes:
+        n_outputs: number of outputs of the network.
+        input_shape: channels, height and width of images, or (numbers,).
+        task: "classification" or "regression".
+        n_samples: length of the stream.
+        batch_size: number of samples that are learned from at once.
+    """
+
+    n_outputs: int
+    input_shape: tuple[int, ...]
+    task: str
+    n_samples: int
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class ExperienceInfo:
+    """One experience: the source's classes in it, its first step, its length, and samples met before."""
+
+    classes: list[Any]
+    first_step: int
+    n_samples: int
+    n_seen_before: int
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """Everything about a stream, for records and analysis; ``for_learner`` is what a learner may know.
+
+    Attributes:
+        definition: name and version of the stream's definition, such as "class_split v1".
+        fingerprint: hash over all indices, labels and input changes and the source's stored bytes. Streams with equal
+            fingerprints present equal samples in equal order.
+        source: name of the source.
+        stationary: None, "shuffled", "repeat" or "frozen".
+        experiences: what each experience holds.
+        for_learner: sizes.
+    """
+
+    definition: str
+    fingerprint: str
+    source: str
+    stationary: Stationary | None
+    experiences: list[ExperienceInfo]
+    for_learner: LearnerInfo
+
+    @property
+    def boundaries(self) -> list[int]:
+        """First step of each experience."""
+        return [experience.first_step for experience in self.experiences]
+
+    def as_record(self) -> dict[str, Any]:
+        """The flat description that a run directory keeps."""
+        return {
+            "definition": self.definition,
+            "fingerprint": self.fingerprint,
+            "source": self.source,
+            "stationary": self.stationary,
+            "n_experiences": len(self.experiences),
+            "boundaries": self.boundaries,
+            **asdict(self.for_learner),
+        }
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream as arrays: its samples, one entry per experience, and what is known about it."""
+
+    info: StreamInfo
+    train: Sequence[Samples]
+    test: Sequence[Samples]
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What a stream of images presents: the result of a function that ``image_stream`` decorates.
+
+    Attributes:
+        train: plan for the source's training split.
+        test: plan for its test split, with as many experiences.
+        n_outputs: number of different labels.
+        input_change: what the plans' changes do to an image; None where inputs stay.
+        batch_size: number of samples that are learned from at once.
+    """
+
+    train: Plan
+    test: Plan
+    n_outputs: int
+    input_change: InputChange | None = None
+    batch_size: int = 1
+
+
+@dataclass(frozen=True)
+class StreamAbout:
+    """What a stream is, in short phrases for lists; a stream's function has it as its attribute ``about``.
+
+    Attributes:
+        source: where inputs come from.
+        changes: what is different after a change.
+        when: when it changes.
+        length: number of samples in all.
+        head: outputs of the network, and what they stand for.
+    """
+
+    source: str
+    changes: str
+    when: str
+    length: str
+    head: str
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def about_stream(*, source: str, changes: str, when: str, length: str, head: str) -> Callable[[Function], Function]:
+    """Decorator that says what a stream is; see ``StreamAbout`` for the phrases."""
+
+    def attach(function: Function) -> Function:
+        function.about = StreamAbout(source, changes, when, length, head)  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
+COMMON_OPTIONS = """\
+stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
+frozen_after: number of the last experience that brings a change, for "frozen".
+transition_width: number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.
+data_root: folder of torchvision's files.
+skip_unreadable: go on without images that cannot be decoded."""
+
+
+def image_stream(
+    definition: str, *, changes: str = "", when: str = "", length: str = "", head: str = ""
+) -> Callable[[Callable[..., ImagePlan]], Callable[..., Stream]]:
+    """Decorator that makes a stream of a function that plans one.
+
+    The function is given the images and the seed, and options of its own as keyword arguments. The stream has these
+    options, ``source`` instead of the images, and what all streams of images have in common: stationary variants,
+    gradual transitions, and how the source is read.
+
+    Args:
+        definition: name and version of the stream's definition, such as "class_split v1"; the version is raised
+            whenever the same options come to mean another stream.
+        changes: phrase for lists, like the following ones; all are kept as ``about``, a ``StreamAbout``.
+        when: likewise.
+        length: likewise.
+        head: likewise.
+    """
+
+    def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
+        @functools.wraps(plan)
+        def make(
+            source: SourceSpec = "digits",
+            *,
+            seed: int = 0,
+            stationary: Stationary | None = None,
+            frozen_after: int = 0,
+            transition_width: int = 0,
+            data_root: str | Path = "data",
+            skip_unreadable: bool = False,
+            **options: Any,
+        ) -> Stream:
+            images = load_source(source, data_root, skip_unreadable)
+            planned = plan(images, seed, **options)
+            train, test = planned.train, planned.test
+            if stationary is not None:
+                train, test = make_stationary(train, test, stationary, seed, frozen_after)
+            train = blur_boundaries(train, transition_width, seed)
+            return _stream_of_images(definition, images, train, test, planned, stationary)
+
+        common = inspect.signature(make, follow_wrapped=False).parameters
+        own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
+        parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
+        make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
+        make.__doc__ = _with_common_options(inspect.getdoc(plan) or "")
+        return about_stream(source="any images", changes=changes, when=when, length=length, head=head)(make)
+
+    return decorate
+
+
+def _with_common_options(doc: str) -> str:
+    """A plan function's docstring, with the options of all image streams instead of its images."""
+    before, found, after = doc.partition("Args:\n")
+    lines = [*before.rstrip().splitlines(), "", "Args:", "    source: see ``streams.sources.load_source``."]
+    options, *rest = after.split("\n\n", 1)
+    lines += [line for line in options.splitlines() if found and not line.startswith("    images:")]
+    lines += [f"    {line}" for line in COMMON_OPTIONS.splitlines()]
+    return "\n".join([*lines, "", *rest])
+
+
+def _stream_of_images(
+    definition: str, source: ImageSource, train: Plan, test: Plan, planned: ImagePlan, stationary: Stationary | None
+) -> Stream:
+    samples = {
+        name: [ImageSamples(images, plan, steps, planned.input_change) for steps in plan.experiences()]
+        for name, images, plan in (("train", source.train, train), ("test", source.test, test))
+    }
+    experiences = [
+        ExperienceInfo(
+            classes=[source.classes[label] for label in np.unique(source.train.y[train.index[steps]])],
+            first_step=steps.start,
+            n_samples=steps.stop - steps.start,
+            n_seen_before=seen_before,
+        )
+        for steps, seen_before in zip(train.experiences(), train.seen_before, strict=True)
+    ]
+    digest = hashlib.sha256(f"{definition}\n{source.content_hash}\n".encode())
+    for plan in (train, test):
+        digest.update(plan.digest())
+    if planned.input_change is not None:
+        digest.update(planned.input_change.content())
+    sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
+    info = StreamInfo(definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes)
+    return Stream(info, **samples)
+
+
+def regression_stream(
+    definition: str,
+    inputs: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    lengths: Sequence[int],
+    *,
+    content_hash: str,
+) -> Stream:
+    """A stream of the samples of a regression, without held-out samples.
+
+    Args:
+        definition: name and version of the stream's definition.
+        inputs: float32 [n, numbers], in the order of the stream.
+        targets: float32 [n, outputs].
+        lengths: number of samples of each experience; their sum is n.
+        content_hash: of what else describes the stream.
+    """
+    starts = np.cumsum([0, *lengths]).tolist()
+    experiences = [slice(start, start + n) for start, n in zip(starts, lengths, strict=False)]
+    digest = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode())
+    for values in (inputs, targets):
+        digest.update(values.astype("<f4").tobytes())
+    info = StreamInfo(
+        definition=definition,
+        fingerprint=digest.hexdigest()[:32],
+        source="generated",
+        stationary=None,
+        experiences=[ExperienceInfo([], steps.start, steps.stop - steps.start, 0) for steps in experiences],
+        for_learner=LearnerInfo(targets.shape[1], inputs.shape[1:], "regression", len(inputs)),
+    )
+    return Stream(
+        info,
+        train=[VectorSamples(inputs[steps], targets[steps]) for steps in experiences],
+        test=[VectorSamples(inputs[:0], targets[:0]) for _ in experiences],
+    )

@@ -1,0 +1,32 @@
+"""Gradual transitions: boundaries between experiences that are blurred over a given width."""
+
+import numpy as np
+
+from streams.plan import TRANSITIONS, Plan, random_state, take
+
+
+def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
+    """Mix neighbouring experiences around their boundary.
+
+    Every sample moves by a random distance, uniform within ±width/2, and the samples are put in that order. Across a
+    boundary the share of the new experience's samples thus rises from 0 to 1 over about ``width`` samples. The lengths
+    of experiences stay, so a few samples are presented in the experience beside their own.
+
+    Args:
+        plan: of a stream whose order within an experience has no meaning.
+        width: of the transition, in samples; 0 leaves the plan as it is.
+        seed: of the distances.
+
+    Raises:
+        ValueError: the width is negative or longer than the shortest experience.
+    """
+    if not 0 <= width <= min(plan.lengths):
+        raise ValueError(
+            f"transition_width must be between 0 and the length of the shortest experience, {min(plan.lengths)}, "
+            f"not {width}"
+        )
+    if width == 0:
+        return plan
+    n = len(plan.index)
+    moved = np.arange(n) + random_state(seed, TRANSITIONS).uniform(-width / 2, width / 2, size=n)
+    return take(plan, np.argsort(moved, kind="stable"), plan.lengths)
