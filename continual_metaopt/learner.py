@@ -1,4 +1,4 @@
-"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
+"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, sample by sample."""
 
 import functools
 import time
@@ -70,7 +70,7 @@ def quiet_evaluator() -> EvaluationPlugin:
 
 
 class OnlineLearner(Naive):
-    """Avalanche's ``Naive`` with batch size 1, one pass, and no shuffling: the stream has fixed the order.
+    """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
     so far. No learner is told where an experience ends.
@@ -86,6 +86,10 @@ class OnlineLearner(Naive):
             into one graph, where it can be traced, and makes MetaOptimize's updates in one pass over memory; "compiled"
             does all of it in compiled code, for sequential networks. They give the same results up to rounding. "auto"
             takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        batch_size: samples that are predicted, and then learned from, at once: one update from their mean loss. Steps
+            are samples all the same, each with its own prediction and loss; the last mini-batch of an experience may be
+            smaller. What is recorded at multiples of ``record_every`` is that of the update which learned from that
+            sample. Not with the compiled engine if it is more than 1.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -96,7 +100,7 @@ class OnlineLearner(Naive):
         record_every: distance in steps between recorded step sizes.
 
     Raises:
-        ValueError: unknown engine, or one that does not fit network, loss or optimizer.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1.
     """
 
     recorder: Recorder | None = None  # not saved in checkpoints
@@ -110,6 +114,7 @@ class OnlineLearner(Naive):
         optimizer: Optimizer,
         criterion: Any = None,
         engine: Engine = "auto",
+        batch_size: int = 1,
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: Any = quiet_evaluator,
@@ -118,11 +123,13 @@ class OnlineLearner(Naive):
         recorder: Recorder | None = None,
         record_every: int = 50,
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         super().__init__(
             model=model,
             optimizer=optimizer,
             criterion=criterion if criterion is not None else nn.CrossEntropyLoss(),
-            train_mb_size=1,
+            train_mb_size=batch_size,
             train_epochs=1,
             eval_mb_size=eval_mb_size,
             device=device,
@@ -178,16 +185,20 @@ class OnlineLearner(Naive):
         self._choose_engine()
         super()._before_training(**kwargs)
 
-    def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
+    def continue_from(
+        self, n_samples: int, n_correct: int, within_experience: int, n_updates: int | None = None
+    ) -> None:
         """Set the counters of a learner whose network and optimizer were restored from a checkpoint.
 
         Args:
             n_samples: samples learned from so far.
             n_correct: how many of them were predicted right.
             within_experience: how many of them belong to the experience that ``train`` is given next.
+            n_updates: made so far; None if no mini-batch was smaller than the others but the last.
         """
         self.n_samples, self.n_correct, self._within_experience = n_samples, n_correct, within_experience
-        self.clock.train_iterations = self.clock.total_iterations = n_samples
+        n_updates = n_batches(n_samples, self.train_mb_size) if n_updates is None else n_updates
+        self.clock.train_iterations = self.clock.total_iterations = n_updates
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Let the optimizer follow the network's parameters, keeping what it has learned.
@@ -216,11 +227,11 @@ class OnlineLearner(Naive):
         return metrics
 
     def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
-        """Present the samples one by one in the data set's order, or through Avalanche's loader if asked to shuffle."""
+        """Present the samples in the data set's order, or through Avalanche's loader if asked to shuffle."""
         if shuffle or num_workers:
             super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
         else:
-            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience)
+            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience, self.train_mb_size)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
@@ -247,7 +258,7 @@ class OnlineLearner(Naive):
 
         Args:
             obstacle: why callbacks have to run, or None.
-            sample: a mini-batch of one, if one is known already.
+            sample: a mini-batch, if one is known already.
 
         Raises:
             ValueError: unknown engine, or one that does not fit.
@@ -279,6 +290,8 @@ class OnlineLearner(Naive):
         from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
 
         self._compiled = None  # plugins may have changed network and optimizer since it was made
+        if self.train_mb_size > 1:
+            return f"samples come in mini-batches of {self.train_mb_size}"
         obstacle = why_not_compiled(self.model, self.optimizer, self._criterion)
         if obstacle is not None or sample is None:
             return obstacle
@@ -295,8 +308,8 @@ class OnlineLearner(Naive):
             sample: Sequence[Tensor] = next(iter(self.dataloader))
         return sample
 
-    def _choose_gradients(self) -> torch_engine.Differentiate:
-        """How predictions and gradients are computed where no callbacks run."""
+    def _choose_gradients(self) -> "TracedGradients | None":
+        """What computes predictions and gradients where no callbacks run, in place of autograd."""
         if self.engine["name"] == "fused" and len(self.dataloader):
             from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
 
@@ -312,7 +325,7 @@ class OnlineLearner(Naive):
             else:
                 self._note_gradients("a traced graph")
                 return self._traced
-        return functools.partial(torch_engine.by_autograd, self.model, self.optimizer, self._criterion)
+        return None
 
     def _note_gradients(self, how: str) -> None:
         """Let the record of a fused engine say how the gradients are computed."""
@@ -326,14 +339,21 @@ class OnlineLearner(Naive):
             try:
                 more = learn_portion()
             finally:
-                self._advance_clock(len(self._observations))
+                self._advance_clock(n_batches(len(self._observations), self.train_mb_size))
                 self._hand_over()
 
     def _learn_by_torch(
-        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]]
+        self, differentiate: torch_engine.Differentiate | None, samples: Iterator[tuple[Tensor, Tensor]]
     ) -> bool:
         return torch_engine.learn(
-            differentiate, self.optimizer, samples, self._observations, self.record_every, self._update
+            self.model,
+            self.optimizer,
+            self._criterion,
+            samples,
+            self._observations,
+            self.record_every,
+            self._update,
+            differentiate,
         )
 
     def _learn_compiled(self) -> bool:
@@ -380,9 +400,11 @@ class OnlineLearner(Naive):
                 yield x.to(self.device), y.to(self.device)
             return
         # these samples are the same whenever they are read, and it takes less time to read some at once
-        for start in range(self.dataloader.first, len(samples), READ_AT_ONCE):
-            batch = samples.batch(slice(start, start + READ_AT_ONCE))
-            inputs, targets = (torch.from_numpy(part).to(self.device).split(1) for part in batch)
+        size = self.train_mb_size
+        at_once = size * n_batches(READ_AT_ONCE, size)
+        for start in range(self.dataloader.first, len(samples), at_once):
+            batch = samples.batch(slice(start, start + at_once))
+            inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
 
@@ -406,11 +428,22 @@ class OnlineLearner(Naive):
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""
         (output, target, loss), self._prediction = self._prediction, None
-        torch_engine.observe(self._observations, self.optimizer, output, target, loss, self.record_every, self._update)
+        left = len(self.adapted_dataset) - self._within_experience - len(self._observations)
+        torch_engine.observe(
+            self._observations,
+            self.optimizer,
+            self._criterion,
+            output,
+            target,
+            loss,
+            self.record_every,
+            self._update,
+            max(1, min(self.train_mb_size, left, len(target))),
+        )
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
-        if len(self._observations) >= MAX_SAMPLES or time.monotonic() >= self._deadline:
+        if len(self._observations) + self.train_mb_size > MAX_SAMPLES or time.monotonic() >= self._deadline:
             self._hand_over()
 
     def _advance_clock(self, n: int) -> None:
@@ -432,6 +465,11 @@ class OnlineLearner(Naive):
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)
+
+
+def n_batches(n_samples: int, batch_size: int) -> int:
+    """Number of mini-batches that samples are cut into, of which the last may be smaller."""
+    return -(-n_samples // batch_size)
 
 
 def experience_number(experience: Any) -> int:
@@ -540,25 +578,27 @@ class MetaOptimizeStrategy(OnlineLearner):
 
 
 class SampleLoader:
-    """Presents a data set's samples one by one, in its order, as mini-batches of one.
+    """Presents a data set's samples in its order, as mini-batches, of which the last may be smaller.
 
     Args:
         dataset: of tuples (input, target, …).
         first: number of the sample to begin with.
+        batch_size: samples in a mini-batch.
     """
 
-    batch_size = 1
-
-    def __init__(self, dataset: Any, first: int = 0) -> None:
+    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1) -> None:
         self.dataset = dataset
         self.first = first
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.dataset) - self.first
+        return n_batches(len(self.dataset) - self.first, self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        for i in range(self.first, len(self.dataset)):
-            yield [torch.as_tensor(part).unsqueeze(0) for part in self.dataset[i]]
+        n = len(self.dataset)
+        for start in range(self.first, n, self.batch_size):
+            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, n))]
+            yield [torch.stack([torch.as_tensor(value) for value in part]) for part in zip(*samples, strict=True)]
 
 
 def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:

@@ -170,6 +170,8 @@ class _Course:
 def _check_side_by_side(runs: list[RunUnderWay]) -> None:
     shape = runs[0].benchmark.info.for_learner.input_shape
     for run in runs:
+        if run.benchmark.info.for_learner.batch_size > 1:
+            raise ValueError("runs that learn from mini-batches cannot be done side by side")
         if run.benchmark.info.for_learner.input_shape != shape:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "
