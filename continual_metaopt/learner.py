@@ -238,7 +238,9 @@ class OnlineLearner(Naive):
         self._start_observations()
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._first_sample())
+            self._choose_engine(
+                obstacle, None if obstacle or not len(self.dataloader) else first_batch(self.dataloader)
+            )
             callbacks = self._why_callbacks()
             if self.engine["name"] == "compiled":
                 self._learn_in_portions(self._learn_compiled)
@@ -302,21 +304,16 @@ class OnlineLearner(Naive):
             return str(error)
         return self._compiled.why_not_sample(*sample[:2])
 
-    def _first_sample(self) -> Sequence[Tensor]:
-        """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
-        with random_numbers_kept():
-            sample: Sequence[Tensor] = next(iter(self.dataloader))
-        return sample
-
     def _choose_gradients(self) -> "TracedGradients | None":
         """What computes predictions and gradients where no callbacks run, in place of autograd."""
-        if self.engine["name"] == "fused" and len(self.dataloader):
+        if self.engine["name"] == "fused":
             from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
 
             try:
                 if len(self.adapted_dataset) < FEWEST_SAMPLES:
                     raise NotTraceable("the experience is too short to trace them")
-                given = (self.model, self.optimizer, self._criterion, *self._first_sample()[:2])
+                x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, batch_size=self.train_mb_size))
+                given = (self.model, self.optimizer, self._criterion, x.to(self.device), y.to(self.device))
                 if self._traced is None or not self._traced.still_holds(*given):
                     self._traced = TracedGradients(*given)
             except NotTraceable as error:
@@ -470,6 +467,13 @@ class OnlineLearner(Naive):
 def n_batches(n_samples: int, batch_size: int) -> int:
     """Number of mini-batches that samples are cut into, of which the last may be smaller."""
     return -(-n_samples // batch_size)
+
+
+def first_batch(dataloader: Any) -> Sequence[Tensor]:
+    """The first mini-batch, without drawing the random numbers that its transformations need."""
+    with random_numbers_kept():
+        batch: Sequence[Tensor] = next(iter(dataloader))
+    return batch
 
 
 def experience_number(experience: Any) -> int:

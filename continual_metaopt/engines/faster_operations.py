@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule
 
 from continual_metaopt.engines import image_kernels
 
@@ -74,7 +74,7 @@ def _is_of_small_image(node: Any) -> bool:
     """Whether a convolution is of one small image: PyTorch has no better way for it than to lay out its patches."""
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args
     contiguous = _is_contiguous(x) and _is_contiguous(weight)
-    if not contiguous or _value(x).dim() != 4 or len(_value(x)) != 1 or groups != 1:
+    if not contiguous or _value(x).dim() != 4 or len(_value(x)) != 1 or groups != 1 or transposed:
         return False
     images, weights = (torch.empty(_value(each).shape, dtype=_value(each).dtype) for each in (x, weight))
     sizes = None if bias is None else [len(weights)]
@@ -92,11 +92,13 @@ def _convolve(graph: Graph, node: Any) -> None:
     (_, channels, *size), (outputs, _, *kernel) = _value(x).shape, _value(weight).shape
     convolution = image_kernels.Convolution(channels, outputs, size, kernel, stride, padding, _value(x).dtype)
 
-    def add(function: Any, *args: Any) -> Node:
-        return graph.call_function(function, args)
+    def replace(old: Any, function: Any, *args: Any) -> None:
+        new = graph.call_function(function, args)
+        new.meta = old.meta
+        old.replace_all_uses_with(new)
 
     with graph.inserting_before(node):
-        node.replace_all_uses_with(add(convolution.forward, x, weight, bias))
+        replace(node, convolution.forward, x, weight, bias)
     for backward in list(x.users):
         delta = backward.args[0]
         is_its = backward.target is aten.convolution_backward.default and backward.args[1:3] == (x, weight)
@@ -105,9 +107,8 @@ def _convolve(graph: Graph, node: Any) -> None:
         with graph.inserting_before(backward):
             for part in list(backward.users):
                 if part.args[1] == 0:
-                    gradient = add(convolution.input_gradient, delta, weight)
+                    replace(part, convolution.input_gradient, delta, weight)
                 elif part.args[1] == 1:
-                    gradient = add(convolution.weight_gradient, delta)
+                    replace(part, convolution.weight_gradient, delta)
                 else:
-                    gradient = add(aten.sum.dim_IntList, delta, [0, 2, 3])
-                part.replace_all_uses_with(gradient)
+                    replace(part, aten.sum.dim_IntList, delta, [0, 2, 3])
