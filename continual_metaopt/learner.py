@@ -238,9 +238,8 @@ class OnlineLearner(Naive):
         self._start_observations()
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            self._choose_engine(
-                obstacle, None if obstacle or not len(self.dataloader) else first_batch(self.dataloader)
-            )
+            known = obstacle is None and len(self.dataloader) > 0
+            self._choose_engine(obstacle, first_batch(self.dataloader) if known else None)
             callbacks = self._why_callbacks()
             if self.engine["name"] == "compiled":
                 self._learn_in_portions(self._learn_compiled)

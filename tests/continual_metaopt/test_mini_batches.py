@@ -1,5 +1,6 @@
 """Learning from mini-batches: one update for several samples, each with a prediction and a loss of its own."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from torch import nn
 
 from continual_metaopt import learner as learner_module
+from continual_metaopt import running
+from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.torch_engine import losses_of
 from continual_metaopt.learner import MetaOptimizeStrategy, OnlineLearner
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.population import run_population
+from continual_metaopt.recording import read_json
+from continual_metaopt.running import run_one
 from streams import make_stream
 
-from .conftest import Collector, exactly, small_network
+from .conftest import Collector, exactly, read_tables, small_network
 from .test_checkpoints import SaveAndStop, Stop
 from .test_learner import stream_of
 
@@ -188,6 +194,65 @@ def test_samples_of_a_replay_memory_do_not_count() -> None:
     )
     learner.train(stream())
     assert learner.n_samples == len(collector.all("loss")) == 180
+
+
+@pytest.fixture
+def run_config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run on a stream that says that samples come in mini-batches of 8, and portions of 20 samples."""
+
+    def with_batches(*given: Any, **options: Any) -> Any:
+        benchmark = make_stream(*given, **options)
+        for_learner = dataclasses.replace(benchmark.info.for_learner, batch_size=8)
+        benchmark.info = dataclasses.replace(benchmark.info, for_learner=for_learner)
+        return benchmark
+
+    monkeypatch.setattr(running, "make_stream", with_batches)
+    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)
+    return RunConfig(
+        stream=Component(name="permuted_inputs", n_experiences=2, samples_per_experience=30),
+        network=Component(name="mlp", hidden=[8]),
+        learner=Component(name="metaoptimize", lr=3e-3, step_sizes="scalar"),
+        record_every=10,
+    ).resolved()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
+    run_config: RunConfig, stop: int, tmp_path: Path
+) -> None:
+    assert run_one(run_config, tmp_path / "whole") == "finished"
+    tables = read_tables(tmp_path / "whole")
+    assert tables["samples"]["step"].to_pylist() == list(range(60))
+    assert tables["samples"]["experience"].to_pylist() == [0] * 30 + [1] * 30
+    assert tables["step_sizes"]["step"].to_pylist() == [0, 10, 20, 30, 40, 50]
+    assert tables["experiences"]["n_samples"].to_pylist() == [30, 30]
+    assert sum(tables["experiences"]["n_correct"].to_pylist()) == sum(tables["samples"]["correct"].to_pylist())
+    assert read_json(tmp_path / "whole" / "config.json")["stream_info"]["batch_size"] == 8
+    reason = read_json(tmp_path / "whole" / "status.json")["engine"]["reason"]
+    assert reason.startswith("not compiled: samples come in mini-batches of 8; ")
+
+    asked: list[None] = []
+    stopped = run_one(run_config, tmp_path / "resumed", should_stop=lambda: asked.append(None) or len(asked) == stop)
+    assert stopped == "failed"
+    assert read_json(tmp_path / "resumed" / "status.json")["step"] == [16, 30, 46, 60][stop - 1]
+    assert run_one(run_config, tmp_path / "resumed") == "finished"
+    for name, table in read_tables(tmp_path / "resumed").items():
+        assert table.equals(tables[name]), name
+
+
+def test_a_resumed_run_counts_updates_as_before(run_config: RunConfig, tmp_path: Path) -> None:
+    directory = running.RunDirectory(tmp_path)
+    run = running._Run(run_config, directory, lambda done, total: None, lambda: False)
+    run.n_samples, run.n_ended = 46, 1
+    assert run._n_updates() == 4 + 2
+    run.learner.continue_from(46, 0, 16, run._n_updates())
+    assert run.learner.clock.train_iterations == 6
+
+
+def test_runs_with_mini_batches_cannot_be_side_by_side(run_config: RunConfig, tmp_path: Path) -> None:
+    message = "runs that learn from mini-batches cannot be done side by side"
+    with pytest.raises(ValueError, match=exactly(message)):
+        run_population([run_config, run_config.model_copy(update={"seed": 1})], [tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused"])

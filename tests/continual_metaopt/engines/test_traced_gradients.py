@@ -14,6 +14,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from continual_metaopt.engines import traced_gradients
+from continual_metaopt.engines.image_kernels import Convolution
 from continual_metaopt.engines.random_numbers import random_state
 from continual_metaopt.engines.torch_engine import by_autograd
 from continual_metaopt.engines.traced_gradients import NotTraceable, TracedGradients
@@ -137,6 +138,37 @@ def test_gives_autograds_output_loss_and_gradients(name: str, dtype: torch.dtype
         for ours, theirs in zip(found, expected, strict=True):
             if theirs is not None:
                 torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_kernels_are_used_for_single_small_images(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def counting(name: str) -> Any:
+        method = getattr(Convolution, name)
+        return lambda self, *given: called.append(name) or method(self, *given)
+
+    for name in ("forward", "input_gradient", "weight_gradient"):
+        monkeypatch.setattr(Convolution, name, counting(name))
+    model = made("convolutional")
+    traced = TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0, n=n))
+    called.clear()
+    traced(*sample(1, n=n))
+    # nobody asks for the gradient of the network's input
+    backward = ["weight_gradient", "input_gradient", "weight_gradient"]
+    assert sorted(called) == (sorted(["forward", "forward", *backward]) if n == 1 else [])
+
+
+def test_a_kernel_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Convolution, "forward", lambda self, x, *given: x.new_ones(1, self._geometry.outputs, *x.shape[2:])
+    )
+    model = made("convolutional")
+    optimizer, criterion = optimizer_of(model), nn.CrossEntropyLoss()
+    traced = TracedGradients(model, optimizer, criterion, *sample(0))
+    found = results(model, traced(*sample(1)))
+    expected = results(model, by_autograd(model, optimizer, criterion, *sample(1)))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss(), HalfSquaredError(), nn.HuberLoss(), nn.functional.l1_loss])
