@@ -115,6 +115,8 @@ class TracedGradients:
         for part in (*self.model.modules(), *self.model.parameters()):
             if any(getattr(part, hooks, None) for hooks in HOOKS):
                 raise NotTraceable("the network has hooks")
+        if torch.nn.modules.module._has_any_global_hook():
+            raise NotTraceable("there are hooks for all networks")
         if not all(id(param) in known for param in self._owned()):
             raise NotTraceable("the optimizer has parameters that are not the network's")
 

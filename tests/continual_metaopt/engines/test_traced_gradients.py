@@ -279,6 +279,16 @@ def test_what_a_graph_does_not_hold_is_refused(name: str) -> None:
     assert str(refusal.value).startswith(reason)
 
 
+def test_global_hooks_are_refused() -> None:
+    model = made("linear")
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(NotTraceable, match=exactly("there are hooks for all networks")):
+            TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+    finally:
+        hook.remove()
+
+
 def test_parameters_of_others_are_refused() -> None:
     model = made("linear")
     optimizer = MetaOptimize([*model.parameters(), nn.Parameter(torch.zeros(2))], 1e-3)
