@@ -1,8 +1,7 @@
-"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
+"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, sample by sample."""
 
 import bisect
 import functools
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
-import numpy as np
 import torch
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BasePlugin
@@ -25,6 +23,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
+from continual_metaopt.engines.random_numbers import random_numbers_kept
 from continual_metaopt.metrics import OnlineMetric, works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
@@ -38,6 +37,7 @@ from streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine
+    from continual_metaopt.engines.traced_gradients import TracedGradients
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -52,7 +52,7 @@ ITERATION_CALLBACKS = (
 
 
 READ_AT_ONCE = 32  # samples
-NOT_SAVED = ("recorder", "_update", "_compiled")
+NOT_SAVED = ("recorder", "_update", "_compiled", "_traced")
 
 
 class Recorder(Protocol):
@@ -79,7 +79,7 @@ def quiet_evaluator(*metrics: OnlineMetric) -> EvaluationPlugin:
 
 
 class OnlineLearner(Naive):
-    """Avalanche's ``Naive`` with batch size 1, one pass, and no shuffling: the stream has fixed the order.
+    """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
     so far. No learner is told where an experience ends.
@@ -92,9 +92,14 @@ class OnlineLearner(Naive):
         model: the network.
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
-        engine: "torch" runs network and optimizer as they are; "fused" makes MetaOptimize's updates in one pass over
-            memory; "compiled" does all of it in compiled code, for sequential networks. They give the same results up
-            to rounding. "auto" takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        engine: "torch" runs network and optimizer as they are; "fused" traces the network's forward and backward pass
+            into one graph, where it can be traced, and makes MetaOptimize's updates in one pass over memory; "compiled"
+            does all of it in compiled code, for sequential networks. They give the same results up to rounding. "auto"
+            takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        batch_size: samples that are predicted, and then learned from, at once: one update from their mean loss. Steps
+            are samples all the same, each with its own prediction and loss; the last mini-batch of an experience may be
+            smaller. What is recorded at multiples of ``record_every`` is that of the update which learned from that
+            sample. Not with the compiled engine if it is more than 1.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -107,13 +112,14 @@ class OnlineLearner(Naive):
             sees the network as it is then.
 
     Raises:
-        ValueError: unknown engine, or one that does not fit network, loss or optimizer.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1.
     """
 
     mbatch: Any
     mb_output: Any
     recorder: Recorder | None = None  # not saved in checkpoints
     _compiled: "CompiledEngine | None" = None  # likewise
+    _traced: "TracedGradients | None" = None  # likewise
 
     def __init__(
         self,
@@ -122,6 +128,7 @@ class OnlineLearner(Naive):
         optimizer: Optimizer,
         criterion: Any = None,
         engine: Engine = "auto",
+        batch_size: int = 1,
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: Any = quiet_evaluator,
@@ -131,11 +138,13 @@ class OnlineLearner(Naive):
         record_every: int = 50,
         hand_over_at: Sequence[int] = (),
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         super().__init__(
             model=model,
             optimizer=optimizer,
             criterion=criterion if criterion is not None else nn.CrossEntropyLoss(),
-            train_mb_size=1,
+            train_mb_size=batch_size,
             train_epochs=1,
             eval_mb_size=eval_mb_size,
             device=device,
@@ -193,16 +202,20 @@ class OnlineLearner(Naive):
         self._choose_engine()
         super()._before_training(**kwargs)
 
-    def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
+    def continue_from(
+        self, n_samples: int, n_correct: int, within_experience: int, n_updates: int | None = None
+    ) -> None:
         """Set the counters of a learner whose network and optimizer were restored from a checkpoint.
 
         Args:
             n_samples: samples learned from so far.
             n_correct: how many of them were predicted right.
             within_experience: how many of them belong to the experience that ``train`` is given next.
+            n_updates: made so far; None if no mini-batch was smaller than the others but the last.
         """
         self.n_samples, self.n_correct, self._within_experience = n_samples, n_correct, within_experience
-        self.clock.train_iterations = self.clock.total_iterations = n_samples
+        n_updates = n_batches(n_samples, self.train_mb_size) if n_updates is None else n_updates
+        self.clock.train_iterations = self.clock.total_iterations = n_updates
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Let the optimizer follow the network's parameters, keeping what it has learned.
@@ -231,27 +244,30 @@ class OnlineLearner(Naive):
         return metrics
 
     def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
-        """Present the samples one by one in the data set's order, or through Avalanche's loader if asked to shuffle."""
+        """Present the samples in the data set's order, or through Avalanche's loader if asked to shuffle."""
         if shuffle or num_workers:
             super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
         else:
-            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience)
+            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience, self.train_mb_size)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
         self._start_observations()
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._next_sample())
+            known = obstacle is None and len(self.dataloader) > 0
+            self._choose_engine(obstacle, first_batch(self.dataloader) if known else None)
             if self.engine["name"] == "compiled":
                 self._learn_in_portions(self._learn_compiled, self._learn_watched_compiled)
             elif obstacle is None:
-                samples = self._samples()
+                differentiate, samples = self._choose_gradients(), self._samples()
                 self._learn_in_portions(
-                    functools.partial(self._learn_by_torch, samples),
-                    functools.partial(self._learn_watched_by_torch, samples),
+                    functools.partial(self._learn_by_torch, differentiate, samples),
+                    functools.partial(self._learn_watched_by_torch, differentiate, samples),
                 )
             else:
+                if obstacle not in self.engine["reason"]:
+                    self._note_gradients(f"autograd: {obstacle}")
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
@@ -262,7 +278,7 @@ class OnlineLearner(Naive):
 
         Args:
             obstacle: why callbacks have to run, or None.
-            sample: a mini-batch of one, if one is known already.
+            sample: a mini-batch, if one is known already.
 
         Raises:
             ValueError: unknown engine, or one that does not fit.
@@ -294,6 +310,8 @@ class OnlineLearner(Naive):
         from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
 
         self._compiled = None  # plugins may have changed network and optimizer since it was made
+        if self.train_mb_size > 1:
+            return f"samples come in mini-batches of {self.train_mb_size}"
         obstacle = why_not_compiled(self.model, self.optimizer, self._criterion)
         if obstacle is not None or sample is None:
             return obstacle
@@ -304,14 +322,30 @@ class OnlineLearner(Naive):
             return str(error)
         return self._compiled.why_not_sample(*sample[:2])
 
-    def _next_sample(self) -> Sequence[Tensor]:
-        """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
-        generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-        sample: Sequence[Tensor] = next(iter(SampleLoader(self.adapted_dataset, self._within_experience)))
-        torch.set_rng_state(generators[0])
-        np.random.set_state(generators[1])  # noqa: NPY002
-        random.setstate(generators[2])
-        return sample
+    def _choose_gradients(self) -> torch_engine.Differentiate:
+        """What computes predictions and gradients where no callbacks run."""
+        if self.engine["name"] == "fused":
+            from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
+
+            try:
+                if len(self.adapted_dataset) < FEWEST_SAMPLES:
+                    raise NotTraceable("the experience is too short to trace them")
+                x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, batch_size=self.train_mb_size))
+                given = (self.model, self.optimizer, self._criterion, x.to(self.device), y.to(self.device))
+                if self._traced is None or not self._traced.still_holds(*given):
+                    self._traced = TracedGradients(*given)
+            except NotTraceable as error:
+                self._traced = None
+                self._note_gradients(f"autograd: {error}")
+            else:
+                self._note_gradients("a traced graph")
+                return self._traced
+        return self._by_autograd
+
+    def _note_gradients(self, how: str) -> None:
+        """Let the record of a fused engine say how the gradients are computed."""
+        if self.engine["name"] == "fused":
+            self.engine["reason"] += f"; gradients by {how}"
 
     def _learn_in_portions(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> None:
         """Learn until there is nothing left to learn from, and hand over what was observed after each portion.
@@ -326,8 +360,9 @@ class OnlineLearner(Naive):
             try:
                 more = self._learn_portion(learn, learn_watched)
             finally:
-                n_left -= len(self._observations)
-                self._advance_clock(len(self._observations))
+                n = n_batches(len(self._observations), self.train_mb_size)
+                n_left -= n
+                self._advance_clock(n)
                 self._hand_over()
 
     def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
@@ -342,7 +377,8 @@ class OnlineLearner(Naive):
                 learn_watched()
             else:
                 self.evaluator.before_update(self)
-                more = learn(min(at_most, *(metric.free_iterations(self) for metric in metrics)))
+                free = min(metric.free_iterations(self) for metric in metrics)
+                more = learn(min(at_most, free * self.train_mb_size))
         finally:
             for metric in metrics:
                 metric.take_in(self._observations)
@@ -363,7 +399,9 @@ class OnlineLearner(Naive):
 
         return take_inputs if takers else None
 
-    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]], at_most: int) -> bool:
+    def _learn_by_torch(
+        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]], at_most: int
+    ) -> bool:
         return torch_engine.learn(
             self.model,
             self.optimizer,
@@ -373,13 +411,24 @@ class OnlineLearner(Naive):
             self.record_every,
             self._update,
             at_most,
+            differentiate,
         )
 
-    def _learn_watched_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _learn_watched_by_torch(
+        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]]
+    ) -> None:
         x, y = next(samples)
-        self._predict_watched(x, y)
+        self._predict_watched(differentiate, x, y)
         torch_engine.observe(
-            self._observations, self.optimizer, self.mb_output, y, self.loss, self.record_every, self._update
+            self._observations,
+            self.optimizer,
+            self._criterion,
+            self.mb_output,
+            y,
+            self.loss,
+            self.record_every,
+            self._update,
+            len(y),
         )
 
     def _learn_compiled(self, at_most: int) -> bool:
@@ -393,20 +442,20 @@ class OnlineLearner(Naive):
         )
 
     def _learn_watched_compiled(self) -> None:
-        x, y, *_ = self._next_sample()
-        self._predict_watched(x, y)
+        x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, self._within_experience))
+        self._predict_watched(self._by_autograd, x, y)
         self.model.zero_grad()
         self._learn_compiled(1)
 
-    def _predict_watched(self, x: Tensor, y: Tensor) -> None:
-        """Predict a sample and compute its gradients, for metrics to look at before the update."""
+    def _predict_watched(self, differentiate: torch_engine.Differentiate, x: Tensor, y: Tensor) -> None:
+        """Predict a mini-batch and compute its gradients, for metrics to look at before the update."""
         self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
-        torch_engine.forget_gradients(self.optimizer)
-        self.mb_output = self.model(x)
-        self.loss = self.criterion()
+        self.mb_output, self.loss = differentiate(x, y)
         check_finite(self.loss.item(), self._observations.next_step)
-        self.backward()
         self.evaluator.before_update(self)
+
+    def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_engine.by_autograd(self.model, self.optimizer, self._criterion, x, y)
 
     def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
         """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
@@ -433,9 +482,11 @@ class OnlineLearner(Naive):
                 yield x.to(self.device), y.to(self.device)
             return
         # these samples are the same whenever they are read, and it takes less time to read some at once
-        for start in range(self.dataloader.first, len(samples), READ_AT_ONCE):
-            batch = samples.batch(slice(start, start + READ_AT_ONCE))
-            inputs, targets = (torch.from_numpy(part).to(self.device).split(1) for part in batch)
+        size = self.train_mb_size
+        at_once = size * n_batches(READ_AT_ONCE, size)
+        for start in range(self.dataloader.first, len(samples), at_once):
+            batch = samples.batch(slice(start, start + at_once))
+            inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
 
@@ -459,11 +510,24 @@ class OnlineLearner(Naive):
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""
         (output, target, loss), self._prediction = self._prediction, None
-        torch_engine.observe(self._observations, self.optimizer, output, target, loss, self.record_every, self._update)
+        left = len(self.adapted_dataset) - self._within_experience - len(self._observations)
+        torch_engine.observe(
+            self._observations,
+            self.optimizer,
+            self._criterion,
+            output,
+            target,
+            loss,
+            self.record_every,
+            self._update,
+            max(1, min(self.train_mb_size, left, len(target))),
+        )
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
-        if len(self._observations) >= self._portion or time.monotonic() >= self._deadline:
+        n = len(self._observations)
+        full = n >= self._portion or n + self.train_mb_size > MAX_SAMPLES
+        if full or time.monotonic() >= self._deadline:
             self._hand_over()
 
     def _advance_clock(self, n: int) -> None:
@@ -492,6 +556,18 @@ class OnlineLearner(Naive):
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)
+
+
+def n_batches(n_samples: int, batch_size: int) -> int:
+    """Number of mini-batches that samples are cut into, of which the last may be smaller."""
+    return -(-n_samples // batch_size)
+
+
+def first_batch(dataloader: Any) -> Sequence[Tensor]:
+    """The first mini-batch, without drawing the random numbers that its transformations need."""
+    with random_numbers_kept():
+        batch: Sequence[Tensor] = next(iter(dataloader))
+    return batch
 
 
 def experience_number(experience: Any) -> int:
@@ -608,25 +684,27 @@ class MetaOptimizeStrategy(OnlineLearner):
 
 
 class SampleLoader:
-    """Presents a data set's samples one by one, in its order, as mini-batches of one.
+    """Presents a data set's samples in its order, as mini-batches, of which the last may be smaller.
 
     Args:
         dataset: of tuples (input, target, …).
         first: number of the sample to begin with.
+        batch_size: samples in a mini-batch.
     """
 
-    batch_size = 1
-
-    def __init__(self, dataset: Any, first: int = 0) -> None:
+    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1) -> None:
         self.dataset = dataset
         self.first = first
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.dataset) - self.first
+        return n_batches(len(self.dataset) - self.first, self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        for i in range(self.first, len(self.dataset)):
-            yield [torch.as_tensor(part).unsqueeze(0) for part in self.dataset[i]]
+        n = len(self.dataset)
+        for start in range(self.first, n, self.batch_size):
+            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, n))]
+            yield [torch.stack([torch.as_tensor(value) for value in part]) for part in zip(*samples, strict=True)]
 
 
 def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:

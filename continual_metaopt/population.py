@@ -177,6 +177,8 @@ def _check_side_by_side(runs: list[RunUnderWay]) -> None:
     for run in runs:
         if run.diagnostics:
             raise ValueError("runs with diagnostics cannot be done side by side; do each by itself")
+        if run.benchmark.info.for_learner.batch_size > 1:
+            raise ValueError("runs that learn from mini-batches cannot be done side by side")
         if run.benchmark.info.for_learner.input_shape != shape:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "

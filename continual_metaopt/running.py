@@ -16,7 +16,7 @@ from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
-from continual_metaopt.learner import OnlineLearner, quiet_evaluator
+from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
 from continual_metaopt.recording import (
@@ -312,6 +312,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             optimizer=self.optimizer,
             criterion=criterion_of(self.benchmark.info.for_learner.task),
             engine=config.engine,
+            batch_size=self.benchmark.info.for_learner.batch_size,
             device=config.device,
             plugins=[self],
             evaluator=quiet_evaluator(*self.diagnostics),
@@ -320,7 +321,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             hand_over_at=self.benchmark.info.test_at,
         )
         self.begin()
-        self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
+        self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience, self._n_updates())
         torch.set_rng_state(self.random)
         self.last_checkpoint = self.last_observed = time.monotonic()
 
@@ -328,6 +329,11 @@ class _Run(RunUnderWay, SupervisedPlugin):
         """Learn from all experiences that are left."""
         if self.n_ended < len(self.benchmark.train_stream):
             self.learner.train(self.benchmark.train_stream[self.n_ended :])
+
+    def _n_updates(self) -> int:
+        ended = [experience.n_samples for experience in self.benchmark.info.experiences[: self.n_ended]]
+        size = self.benchmark.info.for_learner.batch_size
+        return sum(n_batches(n, size) for n in [*ended, self.within_experience])
 
     def observe(self, observations: Observations) -> None:
         """Record what the learner observed, and stop it if asked to."""

@@ -54,6 +54,7 @@ STREAM_INFO_KEYS = {
     *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
     *("stationary", "test_at"),
 }
+TOO_SHORT = "gradients by autograd: the experience is too short to trace them"
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
 SCHEMAS = {
@@ -299,8 +300,16 @@ def test_analysis_finds_the_mean_of_correct(finished: Path) -> None:
         ("metaoptimize", "mlp", COMPILED),
         ("metaoptimize", "paper_cnn", COMPILED),
         ("fixed", "mlp", COMPILED),
-        ("fixed", "dropping", {"name": "fused", "reason": "not compiled: there is no kernel for Dropout"}),
-        ("metaoptimize", "cropping", {"name": "fused", "reason": "not compiled: Cropping is not a sequence of layers"}),
+        (
+            "fixed",
+            "dropping",
+            {"name": "fused", "reason": f"not compiled: there is no kernel for Dropout; {TOO_SHORT}"},
+        ),
+        (
+            "metaoptimize",
+            "cropping",
+            {"name": "fused", "reason": f"not compiled: Cropping is not a sequence of layers; {TOO_SHORT}"},
+        ),
         (
             "torch:AdamW",
             "mlp",
