@@ -16,7 +16,7 @@ from torch import nn
 from analysis import load_runs
 from continual_metaopt import register_learner, register_network, running
 from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
@@ -96,10 +96,10 @@ def config_of(
 
 @pytest.fixture(autouse=True)
 def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_engine):
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-    for engine in (torch_engine, compiled_engine):
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
 
 
@@ -108,10 +108,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for engine in (torch_engine, compiled_engine):
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-        for engine in (torch_engine, compiled_engine):
+        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
         assert run_one(config_of(), path) == "finished"
     return path
