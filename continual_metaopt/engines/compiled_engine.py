@@ -25,7 +25,6 @@ from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, p
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.two_horizons import AUTO
-from streams.benchmark import read_samples
 
 META_STATE = {"step": k.META_STEP, "exp_avg": k.META_MEAN, "exp_avg_sq": k.META_SQUARE}  # and its columns
 TYPICAL_SIZES = {"step": k.HORIZON_STEP, "short_size": k.SHORT_SIZE, "long_size": k.LONG_SIZE}  # likewise
@@ -140,11 +139,10 @@ class CompiledEngine:
 
     def load(self) -> None:
         """Copy what was learned so far from the network and its optimizer."""
-        optimizer = self.optimizer
-        if len(self.learner.learned.long_trace) == 0 and any(group["gamma"] == AUTO for group in optimizer.param_groups):
-            long_trace = aligned_zeros(len(self.learner.learned.trace), self.learner.dtype)
-            self.learner.learned = self.learner.learned._replace(long_trace=long_trace)
-        learned = self.learner.learned
+        optimizer, learned = self.optimizer, self.learner.learned
+        if len(learned.long_trace) == 0 and any(group["gamma"] == AUTO for group in optimizer.param_groups):
+            learned = learned._replace(long_trace=aligned_zeros(len(learned.trace), self.learner.dtype))
+            self.learner.learned = learned
         numbers = {id(parameter): number for number, parameter in enumerate(self._parameters)}
         for parameter, part in zip(self._parameters, self._places, strict=True):
             learned.weights[part] = to_kernel_layout(parameter.detach().numpy())
@@ -218,4 +216,6 @@ class _DatasetSamples:
         return len(self._dataset)
 
     def batch(self, steps: slice) -> tuple[Array, Array]:
+        from streams.benchmark import read_samples  # which needs Avalanche, as this module does not
+
         return read_samples(self._dataset, steps)
