@@ -198,9 +198,8 @@ def test_workers_import_neither_torch_nor_avalanche(tmp_path: Path, monkeypatch:
     (tmp_path / "probe_of_modules.py").write_text(PROBE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunDirectory, "finish", RunDirectory.finish)  # which the probe changes here too
-    configs = [
-        config.model_copy(update={"imports": ("probe_of_modules",)}) for config in (config_of(), config_of(seed=1))
-    ]
+    plain = [config_of(), config_of(seed=1)]
+    configs = [config.model_copy(update={"imports": ("probe_of_modules",)}) for config in plain]
     monkeypatch.setattr(sys, "path", ["", *sys.path])
 
     run_jobs([(config, tmp_path / str(config.seed)) for config in configs], workers=2, show_progress=False)

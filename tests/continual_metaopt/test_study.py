@@ -312,8 +312,7 @@ def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> Non
     assert read_json(tmp_path / "run" / "status.json")["reason"] == reason
 
 
-@pytest.mark.slow
-def test_runs_that_fail_in_their_processes_are_reported_with_the_reason(tmp_path: Path) -> None:
+def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> None:
     missing = STREAM | {"source": f"parquet:{tmp_path / 'nothing'}"}
     study = tiny(tmp_path, stream=missing, learners=[{"name": "fixed"}], selection_seeds=None)
 
