@@ -1,7 +1,7 @@
 """Many runs side by side in one process, with the records that ``running.run_one`` would leave of each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,16 @@ from continual_metaopt.engines.population_engine import Population, Replica, che
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.running import TorchRun, available_device
-from continual_metaopt.under_way import Interrupted, earlier_state, fail, reason_of
+from continual_metaopt.under_way import (
+    Interrupted,
+    OnProgress,
+    ShouldStop,
+    earlier_state,
+    fail,
+    never,
+    no_progress,
+    reason_of,
+)
 
 FIRST_PORTION = 10  # samples per run, before it is known how long they take
 MAX_BYTES = 2**28  # of inputs in one portion
@@ -25,8 +34,8 @@ def run_population(
     configs: Sequence[RunConfig],
     paths: Sequence[Path],
     device: str | torch.device = "cpu",
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = no_progress,
+    should_stop: ShouldStop = never,
 ) -> list[str]:
     """Do runs, or what is left of them, by the population engine.
 
@@ -76,8 +85,8 @@ class _Course:
         self,
         runs: list[TorchRun],
         device: torch.device,
-        on_progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
     ) -> None:
         self.runs, self.device = runs, device
         self.on_progress, self.should_stop = on_progress, should_stop

@@ -58,6 +58,9 @@ class Beginning:
 
         Returns:
             How far the run was then (``RunUnderWay.progress``); None if there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint does not fit, because another version of this package wrote it.
         """
         if (path / CHECKPOINT).exists():
             checkpoint: dict[str, Any] = torch.load(path / CHECKPOINT, weights_only=True)
@@ -70,6 +73,11 @@ class Beginning:
             shape = self.stream.info.for_learner.input_shape
             engine = CompiledEngine(self.model, cast(MetaOptimize, self.optimizer), self.criterion, shape)
             engine.load()  # makes the optimizer's state
+            if [array.shape for array in learned] != [array.shape for array in engine.learner.learned]:
+                raise ValueError(
+                    f"'{path / COMPILED_CHECKPOINT}' was written by another version of this package; remove its folder "
+                    "to run again"
+                )
             engine.learner.learned = learned
             engine.store()
             return progress

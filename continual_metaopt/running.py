@@ -18,15 +18,21 @@ from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.registry import step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
 from continual_metaopt.recording import RunDirectory
-from continual_metaopt.under_way import THREADS, OnProgress, RunUnderWay, ShouldStop, bring_to_end, earlier_state
+from continual_metaopt.under_way import (
+    THREADS,
+    OnProgress,
+    RunUnderWay,
+    ShouldStop,
+    bring_to_end,
+    earlier_state,
+    never,
+    no_progress,
+)
 from streams.benchmark import SampleDataset, StreamBenchmark
 
 
 def run_one(
-    config: RunConfig,
-    path: Path,
-    on_progress: OnProgress = lambda done, total: None,
-    should_stop: ShouldStop = lambda: False,
+    config: RunConfig, path: Path, on_progress: OnProgress = no_progress, should_stop: ShouldStop = never
 ) -> str:
     """Do one run, or what is left of it, in this process.
 
@@ -47,7 +53,7 @@ def run_one(
         return ended
     directory = RunDirectory(path)
 
-    def make() -> Any:
+    def make() -> CompiledRun | LearnerRun:
         prepared = prepare(config, path)
         if prepared is not None:
             return CompiledRun(prepared, directory, on_progress, should_stop)
@@ -84,12 +90,18 @@ class TorchRun(RunUnderWay):
         on_progress, should_stop: as for ``run_one``.
     """
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, *callbacks: Any) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        on_progress: OnProgress = no_progress,
+        should_stop: ShouldStop = never,
+    ) -> None:
         torch.set_num_threads(THREADS)
         torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
         self.begun = Beginning(config)
         self.model, self.optimizer, self.criterion = self.begun.model, self.begun.optimizer, self.begun.criterion
-        super().__init__(config, directory, self.begun.stream, *callbacks)
+        super().__init__(config, directory, self.begun.stream, on_progress, should_stop)
 
     def begin_or_resume(self) -> None:
         """Write the description, or go on from the checkpoint if there is one."""

@@ -26,6 +26,15 @@ OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
 
 
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
 class Interrupted(Exception):
     """The run was asked to stop; it can go on later."""
 
@@ -55,8 +64,8 @@ class RunUnderWay(ABC):
         config: RunConfig,
         directory: RunDirectory,
         stream: Stream,
-        on_progress: OnProgress = lambda done, total: None,
-        should_stop: ShouldStop = lambda: False,
+        on_progress: OnProgress = no_progress,
+        should_stop: ShouldStop = never,
     ) -> None:
         self.config, self.directory, self.stream, self.info = config, directory, stream, stream.info
         self.on_progress, self.should_stop = on_progress, should_stop

@@ -127,7 +127,7 @@ class CompiledLearner:
         """
         n_correct = 0
         for start in range(0, len(samples), PREDICTED_AT_ONCE):
-            x, y = samples.batch(slice(start, start + PREDICTED_AT_ONCE))
+            x, y = samples.batch(slice(start, min(start + PREDICTED_AT_ONCE, len(samples))))
             with _one_thread, flushed_denormals():
                 n_correct += k.count_correct(self.network, self.learned.weights, self._memory, self._inputs(x), y)
         return n_correct / len(samples)

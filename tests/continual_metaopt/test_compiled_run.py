@@ -168,6 +168,18 @@ def test_a_checkpoint_is_plain_arrays_and_json(tmp_path: Path) -> None:
     assert about["progress"]["step"] == 70
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    run_one(config_of(), tmp_path, should_stop=stop_at(1))
+    with np.load(tmp_path / "checkpoint.npz") as content:
+        arrays = dict(content)
+    np.savez(tmp_path / "checkpoint.npz", **arrays | {"blocks": arrays["blocks"][:, :-1]})
+
+    assert run_one(config_of(), tmp_path) == "failed"
+
+    reason = f"'{tmp_path / 'checkpoint.npz'}' was written by another version of this package; remove its folder "
+    assert read_json(tmp_path / "status.json")["reason"] == f"ValueError: {reason}to run again"
+
+
 def test_what_goes_to_a_worker_needs_no_torch(tmp_path: Path) -> None:
     """Also when it comes from a checkpoint of PyTorch's."""
     by_learner(config_of(), tmp_path, stop_at(4))
