@@ -21,7 +21,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual_metaopt.engines import Engine, torch_engine
+from continual_metaopt.engines import COMPILED, Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
 from continual_metaopt.engines.random_numbers import random_numbers_kept
 from continual_metaopt.metrics import OnlineMetric, works_without_callbacks
@@ -290,7 +290,7 @@ class OnlineLearner(Naive):
         self.engine = {"name": "torch", "reason": "asked for"}
         if engine in ("auto", "compiled"):
             obstacle = obstacle or self._why_not_compiled(sample)
-            self.engine = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+            self.engine = COMPILED
             if obstacle is None:
                 return
             _refuse_if(engine == "compiled", "compiled", obstacle)
@@ -307,20 +307,14 @@ class OnlineLearner(Naive):
             self.engine = {"name": "torch", "reason": f"neither compiled nor fused: {no_fused}"}
 
     def _why_not_compiled(self, sample: Sequence[Tensor] | None) -> str | None:
-        from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+        from continual_metaopt.engines.compiled_engine import compiled_or_why_not
 
-        self._compiled = None  # plugins may have changed network and optimizer since it was made
         if self.train_mb_size > 1:
+            self._compiled = None
             return f"samples come in mini-batches of {self.train_mb_size}"
-        obstacle = why_not_compiled(self.model, self.optimizer, self._criterion)
-        if obstacle is not None or sample is None:
-            return obstacle
-        optimizer = cast(MetaOptimize, self.optimizer)
-        try:
-            self._compiled = CompiledEngine(self.model, optimizer, self._criterion, sample[0].shape[1:])
-        except ValueError as error:
-            return str(error)
-        return self._compiled.why_not_sample(*sample[:2])
+        # made anew, since plugins may have changed network and optimizer
+        self._compiled, obstacle = compiled_or_why_not(self.model, self.optimizer, self._criterion, sample)
+        return obstacle
 
     def _choose_gradients(self) -> torch_engine.Differentiate:
         """What computes predictions and gradients where no callbacks run."""

@@ -1101,6 +1101,28 @@ def _largest(outputs: Array) -> int:
     return best
 
 
+@njit(**OPTIONS)
+def count_correct(network: Network, weights: Array, memory: Memory, x: Array, labels: Array) -> int:
+    """How many samples are predicted right: the largest output is at the label.
+
+    Args:
+        network: what to compute.
+        weights: of all parameters.
+        memory: room, made for this network.
+        x: inputs [samples, numbers], each in the order that PyTorch flattens it.
+        labels: classes int64 [samples].
+    """
+    last = network.layers[len(network.layers) - 1]
+    outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    n_correct = 0
+    for i in range(len(x)):
+        _copy(x[i], memory.activations[: x.shape[1]])
+        _forward(network, weights, memory)
+        if _largest(outputs) == labels[i]:
+            n_correct += 1
+    return n_correct
+
+
 LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite
 
 

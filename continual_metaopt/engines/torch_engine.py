@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.diagnostics import undisturbed
-from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
+from continual_metaopt.engines.observations import (
+    MAX_SAMPLES,
+    MAX_SECONDS,
+    Diverged,
+    Observations,
+    check_finite,
+    label_does_not_fit,
+)
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
 from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
@@ -172,14 +179,6 @@ def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:
     except IndexError as error:
         raise ValueError(label_does_not_fit(int(target.max()), output.shape[-1])) from error
     return loss
-
-
-def label_does_not_fit(label: int, n_outputs: int) -> str:
-    """The message for a label beyond the network's outputs."""
-    return (
-        f"label {label} does not fit the network's {n_outputs} outputs; size the network with "
-        'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
-    )
 
 
 @torch.no_grad()

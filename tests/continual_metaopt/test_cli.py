@@ -476,7 +476,7 @@ def test_workers_end_with_their_work_saved_when_the_main_process_is_killed(here:
         status = read_json(file)
         assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
         assert 0 < status["step"] < 140_000
-        assert (file.parent / "checkpoint.pt").exists()
+        assert (file.parent / "checkpoint.npz").exists()
 
 
 def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from continual_metaopt import learner as learner_module
-from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.engines.observations import Diverged
 from continual_metaopt.learner import (
     ITERATION_CALLBACKS,
@@ -1011,10 +1011,10 @@ def test_regression_has_losses_but_nothing_to_get_right(way: str, width: int) ->
 
 @pytest.mark.parametrize("way", WAYS)
 def test_portions_never_exceed_a_thousand_samples(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_engine.MAX_SAMPLES == compiled_engine.MAX_SAMPLES == learner_module.MAX_SAMPLES == 1000
-    for module in (torch_engine, compiled_engine, learner_module):
+    assert torch_engine.MAX_SAMPLES == compiled_learner.MAX_SAMPLES == learner_module.MAX_SAMPLES == 1000
+    for module in (torch_engine, compiled_learner, learner_module):
         monkeypatch.setattr(module, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 2000)
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", 2000)
     stream = stream_of(
         (torch.zeros(1001, 2), torch.zeros(1001, dtype=torch.int64)), (torch.zeros(3, 2), torch.ones(3).long())
     )
@@ -1034,9 +1034,9 @@ def test_portions_never_exceed_a_thousand_samples(way: str, monkeypatch: pytest.
 @pytest.mark.parametrize("way", WAYS)
 def test_portions_end_where_they_are_asked_to(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Amid an experience, at its end, and where a learner goes on that has learned from 7 samples."""
-    for module in (torch_engine, compiled_engine, learner_module):
+    for module in (torch_engine, compiled_learner, learner_module):
         monkeypatch.setattr(module, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 2000)
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", 2000)
     samples = torch.zeros(30, 2), torch.zeros(30, dtype=torch.int64)
     model, collector = nn.Sequential(nn.Linear(2, 2)), Collector()
     learner = online_learner(model, sgd(model, 0.1), recorder=collector, hand_over_at=[7, 12, 30, 60], **way_of(way))
@@ -1049,10 +1049,10 @@ def test_portions_end_where_they_are_asked_to(way: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("way", WAYS)
 def test_portions_are_handed_over_in_time(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch_engine.MAX_SECONDS == compiled_engine.MAX_SECONDS == learner_module.MAX_SECONDS == 0.5
-    for module in (torch_engine, compiled_engine, learner_module):
+    assert torch_engine.MAX_SECONDS == compiled_learner.MAX_SECONDS == learner_module.MAX_SECONDS == 0.5
+    for module in (torch_engine, compiled_learner, learner_module):
         monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 1)
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", 1)
     collector = Collector()
 
     online_learner(small_network(), recorder=collector, **way_of(way)).train(classification_stream(5))

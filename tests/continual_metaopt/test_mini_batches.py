@@ -12,7 +12,7 @@ from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
 from torch import nn
 
 from continual_metaopt import learner as learner_module
-from continual_metaopt import running
+from continual_metaopt import preparing, running
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.torch_engine import losses_of
@@ -23,7 +23,7 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
+from streams import make_stream, plan_stream
 
 from .conftest import Collector, exactly, read_tables, small_network
 from .test_checkpoints import SaveAndStop, Stop
@@ -201,12 +201,11 @@ def run_config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """A run on a stream that says that samples come in mini-batches of 8, and portions of 20 samples."""
 
     def with_batches(*given: Any, **options: Any) -> Any:
-        benchmark = make_stream(*given, **options)
-        for_learner = dataclasses.replace(benchmark.info.for_learner, batch_size=8)
-        benchmark.info = dataclasses.replace(benchmark.info, for_learner=for_learner)
-        return benchmark
+        planned = plan_stream(*given, **options)
+        for_learner = dataclasses.replace(planned.info.for_learner, batch_size=8)
+        return dataclasses.replace(planned, info=dataclasses.replace(planned.info, for_learner=for_learner))
 
-    monkeypatch.setattr(running, "make_stream", with_batches)
+    monkeypatch.setattr(preparing, "plan_stream", with_batches)
     monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)
     return RunConfig(
         stream=Component(name="permuted_inputs", n_experiences=2, samples_per_experience=30),
@@ -242,7 +241,7 @@ def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
 
 def test_a_resumed_run_counts_updates_as_before(run_config: RunConfig, tmp_path: Path) -> None:
     directory = running.RunDirectory(tmp_path)
-    run = running._Run(run_config, directory, lambda done, total: None, lambda: False)
+    run = running.LearnerRun(run_config, directory, lambda done, total: None, lambda: False)
     run.n_samples, run.n_ended = 46, 1
     assert run._n_updates() == 4 + 2
     run.learner.continue_from(46, 0, 16, run._n_updates())

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from continual_metaopt import population, register_network, running
+from continual_metaopt import population, register_network, under_way
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import population_engine, torch_engine
 from continual_metaopt.population import run_population
@@ -261,7 +261,7 @@ def test_checkpoints_are_those_of_single_runs(tmp_path: Path, monkeypatch: pytes
 def test_killed_runs_go_on_from_their_last_checkpoint(
     finished: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "CHECKPOINT_SECONDS", 0.0)
 
     class Killed(BaseException):
         pass

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from analysis import load_runs
-from continual_metaopt import register_learner, register_network, running
+from continual_metaopt import compiled_run, preparing, register_learner, register_network, running, under_way
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.diagnostic_names import Diagnostic
-from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
@@ -102,10 +102,10 @@ def config_of(
 
 @pytest.fixture(autouse=True)
 def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_engine):
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-    for engine in (torch_engine, compiled_engine):
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
 
 
@@ -114,10 +114,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for engine in (torch_engine, compiled_engine):
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-        for engine in (torch_engine, compiled_engine):
+        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
         assert run_one(config_of(), path) == "finished"
     return path
@@ -142,6 +142,7 @@ def learn_by(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options | {"engine": engine})
 
+    monkeypatch.setattr(running, "prepare", lambda config, path: None)
     monkeypatch.setattr(running, "OnlineLearner", ByEngine)
 
 
@@ -490,7 +491,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         status = read_json(tmp_path / "status.json")
         assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
         assert (tmp_path / "samples").is_dir()
-        assert (tmp_path / "checkpoint.pt").exists()
+        assert (tmp_path / "checkpoint.npz").exists()
         # what there is so far is a prefix of the whole
         runs = load_runs(tmp_path)
         assert runs.table["step"].tolist() == [len(runs.samples)] == [status["step"]]
@@ -504,7 +505,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 
     assert_same_run(tmp_path, finished)
     assert not any(path.is_dir() for path in tmp_path.iterdir())
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not list(tmp_path.glob("checkpoint.*"))
     assert read_json(tmp_path / "status.json")["wall_time"] > wall_time > 0
     assert load_runs(tmp_path).samples["loss"].tolist() == read_tables(finished)["samples"]["loss"].to_pylist()
 
@@ -535,18 +536,18 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between writing the parts of a checkpoint and its state: those parts are of no use."""
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "CHECKPOINT_SECONDS", 0.0)
 
     class Killed(BaseException):
         pass
 
-    def save(self: Any, path: Path, progress: dict[str, Any], save: Any = running._Run._save) -> None:
+    def save(self: Any, path: Path, progress: dict[str, Any], save: Any = compiled_run.CompiledRun._save) -> None:
         if progress["step"] == 120:
             raise Killed
         save(self, path, progress)
 
     with monkeypatch.context() as killing:
-        killing.setattr(running._Run, "_save", save)
+        killing.setattr(compiled_run.CompiledRun, "_save", save)
         with pytest.raises(Killed):
             run_one(config_of(), tmp_path)
     assert read_json(tmp_path / "status.json")["state"] == "running"
@@ -619,8 +620,7 @@ def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:
     config = config_of(learner=learner, evaluate=False, n_experiences=2, samples_per_experience=30)
     run_one(config, tmp_path / "whole")
     run_one(config, tmp_path / "interrupted", should_stop=stop_at(3))
-    checkpoint = torch.load(tmp_path / "interrupted" / "checkpoint.pt", weights_only=True)
-    assert checkpoint["n_samples"] == 50
+    assert read_json(tmp_path / "interrupted" / "status.json")["step"] == 50
     run_one(config, tmp_path / "interrupted")
 
     assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
@@ -643,11 +643,12 @@ def test_dropout_goes_on_with_its_random_numbers(tmp_path: Path, registries: Non
 
 
 def test_checkpoints_hold_plain_data_only(tmp_path: Path) -> None:
-    run_one(config_of(), tmp_path, should_stop=stop_at(4))
+    config = config_of().model_copy(update={"engine": "fused"})
+    run_one(config, tmp_path, should_stop=stop_at(4))
 
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
 
-    assert (checkpoint["run_id"], checkpoint["n_samples"], checkpoint["n_ended"]) == (config_of().run_id, 70, 1)
+    assert (checkpoint["run_id"], checkpoint["n_samples"], checkpoint["n_ended"]) == (config.run_id, 70, 1)
     assert checkpoint["progress"]["step"] == 70
     assert checkpoint["model"].keys() == {"linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"}
 
@@ -729,7 +730,7 @@ def test_data_that_is_missing_for_a_while_costs_nothing(
         raise FileNotFoundError("not mounted")
 
     with monkeypatch.context() as unmounted:
-        unmounted.setattr(running, "make_stream", no_stream)
+        unmounted.setattr(preparing, "plan_stream", no_stream)
         assert run_one(config_of(), tmp_path) == "failed"
 
     now = files_of(tmp_path)
