@@ -92,7 +92,8 @@ class RunConfig(BaseModel):
         execution = {"engine": self.engine, "device": self.device}
         if execution != {"engine": "auto", "device": "cpu"}:  # rounding differs
             content |= execution
-        content["stream"].pop("data_root", None)  # where files lie does not decide what they hold
+        for name in ("data_root", "memory_limit"):  # where files and pixels lie does not decide what they hold
+            content["stream"].pop(name, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSet
 from streams.input_changes import InputChange
+from streams.lazy_images import ReadAhead
 from streams.plan import Plan
 
 
@@ -36,10 +37,19 @@ class ImageSamples:
         plan: the stream's plan for that split.
         steps: which of the plan's samples.
         input_change: what the plan's changes do to an image.
+        read_ahead: reads the images in the plan's order, where they are not decoded.
     """
 
-    def __init__(self, images: ImageSet, plan: Plan, steps: slice, input_change: InputChange | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        plan: Plan,
+        steps: slice,
+        input_change: InputChange | None = None,
+        read_ahead: ReadAhead | None = None,
+    ) -> None:
         self._pixels = images.x  # shared by all experiences, not copied
+        self._places, self._read_ahead = range(len(plan.index))[steps], read_ahead
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
         self._input_change = input_change
 
@@ -48,7 +58,11 @@ class ImageSamples:
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Some of the images and their labels; see ``Samples``."""
-        images, change = self._pixels[self._index[steps]], self._change[steps]
+        if self._read_ahead is None:
+            images = self._pixels[self._index[steps]]
+        else:
+            images = self._read_ahead.read(self._places[steps])
+        change = self._change[steps]
         if self._input_change is not None and (change >= 0).any():
             images = self._input_change.apply(images, change)
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)

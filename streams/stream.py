@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import InputChange
+from streams.lazy_images import LazyImages, ReadAhead
 from streams.plan import Plan, Stationary
 from streams.samples import ImageSamples, Samples, VectorSamples
-from streams.sources import SourceSpec, load_source
+from streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from streams.stationary import make_stationary
 from streams.transitions import blur_boundaries
 
@@ -153,7 +154,8 @@ stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
 frozen_after: number of the last experience that brings a change, for "frozen".
 transition_width: number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.
 data_root: folder of torchvision's files.
-skip_unreadable: go on without images that cannot be decoded."""
+skip_unreadable: go on without images that cannot be decoded.
+memory_limit: bytes; of images in files that take up more when decoded, only those that come next are decoded."""
 
 
 def image_stream(
@@ -185,15 +187,16 @@ def image_stream(
             transition_width: int = 0,
             data_root: str | Path = "data",
             skip_unreadable: bool = False,
+            memory_limit: int = MEMORY_LIMIT,
             **options: Any,
         ) -> Stream:
-            images = load_source(source, data_root, skip_unreadable)
+            images = load_source(source, data_root, skip_unreadable, memory_limit)
             planned = plan(images, seed, **options)
             train, test = planned.train, planned.test
             if stationary is not None:
                 train, test = make_stationary(train, test, stationary, seed, frozen_after)
             train = blur_boundaries(train, transition_width, seed)
-            return _stream_of_images(definition, images, train, test, planned, stationary)
+            return _stream_of_images(definition, images, train, test, planned, stationary, memory_limit)
 
         common = inspect.signature(make, follow_wrapped=False).parameters
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
@@ -216,12 +219,21 @@ def _with_common_options(doc: str) -> str:
 
 
 def _stream_of_images(
-    definition: str, source: ImageSource, train: Plan, test: Plan, planned: ImagePlan, stationary: Stationary | None
+    definition: str,
+    source: ImageSource,
+    train: Plan,
+    test: Plan,
+    planned: ImagePlan,
+    stationary: Stationary | None,
+    memory_limit: int,
 ) -> Stream:
-    samples = {
-        name: [ImageSamples(images, plan, steps, planned.input_change) for steps in plan.experiences()]
-        for name, images, plan in (("train", source.train, train), ("test", source.test, test))
-    }
+    samples = {}
+    for name, images, plan in (("train", source.train, train), ("test", source.test, test)):
+        # one for all experiences, since it reads beyond the end of each
+        read_ahead = ReadAhead(images.x, plan.index, memory_limit) if isinstance(images.x, LazyImages) else None
+        samples[name] = [
+            ImageSamples(images, plan, steps, planned.input_change, read_ahead) for steps in plan.experiences()
+        ]
     experiences = [
         ExperienceInfo(
             classes=[source.classes[label] for label in np.unique(source.train.y[train.index[steps]])],

@@ -307,6 +307,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
         "transition_width": 0,
         "data_root": "data",
         "skip_unreadable": False,
+        "memory_limit": 2000000000,
     }
     assert (run.label, run.learned_step_sizes) == ("fixed", False)
     assert run.resolved() == run
