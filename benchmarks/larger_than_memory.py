@@ -5,10 +5,11 @@
 The images are made for the purpose: smooth colours with some noise, as PNG files in a folder and as JPEG in parquet
 shards. Speed is that of online learning at batch size 1 with MetaOptimize on the compiled engine (one thread, beside
 which the decoding threads need a core), learning from both in turns, each of which begins with a jump to the start;
-ratios are medians over the turns. Beside it stand the processor times per sample of the learner and of the threads that
-decode: the learner is kept busy if the former is the longer, given a core for each. Memory is that of processes of
-their own which read the whole stream in batches of 100: the largest growth of their anonymous memory, which cannot be
-given back under pressure, as pages of files can. Linux only.
+ratios are medians over the turns. Beside them stand the share of the time in which the learner waits for images, and
+processor times per sample of the learner and of the threads that decode. On a machine whose cores are all taken, the
+threads take their time from the learner; on others, what counts is that it does not wait. Memory is that of processes
+of their own which read the whole stream in batches of 100: the largest growth of their anonymous memory, which cannot
+be given back under pressure, as pages of files can. Linux only.
 """
 
 import argparse
@@ -134,7 +135,19 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
     """Speed of learning from a source in memory, and from the same larger than memory."""
     from benchmarks.throughput import make_network, metaoptimize, online_learner
     from streams import make_stream
+    from streams.lazy_images import ReadAhead
 
+    waited = 0.0
+    read = ReadAhead.read
+
+    def timed(self: ReadAhead, places: range) -> Any:
+        nonlocal waited
+        start = time.perf_counter()
+        images = read(self, places)
+        waited += time.perf_counter() - start
+        return images
+
+    ReadAhead.read = timed  # type: ignore[method-assign]
     learners = []
     for limit in (2**62, memory_limit):
         stream = make_stream(
@@ -149,20 +162,22 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
         learn = online_learner(model, metaoptimize(model), "compiled")
         learn(experience)  # what happens in the first call only, such as compilation, is not measured
         learners.append((learn, experience))
-    turns: list[list[tuple[float, float, float]]] = [[], []]
+    turns: list[list[Any]] = [[], []]
     for turn in track(range(repeats), description="measuring", console=Console(stderr=True)):
         for which in (0, 1) if turn % 2 else (1, 0):
             learn, experience = learners[which]
-            before = np.array([time.perf_counter(), time.thread_time(), time.process_time()])
+            before = np.array([time.perf_counter(), time.thread_time(), time.process_time(), waited])
             learn(experience)
-            after = np.array([time.perf_counter(), time.thread_time(), time.process_time()])
-            turns[which].append(tuple((after - before) / len(experience.dataset)))
+            after = np.array([time.perf_counter(), time.thread_time(), time.process_time(), waited])
+            turns[which].append((after - before) / len(experience.dataset))
+    ReadAhead.read = read  # type: ignore[method-assign]
     ratios = [decoded[0] / lazy[0] for decoded, lazy in zip(*turns, strict=True)]
-    (_, in_memory, _), (_, learner, both) = (np.median(part, axis=0) for part in turns)
+    (_, in_memory, _, _), (wall, learner, both, waiting) = (np.median(part, axis=0) for part in turns)
     return {
         "in memory, samples/s": f"{1 / statistics.median(turn[0] for turn in turns[0]):.0f}",
         "× larger than memory": f"{statistics.median(ratios):.2f}",
         "range": f"{min(ratios):.2f}–{max(ratios):.2f}",
+        "waiting": f"{waiting / wall:.1%}",
         "learner µs, in memory": f"{in_memory * 1e6:.0f}",
         "learner µs": f"{learner * 1e6:.0f}",
         "decoding µs": f"{(both - learner) * 1e6:.0f}",
@@ -176,7 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=24000, help="number of images (default: %(default)s)")
     parser.add_argument("--size", type=int, default=32, help="their height and width (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=10000, help="to learn in a turn (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=20000, help="to learn in a turn (default: %(default)s)")
     parser.add_argument("--memory-limit", type=int, default=16, help="megabytes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
     arguments = parser.parse_args()

@@ -189,9 +189,9 @@ def decode(content: bytes) -> NDArray[np.uint8]:
 def _pixels(image: "Image") -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):  # Pillow would turn all but the darkest pixels white
         raise ValueError(f"its pixels, of mode {image.mode}, are deeper than 8 bits; convert it to 8 bits")
-    grey = image.mode in ("1", "L")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels[..., None] if mode == "L" else pixels
 
 
 class ReadAhead:

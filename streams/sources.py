@@ -32,7 +32,7 @@ HELD_OUT = [
     re.compile(rf"({names})(?![a-z])") for names in ("test|testing|eval|evaluation", "validation|valid|val|dev")
 ]
 LABEL_COLUMNS = ("fine_label", "label", "labels")
-READ_BUFFER = 2**20  # bytes
+READ_BUFFER = 2**20  # bytes; without it, and with pre_buffer, pyarrow reads a group of rows at once
 READ_AT_ONCE = 256  # rows
 
 # name -> (class in torchvision.datasets, its arguments, what the files are called, where they come from)
@@ -200,7 +200,7 @@ def _parquet_rows(shards: list[Path]) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     for shard in shards:
-        with pq.ParquetFile(shard, buffer_size=READ_BUFFER) as file:
+        with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as file:
             image_column, label_column = _columns(file.schema_arrow, shard)
             row = 0
             for batch in file.iter_batches(READ_AT_ONCE, columns=[f"{image_column}.bytes", label_column]):
