@@ -17,18 +17,18 @@ from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
 
-from benchmarks.throughput import NETWORKS
+from benchmarks.throughput import NETWORKS, make_network
 from continual_metaopt import MetaOptimize, blocks
 from continual_metaopt.engines.population_engine import Population
 
 
 def measure(network: str, n_replicas: int, device: str, samples: int, repeats: int) -> dict[str, Any]:
     """Median samples per second of a population, with the range, and the memory that it takes on a GPU."""
-    make, (height, width, channels) = NETWORKS[network]
+    height, width, channels = NETWORKS[network][1]
     replicas = []
     for seed in range(n_replicas):
         torch.manual_seed(seed)
-        model = make()
+        model = make_network(network)
         replicas.append((model, MetaOptimize(blocks(model), 10 ** -(3 + seed % 3))))
     population = Population(replicas, device=device)
     x = torch.rand(n_replicas, samples, channels, height, width)

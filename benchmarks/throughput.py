@@ -13,7 +13,6 @@ import os
 import resource
 import statistics
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,7 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
 
-SHAPES = {"PaperCNN": (32, 32, 3), "LeNet": (28, 28, 1), "MLP 784-300-150-10": (28, 28, 1)}
+# registered name, and height, width and channels of the images
+NETWORKS = {
+    "PaperCNN": ("paper_cnn", (32, 32, 3)),
+    "LeNet": ("lenet", (28, 28, 1)),
+    "MLP 784-300-150-10": ("mlp_300_150", (28, 28, 1)),
+}
 BASELINES = ("released algorithm, plain loop", "AdamW, Avalanche Naive", "AdamW fused, plain loop")
 COMPILED = "MetaOptimize, compiled engine"
 Learn = Callable[[Any], None]
@@ -30,29 +34,10 @@ Learn = Callable[[Any], None]
 
 def make_network(name: str) -> Any:
     """One of the benchmark's networks, with ten outputs."""
-    from torch import nn
+    from continual_metaopt.networks import NETWORKS as makers
 
-    from continual_metaopt import MLP, PaperCNN
-
-    if name == "PaperCNN":
-        return PaperCNN()
-    if name == "LeNet":
-        layers = {
-            "conv1": nn.Conv2d(1, 6, 5, padding=2),
-            "relu1": nn.ReLU(),
-            "pool1": nn.MaxPool2d(2),
-            "conv2": nn.Conv2d(6, 16, 5),
-            "relu2": nn.ReLU(),
-            "pool2": nn.MaxPool2d(2),
-            "flatten": nn.Flatten(),
-            "linear1": nn.Linear(400, 120),
-            "relu3": nn.ReLU(),
-            "linear2": nn.Linear(120, 84),
-            "relu4": nn.ReLU(),
-            "linear3": nn.Linear(84, 10),
-        }
-        return nn.Sequential(OrderedDict(layers))
-    return MLP(10, (1, 28, 28), hidden=(300, 150))
+    registered, (height, width, channels) = NETWORKS[name]
+    return makers[registered](n_outputs=10, input_shape=(channels, height, width))
 
 
 def plain_loop(model: Any, optimizer: Any) -> Learn:
@@ -211,7 +196,7 @@ def _serve(connection: Connection, network: str, learner: str, samples: int, cor
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     random = np.random.RandomState(0)
-    x = random.randint(0, 256, (samples, *SHAPES[network])).astype(np.uint8)
+    x = random.randint(0, 256, (samples, *NETWORKS[network][1])).astype(np.uint8)
     y = np.arange(samples) % 10
     experience = make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
     torch.manual_seed(0)
@@ -265,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--samples", type=int, default=2000, help="samples in each turn (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each learner (default: %(default)s)")
-    parser.add_argument("--networks", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     arguments = parser.parse_args()
     rows = [row for network in arguments.networks for row in measure(network, arguments.samples, arguments.repeats)]
     print(tabulate(rows, headers="keys"))

@@ -10,19 +10,25 @@ if TYPE_CHECKING:
     from continual_metaopt.learner import MetaOptimizeStrategy as MetaOptimizeStrategy
     from continual_metaopt.learner import OnlineLearner as OnlineLearner
     from continual_metaopt.networks import register_network as register_network
+    from continual_metaopt.networks.lenet import LeNet as LeNet
     from continual_metaopt.networks.mlp import MLP as MLP
     from continual_metaopt.networks.paper_cnn import PaperCNN as PaperCNN
+    from continual_metaopt.networks.resnet18 import ResNet18 as ResNet18
+    from continual_metaopt.networks.vit_tiny import ViTTiny as ViTTiny
     from continual_metaopt.optim.blocks import blocks as blocks
     from continual_metaopt.optim.metaoptimize import MetaOptimize as MetaOptimize
     from continual_metaopt.optim.registry import make_optimizer as make_optimizer
     from continual_metaopt.optim.registry import register_learner as register_learner
 
 _HOMES = {
+    "LeNet": "continual_metaopt.networks.lenet",
     "MLP": "continual_metaopt.networks.mlp",
     "MetaOptimize": "continual_metaopt.optim.metaoptimize",
     "MetaOptimizeStrategy": "continual_metaopt.learner",
     "OnlineLearner": "continual_metaopt.learner",
     "PaperCNN": "continual_metaopt.networks.paper_cnn",
+    "ResNet18": "continual_metaopt.networks.resnet18",
+    "ViTTiny": "continual_metaopt.networks.vit_tiny",
     "blocks": "continual_metaopt.optim.blocks",
     "make_optimizer": "continual_metaopt.optim.registry",
     "register_learner": "continual_metaopt.optim.registry",

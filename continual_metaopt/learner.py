@@ -1,6 +1,8 @@
 """OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
 
+import bisect
 import functools
+import itertools
 import random
 import time
 import warnings
@@ -93,6 +95,8 @@ class OnlineLearner(Naive):
         recorder: takes what was observed, in portions of at most 1,000 samples or half a second. Between portions the
             learner may be saved with Avalanche's ``save_checkpoint``, also in the middle of an experience.
         record_every: distance in steps between recorded step sizes.
+        hand_over_at: numbers of samples, in rising order, after which a portion ends in any case, so that the recorder
+            sees the network as it is then.
 
     Raises:
         ValueError: unknown engine, or one that does not fit network, loss or optimizer.
@@ -115,6 +119,7 @@ class OnlineLearner(Naive):
         eval_every: int = -1,
         recorder: Recorder | None = None,
         record_every: int = 50,
+        hand_over_at: Sequence[int] = (),
     ) -> None:
         super().__init__(
             model=model,
@@ -133,12 +138,14 @@ class OnlineLearner(Naive):
         self.optimized_param_id: dict[str, nn.Parameter] | None = None
         self.recorder = recorder
         self.record_every = record_every
+        self.hand_over_at = hand_over_at
         self.n_samples = 0
         self.n_correct = 0
         self._within_experience = 0
         self._prediction: Any = None
         self._observations = Observations(experience=0, first_step=0)
         self._deadline = 0.0
+        self._portion = MAX_SAMPLES
 
     @property
     def online_accuracy(self) -> float:
@@ -303,9 +310,12 @@ class OnlineLearner(Naive):
                 self._hand_over()
 
     def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> bool:
-        return torch_engine.learn(
-            self.model, self.optimizer, self._criterion, samples, self._observations, self.record_every, self._update
+        n = self._until_hand_over()
+        portion = itertools.islice(samples, n)
+        more = torch_engine.learn(
+            self.model, self.optimizer, self._criterion, portion, self._observations, self.record_every, self._update
         )
+        return more or len(self._observations) == n
 
     def _learn_compiled(self) -> bool:
         if self._compiled is None:  # because there is no sample
@@ -316,6 +326,7 @@ class OnlineLearner(Naive):
             self._within_experience,
             self._observations,
             self.record_every,
+            at_most=self._until_hand_over(),
         )
         metrics = [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
         if not metrics:
@@ -323,7 +334,8 @@ class OnlineLearner(Naive):
         self.evaluator.before_training_iteration(self)
         self.evaluator.before_update(self)
         try:
-            more = learn(at_most=min(metric.free_iterations(self) for metric in metrics))
+            free = min(metric.free_iterations(self) for metric in metrics)
+            more = learn(at_most=min(free, self._until_hand_over()))
         finally:
             for metric in metrics:
                 metric.take_in(self._observations)
@@ -381,7 +393,7 @@ class OnlineLearner(Naive):
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
-        if len(self._observations) >= MAX_SAMPLES or time.monotonic() >= self._deadline:
+        if len(self._observations) >= self._portion or time.monotonic() >= self._deadline:
             self._hand_over()
 
     def _advance_clock(self, n: int) -> None:
@@ -394,6 +406,13 @@ class OnlineLearner(Naive):
     def _start_observations(self) -> None:
         self._observations = Observations(experience_number(self.experience), self.n_samples)
         self._deadline = time.monotonic() + MAX_SECONDS
+        self._portion = self._until_hand_over()
+
+    def _until_hand_over(self) -> int:
+        """How many samples a portion that begins now may have."""
+        following = bisect.bisect_right(self.hand_over_at, self.n_samples)
+        ends = self.hand_over_at[following : following + 1]
+        return min(MAX_SAMPLES, *(end - self.n_samples for end in ends)) if ends else MAX_SAMPLES
 
     def _hand_over(self) -> None:
         done = self._observations

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import streams.quiet_avalanche  # noqa: F401
+
 import torch
+from avalanche.models import DynamicModule
 from torch import Tensor
 
 from continual_metaopt import running
@@ -121,7 +124,7 @@ class _Course:
                     run.end_experience(population.network(number), population.device)
             if not going or n_done == end:
                 break
-            n = min(portion, end - n_done, *(run.left_in_experience for run in going.values()))
+            n = min(portion, end - n_done, *(run.until_measured for run in going.values()))
             start = time.monotonic()
             # a run that has ended is given samples of another one: what it makes of them does not count
             other = next(iter(going.values()))
@@ -134,6 +137,8 @@ class _Course:
                 run.count_and_record(observations, seconds)
                 if number in population.ended:
                     self._end(run, "diverged", str(population.ended[number]))
+                elif run.is_to_be_measured:
+                    run.measure(population.network(number), population.device)
             self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
             self._save_if_due(population, runs)
             portion = max(1, min(MAX_SAMPLES, int(MAX_SECONDS * n / seconds), MAX_BYTES * n // x.nbytes))
@@ -174,6 +179,10 @@ def _check_side_by_side(runs: list[RunUnderWay]) -> None:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "
                 f"{run.benchmark.info.for_learner.input_shape}"
+            )
+        if any(isinstance(module, DynamicModule) for module in run.model.modules()):
+            raise ValueError(
+                'runs of growing networks cannot be done side by side; use engine="auto", or a network of fixed size'
             )
     check_alike([_replica(run) for run in runs])
 

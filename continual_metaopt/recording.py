@@ -119,6 +119,10 @@ class RunDirectory:
         """Add a row to the table of experiences."""
         self._rows["experiences"].append(tuple(row[name] for name in TABLES["experiences"].names))
 
+    def add_measurement(self, **row: Any) -> None:
+        """Add a row to the table of measurements."""
+        self._rows["measurements"].append(tuple(row[name] for name in TABLES["measurements"].names))
+
     def checkpoint(self, save: Callable[[Path, dict[str, Any]], None], engine: dict[str, str]) -> None:
         """Write all rows since the last checkpoint as parts, then the learner's state, then the status.
 

@@ -170,6 +170,12 @@ class RunUnderWay:
             return 0
         return self.benchmark.info.experiences[self.n_ended].n_samples - self.within_experience
 
+    @property
+    def until_measured(self) -> int:
+        """How many samples are to come until held-out accuracy is measured, or the experience ends."""
+        planned = [step - self.n_samples for step in self.benchmark.info.test_at if step > self.n_samples]
+        return min(self.left_in_experience, *planned[:1]) if planned else self.left_in_experience
+
     def begin(self) -> None:
         """Write the description, or go on from the checkpoint if there is one."""
         checkpoint = self.directory.path / "checkpoint.pt"
@@ -191,6 +197,19 @@ class RunUnderWay:
         """Write everything that is needed to go on later."""
         self.directory.checkpoint(self._save, self.engine)
 
+    @property
+    def is_to_be_measured(self) -> bool:
+        """Whether held-out accuracy is to be measured at this sample."""
+        return self.n_samples in self.benchmark.info.test_at
+
+    def measure(self, model: nn.Module, device: torch.device) -> None:
+        """Record held-out accuracy amid an experience; arguments as for ``end_experience``."""
+        value = self._test_accuracy(model, device)
+        if value is not None:
+            self.directory.add_measurement(
+                step=self.n_samples, quantity="test_accuracy", block=None, statistic="value", value=value
+            )
+
     def end_experience(self, model: nn.Module, device: torch.device) -> None:
         """Measure held-out accuracy at the end of an experience, and record the experience.
 
@@ -199,7 +218,6 @@ class RunUnderWay:
             device: where that network is.
         """
         experience = self.benchmark.info.experiences[self.n_ended]
-        test = self.benchmark.test_stream[self.n_ended].dataset
         classifies = self.benchmark.info.for_learner.task == "classification"
         self.directory.add_experience(
             experience=self.n_ended,
@@ -209,9 +227,15 @@ class RunUnderWay:
             n_seen_before=experience.n_seen_before,
             n_correct=self.n_correct_in_experience if classifies else None,
             online_accuracy=self.n_correct_in_experience / experience.n_samples if classifies else None,
-            test_accuracy=accuracy(model, test, device) if self.config.evaluate and classifies and len(test) else None,
+            test_accuracy=self._test_accuracy(model, device),
         )
         self.n_ended, self.n_correct_in_experience = self.n_ended + 1, 0
+
+    def _test_accuracy(self, model: nn.Module, device: torch.device) -> float | None:
+        """On the held-out samples of the current experience; None where there are none, or it is not wanted."""
+        test = self.benchmark.test_stream[self.n_ended].dataset
+        classifies = self.benchmark.info.for_learner.task == "classification"
+        return accuracy(model, test, device) if self.config.evaluate and classifies and len(test) else None
 
     def _record(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -274,6 +298,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             plugins=[self],
             recorder=self,
             record_every=config.record_every,
+            hand_over_at=self.benchmark.info.test_at,
         )
         self.begin()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
@@ -289,6 +314,8 @@ class _Run(RunUnderWay, SupervisedPlugin):
     def observe(self, observations: Observations) -> None:
         """Record what the learner observed, and stop it if asked to."""
         self.count_and_record(observations, time.monotonic() - self.last_observed)
+        if self.is_to_be_measured:
+            self.measure(self.learner.model, self.learner.device)
         self.on_progress(self.n_samples, self.n_in_stream)
         stop = self.should_stop()
         if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:

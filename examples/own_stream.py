@@ -11,7 +11,7 @@ from streams.stream import ImagePlan, image_stream
 class Darken:
     """Change k of an image: its bytes, shifted right by k bits."""
 
-    def apply(self, images, change):
+    def apply(self, images, change, steps):
         """Darker images."""
         return images >> change[:, None, None, None].astype("uint8")
 

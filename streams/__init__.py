@@ -16,7 +16,26 @@ __all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "registe
 
 STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
 STREAMS.add_lazily(
+    "bit_flipping",
+    "streams.bit_flipping:bit_flipping",
+    "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al., 2024)",
+)
+STREAMS.add_lazily(
     "class_split", "streams.class_split:class_split", "every experience brings classes that were not there before"
+)
+STREAMS.add_lazily(
+    "drifting_brightness",
+    "streams.drifting:drifting_brightness",
+    "every experience shows the images a little darker, or brighter",
+)
+STREAMS.add_lazily(
+    "drifting_noise", "streams.drifting:drifting_noise", "every experience shows the images a little noisier"
+)
+STREAMS.add_lazily(
+    "drifting_rotation", "streams.drifting:drifting_rotation", "every experience turns the images a little further"
+)
+STREAMS.add_lazily(
+    "multi_epoch", "streams.multi_epoch:multi_epoch", "ordinary mini-batch training: several passes, and no change"
 )
 STREAMS.add_lazily(
     "permuted_inputs",

@@ -3,22 +3,31 @@
 All of them work on bytes in integer arithmetic, so that the same seed gives the same pixels on every platform.
 """
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.plan import INPUT_NOISE
+
 
 class InputChange(Protocol):
     """Changes images; which change a sample gets is a number in the stream's plan."""
 
-    def apply(self, images: NDArray[np.uint8], change: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def apply(
+        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
         """Changed images.
 
         Args:
             images: uint8 [n, H, W, C]; may be changed in place.
             change: number of each image's change, [n]; images with −1 stay as they are.
+            steps: when each image is presented, [n]: 0, 1, … in the stream, −1, −2, … among its held-out samples. For
+                changes that are drawn anew for every sample.
         """
         ...
 
@@ -37,7 +46,9 @@ class PixelPermutations:
     def __init__(self, permutations: Sequence[NDArray[np.int64]]) -> None:
         self._permutations = permutations
 
-    def apply(self, images: NDArray[np.uint8], change: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def apply(
+        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
         """Permuted images; see ``InputChange``."""
         pixels = images.reshape(len(images), -1, images.shape[-1])
         for number in np.unique(change[change >= 0]):
@@ -48,3 +59,138 @@ class PixelPermutations:
     def content(self) -> bytes:
         """The permutations."""
         return b"".join(permutation.astype("<i8").tobytes() for permutation in self._permutations)
+
+
+class Rotation:
+    """Turns images about their centre, with bilinear interpolation; what comes from outside is black.
+
+    Change k is an angle of k hundredths of a degree, counter-clockwise.
+    """
+
+    STEPS_PER_DEGREE = 100
+    FULL_TURN = 360 * STEPS_PER_DEGREE
+
+    def apply(
+        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Turned images; see ``InputChange``."""
+        height, width, channels = images.shape[1:]
+        for angle in np.unique(change[change >= 0]):
+            chosen = change == angle
+            # one row for each pixel, so that those of all images are gathered together
+            pixels = images[chosen].reshape(-1, height * width, channels).transpose(1, 0, 2).reshape(height * width, -1)
+            total = np.full(pixels.shape, HALF, np.uint32)
+            for corner, weight in zip(*_corners(int(angle), height, width), strict=True):
+                total += pixels.take(corner, axis=0) * weight[:, None]
+            turned = (total >> 16).astype(np.uint8).reshape(height, width, -1, channels)
+            images[chosen] = turned.transpose(2, 0, 1, 3)
+        return images
+
+    def content(self) -> bytes:
+        """What the numbers mean."""
+        return b"rotation, hundredths of a degree"
+
+
+HALF = 1 << 15  # of the sum of the weights of the four corners, for rounding
+
+
+@lru_cache(maxsize=128)
+def _corners(angle: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
+    """The four pixels that each pixel of a turned image is made of, [4, H · W], and their weights, which sum to 2^16.
+
+    Coordinates are integers: sine and cosine in 2^−16, positions from the centre in half pixels, weights in 2^−8.
+    """
+    sine, cosine = fixed_sine(angle), fixed_sine(angle + Rotation.FULL_TURN // 4)
+    down, right = np.meshgrid(2 * np.arange(height) - height + 1, 2 * np.arange(width) - width + 1, indexing="ij")
+    from_right = cosine * right - sine * down + ((width - 1) << 16)
+    from_down = sine * right + cosine * down + ((height - 1) << 16)
+    corners, weights = [], []
+    y, x = ((doubled + 256 >> 9).ravel() for doubled in (from_down, from_right))
+    for dy, y_weight in ((0, 256 - (y & 255)), (1, y & 255)):
+        for dx, x_weight in ((0, 256 - (x & 255)), (1, x & 255)):
+            row, column = (y >> 8) + dy, (x >> 8) + dx
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            corners.append(np.where(inside, row * width + column, 0))
+            weights.append(np.where(inside, y_weight * x_weight, 0))
+    return np.array(corners, np.intp), np.array(weights, np.uint32)
+
+
+def fixed_sine(angle: int) -> int:
+    """The sine of an angle in hundredths of a degree, in 2^−16."""
+    return round(math.sin(math.radians(angle / Rotation.STEPS_PER_DEGREE)) * 65536)
+
+
+class Brightness:
+    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths."""
+
+    STEPS_PER_FACTOR = 1000
+
+    def apply(
+        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Darker or brighter images; see ``InputChange``."""
+        for factor in np.unique(change[change >= 0]):
+            chosen = change == factor
+            images[chosen] = _brighter(int(factor)).take(images[chosen])
+        return images
+
+    def content(self) -> bytes:
+        """What the numbers mean."""
+        return b"brightness, thousandths"
+
+
+@lru_cache(maxsize=1024)
+def _brighter(factor: int) -> NDArray[np.uint8]:
+    """What becomes of each byte."""
+    scale = Brightness.STEPS_PER_FACTOR
+    return ((np.arange(256) * factor + scale // 2) // scale).clip(max=255).astype(np.uint8)
+
+
+class Noise:
+    """Adds normal noise to each pixel and channel, anew whenever an image is presented, and cuts what is out of range.
+
+    Change k is a standard deviation of k hundredths of a byte.
+
+    Args:
+        seed: of the noise. A sample's noise depends on it and on the sample's step alone.
+    """
+
+    STEPS_PER_BYTE = 100
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def apply(
+        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Noisy images; see ``InputChange``."""
+        for i in np.flatnonzero(change > 0):
+            noise = _quantiles_of_noise(int(change[i])).take(self._draws(int(steps[i]), images[i].size))
+            noise += images[i].reshape(-1)
+            images[i] = noise.clip(0, 255).reshape(images[i].shape)
+        return images
+
+    def _draws(self, step: int, n: int) -> NDArray[np.uint16]:
+        """Numbers from 0 to 2^16 − 1, drawn uniformly for one sample."""
+        # Philox counts blocks of four numbers of 64 bits; NumPy has frozen its sequence
+        key, counter = (np.array(words, np.uint64) for words in ([self._seed, INPUT_NOISE], [0, step % 2**64, 0, 0]))
+        raw = np.random.Philox(key=key, counter=counter).random_raw(-(-n // 4))
+        return raw.astype("<u8").view("<u2")[:n]
+
+    def content(self) -> bytes:
+        """The seed, and what the numbers mean."""
+        return f"noise, hundredths of a byte, seed {self._seed}".encode()
+
+
+@lru_cache(maxsize=64)
+def _quantiles_of_noise(deviation: int) -> NDArray[np.int16]:
+    """Normal quantiles at 2^16 points, times a standard deviation in hundredths of a byte, rounded to bytes."""
+    scale = 4096 * Noise.STEPS_PER_BYTE
+    return ((2 * deviation * normal_quantiles() + scale) // (2 * scale)).astype(np.int16)
+
+
+@lru_cache(maxsize=1)
+def normal_quantiles() -> NDArray[np.int64]:
+    """Quantiles of the standard normal distribution at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
+    inverse = NormalDist().inv_cdf
+    return np.array([round(4096 * inverse((u + 0.5) / 65536)) for u in range(65536)])

@@ -14,6 +14,8 @@ Stationary = Literal["shuffled", "repeat", "frozen"]
 # One independent sequence of random numbers per purpose, so that changing one choice leaves the others alone.
 CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER, TRANSITIONS = range(5)
 TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
+INPUT_NOISE = 110
+FIRST_BITS, FLIPPED_BITS, RANDOM_BITS, TARGET_NETWORK = range(120, 124)
 
 Integers = NDArray[np.integer]
 

@@ -1,5 +1,6 @@
 """The samples of one experience, as arrays: what a learner is given, without torch and Avalanche."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +38,7 @@ class ImageSamples:
         plan: the stream's plan for that split.
         steps: which of the plan's samples.
         input_change: what the plan's changes do to an image.
+        held_out: whether these are not learned from; changes that are drawn anew for every sample differ then.
         read_ahead: reads the images in the plan's order, where they are not decoded.
     """
 
@@ -46,12 +48,13 @@ class ImageSamples:
         plan: Plan,
         steps: slice,
         input_change: InputChange | None = None,
+        held_out: bool = False,
         read_ahead: ReadAhead | None = None,
     ) -> None:
         self._pixels = images.x  # shared by all experiences, not copied
-        self._places, self._read_ahead = range(len(plan.index))[steps], read_ahead
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
-        self._input_change = input_change
+        self._steps = range(steps.start, steps.stop)
+        self._input_change, self._held_out, self._read_ahead = input_change, held_out, read_ahead
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,30 +64,40 @@ class ImageSamples:
         if self._read_ahead is None:
             images = self._pixels[self._index[steps]]
         else:
-            images = self._read_ahead.read(self._places[steps])
+            images = self._read_ahead.read(self._steps[steps])
         change = self._change[steps]
         if self._input_change is not None and (change >= 0).any():
-            images = self._input_change.apply(images, change)
+            presented = np.array(self._steps[steps], np.int64)
+            images = self._input_change.apply(images, change, ~presented if self._held_out else presented)
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
 
 
-class VectorSamples:
-    """Inputs and targets of a regression, as they are.
+MakeSamples = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Inputs, float32 [n, numbers], and targets, float32 [n, outputs], of a stream's samples from one number to before
+another one; the caller's own."""
+
+
+class GeneratedSamples:
+    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory.
 
     Args:
-        inputs: float32 [n, numbers].
-        targets: float32 [n, outputs].
+        make: makes samples.
+        steps: numbers of the samples in their stream.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
-        self._inputs, self._targets = inputs, targets
+    def __init__(self, make: MakeSamples, steps: range) -> None:
+        self._make, self._steps = make, steps
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self._steps)
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Some of the inputs and their targets; see ``Samples``."""
-        return self._inputs[steps].copy(), self._targets[steps].copy()
+        wanted = self._steps[steps]
+        if len(wanted) == 0:
+            return self._make(0, 0)
+        inputs, targets = self._make(min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1)
+        return np.ascontiguousarray(inputs[:: wanted.step]), np.ascontiguousarray(targets[:: wanted.step])
 
 
 def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -35,16 +35,36 @@ def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int, frozen
             for i, plan in enumerate((train, test))
         )
         return train, test
-    if kind not in ("repeat", "frozen"):
-        raise ValueError(unknown_name("stationary variant", kind, ["shuffled", "repeat", "frozen"]))
-    n, last = len(train.lengths), 0 if kind == "repeat" else frozen_after
-    if not 0 <= last < n:
-        raise ValueError(f"frozen_after must be the number of an experience, 0 to {n - 1}, not {last}")
+    n = len(train.lengths)
+    last = last_change(kind, frozen_after, n)
     passes = [random_state(seed, STATIONARY_ORDER, i).permutation(train.lengths[last]) for i in range(last + 1, n)]
     return (
         _stay_with(train, last, passes),
         _stay_with(test, last, [np.arange(test.lengths[last])] * (n - last - 1)),
     )
+
+
+def last_change(kind: Stationary | None, frozen_after: int, n_experiences: int) -> int:
+    """Number of the last experience that brings a change.
+
+    Args:
+        kind: the stationary variant; None for none.
+        frozen_after: that number, for "frozen".
+        n_experiences: of the stream.
+
+    Raises:
+        ValueError: unknown kind, no such experience, or one is given for another kind.
+    """
+    if frozen_after != 0 and kind != "frozen":
+        raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {kind!r}")
+    if kind is None or kind == "shuffled":
+        return n_experiences - 1
+    if kind not in ("repeat", "frozen"):
+        raise ValueError(unknown_name("stationary variant", kind, ["shuffled", "repeat", "frozen"]))
+    last = 0 if kind == "repeat" else frozen_after
+    if not 0 <= last < n_experiences:
+        raise ValueError(f"frozen_after must be the number of an experience, 0 to {n_experiences - 1}, not {last}")
+    return last
 
 
 def _stay_with(plan: Plan, last: int, passes: list[np.ndarray]) -> Plan:

@@ -4,21 +4,22 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import InputChange
 from streams.lazy_images import LazyImages, ReadAhead
 from streams.plan import Plan, Stationary
-from streams.samples import ImageSamples, Samples, VectorSamples
+from streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
 from streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from streams.stationary import make_stationary
 from streams.transitions import blur_boundaries
+
+PORTION = 2**14  # samples of a regression that are made at once for the fingerprint
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class StreamInfo:
         stationary: None, "shuffled", "repeat" or "frozen".
         experiences: what each experience holds.
         for_learner: sizes.
+        test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
     """
 
     definition: str
@@ -70,6 +72,7 @@ class StreamInfo:
     stationary: Stationary | None
     experiences: list[ExperienceInfo]
     for_learner: LearnerInfo
+    test_at: list[int] = field(default_factory=list)
 
     @property
     def boundaries(self) -> list[int]:
@@ -85,6 +88,7 @@ class StreamInfo:
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
+            "test_at": self.test_at,
             **asdict(self.for_learner),
         }
 
@@ -108,6 +112,7 @@ class ImagePlan:
         n_outputs: number of different labels.
         input_change: what the plans' changes do to an image; None where inputs stay.
         batch_size: number of samples that are learned from at once.
+        test_at: numbers of samples after which held-out accuracy is to be measured; whole batches.
     """
 
     train: Plan
@@ -115,6 +120,7 @@ class ImagePlan:
     n_outputs: int
     input_change: InputChange | None = None
     batch_size: int = 1
+    test_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,12 +233,13 @@ def _stream_of_images(
     stationary: Stationary | None,
     memory_limit: int,
 ) -> Stream:
-    samples = {}
+    samples: dict[str, list[ImageSamples]] = {}
     for name, images, plan in (("train", source.train, train), ("test", source.test, test)):
         # one for all experiences, since it reads beyond the end of each
         read_ahead = ReadAhead(images.x, plan.index, memory_limit) if isinstance(images.x, LazyImages) else None
         samples[name] = [
-            ImageSamples(images, plan, steps, planned.input_change, read_ahead) for steps in plan.experiences()
+            ImageSamples(images, plan, steps, planned.input_change, name == "test", read_ahead)
+            for steps in plan.experiences()
         ]
     experiences = [
         ExperienceInfo(
@@ -249,42 +256,51 @@ def _stream_of_images(
     if planned.input_change is not None:
         digest.update(planned.input_change.content())
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
-    info = StreamInfo(definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes)
+    info = StreamInfo(
+        definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes, list(planned.test_at)
+    )
     return Stream(info, **samples)
 
 
 def regression_stream(
     definition: str,
-    inputs: NDArray[np.float32],
-    targets: NDArray[np.float32],
+    make: MakeSamples,
     lengths: Sequence[int],
     *,
     content_hash: str,
+    stationary: Stationary | None = None,
 ) -> Stream:
-    """A stream of the samples of a regression, without held-out samples.
+    """A stream of a regression, whose samples are made when they are asked for, without held-out samples.
+
+    All samples are made once, a portion at a time, for the fingerprint.
 
     Args:
         definition: name and version of the stream's definition.
-        inputs: float32 [n, numbers], in the order of the stream.
-        targets: float32 [n, outputs].
-        lengths: number of samples of each experience; their sum is n.
+        make: makes samples, always the same ones.
+        lengths: number of samples of each experience.
         content_hash: of what else describes the stream.
+        stationary: the variant that ``make`` makes.
     """
     starts = np.cumsum([0, *lengths]).tolist()
-    experiences = [slice(start, start + n) for start, n in zip(starts, lengths, strict=False)]
-    digest = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode())
-    for values in (inputs, targets):
-        digest.update(values.astype("<f4").tobytes())
+    experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]
+    digest, targets = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode()), []
+    for start in range(0, starts[-1], PORTION):
+        portion = make(start, min(start + PORTION, starts[-1]))
+        digest.update(portion[0].astype("<f4").tobytes())
+        targets.append(portion[1].astype("<f4").tobytes())
+    for part in targets:
+        digest.update(part)
+    inputs, outputs = make(0, 0)
     info = StreamInfo(
         definition=definition,
         fingerprint=digest.hexdigest()[:32],
         source="generated",
-        stationary=None,
-        experiences=[ExperienceInfo([], steps.start, steps.stop - steps.start, 0) for steps in experiences],
-        for_learner=LearnerInfo(targets.shape[1], inputs.shape[1:], "regression", len(inputs)),
+        stationary=stationary,
+        experiences=[ExperienceInfo([], steps.start, len(steps), 0) for steps in experiences],
+        for_learner=LearnerInfo(outputs.shape[1], inputs.shape[1:], "regression", starts[-1]),
     )
     return Stream(
         info,
-        train=[VectorSamples(inputs[steps], targets[steps]) for steps in experiences],
-        test=[VectorSamples(inputs[:0], targets[:0]) for _ in experiences],
+        train=[GeneratedSamples(make, steps) for steps in experiences],
+        test=[GeneratedSamples(make, range(0)) for _ in experiences],
     )

@@ -8,10 +8,12 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, random_state
+from streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, Stationary, random_state
+from streams.stationary import last_change
 from streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "tracking v1"
+BLOCK = 4096  # samples whose random numbers are made together
 
 
 @about_stream(
@@ -29,6 +31,8 @@ def tracking(
     n_samples: int = 30_000,
     samples_per_experience: int = 1000,
     noise: float = 0.0,
+    stationary: Stationary | None = None,
+    frozen_after: int = 0,
     seed: int = 0,
 ) -> Stream:
     """The target is a sum of the first few inputs, each with a sign; every so often one of the signs flips.
@@ -44,6 +48,9 @@ def tracking(
         n_samples: length of the stream.
         samples_per_experience: length of an experience; the last one may be shorter.
         noise: standard deviation of normal noise on the target.
+        stationary: "repeat" never flips a sign, "frozen" none after the experience ``frozen_after``; inputs and noise
+            go on being new.
+        frozen_after: number of the last experience that brings a change, for "frozen".
         seed: decides inputs, flips and noise.
 
     Raises:
@@ -57,24 +64,92 @@ def tracking(
         raise ValueError(f"n_relevant must be at most n_inputs, {n_inputs}, not {n_relevant}")
     if not noise >= 0:
         raise ValueError(f"noise must not be negative, but is {noise}")
-    inputs = random_state(seed, TRACKED_INPUTS).standard_normal((n_samples, n_inputs)).astype(np.float32)
-    signs = _signs(n_samples, n_relevant, flip_every, seed)
-    targets = np.zeros(n_samples)
-    for relevant in range(n_relevant):  # one by one, so that sums are rounded alike everywhere
-        targets += signs[:, relevant] * inputs[:, relevant].astype(np.float64)
-    if noise:
-        targets += noise * random_state(seed, TRACKED_NOISE).standard_normal(n_samples)
+    if stationary == "shuffled":
+        raise ValueError(
+            "stationary='shuffled' is not possible: with signs in random order the target would be mere noise; use "
+            "'repeat' or 'frozen'"
+        )
     lengths = [min(samples_per_experience, n_samples - start) for start in range(0, n_samples, samples_per_experience)]
-    content = hashlib.sha256(signs.astype("<i1").tobytes())
-    return regression_stream(
-        DEFINITION, inputs, targets.astype(np.float32)[:, None], lengths, content_hash=content.hexdigest()
-    )
+    last = last_change(stationary, frozen_after, len(lengths))
+    n_changing = 1 if stationary == "repeat" else min((last + 1) * samples_per_experience, n_samples)
+    signs = _signs(n_changing, n_relevant, flip_every, seed)
+    tracked = _Tracked(signs, n_inputs, flip_every, n_samples, noise, seed)
+    content = hashlib.sha256()
+    for start in range(0, n_samples, BLOCK):
+        content.update(tracked.signs(start, min(start + BLOCK, n_samples)).tobytes())
+    return regression_stream(DEFINITION, tracked.make, lengths, content_hash=content.hexdigest(), stationary=stationary)
 
 
-def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int64]:
-    """The sign of each relevant input at each sample, [samples, relevant]."""
+class _Tracked:
+    """Makes the samples of a stream.
+
+    Args:
+        signs: of the relevant inputs between two flips, [stretches, relevant].
+        n_inputs: number of inputs.
+        flip_every: length of a stretch.
+        n_samples: length of the stream.
+        noise: standard deviation of the noise on the target.
+        seed: of inputs and noise.
+    """
+
+    def __init__(
+        self, signs: NDArray[np.int8], n_inputs: int, flip_every: int, n_samples: int, noise: float, seed: int
+    ) -> None:
+        self._signs, self._flip_every, self._noise = signs, flip_every, noise
+        self._inputs = _NormalNumbers(random_state(seed, TRACKED_INPUTS), n_samples, n_inputs)
+        self._noises = _NormalNumbers(random_state(seed, TRACKED_NOISE), n_samples if noise else 0, 1)
+
+    def signs(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Signs of the relevant inputs at samples, [n, relevant]."""
+        stretches = (np.arange(start, stop) // self._flip_every).clip(max=len(self._signs) - 1)
+        return self._signs[stretches]
+
+    def make(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inputs and targets of the samples from ``start`` to before ``stop``."""
+        inputs, signs = self._inputs.rows(start, stop).astype(np.float32), self.signs(start, stop)
+        targets = np.zeros(stop - start)
+        for relevant in range(signs.shape[1]):  # one by one, so that sums are rounded alike everywhere
+            targets += signs[:, relevant] * inputs[:, relevant].astype(np.float64)
+        if self._noise:
+            targets += self._noise * self._noises.rows(start, stop)[:, 0]
+        return inputs, targets.astype(np.float32)[:, None]
+
+
+class _NormalNumbers:
+    """Rows of normal numbers that NumPy draws one after the other, without keeping more than a block of them.
+
+    Args:
+        state: of the generator at the first number.
+        n_rows: number of rows.
+        n_columns: numbers in each.
+    """
+
+    def __init__(self, state: np.random.RandomState, n_rows: int, n_columns: int) -> None:
+        self._state, self._shape = state, (BLOCK, n_columns)
+        self._states = []
+        for _ in range(0, n_rows, BLOCK):
+            self._states.append(state.get_state())
+            state.standard_normal(self._shape)
+        self._last: tuple[int, NDArray[np.float64]] | None = None
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        """The rows from ``start`` to before ``stop``."""
+        parts = [np.zeros((0, self._shape[1]))]
+        for number in range(start // BLOCK, -(-stop // BLOCK)):
+            parts.append(self._block(number)[max(start - number * BLOCK, 0) : stop - number * BLOCK])
+        return np.concatenate(parts)
+
+    def _block(self, number: int) -> NDArray[np.float64]:
+        if self._last is None or self._last[0] != number:
+            self._state.set_state(self._states[number])
+            self._last = number, self._state.standard_normal(self._shape)
+        return self._last[1]
+
+
+def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int8]:
+    """The sign of each relevant input from one flip to the next, within so many samples, [stretches, relevant]."""
     n_flips = (n_samples - 1) // flip_every
     flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips)
-    signs = np.ones((n_flips + 1, n_relevant), np.int64)
+    signs = np.ones((n_flips + 1, n_relevant), np.int8)
     signs[np.arange(1, n_flips + 1), flipped] = -1
-    return signs.cumprod(axis=0).repeat(flip_every, axis=0)[:n_samples]
+    return np.multiply.accumulate(signs, axis=0, dtype=np.int8)

@@ -5,10 +5,15 @@ from typing import Any
 from streams.registry import Registry
 
 NETWORKS: Registry[Any] = Registry("network", entry_points="continual_metaopt.networks")
-NETWORKS.add_lazily(
-    "paper_cnn", "continual_metaopt.networks.paper_cnn:PaperCNN", "the paper's small convolutional network, four blocks"
-)
-NETWORKS.add_lazily("mlp", "continual_metaopt.networks.mlp:MLP", "fully connected layers with ReLU between them")
-NETWORKS.add_lazily("linear", "continual_metaopt.networks.linear:LinearModel", "one linear layer, for linear models")
+for name, home, description in (
+    ("paper_cnn", "paper_cnn:PaperCNN", "the paper's small convolutional network, four blocks"),
+    ("lenet", "lenet:LeNet", "LeNet-5 with ReLU and max-pooling, five blocks"),
+    ("resnet18", "resnet18:ResNet18", "ResNet-18 for small images, of any width, six blocks"),
+    ("vit_tiny", "vit_tiny:ViTTiny", "a small vision transformer, six blocks or as many as wanted"),
+    ("mlp", "mlp:MLP", "fully connected layers with ReLU between them, a block each"),
+    ("mlp_300_150", "mlp:mlp_300_150", "the MLP of UPGD's experiments, with 300 and 150 hidden units, three blocks"),
+    ("linear", "linear:LinearModel", "one linear layer, for linear models"),
+):
+    NETWORKS.add_lazily(name, f"continual_metaopt.networks.{home}", description)
 
 register_network = NETWORKS.register

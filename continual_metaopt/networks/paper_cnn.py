@@ -4,6 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from continual_metaopt.networks.output_layer import output_layer
+
 
 class PaperCNN(nn.Sequential):
     """Two convolutions with max-pooling and two linear layers: four blocks that can have a step size each.
@@ -14,12 +16,15 @@ class PaperCNN(nn.Sequential):
     Args:
         n_outputs: number of outputs.
         input_shape: channels, height and width of an image.
+        growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
 
     Raises:
         ValueError: the images are smaller than 4 × 4, too small to be pooled twice.
     """
 
-    def __init__(self, n_outputs: int = 10, input_shape: tuple[int, int, int] = (3, 32, 32)) -> None:
+    def __init__(
+        self, n_outputs: int = 10, input_shape: tuple[int, int, int] = (3, 32, 32), growing_head: bool = False
+    ) -> None:
         channels, height, width = input_shape
         if min(height, width) < 4:
             raise ValueError(f"PaperCNN pools images twice, so they must be at least 4×4, not {height}×{width}")
@@ -33,6 +38,6 @@ class PaperCNN(nn.Sequential):
             flatten=nn.Flatten(),
             linear1=nn.Linear(32 * (height // 4) * (width // 4), 128),
             relu3=nn.ReLU(),
-            linear2=nn.Linear(128, n_outputs),
+            linear2=output_layer(128, n_outputs, growing_head),
         )
         super().__init__(layers)

@@ -15,6 +15,7 @@ from continual_metaopt import cli, study
 from continual_metaopt.config import load_study
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
+from streams import STREAMS
 
 from .conftest import STREAM, environment, files_of, read_tables, write_study
 
@@ -51,8 +52,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("streams", ["class_split", "permuted_inputs", "tracking"]),
-        ("networks", ["paper_cnn", "mlp", "linear"]),
+        ("streams", list(STREAMS)),
+        ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         (
             "learners",
             ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
@@ -163,7 +164,11 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
             "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
             "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
         ),
-        (["run", "--network.name=mpl"], "unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn"),
+        (
+            ["run", "--network.name=mpl"],
+            "unknown network 'mpl'. Did you mean 'mlp'? "
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+        ),
         (
             ["run", "--learner.lr", "2"],
             "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",

@@ -24,7 +24,7 @@ from continual_metaopt.config import (
     study_description,
 )
 from continual_metaopt.optim.registry import make_optimizer
-from streams import UnknownNameError
+from streams import STREAMS, UnknownNameError
 
 from .conftest import STREAM, exactly, write_study
 
@@ -161,12 +161,13 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"stream": {"name": "permuted"}},
             "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
-            "Known: class_split, permuted_inputs, tracking",
+            f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
         pytest.param(
             {"network": {"name": "mpl"}},
-            "network.name: unknown network 'mpl'. Did you mean 'mlp'? Known: linear, mlp, paper_cnn",
+            "network.name: unknown network 'mpl'. Did you mean 'mlp'? "
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
             id="unknown network",
         ),
         pytest.param(
@@ -297,7 +298,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
     run = RunConfig(learner=Component(name="fixed", lr=1)).resolved()
 
     assert run.learner.options == {"lr": 1.0, "base": "adamw", "weight_decay": 0.01}
-    assert run.network.options == {"hidden": [128]}
+    assert run.network.options == {"hidden": [128], "norm": "none", "growing_head": False}
     assert run.stream.options == {
         "source": "digits",
         "n_experiences": 10,

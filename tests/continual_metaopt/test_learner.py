@@ -1030,6 +1030,22 @@ def test_portions_never_exceed_a_thousand_samples(way: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_portions_end_where_they_are_asked_to(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amid an experience, at its end, and where a learner goes on that has learned from 7 samples."""
+    for module in (torch_engine, compiled_engine, learner_module):
+        monkeypatch.setattr(module, "MAX_SECONDS", 60.0)
+    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", 2000)
+    samples = torch.zeros(30, 2), torch.zeros(30, dtype=torch.int64)
+    model, collector = nn.Sequential(nn.Linear(2, 2)), Collector()
+    learner = online_learner(model, sgd(model, 0.1), recorder=collector, hand_over_at=[7, 12, 30, 60], **way_of(way))
+    learner.continue_from(7, 0, within_experience=7)
+
+    learner.train(stream_of(samples, samples))
+
+    assert [(p.experience, p.first_step, len(p)) for p in collector.portions] == [(0, 7, 5), (0, 12, 18), (1, 30, 30)]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_portions_are_handed_over_in_time(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch_engine.MAX_SECONDS == compiled_engine.MAX_SECONDS == learner_module.MAX_SECONDS == 0.5
     for module in (torch_engine, compiled_engine, learner_module):

@@ -24,7 +24,8 @@ def test_the_names_are_those_promised() -> None:
     exec("from continual_metaopt import *", namespace)
 
     assert namespace.keys() - {"__builtins__"} == {
-        *("MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "blocks"),
+        *("LeNet", "MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "ResNet18", "ViTTiny"),
+        "blocks",
         *("make_optimizer", "register_learner", "register_network"),
     }
 

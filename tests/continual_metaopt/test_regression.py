@@ -12,7 +12,7 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
+from streams import make_stream, plan_stream
 
 from .conftest import read_tables
 
@@ -61,6 +61,21 @@ def test_runs_side_by_side_leave_the_same(tmp_path: Path) -> None:
     assert run_population(configs, paths) == ["finished", "finished"]
     for path, step_size in zip(paths, (0.05, 0.1), strict=True):
         np.testing.assert_allclose(read_tables(path)["samples"]["loss"], losses_of_lms(step_size), rtol=1e-4, atol=1e-6)
+
+
+def test_a_small_network_learns_from_slow_bits(tmp_path: Path) -> None:
+    """Its error falls below half that of the best constant, and each flip is the beginning of an experience."""
+    stream = {"n_samples": 6000, "flip_every": 3000, "stationary": "repeat"}
+    config = RunConfig(
+        stream=Component(name="bit_flipping", **stream),
+        network=Component(name="mlp", hidden=[5]),
+        learner=Component(name="fixed", base="sgd", lr=0.03, weight_decay=0.0),
+    ).resolved()
+    assert run_one(config, tmp_path) == "finished"
+    targets = np.concatenate([s.batch(slice(None))[1] for s in plan_stream("bit_flipping", **stream).train])
+    losses = read_tables(tmp_path)["samples"]["loss"].to_numpy()
+    assert 2 * losses[5000:].mean() < 0.5 * targets[5000:].var()
+    assert read_tables(tmp_path)["experiences"]["first_step"].to_pylist() == [0, 3000]
 
 
 @pytest.mark.parametrize("name", ["idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "metaoptimize"])

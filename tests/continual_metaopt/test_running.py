@@ -47,7 +47,7 @@ CONFIG_KEYS = {
 }
 STREAM_INFO_KEYS = {
     *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
-    "stationary",
+    *("stationary", "test_at"),
 }
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
@@ -187,7 +187,7 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "evaluate": True,
     }
     # with defaults filled in
-    assert config["network"] == {"name": "mlp", "hidden": [8]}
+    assert config["network"] == {"name": "mlp", "hidden": [8], "norm": "none", "growing_head": False}
     assert config["learner"] == {
         "name": "metaoptimize",
         "lr": 3e-3,

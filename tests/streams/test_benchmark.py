@@ -291,6 +291,7 @@ def test_info_of_a_class_split():
         "stationary": None,
         "n_experiences": 4,
         "boundaries": [0, 5, 10, 15],
+        "test_at": [],
         "n_outputs": 3,
         "input_shape": (1, 2, 2),
         "task": "classification",

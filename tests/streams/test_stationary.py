@@ -105,6 +105,12 @@ def test_seeds_decide_the_order(kind):
     assert one != other
 
 
+def test_the_last_change_is_for_frozen_streams_alone():
+    plan = plan_of([(np.arange(2), np.arange(2), -1)] * 3)
+    with pytest.raises(ValueError, match=r"^frozen_after=1 goes with stationary='frozen', not with 'repeat'$"):
+        make_stationary(plan, plan, "repeat", 0, frozen_after=1)
+
+
 def test_unknown_variant():
     plan = plan_of([(np.arange(2), np.arange(2), -1)])
     with pytest.raises(ValueError, match="unknown stationary variant") as error:

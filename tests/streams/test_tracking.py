@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from streams import make_stream
+from streams import make_stream, plan_stream
 from streams.benchmark import read_samples
+from streams.tracking import BLOCK
 
 
 def tracking(**options):
@@ -91,6 +92,38 @@ def test_longer_streams_begin_with_the_shorter_ones():
         np.testing.assert_array_equal(short, long[:60])
 
 
+def test_samples_are_the_same_in_whatever_portions_they_are_read():
+    """Across the blocks in which they are made; a row has an odd number of normal numbers, which come in pairs."""
+    benchmark = plan_stream("tracking", n_inputs=3, n_relevant=2, n_samples=2 * BLOCK + 50, noise=0.5)
+    reference = np.random.RandomState([0, 100, 0]).standard_normal((2 * BLOCK + 50, 3)).astype(np.float32)
+    whole = [np.concatenate(parts) for parts in zip(*(s.batch(slice(None)) for s in benchmark.train), strict=True)]
+    np.testing.assert_array_equal(whole[0], reference)
+    for number, steps in [
+        (8, slice(90, 120)),
+        (4, slice(96, 97)),
+        (0, slice(None)),
+        (4, slice(90, 100)),
+        (8, slice(0, 0)),
+    ]:
+        for found, every in zip(benchmark.train[number].batch(steps), whole, strict=True):
+            np.testing.assert_array_equal(found, every[1000 * number : 1000 * (number + 1)][steps])
+
+
+@pytest.mark.parametrize(("stationary", "n_flips"), [(None, 9), ("repeat", 0), ("frozen", 7)])
+def test_signs_stop_flipping_where_the_stream_is_stationary(stationary, n_flips):
+    """Frozen after the second of three experiences of 40 samples: the flip at sample 80 is the first that stays out."""
+    options = {"n_relevant": 2, "n_inputs": 3, "flip_every": 10}
+    if stationary == "frozen":
+        options["frozen_after"] = 1
+    changing, found = tracking(**options | {"frozen_after": 0}), tracking(**options, stationary=stationary)
+    expected, signs_found = signs(changing, 2, 10), signs(found, 2, 10)
+    np.testing.assert_array_equal(signs_found[: n_flips + 1], expected[: n_flips + 1])
+    assert (signs_found[n_flips:] == expected[n_flips]).all()
+    np.testing.assert_array_equal(arrays(found)[0], arrays(changing)[0])
+    assert found.info.stationary == stationary
+    assert found.info.for_learner == changing.info.for_learner
+
+
 def test_info():
     info = tracking(n_inputs=7).info
     assert (info.definition, info.source, info.stationary) == ("tracking v1", "generated", None)
@@ -109,6 +142,15 @@ def test_info():
         ({"n_samples": -1}, "n_samples must be at least 1, not -1"),
         ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
         ({"noise": -0.5}, "noise must not be negative, but is -0.5"),
+        (
+            {"stationary": "shuffled"},
+            "stationary='shuffled' is not possible: with signs in random order the target would be mere noise; use "
+            "'repeat' or 'frozen'",
+        ),
+        (
+            {"stationary": "frozen", "frozen_after": 3},
+            "frozen_after must be the number of an experience, 0 to 2, not 3",
+        ),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -121,6 +163,8 @@ RECORDED = [
     ({"seed": 1}, "6d10398110eeaa14dfc678db75e4b549"),
     ({"noise": 0.5}, "1509faff36cbc1478601672106d4f3ec"),
     ({"n_inputs": 3, "n_relevant": 2, "flip_every": 9}, "2092add9f89c4db9c5e8acbb58ec3840"),
+    ({"stationary": "repeat"}, "c4ad4baf6108b5e2432e6b18c62d0699"),
+    ({"stationary": "frozen", "frozen_after": 1}, "5444e1dbf65c73b5cbedd1f095dc1810"),
 ]
 
 

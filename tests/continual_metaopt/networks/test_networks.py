@@ -1,19 +1,63 @@
-"""Networks: sizes, blocks, and PyTorch's default initialisation."""
+"""Networks: sizes, blocks, initial weights, refusals, and that MetaOptimize learns with each."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
+from continual_metaopt.config import Component, ConfigError, resolve
+from continual_metaopt.learner import MetaOptimizeStrategy
 from continual_metaopt.networks import NETWORKS, register_network
+from continual_metaopt.networks.lenet import LeNet
 from continual_metaopt.networks.linear import LinearModel
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.networks.paper_cnn import PaperCNN
+from continual_metaopt.networks.resnet18 import ResidualBlock, ResNet18
+from continual_metaopt.networks.vit_tiny import TransformerLayer, ViTTiny
 from continual_metaopt.optim.blocks import blocks
-from streams import UnknownNameError
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from streams import UnknownNameError, make_stream
 
-from ..conftest import exactly
+from ..conftest import Collector, exactly
+
+DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
+LENET = ["conv1", "conv2", "linear1", "linear2", "linear3"]
+LINEAR = ["linear1", "linear2", "linear3"]
+SIX = ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
+VIT = ["embedding", *SIX[1:]]
+BATCH = (
+    "batch normalisation takes mean and variance over a batch, and learning is from single samples here, whose "
+    "statistics are neither a batch's nor those that it would predict with; use "
+)
+COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+
+NOT_COMPILED = "not compiled: there is no kernel for "
+SMALL_VIT = {"patch_size": 2, "width": 12, "depth": 2, "heads": 2, "stages": 2}
+
+# networks that learn fast enough for a test, and the engine that "auto" takes
+LEARNING: dict[str, tuple[dict[str, Any], str]] = {
+    "paper_cnn": ({}, ""),
+    "lenet": ({}, ""),
+    "lenet with layer normalisation": ({"norm": "layer"}, "GroupNorm"),
+    "resnet18": ({"width": 8, "groups": 2}, "GroupNorm"),
+    "resnet18 with layer normalisation": ({"width": 8, "norm": "layer"}, "GroupNorm"),
+    "resnet18 without normalisation": ({"width": 8, "norm": "none"}, "ResidualBlock"),
+    "vit_tiny": (SMALL_VIT, "PatchEmbedding"),
+    "mlp": ({}, ""),
+    "mlp with layer normalisation": ({"norm": "layer"}, "GroupNorm"),
+    "mlp_300_150": ({}, ""),
+    "linear": ({}, ""),
+}
+
+
+def make(case: str, **more: Any) -> Any:
+    """A network of ``LEARNING`` for digits."""
+    torch.manual_seed(5)
+    return NETWORKS[case.split()[0]](n_outputs=10, input_shape=DIGIT, **LEARNING[case][0] | more)
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -100,12 +144,16 @@ def test_fresh_weights_are_pytorchs_own(make: Callable[[], nn.Module], layers: C
 def test_networks_can_be_registered() -> None:
     register_network("wide", "an example")(MLP)
 
-    assert list(NETWORKS) == ["paper_cnn", "mlp", "linear", "wide"]
+    known = ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]
+    assert list(NETWORKS) == [*known, "wide"]
     assert NETWORKS["wide"] is MLP
 
 
 def test_unknown_networks_are_refused_with_the_known_ones() -> None:
-    message = "unknown network 'paper-cnn'. Did you mean 'paper_cnn'? Known: linear, mlp, paper_cnn"
+    message = (
+        "unknown network 'paper-cnn'. Did you mean 'paper_cnn'? Known: lenet, linear, mlp, mlp_300_150, paper_cnn, "
+        "resnet18, vit_tiny"
+    )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
         NETWORKS["paper-cnn"]
@@ -117,3 +165,314 @@ def test_a_linear_model_starts_at_zero(bias: bool) -> None:
 
     assert model(torch.randn(5, 3, 4)).tolist() == [[0.0, 0.0]] * 5
     assert [tuple(param.shape) for param in model.parameters()] == [(2, 12), (2,)][: 1 + bias]
+
+
+def layer_norms(*widths: int) -> int:
+    return sum(2 * width for width in widths)
+
+
+def resnet_parameters(width: int, channels: int, n_outputs: int, *, per_map: int) -> int:
+    """Convolutions without biases, and ``per_map`` parameters for each of their feature maps."""
+    total = (9 * channels + per_map) * width
+    for stage in range(4):
+        n = width * 2**stage
+        before = n if stage == 0 else n // 2
+        total += (9 * before + 3 * 9 * n + 4 * per_map) * n
+        total += 0 if stage == 0 else (before + per_map) * n
+    return total + (8 * width + 1) * n_outputs
+
+
+def vit_parameters(width: int, depth: int, patch: int, channels: int, n_patches: int, n_outputs: int) -> int:
+    embedding = (channels * patch**2 + 1) * width + width + (1 + n_patches) * width
+    attention = (width + 1) * 3 * width + (width + 1) * width
+    hidden = (width + 1) * 4 * width + (4 * width + 1) * width
+    return embedding + depth * (attention + hidden + 4 * width) + 2 * width + (width + 1) * n_outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "input_shape", "n_outputs", "expected", "names"),
+    [
+        # (25·c + 1)·6 + (25·6 + 1)·16 + (16·5·5 + 1)·120 + 121·84 + 85·n
+        ("lenet", {}, COLOUR, 10, 62_006, LENET),
+        ("lenet", {}, (1, 28, 28), 10, 61_706, LENET),
+        ("lenet", {}, DIGIT, 10, 61_706, LENET),
+        ("lenet", {}, (1, 1, 31), 7, 61_706 - 3 * 85, LENET),
+        ("lenet", {}, (3, 64, 40), 10, 456 + 2416 + (16 * 13 * 7 + 1) * 120 + 121 * 84 + 850, LENET),
+        ("lenet", {"norm": "layer"}, DIGIT, 10, 61_706 + layer_norms(6, 16, 120, 84), LENET),
+        ("mlp_300_150", {}, (1, 28, 28), 10, 785 * 300 + 301 * 150 + 151 * 10, LINEAR),
+        ("mlp", {"hidden": [5, 4], "norm": "layer"}, DIGIT, 3, 65 * 5 + 6 * 4 + 5 * 3 + layer_norms(5, 4), LINEAR),
+        ("resnet18", {}, COLOUR, 10, 11_173_962, SIX),  # as the one for CIFAR that is in wide use
+        ("resnet18", {}, COLOUR, 10, resnet_parameters(64, 3, 10, per_map=2), SIX),
+        ("resnet18", {"width": 16}, COLOUR, 100, resnet_parameters(16, 3, 100, per_map=2), SIX),
+        ("resnet18", {"width": 16}, DIGIT, 10, resnet_parameters(16, 1, 10, per_map=2), SIX),
+        ("resnet18", {"width": 5, "norm": "layer"}, (2, 9, 33), 4, resnet_parameters(5, 2, 4, per_map=2), SIX),
+        ("resnet18", {"width": 16, "norm": "none"}, DIGIT, 10, resnet_parameters(16, 1, 10, per_map=1), SIX),
+        ("vit_tiny", {}, COLOUR, 10, vit_parameters(192, 12, 4, 3, 64, 10), VIT),
+        ("vit_tiny", {"patch_size": 16}, (3, 224, 224), 1000, 5_717_416, VIT),  # DeiT-Ti
+        ("vit_tiny", {}, DIGIT, 10, vit_parameters(192, 12, 4, 1, 4, 10), VIT),
+        ("vit_tiny", SMALL_VIT, (1, 8, 6), 10, vit_parameters(12, 2, 2, 1, 12, 10), [*VIT[:3], "head"]),
+        (
+            "vit_tiny",
+            {"width": 8, "depth": 3, "heads": 1, "stages": 3},
+            DIGIT,
+            2,
+            vit_parameters(8, 3, 4, 1, 4, 2),
+            [*VIT[:4], "head"],
+        ),
+    ],
+)
+def test_sizes_and_blocks(
+    name: str,
+    options: dict[str, Any],
+    input_shape: tuple[int, int, int],
+    n_outputs: int,
+    expected: int,
+    names: list[str],
+) -> None:
+    model = NETWORKS[name](n_outputs=n_outputs, input_shape=input_shape, **options)
+
+    assert n_parameters(model) == expected
+    assert [block["name"] for block in blocks(model)] == names
+    assert model(torch.randn(2, *input_shape)).shape == (2, n_outputs)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_defaults_fit(name: str) -> None:
+    network = NETWORKS[name]
+    shape = {"linear": (20,), "mlp": DIGIT, "mlp_300_150": (1, 28, 28), "lenet": (1, 28, 28)}.get(name, COLOUR)
+
+    assert network()(torch.randn(2, *shape)).shape == (2, 1 if name == "linear" else 10)
+    assert name in ("linear", "mlp") or network(10, COLOUR)(torch.randn(1, *COLOUR)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "input_shape", "message"),
+    [
+        ("resnet18", {}, (3, 7, 32), "ResNet18 halves images three times, so they must be at least 8×8, not 7×32"),
+        ("resnet18", {"width": 0}, COLOUR, "width must be at least 1, not 0"),
+        (
+            "resnet18",
+            {"width": 12},
+            COLOUR,
+            '8 groups do not divide 12 feature maps evenly; choose groups that divide the width, or norm="layer"',
+        ),
+        ("resnet18", {"norm": "batch"}, COLOUR, BATCH + 'norm="group" or norm="layer" or norm="none"'),
+        (
+            "resnet18",
+            {"norm": "grup"},
+            COLOUR,
+            "unknown normalisation 'grup'. Did you mean 'group'? Known: group, layer, none",
+        ),
+        ("lenet", {"norm": "batch"}, COLOUR, BATCH + 'norm="layer" or norm="none"'),
+        ("mlp", {"norm": "batch"}, COLOUR, BATCH + 'norm="layer" or norm="none"'),
+        ("mlp_300_150", {"norm": "group"}, COLOUR, "unknown normalisation 'group'. Known: layer, none"),
+        (
+            "vit_tiny",
+            {"patch_size": 5},
+            COLOUR,
+            "patches of 5×5 do not divide images of 32×32 evenly; choose a patch_size that divides height and width",
+        ),
+        (
+            "vit_tiny",
+            {},
+            (1, 8, 6),
+            "patches of 4×4 do not divide images of 8×6 evenly; choose a patch_size that divides height and width",
+        ),
+        (
+            "vit_tiny",
+            {"heads": 5},
+            COLOUR,
+            "5 heads do not divide a width of 192 evenly; choose heads that divide the width",
+        ),
+        (
+            "vit_tiny",
+            {"stages": 5},
+            COLOUR,
+            "5 stages do not divide 12 layers evenly; choose stages that divide the depth",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    name: str, options: dict[str, Any], input_shape: tuple[int, int, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=exactly(message)):
+        NETWORKS[name](10, input_shape, **options)
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "mlp", "mlp_300_150"])
+def test_batch_normalisation_is_refused_before_anything_runs(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^network\.norm: batch normalisation takes .* \(given: 'batch'\)$"):
+        resolve("network", Component(name=name, norm="batch"), "network")
+
+
+# ------------------------------------------------------------------------------------------------- other definitions
+
+
+def copy_in_order(ours: nn.Module, theirs: nn.Module, order: Callable[[str], Any] = lambda name: 0) -> None:
+    """Give one network the other's parameters, matched by order and checked by shape."""
+    sources = [param for name, param in sorted(theirs.named_parameters(), key=lambda item: order(item[0]))]
+    for target, source in zip(ours.parameters(), sources, strict=True):
+        assert target.shape == source.shape
+        target.data.copy_(source.data)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_resnet_is_torchvisions(norm: str) -> None:
+    groups = 8 if norm == "group" else 1
+    theirs = torchvision.models.resnet18(num_classes=10, norm_layer=lambda channels: nn.GroupNorm(groups, channels))
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    ours = ResNet18(10, COLOUR, norm=norm)
+    copy_in_order(ours, theirs)
+    x = torch.randn(2, *COLOUR)
+
+    assert n_parameters(ours) == n_parameters(theirs)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_initial_weights_of_resnet_are_torchvisions() -> None:
+    """Standard deviations over many weights, as the random numbers are drawn in another order."""
+    theirs = torchvision.models.resnet18(num_classes=10, norm_layer=lambda channels: nn.GroupNorm(8, channels))
+    ours = ResNet18()
+
+    pairs = list(zip(ours.parameters(), theirs.parameters(), strict=True))[1:]
+    assert all(ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1) for ours, theirs in pairs[:-1])
+
+
+@pytest.mark.parametrize("options", [SMALL_VIT, {"patch_size": 4, "width": 24, "depth": 3, "heads": 3, "stages": 1}])
+def test_vit_is_torchvisions(options: dict[str, Any]) -> None:
+    width, depth, patch_size = (options[name] for name in ("width", "depth", "patch_size"))
+    theirs = torchvision.models.VisionTransformer(8, patch_size, depth, options["heads"], width, 4 * width)
+    theirs.heads = nn.Linear(width, 10)
+    with torch.no_grad():
+        for param in theirs.parameters():
+            param.normal_(std=0.3)
+    ours = ViTTiny(10, (3, 8, 8), **options)
+    order = ["class_token", "encoder.pos_embedding", "conv_proj", "encoder.layers", "encoder.ln", "heads"]
+    copy_in_order(ours, theirs, lambda name: next(i for i, part in enumerate(order) if name.startswith(part)))
+    x = torch.randn(4, 3, 8, 8)
+
+    # torchvision's normalisation adds 1e-6 to the variance, PyTorch's default is 1e-5
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-3, atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_metaoptimize_learns_blockwise(case: str) -> None:
+    model = make(case)
+    collector = Collector()
+    learner = MetaOptimizeStrategy(model=model, lr=1e-3, recorder=collector, record_every=10)
+    experience = make_stream("class_split", classes_per_experience=2, samples_per_experience=130).train_stream[0]
+    for _ in range(2):
+        learner.train(experience)
+
+    losses = collector.all("loss")
+    assert sum(losses[:20]) / 20 > math.log(2)
+    assert sum(losses[-50:]) / 50 < 0.5  # ln 2 would do without looking at the digits
+    names = {block for _, block, _ in collector.all("step_sizes")}
+    assert names == {block["name"] for block in blocks(model)}
+    last = {block: value for _, block, value in collector.all("step_sizes")}
+    assert all(value != 1e-3 for value in last.values())
+    obstacle = LEARNING[case][1]
+    expected = {"name": "fused", "reason": NOT_COMPILED + obstacle} if obstacle else COMPILED
+    assert learner.engine == expected
+
+
+@pytest.mark.parametrize("shape", [DIGIT, (1, 28, 28), COLOUR, (2, 40, 35)])
+def test_compiled_lenet_is_pytorchs(shape: tuple[int, int, int]) -> None:
+    n = 30
+    random = torch.Generator().manual_seed(1)
+    x = torch.randint(256, (n, *shape[1:], shape[0]), generator=random, dtype=torch.uint8).numpy()
+    y = torch.arange(n).remainder(10).numpy()
+    experience = make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
+    results = []
+    for engine in ("torch", "compiled"):
+        torch.manual_seed(2)
+        model = LeNet(10, shape)
+        collector = Collector()
+        learner = MetaOptimizeStrategy(model=model, lr=1e-3, engine=engine, recorder=collector, record_every=10)
+        learner.train(experience)
+        results.append((collector.all("loss"), list(model.parameters()), learner.optimizer.step_size_report()))
+
+    (losses, weights, step_sizes), (their_losses, their_weights, their_step_sizes) = results
+    assert losses == pytest.approx(their_losses, rel=1e-4)
+    assert step_sizes == pytest.approx(their_step_sizes, rel=1e-4)
+    for ours, theirs in zip(weights, their_weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_predictions_are_the_same_in_training_and_evaluation(case: str) -> None:
+    model = make(case)
+    x = torch.randn(3, *DIGIT)
+    random = torch.get_rng_state()
+    alone = model(x[:1])
+
+    assert torch.get_rng_state().equal(random)  # nothing is drawn
+    torch.testing.assert_close(model(x)[:1], alone)
+    model.eval()
+    assert model(x[:1]).equal(alone)
+    with torch.no_grad():
+        assert model(x[:1]).equal(alone)
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_double_precision(case: str) -> None:
+    single, double = make(case), make(case).double()
+    x = torch.randn(1, *DIGIT)
+
+    output = double(x.double())
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output, single(x).double(), rtol=1e-3, atol=1e-4)
+    optimizer = MetaOptimize(blocks(double), 1e-2)
+    output.logsumexp(dim=1).sum().backward()
+    optimizer.step()
+    assert not double(x.double()).equal(output)
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_seeds_decide_the_weights(case: str) -> None:
+    first, second = make(case), make(case)
+    other = NETWORKS[case.split()[0]](n_outputs=10, input_shape=DIGIT, **LEARNING[case][0])
+
+    assert all(a.equal(b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    differs = [not a.equal(b) for a, b in zip(first.parameters(), other.parameters(), strict=True)]
+    assert any(differs) == (case != "linear")  # which begins with zeros
+
+
+@pytest.mark.parametrize("case", ["resnet18", "resnet18 without normalisation", "vit_tiny"])
+def test_exact_traces_can_be_had(case: str) -> None:
+    """They differentiate the loss twice, which not every layer allows."""
+    model = make(case)
+    learner = MetaOptimizeStrategy(model=model, lr=1e-3, trace="l", gamma=0.99)
+    experience = make_stream("class_split", classes_per_experience=10, samples_per_experience=3).train_stream[0]
+    learner.train(experience)
+
+    assert learner.n_samples == 3
+    assert all(step_size not in (0, 1e-3) for step_size in learner.optimizer.step_size_report().values())
+
+
+def test_residual_branches_without_normalisation_begin_at_zero() -> None:
+    model = ResNet18(10, DIGIT, width=4, norm="none")
+
+    for module in model.modules():
+        if isinstance(module, ResidualBlock) and isinstance(module.shortcut, nn.Identity):
+            channels = module.conv1.weight.shape[1]
+            x = torch.rand(2, channels, 6, 6)
+            assert module(x).equal(x)
+    assert model(torch.randn(1, *DIGIT)).abs().max() < 10
+
+
+def test_tokens_attend_to_each_other() -> None:
+    """Attention by hand: equal keys mix the values of all tokens evenly."""
+    layer = TransformerLayer(2, 1)
+    nn.init.zeros_(layer.queries_keys_values.weight)
+    with torch.no_grad():
+        layer.queries_keys_values.weight[4:] = torch.eye(2)
+        layer.queries_keys_values.bias.zero_()
+    x = torch.tensor([[[1.0, 3.0], [4.0, 2.0]]])
+
+    mixed = layer._attention(x)
+    torch.testing.assert_close(mixed, torch.tensor([[[2.5, 2.5], [2.5, 2.5]]]))

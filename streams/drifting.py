@@ -1,0 +1,154 @@
+"""Input drift: images that are turned, darkened or made noisy, a little more in every experience.
+
+Rotated and noisy digits are old acquaintances of continual learning, mostly as few tasks that differ much (CapyMOA's
+rotated MNIST, for one). Here the change grows in equal steps from nothing to a stated maximum. The more experiences,
+the slower it is: 181 experiences of 500 samples turn images by one degree at a time.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from streams.images import ImageSource
+from streams.input_changes import Brightness, InputChange, Noise, Rotation
+from streams.plan import SAMPLE_ORDER, plan_of, random_state
+from streams.stream import ImagePlan, image_stream
+
+
+@image_stream(
+    "drifting_rotation v1",
+    changes="the angle of the images, from upright to a stated one",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
+def drifting_rotation(
+    images: ImageSource,
+    seed: int,
+    *,
+    degrees: float = 180.0,
+    n_experiences: int = 10,
+    samples_per_experience: int | None = None,
+) -> ImagePlan:
+    """Every experience turns the images a little further about their centre; labels stay.
+
+    Each experience is one pass over the source's images in a new order, all turned by one angle: the first not at all,
+    the last by ``degrees``. What comes from outside of an image is black. "repeat" keeps images upright, "frozen" keeps
+    the angle of the experience ``frozen_after``.
+
+    Args:
+        images: of the source.
+        seed: decides the order of samples.
+        degrees: angle of the last experience, counter-clockwise; negative for clockwise.
+        n_experiences: number of angles.
+        samples_per_experience: use only this many images in each experience; None for all.
+
+    Raises:
+        ValueError: an option's value is out of range.
+    """
+    if not -360 <= degrees <= 360:
+        raise ValueError(f"degrees must be between -360 and 360, not {degrees}")
+    angles = _levels(0, round(degrees * Rotation.STEPS_PER_DEGREE), n_experiences)
+    return _drift(images, [k % Rotation.FULL_TURN for k in angles], samples_per_experience, seed, Rotation())
+
+
+@image_stream(
+    "drifting_brightness v1",
+    changes="the brightness of the images, from their own to a stated factor",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
+def drifting_brightness(
+    images: ImageSource,
+    seed: int,
+    *,
+    factor: float = 0.2,
+    n_experiences: int = 10,
+    samples_per_experience: int | None = None,
+) -> ImagePlan:
+    """Every experience shows the images a little darker, or brighter, than the one before; labels stay.
+
+    Each experience is one pass over the source's images in a new order, all bytes multiplied by one factor: 1 in the
+    first experience, ``factor`` in the last. What would be brighter than white is white. "repeat" keeps images as they
+    are, "frozen" keeps the factor of the experience ``frozen_after``.
+
+    Args:
+        images: of the source.
+        seed: decides the order of samples.
+        factor: by which bytes are multiplied in the last experience: below 1 for darker, above for brighter.
+        n_experiences: number of factors.
+        samples_per_experience: use only this many images in each experience; None for all.
+
+    Raises:
+        ValueError: an option's value is out of range.
+    """
+    if not 0 <= factor <= 255:
+        raise ValueError(f"factor must be between 0 and 255, not {factor}")
+    one = Brightness.STEPS_PER_FACTOR
+    factors = _levels(one, round(factor * one), n_experiences)
+    return _drift(images, factors, samples_per_experience, seed, Brightness())
+
+
+@image_stream(
+    "drifting_noise v1",
+    changes="the strength of the noise on the images, from none to a stated one",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
+def drifting_noise(
+    images: ImageSource,
+    seed: int,
+    *,
+    deviation: float = 64.0,
+    n_experiences: int = 10,
+    samples_per_experience: int | None = None,
+) -> ImagePlan:
+    """Every experience shows the images a little noisier than the one before; labels stay.
+
+    Each experience is one pass over the source's images in a new order, with normal noise of one standard deviation on
+    every pixel and channel: none in the first experience, ``deviation`` in the last. The noise of every presented
+    sample is new, also in stationary variants: "repeat" has none, "frozen" keeps the deviation of the experience
+    ``frozen_after``. In the record, an image counts as seen before if it was shown with noise of the same deviation.
+
+    Args:
+        images: of the source.
+        seed: decides the order of samples and the noise.
+        deviation: standard deviation of the last experience's noise, in bytes (0 to 255).
+        n_experiences: number of deviations.
+        samples_per_experience: use only this many images in each experience; None for all.
+
+    Raises:
+        ValueError: an option's value is out of range.
+    """
+    if not 0 <= deviation <= 255:
+        raise ValueError(f"deviation must be between 0 and 255 bytes, not {deviation}")
+    deviations = _levels(0, round(deviation * Noise.STEPS_PER_BYTE), n_experiences)
+    return _drift(images, deviations, samples_per_experience, seed, Noise(seed))
+
+
+def _drift(
+    images: ImageSource,
+    levels: Sequence[int],
+    samples_per_experience: int | None,
+    seed: int,
+    input_change: InputChange,
+) -> ImagePlan:
+    """One pass over the training images in a new order, and over all test images, at each level."""
+    if samples_per_experience is not None and samples_per_experience < 1:
+        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
+    train, test = [], []
+    for i, level in enumerate(levels):
+        index = random_state(seed, SAMPLE_ORDER, i).permutation(len(images.train.y))[:samples_per_experience]
+        train.append((index, images.train.y[index], level))
+        test.append((np.arange(len(images.test.y)), images.test.y, level))
+    return ImagePlan(plan_of(train), plan_of(test), len(images.classes), input_change)
+
+
+def _levels(first: int, last: int, n_experiences: int) -> list[int]:
+    """One level for each experience, in equal steps, rounded."""
+    if n_experiences < 2:
+        raise ValueError(f"n_experiences must be at least 2 for a drift, not {n_experiences}")
+    gaps = n_experiences - 1
+    return [first + (2 * (last - first) * i + gaps) // (2 * gaps) for i in range(n_experiences)]

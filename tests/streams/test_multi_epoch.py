@@ -1,0 +1,85 @@
+"""Multi-epoch training: passes, whole batches, and what is known of the stream."""
+
+import re
+
+import numpy as np
+import pytest
+
+from streams import plan_stream
+from tests.streams.synthetic import N_PIXELS, coded_arrays
+
+SOURCE = coded_arrays(n_classes=3, per_class=5, test_per_class=2)  # 15 training images and 6 test images
+
+
+def multi_epoch(**options):
+    return plan_stream("multi_epoch", source=SOURCE, **{"batch_size": 4, "epochs": 3, **options})
+
+
+def numbers(samples):
+    """The number of each image, after checking its label."""
+    x, y = samples.batch(slice(None))
+    found = np.rint((x.min(axis=(1, 2, 3)) * 0.5 + 0.5) * 255).astype(int) // N_PIXELS
+    assert (found % 3 == y).all()
+    return found.tolist()
+
+
+def test_one_experience_of_passes_in_new_orders():
+    stream = multi_epoch()
+    (train,), (test,) = stream.train, stream.test
+    passes = np.array(numbers(train)).reshape(3, 12)
+    assert all(len(set(one)) == 12 for one in passes.tolist()), "three of 15 images do not fill a batch of four"
+    assert len({tuple(sorted(one)) for one in passes.tolist()}) > 1, "they are not always the same three"
+    assert len({tuple(one) for one in passes.tolist()}) == 3
+    assert numbers(test) == list(range(15, 21))
+
+
+def test_info():
+    info = multi_epoch().info
+    assert (info.definition, info.boundaries, info.test_at) == ("multi_epoch v1", [0], [12, 24, 36])
+    assert info.as_record()["test_at"] == [12, 24, 36]
+    (experience,) = info.experiences
+    met = len(set(numbers(multi_epoch().train[0])))
+    assert (experience.n_samples, experience.n_seen_before, experience.classes) == (36, 36 - met, [0, 1, 2])
+    sizes = info.for_learner
+    assert (sizes.n_outputs, sizes.n_samples, sizes.batch_size) == (3, 36, 4)
+
+
+def test_the_learner_is_told_nothing_of_the_passes():
+    short, long = (multi_epoch(batch_size=5, epochs=epochs).info for epochs in (1, 2))
+    assert set(vars(short.for_learner)) == {"n_outputs", "input_shape", "task", "n_samples", "batch_size"}
+    assert (long.for_learner.n_samples, short.for_learner.n_samples) == (30, 15)
+
+
+def test_more_epochs_leave_the_first_ones_as_they_were():
+    assert numbers(multi_epoch(epochs=5).train[0])[:36] == numbers(multi_epoch().train[0])
+
+
+def test_seeds_decide_the_order():
+    one, same, other = (numbers(multi_epoch(seed=seed).train[0]) for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be between 1 and the number of training images, 15, not 0"),
+        ({"batch_size": 16}, "batch_size must be between 1 and the number of training images, 15, not 16"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        multi_epoch(**options)
+
+
+RECORDED = [
+    ({}, "d04df8bb80bdad380dd38d3e1a80edd4"),
+    ({"seed": 1, "batch_size": 15}, "cd49656b1f039c007da934e0ea74e25b"),
+    ({"batch_size": 1, "epochs": 1}, "9cab923cddcb57984d66cba28fb26d23"),
+]
+
+
+@pytest.mark.parametrize(("options", "fingerprint"), RECORDED)
+def test_fingerprints_of_earlier_versions_still_hold(options, fingerprint):
+    assert multi_epoch(**options).info.fingerprint == fingerprint
