@@ -30,6 +30,10 @@ DECODER_VERSION = 2  # to be raised whenever the same files come to mean other p
 MAX_BYTES = 10 * 10**9  # of all entries together
 
 
+class LargerThanMemory(Exception):
+    """The decoded images take up more than the memory limit."""
+
+
 def cache_folder() -> Path:
     """The folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
@@ -56,7 +60,10 @@ def decode_once(origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
         OSError: a file of the origin is not there.
         Exception: whatever ``decode`` raises; nothing is kept then.
     """
-    key = _key(origin)
+    return _decode_once(_key(origin), origin, decode)
+
+
+def _decode_once(key: str, origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
     entry = cache_folder() / key
     images = _use(entry)
     if images is not None:
@@ -86,26 +93,40 @@ def decode_once(origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
         return _read(entry) or images
 
 
-def index_once(origin: Any, index: Callable[[Path], ImageSource]) -> ImageSource:
-    """Index images that are larger than memory, unless this machine has done so before.
+def decode_or_index_once(
+    origin: Any, decode: Callable[[], ImageSource], index: Callable[[Path], ImageSource], memory_limit: int
+) -> ImageSource:
+    """Decode images, or index them if they are larger than memory, unless this machine has done so before.
 
     Args:
         origin: as for ``decode_once``.
+        decode: likewise; raises ``LargerThanMemory`` if the images are.
         index: writes an index into a folder that it is given, and returns the images.
+        memory_limit: bytes that the decoded images may take up.
 
     Returns:
-        What ``index`` returned, here or in another process, perhaps under another name.
+        What ``decode`` or ``index`` returned, here or in another process, perhaps under another name.
 
     Raises:
         OSError: the index cannot be written, or a file of the origin is not there.
-        ValueError: a file was changed meanwhile.
-        Exception: whatever ``index`` raises; nothing is kept then.
+        ValueError: a file was changed while the index was made.
+        Exception: whatever ``decode`` and ``index`` raise; nothing is kept then.
     """
-    key = _key([origin, "index"])
-    entry = cache_folder() / key
-    images = _use(entry)
-    if images is not None:
-        return images
+    key = _key(origin)
+    entry = cache_folder() / f"{key}-index"
+    indexed = _use(entry)
+    if indexed is not None and indexed.decoded_bytes > memory_limit:
+        return indexed
+    try:
+        decoded = _decode_once(key, origin, decode)
+        if decoded.decoded_bytes <= memory_limit:
+            return decoded
+    except LargerThanMemory:
+        pass
+    return indexed or _index_once(entry, key, origin, index)
+
+
+def _index_once(entry: Path, key: str, origin: Any, index: Callable[[Path], ImageSource]) -> ImageSource:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
@@ -114,7 +135,7 @@ def index_once(origin: Any, index: Callable[[Path], ImageSource]) -> ImageSource
                 return images
             with _begin(entry) as folder:
                 _write(folder, index(folder))
-                if _key([origin, "index"]) != key:
+                if _key(origin) != key:
                     raise ValueError("files were changed while they were read; begin again when they are complete")
             _delete_least_recently_used(but=entry)
             return _read_whole(entry)

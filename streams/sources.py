@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.decoded_images import decode_once, index_once
+from streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
 from streams.images import ImageSet, ImageSource
 from streams.lazy_images import IndexWriter, LazyImages, decode, file_record
 from streams.registry import UnknownNameError, unknown_name
@@ -269,19 +269,13 @@ def _image_file_rows(files: list[tuple[Path, str]]) -> Iterator[Row]:
         yield str(file), file.read_bytes(), label
 
 
-class _LargerThanMemory(Exception):
-    """The images take up more than the memory limit."""
-
-
 def _load_encoded(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
-    origin = [files.kind, files.splits, skip_unreadable]
-    try:
-        images = decode_once(origin, functools.partial(_decode_all, files, skip_unreadable, memory_limit))
-        if images.decoded_bytes <= memory_limit:
-            return images
-    except _LargerThanMemory:
-        pass
-    return index_once(origin, functools.partial(_index_all, files, skip_unreadable))
+    return decode_or_index_once(
+        [files.kind, files.splits, skip_unreadable],
+        functools.partial(_decode_all, files, skip_unreadable, memory_limit),
+        functools.partial(_index_all, files, skip_unreadable),
+        memory_limit,
+    )
 
 
 def _decode_all(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
@@ -291,7 +285,7 @@ def _decode_all(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) 
     def keep(row: Row, image: NDArray[np.uint8]) -> None:
         images.append(image)
         if n * image.size > memory_limit:  # seen at the first image, unless grey ones come before the first in colour
-            raise _LargerThanMemory
+            raise LargerThanMemory
 
     seen = _scan(files, skip_unreadable, keep)
     x = np.empty((len(images), *seen.image_shape), np.uint8)
