@@ -7,13 +7,16 @@ shards. Speed is that of online learning at batch size 1 with MetaOptimize on th
 which the decoding threads need a core), learning from both in turns, each of which begins with a jump to the start;
 ratios are medians over the turns. Beside them stand the share of the time in which the learner waits for images, and
 processor times per sample of the learner and of the threads that decode. On a machine whose cores are all taken, the
-threads take their time from the learner; on others, what counts is that it does not wait. Memory is that of processes
-of their own which read the whole stream in batches of 100: the largest growth of their anonymous memory, which cannot
-be given back under pressure, as pages of files can. Linux only.
+threads take their time from the learner. So there is a second ratio, that of a stand-in which sleeps as long as
+learning takes and leaves its core to whoever wants it: what remains is how long a learner with a core of its own waits
+for images and for Python's lock. Memory is that of processes of their own which read the whole stream in batches of
+100: the largest growth of their anonymous memory, which cannot be given back under pressure, as pages of files can.
+Linux only.
 """
 
 import argparse
 import io
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -135,6 +138,7 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
     """Speed of learning from a source in memory, and from the same larger than memory."""
     from benchmarks.throughput import make_network, metaoptimize, online_learner
     from streams import make_stream
+    from streams.benchmark import samples_behind
     from streams.lazy_images import ReadAhead
 
     waited = 0.0
@@ -148,7 +152,7 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
         return images
 
     ReadAhead.read = timed  # type: ignore[method-assign]
-    learners = []
+    learners, samples_of = [], []
     for limit in (2**62, memory_limit):
         stream = make_stream(
             "class_split",
@@ -162,6 +166,7 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
         learn = online_learner(model, metaoptimize(model), "compiled")
         learn(experience)  # what happens in the first call only, such as compilation, is not measured
         learners.append((learn, experience))
+        samples_of.append(samples_behind(experience.dataset))
     turns: list[list[Any]] = [[], []]
     for turn in track(range(repeats), description="measuring", console=Console(stderr=True)):
         for which in (0, 1) if turn % 2 else (1, 0):
@@ -173,10 +178,21 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
     ReadAhead.read = read  # type: ignore[method-assign]
     ratios = [decoded[0] / lazy[0] for decoded, lazy in zip(*turns, strict=True)]
     (_, in_memory, _, _), (wall, learner, both, waiting) = (np.median(part, axis=0) for part in turns)
+    stand_ins: list[list[float]] = [[], []]
+    for turn in range(repeats):
+        for which in (0, 1) if turn % 2 else (1, 0):
+            start = time.perf_counter()
+            for first, end in itertools.pairwise((0, 16, 200, *range(1000, samples + 1, 1000))):  # as the engine asks
+                samples_of[which].batch(slice(first, end))
+                time.sleep(in_memory * (end - first))
+            stand_ins[which].append(time.perf_counter() - start)
+    others = [decoded / lazy for decoded, lazy in zip(*stand_ins, strict=True)]
     return {
         "in memory, samples/s": f"{1 / statistics.median(turn[0] for turn in turns[0]):.0f}",
         "× larger than memory": f"{statistics.median(ratios):.2f}",
         "range": f"{min(ratios):.2f}–{max(ratios):.2f}",
+        "× stand-in": f"{statistics.median(others):.2f}",
+        "its range": f"{min(others):.2f}–{max(others):.2f}",
         "waiting": f"{waiting / wall:.1%}",
         "learner µs, in memory": f"{in_memory * 1e6:.0f}",
         "learner µs": f"{learner * 1e6:.0f}",

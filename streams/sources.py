@@ -26,11 +26,8 @@ from streams.registry import UnknownNameError, unknown_name
 MEMORY_LIMIT = 2 * 10**9
 LEAST_MEMORY_LIMIT = 10**6
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# Hugging Face's names of splits, in the order of preference for the test split; "test-00000-of-00001.parquet", or
-# "test/0000.parquet" as in Hugging Face's own conversions
-HELD_OUT = [
-    re.compile(rf"({names})(?![a-z])") for names in ("test|testing|eval|evaluation", "validation|valid|val|dev")
-]
+# Hugging Face's names of splits, in the order of preference for the test split
+HELD_OUT = ("test|testing|eval|evaluation", "validation|valid|val|dev")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
 READ_BUFFER = 2**20  # bytes; without it, and with pre_buffer, pyarrow reads a group of rows at once
 READ_AT_ONCE = 256  # rows
@@ -180,14 +177,19 @@ def _parquet(path: Path) -> _EncodedFiles:
 
 
 def _parquet_shards(path: Path) -> list[list[Path]]:
-    """The files of the training and of the test split."""
+    """The files of the training and of the test split: train-00000-of-00001.parquet, or train/0000.parquet."""
     if not path.exists():
         raise FileNotFoundError(f"no parquet file or folder at '{path}'; give the path of a .parquet file or a folder")
     shards = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
     if not shards:
         raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
     test, validation = (
-        [shard for shard in shards if any(map(name.match, shard.relative_to(path).parts))] for name in HELD_OUT
+        [
+            shard
+            for shard in shards
+            if any(re.match(f"({names})(?![a-z])", part) for part in shard.relative_to(path).parts)
+        ]
+        for names in HELD_OUT
     )
     train = [shard for shard in shards if shard not in test and shard not in validation]
     if not train:
@@ -244,7 +246,8 @@ def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
     train, test = path, None
     if (path / "train").is_dir():
         train = path / "train"
-        test = next((path / split for split in ("test", "val", "valid") if (path / split).is_dir()), None)
+        names = "|".join(HELD_OUT).split("|")
+        test = next((path / name for name in names if (path / name).is_dir()), None)
     splits = [
         [
             (file, file.relative_to(folder).parts[0])

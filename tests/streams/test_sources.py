@@ -369,7 +369,7 @@ def test_folder_of_classes(tmp_path):
     assert contents(source.train) + contents(source.test) == expected
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "valid"])
+@pytest.mark.parametrize("test_name", ["test", "val", "valid", "validation"])
 def test_folder_with_splits(tmp_path, test_name):
     images = coded_images(range(20))
     write_folder(tmp_path / "train", images[:16], CLASSES[:16])
@@ -381,6 +381,15 @@ def test_folder_with_splits(tmp_path, test_name):
     assert source.train.y.tolist() == LABELS[:16][order].tolist()
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.test.y.tolist() == [0, 1, 2, 3]
+
+
+def test_a_validation_folder_beside_a_test_folder_is_not_used(tmp_path):
+    images = coded_images(range(20))
+    for name, rows in (("train", slice(12)), ("val", slice(12, 16)), ("test", slice(16, 20))):
+        write_folder(tmp_path / name, images[rows], CLASSES[rows])
+    source = folder(tmp_path)
+    assert len(source.train.y) == 12
+    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
 
 
 def test_folder_with_a_training_split_alone(tmp_path):
