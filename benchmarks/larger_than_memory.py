@@ -3,23 +3,20 @@
     python -m benchmarks.larger_than_memory [--images 24000] [--size 32] [--memory-limit 16] [--repeats 5]
 
 The images are made for the purpose: smooth colours with some noise, as PNG files in a folder and as JPEG in parquet
-shards. Speed is that of online learning at batch size 1 with MetaOptimize on the compiled engine (one thread, beside
-which the decoding threads need a core), learning from both in turns, each of which begins with a jump to the start;
-ratios are medians over the turns. Beside them stand the share of the time in which the learner waits for images, and
-processor times per sample of the learner and of the threads that decode. On a machine whose cores are all taken, the
-threads take their time from the learner. So there is a second ratio, that of a stand-in which sleeps as long as
-learning takes and leaves its core to whoever wants it: what remains is how long a learner with a core of its own waits
-for images and for Python's lock. Memory is that of processes of their own which read the whole stream in batches of
+shards. Speed is that of online learning at batch size 1 with MetaOptimize on the compiled engine (one thread), learning
+from both in turns, each of which begins with a jump to the start; ratios are medians over the turns. On a machine whose
+cores are all taken, the threads that decode take their time from the learner. So there is a second ratio, of times
+without those in which the learner was ready to run and waited for a core: what a learner and threads with cores of
+their own would come to at worst. "Blocked" is how long the learner waited for images and for Python's lock, as a share
+of the time in which it computed. Memory is that of processes of their own which read the whole stream in batches of
 100: the largest growth of their anonymous memory, which cannot be given back under pressure, as pages of files can.
 Linux only.
 """
 
 import argparse
 import io
-import itertools
 import multiprocessing
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -28,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
@@ -134,25 +132,18 @@ def measure_memory(source: str, memory_limit: int) -> list[float]:
     return growths
 
 
+def clocks() -> NDArray[np.float64]:
+    """Seconds that have passed; that this thread has computed, and been ready but without a core; of all threads."""
+    schedule = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+    return np.array([time.perf_counter(), int(schedule[0]) / 1e9, int(schedule[1]) / 1e9, time.process_time()])
+
+
 def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) -> dict[str, Any]:
     """Speed of learning from a source in memory, and from the same larger than memory."""
     from benchmarks.throughput import make_network, metaoptimize, online_learner
     from streams import make_stream
-    from streams.benchmark import samples_behind
-    from streams.lazy_images import ReadAhead
 
-    waited = 0.0
-    read = ReadAhead.read
-
-    def timed(self: ReadAhead, places: range) -> Any:
-        nonlocal waited
-        start = time.perf_counter()
-        images = read(self, places)
-        waited += time.perf_counter() - start
-        return images
-
-    ReadAhead.read = timed  # type: ignore[method-assign]
-    learners, samples_of = [], []
+    learners = []
     for limit in (2**62, memory_limit):
         stream = make_stream(
             "class_split",
@@ -166,37 +157,27 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
         learn = online_learner(model, metaoptimize(model), "compiled")
         learn(experience)  # what happens in the first call only, such as compilation, is not measured
         learners.append((learn, experience))
-        samples_of.append(samples_behind(experience.dataset))
     turns: list[list[Any]] = [[], []]
     for turn in track(range(repeats), description="measuring", console=Console(stderr=True)):
         for which in (0, 1) if turn % 2 else (1, 0):
             learn, experience = learners[which]
-            before = np.array([time.perf_counter(), time.thread_time(), time.process_time(), waited])
+            before = clocks()
             learn(experience)
-            after = np.array([time.perf_counter(), time.thread_time(), time.process_time(), waited])
-            turns[which].append((after - before) / len(experience.dataset))
-    ReadAhead.read = read  # type: ignore[method-assign]
-    ratios = [decoded[0] / lazy[0] for decoded, lazy in zip(*turns, strict=True)]
-    (_, in_memory, _, _), (wall, learner, both, waiting) = (np.median(part, axis=0) for part in turns)
-    stand_ins: list[list[float]] = [[], []]
-    for turn in range(repeats):
-        for which in (0, 1) if turn % 2 else (1, 0):
-            start = time.perf_counter()
-            for first, end in itertools.pairwise((0, 16, 200, *range(1000, samples + 1, 1000))):  # as the engine asks
-                samples_of[which].batch(slice(first, end))
-                time.sleep(in_memory * (end - first))
-            stand_ins[which].append(time.perf_counter() - start)
-    others = [decoded / lazy for decoded, lazy in zip(*stand_ins, strict=True)]
+            turns[which].append((clocks() - before) / len(experience.dataset))
+    (wall, computing, ready, both), (decoded_wall, decoded_computing, decoded_ready, _) = (
+        np.array(part).T for part in reversed(turns)
+    )
+    ratio, own_cores = decoded_wall / wall, (decoded_wall - decoded_ready) / (wall - ready)
     return {
-        "in memory, samples/s": f"{1 / statistics.median(turn[0] for turn in turns[0]):.0f}",
-        "× larger than memory": f"{statistics.median(ratios):.2f}",
-        "range": f"{min(ratios):.2f}–{max(ratios):.2f}",
-        "× stand-in": f"{statistics.median(others):.2f}",
-        "its range": f"{min(others):.2f}–{max(others):.2f}",
-        "waiting": f"{waiting / wall:.1%}",
-        "learner µs, in memory": f"{in_memory * 1e6:.0f}",
-        "learner µs": f"{learner * 1e6:.0f}",
-        "decoding µs": f"{(both - learner) * 1e6:.0f}",
+        "in memory, samples/s": f"{1 / np.median(decoded_wall):.0f}",
+        "× larger than memory": f"{np.median(ratio):.2f}",
+        "range": f"{ratio.min():.2f}–{ratio.max():.2f}",
+        "× with own cores": f"{np.median(own_cores):.2f}",
+        "its range": f"{own_cores.min():.2f}–{own_cores.max():.2f}",
+        "blocked": f"{np.median((wall - computing - ready) / computing):.1%}",
+        "learner µs, in memory": f"{np.median(decoded_computing) * 1e6:.0f}",
+        "learner µs": f"{np.median(computing) * 1e6:.0f}",
+        "decoding µs": f"{np.median(both - computing) * 1e6:.0f}",
     }
 
 
@@ -227,7 +208,7 @@ def main() -> None:
                     "opening +MB": f"{opening:.0f}",
                     "reading +MB": f"{max(reading, again):.0f}",
                 }
-                | measure_speed(source, limit, arguments.samples // N_CLASSES * N_CLASSES, arguments.repeats)
+                | measure_speed(source, limit, arguments.samples, arguments.repeats)
             )
     print(tabulate(rows, headers="keys"))
 

@@ -211,7 +211,7 @@ class ReadAhead:
         self._images, self._order, self._memory_limit = images, order, memory_limit
         n_ahead = min(MAX_AHEAD, min(MAX_AHEAD_BYTES, memory_limit // 4) // math.prod(images.shape[1:]))
         self._chunk = min(max(n_ahead // 4, 1), MAX_CHUNK)  # images
-        self._n_chunks_ahead = max(n_ahead // self._chunk, 1)
+        self._n_chunks_ahead = max((n_ahead - self._chunk + 1) // self._chunk, 1)  # with what is left of a chunk
         self._chunks: dict[int, Future[NDArray[np.uint8]]] = {}
         self._last, self._process = range(0), os.getpid()
 

@@ -7,9 +7,9 @@ from streams.lazy_images import LazyImages
 from streams.sources import load_source
 
 LIMIT = 10**6
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory and times of a process")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory of a process")
 def test_memory_is_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("CONTINUAL_METAOPT_CACHE", str(tmp_path / "cache"))
     for source in write_sources(tmp_path, 400, 32):

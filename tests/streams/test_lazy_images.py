@@ -261,10 +261,10 @@ def test_reading_goes_on_in_the_next_experience(tmp_path, decoded_by):
 @pytest.mark.parametrize(
     ("memory_limit", "image", "chunk", "chunks_ahead"),
     [
-        (10**6, (8, 8, 1), 64, 32),  # 2,048 images
-        (10**6, (32, 32, 3), 20, 4),  # a quarter of the limit is 81 images
-        (2 * 10**9, (32, 32, 3), 64, 32),
-        (2 * 10**9, (224, 224, 3), 53, 4),  # 32 MB are 212 images
+        (10**6, (8, 8, 1), 64, 31),  # 2,048 images, of which up to 63 may be left of a chunk that was read in part
+        (10**6, (32, 32, 3), 20, 3),  # a quarter of the limit is 81 images
+        (2 * 10**9, (32, 32, 3), 64, 31),
+        (2 * 10**9, (224, 224, 3), 53, 3),  # 32 MB are 212 images
         (10**6, (1000, 1000, 3), 1, 1),  # one image is more than that
     ],
 )
