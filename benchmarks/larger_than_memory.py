@@ -140,7 +140,8 @@ def clocks() -> NDArray[np.float64]:
 
 def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) -> dict[str, Any]:
     """Speed of learning from a source in memory, and from the same larger than memory."""
-    from benchmarks.throughput import make_network, metaoptimize, online_learner
+    from benchmarks.throughput import metaoptimize, online_learner
+    from continual_metaopt import PaperCNN
     from streams import make_stream
 
     learners = []
@@ -153,7 +154,7 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
             memory_limit=limit,
         )
         (experience,) = stream.train_stream
-        model = make_network("PaperCNN")
+        model = PaperCNN(input_shape=stream.info.for_learner.input_shape)
         learn = online_learner(model, metaoptimize(model), "compiled")
         learn(experience)  # what happens in the first call only, such as compilation, is not measured
         learners.append((learn, experience))

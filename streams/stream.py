@@ -113,6 +113,8 @@ class ImagePlan:
         input_change: what the plans' changes do to an image; None where inputs stay.
         batch_size: number of samples that are learned from at once.
         test_at: numbers of samples after which held-out accuracy is to be measured; whole batches.
+        relabel: gives the training samples other labels once their order is final, also in stationary variants; None
+            where labels stay as planned.
     """
 
     train: Plan
@@ -121,6 +123,7 @@ class ImagePlan:
     input_change: InputChange | None = None
     batch_size: int = 1
     test_at: tuple[int, ...] = ()
+    relabel: Callable[[Plan], Plan] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,6 @@ def image_stream(
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
-        @functools.wraps(plan)
         def make(
             source: SourceSpec = "digits",
             *,
@@ -196,15 +198,20 @@ def image_stream(
             memory_limit: int = MEMORY_LIMIT,
             **options: Any,
         ) -> Stream:
+            if frozen_after != 0 and stationary != "frozen":
+                raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {stationary!r}")
             images = load_source(source, data_root, skip_unreadable, memory_limit)
             planned = plan(images, seed, **options)
             train, test = planned.train, planned.test
             if stationary is not None:
                 train, test = make_stationary(train, test, stationary, seed, frozen_after)
             train = blur_boundaries(train, transition_width, seed)
+            if planned.relabel is not None:
+                train = planned.relabel(train)
             return _stream_of_images(definition, images, train, test, planned, stationary, memory_limit)
 
-        common = inspect.signature(make, follow_wrapped=False).parameters
+        common = inspect.signature(make).parameters  # before make takes the plan's annotations
+        functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
@@ -254,7 +261,9 @@ def _stream_of_images(
     for plan in (train, test):
         digest.update(plan.digest())
     if planned.input_change is not None:
-        digest.update(planned.input_change.content())
+        content = planned.input_change.content()
+        for part in [content] if isinstance(content, bytes) else content:
+            digest.update(part)
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
     info = StreamInfo(
         definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes, list(planned.test_at)

@@ -159,8 +159,8 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             {"record_every": 5}, "record_every: Input should be greater than or equal to 10 (given: 5)", id="too often"
         ),
         pytest.param(
-            {"stream": {"name": "permuted"}},
-            "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
+            {"stream": {"name": "permuted_input"}},
+            "stream.name: unknown stream 'permuted_input'. Did you mean 'permuted_inputs'? "
             f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
@@ -302,7 +302,9 @@ def test_a_run_has_all_defaults_filled_in() -> None:
     assert run.stream.options == {
         "source": "digits",
         "n_experiences": 10,
+        "n_permutations": None,
         "samples_per_experience": None,
+        "continued": False,
         "stationary": None,
         "frozen_after": 0,
         "transition_width": 0,
@@ -343,6 +345,8 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
         {"network": Component(name="mlp", hidden=(128,))},
         {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
+        # where files and pixels lie
+        {"stream": Component(name="permuted_inputs", data_root="elsewhere", memory_limit=10**6)},
     ],
 )
 def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, Any]) -> None:

@@ -115,7 +115,9 @@ def test_some_samples_of_a_batch_permuted_and_some_not():
     images = np.arange(2 * 256 * 3).astype(np.uint8).reshape(2, 8, 32, 3)
     permutations = [np.random.RandomState(i).permutation(256) for i in range(2)]
     plan = Plan(np.array([0, 1, 0, 1]), np.arange(4), np.array([-1, 1, 0, -1]), (4,))
-    samples = ImageSamples(ImageSet(images, np.zeros(2, int)), plan, slice(0, 4), PixelPermutations(permutations))
+    samples = ImageSamples(
+        ImageSet(images, np.zeros(2, int)), plan, slice(0, 4), PixelPermutations(permutations.__getitem__, 2)
+    )
     x, y = samples.batch(slice(0, 4))
     assert y.tolist() == [0, 1, 2, 3]
     assert x.tobytes() == b"".join(SampleDataset(samples)[i][0].numpy().tobytes() for i in range(4))
