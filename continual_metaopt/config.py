@@ -117,7 +117,8 @@ class RunConfig(BaseModel):
             content |= execution
         if self.diagnostics:
             content |= {"diagnostics": sorted(set(self.diagnostics)), "diagnostics_every": self.diagnostics_every}
-        content["stream"].pop("data_root", None)  # where files lie does not decide what they hold
+        for name in ("data_root", "memory_limit"):  # where files and pixels lie does not decide what they hold
+            content["stream"].pop(name, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -111,7 +111,8 @@ def claim(study: StudyConfig, out: Path) -> None:
     """
     resolved: dict[str, Any] = {kind: resolve(kind, component, kind) for kind, component in study.components.items()}
     record = study.model_copy(update=resolved).model_dump(mode="json")
-    record["stream"].pop("data_root", None)  # the files may lie elsewhere next time
+    for name in ("data_root", "memory_limit"):  # files and pixels may lie elsewhere next time
+        record["stream"].pop(name, None)
     path = out / "study.json"
     if path.exists():
         known, wanted = _fields_of_all_runs(read_json(path)), _fields_of_all_runs(record)

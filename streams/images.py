@@ -1,17 +1,20 @@
 """Labelled images, as sources give them and streams present them."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.lazy_images import LazyImages
+
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: ``x`` uint8 [N, H, W, C], ``y`` int64 [N] with classes 0 … K−1."""
+    """Labelled images: ``x`` uint8 [N, H, W, C], decoded or not, ``y`` int64 [N] with classes 0 … K−1."""
 
-    x: NDArray[np.uint8]
+    x: NDArray[np.uint8] | LazyImages
     y: NDArray[np.int64]
 
 
@@ -39,3 +42,8 @@ class ImageSource:
         """Channels, height and width of an image."""
         height, width, channels = self.train.x.shape[1:]
         return channels, height, width
+
+    @property
+    def decoded_bytes(self) -> int:
+        """What both splits take up when they are decoded."""
+        return math.prod(self.train.x.shape) + math.prod(self.test.x.shape)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSet
 from streams.input_changes import InputChange
+from streams.lazy_images import ReadAhead
 from streams.plan import Plan
 
 
@@ -38,6 +39,7 @@ class ImageSamples:
         steps: which of the plan's samples.
         input_change: what the plan's changes do to an image.
         held_out: whether these are not learned from; changes that are drawn anew for every sample differ then.
+        read_ahead: reads the images in the plan's order, where they are not decoded.
     """
 
     def __init__(
@@ -47,19 +49,24 @@ class ImageSamples:
         steps: slice,
         input_change: InputChange | None = None,
         held_out: bool = False,
+        read_ahead: ReadAhead | None = None,
     ) -> None:
         self._classes = images.y
         self._pixels = images.x  # shared by all experiences, not copied
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
         self._steps = range(steps.start, steps.stop)
-        self._input_change, self._held_out = input_change, held_out
+        self._input_change, self._held_out, self._read_ahead = input_change, held_out, read_ahead
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Some of the images and their labels; see ``Samples``."""
-        images, change = self._pixels[self._index[steps]], self._change[steps]
+        if self._read_ahead is None:
+            images = self._pixels[self._index[steps]]
+        else:
+            images = self._read_ahead.read(self._steps[steps])
+        change = self._change[steps]
         if self._input_change is not None and (change >= 0).any():
             presented = np.array(self._steps[steps], np.int64)
             images = self._input_change.apply(images, change, ~presented if self._held_out else presented)

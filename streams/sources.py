@@ -1,34 +1,36 @@
 """Sources: where a stream's images come from.
 
 Images are kept decoded in memory as uint8, one array per split; those that come from files are decoded once for all
-processes of a machine. A source that has no test split of its own gets one: a tenth of its images, the same ones every
-time.
+processes of a machine. Of parquet files and image folders that take up more than ``memory_limit`` when decoded, images
+stay encoded until they are needed, and all of them are decoded once before, to see that they can be. A source that has
+no test split of its own gets one: a tenth of its images, the same ones every time.
 """
 
 import functools
 import hashlib
-import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.decoded_images import decode_once
+from streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
 from streams.images import ImageSet, ImageSource
+from streams.lazy_images import IndexWriter, LazyImages, decode, file_record
 from streams.registry import UnknownNameError, unknown_name
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+MEMORY_LIMIT = 2 * 10**9
+LEAST_MEMORY_LIMIT = 10**6
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# "test-00000-of-00001.parquet", or "test/0000.parquet" as in Hugging Face's own conversions
-HELD_OUT = re.compile(r"(test|testing|val|valid|validation)(?![a-z])")
+# Hugging Face's names of splits, in the order of preference for the test split
+HELD_OUT = ("test|testing|eval|evaluation", "validation|valid|val|dev")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
+READ_BUFFER = 2**20  # bytes; without it, and with pre_buffer, pyarrow reads a group of rows at once
+READ_AT_ONCE = 256  # rows
 
 # name -> (class in torchvision.datasets, its arguments, what the files are called, where they come from)
 TORCHVISION: dict[str, tuple[str, dict[str, str], str, str]] = {
@@ -52,49 +54,59 @@ NAMED_SOURCES = ("digits", *TORCHVISION)
 
 Arrays = tuple[Any, Any] | tuple[Any, Any, Any, Any]
 SourceSpec = str | Arrays
+Row = tuple[str, bytes, Any]  # where an image comes from, its encoded content, its label
 
 
-def load_source(source: SourceSpec, data_root: str | Path = "data", skip_unreadable: bool = False) -> ImageSource:
+def load_source(
+    source: SourceSpec,
+    data_root: str | Path = "data",
+    skip_unreadable: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+) -> ImageSource:
     """Load a source; within a process, images are read once, and on a machine, files are decoded once.
 
     Args:
         source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
             torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR" (``[train|test/]CLASS/
-            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
+            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C]. Where
+            files are called test and validation, those called test are the test split, and the others are not used.
         data_root: the folder of torchvision's files.
         skip_unreadable: leave images out that cannot be decoded, instead of stopping with their names.
+        memory_limit: bytes; where the images of parquet files or of a folder take up more when decoded, ``x`` of both
+            splits are ``LazyImages``.
 
     Raises:
         UnknownNameError: no such source.
         FileNotFoundError: the files are not there and cannot be downloaded.
-        ValueError: images of different sizes, an unreadable image, or arrays of the wrong type or shape.
+        OSError: images larger than ``memory_limit`` cannot be indexed.
+        ValueError: images of different sizes, an unreadable image, arrays of the wrong type or shape, or a memory limit
+            that is too small.
     """
+    if memory_limit < LEAST_MEMORY_LIMIT:
+        raise ValueError(f"memory_limit must be at least {LEAST_MEMORY_LIMIT} bytes, not {memory_limit}")
     if not isinstance(source, str):
         return _from_arrays(source)
-    return _load_named(source, str(data_root), skip_unreadable)
+    return _load_named(source, str(data_root), skip_unreadable, memory_limit)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_named(source: str, data_root: str, skip_unreadable: bool) -> ImageSource:
+def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit: int) -> ImageSource:
     if source == "digits":
         return _digits()
     kind, _, path = source.partition(":")
-    files: list[Any]
     if source in TORCHVISION:
         folder = Path(data_root).expanduser() / TORCHVISION[source][2]
         files = sorted(file for file in folder.rglob("*") if file.is_file())
-        decode = functools.partial(_torchvision, source, data_root)
+        read = functools.partial(_torchvision, source, data_root)
+        # torchvision downloads what is not there; without files nothing tells whether images kept are those
+        images = decode_once([kind, files], read) if files else read()
     elif path and kind == "parquet":
-        files = _parquet_shards(Path(path).expanduser())
-        decode = functools.partial(_parquet, source, files, skip_unreadable)
+        images = _load_encoded(_parquet(Path(path).expanduser()), skip_unreadable, memory_limit)
     elif path and kind == "folder":
-        files = _image_files(Path(path).expanduser())
-        decode = functools.partial(_image_folder, source, files, skip_unreadable)
+        images = _load_encoded(_image_folder(Path(path).expanduser()), skip_unreadable, memory_limit)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
         raise UnknownNameError(unknown_name("source", source, known))
-    # torchvision downloads what is not there; without files nothing tells whether images kept are those
-    images = decode_once([kind, files, skip_unreadable], decode) if files else decode()
     return replace(images, name=source)  # whoever decoded the files may have written their path in another way
 
 
@@ -141,39 +153,71 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
         ) from error
 
 
+@dataclass(frozen=True)
+class _EncodedFiles:
+    """Files of encoded images.
+
+    Attributes:
+        kind: "parquet" or "folder".
+        splits: the files of the training and of the test split, with whatever else ``rows`` wants to know of each.
+        rows: reads a split, an image at a time.
+        count: counts the images of a split.
+        one_each: whether each image is a file of its own.
+    """
+
+    kind: str
+    splits: list[list[Any]]
+    rows: Callable[[list[Any]], Iterator[Row]]
+    count: Callable[[list[Any]], int]
+    one_each: bool
+
+
+def _parquet(path: Path) -> _EncodedFiles:
+    return _EncodedFiles("parquet", _parquet_shards(path), _parquet_rows, _count_parquet_rows, one_each=False)
+
+
 def _parquet_shards(path: Path) -> list[list[Path]]:
-    """The files of the training and of the test split."""
+    """The files of the training and of the test split: train-00000-of-00001.parquet, or train/0000.parquet."""
     if not path.exists():
         raise FileNotFoundError(f"no parquet file or folder at '{path}'; give the path of a .parquet file or a folder")
     shards = _sorted(path.glob("**/*.parquet"), path) if path.is_dir() else [path]
     if not shards:
         raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
-    held_out = [shard for shard in shards if any(map(HELD_OUT.match, shard.relative_to(path).parts))]
-    splits = [[shard for shard in shards if shard not in held_out], held_out]
-    if not splits[0]:
+    test, validation = (
+        [
+            shard
+            for shard in shards
+            if any(re.match(f"({names})(?![a-z])", part) for part in shard.relative_to(path).parts)
+        ]
+        for names in HELD_OUT
+    )
+    train = [shard for shard in shards if shard not in test and shard not in validation]
+    if not train:
         raise FileNotFoundError(f"the folder '{path}' holds test shards only; the names of training shards: train-*")
-    return splits
+    return [train, test or validation]
 
 
-def _parquet(name: str, splits: list[list[Path]], skip_unreadable: bool) -> ImageSource:
+def _parquet_rows(shards: list[Path]) -> Iterator[Row]:
+    """Of a group of rows, which may be a whole shard, a part is in memory at a time."""
     import pyarrow.parquet as pq
 
-    encoded: list[list[tuple[str, bytes, Any]]] = []
-    for split in splits:
-        rows = []
-        for shard in split:
-            table = pq.read_table(shard)
-            image_column, label_column = _columns(table.schema, shard)
-            images = table.column(image_column).combine_chunks().field("bytes")
-            labels = table.column(label_column).to_pylist()
-            if None in labels:
-                raise ValueError(f"{shard.name}, row {labels.index(None)} has no label in the column '{label_column}'")
-            rows += [
-                (f"{shard.name}, row {row}", image.as_py() or b"", label)
-                for row, (image, label) in enumerate(zip(images, labels, strict=True))
-            ]
-        encoded.append(rows)
-    return _from_encoded(name, encoded, skip_unreadable)
+    for shard in shards:
+        with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as file:
+            image_column, label_column = _columns(file.schema_arrow, shard)
+            row = 0
+            for batch in file.iter_batches(READ_AT_ONCE, columns=[f"{image_column}.bytes", label_column]):
+                images, labels = batch.column(image_column).field("bytes"), batch.column(label_column).to_pylist()
+                for image, label in zip(images, labels, strict=True):
+                    if label is None:
+                        raise ValueError(f"{shard.name}, row {row} has no label in the column '{label_column}'")
+                    yield f"{shard.name}, row {row}", image.as_py() or b"", label
+                    row += 1
+
+
+def _count_parquet_rows(shards: list[Path]) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(shard).num_rows for shard in shards)
 
 
 def _columns(schema: Any, shard: Path) -> tuple[str, str]:
@@ -202,7 +246,8 @@ def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
     train, test = path, None
     if (path / "train").is_dir():
         train = path / "train"
-        test = next((path / split for split in ("test", "val", "valid") if (path / split).is_dir()), None)
+        names = "|".join(HELD_OUT).split("|")
+        test = next((path / name for name in names if (path / name).is_dir()), None)
     splits = [
         [
             (file, file.relative_to(folder).parts[0])
@@ -223,37 +268,107 @@ def _sorted(paths: Iterable[Path], folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(folder).parts)
 
 
-def _image_folder(name: str, splits: list[list[tuple[Path, str]]], skip_unreadable: bool) -> ImageSource:
-    encoded = [[(str(file), file.read_bytes(), label) for file, label in split] for split in splits]
-    return _from_encoded(name, encoded, skip_unreadable)
+def _image_folder(path: Path) -> _EncodedFiles:
+    return _EncodedFiles("folder", _image_files(path), _image_file_rows, len, one_each=True)
 
 
-def _from_encoded(name: str, splits: list[list[tuple[str, bytes, Any]]], skip_unreadable: bool) -> ImageSource:
-    """Decode splits of (where from, file content, label)."""
-    arrays, labels, left_out = [], [], []
-    for rows in splits:
-        decoded = [(where, _decode(where, content, skip_unreadable), label) for where, content, label in rows]
-        kept = [(where, image, label) for where, image, label in decoded if image is not None]
-        if len(kept) < len(decoded):
-            first = next(where for where, image, _ in decoded if image is None)
-            left_out.append(f"{len(decoded) - len(kept)} unreadable images are left out, the first at {first}")
-            warnings.warn(left_out[-1], stacklevel=2)
-        arrays.append([(where, image) for where, image, _ in kept])
-        labels.append([label for _, _, label in kept])
-    stacked = _stack([image for split in arrays for image in split])
-    x, x_test = stacked[: len(arrays[0])], stacked[len(arrays[0]) :]
-    content = _hash(part for rows in splits for _, image, label in rows for part in (image, str(label).encode()))
-    classes, y, y_test = _number_classes(labels[0], labels[1])
-    train, test = (ImageSet(x, y), ImageSet(x_test, y_test)) if len(x_test) else _hold_out(x, y)
-    return ImageSource(name, train, test, classes, content, left_out)
+def _image_file_rows(files: list[tuple[Path, str]]) -> Iterator[Row]:
+    for file, label in files:
+        yield str(file), file.read_bytes(), label
+
+
+def _load_encoded(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
+    return decode_or_index_once(
+        [files.kind, files.splits, skip_unreadable],
+        functools.partial(_decode_all, files, skip_unreadable, memory_limit),
+        functools.partial(_index_all, files, skip_unreadable),
+        memory_limit,
+    )
+
+
+def _decode_all(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
+    """Decode images into memory, unless they are too large."""
+    n, images = sum(map(files.count, files.splits)), []
+
+    def keep(row: Row, image: NDArray[np.uint8]) -> None:
+        images.append(image)
+        if n * image.size > memory_limit:  # seen at the first image, unless grey ones come before the first in colour
+            raise LargerThanMemory
+
+    seen = _scan(files, skip_unreadable, keep)
+    x = np.empty((len(images), *seen.image_shape), np.uint8)
+    for place in range(len(images)):
+        x[place], images[place] = images[place], x[:0]  # each image is in memory once; a grey one gets equal channels
+    return _divide(x, x.__getitem__, seen)
+
+
+def _index_all(files: _EncodedFiles, skip_unreadable: bool, folder: Path) -> ImageSource:
+    """Decode images one by one to see that they can be, and write their index into a folder."""
+    with IndexWriter(folder) as writer:
+
+        def keep(row: Row, image: NDArray[np.uint8]) -> None:
+            where, content, _ = row
+            writer.add(file_record(where) if files.one_each else content)
+
+        seen = _scan(files, skip_unreadable, keep)
+        x = writer.finish(seen.image_shape, files.one_each)
+    return _divide(x, x.part, seen)
+
+
+@dataclass
+class _Seen:
+    """What is found out about encoded images while they are read."""
+
+    labels: list[list[Any]] = field(default_factory=lambda: [[], []])
+    sizes: dict[tuple[int, ...], str] = field(default_factory=dict)
+    channels: int = 0
+    content_hash: str = ""
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        (height, width), *_ = self.sizes
+        return height, width, self.channels
+
+
+def _scan(files: _EncodedFiles, skip_unreadable: bool, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _Seen:
+    """Read and decode one image after the other, and give those that can be decoded to ``keep``."""
+    seen, digest = _Seen(), hashlib.sha256()
+    for split, labels in zip(files.splits, seen.labels, strict=True):
+        unreadable = []
+        for row in files.rows(split):
+            where, content, label = row
+            digest.update(content)
+            digest.update(str(label).encode())
+            image = _decode(where, content, skip_unreadable)
+            if image is None:
+                unreadable.append(where)
+                continue
+            seen.sizes.setdefault(image.shape[:2], where)
+            if len(seen.sizes) == 3:  # as many as a message shows
+                _refuse_sizes(seen.sizes)
+            seen.channels = max(seen.channels, image.shape[2])
+            labels.append(label)
+            keep(row, image)
+        if unreadable:
+            seen.left_out.append(f"{len(unreadable)} unreadable images are left out, the first at {unreadable[0]}")
+            warnings.warn(seen.left_out[-1], stacklevel=2)
+    if not seen.sizes:
+        raise ValueError("not one of the images could be read")
+    if len(seen.sizes) > 1:
+        _refuse_sizes(seen.sizes)
+    seen.content_hash = digest.hexdigest()
+    return seen
+
+
+def _refuse_sizes(sizes: dict[tuple[int, ...], str]) -> None:
+    examples = ", ".join(f"{height}×{width} ({where})" for (height, width), where in sizes.items())
+    raise ValueError(f"the images differ in size: {examples}; resize them to one height and width")
 
 
 def _decode(where: str, content: bytes, skip_unreadable: bool) -> NDArray[np.uint8] | None:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return _pixels(image)
+        return decode(content)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         if skip_unreadable:
             return None
@@ -262,23 +377,15 @@ def _decode(where: str, content: bytes, skip_unreadable: bool) -> NDArray[np.uin
         ) from error
 
 
-def _pixels(image: "Image") -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # Pillow would turn all but the darkest pixels white
-        raise ValueError(f"its pixels, of mode {image.mode}, are deeper than 8 bits; convert it to 8 bits")
-    grey = image.mode in ("1", "L")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
-
-
-def _stack(images: list[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    if not images:
-        raise ValueError("not one of the images could be read")
-    sizes = {image.shape[:2]: where for where, image in images}
-    if len(sizes) > 1:
-        examples = ", ".join(f"{height}×{width} ({where})" for (height, width), where in list(sizes.items())[:3])
-        raise ValueError(f"the images differ in size: {examples}; resize them to one height and width")
-    channels = max(image.shape[2] for _, image in images)
-    return np.stack([image if image.shape[2] == channels else image.repeat(channels, axis=2) for _, image in images])
+def _divide(x: NDArray[np.uint8] | LazyImages, part: Callable[[Any], Any], seen: _Seen) -> ImageSource:
+    """Images of both splits, one after the other, as a source; ``part`` gives some of them."""
+    classes, y, y_test = _number_classes(*seen.labels)
+    if len(y_test):
+        train, test = ImageSet(part(slice(len(y))), y), ImageSet(part(slice(len(y), None)), y_test)
+    else:
+        held_out = _held_out(y)
+        train, test = (ImageSet(part(chosen), y[chosen]) for chosen in (~held_out, held_out))
+    return ImageSource("", train, test, classes, seen.content_hash, seen.left_out)
 
 
 def _from_arrays(arrays: Arrays) -> ImageSource:
@@ -322,14 +429,20 @@ def _number_classes(
     return classes.tolist(), numbers.astype(np.int64), test_numbers.astype(np.int64)
 
 
-def _hold_out(x: NDArray[np.uint8], y: NDArray[np.int64], fraction: float = 0.1) -> tuple[ImageSet, ImageSet]:
-    """Split off the same share of every class, the same images each time, at least one if the class has two."""
+def _held_out(y: NDArray[np.int64], fraction: float = 0.1) -> NDArray[np.bool_]:
+    """The same share of every class, the same images each time, at least one if the class has two."""
     random = np.random.RandomState(0)
     held_out = np.zeros(len(y), dtype=bool)
     for label in np.unique(y):
         members = np.flatnonzero(y == label)
         count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
         held_out[random.permutation(members)[:count]] = True
+    return held_out
+
+
+def _hold_out(x: NDArray[np.uint8], y: NDArray[np.int64], fraction: float = 0.1) -> tuple[ImageSet, ImageSet]:
+    """Split off a share of every class as test split."""
+    held_out = _held_out(y, fraction)
     return ImageSet(x[~held_out], y[~held_out]), ImageSet(x[held_out], y[held_out])
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import InputChange
+from streams.lazy_images import LazyImages, ReadAhead
 from streams.plan import Plan, Stationary
 from streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
-from streams.sources import SourceSpec, load_source
+from streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from streams.stationary import make_stationary
 from streams.transitions import blur_boundaries
 
@@ -175,7 +176,8 @@ stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
 frozen_after: number of the last experience that brings a change, for "frozen".
 transition_width: number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.
 data_root: folder of torchvision's files.
-skip_unreadable: go on without images that cannot be decoded."""
+skip_unreadable: go on without images that cannot be decoded.
+memory_limit: bytes; of images in files that take up more when decoded, only those that come next are decoded."""
 
 
 def image_stream(
@@ -206,11 +208,12 @@ def image_stream(
             transition_width: int = 0,
             data_root: str | Path = "data",
             skip_unreadable: bool = False,
+            memory_limit: int = MEMORY_LIMIT,
             **options: Any,
         ) -> Stream:
             if frozen_after != 0 and stationary != "frozen":
                 raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {stationary!r}")
-            images = load_source(source, data_root, skip_unreadable)
+            images = load_source(source, data_root, skip_unreadable, memory_limit)
             planned = plan(images, seed, **options)
             train, test = planned.train, planned.test
             if stationary is not None:
@@ -218,7 +221,7 @@ def image_stream(
             train = blur_boundaries(train, transition_width, seed)
             if planned.relabel is not None:
                 train = planned.relabel(train)
-            return _stream_of_images(definition, images, train, test, planned, stationary)
+            return _stream_of_images(definition, images, train, test, planned, stationary, memory_limit)
 
         common = inspect.signature(make).parameters  # before make takes the plan's annotations
         functools.update_wrapper(make, plan)
@@ -242,12 +245,22 @@ def _with_common_options(doc: str) -> str:
 
 
 def _stream_of_images(
-    definition: str, source: ImageSource, train: Plan, test: Plan, planned: ImagePlan, stationary: Stationary | None
+    definition: str,
+    source: ImageSource,
+    train: Plan,
+    test: Plan,
+    planned: ImagePlan,
+    stationary: Stationary | None,
+    memory_limit: int,
 ) -> Stream:
-    samples = {
-        name: [ImageSamples(images, plan, steps, planned.input_change, name == "test") for steps in plan.experiences()]
-        for name, images, plan in (("train", source.train, train), ("test", source.test, test))
-    }
+    samples: dict[str, list[ImageSamples]] = {}
+    for name, images, plan in (("train", source.train, train), ("test", source.test, test)):
+        # one for all experiences, since it reads beyond the end of each
+        read_ahead = ReadAhead(images.x, plan.index, memory_limit) if isinstance(images.x, LazyImages) else None
+        samples[name] = [
+            ImageSamples(images, plan, steps, planned.input_change, name == "test", read_ahead)
+            for steps in plan.experiences()
+        ]
     experiences = [
         ExperienceInfo(
             classes=[source.classes[label] for label in np.unique(source.train.y[train.index[steps]])],

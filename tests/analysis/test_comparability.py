@@ -30,6 +30,7 @@ FIGURES = {
     "step_size_trajectories": figures.step_size_trajectories,
     "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),
     "sensitivity_maps": figures.sensitivity_maps,
+    "around_boundaries": lambda runs: figures.around_boundaries(runs, "A"),
 }
 SCRIPT_OPTIONS = {"squared_error": ["--window", "2"]}
 SCRIPTS = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]

@@ -323,6 +323,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
         "transition_width": 0,
         "data_root": "data",
         "skip_unreadable": False,
+        "memory_limit": 2000000000,
     }
     assert (run.label, run.learned_step_sizes) == ("fixed", False)
     assert run.resolved() == run
@@ -359,6 +360,8 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
         {"network": Component(name="mlp", hidden=(128,))},
         {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
+        # where files and pixels lie
+        {"stream": Component(name="permuted_inputs", data_root="elsewhere", memory_limit=10**6)},
     ],
 )
 def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def make_source(tmp_path, kind):
 def test_files_are_decoded_once(tmp_path, cache, monkeypatch, kind):
     spec, data_root = make_source(tmp_path, kind), tmp_path / "images"
     first = load(spec, data_root=data_root)
-    for name in ("_from_encoded", "_torchvision_split"):
+    for name in ("_scan", "_torchvision_split"):
         monkeypatch.setattr(sources, name, None)  # not called again
     second = load(spec, data_root=data_root)
     assert second is not first
@@ -222,8 +222,8 @@ def test_files_changed_while_they_are_decoded_are_not_kept(tmp_path, cache, monk
 
 def test_files_deleted_while_they_are_decoded(tmp_path, cache, monkeypatch):
     spec = parquet(tmp_path)
-    decode = sources._from_encoded
-    monkeypatch.setattr(sources, "_from_encoded", lambda *rest: shutil.rmtree(tmp_path / "images") or decode(*rest))
+    divide = sources._divide
+    monkeypatch.setattr(sources, "_divide", lambda *rest: shutil.rmtree(tmp_path / "images") or divide(*rest))
     with pytest.warns(UserWarning, match=r"cannot be kept in .*No such file"):
         assert len(load(spec).train.y) == 16
 

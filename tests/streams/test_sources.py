@@ -2,6 +2,8 @@ import pickle
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from streams import UnknownNameError, make_stream, sources
+from streams import UnknownNameError, make_stream, plan_stream, sources
 from streams.sources import load_source
 from tests.streams.synthetic import coded_arrays, coded_images, encode, write_folder, write_parquet
 
@@ -220,6 +222,53 @@ def test_a_folder_of_shards(tmp_path, train_names, test_name):
     assert source.test.y.tolist() == LABELS[16:].tolist()
 
 
+@pytest.mark.parametrize(
+    ("test_name", "validation_name"),
+    [
+        ("data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"),
+        ("test/0000.parquet", "valid/0000.parquet"),
+        ("eval.parquet", "dev.parquet"),
+        ("evaluation-1.parquet", "val-1.parquet"),
+    ],
+)
+def test_validation_shards_beside_test_shards_are_not_used(tmp_path, test_name, validation_name):
+    images = coded_images(range(20))
+    for name, rows in (("train-0.parquet", slice(12)), (validation_name, slice(12, 16)), (test_name, slice(16, 20))):
+        write_parquet(tmp_path / name, ENCODED[rows], LABELS[rows])
+    source = parquet(tmp_path)
+    np.testing.assert_array_equal(source.train.x[..., 0], images[:12])
+    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
+
+
+def test_a_shard_of_several_groups_of_rows(tmp_path):
+    """Which are read in parts that divide neither."""
+    images = [encode(np.full((2, 2), i % 256, np.uint8)) for i in range(700)]
+    path = write_parquet(tmp_path / "a.parquet", images, np.arange(700) // 256)
+    pq.write_table(pq.read_table(path), tmp_path / "groups.parquet", row_group_size=300)
+    for file in ("a.parquet", "groups.parquet"):
+        source = parquet(tmp_path / file)
+        everything = contents(source.train) + contents(source.test)
+        assert everything == Counter((bytes([i % 256] * 4), i // 256) for i in range(700))
+    images[650] = b"damaged"
+    damaged = write_parquet(tmp_path / "damaged.parquet", images, np.arange(700) // 256)
+    with pytest.raises(ValueError, match=r"^cannot read the image at damaged\.parquet, row 650 "):
+        parquet(damaged)
+
+
+def test_a_group_of_rows_is_not_read_at_once(tmp_path):
+    """It may be a whole shard."""
+    images = np.random.RandomState(0).bytes(30 * 10**6)
+    path = write_parquet(
+        tmp_path / "a.parquet", [images[i : i + 5000] for i in range(0, len(images), 5000)], np.arange(6000)
+    )
+    assert pq.read_metadata(path).num_row_groups == 1
+    before, most = pa.total_allocated_bytes(), 0
+    for _, content, _ in sources._parquet_rows([path]):
+        assert len(content) == 5000
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < len(images) / 1.5
+
+
 def test_the_division_into_shards_leaves_the_stream_as_it_is(tmp_path):
     one = write_parquet(tmp_path / "one" / "all.parquet", ENCODED, LABELS)
     for shard in range(2):
@@ -320,7 +369,7 @@ def test_folder_of_classes(tmp_path):
     assert contents(source.train) + contents(source.test) == expected
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "valid"])
+@pytest.mark.parametrize("test_name", ["test", "val", "valid", "validation"])
 def test_folder_with_splits(tmp_path, test_name):
     images = coded_images(range(20))
     write_folder(tmp_path / "train", images[:16], CLASSES[:16])
@@ -332,6 +381,15 @@ def test_folder_with_splits(tmp_path, test_name):
     assert source.train.y.tolist() == LABELS[:16][order].tolist()
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.test.y.tolist() == [0, 1, 2, 3]
+
+
+def test_a_validation_folder_beside_a_test_folder_is_not_used(tmp_path):
+    images = coded_images(range(20))
+    for name, rows in (("train", slice(12)), ("val", slice(12, 16)), ("test", slice(16, 20))):
+        write_folder(tmp_path / name, images[rows], CLASSES[rows])
+    source = folder(tmp_path)
+    assert len(source.train.y) == 12
+    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
 
 
 def test_folder_with_a_training_split_alone(tmp_path):
@@ -633,6 +691,21 @@ def test_torchvision_files(tmp_path, any_checksum, no_network, name):
             expected = mnist_images(n)[..., None]
         np.testing.assert_array_equal(images.x, expected)
     assert not no_network, "files that are there are not downloaded"
+
+
+@pytest.mark.parametrize("name", ["cifar100", "mnist"])
+def test_files_read_once_need_no_torch_afterwards(tmp_path, any_checksum, name):
+    """Another process takes the images from the cache."""
+    WRITERS[name](tmp_path)
+    fingerprint = plan_stream("permuted_inputs", source=name, data_root=tmp_path).info.fingerprint
+    code = (
+        "import sys; from streams import plan_stream\n"
+        "print(plan_stream('permuted_inputs', source=sys.argv[1], data_root=sys.argv[2]).info.fingerprint)\n"
+        "print({'torch', 'torchvision', 'avalanche'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code, name, str(tmp_path)]
+    found = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [fingerprint, "set()"]
 
 
 @pytest.mark.parametrize("name", ["cifar100", "mnist"])

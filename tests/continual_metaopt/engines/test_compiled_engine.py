@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
-from continual_metaopt.engines import compiled_engine, compiled_learner, kernels, torch_engine
+from continual_metaopt.engines import compiled_learner, kernels, torch_engine
 from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
 from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.fused_update import FusedUpdate
@@ -36,6 +36,7 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES, SGD
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from streams import benchmark
 
 from ..conftest import exactly
 
@@ -1292,13 +1293,13 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_per_sample: float) -> None:
         self.now, self.seconds_per_sample = 1000.0, seconds_per_sample
-        read = compiled_engine.read_samples
+        read = benchmark.read_samples
 
         def read_slowly(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]]:
             self.now += (steps.stop - steps.start) * self.seconds_per_sample
             return read(dataset, steps)
 
-        monkeypatch.setattr(compiled_engine, "read_samples", read_slowly)
+        monkeypatch.setattr(benchmark, "read_samples", read_slowly)
         monkeypatch.setattr(compiled_learner.time, "monotonic", lambda: self.now)
 
 

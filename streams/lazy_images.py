@@ -1,0 +1,269 @@
+"""Images that stay encoded until they are needed, for sources that are larger than memory.
+
+``LazyImages`` decodes what it is indexed with. ``ReadAhead`` reads it in the order of a stream, in which threads decode
+what comes next while the learner is busy.
+
+The encoded images are found through an index, a folder that is written once. Parquet has no access to a single row (the
+rows of a group are compressed together), and streams present images in random order, so the index holds a copy of the
+encoded images, one after the other, and where each begins. Of images that are files of their own it holds the paths.
+"""
+
+import io
+import json
+import math
+import os
+from array import array
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RECORDS, OFFSETS, FACTS = "records.bin", "offsets.npy", "records.json"
+MAX_THREADS = 4
+MAX_AHEAD = 2048  # images; an engine asks for at most 1,000 at once
+MAX_AHEAD_BYTES = 32 * 10**6
+MAX_CHUNK = 64  # images that a thread decodes before it looks for other work
+
+
+class LazyImages:
+    """Images uint8 [N, H, W, C] that are decoded whenever they are read, ``images[indices]``.
+
+    May be pickled, copied, and read by several threads, and by processes that were forked.
+
+    Args:
+        folder: of an index.
+        rows: which images of the index, int64 [N].
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, folder: Path, rows: NDArray[np.int64]) -> None:
+        facts = json.loads((folder / FACTS).read_text(encoding="ascii"))
+        self.rows = rows
+        self.shape: tuple[int, ...] = (len(rows), *facts["image_shape"])
+        self._folder, self._in_files = folder, facts["in_files"]
+        self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
+        self._records = (folder / RECORDS).open("rb", buffering=0)  # stays readable when the folder is deleted
+        if os.fstat(self._records.fileno()).st_size != self._offsets[-1]:
+            raise ValueError(f"the index in '{folder}' is damaged")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> NDArray[np.uint8]:
+        """Decode images.
+
+        Args:
+            which: number, slice or array of numbers, as for the first axis of an array.
+
+        Raises:
+            ValueError: an image cannot be read any more; says where it is.
+        """
+        rows = self.rows[which]
+        images = np.empty((rows.size, *self.shape[1:]), np.uint8)
+        for place, row in enumerate(rows.ravel().tolist()):
+            images[place] = self._decode(row)  # a grey image among colour ones gets equal channels
+        return images.reshape(*rows.shape, *self.shape[1:])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_records"):
+            self._records.close()
+
+    def __reduce__(self) -> Any:
+        return LazyImages, (self._folder, self.rows)
+
+    def part(self, which: Any) -> "LazyImages":
+        """Some of the images, still encoded.
+
+        Args:
+            which: slice, array of numbers, or array of truth values.
+        """
+        return LazyImages(self._folder, self.rows[which])
+
+    def _decode(self, row: int) -> NDArray[np.uint8]:
+        record = self._record(row)
+        where = f"row {row} of the index in '{self._folder}'"
+        try:
+            if self._in_files:
+                where = os.fsdecode(record.split(b" ", 2)[2])
+                record = _read_file(record)
+            image = decode(record)
+            if image.shape[:2] != self.shape[1:3]:
+                raise ValueError(f"it is of another size, {image.shape[0]}×{image.shape[1]}")
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            raise ValueError(
+                f"cannot read the image at {where} ({error}), which was there when the stream was made; restore it and "
+                f"go on from the last checkpoint, or begin again"
+            ) from error
+        return image
+
+    def _record(self, row: int) -> bytes:
+        start, stop = self._offsets[row : row + 2].tolist()
+        if hasattr(os, "pread"):  # independent of where other threads and forked processes read
+            return os.pread(self._records.fileno(), stop - start, start)
+        with (self._folder / RECORDS).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+class IndexWriter:
+    """Writes an index, image by image.
+
+    Args:
+        folder: that is there, to write to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._offsets = folder, array("q", [0])
+        self._file = (folder / RECORDS).open("wb")
+
+    def __enter__(self) -> "IndexWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    def add(self, record: bytes) -> None:
+        """Add an encoded image, or what ``file_record`` returns for one."""
+        self._file.write(record)
+        self._offsets.append(self._offsets[-1] + len(record))
+
+    def finish(self, image_shape: tuple[int, int, int], in_files: bool) -> LazyImages:
+        """Write the rest of the index.
+
+        Args:
+            image_shape: height, width and channels.
+            in_files: whether the records describe files.
+
+        Returns:
+            All the images.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.int64))
+        facts = {"image_shape": image_shape, "in_files": in_files}
+        (self._folder / FACTS).write_text(json.dumps(facts), encoding="ascii")
+        return LazyImages(self._folder, np.arange(len(self._offsets) - 1))
+
+
+def file_record(path: str) -> bytes:
+    """What an index keeps of an image that is a file: its size, when it was changed, and where it is."""
+    status = Path(path).stat()
+    return b"%d %d " % (status.st_size, status.st_mtime_ns) + os.fsencode(os.path.realpath(path))
+
+
+def _read_file(record: bytes) -> bytes:
+    size, changed, path = record.split(b" ", 2)
+    with Path(os.fsdecode(path)).open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (int(size), int(changed)):
+            raise ValueError("the file has changed")
+        return file.read()
+
+
+def decode(content: bytes) -> NDArray[np.uint8]:
+    """Pixels of an encoded image.
+
+    Returns:
+        uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours.
+
+    Raises:
+        ValueError: its pixels are deeper than 8 bits.
+        Exception: Pillow cannot read it; of many kinds.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return _pixels(image)
+
+
+def _pixels(image: "Image") -> NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):  # Pillow would turn all but the darkest pixels white
+        raise ValueError(f"its pixels, of mode {image.mode}, are deeper than 8 bits; convert it to 8 bits")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels[..., None] if mode == "L" else pixels
+
+
+class ReadAhead:
+    """Reads lazy images in the order of a stream, with threads that decode what comes next.
+
+    Threads run ahead while reading goes on where it left off. After a jump to a single image, as random access makes
+    them, they wait until it does. Images decoded ahead take up at most a quarter of ``memory_limit``, 32 MB, or 2,048
+    images, whichever is least, but at least one image. It is read by one thread at a time.
+
+    Args:
+        images: to read.
+        order: which image is presented at each place of the stream, int [places].
+        memory_limit: bytes.
+    """
+
+    def __init__(self, images: LazyImages, order: NDArray[np.integer], memory_limit: int) -> None:
+        self._images, self._order, self._memory_limit = images, order, memory_limit
+        n_ahead = min(MAX_AHEAD, min(MAX_AHEAD_BYTES, memory_limit // 4) // math.prod(images.shape[1:]))
+        self._chunk = min(max(n_ahead // 4, 1), MAX_CHUNK)  # images
+        self._n_chunks_ahead = max((n_ahead - self._chunk + 1) // self._chunk, 1)  # with what is left of a chunk
+        self._chunks: dict[int, Future[NDArray[np.uint8]]] = {}
+        self._last, self._process = range(0), os.getpid()
+
+    def __reduce__(self) -> Any:
+        return ReadAhead, (self._images, self._order, self._memory_limit)
+
+    def read(self, places: range) -> NDArray[np.uint8]:
+        """The images at some places, uint8 [n, H, W, C], the caller's own.
+
+        Raises:
+            ValueError: one of them cannot be read any more; says where it is.
+        """
+        goes_on = self._last.start <= places.start <= self._last.stop
+        self._last = places
+        waiting, self._chunks = self._chunks, {}  # whatever happens below, nothing stale is used
+        if os.getpid() != self._process:  # threads do not survive a fork
+            waiting, self._process = {}, os.getpid()
+        if places.step != 1 or not places or (len(places) == 1 and not goes_on):
+            for future in waiting.values():
+                future.cancel()
+            return self._images[self._order[list(places)]]
+        first, end = places.start // self._chunk, -(-places.stop // self._chunk)
+        wanted = range(first, min(end + self._n_chunks_ahead, -(-len(self._order) // self._chunk)))
+        for number in waiting.keys() - set(wanted):
+            waiting.pop(number).cancel()
+        chunks = {number: waiting.get(number) or self._begin(number) for number in wanted}
+        images = np.concatenate([chunks[number].result() for number in range(first, end)])
+        self._chunks = {number: chunk for number, chunk in chunks.items() if number >= places.stop // self._chunk}
+        return images[places.start - first * self._chunk :][: len(places)]
+
+    def _begin(self, number: int) -> "Future[NDArray[np.uint8]]":
+        future: Future[NDArray[np.uint8]] = Future()
+        order = self._order[number * self._chunk : (number + 1) * self._chunk]
+        _queue(os.getpid()).put((future, self._images, order))
+        return future
+
+
+@cache
+def _queue(process: int) -> SimpleQueue[Any]:
+    """What the threads of a process have to do; they end with it."""
+    queue: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(min(MAX_THREADS, os.cpu_count() or 1)):
+        Thread(target=_work, args=(queue,), name="image decoder", daemon=True).start()
+    return queue
+
+
+def _work(queue: SimpleQueue[Any]) -> None:
+    while True:
+        future, images, which = queue.get()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(images[which])
+            except Exception as error:
+                future.set_exception(error)
+        del future, images, which  # or they would stay in memory until there is more to do
