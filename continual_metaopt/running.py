@@ -17,7 +17,7 @@ from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.losses import criterion_of
-from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
+from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer, step_sizes_of
 from continual_metaopt.recording import (
     SCHEMA_VERSION,
     RunDirectory,
@@ -148,7 +148,8 @@ class RunUnderWay:
             self.model: nn.Module = factory_of("network", config.network.name)(
                 n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
             )
-            self.optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
+            known = known_of_the_stream(config.learner.name, sizes.n_samples)
+            self.optimizer = make_optimizer(config.learner.name, self.model, **known, **config.learner.options)
             self.random = torch.get_rng_state()
         self.engine: dict[str, str] = {}
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
@@ -299,6 +300,7 @@ class _Run(RunUnderWay, SupervisedPlugin):
             recorder=self,
             record_every=config.record_every,
             hand_over_at=self.benchmark.info.test_at,
+            told=is_told(config.learner.name),
         )
         self.begin()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience)
