@@ -101,7 +101,8 @@ class OnlineLearner(Naive):
             defined by that knowledge, whose registered names end in "_told".
 
     Raises:
-        ValueError: unknown engine, or one that does not fit network, loss or optimizer.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer; or an optimizer that can't be
+            told.
     """
 
     recorder: Recorder | None = None  # not saved in checkpoints
@@ -142,6 +143,10 @@ class OnlineLearner(Naive):
         self.recorder = recorder
         self.record_every = record_every
         self.hand_over_at = hand_over_at
+        if told and not hasattr(optimizer, "begin_experience"):
+            raise ValueError(
+                f"told=True needs an optimizer with begin_experience(), which {type(optimizer).__name__} lacks"
+            )
         self.told = told
         self.n_samples = 0
         self.n_correct = 0
@@ -188,7 +193,8 @@ class OnlineLearner(Naive):
         super()._before_training(**kwargs)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        if self.told and not self._within_experience:
+        first = getattr(self.experience.logging(), "is_first_subexp", True)
+        if self.told and first and not self._within_experience:
             self.optimizer.begin_experience()
         super()._before_training_exp(**kwargs)
 

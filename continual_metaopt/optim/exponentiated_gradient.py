@@ -39,7 +39,7 @@ class ExponentiatedGradient(CheckedOptimizer):
     s and p stay within their limits. In the authors' code each tensor has a scale of its own, although the paper speaks
     of a global one; here it is a param group's: "scalar" blocks make it global, "tensor" blocks are the code. Its
     defaults: β = 0.9, η_p = 0.01, η_s = 0.001, limits (0.01, 100) of the gain and (0.1, 10) of the scale, normalised.
-    It has none for α and μ, for which 0.01 and 0.9 are our choice.
+    It has none for α and μ, for which 1e-3 and 0.9 are our choice.
 
     ``group["lr"]`` is α, which a scheduler may set; ``step_size_report`` gives s α p, the mean gain being geometric.
 
@@ -61,11 +61,11 @@ class ExponentiatedGradient(CheckedOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 0.01,
+        lr: float = 1e-3,
         *,
         momentum: float = 0.9,
         beta: float = 0.9,
-        gain_lr: float = 0.01,
+        gain_lr: float = 1e-3,
         scale_lr: float = 0.001,
         gain_bounds: tuple[float, float] = (1e-2, 1e2),
         scale_bounds: tuple[float, float] = (1e-1, 1e1),
@@ -145,10 +145,10 @@ class ExponentiatedGradient(CheckedOptimizer):
 def exponentiated_gradient(
     model: nn.Module,
     *,
-    lr: float = 0.01,
+    lr: float = 1e-3,
     momentum: float = 0.9,
     beta: float = 0.9,
-    gain_lr: float = 0.01,
+    gain_lr: float = 1e-3,
     scale_lr: float = 0.001,
     gain_bounds: tuple[float, float] = (1e-2, 1e2),
     scale_bounds: tuple[float, float] = (1e-1, 1e1),

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import streams.quiet_avalanche  # noqa: F401
+
 import pytest
 import torch
+from avalanche.benchmarks.scenarios import split_online_stream
 from torch import nn
 
 from continual_metaopt.config import Component, ConfigError, RunConfig
@@ -63,6 +66,22 @@ def test_only_the_told_hear_where_experiences_begin(
     for experience in benchmark.train_stream:
         strategy.train(experience, num_workers=0, shuffle=plugins)  # shuffling goes through Avalanche's loader
     assert begun(strategy.optimizer) == expected
+
+
+def test_pieces_of_an_experience_are_not_experiences(benchmark: StreamBenchmark) -> None:
+    model = small_network()
+    strategy = OnlineLearner(model=model, optimizer=Listener(model.parameters()), told=True)
+    pieces = split_online_stream(benchmark.train_stream, experience_size=20)
+    for experience in pieces:
+        strategy.train(experience)
+    assert begun(strategy.optimizer) == [0, 60, 120]
+
+
+def test_an_optimizer_that_cannot_be_told_is_refused() -> None:
+    model = small_network()
+    message = "told=True needs an optimizer with begin_experience(), which SGD lacks"
+    with pytest.raises(ValueError, match=exactly(message)):
+        OnlineLearner(model=model, optimizer=torch.optim.SGD(model.parameters()), told=True)
 
 
 @pytest.mark.usefixtures("registries")
