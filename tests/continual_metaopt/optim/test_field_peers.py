@@ -336,6 +336,16 @@ def test_utilities_of_zero_are_no_reason_to_fail() -> None:
     assert weight.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_cocob_leaves_weights_without_gradients_where_they_are() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = COCOB([weight])
+    assert step_sizes_of(optimizer) == {"group0": 0.0}
+    weight.grad = torch.tensor([0.0, 2.0])
+    optimizer.step()
+    assert weight.tolist() == [1.0, pytest.approx(0.99)]
+    assert step_sizes_of(optimizer) == {"group0": pytest.approx(2 / (2 * 200))}
+
+
 # --------------------------------------------------------------------------------------------- as the framework has it
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -428,7 +438,7 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
     weight = nn.Parameter(torch.ones(1))
     optimizer = CosineRestarts([weight], lr=1.0, final=0.5)
     seen: list[list[float]] = []
-    for length in (2, 4, 5):
+    for length in (2, 4, 0, 5):
         optimizer.begin_experience()
         seen.append([])
         for _ in range(length):
@@ -439,6 +449,7 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
     assert seen == [
         [1.0, 1.0],
         [1.0, pytest.approx(0.75), pytest.approx(0.5), pytest.approx(0.5)],
+        [],
         [1.0, pytest.approx(quarter), pytest.approx(0.75), pytest.approx(1.5 - quarter), pytest.approx(0.5)],
     ]
 
