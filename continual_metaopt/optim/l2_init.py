@@ -28,6 +28,9 @@ class L2Init(OnBase):
     The authors leave parameters of layer normalisation out of the penalty; here all parameters of a group have it, and
     a group may have ``pull=0``. Their configuration has λ = 0 until it is tuned (1e-2 to 1e-5); 1e-2 is the default of
     the re-implementation by Elsayed et al. ("Weight clipping for deep continual and reinforcement learning", 2024).
+    That one differs from the authors': it takes the weights after the first step for the initial ones, and with Adam it
+    puts the decay −λ w through Adam's moments but adds the pull λ w₀ outside of them, so that weights are drawn neither
+    to w₀ nor to 0.
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
