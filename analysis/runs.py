@@ -47,6 +47,8 @@ _CONFIG_KEYS = (
     "blocks",
     "n_parameters",
 )
+# Options of a stream that do not decide what it presents: where files lie, and how they are read.
+_NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
 _STREAM_KEYS = ("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "boundaries")
 
 
@@ -188,10 +190,11 @@ class Runs:
         return {title: self._subset(paths) for title, paths in groups.items()}
 
     def require_one_stream(self) -> None:
-        """Check that all runs can be compared.
+        """Check that the runs may be averaged over seeds, paired by seed, and drawn together.
 
         Raises:
-            ValueError: there is no run, or the runs come from different streams.
+            ValueError: there is no run, the runs come from different streams or from different images under one name,
+                or two runs with the same seed did not see the same samples in the same order.
         """
         if not len(self):
             raise ValueError("there are no runs to analyse")
@@ -201,6 +204,32 @@ class Runs:
                 f"the runs come from {len(streams)} different streams ({'; '.join(streams)}): "
                 "analyse them separately, for instance with Runs.by_stream()"
             )
+        self._require_equal_fingerprints()
+        self._require_equal_sources()
+
+    def _require_equal_fingerprints(self) -> None:
+        kinds = self.table.groupby("seed", sort=False)["fingerprint"].nunique()
+        for seed in kinds.index[kinds > 1]:
+            group = self.table[self.table["seed"] == seed].drop_duplicates("fingerprint")
+            first, second = group["path"].iloc[:2]
+            raise ValueError(
+                f"{first} and {second} both have seed {seed}, but did not see the same samples in the same order: "
+                f"{_differences(self.configs[first], self.configs[second])}. They cannot be compared: leave one of "
+                "them out, or remove it and repeat the run"
+            )
+
+    def _require_equal_sources(self) -> None:
+        hashes = {path: self.configs[path]["stream_info"].get("source_hash") for path in self.table["path"]}
+        known = {path: value for path, value in hashes.items() if value is not None}  # earlier versions lack it
+        for path, value in known.items():
+            first = next(iter(known))
+            if value != known[first]:
+                source = self.configs[path]["stream_info"]["source"]
+                raise ValueError(
+                    f"{first} and {path} saw different images: what was stored as source {source!r} has changed "
+                    f"between them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of "
+                    "them out, or remove it and repeat the run"
+                )
 
     def _subset(self, paths: Collection[str]) -> Runs:
         table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
@@ -351,12 +380,30 @@ def _stream_description(config: Mapping[str, Any]) -> dict[str, str]:
     info = config["stream_info"]
     description = {key: info.get(key) for key in ("definition", "source", "stationary", "n_experiences")}
     for key, value in config["stream"].items():
-        if key not in ("name", "seed"):
+        if key not in _NOT_DECISIVE:
             description.setdefault(key, value)
     return {
         key: "none" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in description.items()
     }
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Say in which recorded fields the streams of two runs differ."""
+    texts = []
+    for part in ("stream_info", "stream"):
+        ours, theirs = first[part], second[part]
+        for key in dict.fromkeys([*ours, *theirs]):
+            if key not in _NOT_DECISIVE and ours.get(key) != theirs.get(key):
+                texts.append(f"{part}.{key} is {_shortened(ours.get(key))} and {_shortened(theirs.get(key))}")
+    if len(texts) == 1:  # the fingerprint
+        texts.append("nothing else that is recorded differs, so the stored images or the stream's code have changed")
+    return "; ".join(texts)
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:

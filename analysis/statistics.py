@@ -124,7 +124,7 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
     """Average online accuracy for each combination of some of the learner's settings.
 
     Args:
-        runs: the runs, such as those of a study's selection seeds.
+        runs: runs of one stream, such as those of a study's selection seeds.
         settings: names of options of the learner, such as `["gamma", "meta_lr", "lr"]`. Learners without them are left
             out.
         diverged: how diverged runs count, see `online_accuracy`.
@@ -134,8 +134,10 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
         online_accuracy (mean over runs, a fraction).
 
     Raises:
-        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged.
+        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged (see `counted_runs`
+            and `Runs.require_one_stream`).
     """
+    runs.require_one_stream()
     accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
     rows = []
     columns = accuracy[["run", "label", "state", "online_accuracy"]]
@@ -285,11 +287,11 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
         than two pairs).
 
     Raises:
-        ValueError: there is no such label, or two runs of the same seed did not see the same stream.
+        ValueError: there is no such label, or the runs cannot be paired (see `Runs.require_one_stream`).
     """
+    runs.require_one_stream()
     scores, name = average_score(runs, diverged)
     require_labels(runs, [baseline_label])
-    _require_equal_fingerprints(scores.dropna(subset=name))
     by_seed = scores.pivot_table(index="seed", columns="label", values=name, observed=True)
     rows = {}
     for label in runs.labels:
@@ -313,14 +315,162 @@ def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
         Its label, the first one of equals; None if no such learner has a counted run.
 
     Raises:
-        ValueError: see `online_accuracy`.
+        ValueError: see `online_accuracy` and `Runs.require_one_stream`.
     """
+    runs.require_one_stream()
     scores, name = average_score(runs, diverged)
     fixed = scores[~scores["learned_step_sizes"].astype(bool)].dropna(subset=name)
     if fixed.empty:
         return None
     means = fixed.groupby("label", sort=False)[name].mean()
     return str(means.idxmin() if name == "squared_error" else means.idxmax())
+
+
+def aligned(
+    steps: ArrayLike,
+    values: ArrayLike,
+    boundaries: Sequence[int],
+    *,
+    before: int,
+    after: int,
+    width: int,
+    geometric: bool = False,
+) -> pd.DataFrame:
+    """Average a recorded series over boundaries, by distance from the boundary.
+
+    Distances are put into bins of equal width, none of which reaches over the boundary itself. Values of one bin after
+    the same boundary are averaged first, so that each boundary counts the same.
+
+    Args:
+        steps: at which values were recorded, [n], in samples.
+        values: [n], of any unit; NaN where there is none.
+        boundaries: steps at which something changed.
+        before: samples before a boundary that are looked at.
+        after: samples from the boundary on, the one at the boundary included.
+        width: of a bin, in samples.
+        geometric: whether averages are geometric, as suits step sizes; values that are not positive are left out.
+
+    Returns:
+        Indexed by the number of the bin, 0 being the one that begins at the boundary: offset (mean distance of its
+        values from the boundary, in samples), value. Bins without values are left out.
+
+    Raises:
+        ValueError: `width` is less than 1, or there are no samples to look at.
+    """
+    if width < 1 or before < 0 or after < 0 or before + after < 1:
+        raise ValueError(f"cannot look at {before} samples before and {after} after a boundary in bins of {width}")
+    recorded = pd.DataFrame({"step": np.asarray(steps, dtype=int), "value": np.asarray(values, dtype=float)}).dropna()
+    if geometric:
+        recorded = recorded[recorded["value"] > 0]
+        recorded["value"] = np.log(recorded["value"])
+    parts = []
+    for number, boundary in enumerate(boundaries):
+        part = recorded[recorded["step"].between(boundary - before, boundary + after - 1)]
+        offset = part["step"] - boundary
+        parts.append(part.assign(offset=offset, bin=offset // width, boundary=number))
+    columns = ["offset", "value"]
+    if not sum(map(len, parts)):
+        return pd.DataFrame(columns=columns, dtype=float).rename_axis("bin")
+    of_boundaries = pd.concat(parts).groupby(["bin", "boundary"])[columns].mean()
+    averages = of_boundaries.groupby("bin").mean()
+    if geometric:
+        averages["value"] = np.exp(averages["value"])
+    return averages
+
+
+def around_boundaries(
+    runs: Runs,
+    label: str,
+    quantity: str,
+    block: str | None = None,
+    *,
+    before: int,
+    after: int,
+    width: int,
+    geometric: bool = False,
+) -> pd.DataFrame:
+    """A learner's accuracy, step size or diagnostic by distance from the boundaries between experiences.
+
+    Args:
+        runs: runs of one stream; what diverged or incomplete ones recorded counts as well.
+        label: of the learner.
+        quantity: `"online_accuracy"`, `"step_size"`, or a quantity of the table `measurements`.
+        block: whose values; None for values of the whole network.
+        before: samples before a boundary that are looked at.
+        after: samples from the boundary on.
+        width: of a bin, in samples; where values were recorded less often, their distance.
+        geometric: whether averages and intervals are those of logarithms.
+
+    Returns:
+        One row per bin of `aligned`: offset (samples), value (mean over seeds of the averages over boundaries), low and
+        high (edges of the 95 % Student-t interval over seeds; NaN for a single seed). No rows if nothing was recorded.
+
+    Raises:
+        ValueError: there is no such label, or no boundary.
+    """
+    require_labels(runs, [label])
+    seeds = []
+    for path in runs.table.loc[runs.table["label"] == label, "path"]:
+        boundaries = [start for start in runs.configs[path]["stream_info"]["boundaries"] if start > 0]
+        if not boundaries:
+            raise ValueError(f"{path}: its stream has one experience, and so no boundary")
+        record = recorded_series(runs, path, quantity, block)
+        steps = np.unique(record["step"].to_numpy(dtype=int))
+        bin_width = max([width, *map(int, np.diff(steps)[:1])])
+        options: dict[str, Any] = {"before": before, "after": after, "geometric": geometric, "width": bin_width}
+        seeds.append(aligned(record["step"], record["value"], boundaries, **options))
+    offsets = pd.concat([seed["offset"] for seed in seeds], axis=1).mean(axis=1)
+    values = pd.concat([seed["value"] for seed in seeds], axis=1)
+    rows = []
+    for number in sorted(offsets.index):
+        known = values.loc[number].dropna().to_numpy(dtype=float)
+        mean, half_width = mean_interval(np.log(known) if geometric else known)
+        edges = np.array([mean, mean - half_width, mean + half_width])
+        rows.append((offsets[number], *(np.exp(edges) if geometric else edges)))
+    return pd.DataFrame(rows, columns=["offset", "value", "low", "high"], dtype=float)
+
+
+def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = None) -> pd.DataFrame:
+    """What one run recorded of a quantity.
+
+    Args:
+        runs: the runs.
+        run: the path of the run.
+        quantity: as of `around_boundaries`.
+        block: as of `around_boundaries`.
+
+    Returns:
+        step, value; accuracies as fractions.
+    """
+    if quantity == "online_accuracy":
+        return runs.read(run, "samples", ["step", "correct"]).rename(columns={"correct": "value"})
+    if quantity == "step_size":
+        record = runs.read(run, "step_sizes", ["step", "block", "step_size"]).rename(columns={"step_size": "value"})
+    else:
+        record = runs.read(run, "measurements")
+        record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
+    of_block = record["block"].isna() if block is None else record["block"] == block
+    return record.loc[of_block, ["step", "value"]]
+
+
+def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:
+    """What a learner's runs recorded at an interval.
+
+    Args:
+        runs: the runs.
+        label: of the learner.
+
+    Returns:
+        Quantity → the blocks that it was recorded of, in their order; None stands for the whole network.
+    """
+    found: dict[str, dict[str | None, None]] = {}
+    for path in runs.table.loc[runs.table["label"] == label, "path"]:
+        measured = runs.read(path, "measurements", ["quantity", "block", "statistic"])
+        pairs = measured.loc[measured["statistic"] == "value", ["quantity", "block"]].drop_duplicates()
+        sizes = runs.read(path, "step_sizes", ["block"]).drop_duplicates().assign(quantity="step_size")
+        for quantity, block in pd.concat([sizes, pairs])[["quantity", "block"]].itertuples(index=False, name=None):
+            found.setdefault(quantity, {})[None if pd.isna(block) else block] = None
+    return {quantity: list(blocks) for quantity, blocks in found.items()}
 
 
 def require_labels(runs: Runs, labels: list[str]) -> None:
@@ -336,13 +486,3 @@ def require_labels(runs: Runs, labels: list[str]) -> None:
     unknown = [label for label in labels if label not in runs.labels]
     if unknown:
         raise ValueError(f"no run is labelled {unknown[0]!r}; the labels are: {'; '.join(runs.labels)}")
-
-
-def _require_equal_fingerprints(counted: pd.DataFrame) -> None:
-    for seed, group in counted.groupby("seed"):
-        other = group[group["fingerprint"] != group["fingerprint"].iloc[0]]
-        if len(other):
-            raise ValueError(
-                f"{group['run'].iloc[0]} and {other['run'].iloc[0]} both have seed {seed} but saw different streams "
-                "(their fingerprints differ), so they cannot be paired: repeat one of them"
-            )

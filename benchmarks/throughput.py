@@ -4,17 +4,20 @@
 
 Each contender is a process of its own, on one thread, with denormal numbers flushed. They learn in turns, one at a time
 on the same core, each from the same random images, since speed does not depend on what they show; the median of the
-turns counts, and ratios are medians over turns. "2 workers" are two processes that learn at the same time.
+turns counts, and ratios are medians over turns. "2 workers" are two processes that learn at the same time. The compiled
+engine learns in processes as studies have them, which import neither PyTorch nor Avalanche.
 """
 
 import argparse
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -137,12 +140,40 @@ CONTENDERS: dict[str, Callable[[Any], Learn]] = {
     "AdamW, OnlineLearner": lambda m: online_learner(m, adamw(m), "torch"),
     "MetaOptimize, torch engine": lambda m: online_learner(m, metaoptimize(m), "torch"),
     "MetaOptimize, fused engine": lambda m: online_learner(m, metaoptimize(m), "fused"),
-    "fixed step size, compiled engine": lambda m: online_learner(m, metaoptimize(m, meta_lr=0.0), "compiled"),
-    COMPILED: lambda m: online_learner(m, metaoptimize(m), "compiled"),
-    "gamma auto, trace dutch, compiled engine": lambda m: online_learner(
-        m, metaoptimize(m, gamma="auto", trace="dutch"), "compiled"
-    ),
 }
+COMPILED_CONTENDERS: dict[str, Callable[[Any], Any]] = {
+    "fixed step size, compiled engine": lambda m: metaoptimize(m, meta_lr=0.0),
+    COMPILED: metaoptimize,
+    "gamma auto, trace dutch, compiled engine": lambda m: metaoptimize(m, gamma="auto", trace="dutch"),
+}
+LEARNERS = (*CONTENDERS, *COMPILED_CONTENDERS)
+
+
+def compiled_learner(network: str, learner: str) -> Any:
+    """Network and optimizer of a compiled contender as arrays."""
+    import torch
+
+    from continual_metaopt.engines.compiled_engine import CompiledEngine
+
+    torch.manual_seed(0)
+    model = make_network(network)
+    height, width, channels = NETWORKS[network][1]
+    shape = (channels, height, width)
+    engine = CompiledEngine(model, COMPILED_CONTENDERS[learner](model), torch.nn.CrossEntropyLoss(), shape)
+    engine.load()
+    return engine.learner
+
+
+def compiled_loop(learner: Any) -> Learn:
+    """Compiled code on plain arrays, as in studies."""
+    from continual_metaopt.engines.observations import Observations
+
+    def learn(samples: Any) -> None:
+        seen = Observations(0, 0)
+        while learner.learn(samples, len(seen), seen, 50):
+            pass
+
+    return learn
 
 
 class Contender:
@@ -158,7 +189,9 @@ class Contender:
     def __init__(self, network: str, learner: str, samples: int, core: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, network, learner, samples, core), daemon=True)
+        arrays = compiled_learner(network, learner) if learner in COMPILED_CONTENDERS else None
+        arguments = (theirs, network, learner, arrays, samples, core)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
     def wait(self) -> float:
@@ -183,44 +216,58 @@ class Contender:
         return peak
 
 
-def _serve(connection: Connection, network: str, learner: str, samples: int, core: int) -> None:
+def _serve(connection: Connection, network: str, learner: str, arrays: Any, samples: int, core: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    import streams.quiet_avalanche  # noqa: F401
-
     import numpy as np
-    import torch
 
-    from streams import make_stream
+    from streams import plan_stream
 
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     random = np.random.RandomState(0)
     x = random.randint(0, 256, (samples, *NETWORKS[network][1])).astype(np.uint8)
     y = np.arange(samples) % 10
-    experience = make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
-    torch.manual_seed(0)
-    learn = CONTENDERS[learner](make_network(network))
+    stream = plan_stream("class_split", source=(x, y, x[:10], y[:10]))
+    experience: Any = stream.train[0]
+    if arrays is not None:
+        learn = compiled_loop(arrays)
+    else:
+        import torch
+
+        from streams.benchmark import StreamBenchmark
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        experience = StreamBenchmark(stream).train_stream[0]
+        torch.manual_seed(0)
+        learn = CONTENDERS[learner](make_network(network))
     learn(experience)  # what happens in the first call only, such as compilation, is not measured
     connection.send(0.0)
     while connection.recv():
         start = time.perf_counter()
         learn(experience)
         connection.send(time.perf_counter() - start)
+    connection.send(peak_memory())
+
+
+def peak_memory() -> float:
+    """The most memory that this process has used, in megabytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; the system call would count the process that started this one too
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 1024
     kilobyte = 1024 if os.uname().sysname == "Darwin" else 1
-    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kilobyte / 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kilobyte / 1024
 
 
 def measure(network: str, samples: int, repeats: int) -> list[dict[str, Any]]:
     """Median samples per second of each contender, with range, peak memory, and ratios to the baselines."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0, 0]
     contenders = {}
-    for name in track(CONTENDERS, description=f"{network}: starting", console=Console(stderr=True)):
+    for name in track(LEARNERS, description=f"{network}: starting", console=Console(stderr=True)):
         contenders[name] = Contender(network, name, samples, cores[0])
         contenders[name].wait()
     pair = [contenders[COMPILED], Contender(network, COMPILED, samples, cores[-1])]
     pair[1].wait()
-    speeds: dict[str, list[float]] = {name: [] for name in [*CONTENDERS, f"{COMPILED}, 2 workers"]}
+    speeds: dict[str, list[float]] = {name: [] for name in [*LEARNERS, f"{COMPILED}, 2 workers"]}
     for _ in track(range(repeats), description=f"{network}: measuring", console=Console(stderr=True)):
         for name, contender in contenders.items():
             speeds[name].append(samples / contender.turn())

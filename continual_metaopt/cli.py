@@ -3,6 +3,7 @@
 import itertools
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from continual_metaopt import config as configs
 from continual_metaopt.config import ConfigError, RunConfig
+from streams.stream import StreamAbout
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
+PLAIN_FIELDS = {  # of a run, given as flags of their own
+    "seed",
+    "engine",
+    "device",
+    "record_every",
+    "evaluate",
+    "diagnostics",
+    "diagnostics_every",
+    "label",
+    "imports",
+}
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -28,7 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        commands = {"compare": compare, "run": run_command(arguments), "report": report, "list": show_list}
+        commands = {
+            "compare": compare,
+            "run": run_command(arguments),
+            "report": report,
+            "list": show_list,
+            "preview": preview_command(arguments),
+        }
         result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
         return int(result or 0)
     except (ConfigError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
@@ -112,9 +131,34 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         entries = {"streams": STREAMS, "networks": NETWORKS, "learners": LEARNERS}[kind].descriptions()
     if kind == "learners":
         entries |= {f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW"}
-    width = max(map(len, entries))
+    if kind == "streams":
+        described = {name: about for name in STREAMS.own if (about := getattr(STREAMS[name], "about", None))}
+        print(_stream_table(described))
+        entries = {name: description for name, description in entries.items() if name not in described}
+    width = max(map(len, entries), default=0)
     print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
     return 0
+
+
+def _stream_table(streams: Mapping[str, StreamAbout]) -> str:
+    """What streams say about themselves, in at most 100 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, leading=1)
+    longest = max(map(len, streams))
+    # no name of a stream or an option is broken
+    widths = {"stream (source)": longest, "what changes": 34 - longest, "when": 14, "length": 22, "head": 22}
+    for heading, width in widths.items():
+        table.add_column(heading, width=width, overflow="fold")
+    for name, about in streams.items():
+        table.add_row(*map(Text, (f"{name}\n({about.source})", about.changes, about.when, about.length, about.head)))
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def run_command(arguments: list[str]) -> Any:
@@ -153,6 +197,53 @@ def run_command(arguments: list[str]) -> Any:
     return run
 
 
+def preview_command(arguments: list[str]) -> Any:
+    """The subcommand ``preview``, with the options of the stream that the arguments name."""
+    from streams import STREAMS
+
+    model: type[BaseModel] = BaseModel
+    if arguments[:1] == ["preview"]:
+        configs.import_modules(_given(arguments, "imports"))
+        given = [argument for argument in arguments[1:] if not argument.startswith("-")]
+        name = next((argument for argument in given if argument in STREAMS), next(iter(given), None))
+        if name is not None:
+            options = configs.options_model("stream", name, configs.factory_of("stream", name))
+            seed = (int, Field(0, ge=0, description="of the stream"))
+            model = create_model("Preview", __base__=options, seed=seed)
+
+    def preview(
+        stream: Annotated[str, tyro.conf.Positional],
+        /,
+        options: Annotated[Any, tyro.conf.arg(name="")],
+        out: Path = Path("preview"),
+        imports: tuple[str, ...] = (),
+    ) -> int:
+        from continual_metaopt.previews import write_previews
+        from streams import plan_stream
+
+        planned = plan_stream(stream, **options.model_dump())
+        for path in write_previews(planned, stream, out):
+            print(f"wrote {path}")
+        sizes = planned.info.for_learner
+        counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
+        facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
+        print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
+        return 0
+
+    preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.
+
+    The options are those of the stream, which is named first; `preview STREAM --help` shows them.
+
+    Args:
+        stream: name of the stream.
+        options: of the stream.
+        out: a folder for two PNG files, or a file name ending with .png, .pdf or .svg, whose stem begins both names.
+        imports: modules that register streams of one's own.
+    """
+    preview.__annotations__["options"] = Annotated[model, tyro.conf.arg(name="")]
+    return preview
+
+
 def _given(arguments: list[str], name: str) -> list[str]:
     """The values that the arguments give for ``--NAME``."""
     for i, argument in enumerate(arguments):
@@ -175,7 +266,7 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     plain = {
         name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
         for name, field in RunConfig.model_fields.items()
-        if name in ("seed", "engine", "device", "record_every", "evaluate", "label", "imports")
+        if name in PLAIN_FIELDS
     }
     fields: dict[str, Any] = parts | plain
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

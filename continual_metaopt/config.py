@@ -13,11 +13,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
@@ -30,11 +40,20 @@ Kind = Literal["stream", "network", "learner"]
 StudyEngine = Literal[Engine, "population"]
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
 
+
+def _names_of_diagnostics(given: Any) -> Any:
+    if isinstance(given, str):
+        given = [given]
+    return get_args(Diagnostic) if isinstance(given, Sequence) and "all" in given else given
+
+
+Diagnostics = Annotated[tuple[Literal[Diagnostic, "all"], ...], BeforeValidator(_names_of_diagnostics)]
+
 # Arguments that a run supplies itself, by kind of component.
 SUPPLIED: dict[Kind, set[str]] = {
     "stream": {"seed"},
     "network": {"n_outputs", "input_shape"},
-    "learner": {"model", "n_samples"},
+    "learner": {"model", "n_samples", "batch_size"},
 }
 
 
@@ -66,6 +85,8 @@ class RunConfig(BaseModel):
         device: where the learner is: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
+        diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
+        diagnostics_every: distance in steps between diagnostics.
         label: name of the learner in tables and figures; its registered name if empty.
         study: name of the study.
         purpose: "report", or "selection" for a run that only serves to choose a setting.
@@ -82,6 +103,8 @@ class RunConfig(BaseModel):
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
+    diagnostics: Diagnostics = ()
+    diagnostics_every: int = Field(1000, ge=1)
     label: str = ""
     study: str = ""
     purpose: Literal["report", "selection"] = "report"
@@ -96,6 +119,8 @@ class RunConfig(BaseModel):
         execution = {"engine": self.engine, "device": self.device}
         if execution != {"engine": "auto", "device": "cpu"}:  # rounding differs
             content |= execution
+        if self.diagnostics:
+            content |= {"diagnostics": sorted(set(self.diagnostics)), "diagnostics_every": self.diagnostics_every}
         content["stream"].pop("data_root", None)  # where files lie does not decide what they hold
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -163,6 +188,8 @@ class StudyConfig(BaseModel):
         device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
+        diagnostics: what to measure inside the networks while they learn, as of a run.
+        diagnostics_every: distance in steps between diagnostics.
         imports: modules that register streams, networks or learners of one's own.
     """
 
@@ -178,6 +205,8 @@ class StudyConfig(BaseModel):
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     evaluate: bool = True
+    diagnostics: Diagnostics = ()
+    diagnostics_every: int = Field(1000, ge=1)
     imports: list[str] = Field(default_factory=list)
 
     @field_validator("seeds", "selection_seeds")
@@ -202,6 +231,12 @@ class StudyConfig(BaseModel):
             raise ValueError(f"learners: several have the label '{twice[0]}'; give each its own")
         return self
 
+    @model_validator(mode="after")
+    def _diagnostics_are_possible(self) -> "StudyConfig":
+        if self.diagnostics and self.engine == "population":
+            raise ValueError("diagnostics: none are possible with engine: population; use engine: auto")
+        return self
+
     @property
     def components(self) -> dict[Kind, Component]:
         """The stream and the network, which all runs share."""
@@ -222,6 +257,8 @@ class StudyConfig(BaseModel):
             device=self.device,
             record_every=self.record_every,
             evaluate=self.evaluate,
+            diagnostics=self.diagnostics,
+            diagnostics_every=self.diagnostics_every,
             label=", ".join(part for part in (entry.label or entry.name, chosen) if part),
             study=self.name,
             purpose=purpose,

@@ -1,9 +1,7 @@
-"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, one sample at a time."""
+"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, sample by sample."""
 
 import bisect
 import functools
-import itertools
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import streams.quiet_avalanche  # noqa: F401
 
-import numpy as np
 import torch
 from avalanche.benchmarks import OnlineCLExperience
 from avalanche.core import BasePlugin
@@ -24,9 +21,10 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual_metaopt.engines import Engine, torch_engine
+from continual_metaopt.engines import COMPILED, Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
-from continual_metaopt.metrics import works_without_callbacks
+from continual_metaopt.engines.random_numbers import random_numbers_kept
+from continual_metaopt.metrics import OnlineMetric, works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
@@ -39,6 +37,7 @@ from streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine
+    from continual_metaopt.engines.traced_gradients import TracedGradients
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -53,40 +52,54 @@ ITERATION_CALLBACKS = (
 
 
 READ_AT_ONCE = 32  # samples
-NOT_SAVED = ("recorder", "_update", "_compiled")
+NOT_SAVED = ("recorder", "_update", "_compiled", "_traced")
 
 
 class Recorder(Protocol):
-    """Takes what a learner observed, after every call of its engine."""
+    """Takes what a learner observed, after every call of its engine.
+
+    One that has a method ``measure``, too, is given the rows (step, quantity, block or None, statistic, value) of
+    diagnostics as soon as they are measured, before the observations of those steps.
+    """
 
     def observe(self, observations: Observations) -> None:
         """Take observations, which are not used again; may raise to stop the learner."""
         ...
 
 
-def quiet_evaluator() -> EvaluationPlugin:
-    """An evaluator without metrics or loggers: the learner scores its own predictions."""
+def quiet_evaluator(*metrics: OnlineMetric) -> EvaluationPlugin:
+    """An evaluator without loggers, which keeps only last values; the learner scores its own predictions.
+
+    Args:
+        *metrics: those that it has nevertheless.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin()
+        return EvaluationPlugin(*metrics, collect_all=False)
 
 
 class OnlineLearner(Naive):
-    """Avalanche's ``Naive`` with batch size 1, one pass, and no shuffling: the stream has fixed the order.
+    """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
     so far. No learner is told where an experience begins or ends, but for the baselines that are defined by that.
 
     Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
-    loop runs without them, with the same results. Evaluation uses Avalanche's ``eval``.
+    loop runs without them, with the same results. ``online_metrics`` and ``diagnostics`` are asked only at the
+    iterations at which they have values. Evaluation uses Avalanche's ``eval``.
 
     Args:
         model: the network.
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
-        engine: "torch" runs network and optimizer as they are; "fused" makes MetaOptimize's updates in one pass over
-            memory; "compiled" does all of it in compiled code, for sequential networks. They give the same results up
-            to rounding. "auto" takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        engine: "torch" runs network and optimizer as they are; "fused" traces the network's forward and backward pass
+            into one graph, where it can be traced, and makes MetaOptimize's updates in one pass over memory; "compiled"
+            does all of it in compiled code, for sequential networks. They give the same results up to rounding. "auto"
+            takes the fastest that fits; ``strategy.engine`` says which ran and why.
+        batch_size: samples that are predicted, and then learned from, at once: one update from their mean loss. Steps
+            are samples all the same, each with its own prediction and loss; the last mini-batch of an experience may be
+            smaller. What is recorded at multiples of ``record_every`` is that of the update which learned from that
+            sample. Not with the compiled engine if it is more than 1.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it.
@@ -101,12 +114,15 @@ class OnlineLearner(Naive):
             defined by that knowledge, whose registered names end in "_told".
 
     Raises:
-        ValueError: unknown engine, or one that does not fit network, loss or optimizer; or an optimizer that can't be
-            told.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1;
+            the optimizer can't be told.
     """
 
+    mbatch: Any
+    mb_output: Any
     recorder: Recorder | None = None  # not saved in checkpoints
     _compiled: "CompiledEngine | None" = None  # likewise
+    _traced: "TracedGradients | None" = None  # likewise
 
     def __init__(
         self,
@@ -115,6 +131,7 @@ class OnlineLearner(Naive):
         optimizer: Optimizer,
         criterion: Any = None,
         engine: Engine = "auto",
+        batch_size: int = 1,
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
         evaluator: Any = quiet_evaluator,
@@ -125,11 +142,13 @@ class OnlineLearner(Naive):
         hand_over_at: Sequence[int] = (),
         told: bool = False,
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         super().__init__(
             model=model,
             optimizer=optimizer,
             criterion=criterion if criterion is not None else nn.CrossEntropyLoss(),
-            train_mb_size=1,
+            train_mb_size=batch_size,
             train_epochs=1,
             eval_mb_size=eval_mb_size,
             device=device,
@@ -198,16 +217,20 @@ class OnlineLearner(Naive):
             self.optimizer.begin_experience()
         super()._before_training_exp(**kwargs)
 
-    def continue_from(self, n_samples: int, n_correct: int, within_experience: int) -> None:
+    def continue_from(
+        self, n_samples: int, n_correct: int, within_experience: int, n_updates: int | None = None
+    ) -> None:
         """Set the counters of a learner whose network and optimizer were restored from a checkpoint.
 
         Args:
             n_samples: samples learned from so far.
             n_correct: how many of them were predicted right.
             within_experience: how many of them belong to the experience that ``train`` is given next.
+            n_updates: made so far; None if no mini-batch was smaller than the others but the last.
         """
         self.n_samples, self.n_correct, self._within_experience = n_samples, n_correct, within_experience
-        self.clock.train_iterations = self.clock.total_iterations = n_samples
+        n_updates = n_batches(n_samples, self.train_mb_size) if n_updates is None else n_updates
+        self.clock.train_iterations = self.clock.total_iterations = n_updates
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """Let the optimizer follow the network's parameters, keeping what it has learned.
@@ -236,23 +259,30 @@ class OnlineLearner(Naive):
         return metrics
 
     def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
-        """Present the samples one by one in the data set's order, or through Avalanche's loader if asked to shuffle."""
+        """Present the samples in the data set's order, or through Avalanche's loader if asked to shuffle."""
         if shuffle or num_workers:
             super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
         else:
-            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience)
+            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience, self.train_mb_size)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
         self._start_observations()
         obstacle = self._why_callbacks(except_for=works_without_callbacks)
         try:
-            self._choose_engine(obstacle, None if obstacle or not len(self.dataloader) else self._first_sample())
+            known = obstacle is None and len(self.dataloader) > 0
+            self._choose_engine(obstacle, first_batch(self.dataloader) if known else None)
             if self.engine["name"] == "compiled":
-                self._learn_in_portions(self._learn_compiled)
-            elif self._why_callbacks() is None:
-                self._learn_in_portions(functools.partial(self._learn_by_torch, self._samples()))
+                self._learn_in_portions(self._learn_compiled, self._learn_watched_compiled)
+            elif obstacle is None:
+                differentiate, samples = self._choose_gradients(), self._samples()
+                self._learn_in_portions(
+                    functools.partial(self._learn_by_torch, differentiate, samples),
+                    functools.partial(self._learn_watched_by_torch, differentiate, samples),
+                )
             else:
+                if obstacle not in self.engine["reason"]:
+                    self._note_gradients(f"autograd: {obstacle}")
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
@@ -263,7 +293,7 @@ class OnlineLearner(Naive):
 
         Args:
             obstacle: why callbacks have to run, or None.
-            sample: a mini-batch of one, if one is known already.
+            sample: a mini-batch, if one is known already.
 
         Raises:
             ValueError: unknown engine, or one that does not fit.
@@ -275,7 +305,7 @@ class OnlineLearner(Naive):
         self.engine = {"name": "torch", "reason": "asked for"}
         if engine in ("auto", "compiled"):
             obstacle = obstacle or self._why_not_compiled(sample)
-            self.engine = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
+            self.engine = COMPILED
             if obstacle is None:
                 return
             _refuse_if(engine == "compiled", "compiled", obstacle)
@@ -292,70 +322,149 @@ class OnlineLearner(Naive):
             self.engine = {"name": "torch", "reason": f"neither compiled nor fused: {no_fused}"}
 
     def _why_not_compiled(self, sample: Sequence[Tensor] | None) -> str | None:
-        from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+        from continual_metaopt.engines.compiled_engine import compiled_or_why_not
 
-        self._compiled = None  # plugins may have changed network and optimizer since it was made
-        obstacle = why_not_compiled(self.model, self.optimizer, self._criterion)
-        if obstacle is not None or sample is None:
-            return obstacle
-        optimizer = cast(MetaOptimize, self.optimizer)
-        try:
-            self._compiled = CompiledEngine(self.model, optimizer, self._criterion, sample[0].shape[1:])
-        except ValueError as error:
-            return str(error)
-        return self._compiled.why_not_sample(*sample[:2])
+        if self.train_mb_size > 1:
+            self._compiled = None
+            return f"samples come in mini-batches of {self.train_mb_size}"
+        # made anew, since plugins may have changed network and optimizer
+        self._compiled, obstacle = compiled_or_why_not(self.model, self.optimizer, self._criterion, sample)
+        return obstacle
 
-    def _first_sample(self) -> Sequence[Tensor]:
-        """The mini-batch that comes next, without drawing the random numbers that its transformations need."""
-        generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-        sample: Sequence[Tensor] = next(iter(self.dataloader))
-        torch.set_rng_state(generators[0])
-        np.random.set_state(generators[1])  # noqa: NPY002
-        random.setstate(generators[2])
-        return sample
+    def _choose_gradients(self) -> torch_engine.Differentiate:
+        """What computes predictions and gradients where no callbacks run."""
+        if self.engine["name"] == "fused":
+            from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
 
-    def _learn_in_portions(self, learn_portion: Callable[[], bool]) -> None:
-        """Learn until ``learn_portion`` returns that there is no more, and hand over what was observed after each."""
-        more = True
-        while more:
             try:
-                more = learn_portion()
+                if len(self.adapted_dataset) < FEWEST_SAMPLES:
+                    raise NotTraceable("the experience is too short to trace them")
+                x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, batch_size=self.train_mb_size))
+                given = (self.model, self.optimizer, self._criterion, x.to(self.device), y.to(self.device))
+                if self._traced is None or not self._traced.still_holds(*given):
+                    self._traced = TracedGradients(*given)
+            except NotTraceable as error:
+                self._traced = None
+                self._note_gradients(f"autograd: {error}")
+            else:
+                self._note_gradients("a traced graph")
+                return self._traced
+        return self._by_autograd
+
+    def _note_gradients(self, how: str) -> None:
+        """Let the record of a fused engine say how the gradients are computed."""
+        if self.engine["name"] == "fused":
+            self.engine["reason"] += f"; gradients by {how}"
+
+    def _learn_in_portions(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> None:
+        """Learn until there is nothing left to learn from, and hand over what was observed after each portion.
+
+        Args:
+            learn: learns from at most so many samples; returns whether there may be more.
+            learn_watched: learns from one, after letting metrics look at it and at its gradients.
+        """
+        self.mbatch = None
+        n_left, more = len(self.dataloader), True
+        while more and n_left > 0:
+            try:
+                more = self._learn_portion(learn, learn_watched)
             finally:
-                self._advance_clock(len(self._observations))
+                n = n_batches(len(self._observations), self.train_mb_size)
+                n_left -= n
+                self._advance_clock(n)
                 self._hand_over()
 
-    def _learn_by_torch(self, samples: Iterator[tuple[Tensor, Tensor]]) -> bool:
-        n = self._until_hand_over()
-        portion = itertools.islice(samples, n)
-        more = torch_engine.learn(
-            self.model, self.optimizer, self._criterion, portion, self._observations, self.record_every, self._update
-        )
-        return more or len(self._observations) == n
-
-    def _learn_compiled(self) -> bool:
-        if self._compiled is None:  # because there is no sample
-            return False
-        learn = functools.partial(
-            self._compiled.learn,
-            self.adapted_dataset,
-            self._within_experience,
-            self._observations,
-            self.record_every,
-            at_most=self._until_hand_over(),
-        )
-        metrics = [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
+    def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
+        at_most = self._until_hand_over()
+        metrics = self._metrics_without_callbacks()
         if not metrics:
-            return learn()
+            return learn(at_most)
+        more = True
         self.evaluator.before_training_iteration(self)
-        self.evaluator.before_update(self)
         try:
-            free = min(metric.free_iterations(self) for metric in metrics)
-            more = learn(at_most=min(free, self._until_hand_over()))
+            if any(metric.needs_gradients(self) for metric in metrics):
+                learn_watched()
+            else:
+                self.evaluator.before_update(self)
+                free = min(metric.free_iterations(self) for metric in metrics)
+                more = learn(min(at_most, free * self.train_mb_size))
         finally:
             for metric in metrics:
                 metric.take_in(self._observations)
         self.evaluator.after_update(self)
+        self.mbatch = self.mb_output = None
         return more
+
+    def _metrics_without_callbacks(self) -> list[OnlineMetric]:
+        return [metric for metric in self.evaluator.metrics if works_without_callbacks(metric)]
+
+    def _take_inputs(self) -> Callable[[Tensor], None] | None:
+        """Gives inputs that are learned from to the metrics that want them; None if there are none."""
+        takers = [metric.take_inputs for metric in self._metrics_without_callbacks() if hasattr(metric, "take_inputs")]
+
+        def take_inputs(inputs: Tensor) -> None:
+            for take in takers:
+                take(inputs)
+
+        return take_inputs if takers else None
+
+    def _learn_by_torch(
+        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]], at_most: int
+    ) -> bool:
+        return torch_engine.learn(
+            self.model,
+            self.optimizer,
+            self._criterion,
+            samples,
+            self._observations,
+            self.record_every,
+            self._update,
+            at_most,
+            differentiate,
+        )
+
+    def _learn_watched_by_torch(
+        self, differentiate: torch_engine.Differentiate, samples: Iterator[tuple[Tensor, Tensor]]
+    ) -> None:
+        x, y = next(samples)
+        self._predict_watched(differentiate, x, y)
+        torch_engine.observe(
+            self._observations,
+            self.optimizer,
+            self._criterion,
+            self.mb_output,
+            y,
+            self.loss,
+            self.record_every,
+            self._update,
+            len(y),
+        )
+
+    def _learn_compiled(self, at_most: int) -> bool:
+        return cast("CompiledEngine", self._compiled).learn(
+            self.adapted_dataset,
+            self._within_experience,
+            self._observations,
+            self.record_every,
+            at_most,
+            self._take_inputs(),
+        )
+
+    def _learn_watched_compiled(self) -> None:
+        x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, self._within_experience))
+        self._predict_watched(self._by_autograd, x, y)
+        self.model.zero_grad()
+        self._learn_compiled(1)
+
+    def _predict_watched(self, differentiate: torch_engine.Differentiate, x: Tensor, y: Tensor) -> None:
+        """Predict a mini-batch and compute its gradients, for metrics to look at before the update."""
+        self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
+        self.mb_output, self.loss = differentiate(x, y)
+        check_finite(self.loss.item(), self._observations.next_step)
+        self.evaluator.before_update(self)
+
+    def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return torch_engine.by_autograd(self.model, self.optimizer, self._criterion, x, y)
 
     def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
         """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
@@ -372,15 +481,21 @@ class OnlineLearner(Naive):
         return None
 
     def _samples(self) -> Iterator[tuple[Tensor, Tensor]]:
+        samples, take_inputs = self._read_samples(), self._take_inputs()
+        return samples if take_inputs is None else _seen(samples, take_inputs)
+
+    def _read_samples(self) -> Iterator[tuple[Tensor, Tensor]]:
         samples = samples_behind(self.dataloader.dataset)
         if samples is None:
             for x, y, *_ in self.dataloader:
                 yield x.to(self.device), y.to(self.device)
             return
         # these samples are the same whenever they are read, and it takes less time to read some at once
-        for start in range(self.dataloader.first, len(samples), READ_AT_ONCE):
-            batch = samples.batch(slice(start, start + READ_AT_ONCE))
-            inputs, targets = (torch.from_numpy(part).to(self.device).split(1) for part in batch)
+        size = self.train_mb_size
+        at_once = size * n_batches(READ_AT_ONCE, size)
+        for start in range(self.dataloader.first, len(samples), at_once):
+            batch = samples.batch(slice(start, start + at_once))
+            inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
 
@@ -404,11 +519,24 @@ class OnlineLearner(Naive):
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""
         (output, target, loss), self._prediction = self._prediction, None
-        torch_engine.observe(self._observations, self.optimizer, output, target, loss, self.record_every, self._update)
+        left = len(self.adapted_dataset) - self._within_experience - len(self._observations)
+        torch_engine.observe(
+            self._observations,
+            self.optimizer,
+            self._criterion,
+            output,
+            target,
+            loss,
+            self.record_every,
+            self._update,
+            max(1, min(self.train_mb_size, left, len(target))),
+        )
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         super()._after_training_iteration(**kwargs)
-        if len(self._observations) >= self._portion or time.monotonic() >= self._deadline:
+        n = len(self._observations)
+        full = n >= self._portion or n + self.train_mb_size > MAX_SAMPLES
+        if full or time.monotonic() >= self._deadline:
             self._hand_over()
 
     def _advance_clock(self, n: int) -> None:
@@ -439,6 +567,18 @@ class OnlineLearner(Naive):
             self.recorder.observe(done)
 
 
+def n_batches(n_samples: int, batch_size: int) -> int:
+    """Number of mini-batches that samples are cut into, of which the last may be smaller."""
+    return -(-n_samples // batch_size)
+
+
+def first_batch(dataloader: Any) -> Sequence[Tensor]:
+    """The first mini-batch, without drawing the random numbers that its transformations need."""
+    with random_numbers_kept():
+        batch: Sequence[Tensor] = next(iter(dataloader))
+    return batch
+
+
 def experience_number(experience: Any) -> int:
     """Number of an experience in its stream, for the record; of a piece of an experience, the number of the whole."""
     experience = experience.logging()  # the mode in which what is hidden from learners can be read
@@ -446,6 +586,14 @@ def experience_number(experience: Any) -> int:
         experience = experience.origin_experience.logging()
     number: int = experience.current_experience
     return number
+
+
+def _seen(
+    samples: Iterator[tuple[Tensor, Tensor]], take_inputs: Callable[[Tensor], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for x, y in samples:
+        take_inputs(x)
+        yield x, y
 
 
 def _refuse_if(refused: bool, engine: str, obstacle: str) -> None:
@@ -545,25 +693,27 @@ class MetaOptimizeStrategy(OnlineLearner):
 
 
 class SampleLoader:
-    """Presents a data set's samples one by one, in its order, as mini-batches of one.
+    """Presents a data set's samples in its order, as mini-batches, of which the last may be smaller.
 
     Args:
         dataset: of tuples (input, target, …).
         first: number of the sample to begin with.
+        batch_size: samples in a mini-batch.
     """
 
-    batch_size = 1
-
-    def __init__(self, dataset: Any, first: int = 0) -> None:
+    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1) -> None:
         self.dataset = dataset
         self.first = first
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self.dataset) - self.first
+        return n_batches(len(self.dataset) - self.first, self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        for i in range(self.first, len(self.dataset)):
-            yield [torch.as_tensor(part).unsqueeze(0) for part in self.dataset[i]]
+        n = len(self.dataset)
+        for start in range(self.first, n, self.batch_size):
+            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, n))]
+            yield [torch.stack([torch.as_tensor(value) for value in part]) for part in zip(*samples, strict=True)]
 
 
 def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:

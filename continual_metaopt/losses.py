@@ -10,16 +10,25 @@ class HalfSquaredError(nn.Module):
 
     The gradient by an output is the plain error, so that a step size means what it means in those algorithms; that of
     ``MSELoss`` is twice as large with one output.
+
+    Args:
+        reduction: "mean" over the mini-batch, or "none" for the losses of its samples.
     """
 
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss, a scalar, of output and target [n, outputs].
+        """The loss, a scalar, of output and target [n, outputs]; or the losses [n].
 
         Raises:
             ValueError: their shapes differ.
         """
         if output.shape != target.shape:
             raise ValueError(f"the network's output has shape {tuple(output.shape)}, the target {tuple(target.shape)}")
+        if self.reduction == "none":
+            return (output - target).square().sum(dim=1) * 0.5
         return (output - target).square().sum() * (0.5 / len(output))
 
 

@@ -1,8 +1,8 @@
 """Avalanche metrics of online learning: accuracy and loss before each update, and what the optimizer goes through."""
 
-import math
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -15,6 +15,7 @@ from avalanche.evaluation.metric_utils import get_metric_name
 from torch import Tensor
 from torch.optim import Optimizer
 
+from continual_metaopt.diagnostics import norm, numbers
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim.registry import step_sizes_of
 
@@ -90,6 +91,9 @@ class OnlineMetric(PluginMetric):
     Args:
         every: distance between values, in iterations.
 
+    Attributes:
+        is_recorded: whether an ``OnlineLearner``'s recorder gets the values as well, if it can ``measure``.
+
     Raises:
         ValueError: ``every`` is less than 1.
     """
@@ -99,6 +103,7 @@ class OnlineMetric(PluginMetric):
         if every < 1:
             raise ValueError(f"every must be at least 1, but is {every}")
         self.every = every
+        self.is_recorded = False
         self._published: tuple[int, dict[str, float]] | None = None
 
     def __str__(self) -> str:
@@ -112,8 +117,19 @@ class OnlineMetric(PluginMetric):
         """How many iterations can pass from now on until this metric has to be asked again."""
         return self.every - strategy.clock.train_iterations % self.every
 
+    def needs_gradients(self, strategy: Any) -> bool:
+        """Whether the coming iteration's sample and gradients have to be there before its update."""
+        return False
+
     def take_in(self, observations: Observations) -> None:
         """Take in iterations of one sample each that passed without callbacks."""
+
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on later, as plain containers of tensors and numbers."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with a ``state``."""
 
     def _is_due(self, strategy: Any) -> bool:
         return bool(strategy.clock.train_iterations % self.every == 0)
@@ -125,10 +141,36 @@ class OnlineMetric(PluginMetric):
         if not values or self._published == (x, values):
             return None
         self._published = (x, dict(values))
+        measure = getattr(getattr(strategy, "recorder", None), "measure", None)
+        if self.is_recorded and measure is not None:
+            measure([(x, *self._described(name), float(value)) for name, value in values.items()])
         return [
             MetricValue(self, get_metric_name(name, strategy, add_task=False), value, x)
             for name, value in values.items()
         ]
+
+    def _described(self, name: str) -> tuple[str, str | None, str]:
+        """Quantity, block and statistic of a published value, for the record."""
+        quantity, _, block = name.partition("/")
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", quantity).lower(), block or None, "value"
+
+
+class UpdateMetric(OnlineMetric):
+    """A metric of single updates, those of the iterations at which its values are due.
+
+    Args:
+        every: distance between values, in iterations.
+    """
+
+    reads_gradients = True
+
+    def free_iterations(self, strategy: Any) -> int:
+        """One where the values are due, since they are those of a single update."""
+        return 1 if self._is_due(strategy) else super().free_iterations(strategy)
+
+    def needs_gradients(self, strategy: Any) -> bool:
+        """Whether the values are due, and take gradients."""
+        return self.reads_gradients and self._is_due(strategy)
 
 
 class PredictionMetric(OnlineMetric):
@@ -163,7 +205,7 @@ class PredictionMetric(OnlineMetric):
 
     def before_training_epoch(self, strategy: Any) -> None:
         """Remember where the epoch begins."""
-        if not _is_piece(strategy.experience):
+        if not is_piece(strategy.experience):
             self._settle()
             self._before_epoch = (self._n, self._total)
 
@@ -186,7 +228,7 @@ class PredictionMetric(OnlineMetric):
 
     def after_training_epoch(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the mean over all iterations so far and the one over the epoch."""
-        if _is_piece(strategy.experience):
+        if is_piece(strategy.experience):
             return None
         published = self._publish(strategy, self._values()) or []
         n, total = self._n - self._before_epoch[0], self._total - self._before_epoch[1]
@@ -239,6 +281,7 @@ class OnlineAccuracy(PredictionMetric):
         every: distance between values, in iterations.
     """
 
+    without_callbacks = True
     epoch_name = "Top1_Acc_Epoch"
 
     def __str__(self) -> str:
@@ -260,6 +303,7 @@ class OnlineLoss(PredictionMetric):
         every: distance between values, in iterations.
     """
 
+    without_callbacks = True
     epoch_name = "Loss_Epoch"
 
     def __str__(self) -> str:
@@ -287,6 +331,8 @@ class SlidingAccuracy(PredictionMetric):
     Raises:
         ValueError: ``every`` or ``window`` is less than 1.
     """
+
+    without_callbacks = True
 
     def __init__(self, every: int = 100, window: int = 1000) -> None:
         if window < 1:
@@ -341,28 +387,29 @@ class StepSize(BlockMetric):
         every: distance between values, in iterations.
     """
 
+    without_callbacks = True
+
     def before_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the step sizes, if they are due."""
         return self._publish_blocks(strategy) if self._is_due(strategy) else None
 
     def after_training_epoch(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the step sizes that the epoch ended with."""
-        return None if _is_piece(strategy.experience) else self._publish_blocks(strategy)
+        return None if is_piece(strategy.experience) else self._publish_blocks(strategy)
 
     def _measure(self, optimizer: Optimizer) -> dict[str, float]:
         return _step_sizes(optimizer)
 
 
-class MetaGradient(BlockMetric):
+class MetaGradient(UpdateMetric, BlockMetric):
     """Surrogate meta gradient z of each block in the update that was just made, named ``MetaGradient/BLOCK``.
 
     Args:
         every: distance between values, in iterations.
     """
 
-    def free_iterations(self, strategy: Any) -> int:
-        """One where the values are due, since they are those of a single update."""
-        return 1 if self._is_due(strategy) else super().free_iterations(strategy)
+    without_callbacks = True
+    reads_gradients = False
 
     def after_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the meta gradients, if they are due."""
@@ -373,7 +420,7 @@ class MetaGradient(BlockMetric):
         return values
 
 
-class TraceCosine(BlockMetric):
+class TraceCosine(UpdateMetric, BlockMetric):
     """Cosine of the angle between trace h and gradient g of each block, named ``TraceCosine/BLOCK``.
 
     A parameter without a gradient counts as one whose gradient is 0. Where h or g is 0 there is no angle and no value.
@@ -382,6 +429,8 @@ class TraceCosine(BlockMetric):
         every: distance between values, in iterations.
     """
 
+    without_callbacks = True
+
     def before_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the cosines, if they are due."""
         return self._publish_blocks(strategy) if self._is_due(strategy) else None
@@ -389,34 +438,33 @@ class TraceCosine(BlockMetric):
     def _measure(self, optimizer: Optimizer) -> dict[str, float]:
         cosines = {}
         for block, pairs in _traces_and_gradients(optimizer).items():
-            products = sum(_numbers(torch.dot(h.flatten(), g.flatten()) for h, g in pairs if g is not None))
-            lengths = _norm(h for h, _ in pairs) * _norm(g for _, g in pairs if g is not None)
+            products = sum(numbers(torch.dot(h.flatten(), g.flatten()) for h, g in pairs if g is not None))
+            lengths = norm(h for h, _ in pairs) * norm(g for _, g in pairs if g is not None)
             if lengths > 0:
                 cosines[block] = min(max(products / lengths, -1.0), 1.0)  # rounding may lead beyond
         return cosines
 
 
-class TraceNorm(BlockMetric):
+class TraceNorm(UpdateMetric, BlockMetric):
     """Euclidean norm |h| of the trace of each block, named ``TraceNorm/BLOCK``.
 
     Args:
         every: distance between values, in iterations.
     """
 
+    without_callbacks = True
+
     def before_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the norms, if they are due."""
         return self._publish_blocks(strategy) if self._is_due(strategy) else None
 
     def _measure(self, optimizer: Optimizer) -> dict[str, float]:
-        return {block: _norm(h for h, _ in pairs) for block, pairs in _traces_and_gradients(optimizer).items()}
-
-
-WITHOUT_CALLBACKS = (OnlineAccuracy, OnlineLoss, SlidingAccuracy, StepSize, MetaGradient)
+        return {block: norm(h for h, _ in pairs) for block, pairs in _traces_and_gradients(optimizer).items()}
 
 
 def works_without_callbacks(metric: Any) -> bool:
-    """Whether a metric can ``take_in`` iterations that passed without callbacks."""
-    return type(metric) in WITHOUT_CALLBACKS
+    """Whether a metric can ``take_in`` iterations that passed without callbacks; its class itself has to say so."""
+    return bool(vars(type(metric)).get("without_callbacks", False))
 
 
 class Readable(float):
@@ -426,7 +474,7 @@ class Readable(float):
         return super().__format__(".4g" if spec == ".4f" else spec)
 
 
-def _is_piece(experience: Any) -> bool:
+def is_piece(experience: Any) -> bool:
     """Whether this is one of the pieces into which Avalanche cuts an experience, often of a single sample.
 
     Their ends mean nothing, and values at each of them would be many.
@@ -474,16 +522,3 @@ def _traces_and_gradients(optimizer: Optimizer) -> dict[str, list[tuple[Tensor, 
         for name, params in members.items()
     }
     return {name: traces for name, traces in pairs.items() if traces}
-
-
-def _numbers(tensors: Iterable[Tensor]) -> list[float]:
-    """Tensors of one number each as numbers, with one transfer from the device."""
-    on_devices = list(tensors)
-    if not on_devices:
-        return []
-    numbers: list[float] = torch.stack([tensor.to(on_devices[0].device) for tensor in on_devices]).tolist()
-    return numbers
-
-
-def _norm(parts: Iterable[Tensor]) -> float:
-    return math.hypot(*_numbers(torch.linalg.vector_norm(part) for part in parts))

@@ -1,7 +1,7 @@
 """Many runs side by side in one process, with the records that ``running.run_one`` would leave of each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,15 +11,23 @@ import torch
 from avalanche.models import DynamicModule
 from torch import Tensor
 
-from continual_metaopt import running
+from continual_metaopt import under_way
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS
 from continual_metaopt.engines.population_engine import Population, Replica, check_alike
-from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
-from continual_metaopt.running import Interrupted, RunUnderWay, available_device, state_of, take_place
-from streams.benchmark import read_samples
+from continual_metaopt.running import TorchRun, available_device
+from continual_metaopt.under_way import (
+    Interrupted,
+    OnProgress,
+    ShouldStop,
+    earlier_state,
+    fail,
+    never,
+    no_progress,
+    reason_of,
+)
 
 FIRST_PORTION = 10  # samples per run, before it is known how long they take
 MAX_BYTES = 2**28  # of inputs in one portion
@@ -29,8 +37,8 @@ def run_population(
     configs: Sequence[RunConfig],
     paths: Sequence[Path],
     device: str | torch.device = "cpu",
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = no_progress,
+    should_stop: ShouldStop = never,
 ) -> list[str]:
     """Do runs, or what is left of them, by the population engine.
 
@@ -54,18 +62,16 @@ def run_population(
     """
     if len({path.resolve() for path in paths}) < len(configs):
         raise ValueError("each run needs a directory of its own")
-    states = [state_of(path, config) for config, path in zip(configs, paths, strict=True)]
-    runs: dict[int, RunUnderWay] = {}
+    states = [earlier_state(path, config) for config, path in zip(configs, paths, strict=True)]
+    runs: dict[int, TorchRun] = {}
     for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
         if states[number] is not None:
-            take_place(path, config)
             continue
         directory = RunDirectory(path)
         try:
-            runs[number] = RunUnderWay(config, directory)
+            runs[number] = TorchRun(config, directory)
         except Exception as error:
-            directory.finish("failed", _reason(error), None, keep_parts=True)
-            states[number] = "failed"
+            states[number] = fail(directory, error)
     if runs:
         _check_side_by_side(list(runs.values()))
         course = _Course(list(runs.values()), available_device(str(device)), on_progress, should_stop)
@@ -80,14 +86,14 @@ class _Course:
 
     def __init__(
         self,
-        runs: list[RunUnderWay],
+        runs: list[TorchRun],
         device: torch.device,
-        on_progress: Callable[[int, int], None],
-        should_stop: Callable[[], bool],
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
     ) -> None:
         self.runs, self.device = runs, device
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.states: dict[RunUnderWay, str] = {}
+        self.states: dict[TorchRun, str] = {}
         self.last_checkpoint = time.monotonic()
 
     def run(self) -> None:
@@ -95,9 +101,9 @@ class _Course:
         for run in self.runs:
             run.engine = {"name": "population", "reason": f"{len(self.runs)} runs side by side on {self.device}"}
             try:
-                run.begin()
+                run.begin_or_resume()
             except Exception as error:
-                self._end(run, "failed", _reason(error))
+                self._end(run, "failed", reason_of(error))
         try:
             while going := self._going():
                 first = min(run.n_samples for run in going)
@@ -109,19 +115,20 @@ class _Course:
                 self._end(run, "failed", "interrupted by the user")
         except Exception as error:
             for run in self._going():
-                self._end(run, "failed", _reason(error))
+                self._end(run, "failed", reason_of(error))
 
-    def _learn(self, runs: list[RunUnderWay], end: int) -> None:
+    def _learn(self, runs: list[TorchRun], end: int) -> None:
         """Let runs that have learned from equally many samples learn until they have from ``end``."""
         n_done = runs[0].n_samples
-        criterion = criterion_of(runs[0].benchmark.info.for_learner.task)
-        population = Population([_replica(run) for run in runs], criterion, device=self.device, n_samples=n_done)
+        population = Population(
+            [_replica(run) for run in runs], runs[0].criterion, device=self.device, n_samples=n_done
+        )
         portion = FIRST_PORTION
         while True:
             going = {number: run for number, run in enumerate(runs) if number not in population.ended}
             for number, run in going.items():
-                if run.left_in_experience == 0 and run.n_ended < len(run.benchmark.info.experiences):
-                    run.end_experience(population.network(number), population.device)
+                if run.left_in_experience == 0 and run.n_ended < len(run.info.experiences):
+                    run.measure_and_end_experience(population.network(number), population.device)
             if not going or n_done == end:
                 break
             n = min(portion, end - n_done, *(run.until_measured for run in going.values()))
@@ -138,7 +145,7 @@ class _Course:
                 if number in population.ended:
                     self._end(run, "diverged", str(population.ended[number]))
                 elif run.is_to_be_measured:
-                    run.measure(population.network(number), population.device)
+                    run.measure_amid_experience(population.network(number), population.device)
             self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
             self._save_if_due(population, runs)
             portion = max(1, min(MAX_SAMPLES, int(MAX_SECONDS * n / seconds), MAX_BYTES * n // x.nbytes))
@@ -147,14 +154,14 @@ class _Course:
             if run not in self.states and run.n_samples == run.n_in_stream:
                 self._end(run, "finished", None)
 
-    def _save_if_due(self, population: Population, runs: list[RunUnderWay]) -> None:
+    def _save_if_due(self, population: Population, runs: list[TorchRun]) -> None:
         """Write checkpoints if it is time to, or if the user asks to stop.
 
         Raises:
             Interrupted: the user does.
         """
         stop = self.should_stop()
-        if stop or time.monotonic() - self.last_checkpoint > running.CHECKPOINT_SECONDS:
+        if stop or time.monotonic() - self.last_checkpoint > under_way.CHECKPOINT_SECONDS:
             population.write_back()
             for run in runs:
                 if run not in self.states:
@@ -163,22 +170,26 @@ class _Course:
         if stop:
             raise Interrupted
 
-    def _going(self) -> list[RunUnderWay]:
+    def _going(self) -> list[TorchRun]:
         return [run for run in self.runs if run not in self.states]
 
-    def _end(self, run: RunUnderWay, state: str, reason: str | None) -> None:
+    def _end(self, run: TorchRun, state: str, reason: str | None) -> None:
         may_go_on = state == "failed"
         run.directory.finish(state, reason, None if may_go_on else run.engine, keep_parts=may_go_on)
         self.states[run] = state
 
 
-def _check_side_by_side(runs: list[RunUnderWay]) -> None:
-    shape = runs[0].benchmark.info.for_learner.input_shape
+def _check_side_by_side(runs: list[TorchRun]) -> None:
+    shape = runs[0].info.for_learner.input_shape
     for run in runs:
-        if run.benchmark.info.for_learner.input_shape != shape:
+        if run.config.diagnostics:
+            raise ValueError("runs with diagnostics cannot be done side by side; do each by itself")
+        if run.info.for_learner.batch_size > 1:
+            raise ValueError("runs that learn from mini-batches cannot be done side by side")
+        if run.info.for_learner.input_shape != shape:
             raise ValueError(
                 f"runs with images of different shapes cannot be done side by side: {shape} and "
-                f"{run.benchmark.info.for_learner.input_shape}"
+                f"{run.info.for_learner.input_shape}"
             )
         if any(isinstance(module, DynamicModule) for module in run.model.modules()):
             raise ValueError(
@@ -187,21 +198,17 @@ def _check_side_by_side(runs: list[RunUnderWay]) -> None:
     check_alike([_replica(run) for run in runs])
 
 
-def _replica(run: RunUnderWay) -> Replica:
+def _replica(run: TorchRun) -> Replica:
     return run.model, cast(MetaOptimize, run.optimizer)  # which the engine checks
 
 
-def _samples(runs: list[RunUnderWay], n: int) -> tuple[Tensor, Tensor]:
+def _samples(runs: list[TorchRun], n: int) -> tuple[Tensor, Tensor]:
     """The next inputs [R, n, …] and labels [R, n] of runs; those of equal streams are made only once."""
     made: dict[str, tuple[Tensor, Tensor]] = {}
     for run in runs:
-        if run.benchmark.info.fingerprint not in made:
+        if run.info.fingerprint not in made:
             first = run.within_experience
-            images, labels = read_samples(run.benchmark.train_stream[run.n_ended].dataset, slice(first, first + n))
-            made[run.benchmark.info.fingerprint] = torch.from_numpy(images), torch.from_numpy(labels)
-    x, y = zip(*(made[run.benchmark.info.fingerprint] for run in runs), strict=True)
+            images, labels = run.stream.train[run.n_ended].batch(slice(first, first + n))
+            made[run.info.fingerprint] = torch.from_numpy(images), torch.from_numpy(labels)
+    x, y = zip(*(made[run.info.fingerprint] for run in runs), strict=True)
     return torch.stack(x), torch.stack(y)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

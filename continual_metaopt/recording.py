@@ -23,6 +23,7 @@ from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim.summaries import QUANTILES
 
 SCHEMA_VERSION = 1
+CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
 
 TABLES = {
     "samples": pa.schema(
@@ -115,24 +116,29 @@ class RunDirectory:
         self._rows["measurements"] += observations.measurements
         self._status["step"] = observations.next_step
 
+    def measure(self, rows: list[tuple[int, str, str | None, str, float]]) -> None:
+        """Add measurements: (step, quantity, block or None, statistic, value)."""
+        self._rows["measurements"] += rows
+
     def add_experience(self, **row: Any) -> None:
         """Add a row to the table of experiences."""
         self._rows["experiences"].append(tuple(row[name] for name in TABLES["experiences"].names))
 
-    def add_measurement(self, **row: Any) -> None:
-        """Add a row to the table of measurements."""
-        self._rows["measurements"].append(tuple(row[name] for name in TABLES["measurements"].names))
-
-    def checkpoint(self, save: Callable[[Path, dict[str, Any]], None], engine: dict[str, str]) -> None:
+    def checkpoint(
+        self, save: Callable[[Path, dict[str, Any]], None], engine: dict[str, str], name: str = CHECKPOINT
+    ) -> None:
         """Write all rows since the last checkpoint as parts, then the learner's state, then the status.
 
         Args:
             save: writes the learner's state, and the progress it is given, to a path.
             engine: how the steps are executed, for the status.
+            name: of the file, ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``; one of the other kind is removed.
         """
         self._status["engine"] = engine
         self._write_parts()
-        write_whole(self.path / "checkpoint.pt", lambda path: save(path, self._progress()))
+        write_whole(self.path / name, lambda path: save(path, self._progress()))
+        for other in {CHECKPOINT, COMPILED_CHECKPOINT} - {name}:
+            (self.path / other).unlink(missing_ok=True)
         self._write_status()
 
     def finish(self, state: str, reason: str | None, engine: dict[str, str] | None, keep_parts: bool = False) -> None:
@@ -158,7 +164,8 @@ class RunDirectory:
         if not keep_parts:
             for name in TABLES:
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            (self.path / "checkpoint.pt").unlink(missing_ok=True)
+            for checkpoint in (CHECKPOINT, COMPILED_CHECKPOINT):
+                (self.path / checkpoint).unlink(missing_ok=True)
 
     def _write_parts(self) -> None:
         for name, schema in TABLES.items():

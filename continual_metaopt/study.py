@@ -9,19 +9,23 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.parquet as pq
 
 from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig, resolve
 from continual_metaopt.progress import ProgressDisplay
-from continual_metaopt.recording import read_json, write_json
+from continual_metaopt.recording import RunDirectory, read_json, write_json
+from continual_metaopt.under_way import earlier_state, fail, reason_of
+
+if TYPE_CHECKING:
+    from continual_metaopt.compiled_run import PreparedRun
 
 Job = tuple[RunConfig, Path]
 
@@ -125,6 +129,8 @@ def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
+    common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
+    common["diagnostics_every"] = record.get("diagnostics_every") if common["diagnostics"] else None
     components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
     return common | {f"{kind}.{option}": value for kind, option, value in components}
 
@@ -168,7 +174,12 @@ def run_folder_name(config: RunConfig) -> str:
 
 
 class _Pool:
-    """Workers that do runs, with progress, and an orderly end at Ctrl-C."""
+    """Workers that do runs, with progress, and an orderly end at Ctrl-C.
+
+    A thread for each of ``n_workers`` takes one task after the other. It does the runs itself if they are to be in
+    threads; otherwise it prepares them and hands them to a process: one that has not imported torch if compiled code
+    can do the run.
+    """
 
     def __init__(
         self,
@@ -180,17 +191,21 @@ class _Pool:
     ) -> None:
         self._side_by_side = side_by_side
         n_workers = max(1, min(workers or _n_processors(), n_runs))
-        self._executor: Executor
+        self._threads = ThreadPoolExecutor(n_workers, initializer=_leave_ctrl_c_to_others)
+        self._compiled: Executor | None = None
+        self._torch: Executor | None = None
         if threads:
             self._stop: Any = threading.Event()
             self._messages: Any = queue.Queue()
             _worker.update(messages=self._messages, stop=self._stop)
-            self._executor = ThreadPoolExecutor(n_workers)
         else:
-            context = _process_context()
-            self._stop, self._messages = context.Event(), context.Queue()
-            self._executor = ProcessPoolExecutor(
-                n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
+            plain = multiprocessing.get_context("spawn")
+            self._stop, self._messages = plain.Event(), plain.Queue()
+            self._compiled, self._torch = (
+                ProcessPoolExecutor(
+                    n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
+                )
+                for context in (plain, _torch_context())
             )
         self._display = ProgressDisplay(n_runs, self._messages, show_progress)
 
@@ -199,20 +214,22 @@ class _Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        for executor in (self._threads, self._compiled, self._torch):
+            if executor is not None:
+                executor.shutdown(wait=True, cancel_futures=True)
         self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
         """Do runs; returns when all have ended."""
         self._display.stage(stage)
         tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
-        futures = {self._executor.submit(_work, task): task for task in tasks}
+        futures = {self._threads.submit(self._do, task): task for task in tasks}
         try:
             self._wait(futures)
         except KeyboardInterrupt:
             self._display.note("stopping: finishing the records of the runs under way …")
             self._stop.set()
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._threads.shutdown(wait=True, cancel_futures=True)
             raise StudyInterrupted from None
         failures: dict[str, list[Path]] = {}
         for future, task in futures.items():
@@ -223,6 +240,36 @@ class _Pool:
         if failures:
             raise RunsFailed(_describe_failures(failures, len(jobs)))
 
+    def _do(self, task: list[Job]) -> list[str]:
+        """Do one run, or several side by side; returns the states in which they ended."""
+        first, path = task[0]
+        name = f"{first.label or first.learner.name}, seed {first.seed}"
+        if len(task) > 1:
+            name += f", and {len(task) - 1} others"
+            states: list[str] = self._work(self._torch, name, _side_by_side, task)
+            return states
+        if self._torch is None:
+            return [self._work(None, name, _in_this_process, first, path)]
+        state = earlier_state(path, first)
+        if state is None:
+            try:
+                prepared = _prepare(first, path)
+            except Exception as error:
+                return [fail(RunDirectory(path), error)]
+            if prepared is not None:
+                state = self._work(self._compiled, name, _by_compiled_code, prepared, path)
+            else:
+                state = self._work(self._torch, name, _by_torch, first, path)
+        return [state]
+
+    def _work(self, executor: Executor | None, name: str, do: Callable[..., Any], *arguments: Any) -> Any:
+        """Do what ``do`` does in a process of an executor, or here without one; returns what it returns."""
+        if self._stop.is_set():
+            raise StudyInterrupted
+        if executor is None:
+            return _work(name, do, *arguments)
+        return executor.submit(_work, name, do, *arguments).result()
+
     def _wait(self, futures: dict[Future[list[str]], list[Job]]) -> None:
         pending = set(futures)
         while pending:
@@ -230,16 +277,23 @@ class _Pool:
             self._display.update(n_ended=sum(len(futures[future]) for future in done))
 
 
-def _process_context() -> Any:
-    """How workers are started: where that is safe, as copies of a process that has imported everything.
+def _torch_context() -> Any:
+    """How workers that need torch are started: where that is safe, as copies of a process that has imported everything.
 
-    They start at once then, and share the memory that the imports have filled.
+    They start at once then, and share the memory that the imports have filled. Those that do without torch import
+    little, and are started one by one.
     """
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["continual_metaopt.running"])
     return context
+
+
+def _leave_ctrl_c_to_others() -> None:
+    """Keep Ctrl-C from this thread, and from the processes that it starts; the main thread decides what it means."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _n_processors() -> int:
@@ -276,7 +330,7 @@ def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None
     except BrokenProcessPool:
         return "its process was killed, perhaps for lack of memory; the same command goes on from its last checkpoint"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return reason_of(error)
     return str(read_json(path / "status.json")["reason"])
 
 
@@ -288,14 +342,9 @@ def _start_worker(messages: Any, stop: Any) -> None:
     _worker.update(messages=messages, stop=stop)
 
 
-def _work(jobs: list[Job]) -> list[str]:
-    """Do one run, or several side by side; returns the states in which they ended."""
+def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
+    """Do what ``do`` does, and tell the main process meanwhile how far ``name`` is."""
     messages, stop = _worker["messages"], _worker["stop"]
-    configs, paths = zip(*jobs, strict=True)
-    first = configs[0]
-    name = f"{first.label or first.learner.name}, seed {first.seed}"
-    if len(jobs) > 1:
-        name += f", and {len(jobs) - 1} others"
 
     def should_stop() -> bool:
         return bool(stop.is_set()) or not _main_process_lives()
@@ -304,17 +353,45 @@ def _work(jobs: list[Job]) -> list[str]:
         messages.put((name, done, total))
 
     try:
-        if len(jobs) > 1:
-            from continual_metaopt.population import run_population
-
-            return run_population(configs, paths, first.device, tell, should_stop)
-        from continual_metaopt.running import run_one
-
-        return [run_one(first, paths[0], tell, should_stop)]
+        return do(*arguments, tell, should_stop)
     finally:
         if not _main_process_lives():
             os._exit(1)  # nobody waits for the result, and the queues to the main process would block
         messages.put((name, None, None))
+
+
+# What is imported here is imported by the process or thread that needs it
+
+
+def _prepare(config: RunConfig, path: Path) -> "PreparedRun | None":
+    from continual_metaopt.preparing import prepare
+
+    return prepare(config, path)
+
+
+def _by_compiled_code(prepared: "PreparedRun", path: Path, tell: Any, should_stop: Any) -> str:
+    from continual_metaopt.compiled_run import run_compiled
+
+    return run_compiled(prepared, path, tell, should_stop)
+
+
+def _by_torch(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
+    from continual_metaopt.running import run_by_torch
+
+    return run_by_torch(config, path, tell, should_stop)
+
+
+def _in_this_process(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
+    from continual_metaopt.running import run_one
+
+    return run_one(config, path, tell, should_stop)
+
+
+def _side_by_side(jobs: list[Job], tell: Any, should_stop: Any) -> list[str]:
+    from continual_metaopt.population import run_population
+
+    configs, paths = zip(*jobs, strict=True)
+    return run_population(configs, paths, configs[0].device, tell, should_stop)
 
 
 def _main_process_lives() -> bool:

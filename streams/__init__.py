@@ -15,36 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "register_stream"]
 
 STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
-STREAMS.add_lazily(
-    "bit_flipping",
-    "streams.bit_flipping:bit_flipping",
-    "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al., 2024)",
-)
-STREAMS.add_lazily(
-    "class_split", "streams.class_split:class_split", "every experience brings classes that were not there before"
-)
-STREAMS.add_lazily(
-    "drifting_brightness",
-    "streams.drifting:drifting_brightness",
-    "every experience shows the images a little darker, or brighter",
-)
-STREAMS.add_lazily(
-    "drifting_noise", "streams.drifting:drifting_noise", "every experience shows the images a little noisier"
-)
-STREAMS.add_lazily(
-    "drifting_rotation", "streams.drifting:drifting_rotation", "every experience turns the images a little further"
-)
-STREAMS.add_lazily(
-    "multi_epoch", "streams.multi_epoch:multi_epoch", "ordinary mini-batch training: several passes, and no change"
-)
-STREAMS.add_lazily(
-    "permuted_inputs",
-    "streams.permuted_inputs:permuted_inputs",
-    "every experience permutes the pixels in a new way",
-)
-STREAMS.add_lazily(
-    "tracking", "streams.tracking:tracking", "linear regression on a target that keeps changing (Sutton, 1992)"
-)
+for module, name, description in (
+    ("class_split", "class_split", "every experience brings classes that were not there before"),
+    ("hard_and_easy", "hard_and_easy", "experiences of many classes and of one take turns"),
+    ("recurring", "recurring", "a cycle of tasks, each with its classes, comes again"),
+    ("permuted_inputs", "permuted_inputs", "every experience permutes the pixels in a new way"),
+    ("permuted_labels", "permuted_labels", "every experience gives the classes other labels"),
+    ("label_noise", "label_noise", "a changing share of the labels is wrong"),
+    ("drifting", "drifting_rotation", "every experience turns the images a little further"),
+    ("drifting", "drifting_brightness", "every experience shows the images a little darker, or brighter"),
+    ("drifting", "drifting_noise", "every experience shows the images a little noisier"),
+    ("multi_epoch", "multi_epoch", "ordinary mini-batch training: several passes, and no change"),
+    ("tracking", "tracking", "linear regression on a target that keeps changing (Sutton, 1992)"),
+    ("bit_flipping", "bit_flipping", "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al.)"),
+):
+    STREAMS.add_lazily(name, f"streams.{module}:{name}", description)
 
 register_stream = STREAMS.register
 
@@ -53,7 +38,8 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
     """Make a stream by name.
 
     Args:
-        name: "class_split", "permuted_inputs", "tracking", or what a package or ``register_stream`` added.
+        name: "class_split", "permuted_inputs", "tracking", … (all of them: ``list(STREAMS)``), or what a package or
+            ``register_stream`` added.
         **options: the options of that stream's function, such as ``source``, ``seed`` and ``stationary``.
 
     Returns:

@@ -113,6 +113,7 @@ def bit_flipping(
         lengths,
         content_hash=_hash([slow, *(part.astype("<f4") for part in network)]),
         stationary=stationary,
+        course={"slow bits": bits.slow},
     )
 
 
@@ -136,12 +137,22 @@ class _InputBits:
         self.n_inputs = slow.shape[1] + n_fast
         self._last: tuple[int, NDArray[np.float32]] | None = None
 
+    def slow(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Slow bits of samples, [n, bits]."""
+        if self._shuffled:
+            numbers = range(start // BLOCK, -(-stop // BLOCK))
+            bits = np.concatenate([self.block(number) for number in numbers])[start - numbers.start * BLOCK :]
+            return bits[: stop - start, : self._slow.shape[1]].astype(np.uint8)
+        return self._slow[np.arange(start, stop) // self._flip_every]
+
     def block(self, number: int) -> NDArray[np.float32]:
         """Inputs of samples, float32 [BLOCK, inputs]; beyond the end of the stream there are more."""
         if self._last is None or self._last[0] != number:
             times = np.arange(number * BLOCK, (number + 1) * BLOCK).clip(max=self._n_samples - 1)
             if self._shuffled:
-                times = random_state(self._seed, STATIONARY_ORDER, number).randint(self._n_samples, size=BLOCK)
+                times = random_state(self._seed, STATIONARY_ORDER, number).randint(
+                    self._n_samples, size=BLOCK, dtype=np.int64
+                )
             drawn = random_state(self._seed, RANDOM_BITS, number).bytes(BLOCK // 8 * self._n_fast)
             fast = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(BLOCK, self._n_fast)
             self._last = number, np.hstack([self._slow[times // self._flip_every], fast]).astype(np.float32)
@@ -165,8 +176,8 @@ def _make(
 def _slow_bits(n_experiences: int, n_slow: int, seed: int) -> NDArray[np.uint8]:
     """The slow bits in each experience, [experiences, bits]."""
     bits = np.zeros((n_experiences, n_slow), np.uint8)
-    bits[0] = random_state(seed, FIRST_BITS).randint(2, size=n_slow)
-    flipped = random_state(seed, FLIPPED_BITS).randint(n_slow, size=n_experiences - 1)
+    bits[0] = random_state(seed, FIRST_BITS).randint(2, size=n_slow, dtype=np.int64)
+    flipped = random_state(seed, FLIPPED_BITS).randint(n_slow, size=n_experiences - 1, dtype=np.int64)
     bits[np.arange(1, n_experiences), flipped] = 1
     return np.bitwise_xor.accumulate(bits, axis=0)
 
@@ -174,7 +185,8 @@ def _slow_bits(n_experiences: int, n_slow: int, seed: int) -> NDArray[np.uint8]:
 def _target_network(n_inputs: int, n_units: int, agreement: float, seed: int) -> _TargetNetwork:
     state = random_state(seed, TARGET_NETWORK)
     weights, constants, signs, constant = (
-        2 * state.randint(2, size=shape) - 1 for shape in ((n_inputs, n_units), n_units, (n_units, 1), ())
+        2 * state.randint(2, size=shape, dtype=np.int64) - 1
+        for shape in ((n_inputs, n_units), n_units, (n_units, 1), ())
     )
     # x agrees with a weight of −1 where it is 0: agreements = Σ w x + number of weights that are −1, constant included
     needed = math.ceil(agreement * (n_inputs + 1) - 1e-9)

@@ -4,7 +4,7 @@ All of them work on bytes in integer arithmetic, so that the same seed gives the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Protocol
@@ -31,8 +31,8 @@ class InputChange(Protocol):
         """
         ...
 
-    def content(self) -> bytes:
-        """All that decides what the numbers mean, for the stream's fingerprint."""
+    def content(self) -> bytes | Iterable[bytes]:
+        """All that decides what the numbers mean, for the stream's fingerprint; at once or piece by piece."""
         ...
 
 
@@ -40,25 +40,31 @@ class PixelPermutations:
     """Permutes pixels, all channels of an image alike; change k is permutation k.
 
     Args:
-        permutations: each int64 [H · W]: the pixel that comes to each place.
+        permutation: gives permutation k, int64 [H · W]: the pixel that comes to each place. As it may draw it when
+            asked for, thousands of permutations need no memory.
+        n_permutations: how many there are.
     """
 
-    def __init__(self, permutations: Sequence[NDArray[np.int64]]) -> None:
-        self._permutations = permutations
+    def __init__(self, permutation: Callable[[int], NDArray[np.int64]], n_permutations: int) -> None:
+        self._permutation, self._n_permutations = permutation, n_permutations
 
     def apply(
         self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
         """Permuted images; see ``InputChange``."""
         pixels = images.reshape(len(images), -1, images.shape[-1])
-        for number in np.unique(change[change >= 0]):
-            chosen = change == number
-            pixels[chosen] = pixels[chosen][:, self._permutations[number]]
+        numbers = np.unique(change)
+        if len(numbers) == 1 and numbers[0] >= 0:  # as within an experience: no need to pick samples
+            pixels = pixels.take(self._permutation(int(numbers[0])), axis=1)
+        else:
+            for number in numbers[numbers >= 0]:
+                chosen = np.flatnonzero(change == number)
+                pixels[chosen] = pixels[chosen].take(self._permutation(int(number)), axis=1)
         return pixels.reshape(images.shape)
 
-    def content(self) -> bytes:
+    def content(self) -> Iterator[bytes]:
         """The permutations."""
-        return b"".join(permutation.astype("<i8").tobytes() for permutation in self._permutations)
+        return (self._permutation(k).astype("<i8").tobytes() for k in range(self._n_permutations))
 
 
 class Rotation:

@@ -1,10 +1,13 @@
 """Permuted inputs: the same images in every experience, their pixels permuted anew."""
 
+import functools
+
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import PixelPermutations
-from streams.plan import PERMUTATIONS, SAMPLE_ORDER, plan_of, random_state
+from streams.plan import PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
 from streams.stream import ImagePlan, image_stream
 
 
@@ -20,31 +23,52 @@ def permuted_inputs(
     seed: int,
     *,
     n_experiences: int = 10,
+    n_permutations: int | None = None,
     samples_per_experience: int | None = None,
+    continued: bool = False,
 ) -> ImagePlan:
     """Every experience permutes the pixels in a new way; labels stay.
 
     Each experience is one pass over the source's images in a new order, all channels of an image permuted alike. An
     image under a new permutation is a new input.
 
+    Permuted MNIST has 800 experiences of all 60,000 images in the loss of plasticity experiments (Dohare et al., Nature
+    2024), 500 of the same 10,000 images in those of L2 Init (arXiv 2308.11958), and 200 of 5,000 images, drawn anew for
+    each, in UPGD's (Elsayed and Mahmood, ICLR 2024; ``samples_per_experience=5000``).
+
     Args:
         images: of the source.
         seed: decides the permutations and the order of samples.
-        n_experiences: number of permutations.
+        n_experiences: number of experiences.
+        n_permutations: number of permutations, which come again in a cycle; None for a new one in each experience.
         samples_per_experience: use only this many images in each experience; None for all.
+        continued: whether an experience goes on through the images where the one before stopped. No image then comes
+            again, permuted or not, before all have come, in passes of new orders, and an experience may be longer than
+            a pass. Otherwise each experience draws from all images, and is at most one pass.
 
     Raises:
         ValueError: an option's value is out of range.
     """
-    if n_experiences < 1:
-        raise ValueError(f"n_experiences must be at least 1, not {n_experiences}")
-    if samples_per_experience is not None and samples_per_experience < 1:
-        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
+    numbers = {"n_experiences": n_experiences, "n_permutations": n_permutations}
+    for name, value in (numbers | {"samples_per_experience": samples_per_experience}).items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    n_images = len(images.train.y)
+    n = n_images if samples_per_experience is None else samples_per_experience
+    if continued:
+        drawn = in_passes(np.arange(n_images), n_experiences * n, random_state(seed, SAMPLE_ORDER))
+        indices = np.array_split(drawn, n_experiences)
+    else:
+        n = min(n, n_images)
+        indices = [in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i)) for i in range(n_experiences)]
+    n_permutations = n_experiences if n_permutations is None else min(n_permutations, n_experiences)
+    train = [(index, images.train.y[index], i % n_permutations) for i, index in enumerate(indices)]
+    test = [(np.arange(len(images.test.y)), images.test.y, i % n_permutations) for i in range(n_experiences)]
     _, height, width = images.input_shape
-    permutations = [random_state(seed, PERMUTATIONS, i).permutation(height * width) for i in range(n_experiences)]
-    train, test = [], []
-    for i in range(n_experiences):
-        index = random_state(seed, SAMPLE_ORDER, i).permutation(len(images.train.y))[:samples_per_experience]
-        train.append((index, images.train.y[index], i))
-        test.append((np.arange(len(images.test.y)), images.test.y, i))
-    return ImagePlan(plan_of(train), plan_of(test), len(images.classes), PixelPermutations(permutations))
+    permutations = PixelPermutations(functools.partial(_permutation, seed, height * width), n_permutations)
+    return ImagePlan(plan_of(train), plan_of(test), len(images.classes), permutations)
+
+
+@functools.lru_cache(maxsize=64)  # neighbouring experiences, and those that come again
+def _permutation(seed: int, n_pixels: int, number: int) -> NDArray[np.int64]:
+    return random_state(seed, PERMUTATIONS, number).permutation(n_pixels)

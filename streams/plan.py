@@ -13,16 +13,27 @@ Stationary = Literal["shuffled", "repeat", "frozen"]
 
 # One independent sequence of random numbers per purpose, so that changing one choice leaves the others alone.
 CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER, TRANSITIONS = range(5)
+LABEL_PERMUTATIONS, LABEL_NOISE, TASK_ORDER = range(20, 23)
 TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
 INPUT_NOISE = 110
 FIRST_BITS, FLIPPED_BITS, RANDOM_BITS, TARGET_NETWORK = range(120, 124)
 
+PIECE = 2**20  # samples that are looked at together, so that long plans need little more memory than themselves
+
 Integers = NDArray[np.integer]
 
 
-def random_state(seed: int, purpose: int, index: int = 0) -> np.random.RandomState:
+def random_state(seed: int, purpose: int, index: int = 0, *indices: int) -> np.random.RandomState:
     """NumPy's legacy generator, whose sequence is frozen: a seed means the same stream in every version."""
-    return np.random.RandomState([seed, purpose, index])
+    return np.random.RandomState([seed, purpose, index, *indices])
+
+
+def in_passes(members: Integers, n: int, state: np.random.RandomState) -> Integers:
+    """Draw ``n`` ≥ 1 of the members in passes over all of them, each in a new random order.
+
+    The first ones are the same for every ``n``.
+    """
+    return np.concatenate([state.permutation(members)[: n - done] for done in range(0, n, len(members))])
 
 
 @dataclass(frozen=True)
@@ -50,26 +61,40 @@ class Plan:
         """The steps of each experience."""
         return [slice(start, start + n) for start, n in zip(self.boundaries, self.lengths, strict=True)]
 
+    def occurrence(self) -> NDArray[np.int32]:
+        """How often each sample's input, the same image changed alike, came before, int32 [N]."""
+        occurrence = np.empty(len(self.index), np.int32)
+        n_images = int(self.index.max(initial=-1)) + 1
+        n_at_once = max(1, n_images * PIECE // max(len(self.index), PIECE))  # images of about one piece of samples
+        for first in range(0, n_images, n_at_once):
+            steps = np.flatnonzero((self.index >= first) & (self.index < first + n_at_once))
+            keys = self.index[steps].astype(np.int64) << 32 | (self.change[steps].astype(np.int64) & 0xFFFFFFFF)
+            order = np.argsort(keys, kind="stable")
+            place = np.arange(len(keys))
+            is_first = np.diff(keys[order], prepend=-1) != 0
+            occurrence[steps[order]] = place - np.maximum.accumulate(np.where(is_first, place, 0))
+        return occurrence
+
     @cached_property
     def seen_before(self) -> tuple[int, ...]:
         """Number of samples of each experience whose input, the same image changed alike, came earlier."""
-        keys = self.index.astype(np.int64) << 32 | (self.change.astype(np.int64) & 0xFFFFFFFF)
-        first = np.zeros(len(keys), bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        return tuple(int((~first[steps]).sum()) for steps in self.experiences())
+        again = self.occurrence() > 0
+        return tuple(int(again[steps].sum()) for steps in self.experiences())
 
     def digest(self) -> bytes:
         """Hash of everything in the plan, the same on every platform."""
         digest = hashlib.sha256()
         for values in (self.index, self.label, self.change, np.array(self.lengths), np.array(self.seen_before)):
-            digest.update(values.astype("<i8").tobytes())
+            for start in range(0, len(values), PIECE):
+                digest.update(values[start : start + PIECE].astype("<i8").tobytes())
         return digest.digest()
 
 
 def plan_of(experiences: Iterable[tuple[Integers, Integers, int | Integers]]) -> Plan:
     """Join experiences, each (index, label, change) with one change for all its samples or one for each."""
     parts = [(index, label, np.broadcast_to(change, len(index))) for index, label, change in experiences]
-    index, label, change = (np.concatenate(column).astype(np.int32) for column in zip(*parts, strict=True))
+    columns = zip(*parts, strict=True)
+    index, label, change = (np.concatenate(column, dtype=np.int32, casting="unsafe") for column in columns)
     return Plan(index, label, change, tuple(len(index) for index, _, _ in parts))
 
 

@@ -70,6 +70,11 @@ class Registry(Generic[T]):
         yield from self._entries
         yield from (name for name in self._offered_elsewhere() if name not in self._entries)
 
+    @property
+    def own(self) -> list[str]:
+        """The names that were entered here, without those that other packages offer."""
+        return list(self._entries)
+
     def descriptions(self) -> dict[str, str]:
         """One line about each name."""
         own = {name: description for name, (_, description) in self._entries.items()}

@@ -48,6 +48,7 @@ class ImageSamples:
         input_change: InputChange | None = None,
         held_out: bool = False,
     ) -> None:
+        self._classes = images.y
         self._pixels = images.x  # shared by all experiences, not copied
         self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
         self._steps = range(steps.start, steps.stop)
@@ -63,6 +64,25 @@ class ImageSamples:
             presented = np.array(self._steps[steps], np.int64)
             images = self._input_change.apply(images, change, ~presented if self._held_out else presented)
         return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
+
+    @property
+    def index(self) -> NDArray[np.int32]:
+        """Position of each sample's image in the source's split, [n]."""
+        return self._index
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Number of each sample's class in the source, whatever its label is here, [n]."""
+        return self._classes[self._index]
+
+    @property
+    def change(self) -> NDArray[np.int32]:
+        """Number of each sample's input change, [n]; −1 for none."""
+        return self._change
+
+    def unchanged(self, steps: slice) -> NDArray[np.float32]:
+        """Some of the images as they were before their change, float32 [n, C, H, W]; see ``Samples``."""
+        return scale(np.ascontiguousarray(self._pixels[self._index[steps]].transpose(0, 3, 1, 2)))
 
 
 MakeSamples = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]

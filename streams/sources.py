@@ -106,7 +106,7 @@ def _digits() -> ImageSource:
     y = digits.target.astype(np.int64)
     # scikit-learn has no test split; a fifth is held out, since a tenth of so few images would be noisy
     train, test = _hold_out(x, y, fraction=0.2)
-    return ImageSource("digits", train, test, list(range(10)), _hash([x.tobytes(), y.tobytes()]))
+    return ImageSource("digits", train, test, list(range(10)), _hash(map(_bytes, (x, y))))
 
 
 def _torchvision(name: str, data_root: str) -> ImageSource:
@@ -116,7 +116,7 @@ def _torchvision(name: str, data_root: str) -> ImageSource:
         x = np.ascontiguousarray(split.data, dtype=np.uint8)
         arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(split.targets, dtype=np.int64)))
     (x, labels), (x_test, test_labels) = arrays
-    content = _hash(part.tobytes() for pair in arrays for part in pair)
+    content = _hash(_bytes(part) for pair in arrays for part in pair)
     classes, y, y_test = _number_classes(labels, test_labels)
     return ImageSource(name, ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
 
@@ -145,7 +145,7 @@ def _parquet_shards(path: Path) -> list[list[Path]]:
     """The files of the training and of the test split."""
     if not path.exists():
         raise FileNotFoundError(f"no parquet file or folder at '{path}'; give the path of a .parquet file or a folder")
-    shards = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
+    shards = _sorted(path.glob("**/*.parquet"), path) if path.is_dir() else [path]
     if not shards:
         raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
     held_out = [shard for shard in shards if any(map(HELD_OUT.match, shard.relative_to(path).parts))]
@@ -206,7 +206,7 @@ def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
     splits = [
         [
             (file, file.relative_to(folder).parts[0])
-            for file in sorted(folder.glob("*/**/*"))
+            for file in _sorted(folder.glob("*/**/*"), folder)
             if file.suffix.lower() in IMAGE_SUFFIXES
         ]
         if folder is not None
@@ -216,6 +216,11 @@ def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
     if not splits[0]:
         raise FileNotFoundError(f"no images in '{path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it")
     return splits
+
+
+def _sorted(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Paths below a folder in the order of their names, also on Windows, where paths themselves ignore upper case."""
+    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
 
 
 def _image_folder(name: str, splits: list[list[tuple[Path, str]]], skip_unreadable: bool) -> ImageSource:
@@ -281,7 +286,7 @@ def _from_arrays(arrays: Arrays) -> ImageSource:
         raise ValueError(f"a source of arrays is (x, y) or (x, y, x_test, y_test), not {len(arrays)} things")
     pairs = [_checked(*arrays[:2])] + ([_checked(*arrays[2:])] if len(arrays) == 4 else [])
     shapes = "".join(f"{x.shape}" for x, _ in pairs)  # unlike files, the bytes of an array do not tell its shape
-    content = _hash([shapes.encode(), *(part.tobytes() for pair in pairs for part in pair)])
+    content = _hash([shapes.encode(), *(_bytes(part) for pair in pairs for part in pair)])
     if len(pairs) == 2:
         (x, labels), (x_test, test_labels) = pairs
         if x.shape[1:] != x_test.shape[1:]:
@@ -326,6 +331,11 @@ def _hold_out(x: NDArray[np.uint8], y: NDArray[np.int64], fraction: float = 0.1)
         count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
         held_out[random.permutation(members)[:count]] = True
     return ImageSet(x[~held_out], y[~held_out]), ImageSet(x[held_out], y[held_out])
+
+
+def _bytes(array: NDArray[Any]) -> bytes:
+    """An array's bytes, the same whatever the order of bytes on this machine."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _hash(parts: Iterable[bytes]) -> str:

@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streams.images import ImageSource
 from streams.input_changes import InputChange
@@ -63,6 +64,7 @@ class StreamInfo:
         experiences: what each experience holds.
         for_learner: sizes.
         test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
+        source_hash: hash over the source's stored bytes and labels; None for generated samples.
     """
 
     definition: str
@@ -72,6 +74,7 @@ class StreamInfo:
     experiences: list[ExperienceInfo]
     for_learner: LearnerInfo
     test_at: list[int] = field(default_factory=list)
+    source_hash: str | None = None
 
     @property
     def boundaries(self) -> list[int]:
@@ -84,6 +87,7 @@ class StreamInfo:
             "definition": self.definition,
             "fingerprint": self.fingerprint,
             "source": self.source,
+            "source_hash": self.source_hash,
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
@@ -94,11 +98,20 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream as arrays: its samples, one entry per experience, and what is known about it."""
+    """A stream as arrays: its samples, one entry per experience, and what is known about it.
+
+    Attributes:
+        info: what is known about it.
+        train: samples of each experience.
+        test: held-out samples of each experience.
+        course: what changes behind the samples of a regression, by name: functions of two steps that give it for the
+            samples from the first to before the second one, [n] or [n, parts]. No learner is told.
+    """
 
     info: StreamInfo
     train: Sequence[Samples]
     test: Sequence[Samples]
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,8 @@ class ImagePlan:
         input_change: what the plans' changes do to an image; None where inputs stay.
         batch_size: number of samples that are learned from at once.
         test_at: numbers of samples after which held-out accuracy is to be measured; whole batches.
+        relabel: gives the training samples other labels once their order is final, also in stationary variants; None
+            where labels stay as planned.
     """
 
     train: Plan
@@ -120,6 +135,7 @@ class ImagePlan:
     input_change: InputChange | None = None
     batch_size: int = 1
     test_at: tuple[int, ...] = ()
+    relabel: Callable[[Plan], Plan] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +197,6 @@ def image_stream(
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
-        @functools.wraps(plan)
         def make(
             source: SourceSpec = "digits",
             *,
@@ -193,15 +208,20 @@ def image_stream(
             skip_unreadable: bool = False,
             **options: Any,
         ) -> Stream:
+            if frozen_after != 0 and stationary != "frozen":
+                raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {stationary!r}")
             images = load_source(source, data_root, skip_unreadable)
             planned = plan(images, seed, **options)
             train, test = planned.train, planned.test
             if stationary is not None:
                 train, test = make_stationary(train, test, stationary, seed, frozen_after)
             train = blur_boundaries(train, transition_width, seed)
+            if planned.relabel is not None:
+                train = planned.relabel(train)
             return _stream_of_images(definition, images, train, test, planned, stationary)
 
-        common = inspect.signature(make, follow_wrapped=False).parameters
+        common = inspect.signature(make).parameters  # before make takes the plan's annotations
+        functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
@@ -241,12 +261,21 @@ def _stream_of_images(
     for plan in (train, test):
         digest.update(plan.digest())
     if planned.input_change is not None:
-        digest.update(planned.input_change.content())
+        content = planned.input_change.content()
+        for part in [content] if isinstance(content, bytes) else content:
+            digest.update(part)
     sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
     info = StreamInfo(
-        definition, digest.hexdigest()[:32], source.name, stationary, experiences, sizes, list(planned.test_at)
+        definition,
+        digest.hexdigest()[:32],
+        source.name,
+        stationary,
+        experiences,
+        sizes,
+        list(planned.test_at),
+        source.content_hash[:32],
     )
-    return Stream(info, **samples)
+    return Stream(info, samples["train"], samples["test"])
 
 
 def regression_stream(
@@ -256,6 +285,7 @@ def regression_stream(
     *,
     content_hash: str,
     stationary: Stationary | None = None,
+    course: Mapping[str, Callable[[int, int], NDArray[Any]]] | None = None,
 ) -> Stream:
     """A stream of a regression, whose samples are made when they are asked for, without held-out samples.
 
@@ -267,6 +297,7 @@ def regression_stream(
         lengths: number of samples of each experience.
         content_hash: of what else describes the stream.
         stationary: the variant that ``make`` makes.
+        course: what changes behind the samples; see ``Stream``.
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]
@@ -290,4 +321,5 @@ def regression_stream(
         info,
         train=[GeneratedSamples(make, steps) for steps in experiences],
         test=[GeneratedSamples(make, range(0)) for _ in experiences],
+        course=course or {},
     )

@@ -77,7 +77,14 @@ def tracking(
     content = hashlib.sha256()
     for start in range(0, n_samples, BLOCK):
         content.update(tracked.signs(start, min(start + BLOCK, n_samples)).tobytes())
-    return regression_stream(DEFINITION, tracked.make, lengths, content_hash=content.hexdigest(), stationary=stationary)
+    return regression_stream(
+        DEFINITION,
+        tracked.make,
+        lengths,
+        content_hash=content.hexdigest(),
+        stationary=stationary,
+        course={"sign of each relevant input": tracked.signs},
+    )
 
 
 class _Tracked:
@@ -149,7 +156,7 @@ class _NormalNumbers:
 def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int8]:
     """The sign of each relevant input from one flip to the next, within so many samples, [stretches, relevant]."""
     n_flips = (n_samples - 1) // flip_every
-    flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips)
+    flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips, dtype=np.int64)
     signs = np.ones((n_flips + 1, n_relevant), np.int8)
     signs[np.arange(1, n_flips + 1), flipped] = -1
     return np.multiply.accumulate(signs, axis=0, dtype=np.int8)

@@ -8,9 +8,12 @@ from streams.plan import TRANSITIONS, Plan, random_state, take
 def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
     """Mix neighbouring experiences around their boundary.
 
-    Every sample moves by a random distance, uniform within ±width/2, and the samples are put in that order. Across a
-    boundary the share of the new experience's samples thus rises from 0 to 1 over about ``width`` samples. The lengths
-    of experiences stay, so a few samples are presented in the experience beside their own.
+    Every sample moves by a random distance, uniform within ±width/2, and the samples are put in that order. Around a
+    boundary the share of the new experience's samples thus rises linearly: d samples after it, it is 1/2 + d/width, and
+    what is farther away than width/2 stays unmixed. The transitions of MOA and CapyMOA draw each sample from the new
+    concept with the probability 1 / (1 + exp(−4 d/width)), which has the same slope at the boundary but no end. Here
+    every sample is presented exactly once, and experiences keep their lengths: their boundaries are the middle of the
+    transitions, and some samples are presented in the experience beside their own.
 
     Args:
         plan: of a stream whose order within an experience has no meaning.
@@ -28,5 +31,7 @@ def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
     if width == 0:
         return plan
     n = len(plan.index)
-    moved = np.arange(n) + random_state(seed, TRANSITIONS).uniform(-width / 2, width / 2, size=n)
+    # Draws are exact fractions, and NumPy rounds each operation by itself, so this is the same on every platform.
+    distance = random_state(seed, TRANSITIONS).random_sample(n) * width - width / 2
+    moved = np.arange(n) + distance
     return take(plan, np.argsort(moved, kind="stable"), plan.lengths)

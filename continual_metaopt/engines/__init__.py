@@ -3,3 +3,5 @@
 from typing import Literal
 
 Engine = Literal["auto", "torch", "fused", "compiled"]
+
+COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}  # for the record

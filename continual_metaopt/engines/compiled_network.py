@@ -2,44 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from numpy.typing import NDArray
 from torch import nn
 
 from continual_metaopt.engines import kernels as k
+from continual_metaopt.engines.compiled_learner import NetworkTables
 from continual_metaopt.losses import HalfSquaredError
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
 NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Flatten, nn.Identity, *ACTIVATIONS)
-
-
-@dataclass
-class NetworkTables:
-    """A network as tables, and how much room its computation needs.
-
-    Attributes:
-        layers: a row per layer, as ``kernels.Network`` describes.
-        slopes: of leaky ReLUs.
-        parameters: the network's parameters, in the order of the flat arrays.
-        places: where each is there; the beginnings are aligned.
-        n_weights, n_activations, n_images, n_winners, n_scratch: numbers to make room for.
-        n_inputs, n_outputs: of the network.
-    """
-
-    layers: list[list[int]] = field(default_factory=list)
-    slopes: list[float] = field(default_factory=list)
-    parameters: list[nn.Parameter] = field(default_factory=list)
-    places: list[slice] = field(default_factory=list)
-    n_weights: int = 0
-    n_activations: int = 0
-    n_images: int = 0
-    n_winners: int = 0
-    n_scratch: int = 0
-    n_inputs: int = 0
-    n_outputs: int = 0
 
 
 def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
@@ -96,12 +70,15 @@ def layers_of(model: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def translate(model: nn.Module, input_shape: Sequence[int]) -> NetworkTables:
+def translate(model: nn.Module, input_shape: Sequence[int]) -> tuple[NetworkTables, list[nn.Parameter]]:
     """Describe a network that ``why_not_translated`` has no objection to.
 
     Args:
         model: a sequence of layers.
         input_shape: of one sample: (channels, height, width) or (numbers,).
+
+    Returns:
+        Its tables, and its parameters in the order of the flat arrays.
 
     Raises:
         ValueError: the layers do not fit inputs of this shape.
@@ -118,7 +95,7 @@ def translate(model: nn.Module, input_shape: Sequence[int]) -> NetworkTables:
     if len(builder.shape) != 1:
         raise ValueError(f"the network's output has shape {builder.shape}, not one number per class")
     tables.n_outputs = builder.shape[0]
-    return tables
+    return tables, builder.parameters
 
 
 def to_kernel_layout(array: NDArray[Any]) -> NDArray[Any]:
@@ -140,6 +117,7 @@ class _Builder:
     def __init__(self, tables: NetworkTables, shape: tuple[int, ...]) -> None:
         self.tables = tables
         self.shape = shape
+        self.parameters: list[nn.Parameter] = []
         self._output = 0  # where the last layer's output is
         self._channels_last = False
         tables.n_activations = _aligned(tables.n_inputs)
@@ -230,7 +208,7 @@ class _Builder:
         output = self._output if in_place else self.tables.n_activations
         row[: k.WEIGHT] = [kind, self._output, output, math.prod(self.shape), math.prod(shape)]
         row[k.WEIGHT] = row[k.BIAS] = -1
-        row[k.BACKWARD] = int(bool(self.tables.parameters))
+        row[k.BACKWARD] = int(bool(self.parameters))
         if not in_place:
             self.tables.n_activations += _aligned(math.prod(shape))
         self._output, self.shape = output, shape
@@ -241,8 +219,8 @@ class _Builder:
     def _add_parameters(self, row: list[int], layer: nn.Linear | nn.Conv2d) -> None:
         for column, parameter in ((k.WEIGHT, layer.weight), (k.BIAS, layer.bias)):
             if parameter is not None:
-                row[column] = len(self.tables.parameters)
-                self.tables.parameters.append(cast(nn.Parameter, parameter))
+                row[column] = len(self.parameters)
+                self.parameters.append(cast(nn.Parameter, parameter))
                 start = self.tables.n_weights
                 self.tables.places.append(slice(start, start + parameter.numel()))
                 self.tables.n_weights = _aligned(start + parameter.numel())

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import kernels
@@ -98,17 +97,3 @@ def parameter_settings(group: dict[str, Any]) -> tuple[float, float, bool, float
     short, *long = discounts(group)
     learns = group["meta_lr"] > 0
     return short, group["weight_decay"], learns, long[0] if long else 0.0, bool(long) and learns
-
-
-def room_for_update(dtype: DTypeLike) -> kernels.Room:
-    """Room for the update of one parameter."""
-    pieces = {name: aligned_zeros(kernels.PIECE, dtype) for name in kernels.Room._fields}
-    return kernels.Room(**pieces | {"one": np.ones(1, dtype), "constants": np.zeros(kernels.N_CONSTANTS, dtype)})
-
-
-def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
-    """An array of zeros that begins where a line of the processor's cache begins."""
-    itemsize = np.dtype(dtype).itemsize
-    room = np.zeros(n + kernels.ALIGNMENT, dtype)
-    first = -room.ctypes.data // itemsize % kernels.ALIGNMENT
-    return room[first : first + n]

@@ -7,13 +7,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import kernels as k
-from continual_metaopt.engines.compiled_rules import (
-    BASE_RULES,
-    kernel_rules,
-    parameter_settings,
-    room_for_update,
-    why_no_kernels,
-)
+from continual_metaopt.engines.compiled_learner import room_for_update
+from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 
 Group = dict[str, Any]

@@ -132,7 +132,7 @@ def _direction(rule: int, g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, A
 
 
 @intrinsic
-def _arrays_do_not_overlap(context: Any) -> Any:
+def arrays_do_not_overlap(context: Any) -> Any:
     """Promise LLVM that the array arguments of the calling function have no memory in common.
 
     It need not check that at run time then, which it does for few arrays only, and can vectorise a loop over many.
@@ -155,7 +155,7 @@ def _learn_weights(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any
     """
     literally(rule)
     literally(horizons)
-    _arrays_do_not_overlap()
+    arrays_do_not_overlap()
     has_m, has_v, has_h, has_dx = has
     delta, x, p, m, v, h, long, dx, products, long_products, k = arrays
     step, decay, keep, long_keep = numbers
@@ -329,7 +329,9 @@ def step_numbers(base: int, base_settings: Array, step: float, step_size: float,
 
 
 @intrinsic
-def _pointer(context: Any, address: Any) -> Any:
+def pointer_to(context: Any, address: Any) -> Any:
+    """What is in memory at an address, for ``carray``."""
+
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
@@ -366,14 +368,14 @@ def update_in_place(
         size = addresses[i, SIZE]
         meta_gradients[i] = update(
             base,
-            carray(_pointer(addresses[i, WEIGHTS]), size, kind),
+            carray(pointer_to(addresses[i, WEIGHTS]), size, kind),
             room.one,
-            carray(_pointer(addresses[i, GRADIENT]), size, kind),
+            carray(pointer_to(addresses[i, GRADIENT]), size, kind),
             room.one[:0],
-            carray(_pointer(addresses[i, MOMENTUM]), size if addresses[i, MOMENTUM] else 0, kind),
-            carray(_pointer(addresses[i, SECOND_MOMENT]), size if addresses[i, SECOND_MOMENT] else 0, kind),
-            carray(_pointer(addresses[i, TRACE]), size if settings[i, LEARNS_STEP_SIZE] else 0, kind),
-            carray(_pointer(addresses[i, LONG_TRACE]), size if settings[i, HAS_LONG_TRACE] else 0, kind),
+            carray(pointer_to(addresses[i, MOMENTUM]), size if addresses[i, MOMENTUM] else 0, kind),
+            carray(pointer_to(addresses[i, SECOND_MOMENT]), size if addresses[i, SECOND_MOMENT] else 0, kind),
+            carray(pointer_to(addresses[i, TRACE]), size if settings[i, LEARNS_STEP_SIZE] else 0, kind),
+            carray(pointer_to(addresses[i, LONG_TRACE]), size if settings[i, HAS_LONG_TRACE] else 0, kind),
             room,
             numbers,
         )
@@ -441,7 +443,7 @@ def _meta_gradient(block: Array, by_horizon: Array) -> float:
 @njit(**OPTIONS)
 def _revise(h: Array, change: Any, p: Array) -> None:
     """Move weights to about where they would be with the revised past step sizes (``optim/dutch_traces.py``)."""
-    _arrays_do_not_overlap()
+    arrays_do_not_overlap()
     for i in range(len(p)):
         p[i] += change * h[i]
 
@@ -459,8 +461,8 @@ def revise_in_place(addresses: Array, changes: Array, room: Room) -> None:
     for i in range(len(addresses)):
         if addresses[i, TRACE] and changes[i] != 0:
             size = addresses[i, SIZE]
-            h = carray(_pointer(addresses[i, TRACE]), size, kind)
-            _revise(h, kind.type(changes[i]), carray(_pointer(addresses[i, WEIGHTS]), size, kind))
+            h = carray(pointer_to(addresses[i, TRACE]), size, kind)
+            _revise(h, kind.type(changes[i]), carray(pointer_to(addresses[i, WEIGHTS]), size, kind))
 
 
 # A whole network
@@ -743,7 +745,7 @@ _multiply_1_by_2, _multiply_1_by_1 = _tile(1, 2), _tile(1, 1)
 
 
 @njit(**OPTIONS)
-def _multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> None:
+def multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> None:
     """Add the product of a matrix x [rows, inner] and a matrix b [inner, columns] to a matrix out.
 
     Args:
@@ -807,7 +809,7 @@ def _copy_rows(source: Array, source_row: int, target: Array, target_row: int, r
 
 
 @njit(**OPTIONS)
-def _filled(n: int) -> int:
+def filled(n: int) -> int:
     """The next multiple of a vector's length."""
     return (n + SLACK - 1) // SLACK * SLACK
 
@@ -827,7 +829,7 @@ def _padded_image(layer: Array, images: Array) -> Array:
 
 @njit(**OPTIONS)
 def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, memory: Memory) -> None:
-    outputs, columns = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS])
+    outputs, columns = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS])
     length, image_row, step = _geometry(layer)
     patch, positions = layer[KERNEL_HEIGHT] * length, layer[OUT_HEIGHT] * layer[OUT_WIDTH]
     padded = _padded_image(layer, memory.images)
@@ -849,7 +851,7 @@ def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out:
         for ky in range(layer[KERNEL_HEIGHT]):
             image = (padded, (y * layer[STRIDE_HEIGHT] + ky) * image_row, step, 1)
             target = (sums, y * layer[OUT_WIDTH] * columns, columns)
-            _multiply(image, (kernels, ky * length * columns, columns), target, layer[OUT_WIDTH], columns, length)
+            multiply(image, (kernels, ky * length * columns, columns), target, layer[OUT_WIDTH], columns, length)
     if columns > outputs:
         _copy_rows(sums, columns, out, outputs, positions, outputs)
 
@@ -857,7 +859,7 @@ def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out:
 @njit(**OPTIONS)
 def _paste(layer: Array, y: int, patches: Array, row: int, padded: Array) -> None:
     """Add up what belongs under each position of the kernel in a row of the output."""
-    _arrays_do_not_overlap()
+    arrays_do_not_overlap()
     length, image_row, step = _geometry(layer)
     for ky in range(layer[KERNEL_HEIGHT]):
         first = (y * layer[STRIDE_HEIGHT] + ky) * image_row
@@ -887,12 +889,12 @@ class _ConvRoom(NamedTuple):
 @njit(**OPTIONS)
 def _conv_room(layer: Array, scratch: Array) -> _ConvRoom:
     length, image_row, _ = _geometry(layer)
-    outputs, columns, patch = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS]), layer[KERNEL_HEIGHT] * length
+    outputs, columns, patch = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS]), layer[KERNEL_HEIGHT] * length
     widened = columns if columns > outputs else 0
     a = layer[OUT_HEIGHT] * layer[OUT_WIDTH] * widened
     b = a + patch * widened
-    c = b + outputs * _filled(patch)
-    d = c + layer[OUT_WIDTH] * _filled(patch)
+    c = b + outputs * filled(patch)
+    d = c + layer[OUT_WIDTH] * filled(patch)
     e = d + (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * image_row
     return _ConvRoom(scratch[:a], scratch[a:b], scratch[b:c], scratch[c:d], scratch[d:e])
 
@@ -900,9 +902,9 @@ def _conv_room(layer: Array, scratch: Array) -> _ConvRoom:
 @njit(**OPTIONS)
 def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _ConvRoom, dx: Array) -> None:
     """Gradient with respect to a convolution's input, from a ``delta`` of whole vectors."""
-    outputs, columns, width = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
+    outputs, columns, width = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
     patch = len(weights) // outputs
-    row = _filled(patch)
+    row = filled(patch)
     room.kernels[:] = 0
     for k in range(patch):
         for output in range(outputs):
@@ -911,7 +913,7 @@ def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _Conv
     for y in range(layer[OUT_HEIGHT]):
         room.patches[:] = 0
         gradients = (delta, y * width * columns, columns, 1)
-        _multiply(gradients, (room.kernels, 0, row), (room.patches, 0, row), width, row, outputs)
+        multiply(gradients, (room.kernels, 0, row), (room.patches, 0, row), width, row, outputs)
         _paste(layer, y, room.patches, row, room.padded)
     _unpad(layer, room.padded, dx)
 
@@ -920,20 +922,20 @@ def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _Conv
 def _conv_weight_gradient(layer: Array, delta: Array, image: Array, gradient: Array) -> None:
     """Gradient with respect to a convolution's weights, [patch, filled outputs], from a ``delta`` of whole vectors."""
     length, image_row, step = _geometry(layer)
-    columns, width = _filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
+    columns, width = filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
     gradient[:] = 0
     for y in range(layer[OUT_HEIGHT]):
         for ky in range(layer[KERNEL_HEIGHT]):
             rows = (image, (y * layer[STRIDE_HEIGHT] + ky) * image_row, 1, step)
             target = (gradient, ky * length * columns, columns)
-            _multiply(rows, (delta, y * width * columns, columns), target, length, columns, width)
+            multiply(rows, (delta, y * width * columns, columns), target, length, columns, width)
 
 
 @njit(**OPTIONS)
 def _conv_backward(
     layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
-    outputs, columns = layer[OUT_CHANNELS], _filled(layer[OUT_CHANNELS])
+    outputs, columns = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS])
     positions = layer[OUT_HEIGHT] * layer[OUT_WIDTH]
     start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
     room, wide = _conv_room(layer, memory.scratch), delta
@@ -965,7 +967,7 @@ def _conv_backward(
 @njit(**OPTIONS)
 def _take_larger(x: Array, x_at: int, out: Array, winners: Array, out_at: int, n: int) -> None:
     """Put the larger numbers of ``x`` in the place of those in ``out``, and where they are into ``winners``."""
-    _arrays_do_not_overlap()
+    arrays_do_not_overlap()
     for c in range(n):
         jx, j = np.uintp(x_at + c), np.uintp(out_at + c)
         # as in PyTorch, what is not a number wins, so that it is seen in the loss
@@ -1097,6 +1099,28 @@ def _largest(outputs: Array) -> int:
         if outputs[i] > outputs[best]:
             best = i
     return best
+
+
+@njit(**OPTIONS)
+def count_correct(network: Network, weights: Array, memory: Memory, x: Array, labels: Array) -> int:
+    """How many samples are predicted right: the largest output is at the label.
+
+    Args:
+        network: what to compute.
+        weights: of all parameters.
+        memory: room, made for this network.
+        x: inputs [samples, numbers], each in the order that PyTorch flattens it.
+        labels: classes int64 [samples].
+    """
+    last = network.layers[len(network.layers) - 1]
+    outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    n_correct = 0
+    for i in range(len(x)):
+        _copy(x[i], memory.activations[: x.shape[1]])
+        _forward(network, weights, memory)
+        if _largest(outputs) == labels[i]:
+            n_correct += 1
+    return n_correct
 
 
 LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite

@@ -61,3 +61,11 @@ def check_finite(loss: float, step: int) -> None:
     """
     if not math.isfinite(loss):
         raise Diverged(step, f"the loss is {loss}")
+
+
+def label_does_not_fit(label: int, n_outputs: int) -> str:
+    """The message for a label beyond the network's outputs."""
+    return (
+        f"label {label} does not fit the network's {n_outputs} outputs; size the network with "
+        'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
+    )

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from continual_metaopt.engines.observations import Diverged, Observations, check_finite
-from continual_metaopt.engines.torch_engine import label_does_not_fit
+from continual_metaopt.engines.observations import Diverged, Observations, check_finite, label_does_not_fit
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.meta_updates import Rule

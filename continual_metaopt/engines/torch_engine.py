@@ -1,17 +1,29 @@
 """The torch engine: predict, score, learn, for any network, loss and optimizer."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
+from continual_metaopt.diagnostics import undisturbed
+from continual_metaopt.engines.observations import (
+    MAX_SAMPLES,
+    MAX_SECONDS,
+    Diverged,
+    Observations,
+    check_finite,
+    label_does_not_fit,
+)
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
 from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
+
+Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def learn(
@@ -22,17 +34,22 @@ def learn(
     observations: Observations,
     record_every: int,
     update: Callable[..., Any],
+    at_most: int = MAX_SAMPLES,
+    differentiate: Differentiate | None = None,
 ) -> bool:
-    """Learn from samples, one at a time, until they end or the call has lasted long enough.
+    """Learn from samples, one mini-batch at a time, until they end or the call has lasted long enough.
 
     Args:
         model: the network.
         optimizer: of its parameters.
         criterion: loss of (output, target).
-        samples: pairs of input [1, …] and target [1].
+        samples: pairs of inputs [n, …] and targets [n, …].
         observations: filled in place; says at which step the samples begin.
         record_every: distance in steps between recorded step sizes.
         update: makes the optimizer's update.
+        at_most: samples to learn from in this call.
+        differentiate: what to do in place of ``by_autograd``: it is given inputs and targets, returns output and loss,
+            and leaves the gradients behind.
 
     Returns:
         Whether there may be more samples.
@@ -40,18 +57,41 @@ def learn(
     Raises:
         Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
     """
+    differentiate = differentiate or partial(by_autograd, model, optimizer, criterion)
     deadline = time.monotonic() + MAX_SECONDS
+    at_most = min(at_most, MAX_SAMPLES)
     for x, y in samples:
-        forget_gradients(optimizer)
-        output = model(x)
-        loss = loss_of(criterion, output, y)
+        output, loss = differentiate(x, y)
         check_finite(loss.item(), observations.next_step)
-        if not wants_graph(optimizer):
-            loss.backward()
-        observe(observations, optimizer, output, y, loss, record_every, update)
-        if len(observations) >= MAX_SAMPLES or time.monotonic() >= deadline:
+        observe(observations, optimizer, criterion, output, y, loss, record_every, update, len(y))
+        n = len(observations)
+        if n >= at_most or n + len(y) > MAX_SAMPLES or time.monotonic() >= deadline:
             return True
     return False
+
+
+def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Predict, and compute the gradients with PyTorch's autograd, unless the optimizer wants the graph for that.
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        criterion: loss of (output, target).
+        x: a mini-batch of inputs.
+        y: its targets.
+
+    Returns:
+        The network's output, and its loss, a scalar.
+
+    Raises:
+        ValueError: a label does not fit the network's outputs.
+    """
+    forget_gradients(optimizer)
+    output = model(x)
+    loss = loss_of(criterion, output, y)
+    if not wants_graph(optimizer):
+        loss.backward()
+    return output, loss
 
 
 def forget_gradients(optimizer: Optimizer) -> None:
@@ -67,44 +107,50 @@ def forget_gradients(optimizer: Optimizer) -> None:
 def observe(
     observations: Observations,
     optimizer: Optimizer,
+    criterion: Any,
     output: Tensor,
     target: Tensor,
     loss: Tensor,
     record_every: int,
     update: Callable[..., Any],
+    n_new: int = 1,
 ) -> None:
-    """Make the update of one sample and add to ``observations`` what was seen.
+    """Make the update of one mini-batch and add to ``observations`` what was seen of its new samples.
 
     The prediction, the loss, the step sizes and the other learned values are those from before the update, the meta
-    gradients the update's own.
+    gradients the update's own. They are recorded where one of the new samples is at a multiple of ``record_every``, the
+    first of these if there are several.
 
     Args:
         observations: filled in place.
         optimizer: that the update changes.
-        output: prediction [n, outputs] made before the update; its first row is the new sample's.
+        criterion: loss of (output, target).
+        output: prediction [n, outputs] made before the update; the first rows are those of the new samples.
         target: labels [n].
         loss: of the prediction, a scalar.
         record_every: distance in steps between recorded step sizes.
         update: makes the update; it is given the closure that the optimizer wants, if any (``closure_for``).
+        n_new: number of new samples; others, such as those of a replay memory, may come after them.
 
     Raises:
         Diverged: a meta gradient is not finite; nothing has been added.
     """
-    step = observations.next_step
-    recorded = step % record_every == 0
+    first = observations.next_step
+    step = -(-first // record_every) * record_every
+    recorded = step < first + n_new
     step_sizes = reported_step_sizes(optimizer) if recorded else {}
     others: dict[str, dict[str, Any]] = getattr(optimizer, "meta_parameter_report", dict)() if recorded else {}
     closure = closure_for(optimizer, loss, output)
-    loss_value = loss.item()
+    losses = [loss.item()] if n_new == 1 else losses_of(criterion, output[:n_new], target[:n_new], loss)
     try:
         if closure is None:
             update()
         else:
             update(closure)
     except NonFiniteMetaGradient as error:
-        raise Diverged(step, str(error)) from error
-    observations.correct.append(is_correct(output, target))
-    observations.loss.append(loss_value)
+        raise Diverged(first, str(error)) from error
+    observations.correct += are_correct(output[:n_new], target[:n_new])
+    observations.loss += losses
     if recorded:
         observations.step_sizes += [(step, block, geometric_mean(value)) for block, value in step_sizes.items()]
         for block, values in step_sizes.items():
@@ -135,22 +181,34 @@ def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def label_does_not_fit(label: int, n_outputs: int) -> str:
-    """The message for a label beyond the network's outputs."""
-    return (
-        f"label {label} does not fit the network's {n_outputs} outputs; size the network with "
-        'n_outputs=benchmark.info.for_learner.n_outputs, or number labels within experiences (labels="within")'
-    )
-
-
-def is_correct(output: Tensor, target: Tensor) -> bool | None:
-    """Whether the first sample's largest output is at its label; None for regression."""
-    if target.is_floating_point():
-        return None
-    return bool(output[0].argmax().item() == target[0].item())
-
-
 @torch.no_grad()
+def losses_of(criterion: Any, output: Tensor, target: Tensor, loss: Tensor) -> list[float]:
+    """The loss of each sample of a mini-batch by itself, as far as the criterion can tell.
+
+    Args:
+        criterion: one that has ``reduction``, as PyTorch's losses do, or another.
+        output: prediction [n, outputs].
+        target: labels [n] or numbers [n, outputs].
+        loss: of the mini-batch, which stands for each of its samples where the criterion cannot tell.
+    """
+    reduction = getattr(criterion, "reduction", None)
+    if reduction not in ("mean", "sum") or getattr(criterion, "weight", None) is not None:
+        return [loss.item()] * len(target)
+    by_number = copy.copy(criterion)
+    by_number.reduction = "none"
+    parts = by_number(output, target).reshape(len(target), -1)
+    losses: list[float] = (parts.mean(dim=1) if reduction == "mean" else parts.sum(dim=1)).tolist()
+    return losses
+
+
+def are_correct(output: Tensor, target: Tensor) -> list[bool | None]:
+    """Whether each sample's largest output is at its label; None for regression."""
+    if target.is_floating_point():
+        return [None] * len(target)
+    correct: list[bool | None] = (output.argmax(dim=1) == target).tolist()
+    return correct
+
+
 def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: int = 256) -> float:
     """Top-1 accuracy on a data set; the network is left as it was.
 
@@ -160,14 +218,11 @@ def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: i
         device: of the network.
         batch_size: samples evaluated at once.
     """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     n_correct = 0
-    for start in range(0, len(dataset), batch_size):
-        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        x = torch.stack([item[0] for item in items]).to(device)
-        y = torch.tensor([int(item[1]) for item in items], device=device)
-        n_correct += int((model(x).argmax(dim=1) == y).sum())
-    for module, mode in training.items():
-        module.training = mode
+    with undisturbed(model):
+        for start in range(0, len(dataset), batch_size):
+            items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+            x = torch.stack([item[0] for item in items]).to(device)
+            y = torch.tensor([int(item[1]) for item in items], device=device)
+            n_correct += int((model(x).argmax(dim=1) == y).sum())
     return n_correct / len(dataset)

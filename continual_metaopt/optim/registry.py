@@ -134,10 +134,20 @@ def is_told(name: str) -> bool:
     return name.endswith("_told")
 
 
-def known_of_the_stream(name: str, n_samples: int) -> dict[str, Any]:
-    """The arguments of a learner's factory that whoever makes it knows of the stream: ``n_samples``, if it has that."""
-    declared = inspect.signature(learner_factory(name)).parameters
-    return {"n_samples": n_samples} if "n_samples" in declared else {}
+def known_of_the_stream(name: str, n_samples: int, batch_size: int = 1) -> dict[str, int]:
+    """What a learner wants to know of the stream: those of ``n_samples`` and ``batch_size`` that its factory takes.
+
+    Args:
+        name: of the learner.
+        n_samples: length of the stream.
+        batch_size: samples that are learned from at once.
+
+    Raises:
+        UnknownNameError: no such learner.
+    """
+    taken = inspect.signature(learner_factory(name)).parameters
+    known = {"n_samples": n_samples, "batch_size": batch_size}
+    return {key: value for key, value in known.items() if key in taken}
 
 
 def wants_graph(optimizer: "Optimizer") -> bool:

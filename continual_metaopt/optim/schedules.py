@@ -21,7 +21,7 @@ def half_cosine(progress: float, highest: float, lowest: float) -> float:
 
 
 class Scheduled(OnBase):
-    """A base update whose step size is planned for each sample: ``group["lr"]`` is that of the next one."""
+    """A base update whose step size is planned for each step: ``group["lr"]`` is that of the next one."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with a plan of its own.
@@ -51,17 +51,17 @@ class Scheduled(OnBase):
 class WarmUpCosine(Scheduled):
     """A base update with warm-up and then a cosine of the step size, over the length of a stream.
 
-    With n samples in all, n_w = warmup · n of them for the warm-up, and highest step size α, the step size of sample t,
+    With n steps in all, n_w = warmup · n of them for the warm-up, and highest step size α, the step size of step t,
     counted from 0, is α (t + 1) / n_w for t < n_w, and then falls from α to final · α along half a period of a cosine.
-    After the n-th sample it stays at final · α.
+    After the n-th step it stays at final · α.
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
-        n_samples: length n of the stream.
+        n_steps: number n of steps in the stream.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
-        warmup: share of the samples that the warm-up takes.
+        warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
 
     Raises:
@@ -73,26 +73,24 @@ class WarmUpCosine(Scheduled):
         params: ParamsT,
         lr: float = 1e-3,
         *,
-        n_samples: int,
+        n_steps: int,
         base: str = "adamw",
         weight_decay: float = 0.01,
         warmup: float = 0.05,
         final: float = 0.0,
     ) -> None:
-        super().__init__(
-            params, lr, base=base, weight_decay=weight_decay, n_samples=n_samples, warmup=warmup, final=final
-        )
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, n_steps=n_steps, warmup=warmup, final=final)
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require(group, "n_samples", group["n_samples"] >= 1, "be at least 1")
+        require(group, "n_steps", group["n_steps"] >= 1, "be at least 1")
         require(group, "warmup", 0 <= group["warmup"] < 1, "be at least 0 and below 1")
 
     def _planned(self, group: Group) -> float:
-        warm = round(group["warmup"] * group["n_samples"])
+        warm = round(group["warmup"] * group["n_steps"])
         if group["n_done"] < warm:
             return float(group["highest"] * (group["n_done"] + 1) / warm)
-        progress = (group["n_done"] - warm) / (group["n_samples"] - warm)
+        progress = (group["n_done"] - warm) / (group["n_steps"] - warm)
         return half_cosine(progress, group["highest"], group["final"] * group["highest"])
 
 
@@ -142,6 +140,7 @@ def cosine(
     model: nn.Module,
     *,
     n_samples: int,
+    batch_size: int = 1,
     lr: float = 1e-3,
     base: Base = "adamw",
     weight_decay: float = 0.01,
@@ -153,16 +152,17 @@ def cosine(
     Args:
         model: the network.
         n_samples: length of the stream; a run fills it in.
+        batch_size: samples that are learned from at once; likewise.
         lr: highest step size α.
         base: base update.
         weight_decay: decoupled weight decay κ.
-        warmup: share of the samples that the warm-up takes.
+        warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
     """
     return WarmUpCosine(
         blocks(model, "scalar"),
         lr,
-        n_samples=n_samples,
+        n_steps=-(-n_samples // batch_size),
         base=base,
         weight_decay=weight_decay,
         warmup=warmup,

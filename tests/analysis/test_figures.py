@@ -1,3 +1,5 @@
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from analysis import load_runs, write_report
 from analysis.figures import (
     COLOURS,
+    around_boundaries,
     has_meta_parameter,
     meta_parameter_trajectories,
     online_accuracy_by_experience,
@@ -271,3 +274,82 @@ def test_squared_errors_are_of_regressions(tmp_path):
     write_regression(tmp_path / "other", "LMS", 0, [1, 2])
     with pytest.raises(ValueError, match=r"^the window must have 1 to 2 samples, not 3$"):
         sliding_squared_error(load_runs(tmp_path / "other"), 3)
+
+
+@pytest.fixture(scope="module")
+def diagnosed(tmp_path_factory):
+    """Two seeds with blocks; "One" has a single step size."""
+    root = tmp_path_factory.mktemp("diagnosed")
+    steps = np.arange(0, 120, 10)
+    for seed in range(2):
+        for label, names in {"Many": ["conv1", "conv2"], "One": ["all"]}.items():
+            write_run(
+                root,
+                label,
+                seed,
+                [1] * 120,
+                n_experiences=3,
+                step_sizes=dict.fromkeys(names, 0.001 * (1 + steps)),
+                measurements={
+                    "meta_gradient": dict.fromkeys(names, steps),
+                    "gradient_norm": {"conv1": 1.0 + steps, "conv2": 2.0 + steps},
+                    "dormant_units": {None: 0.1 + 0 * steps, "conv1": 0.2 + seed * steps / 100},
+                    "trace_cosine": {name: np.cos(steps + seed) for name in names},
+                },
+                record_every=10,
+            )
+    return load_runs(root)
+
+
+def test_around_boundaries(diagnosed):
+    figure = around_boundaries(diagnosed, "Many")
+    labels = [" ".join(axes.get_ylabel().split()) for axes in figure.axes]
+    assert labels == ["online accuracy (%)", "step size", "cos(h, g)", "gradient norm", "dormant units (%)"]
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log", "linear", "log", "linear"]
+    assert figure.axes[-1].get_xlabel() == "samples since the boundary"
+    assert figure.axes[0].get_xlim() == (-10, 30)  # of experiences of 40 samples
+    assert figure.get_figwidth() == 3.3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["conv1", "conv2", "whole network"]
+    colours = [line.get_color() for line in legend.get_lines()]
+    assert colours == [*COLOURS[:2], "black"]
+
+    gradient = figure.axes[3].get_lines()
+    assert [line.get_color() for line in gradient[:2]] == colours[:2]
+    assert gradient[0].get_xdata().tolist() == [-10, 0, 10, 20]
+    np.testing.assert_allclose(gradient[0].get_ydata()[1], np.sqrt(41 * 81))
+    assert gradient[-1].get_xdata() == [0, 0]  # marks the boundary
+    dormant = figure.axes[4]
+    np.testing.assert_allclose(dormant.get_lines()[0].get_ydata(), 10)
+    (band,) = (c.get_paths()[0].vertices[:, 1] for c in dormant.collections[1:])
+    assert (band.min(), band.max()) == (0, 100)  # shares lie within these, whatever the interval
+    assert figure.axes[2].get_ylim()[0] >= -1.2
+
+
+def test_a_single_step_size_is_the_whole_networks(diagnosed):
+    figure = around_boundaries(diagnosed, "One", quantities=["step_size", "gradient_norm"], before=20, after=20)
+    assert [axes.get_lines()[0].get_color() for axes in figure.axes] == ["black", COLOURS[0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["conv1", "conv2", "whole network"]
+
+
+def test_blocks_around_boundaries_can_be_chosen(diagnosed):
+    figure = around_boundaries(diagnosed, "Many", blocks=["conv2"], width="full")
+    assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 2]
+    assert figure.get_figwidth() == 6.8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": ["conv3"]}, "'Many' has recorded nothing of block 'conv3'; its blocks are: conv1, conv2"),
+        (
+            {"quantities": ["plasticity"]},
+            "'Many' has recorded no 'plasticity'; it has: "
+            "online_accuracy, step_size, trace_cosine, gradient_norm, dormant_units",
+        ),
+        ({"label": "None"}, "no run is labelled 'None'; the labels are: Many; One"),
+    ],
+)
+def test_what_cannot_be_drawn_around_boundaries(diagnosed, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        around_boundaries(diagnosed, **{"label": "Many"} | options)

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from analysis.scripts import (
+    around_boundaries,
     comparison_table,
     meta_parameters,
     online_accuracy,
@@ -27,6 +28,11 @@ def study(tmp_path_factory):
         (online_accuracy, ["--learners", "Meta", "AdamW", "--diverged", "exclude"], "online_accuracy"),
         (sliding_accuracy, ["--window", "10", "--width", "full"], "sliding_accuracy"),
         (step_sizes, ["--learners", "Meta", "--blocks", "head", "--steps", "0", "100"], "step_sizes"),
+        (
+            around_boundaries,
+            ["--learners", "Meta", "--quantities", "step_size", "--blocks", "head", "--before", "20", "--after", "30"],
+            "around_boundaries_Meta",
+        ),
     ],
 )
 def test_figures(script, options, name, study, tmp_path, capsys):

@@ -6,6 +6,8 @@ import pytest
 
 from analysis import load_runs
 from analysis.statistics import (
+    aligned,
+    around_boundaries,
     best_fixed,
     counted_runs,
     held_out_accuracy,
@@ -14,6 +16,7 @@ from analysis.statistics import (
     mean_squared_error,
     online_accuracy,
     paired_differences,
+    recorded_blocks,
     sample_scores,
     windowed_accuracy,
 )
@@ -134,13 +137,6 @@ def test_paired_differences_by_hand(paired):
         paired_differences(load_runs(paired), "E")
 
 
-def test_pairs_must_have_seen_the_same_stream(paired):
-    other = write_run(paired, "E", 0, stream_info={"fingerprint": "another"})
-    message = f"{paired / 'A-0'} and {other} both have seed 0 but saw different streams"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        paired_differences(load_runs(paired), "A")
-
-
 def test_best_fixed(paired):
     assert best_fixed(load_runs(paired)) == "D"  # B is better than A, but learns its step sizes
     assert best_fixed(load_runs(paired).select(label=["A", "B"])) == "A"
@@ -159,3 +155,119 @@ def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):
     assert np.isnan(excluded.iloc[1])
     with pytest.raises(ValueError, match=r"^the burn-in must have 0 to 3 samples, not 4$"):
         mean_squared_error(runs, burn_in=4)
+
+
+def test_alignment_by_hand():
+    """Boundaries at 10 and 20; bins of 2 samples from 4 before to 4 after."""
+    steps, values = np.arange(30), np.arange(30.0)
+    values[20:] += 100
+    table = aligned(steps, values, [10, 20], before=4, after=4, width=2)
+    assert table.index.tolist() == [-2, -1, 0, 1]
+    assert table["offset"].tolist() == [-3.5, -1.5, 0.5, 2.5]
+    # samples 6 and 7 with 16 and 17; 8, 9 with 18, 19; 10, 11 with 120, 121; 12, 13 with 122, 123
+    assert table["value"].tolist() == [11.5, 13.5, 65.5, 67.5]
+
+
+def test_each_boundary_counts_the_same_in_a_bin():
+    table = aligned([10, 11, 12, 20], [1, 1, 1, 5], [10, 20], before=0, after=5, width=5)
+    assert table["value"].tolist() == [3]
+    assert table["offset"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("width", [1, 3, 7])
+def test_no_bin_reaches_over_the_boundary(width):
+    steps = np.arange(100)
+    table = aligned(steps, steps >= 50, [50], before=20, after=20, width=width)
+    assert table["value"].tolist() == [float(number >= 0) for number in table.index]
+    assert table["offset"].between(-20, 19).all()
+
+
+def test_a_sawtooth_is_found_whatever_the_level_of_its_teeth():
+    """Values that fall by half every 10 samples after each boundary; every tooth ten times the one before."""
+    steps = np.arange(0, 300, 5)
+    values = 10.0 ** (steps // 100) * 0.5 ** (steps % 100 / 10)
+    table = aligned(steps, values, [100, 200], before=50, after=100, width=5, geometric=True)
+    after = table[table.index >= 0]
+    assert after["offset"].tolist() == list(range(0, 100, 5))
+    np.testing.assert_allclose(after["value"] / after["value"].iloc[0], 0.5 ** (after["offset"] / 10))
+    assert after["value"].iloc[0] == pytest.approx(10**1.5)
+    assert table["value"].loc[-1] == pytest.approx(10**0.5 * 0.5**9.5)
+
+
+def test_what_has_no_value_is_left_out():
+    table = aligned([9, 10, 11], [np.nan, 0.0, 4.0], [10], before=1, after=2, width=1, geometric=True)
+    assert table["value"].to_dict() == {1: pytest.approx(4.0)}
+    assert aligned([], [], [10], before=1, after=2, width=1).empty
+    assert aligned([1, 2], [1.0, 1.0], [10], before=1, after=2, width=1).empty
+    assert aligned([1, 2], [1.0, 1.0], [], before=1, after=2, width=1).empty
+
+
+@pytest.mark.parametrize("part", [{"width": 0}, {"before": -1}, {"after": -1}, {"before": 0, "after": 0}])
+def test_alignment_needs_samples_to_look_at(part):
+    options = {"before": 1, "after": 2, "width": 1} | part
+    message = (
+        f"cannot look at {options['before']} samples before and {options['after']} after a boundary "
+        f"in bins of {options['width']}"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        aligned([1], [1], [1], **options)
+
+
+@pytest.fixture
+def stepping(tmp_path):
+    """Two seeds whose accuracy, step sizes and diagnostics jump at 40 and 80 of 120 samples."""
+    for seed in range(2):
+        jump = np.arange(120) // 40
+        steps = np.arange(0, 120, 10)
+        write_run(
+            tmp_path,
+            "A",
+            seed,
+            ((np.arange(120) % 40 >= 20) | (seed == 1)).astype(int),
+            n_experiences=3,
+            step_sizes={"all": 1e-3 * 10.0 ** jump[::10]},
+            measurements={
+                "weight_norm": {"linear1": steps + seed, "linear2": 0 * steps},
+                "plasticity": {None: steps % 40 / 40},
+            },
+            record_every=10,
+        )
+    return load_runs(tmp_path)
+
+
+def test_runs_are_aligned_and_averaged_over_seeds(stepping):
+    accuracy = around_boundaries(stepping, "A", "online_accuracy", before=20, after=20, width=10)
+    assert accuracy["offset"].tolist() == [-15.5, -5.5, 4.5, 14.5]
+    assert accuracy["value"].tolist() == [1, 1, 0.5, 0.5]
+    np.testing.assert_allclose(accuracy["high"] - accuracy["value"], [0, 0, T_1 / 2, T_1 / 2])
+
+    sizes = around_boundaries(stepping, "A", "step_size", "all", before=20, after=20, width=1, geometric=True)
+    assert sizes["offset"].tolist() == [-20, -10, 0, 10]  # the bins are as wide as the recorded values are apart
+    np.testing.assert_allclose(sizes["value"], [10**-2.5, 10**-2.5, 10**-1.5, 10**-1.5])
+    np.testing.assert_allclose(sizes["low"], sizes["high"])
+
+    norms = around_boundaries(stepping, "A", "weight_norm", "linear1", before=0, after=20, width=10)
+    assert norms["value"].tolist() == [60.5, 70.5]
+    np.testing.assert_allclose(norms["value"] - norms["low"], T_1 / 2)
+    plasticity = around_boundaries(stepping, "A", "plasticity", before=0, after=40, width=10)
+    assert plasticity["value"].tolist() == [0, 0.25, 0.5, 0.75]
+
+    assert around_boundaries(stepping, "A", "plasticity", "linear1", before=0, after=40, width=10).empty
+    one_seed = stepping.select(seed=0)
+    assert around_boundaries(one_seed, "A", "plasticity", before=0, after=40, width=10)["low"].isna().all()
+
+
+def test_what_was_recorded_of_which_blocks(stepping):
+    assert recorded_blocks(stepping, "A") == {
+        "step_size": ["all"],
+        "weight_norm": ["linear1", "linear2"],
+        "plasticity": [None],
+    }
+
+
+def test_one_experience_has_no_boundary(tmp_path):
+    path = write_run(tmp_path, "A", n_experiences=1)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: its stream has one experience, and so no boundary"):
+        around_boundaries(load_runs(tmp_path), "A", "online_accuracy", before=1, after=1, width=1)
+    with pytest.raises(ValueError, match="no run is labelled 'B'; the labels are: A"):
+        around_boundaries(load_runs(tmp_path), "B", "online_accuracy", before=1, after=1, width=1)

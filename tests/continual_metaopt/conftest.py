@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from copy import deepcopy
@@ -96,17 +97,20 @@ class Collector:
 
 
 class InProcess:
-    """Stands in for ProcessPoolExecutor: runs each job at once, here."""
+    """Stands in for ProcessPoolExecutor: runs each job at once, here, and none beside another."""
+
+    one_at_a_time = threading.Lock()
 
     def __init__(self, n_workers: int, mp_context: Any, initializer: Any, initargs: tuple[Any, Any]) -> None:
         study._worker.update(messages=initargs[0], stop=initargs[1])
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
+        with self.one_at_a_time:
+            try:
+                future.set_result(function(*args))
+            except Exception as error:
+                future.set_exception(error)
         return future
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:

@@ -739,10 +739,11 @@ def test_our_metrics_have_seen_the_prediction_before_evaluation_clears_it(
     plugin = PeriodicEval(2, "iteration") if when == "PeriodicEval" else plugin_at(when, do=evaluate)
     count = plugin_at("before_eval", do=lambda strategy: evaluations.append(1))
     found = []
+    options = {"engine": "fused"} if kind == "OnlineLearner" else {}  # with and without the plugin
     for plugins in ([], [plugin, count]):
         model = small_network()
         evaluator = evaluator_of(online_metrics(every=1, trace_cosines=True, trace_norms=True))
-        strategy = strategy_of(kind, model, MetaOptimize(blocks(model), 1e-2), plugins, evaluator=evaluator)
+        strategy = strategy_of(kind, model, MetaOptimize(blocks(model), 1e-2), plugins, evaluator=evaluator, **options)
         train(strategy, digits.train_stream, [digits.train_stream])
         found.append(dict(evaluator.get_all_metrics()))
     assert evaluations

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import continual_metaopt.learner as learner_module
-from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.learner import MetaOptimizeStrategy
 from continual_metaopt.networks.mlp import MLP
@@ -38,9 +38,9 @@ class SaveAndStop:
 @pytest.fixture(autouse=True)
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_module, "MAX_SAMPLES", PORTION)
-    for engine in (torch_engine, compiled_engine):
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
 
 
 def stream() -> Any:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from continual_metaopt.config import load_study
 from continual_metaopt.optim.registry import LEARNERS
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
-from streams import STREAMS
+from streams import STREAMS, plan_stream
 
 from .conftest import STREAM, environment, files_of, read_tables, write_study
 
@@ -53,7 +55,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("streams", list(STREAMS)),
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         ("learners", [*LEARNERS, "torch:NAME"]),
         ("studies", ["class_split", "quick", "robustness", "tracking"]),
@@ -68,6 +69,90 @@ def test_everything_that_can_be_named_is_listed(
     assert (status, err) == (0, "")
     assert all(lines)
     assert [line[1] for line in lines if line] == names
+
+
+def test_streams_are_listed_with_what_they_say_about_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "list", "streams")
+
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 100
+    names = [line.split()[0] for line in out.splitlines()[2:] if line.strip()]
+    assert [name for name in names if name in STREAMS.own] == STREAMS.own
+    in_table = set(re.findall(r"[^\s,()]+", out))
+    for name in STREAMS.own:
+        for phrase in asdict(STREAMS[name].about).values():
+            assert set(re.findall(r"[^\s,()]+", phrase)) <= in_table, "no word is broken"
+
+
+def test_streams_that_say_nothing_are_listed_with_their_description(
+    capsys: pytest.CaptureFixture[str], offer: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(STREAMS, "_entries", dict(STREAMS._entries))
+    STREAMS.register("mine", "all of [mine]")(lambda seed=0: None)
+    offer("continual_metaopt.streams", "theirs", "no_such_package:theirs")
+
+    lines = call(capsys, "list", "streams")[1].splitlines()
+
+    assert lines[-2:] == ["theirs  from no_such_package:theirs", "mine    all of [mine]"]
+
+
+# ------------------------------------------------------------------------------------------------------------ preview
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["tracking", "--n-samples", "300"], ["preview/tracking_samples.png", "preview/tracking_timeline.png"]),
+        (
+            [
+                "class_split",
+                "--classes-per-experience",
+                "2",
+                "--stationary",
+                "repeat",
+                "--seed",
+                "3",
+                "--out",
+                "a/b.svg",
+            ],
+            ["a/b_samples.svg", "a/b_timeline.svg"],
+        ),
+    ],
+)
+def test_a_preview_is_written_and_told_about(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], files: list[str]
+) -> None:
+    status, out, err = call(capsys, "preview", *arguments)
+
+    options: dict[str, Any] = {"n_samples": 300}
+    if arguments[0] == "class_split":
+        options = {"classes_per_experience": 2, "stationary": "repeat", "seed": 3}
+    info = plan_stream(arguments[0], **options).info
+    n, n_experiences = info.for_learner.n_samples, len(info.experiences)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        *(f"wrote {file}" for file in files),
+        f"{n:,} samples, {n_experiences} experience{'s' * (n_experiences != 1)}, "
+        f"{info.for_learner.n_outputs} output{'s' * (info.for_learner.n_outputs != 1)}, "
+        f"fingerprint {info.fingerprint}",
+    ]
+    assert sorted(str(file.relative_to(here)) for file in here.rglob("*.*")) == files
+    assert all((here / file).stat().st_size > 5000 for file in files)
+
+
+def test_a_preview_of_a_stream_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "own_stream_module.py").write_text(
+        "from streams import plan_stream, register_stream\n"
+        "@register_stream('own_stream')\n"
+        "def own_stream(*, n: int = 40, seed: int = 0):\n"
+        "    return plan_stream('tracking', n_samples=n, seed=seed)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STREAMS, "_entries", dict(STREAMS._entries))
+        status, out, _ = call(capsys, "preview", "--imports", "own_stream_module", "--n", "60", "own_stream")
+
+    assert status == 0
+    assert "60 samples, 1 experience, 1 output," in out
 
 
 # ------------------------------------------------------------------------------------------------------ run and report
@@ -111,6 +196,7 @@ def test_run_leaves_a_directory_and_a_report(here: Path, capsys: pytest.CaptureF
         ),
         (["--learner.name=fixed", "--learner.base", "lion"], {"name": "fixed", "base": "lion", "lr": 0.001}),
         (["--learner.name", "torch:Adafactor"], {"name": "torch:Adafactor", "eps": [None, 0.001]}),
+        (["--stream.stationary", "repeat"], {"name": "metaoptimize"}),
     ],
 )
 def test_options_are_those_of_the_learner_that_is_named(
@@ -171,6 +257,18 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
             ["run", "--learner.lr", "2"],
             "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
         ),
+        (
+            ["preview", "clas_split"],
+            f"unknown stream 'clas_split'. Did you mean 'class_split'? Known: {', '.join(sorted(STREAMS.own))}",
+        ),
+        (
+            ["preview", "class_split", "--source", "parquet:nothing"],
+            "no parquet file or folder at 'nothing'; give the path of a .parquet file or a folder",
+        ),
+        (
+            ["preview", "class_split", "--classes-per-experience", "3"],
+            "10 classes do not divide into experiences of 3; classes_per_experience must be one of 2, 5, 10",
+        ),
         (["compare", "missing.yaml"], "no study file at 'missing.yaml'"),
         (
             ["compare", "quik"],
@@ -197,6 +295,9 @@ def test_mistakes_are_explained_in_one_line(
         (["run", "--learner.lr", "fast"], "fast"),
         (["run", "--learner.name", "fixed", "--learner.gamma", "1"], "--learner.gamma"),
         (["list", "optimizers"], "optimizers"),
+        (["preview", "class_split", "--sead", "1"], "--sead"),
+        (["preview", "class_split", "--stationary", "always"], "always"),
+        (["preview"], "name of the stream"),
         (["compare", "--sed", "1"], "--sed"),
         (["comapre"], "comapre"),
     ],
@@ -277,6 +378,8 @@ def test_interruptions_have_an_exit_status_of_their_own(
         ["list", "streams"],
         ["list", "learners"],
         ["list", "studies"],
+        ["preview", "class_split", "--classes-per-experience", "5"],
+        ["preview", "--help"],
         ["report", "DIR"],
     ],
 )
@@ -371,7 +474,7 @@ def test_workers_end_with_their_work_saved_when_the_main_process_is_killed(here:
         status = read_json(file)
         assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
         assert 0 < status["step"] < 140_000
-        assert (file.parent / "checkpoint.pt").exists()
+        assert (file.parent / "checkpoint.npz").exists()
 
 
 def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from continual_metaopt.config import (
     packaged_studies,
     study_description,
 )
+from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.optim.registry import LEARNERS, make_optimizer
 from streams import STREAMS, UnknownNameError
 
@@ -156,11 +157,23 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             id="wrong type in a list",
         ),
         pytest.param(
+            {"diagnostics": ["plasticity"], "engine": "population"},
+            "diagnostics: none are possible with engine: population; use engine: auto",
+            id="diagnostics side by side",
+        ),
+        pytest.param(
+            {"diagnostics": ["rank"]},
+            "diagnostics.0: Input should be 'plasticity', 'dormant_units', 'effective_rank', 'stable_rank', "
+            "'weight_norm', 'gradient_norm', 'distance_from_initialisation', 'update_ratio', 'trace_cosine', "
+            "'retention' or 'all' (given: 'rank')",
+            id="unknown diagnostic",
+        ),
+        pytest.param(
             {"record_every": 5}, "record_every: Input should be greater than or equal to 10 (given: 5)", id="too often"
         ),
         pytest.param(
-            {"stream": {"name": "permuted"}},
-            "stream.name: unknown stream 'permuted'. Did you mean 'permuted_inputs'? "
+            {"stream": {"name": "permuted_input"}},
+            "stream.name: unknown stream 'permuted_input'. Did you mean 'permuted_inputs'? "
             f"Known: {', '.join(sorted(STREAMS))}",
             id="unknown stream",
         ),
@@ -302,7 +315,9 @@ def test_a_run_has_all_defaults_filled_in() -> None:
     assert run.stream.options == {
         "source": "digits",
         "n_experiences": 10,
+        "n_permutations": None,
         "samples_per_experience": None,
+        "continued": False,
         "stationary": None,
         "frozen_after": 0,
         "transition_width": 0,
@@ -325,6 +340,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
         {"seed": 1},
         {"record_every": 51},
         {"evaluate": False},
+        {"diagnostics": ["plasticity"]},
     ],
 )
 def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any]) -> None:
@@ -338,6 +354,7 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"study": "another"},
         {"order": 3},
         {"purpose": "selection"},
+        {"diagnostics_every": 10},  # of none
         # defaults spelled out, in another order, with other types of the same value
         {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
         {"network": Component(name="mlp", hidden=(128,))},
@@ -346,6 +363,28 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
 )
 def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, Any]) -> None:
     assert RunConfig(**changes).resolved().run_id == RunConfig().resolved().run_id
+
+
+def test_the_identity_without_diagnostics_is_that_of_versions_that_had_none() -> None:
+    assert RunConfig(stream=Component(name="tracking"), network=Component(name="linear")).run_id == "6b8b7cd01bd6"
+
+
+def test_which_diagnostics_and_how_often_is_part_of_the_identity() -> None:
+    def run_id(*names: str, every: int = 1000) -> str:
+        return RunConfig(diagnostics=names, diagnostics_every=every).run_id
+
+    assert run_id("plasticity", "weight_norm") == run_id("weight_norm", "plasticity", "plasticity")
+    assert run_id("all") == run_id(*get_args(Diagnostic))
+    different = [run_id(), run_id("plasticity"), run_id("plasticity", every=10), run_id("weight_norm"), run_id("all")]
+    assert len(set(different)) == 5
+
+
+@pytest.mark.parametrize("given", ["all", ["all"], ["plasticity", "all"]])
+def test_all_stands_for_every_diagnostic(tmp_path: Path, given: Any) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml", {"diagnostics": given, "diagnostics_every": 7}))
+    run = study.run(study.learners[0], study.learners[0].candidates()[0], 0, "report")
+    assert run.diagnostics == get_args(Diagnostic)
+    assert run.diagnostics_every == 7
 
 
 def test_the_identity_has_twelve_hexadecimal_digits() -> None:

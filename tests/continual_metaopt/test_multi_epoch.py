@@ -75,28 +75,30 @@ def test_learners_may_size_themselves_by_the_batch() -> None:
     assert make_stream("multi_epoch", batch_size=16).info.for_learner.batch_size == 16
 
 
-@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+@pytest.mark.parametrize(("engine", "batch_size"), [("torch", 16), ("fused", 16), ("compiled", 1)])
 def test_measuring_does_not_change_what_is_learned(
-    tmp_path: Path, engine: str, small: Callable[..., RunConfig]
+    tmp_path: Path, engine: str, batch_size: int, small: Callable[..., RunConfig]
 ) -> None:
     """And it takes place amid the experience: the accuracy after the first pass is that of a run of one pass."""
     paths = {name: tmp_path / name for name in ("measured", "not measured", "shorter")}
-    run_one(small(engine=engine), paths["measured"])
-    run_one(small(engine=engine, evaluate=False), paths["not measured"])
-    run_one(small(engine=engine, stream={"epochs": 1}), paths["shorter"])
+    changes = {"measured": {}, "not measured": {"evaluate": False}, "shorter": {"stream": {"epochs": 1}}}
+    for name, change in changes.items():
+        stream = {"batch_size": batch_size} | change.get("stream", {})
+        assert run_one(small(**change | {"engine": engine, "stream": stream}), paths[name]) == "finished"
     tables = [read_tables(path)["samples"] for path in paths.values()]
+    n = 40 // batch_size * batch_size
     assert tables[0].equals(tables[1])
-    assert tables[0].slice(0, SMALL).equals(tables[2])
+    assert tables[0].slice(0, n).equals(tables[2])
     assert measured(paths["not measured"]) == []
     assert measured(paths["measured"])[:1] == measured(paths["shorter"])
-    assert [step for step, _ in measured(paths["measured"])] == [SMALL, 2 * SMALL]
+    assert [step for step, _ in measured(paths["measured"])] == [n, 2 * n]
 
 
 def test_resumed_runs_measure_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Callable[..., RunConfig]
 ) -> None:
     """Stopped before the first measurement, right after it, and in the second pass."""
-    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)
+    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)  # a portion of one mini-batch
     config = small(engine="torch")
     assert run_one(config, tmp_path / "whole") == "finished"
     calls: list[int] = []
@@ -107,16 +109,16 @@ def test_resumed_runs_measure_once(
     for _ in range(3):
         assert run_one(config, tmp_path / "parts", note, should_stop=lambda: True) == "failed"
     assert run_one(config, tmp_path / "parts", note) == "finished"
-    assert calls == [20, SMALL, SMALL + 20, 2 * SMALL]
+    assert calls == [16, SMALL, SMALL + 16, 2 * SMALL]
     assert measured(tmp_path / "parts") == measured(tmp_path / "whole")
     assert len(measured(tmp_path / "whole")) == 2
 
 
 def test_runs_side_by_side_measure_at_the_same_samples(tmp_path: Path, small: Callable[..., RunConfig]) -> None:
-    configs = [small(engine="torch", seed=0), small(engine="torch", seed=1, stream={"batch_size": 10})]
+    configs = [small(engine="torch", seed=seed, stream={"batch_size": 1}) for seed in (0, 1)]
     paths = [tmp_path / "0", tmp_path / "1"]
     assert run_population(configs, paths) == ["finished"] * 2
-    for config, path, n in zip(configs, paths, (SMALL, 40), strict=True):
+    for config, path in zip(configs, paths, strict=True):
         run_one(config, tmp_path / "alone" / path.name)
         assert measured(path) == measured(tmp_path / "alone" / path.name)
-        assert [step for step, _ in measured(path)] == [n, 2 * n]
+        assert [step for step, _ in measured(path)] == [40, 80]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from continual_metaopt import population, register_network, running
+from continual_metaopt import population, register_network, under_way
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import population_engine, torch_engine
 from continual_metaopt.population import run_population
@@ -261,7 +261,7 @@ def test_checkpoints_are_those_of_single_runs(tmp_path: Path, monkeypatch: pytes
 def test_killed_runs_go_on_from_their_last_checkpoint(
     finished: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "CHECKPOINT_SECONDS", 0.0)
 
     class Killed(BaseException):
         pass
@@ -311,6 +311,16 @@ def test_another_runs_directory_is_refused(finished: list[Path], tmp_path: Path)
 def test_runs_that_cannot_be_done_side_by_side(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         side_by_side(tmp_path, [config_of(), config_of(**changes)])
+
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_diagnostics_are_not_measured_side_by_side(tmp_path: Path) -> None:
+    config = config_of().model_copy(update={"diagnostics": ("plasticity",)})
+    message = "runs with diagnostics cannot be done side by side; do each by itself"
+
+    with pytest.raises(ValueError, match=exactly(message)):
+        side_by_side(tmp_path, [config, config_of(seed=5)])
 
     assert not list(tmp_path.rglob("*.json"))
 

@@ -6,24 +6,27 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from analysis import load_runs
-from continual_metaopt import register_learner, register_network, running
+from continual_metaopt import compiled_run, preparing, register_learner, register_network, running, under_way
 from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.engines import compiled_engine, torch_engine
+from continual_metaopt.diagnostic_names import Diagnostic
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
+from streams import make_stream, sources
 
+from ..streams.synthetic import write_folder
 from .conftest import exactly, files_of, read_tables
 
 N_SAMPLES, PORTION = 150, 20
@@ -35,6 +38,8 @@ CONFIG_KEYS = {
     *(
         "record_every",
         "evaluate",
+        "diagnostics",
+        "diagnostics_every",
         "engine",
         "device",
         "learned_step_sizes",
@@ -49,6 +54,7 @@ STREAM_INFO_KEYS = {
     *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
     *("stationary", "test_at"),
 }
+TOO_SHORT = "gradients by autograd: the experience is too short to trace them"
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
 SCHEMAS = {
@@ -96,10 +102,10 @@ def config_of(
 
 @pytest.fixture(autouse=True)
 def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_engine):
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-    for engine in (torch_engine, compiled_engine):
+    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+    for engine in (torch_engine, compiled_learner):
         monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
 
 
@@ -108,10 +114,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for engine in (torch_engine, compiled_engine):
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", PORTION)
-        for engine in (torch_engine, compiled_engine):
+        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+        for engine in (torch_engine, compiled_learner):
             monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
         assert run_one(config_of(), path) == "finished"
     return path
@@ -136,6 +142,7 @@ def learn_by(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options | {"engine": engine})
 
+    monkeypatch.setattr(running, "prepare", lambda config, path: None)
     monkeypatch.setattr(running, "OnlineLearner", ByEngine)
 
 
@@ -294,8 +301,16 @@ def test_analysis_finds_the_mean_of_correct(finished: Path) -> None:
         ("metaoptimize", "mlp", COMPILED),
         ("metaoptimize", "paper_cnn", COMPILED),
         ("fixed", "mlp", COMPILED),
-        ("fixed", "dropping", {"name": "fused", "reason": "not compiled: there is no kernel for Dropout"}),
-        ("metaoptimize", "cropping", {"name": "fused", "reason": "not compiled: Cropping is not a sequence of layers"}),
+        (
+            "fixed",
+            "dropping",
+            {"name": "fused", "reason": f"not compiled: there is no kernel for Dropout; {TOO_SHORT}"},
+        ),
+        (
+            "metaoptimize",
+            "cropping",
+            {"name": "fused", "reason": f"not compiled: Cropping is not a sequence of layers; {TOO_SHORT}"},
+        ),
         (
             "torch:AdamW",
             "mlp",
@@ -476,7 +491,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
         status = read_json(tmp_path / "status.json")
         assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
         assert (tmp_path / "samples").is_dir()
-        assert (tmp_path / "checkpoint.pt").exists()
+        assert (tmp_path / "checkpoint.npz").exists()
         # what there is so far is a prefix of the whole
         runs = load_runs(tmp_path)
         assert runs.table["step"].tolist() == [len(runs.samples)] == [status["step"]]
@@ -490,27 +505,49 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 
     assert_same_run(tmp_path, finished)
     assert not any(path.is_dir() for path in tmp_path.iterdir())
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not list(tmp_path.glob("checkpoint.*"))
     assert read_json(tmp_path / "status.json")["wall_time"] > wall_time > 0
     assert load_runs(tmp_path).samples["loss"].tolist() == read_tables(finished)["samples"]["loss"].to_pylist()
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    random, images = np.random.RandomState(0), tmp_path / "images"
+    pictures = list(random.randint(256, size=(60, 4, 4), dtype=np.uint8))
+    write_folder(images, pictures, ["one", "two"] * 30)
+    config = config_of(source=f"folder:{images}", n_experiences=2, samples_per_experience=50)
+    assert run_one(config, tmp_path / "run", should_stop=stop_at(2)) == "failed"
+    before = read_json(tmp_path / "run" / "config.json")["stream_info"]["fingerprint"]
+
+    sources._load_named.cache_clear()  # as in another process
+    write_folder(images, [255 - pictures[0]], ["one"])
+    assert run_one(config, tmp_path / "run") == "failed"
+    now = make_stream("permuted_inputs", **config.stream.options).info.fingerprint
+    assert read_json(tmp_path / "run" / "status.json")["reason"] == (
+        f"ValueError: the run began with another stream (fingerprint {before}, now {now}): the stored images or the "
+        f"stream's code have changed. Bring them back to go on, or remove '{tmp_path / 'run'}' to begin again"
+    )
+
+    sources._load_named.cache_clear()
+    write_folder(images, pictures[:1], ["one"])
+    assert run_one(config, tmp_path / "run") == "finished"
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between writing the parts of a checkpoint and its state: those parts are of no use."""
-    monkeypatch.setattr(running, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(under_way, "CHECKPOINT_SECONDS", 0.0)
 
     class Killed(BaseException):
         pass
 
-    def save(self: Any, path: Path, progress: dict[str, Any], save: Any = running._Run._save) -> None:
+    def save(self: Any, path: Path, progress: dict[str, Any], save: Any = compiled_run.CompiledRun._save) -> None:
         if progress["step"] == 120:
             raise Killed
         save(self, path, progress)
 
     with monkeypatch.context() as killing:
-        killing.setattr(running._Run, "_save", save)
+        killing.setattr(compiled_run.CompiledRun, "_save", save)
         with pytest.raises(Killed):
             run_one(config_of(), tmp_path)
     assert read_json(tmp_path / "status.json")["state"] == "running"
@@ -553,12 +590,37 @@ def test_every_engine_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read_json(tmp_path / "whole" / "status.json")["engine"]["name"] == engine
 
 
+@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+def test_diagnostics_are_recorded_and_go_on_as_if_nothing_had_happened(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    learn_by(engine, monkeypatch)
+    config = config_of().model_copy(update={"diagnostics": get_args(Diagnostic), "diagnostics_every": 30})
+    run_one(config, tmp_path / "whole")
+    for stop in (2, 2, 3):
+        assert run_one(config, tmp_path / "interrupted", should_stop=stop_at(stop)) == "failed"
+    run_one(config, tmp_path / "interrupted")
+
+    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+    measured = read_tables(tmp_path / "whole")["measurements"].to_pandas()
+    steps = {quantity: sorted(set(rows["step"])) for quantity, rows in measured.groupby("quantity")}
+    assert steps.pop("meta_gradient") == list(range(0, 150, 10))
+    assert (steps.pop("retention"), steps.pop("forgetting")) == ([50, 100, 150], [100, 150])
+    late = {"dormant_units", "effective_rank", "stable_rank", "trace_cosine"}  # with nothing to measure at first
+    assert steps == {
+        quantity: list(range(30 if quantity in late else 0, 150, 30))
+        for quantity in set(get_args(Diagnostic)) - {"retention"}
+    }
+    if engine == "compiled":  # as are those of the run without diagnostics
+        plain, observed = read_tables(finished), read_tables(tmp_path / "whole")
+        assert all(plain[name].equals(observed[name]) for name in ("samples", "step_sizes", "experiences"))
+
+
 def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:
     config = config_of(learner=learner, evaluate=False, n_experiences=2, samples_per_experience=30)
     run_one(config, tmp_path / "whole")
     run_one(config, tmp_path / "interrupted", should_stop=stop_at(3))
-    checkpoint = torch.load(tmp_path / "interrupted" / "checkpoint.pt", weights_only=True)
-    assert checkpoint["n_samples"] == 50
+    assert read_json(tmp_path / "interrupted" / "status.json")["step"] == 50
     run_one(config, tmp_path / "interrupted")
 
     assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
@@ -581,11 +643,12 @@ def test_dropout_goes_on_with_its_random_numbers(tmp_path: Path, registries: Non
 
 
 def test_checkpoints_hold_plain_data_only(tmp_path: Path) -> None:
-    run_one(config_of(), tmp_path, should_stop=stop_at(4))
+    config = config_of().model_copy(update={"engine": "fused"})
+    run_one(config, tmp_path, should_stop=stop_at(4))
 
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
 
-    assert (checkpoint["run_id"], checkpoint["n_samples"], checkpoint["n_ended"]) == (config_of().run_id, 70, 1)
+    assert (checkpoint["run_id"], checkpoint["n_samples"], checkpoint["n_ended"]) == (config.run_id, 70, 1)
     assert checkpoint["progress"]["step"] == 70
     assert checkpoint["model"].keys() == {"linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias"}
 
@@ -667,7 +730,7 @@ def test_data_that_is_missing_for_a_while_costs_nothing(
         raise FileNotFoundError("not mounted")
 
     with monkeypatch.context() as unmounted:
-        unmounted.setattr(running, "make_stream", no_stream)
+        unmounted.setattr(preparing, "plan_stream", no_stream)
         assert run_one(config_of(), tmp_path) == "failed"
 
     now = files_of(tmp_path)

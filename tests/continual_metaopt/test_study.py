@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from analysis import load_runs
-from continual_metaopt import running
+from continual_metaopt import preparing, running
 from continual_metaopt import study as study_module
 from continual_metaopt.config import StudyConfig, load_study
 from continual_metaopt.recording import read_json, write_json
@@ -149,6 +149,7 @@ def test_only_what_is_new_is_run(copied: Path, tmp_path: Path, changes: dict[str
         ({"name": "another"}, "name = {}, not another"),
         ({"record_every": 11}, "record_every = {}, not 11"),
         ({"evaluate": False}, "evaluate = {}, not False"),
+        ({"diagnostics": ["retention"]}, "diagnostics = {}, not ['retention']"),
     ],
 )
 def test_a_folder_with_another_study_is_refused(
@@ -172,12 +173,12 @@ def test_where_the_data_lie_and_defaults_spelled_out_do_not_make_another_study(c
 
 @pytest.mark.usefixtures("in_process")
 def test_failing_runs_are_reported_once_and_others_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_stream(*args: Any, make_stream: Any = running.make_stream, **options: Any) -> Any:
+    def plan_stream(*args: Any, plan_stream: Any = preparing.plan_stream, **options: Any) -> Any:
         if options["seed"] != 1:
             raise FileNotFoundError("there are no images")
-        return make_stream(*args, **options)
+        return plan_stream(*args, **options)
 
-    monkeypatch.setattr(running, "make_stream", make_stream)
+    monkeypatch.setattr(preparing, "plan_stream", plan_stream)
     study = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2])
 
     with pytest.raises(RunsFailed) as caught:
@@ -312,8 +313,7 @@ def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> Non
     assert read_json(tmp_path / "run" / "status.json")["reason"] == reason
 
 
-@pytest.mark.slow
-def test_runs_that_fail_in_their_processes_are_reported_with_the_reason(tmp_path: Path) -> None:
+def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> None:
     missing = STREAM | {"source": f"parquet:{tmp_path / 'nothing'}"}
     study = tiny(tmp_path, stream=missing, learners=[{"name": "fixed"}], selection_seeds=None)
 

@@ -118,7 +118,7 @@ def test_a_cosine_is_as_long_as_the_stream(tmp_path: Path) -> None:
         learner=Component(name="cosine", lr=0.01, warmup=0.25),
         record_every=10,
     ).resolved()
-    assert "n_samples" not in config.learner.options
+    assert not {"n_samples", "batch_size"} & config.learner.options.keys()
     assert run_one(config, tmp_path) == "finished"
     found = read_tables(tmp_path)["step_sizes"]["step_size"].to_pylist()
     # 120 samples, of which 30 warm up
@@ -126,6 +126,11 @@ def test_a_cosine_is_as_long_as_the_stream(tmp_path: Path) -> None:
     assert found[3:] == sorted(found[3:], reverse=True)
     assert len(found) == 12
     assert 0 < found[-1] < 0.0005
+
+
+def test_a_cosine_counts_mini_batches() -> None:
+    optimizer = make_optimizer("cosine", nn.Linear(2, 1), **known_of_the_stream("cosine", n_samples=100, batch_size=8))
+    assert optimizer.param_groups[0]["n_steps"] == 13
 
 
 def test_a_learner_that_does_not_ask_is_not_told_the_length() -> None:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from streams.samples import Samples
+
 HEIGHT, WIDTH = 2, 2
 N_PIXELS = HEIGHT * WIDTH
 N_CLASSES = 12
@@ -51,6 +53,13 @@ def samples(experience: Any) -> list[tuple[int, int]]:
 def stream_samples(stream: Any) -> list[list[tuple[int, int]]]:
     """``samples`` of every experience."""
     return [samples(experience) for experience in stream]
+
+
+def numbers_and_labels(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of the image and label of all samples of an experience of a stream of arrays, on coded images."""
+    x, y = samples.batch(slice(None))
+    stored = np.rint((x.astype(float) * 0.5 + 0.5) * 255).astype(np.int64)
+    return stored.reshape(len(y), -1).min(axis=1) // N_PIXELS, y
 
 
 def encode(image: NDArray[Any], kind: str = "png", **options: Any) -> bytes:

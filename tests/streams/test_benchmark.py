@@ -115,7 +115,9 @@ def test_some_samples_of_a_batch_permuted_and_some_not():
     images = np.arange(2 * 256 * 3).astype(np.uint8).reshape(2, 8, 32, 3)
     permutations = [np.random.RandomState(i).permutation(256) for i in range(2)]
     plan = Plan(np.array([0, 1, 0, 1]), np.arange(4), np.array([-1, 1, 0, -1]), (4,))
-    samples = ImageSamples(ImageSet(images, np.zeros(2, int)), plan, slice(0, 4), PixelPermutations(permutations))
+    samples = ImageSamples(
+        ImageSet(images, np.zeros(2, int)), plan, slice(0, 4), PixelPermutations(permutations.__getitem__, 2)
+    )
     x, y = samples.batch(slice(0, 4))
     assert y.tolist() == [0, 1, 2, 3]
     assert x.tobytes() == b"".join(SampleDataset(samples)[i][0].numpy().tobytes() for i in range(4))
@@ -284,10 +286,12 @@ def test_info_of_a_class_split():
     ]
     assert len(info.fingerprint) == 32
     int(info.fingerprint, 16)
+    assert info.source_hash not in (None, info.fingerprint)
     assert info.as_record() == {
         "definition": "class_split v1",
         "fingerprint": info.fingerprint,
         "source": "arrays",
+        "source_hash": info.source_hash,
         "stationary": None,
         "n_experiences": 4,
         "boundaries": [0, 5, 10, 15],

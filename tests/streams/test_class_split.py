@@ -4,12 +4,15 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+import streams.quiet_avalanche  # noqa: F401
+
 import numpy as np
 import pytest
 import torch
+from avalanche.models import IncrementalClassifier
 
-from streams import make_stream
-from tests.streams.synthetic import N_CLASSES, coded_arrays, coded_images, samples, stream_samples
+from streams import make_stream, plan_stream
+from tests.streams.synthetic import N_CLASSES, coded_arrays, coded_images, numbers_and_labels, samples, stream_samples
 
 SOURCE = coded_arrays()  # 12 classes, 48 training images (numbers 0–47) and 12 test images (48–59)
 
@@ -30,6 +33,9 @@ RECORDED_FINGERPRINTS = [
     ),
     ({"stationary": "shuffled"}, "af7056797ffe0d29b009604df816c636"),
     ({"stationary": "repeat"}, "bc2632829c274f1f2e021b4306f99610"),
+    ({"classes": [7, 0, 4, 2, 9, 1]}, "ed5a1fd51c106be99c31839cf657316f"),
+    ({"stationary": "frozen", "frozen_after": 1}, "9be32eab267f458ea89b849eac90d432"),
+    ({"transition_width": 6}, "2dde1249baa389b65e647ea95104bf43"),
     ({"source": SOURCE[:2]}, "da112bdfa9f6bc8c6fa474b071750131"),  # with a test split held out
 ]
 
@@ -87,6 +93,79 @@ def test_the_kind_of_labels_changes_nothing_else():
 @pytest.mark.parametrize("n_experiences", [None, 2])
 def test_number_of_outputs(labels, n_outputs, n_experiences):
     assert split(labels=labels, n_experiences=n_experiences).info.for_learner.n_outputs == n_outputs
+
+
+def arrays(**options):
+    """Numbers of the images and labels, of each experience of both splits."""
+    stream = plan_stream("class_split", source=SOURCE, **{"classes_per_experience": 3, **options})
+    return stream, *([numbers_and_labels(samples) for samples in split] for split in (stream.train, stream.test))
+
+
+@pytest.mark.parametrize("options", [{}, {"n_experiences": 3}, {"classes": [7, 0, 4, 2, 9, 1]}], ids=str)
+def test_labels_in_the_order_of_appearance(options):
+    stream, train, test = arrays(labels="appearance", seed=2, **options)
+    label_of = {}
+    for i, (numbers, labels) in enumerate(train):
+        assert sorted(set(labels)) == [3 * i, 3 * i + 1, 3 * i + 2], (
+            "the labels of an experience follow the earlier ones"
+        )
+        label_of.update(mapping(zip(numbers.tolist(), labels.tolist(), strict=True)))
+    assert len(label_of) == len(set(label_of.values())) == stream.info.for_learner.n_outputs == 3 * len(train)
+    for numbers, labels in test:
+        assert [label_of[number % N_CLASSES] for number in numbers] == labels.tolist()
+    _, same_images, _ = arrays(labels="global", seed=2, **options)
+    assert [numbers.tolist() for numbers, _ in train] == [numbers.tolist() for numbers, _ in same_images]
+
+
+def test_with_replacement_each_experience_draws_its_classes_anew():
+    """Each of the 12 classes is in an experience of 3 with probability 1/4, whatever came before."""
+    stream, train, test = arrays(replacement=True, n_experiences=400, labels="global")
+    drawn = [frozenset(labels.tolist()) for _, labels in train]
+    assert all(len(classes) == 3 for classes in drawn)
+    assert [set(labels.tolist()) for _, labels in test] == drawn
+    for (numbers, _), classes in zip(train, drawn, strict=True):
+        assert sorted(numbers.tolist()) == members_of(classes)
+    counts = Counter(label for classes in drawn for label in classes)
+    assert set(counts) == set(range(N_CLASSES))
+    assert all(70 <= count <= 130 for count in counts.values()), "100 expected, with a standard deviation of 8.7"
+    again = sum(len(one & other) for one, other in pairwise(drawn))
+    assert 0.6 <= again / 399 <= 0.9, "3/4 of a class expected in common with the experience before"
+    assert len(set(drawn)) > 150, "of 220 possible ones"
+    assert sum(e.n_seen_before for e in stream.info.experiences) == 400 * 12 - 48
+
+
+def members_of(classes):
+    return [number for number in range(48) if number % N_CLASSES in classes]
+
+
+def test_images_that_come_again_with_replacement_come_in_another_order():
+    _, train, _ = arrays(replacement=True, n_experiences=20, classes_per_experience=12)
+    assert len({tuple(numbers.tolist()) for numbers, _ in train}) == 20
+
+
+def test_labels_of_experiences_that_share_classes():
+    options = {"replacement": True, "n_experiences": 8, "seed": 1}
+    _, train, _ = arrays(**options, labels="within")
+    assert all(sorted(set(labels.tolist())) == [0, 1, 2] for _, labels in train)
+    stream, train, _ = arrays(**options, labels="appearance")
+    label_of, known = {}, 0
+    for numbers, labels in train:
+        for number, label in zip(numbers.tolist(), labels.tolist(), strict=True):
+            assert label_of.setdefault(number % N_CLASSES, label) == label, "a class keeps its label"
+        assert set(label_of.values()) == set(range(len(label_of))), "new classes take the next labels"
+        assert set(labels.tolist()) & set(range(known, len(label_of))) == set(range(known, len(label_of)))
+        known = len(label_of)
+    assert stream.info.for_learner.n_outputs == known
+
+
+def test_the_first_experience_is_the_same_with_and_without_replacement():
+    (_, dealt, _), (_, drawn, _) = arrays(seed=4), arrays(seed=4, replacement=True, n_experiences=3)
+    assert [part.tolist() for part in dealt[0]] == [part.tolist() for part in drawn[0]]
+
+
+def test_more_experiences_with_replacement_leave_the_first_ones_as_they_were():
+    (_, few, _), (_, many, _) = (arrays(replacement=True, n_experiences=n) for n in (3, 30))
+    assert [numbers.tolist() for numbers, _ in few] == [numbers.tolist() for numbers, _ in many[:3]]
 
 
 def test_source_labels_need_not_be_consecutive():
@@ -169,11 +248,30 @@ def test_fewer_samples_are_the_first_ones_of_each_experience():
         ),
         ({"classes": [0, 12, -1]}, "the source has classes 0 to 11, but not [-1, 12]"),
         ({"classes": [0, 1, 1]}, "a class is given twice in classes"),
+        (
+            {"replacement": True},
+            "with replacement, n_experiences must be given and at least 1, not None",
+        ),
+        (
+            {"replacement": True, "n_experiences": 0},
+            "with replacement, n_experiences must be given and at least 1, not 0",
+        ),
+        (
+            {"replacement": True, "n_experiences": 2, "classes_per_experience": 13},
+            "classes_per_experience must be between 2 and the number of classes, 12, not 13",
+        ),
+        (
+            {"replacement": True, "n_experiences": 2, "classes_per_experience": 1},
+            "classes_per_experience must be between 2 and the number of classes, 12, not 1",
+        ),
         ({"n_experiences": 0}, "n_experiences must be between 1 and 4, not 0"),
         ({"n_experiences": 5}, "n_experiences must be between 1 and 4, not 5"),
         ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
         ({"samples_per_experience": -5}, "samples_per_experience must be at least 1, not -5"),
-        ({"labels": "withn"}, "unknown kind of labels 'withn'. Did you mean 'within'? Known: global, within"),
+        (
+            {"labels": "withn"},
+            "unknown kind of labels 'withn'. Did you mean 'within'? Known: appearance, global, within",
+        ),
         (
             {"stationary": "shuffle"},
             "unknown stationary variant 'shuffle'. Did you mean 'shuffled'? Known: frozen, repeat, shuffled",
@@ -291,3 +389,15 @@ def test_a_changed_shape_changes_the_fingerprint():
 )
 def test_what_changes_no_sample_leaves_the_fingerprint(options):
     assert split(**options).info.fingerprint == split().info.fingerprint
+
+
+def test_a_head_grows_with_the_classes_in_their_order_of_appearance():
+    """With any other numbering, Avalanche's growing head has outputs for classes that have not come yet."""
+    benchmark = split(labels="appearance", classes_per_experience=4)
+    head = IncrementalClassifier(4, initial_out_features=2)
+    sizes = []
+    for experience in benchmark.train_stream:
+        head.adaptation(experience)
+        sizes.append(head.classifier.out_features)
+    assert sizes == [4, 8, 12]
+    assert benchmark.info.for_learner.n_outputs == 12

@@ -1,11 +1,12 @@
 """Permuted inputs. On coded images a pixel's value tells its place before the permutation."""
 
+import pickle
 import re
 
 import numpy as np
 import pytest
 
-from streams import make_stream
+from streams import make_stream, plan_stream
 from tests.streams.synthetic import coded_images, stored_bytes
 
 HEIGHT, WIDTH = 3, 4
@@ -109,10 +110,69 @@ def test_more_experiences_leave_the_first_ones_as_they_were():
         np.testing.assert_array_equal(decode(one)[2], decode(other)[2])
 
 
+def planned(**options):
+    return plan_stream("permuted_inputs", source=coded_source(), **options)
+
+
+def read(samples):
+    """Numbers of the images, labels, and the one permutation of all samples."""
+    x, labels = samples.batch(slice(None))
+    flat = np.rint((x.reshape(len(x), -1).astype(float) * 0.5 + 0.5) * 255).astype(np.int64)
+    numbers, places = flat // N_PIXELS, flat % N_PIXELS
+    assert (numbers == numbers[:, :1]).all()
+    assert (places == places[:1]).all()
+    return numbers[:, 0].tolist(), labels.tolist(), tuple(places[0].tolist())
+
+
+def test_permutations_that_come_again():
+    stream, anew = planned(n_experiences=7, n_permutations=3), planned(n_experiences=7)
+    first = [read(samples)[2] for samples in anew.train]
+    for split in (stream.train, stream.test):
+        assert [read(samples)[2] for samples in split] == [*first[:3], *first[:3], first[0]]
+    assert [read(samples)[:2] for samples in stream.train] == [read(samples)[:2] for samples in anew.train]
+    assert [e.n_seen_before for e in stream.info.experiences] == [0, 0, 0, 16, 16, 16, 16]
+
+
+def test_images_drawn_on_through_the_source():
+    """Experiences of 6 of 16 images: passes end within them, and no image comes again before the pass has ended."""
+    stream = planned(n_experiences=8, samples_per_experience=6, continued=True)
+    found = [read(samples) for samples in stream.train]
+    assert [len(numbers) for numbers, _, _ in found] == [6] * 8
+    assert len({places for _, _, places in found}) == 8
+    numbers = [number for part, _, _ in found for number in part]
+    passes = [numbers[start : start + 16] for start in range(0, 48, 16)]
+    assert all(sorted(one) == list(range(16)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    assert [number % 4 for number in numbers] == [label for _, labels, _ in found for label in labels]
+
+
+def test_experiences_of_several_passes():
+    found = [read(samples)[0] for samples in planned(n_experiences=2, samples_per_experience=40, continued=True).train]
+    assert [len(numbers) for numbers in found] == [40, 40]
+    passes = [tuple((found[0] + found[1])[start : start + 16]) for start in range(0, 80, 16)]
+    assert all(sorted(one) == list(range(16)) for one in passes)
+    assert len(set(passes)) == 5
+
+
+def test_without_drawing_on_an_experience_is_at_most_one_pass():
+    assert [len(samples) for samples in planned(n_experiences=2, samples_per_experience=40).train] == [16, 16]
+
+
+def test_thousands_of_permutations_are_not_kept():
+    few, many = (pickle.dumps(planned(n_experiences=n).train[1]) for n in (2, 2000))
+    assert abs(len(few) - len(many)) < 10
+
+
+def test_a_permuted_stream_goes_to_another_process():
+    samples = planned(n_experiences=2).train[1]
+    assert read(pickle.loads(pickle.dumps(samples))) == read(samples)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"n_experiences": 0}, "n_experiences must be at least 1, not 0"),
+        ({"n_permutations": 0}, "n_permutations must be at least 1, not 0"),
         ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
         ({"samples_per_experience": -3}, "samples_per_experience must be at least 1, not -3"),
     ],
@@ -129,6 +189,10 @@ RECORDED = [
     ({"n_experiences": 2, "samples_per_experience": 7}, "1e81dd2bdfcc415f7df82f18c27e35e5"),
     ({"stationary": "shuffled"}, "89ec2ab880ffa195b5b7b2fbf61246f8"),
     ({"stationary": "repeat"}, "43844e78adafee21b7dfa248395631bd"),
+    ({"samples_per_experience": 1000}, "1b9134e97d5af58c8700256b59ccc578"),
+    ({"n_experiences": 1}, "c2aaf936dd5538eae5472af15c594be8"),
+    ({"stationary": "frozen", "frozen_after": 1}, "5d2d3d87856dd215c8ccd79e660625c5"),
+    ({"transition_width": 6}, "9c53d90603fd09d5351d60f58670fb67"),
     ({"source": coded_source(colour=True)}, "21cb831f63b50663dddf0600f7bc189d"),
 ]
 

@@ -98,21 +98,15 @@ def test_lazy_entries_are_imported_when_first_asked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "clas_split",
-            f"unknown stream 'clas_split'. Did you mean 'class_split'? Known: {KNOWN}",
-        ),
-        (
-            "Permuted-Inputs",
-            f"unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? Known: {KNOWN}",
-        ),
-        ("zzz", f"unknown stream 'zzz'. Known: {KNOWN}"),
+        ("clas_split", "unknown stream 'clas_split'. Did you mean 'class_split'? Known: "),
+        ("Permuted-Inputs", "unknown stream 'Permuted-Inputs'. Did you mean 'permuted_inputs'? Known: "),
+        ("zzz", "unknown stream 'zzz'. Known: "),
     ],
 )
 def test_unknown_streams(name, message, no_entry_points):
     with pytest.raises(UnknownNameError) as error:
         make_stream(name)
-    assert str(error.value) == message
+    assert str(error.value) == message + ", ".join(sorted(STREAMS))
     assert isinstance(error.value, ValueError)
 
 
@@ -148,7 +142,7 @@ def test_a_registry_without_entry_points_looks_for_none(monkeypatch):
 def test_streams_of_other_packages_are_found_in_their_group(monkeypatch):
     asked = []
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: asked.append(group) or [])
-    assert {"class_split", "permuted_inputs", "tracking"} <= set(STREAMS)
+    assert set(STREAMS) >= {"class_split", "permuted_inputs", "tracking"}
     assert set(asked) == {"continual_metaopt.streams"}
 
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
-from continual_metaopt.engines import compiled_engine, kernels, torch_engine
-from continual_metaopt.engines.compiled_engine import CompiledEngine, flushed_denormals, why_not_compiled
+from continual_metaopt.engines import compiled_engine, compiled_learner, kernels, torch_engine
+from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.fused_update import FusedUpdate
 from continual_metaopt.engines.kernels import PIECE
 from continual_metaopt.engines.observations import Diverged, Observations
@@ -1298,7 +1299,7 @@ class Clock:
             return read(dataset, steps)
 
         monkeypatch.setattr(compiled_engine, "read_samples", read_slowly)
-        monkeypatch.setattr(compiled_engine.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(compiled_learner.time, "monotonic", lambda: self.now)
 
 
 @pytest.mark.parametrize(
@@ -1321,21 +1322,21 @@ def test_portions_last_half_a_second_but_have_at_most_a_thousand_samples(
 
 
 def test_the_limits_of_a_portion_are_the_torch_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (compiled_engine.MAX_SAMPLES, compiled_engine.MAX_SECONDS) == (1000, 0.5)
+    assert (compiled_learner.MAX_SAMPLES, compiled_learner.MAX_SECONDS) == (1000, 0.5)
     assert (torch_engine.MAX_SAMPLES, torch_engine.MAX_SECONDS) == (1000, 0.5)
-    monkeypatch.setattr(compiled_engine, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(compiled_learner, "MAX_SECONDS", 0.0)
     assert portions(20) == [16, 1, 1, 1, 1]
-    monkeypatch.setattr(compiled_engine, "MAX_SAMPLES", 7)
-    assert portions(9) == [7, 1, 1]
+    monkeypatch.setattr(compiled_learner, "MAX_SAMPLES", 7)
+    assert portions(16) == [7, 7, 2]
 
 
 @pytest.mark.parametrize("base", list(BASE_UPDATES))
 def test_portions_do_not_change_the_results(monkeypatch: pytest.MonkeyPatch, base: str) -> None:
     dataset, found = samples(50, CNN_SHAPE, dtype=SINGLE), []
     for length in (1, 7, 50):
-        monkeypatch.setattr(compiled_engine, "MAX_SAMPLES", length)
-        monkeypatch.setattr(compiled_engine, "FIRST_SAMPLES", length)
-        monkeypatch.setattr(compiled_engine, "MAX_SECONDS", 60.0)
+        monkeypatch.setattr(compiled_learner, "MAX_SAMPLES", length)
+        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", length)
+        monkeypatch.setattr(compiled_learner, "MAX_SECONDS", 60.0)
         model, seen = cnn(SINGLE), Observations(0, 3)
         optimizer = metaoptimize(base=base)(model)
         assert Learner("compiled", model, optimizer, CE).learn(dataset, seen, 4) is None

@@ -1,0 +1,26 @@
+"""The random numbers that PyTorch, NumPy and Python draw from, all three."""
+
+import pickle
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Within it, random numbers may be drawn without changing those that come after."""
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])  # noqa: NPY002
+        random.setstate(generators[2])
+
+
+def random_state() -> bytes:
+    """The states of the generators, to be compared."""
+    return pickle.dumps((torch.get_rng_state().numpy(), np.random.get_state(), random.getstate()))  # noqa: NPY002

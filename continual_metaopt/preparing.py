@@ -1,0 +1,112 @@
+"""What a run begins with: stream, network and optimizer, or all of it as arrays where compiled code can do the run.
+
+This needs torch, but not Avalanche. The run itself may happen in another process.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from continual_metaopt.compiled_run import PreparedRun, read_compiled_checkpoint
+from continual_metaopt.config import RunConfig, factory_of, import_modules
+from continual_metaopt.engines.compiled_engine import CompiledEngine, compiled_or_why_not
+from continual_metaopt.losses import criterion_of
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
+from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT
+from streams import plan_stream
+
+SEEDING = threading.Lock()  # held between seeding PyTorch's random numbers and drawing initial weights
+
+
+class Beginning:
+    """Stream, network and optimizer of a run as they are made; PyTorch's random numbers stay as they were.
+
+    Args:
+        config: a resolved description.
+
+    Attributes:
+        stream, model, optimizer: what the description says.
+        criterion: the loss.
+        random: state of PyTorch's random numbers that the run begins with.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        import_modules(config.imports)
+        self.stream = plan_stream(config.stream.name, **config.stream.options, seed=config.seed)
+        sizes = self.stream.info.for_learner
+        self.criterion = criterion_of(sizes.task)
+        with SEEDING, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model: nn.Module = factory_of("network", config.network.name)(
+                n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
+            )
+            known = known_of_the_stream(config.learner.name, sizes.n_samples, sizes.batch_size)
+            self.optimizer: Optimizer = make_optimizer(
+                config.learner.name, self.model, **known, **config.learner.options
+            )
+            self.random = torch.get_rng_state()
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(param.numel() for param in self.model.parameters() if param.requires_grad)
+
+    def restore(self, path: Path) -> dict[str, Any] | None:
+        """Bring network, optimizer and random numbers to the last checkpoint in a run directory.
+
+        Returns:
+            How far the run was then (``RunUnderWay.progress``); None if there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint does not fit, because another version of this package wrote it.
+        """
+        if (path / CHECKPOINT).exists():
+            checkpoint: dict[str, Any] = torch.load(path / CHECKPOINT, weights_only=True)
+            self.model.load_state_dict(checkpoint.pop("model"))
+            self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
+            self.random = checkpoint.pop("random")
+            return checkpoint
+        if (path / COMPILED_CHECKPOINT).exists():
+            learned, progress = read_compiled_checkpoint(path / COMPILED_CHECKPOINT)
+            shape = self.stream.info.for_learner.input_shape
+            engine = CompiledEngine(self.model, cast(MetaOptimize, self.optimizer), self.criterion, shape)
+            engine.load()  # makes the optimizer's state
+            if [array.shape for array in learned] != [array.shape for array in engine.learner.learned]:
+                raise ValueError(
+                    f"'{path / COMPILED_CHECKPOINT}' was written by another version of this package; remove its folder "
+                    "to run again"
+                )
+            engine.learner.learned = learned
+            engine.store()
+            return progress
+        return None
+
+
+def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
+    """A run as arrays, from its description or from the last checkpoint in its directory.
+
+    Args:
+        config: a resolved description.
+        path: the run directory.
+
+    Returns:
+        None if the run is not to be compiled, or cannot be; ``OnlineLearner`` says why.
+    """
+    if config.engine not in ("auto", "compiled") or config.device != "cpu" or config.diagnostics:
+        return None
+    begun = Beginning(config)
+    if begun.stream.info.for_learner.batch_size > 1:
+        return None
+    first = begun.stream.train[0].batch(slice(0, 1))
+    sample = [torch.from_numpy(part) for part in first]
+    engine, _ = compiled_or_why_not(begun.model, begun.optimizer, begun.criterion, sample)
+    if engine is None:
+        return None
+    checkpoint = begun.restore(path)
+    engine.load()
+    return PreparedRun(config, engine.learner, begun.n_parameters, checkpoint)

@@ -1,0 +1,288 @@
+"""What all runs have in common, whatever executes their steps: how far they are, and their records; needs no torch."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from continual_metaopt.config import RunConfig
+from continual_metaopt.engines.observations import Diverged, Observations
+from continual_metaopt.recording import (
+    SCHEMA_VERSION,
+    RunDirectory,
+    describe_platform,
+    describe_software,
+    read_json,
+    write_json,
+)
+from streams.samples import Samples
+from streams.stream import Stream
+
+CHECKPOINT_SECONDS = 30.0
+THREADS = 1  # the steps of small networks do not profit from more, and runs share the cores
+
+OnProgress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; it can go on later."""
+
+
+class RunUnderWay(ABC):
+    """What a run has done so far.
+
+    Nothing is written to the directory before ``begin``.
+
+    Args:
+        config: a resolved description.
+        directory: of the run.
+        stream: what it learns from.
+        on_progress: called with the number of samples done and to do.
+        should_stop: asked after every portion of samples.
+
+    Attributes:
+        engine: how the steps are executed, for the record.
+        n_samples: samples that the run has learned from.
+        n_correct: how many of them were predicted right.
+        n_ended: experiences that have come to their end.
+        n_correct_in_experience: right predictions in the current experience.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        stream: Stream,
+        on_progress: OnProgress = no_progress,
+        should_stop: ShouldStop = never,
+    ) -> None:
+        self.config, self.directory, self.stream, self.info = config, directory, stream, stream.info
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.last_checkpoint = time.monotonic()
+        self.engine: dict[str, str] = {}
+        self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
+
+    @property
+    def n_in_stream(self) -> int:
+        """Length of the whole stream."""
+        return self.info.for_learner.n_samples
+
+    @property
+    def within_experience(self) -> int:
+        """How many of the samples belong to the current experience."""
+        return self.n_samples - [*self.info.boundaries, self.n_samples][self.n_ended]
+
+    @property
+    def left_in_experience(self) -> int:
+        """How many samples of the current experience are still to come; 0 after the last experience."""
+        if self.n_ended == len(self.info.experiences):
+            return 0
+        return self.info.experiences[self.n_ended].n_samples - self.within_experience
+
+    @property
+    def until_measured(self) -> int:
+        """How many samples are to come until held-out accuracy is measured, or the experience ends."""
+        planned = [step - self.n_samples for step in self.info.test_at if step > self.n_samples]
+        return min(self.left_in_experience, *planned[:1]) if planned else self.left_in_experience
+
+    @property
+    def is_to_be_measured(self) -> bool:
+        """Whether held-out accuracy is to be measured at this sample."""
+        return self.n_samples in self.info.test_at
+
+    def begin(self, checkpoint: dict[str, Any] | None, blocks: list[str], n_parameters: int) -> None:
+        """Write the description, or go on after a checkpoint.
+
+        Args:
+            checkpoint: how far the run was then: what ``progress`` returned; None for a new run.
+            blocks: names of the blocks of parameters that have a step size of their own.
+            n_parameters: number of trainable parameters.
+
+        Raises:
+            ValueError: the checkpoint is of another stream than the one that is there now.
+        """
+        if checkpoint is None:
+            self.directory.start(self._record(blocks, n_parameters))
+            return
+        self._require_same_stream()
+        self.directory.resume(checkpoint["progress"])
+        self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
+        self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+
+    def progress(self, of_directory: dict[str, Any]) -> dict[str, Any]:
+        """How far the run is, for a checkpoint; ``of_directory`` is how far its records are."""
+        return {
+            "run_id": self.config.run_id,
+            "n_samples": self.n_samples,
+            "n_correct": self.n_correct,
+            "n_ended": self.n_ended,
+            "n_correct_in_experience": self.n_correct_in_experience,
+            "progress": of_directory,
+        }
+
+    def count_and_record(self, observations: Observations, seconds: float) -> None:
+        """Record what was observed in ``seconds`` of learning."""
+        n_correct = sum(map(bool, observations.correct))
+        self.directory.learning_time += seconds
+        self.directory.observe(observations)
+        self.n_samples += len(observations)
+        self.n_correct += n_correct
+        self.n_correct_in_experience += n_correct
+
+    def report(self) -> None:
+        """Tell the progress, and write a checkpoint if it is time to, or if the user asks to stop.
+
+        Raises:
+            Interrupted: the user does.
+        """
+        self.on_progress(self.n_samples, self.n_in_stream)
+        stop = self.should_stop()
+        if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+            self.checkpoint()
+            self.last_checkpoint = time.monotonic()
+        if stop:
+            raise Interrupted
+
+    @abstractmethod
+    def checkpoint(self) -> None:
+        """Write everything that is needed to go on later."""
+
+    def record_test_accuracy(self, accuracy: Callable[[Samples], float]) -> None:
+        """Record held-out accuracy amid an experience; argument as for ``end_experience``."""
+        value = self._test_accuracy(accuracy)
+        if value is not None:
+            self.directory.measure([(self.n_samples, "test_accuracy", None, "value", value)])
+
+    def end_experience(self, accuracy: Callable[[Samples], float]) -> None:
+        """Record the end of an experience.
+
+        Args:
+            accuracy: measures the accuracy on held-out samples; called if that is wanted and there are any.
+        """
+        experience, classifies = self.info.experiences[self.n_ended], self._classifies
+        self.directory.add_experience(
+            experience=self.n_ended,
+            classes=[str(label) for label in experience.classes],
+            first_step=experience.first_step,
+            n_samples=experience.n_samples,
+            n_seen_before=experience.n_seen_before,
+            n_correct=self.n_correct_in_experience if classifies else None,
+            online_accuracy=self.n_correct_in_experience / experience.n_samples if classifies else None,
+            test_accuracy=self._test_accuracy(accuracy),
+        )
+        self.n_ended, self.n_correct_in_experience = self.n_ended + 1, 0
+
+    @property
+    def _classifies(self) -> bool:
+        return self.info.for_learner.task == "classification"
+
+    def _test_accuracy(self, accuracy: Callable[[Samples], float]) -> float | None:
+        held_out = self.stream.test[self.n_ended]
+        return accuracy(held_out) if self.config.evaluate and self._classifies and len(held_out) else None
+
+    def _require_same_stream(self) -> None:
+        began_with = read_json(self.directory.path / "config.json")["stream_info"]["fingerprint"]
+        if began_with != self.info.fingerprint:
+            raise ValueError(
+                f"the run began with another stream (fingerprint {began_with}, now {self.info.fingerprint}): "
+                "the stored images or the stream's code have changed. Bring them back to go on, or remove "
+                f"'{self.directory.path}' to begin again"
+            )
+
+    def _record(self, blocks: list[str], n_parameters: int) -> dict[str, Any]:
+        """The content of config.json."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.config.run_id,
+            **self.config.model_dump(mode="json"),
+            "learned_step_sizes": self.config.learned_step_sizes,
+            "stream_info": self.info.as_record(),
+            "blocks": blocks,
+            "n_parameters": n_parameters,
+            "versions": describe_software(),
+            "platform": describe_platform(THREADS),
+        }
+
+
+class Learns(Protocol):
+    """A run that can be brought to its end."""
+
+    engine: dict[str, str]
+
+    def learn(self) -> None:
+        """Learn from all samples that are left."""
+        ...
+
+
+def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
+    """Make a run and let it learn, and record how it ended.
+
+    Args:
+        directory: of the run.
+        make: makes it; what goes wrong there is recorded too.
+
+    Returns:
+        The state that the run ended in: "finished", "diverged", or "failed" with the reason in ``status.json``.
+    """
+    run = None
+    try:
+        run = make()
+        run.learn()
+    except Diverged as error:
+        directory.finish("diverged", str(error), run.engine if run else None)
+        return "diverged"
+    except Interrupted:
+        directory.finish("failed", "interrupted by the user", None, keep_parts=True)
+        return "failed"
+    except Exception as error:
+        return fail(directory, error)
+    directory.finish("finished", None, run.engine)
+    return "finished"
+
+
+def fail(directory: RunDirectory, error: Exception) -> str:
+    """Record that a run failed, in a way that it may go on later; returns that state."""
+    directory.finish("failed", reason_of(error), None, keep_parts=True)
+    return "failed"
+
+
+def reason_of(error: BaseException) -> str:
+    """The sentence about an error in a run's status."""
+    return f"{type(error).__name__}: {error}"
+
+
+def earlier_state(path: Path, config: RunConfig) -> str | None:
+    """How the run in a directory ended for good, or None if it has not.
+
+    The place in tables and figures that its study now gives to a run that has ended is noted.
+
+    Raises:
+        FileExistsError: the directory holds another run.
+        ValueError: its description or status is damaged.
+    """
+    if not (path / "config.json").exists():
+        return None
+    record = read_json(path / "config.json")
+    if record.get("run_id") != config.run_id:
+        raise FileExistsError(
+            f"'{path}' already holds another run ({record.get('run_id')}); choose another folder with --out"
+        )
+    if not (path / "status.json").exists():
+        return None
+    state: str = read_json(path / "status.json")["state"]
+    if state not in ("finished", "diverged"):
+        return None
+    if record.get("order") != config.order:
+        write_json(path / "config.json", record | {"order": config.order})
+    return state

@@ -1,0 +1,106 @@
+"""What streams of classes have in common: which images belong to some classes, and how labels are numbered."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.images import ImageSet, ImageSource
+from streams.plan import SAMPLE_ORDER, Integers, plan_of, random_state
+from streams.registry import unknown_name
+from streams.stream import ImagePlan
+
+Labels = Literal["within", "global", "appearance"]
+Classes = NDArray[np.int64]
+
+
+def chosen_classes(classes: Sequence[int] | None, n_classes: int) -> Classes:
+    """The numbers of the classes that a stream is to use; None for all.
+
+    Raises:
+        ValueError: a class is not there or given twice.
+    """
+    chosen = np.arange(n_classes) if classes is None else np.array(classes, dtype=np.int64)
+    unknown = sorted({int(number) for number in chosen if not 0 <= number < n_classes})
+    if unknown:
+        raise ValueError(f"the source has classes 0 to {n_classes - 1}, but not {unknown}")
+    if len(np.unique(chosen)) < len(chosen):
+        raise ValueError("a class is given twice in classes")
+    return chosen
+
+
+def deal(
+    chosen: Classes, classes_per_experience: int, names: Sequence[object], state: np.random.RandomState
+) -> Classes:
+    """Deal classes at random into groups of equal size, [groups, classes_per_experience].
+
+    Args:
+        chosen: numbers of the classes.
+        classes_per_experience: size of a group.
+        names: the source's own labels of all its classes, for messages.
+        state: decides who goes together.
+
+    Raises:
+        ValueError: the classes do not divide into groups of this size.
+    """
+    n_classes = len(chosen)
+    if n_classes < 2:
+        available = [names[number] for number in chosen]
+        raise ValueError(f"a class split needs at least two classes; there are only {available}")
+    if classes_per_experience < 2 or n_classes % classes_per_experience:
+        fitting = [str(k) for k in range(2, n_classes + 1) if n_classes % k == 0]
+        raise ValueError(
+            f"{n_classes} classes do not divide into experiences of {classes_per_experience}; "
+            f"classes_per_experience must be one of {', '.join(fitting)}"
+        )
+    return state.permutation(chosen).reshape(-1, classes_per_experience)
+
+
+def members(split: ImageSet, classes: Classes) -> NDArray[np.int64]:
+    """Positions of the images of some classes, ascending."""
+    return np.flatnonzero(np.isin(split.y, classes))
+
+
+def plan_classes(
+    images: ImageSource, groups: Sequence[Classes], train: Sequence[Integers], labels: Labels, seed: int
+) -> ImagePlan:
+    """The stream whose experiences are groups of classes.
+
+    Args:
+        images: of the source.
+        groups: numbers of the classes of each experience.
+        train: positions of the training images that each experience presents, in order.
+        labels: "within" numbers the labels 0 … k−1 anew in each experience; "global" keeps the source's numbering;
+            "appearance" numbers classes in the order of their first experience, and within it in the group's order.
+        seed: of the order of test images, which are all those of the classes.
+
+    Raises:
+        ValueError: unknown kind of labels.
+    """
+    tables = _label_tables(groups, labels, len(images.classes))
+    test = [random_state(seed, SAMPLE_ORDER, i).permutation(members(images.test, g)) for i, g in enumerate(groups)]
+    train_plan, test_plan = (
+        plan_of([(index, table[split.y[index]], -1) for index, table in zip(indices, tables, strict=True)])
+        for split, indices in ((images.train, train), (images.test, test))
+    )
+    n_outputs = len(images.classes) if labels == "global" else max(int(table.max()) for table in tables) + 1
+    return ImagePlan(train_plan, test_plan, n_outputs)
+
+
+def _label_tables(groups: Sequence[Classes], labels: Labels, n_classes: int) -> list[NDArray[np.int64]]:
+    """The label of each of the source's classes in each experience, −1 for classes that are not in it."""
+    if labels == "within":
+        return [_numbered(group, n_classes) for group in groups]
+    if labels == "global":
+        return [np.arange(n_classes)] * len(groups)
+    if labels == "appearance":
+        every, first = np.unique(np.concatenate(groups), return_index=True)
+        return [_numbered(every[np.argsort(first)], n_classes)] * len(groups)
+    raise ValueError(unknown_name("kind of labels", labels, ["within", "global", "appearance"]))
+
+
+def _numbered(classes: Classes, n_classes: int) -> NDArray[np.int64]:
+    table = np.full(n_classes, -1)
+    table[classes] = np.arange(len(classes))
+    return table

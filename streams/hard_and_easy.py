@@ -1,0 +1,84 @@
+"""Hard and easy experiences in turn: the "5+1" task of L2 Init.
+
+Kumar, Marklund and Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative Regularization",
+arXiv 2308.11958, §4.2, and its code, github.com/skumar9876/L2_Init.
+"""
+
+from itertools import accumulate, cycle, pairwise, takewhile
+
+from streams.class_groups import Labels, chosen_classes, members, plan_classes
+from streams.images import ImageSource
+from streams.plan import CLASS_ORDER, SAMPLE_ORDER, in_passes, random_state
+from streams.stream import ImagePlan, image_stream
+
+PASSES = 10  # over the images of a hard experience, in the paper
+
+
+@image_stream(
+    "hard_and_easy v1",
+    changes="the classes: many in hard experiences, few in easy ones, in turn",
+    when="with every experience",
+    length="n_experiences × hard_samples or easy_samples",
+    head="one output per class of the source (labels global), growing (appearance), or shared (within)",
+)
+def hard_and_easy(
+    images: ImageSource,
+    seed: int,
+    *,
+    hard_classes: int = 5,
+    easy_classes: int = 1,
+    hard_samples: int | None = None,
+    easy_samples: int | None = None,
+    classes: list[int] | None = None,
+    labels: Labels = "global",
+    n_experiences: int | None = None,
+) -> ImagePlan:
+    """Experiences of many classes and of few take turns, beginning with many; no class comes in two of them.
+
+    An experience of one class is learned at once, since all its labels are the same, and what it does to the network
+    shows in the hard experience that follows: that is where methods are compared.
+
+    In the paper, an experience of CIFAR-100 lasts 780 steps with batches of 32, which is 10 passes over the 2,500
+    images of 5 classes, and the easy ones last as long. Its published code has 625 steps with batches of 16
+    (``hard_samples=easy_samples=10_000``). The default is the paper's, with as many images as the source has.
+
+    Args:
+        images: of the source.
+        seed: decides which classes go together and the order of samples.
+        hard_classes: number of classes in the first, third, … experience.
+        easy_classes: number of classes in the second, fourth, … experience.
+        hard_samples: number of samples in each hard experience, drawn in passes over its images, each in a new order;
+            None for 10 passes.
+        easy_samples: likewise in each easy experience; None for as many as in the hard experience before.
+        classes: use only these classes of the source, by number; None for all.
+        labels: "global" keeps the source's numbering, "appearance" numbers classes in the order in which they first
+            come, "within" anew in each experience.
+        n_experiences: use only this many experiences, the first ones; None for as many as there are classes for.
+
+    Raises:
+        ValueError: an option's value is out of range, or there are too few classes.
+    """
+    sizes = {"hard_classes": hard_classes, "easy_classes": easy_classes}
+    for name, value in (sizes | {"hard_samples": hard_samples, "easy_samples": easy_samples}).items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    chosen = random_state(seed, CLASS_ORDER).permutation(chosen_classes(classes, len(images.classes)))
+    ends = takewhile(lambda end: end <= len(chosen), accumulate(cycle(sizes.values()), initial=0))
+    groups = [chosen[start:end] for start, end in pairwise(ends)]
+    if len(groups) < 2:
+        raise ValueError(
+            f"{hard_classes} classes for a hard experience and {easy_classes} for an easy one are more than there are: "
+            f"{len(chosen)}"
+        )
+    if n_experiences is not None and not 1 <= n_experiences <= len(groups):
+        raise ValueError(f"n_experiences must be between 1 and {len(groups)}, not {n_experiences}")
+    groups = groups[:n_experiences]
+    train, n_hard = [], 0
+    for i, group in enumerate(groups):
+        available = members(images.train, group)
+        if i % 2 == 0:
+            n = n_hard = PASSES * len(available) if hard_samples is None else hard_samples
+        else:
+            n = n_hard if easy_samples is None else easy_samples
+        train.append(in_passes(available, n, random_state(seed, SAMPLE_ORDER, i)))
+    return plan_classes(images, groups, train, labels, seed)

@@ -1,0 +1,95 @@
+"""Label noise: some of the labels are wrong, more of them in some experiences than in others."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from streams.images import ImageSource
+from streams.plan import LABEL_NOISE, SAMPLE_ORDER, Plan, in_passes, plan_of, random_state
+from streams.registry import unknown_name
+from streams.stream import ImagePlan, image_stream
+
+
+@image_stream(
+    "label_noise v1",
+    changes="the share of labels that are wrong",
+    when="with every experience",
+    length="n_experiences × samples_per_experience, or × all images",
+    head="one output for each class of the source",
+)
+def label_noise(
+    images: ImageSource,
+    seed: int,
+    *,
+    wrong: float = 0.4,
+    schedule: Literal["fixed", "growing", "alternating"] = "growing",
+    n_experiences: int = 10,
+    samples_per_experience: int | None = None,
+) -> ImagePlan:
+    """Training labels are wrong with a probability that changes from experience to experience; test labels are right.
+
+    A wrong label is any of the other classes with equal probability (symmetric noise). It is drawn for each presented
+    sample: an image that comes again, also in the variants "repeat" and "frozen", is given another draw. The online
+    accuracy that can be reached is thus 1 − share of wrong labels, and the test accuracy is not bounded.
+
+    Args:
+        images: of the source.
+        seed: decides the order of samples and the wrong labels.
+        wrong: the largest share of wrong labels.
+        schedule: "fixed" has this share always; "growing" goes in equal steps from none in the first experience to this
+            share in the last; "alternating" has none in the first, third, … experience and this share in the others.
+        n_experiences: number of experiences.
+        samples_per_experience: number of samples in each experience, drawn in passes over all images, each in a new
+            order; None for one pass.
+
+    Raises:
+        ValueError: an option's value is unknown or out of range.
+    """
+    if not 0 <= wrong <= 1:
+        raise ValueError(f"wrong must be a share between 0 and 1, not {wrong}")
+    for name, value in {"n_experiences": n_experiences, "samples_per_experience": samples_per_experience}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    n_classes, n_images = len(images.classes), len(images.train.y)
+    if n_classes < 2:
+        raise ValueError(f"wrong labels need at least two classes; there are only {images.classes}")
+    shares = {
+        "fixed": [wrong] * n_experiences,
+        "growing": [wrong * i / max(n_experiences - 1, 1) for i in range(n_experiences)],
+        "alternating": [wrong * (i % 2) for i in range(n_experiences)],
+    }
+    if schedule not in shares:
+        raise ValueError(unknown_name("schedule", schedule, list(shares)))
+    n = n_images if samples_per_experience is None else samples_per_experience
+    train = []
+    for i in range(n_experiences):
+        index = in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i))
+        train.append((index, images.train.y[index], i))
+    test = plan_of([(np.arange(len(images.test.y)), images.test.y, -1)] * n_experiences)
+
+    def draw_wrong_labels(plan: Plan) -> Plan:
+        return _with_wrong_labels(plan, shares[schedule], n_images, n_classes, seed)
+
+    return ImagePlan(plan_of(train), test, n_classes, relabel=draw_wrong_labels)
+
+
+def _with_wrong_labels(plan: Plan, shares: Sequence[float], n_images: int, n_classes: int, seed: int) -> Plan:
+    """Draw wrong labels; a sample's change is the number of the experience whose share it has.
+
+    The draw depends on image, experience and on how often the image came before in that experience, not on the place in
+    the stream, so that stationary variants and blurred boundaries keep it.
+    """
+    occurrence, label = plan.occurrence(), plan.label.copy()
+    for experience, share in enumerate(shares):
+        of_experience = np.flatnonzero(plan.change == experience)
+        for count in range(occurrence[of_experience].max(initial=-1) + 1):
+            state = random_state(seed, LABEL_NOISE, experience, count)
+            is_wrong = state.random_sample(n_images) < share
+            other = state.randint(n_classes - 1, size=n_images, dtype=np.int64)  # the same draws on every platform
+            steps = of_experience[occurrence[of_experience] == count]
+            steps = steps[is_wrong[plan.index[steps]]]
+            drawn = other[plan.index[steps]]
+            label[steps] = drawn + (drawn >= label[steps])
+    return replace(plan, label=label, change=np.full_like(plan.change, -1))

@@ -1,0 +1,152 @@
+"""Whatever averages, pairs or draws runs together refuses those that did not see equal samples in equal order."""
+
+import inspect
+import json
+import pkgutil
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from analysis import comparison_table, figures, load_runs, scripts, write_report
+from analysis.statistics import accuracy_by_setting, best_fixed, paired_differences
+
+from .synthetic import write_regression, write_run
+
+SETTINGS = ("gamma", "meta_lr", "lr")
+
+# Everything that takes several runs and makes one result of them.
+STATISTICS = {
+    "comparison_table": comparison_table,
+    "paired_differences": lambda runs: paired_differences(runs, "A"),
+    "best_fixed": best_fixed,
+    "accuracy_by_setting": lambda runs: accuracy_by_setting(runs, SETTINGS),
+}
+FIGURES = {
+    "online_accuracy_by_experience": figures.online_accuracy_by_experience,
+    "sliding_accuracy": figures.sliding_accuracy,
+    "sliding_squared_error": lambda runs: figures.sliding_squared_error(runs, 2),
+    "step_size_trajectories": figures.step_size_trajectories,
+    "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),
+    "sensitivity_maps": figures.sensitivity_maps,
+}
+SCRIPT_OPTIONS = {"squared_error": ["--window", "2"]}
+SCRIPTS = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
+
+
+def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, int] = (0, 0), regression=False) -> None:
+    """Runs of the learners A and B with these differences in what is recorded of their streams."""
+    records = {
+        "config": {"learner": {"name": "metaoptimize", "gamma": 0.9, "meta_lr": 0.01, "lr": 1e-3}},
+        "step_sizes": {"all": [1e-3] * 4},
+        "measurements": {"momentum": {"all": [0.9, 0.9, 0.8, 0.8]}},
+        "learned": True,
+    }
+    write = write_regression if regression else write_run
+    for label, seed, stream_info in zip("AB", seeds, stream_infos, strict=True):
+        path = write(root, label, seed, [1, 0, 1, 1], **records) / "config.json"
+        config = json.loads(path.read_text())
+        config["stream_info"] |= stream_info
+        path.write_text(json.dumps(config))
+
+
+def refusal(root: Path) -> str:
+    return (
+        f"{root / 'A-0'} and {root / 'B-0'} both have seed 0, but did not see the same samples in the same order: "
+        'stream_info.fingerprint is "stream-0" and "another"; nothing else that is recorded differs, so the stored '
+        "images or the stream's code have changed. They cannot be compared: leave one of them out, or remove it and "
+        "repeat the run"
+    )
+
+
+@pytest.mark.parametrize("name", [*STATISTICS, *FIGURES])
+def test_equal_seeds_with_other_samples_are_refused(name, tmp_path):
+    combine = (STATISTICS | FIGURES)[name]
+    write_two(tmp_path / "equal", {}, {}, regression="squared" in name)
+    combine(load_runs(tmp_path / "equal"))
+    write_two(tmp_path, {}, {"fingerprint": "another"}, regression="squared" in name)
+    with pytest.raises(ValueError, match=f"^{re.escape(refusal(tmp_path))}$"):
+        combine(load_runs(tmp_path / "A-0", tmp_path / "B-0"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_refuse_them_too(name, tmp_path, capsys):
+    main = import_module(f"analysis.scripts.{name}").main
+    options = ["--out", str(tmp_path / "out"), *SCRIPT_OPTIONS.get(name, [])]
+    write_two(tmp_path / "equal", {}, {}, regression=name == "squared_error")
+    assert main([str(tmp_path / "equal"), *options]) == 0
+    before = sorted((tmp_path / "out").iterdir())
+    write_two(tmp_path / "runs", {}, {"fingerprint": "another"}, regression=name == "squared_error")
+    assert main([str(tmp_path / "runs"), *options]) == 2
+    assert capsys.readouterr().err == f"python -m analysis.scripts.{name}: error: {refusal(tmp_path / 'runs')}\n"
+    assert sorted((tmp_path / "out").iterdir()) == before
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_the_report_refuses_them_too(regression, tmp_path):
+    write_two(tmp_path / "runs", {}, {"fingerprint": "another"}, regression=regression)
+    with pytest.raises(ValueError, match=re.escape(refusal(tmp_path / "runs"))):
+        write_report(load_runs(tmp_path / "runs"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_figure_is_among_those_that_are_tested_here():
+    drawing = {
+        name
+        for name, function in inspect.getmembers(figures, inspect.isfunction)
+        if not name.startswith("_") and list(inspect.signature(function).parameters)[:1] == ["runs"]
+        if inspect.signature(function).return_annotation == "Figure"
+    }
+    assert drawing == set(FIGURES), "add the figure to FIGURES, so that it is tested to refuse unequal streams"
+
+
+def test_runs_that_have_not_ended_are_drawn_and_thus_refused(tmp_path):
+    write_run(tmp_path, "A", 0)
+    write_run(tmp_path, "B", 0, [1], n_samples=4, state="running", parts=1, stream_info={"fingerprint": "another"})
+    with pytest.raises(ValueError, match="did not see the same samples"):
+        load_runs(tmp_path).require_one_stream()
+
+
+def test_the_message_names_all_that_differs(tmp_path):
+    boundaries = list(range(0, 100, 2))
+    write_two(
+        tmp_path, {"source_hash": "aa"}, {"source_hash": "bb", "fingerprint": "another", "boundaries": boundaries}
+    )
+    expected = (
+        'in the same order: stream_info.fingerprint is "stream-0" and "another"; '
+        "stream_info.boundaries is [0, 2] and [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 2...; "
+        'stream_info.source_hash is "aa" and "bb". They cannot be compared'
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        load_runs(tmp_path).require_one_stream()
+
+
+def test_seeds_from_changed_images_are_refused(tmp_path):
+    write_two(tmp_path, {"source_hash": "aa"}, {"source_hash": "bb"}, seeds=(0, 1))
+    message = (
+        f"{tmp_path / 'A-0'} and {tmp_path / 'B-1'} saw different images: what was stored as source 'digits' has "
+        "changed between them (source_hash aa and bb). They cannot be averaged: leave one of them out, or remove it "
+        "and repeat the run"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        comparison_table(load_runs(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("stream_infos", "seeds"),
+    [
+        (({"source_hash": "aa"}, {"source_hash": "aa"}), (0, 1)),
+        (({"source_hash": "aa"}, {}), (0, 0)),  # of an earlier version
+        (({"source_hash": None}, {"source_hash": None}), (0, 1)),  # generated samples
+    ],
+)
+def test_runs_of_equal_samples_go_together(stream_infos, seeds, tmp_path):
+    write_two(tmp_path, *stream_infos, seeds=seeds)
+    load_runs(tmp_path).require_one_stream()
+
+
+def test_where_files_lay_makes_no_other_stream(tmp_path):
+    write_run(tmp_path, "A", 0, stream={"data_root": "data"})
+    write_run(tmp_path, "B", 0, stream={"data_root": "elsewhere"})
+    assert comparison_table(load_runs(tmp_path), baseline="A")["pairs"].tolist() == [0, 1]
