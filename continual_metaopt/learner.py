@@ -212,8 +212,7 @@ class OnlineLearner(Naive):
         super()._before_training(**kwargs)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
-        first = getattr(self.experience.logging(), "is_first_subexp", True)
-        if self.told and first and not self._within_experience:
+        if self.told and not self._within_experience and getattr(self.experience.logging(), "is_first_subexp", True):
             self.optimizer.begin_experience()
         super()._before_training_exp(**kwargs)
 

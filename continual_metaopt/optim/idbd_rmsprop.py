@@ -1,8 +1,8 @@
 """IDBD with RMSProp as base update: a step size for each weight, on top of a normalised gradient.
 
 Javed, "Step-size adaptation for RMSProp", technical report, 2020, is what Sharifnassab et al. (arXiv 2402.02342) name
-as IDBD's extension to another base update. The report is no longer to be had, so the rule below is derived here, in the
-way that IDBD is.
+as IDBD's extension to another base update. The rule below is derived here, in the way that IDBD is, and has not been
+compared with the report.
 """
 
 from torch import nn

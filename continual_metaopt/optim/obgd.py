@@ -1,7 +1,7 @@
 """ObGD: gradient descent with a bound on how far a step may overshoot.
 
-Elsayed, Vasan, Mahmood, "Streaming Deep Reinforcement Learning Finally Works", 2024 (arXiv 2410.14606), algorithm 3,
-without traces.
+Elsayed, Vasan, Mahmood, "Streaming Deep Reinforcement Learning Finally Works", 2024 (arXiv 2410.14606), without
+traces.
 """
 
 import math

@@ -32,7 +32,7 @@ class VSGD(CheckedOptimizer):
 
     Slow start: n₀ samples without steps, of which the means are plain averages; then v̄ and h̄ are multiplied by C, s̄
     by C², and τ = 2. n₀ = 10, C = 2 and ε = 1e-9 are those of Schaul's released code (PyOptim), k = 2 that of the
-    authors' code for Lua Torch; the papers suggest C = (number of weights) / 10. Weights that a growing head adds have
+    authors' code for Lua Torch, which for d weights has n₀ = √d and C = max(2, d / 10). Weights that a growing head adds have
     a slow start of their own.
 
     The curvature is the one of "fd", hᵢ = |∂ᵢL(w + v) − ∂ᵢL(w)| / |vᵢ| along v = ḡ + ε (at a weight's first sample
