@@ -30,7 +30,7 @@ from pydantic import (
 from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.registry import learner_factory, learns_step_sizes
+from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
 from streams.sources import SourceSpec
@@ -50,7 +50,11 @@ def _names_of_diagnostics(given: Any) -> Any:
 Diagnostics = Annotated[tuple[Literal[Diagnostic, "all"], ...], BeforeValidator(_names_of_diagnostics)]
 
 # Arguments that a run supplies itself, by kind of component.
-SUPPLIED: dict[Kind, set[str]] = {"stream": {"seed"}, "network": {"n_outputs", "input_shape"}, "learner": {"model"}}
+SUPPLIED: dict[Kind, set[str]] = {
+    "stream": {"seed"},
+    "network": {"n_outputs", "input_shape"},
+    "learner": {"model", "n_samples", "batch_size"},
+}
 
 
 class ConfigError(ValueError):
@@ -440,6 +444,6 @@ def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str
     if not isinstance(options.get("step_sizes", ""), str):
         return  # prefixes of the real network's names
     try:
-        factory(nn.Linear(1, 1), **options)
+        factory(nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} '{name}': {error}") from error

@@ -82,7 +82,7 @@ class OnlineLearner(Naive):
     """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
-    so far. No learner is told where an experience ends.
+    so far. No learner is told where an experience begins or ends, but for the baselines that are defined by that.
 
     Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
     loop runs without them, with the same results. ``online_metrics`` and ``diagnostics`` are asked only at the
@@ -110,9 +110,12 @@ class OnlineLearner(Naive):
         record_every: distance in steps between recorded step sizes.
         hand_over_at: numbers of samples, in rising order, after which a portion ends in any case, so that the recorder
             sees the network as it is then.
+        told: call the optimizer's ``begin_experience()`` where an experience begins. Only for baselines that are
+            defined by that knowledge, whose registered names end in "_told".
 
     Raises:
-        ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1.
+        ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1;
+            the optimizer can't be told.
     """
 
     mbatch: Any
@@ -137,6 +140,7 @@ class OnlineLearner(Naive):
         recorder: Recorder | None = None,
         record_every: int = 50,
         hand_over_at: Sequence[int] = (),
+        told: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
@@ -158,6 +162,11 @@ class OnlineLearner(Naive):
         self.recorder = recorder
         self.record_every = record_every
         self.hand_over_at = hand_over_at
+        if told and not hasattr(optimizer, "begin_experience"):
+            raise ValueError(
+                f"told=True needs an optimizer with begin_experience(), which {type(optimizer).__name__} lacks"
+            )
+        self.told = told
         self.n_samples = 0
         self.n_correct = 0
         self._within_experience = 0
@@ -201,6 +210,11 @@ class OnlineLearner(Naive):
         # the network has come to its device now, and others may have changed it or set another optimizer
         self._choose_engine()
         super()._before_training(**kwargs)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        if self.told and not self._within_experience and getattr(self.experience.logging(), "is_first_subexp", True):
+            self.optimizer.begin_experience()
+        super()._before_training_exp(**kwargs)
 
     def continue_from(
         self, n_samples: int, n_correct: int, within_experience: int, n_updates: int | None = None

@@ -16,7 +16,7 @@ from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.compiled_engine import CompiledEngine, compiled_or_why_not
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from continual_metaopt.optim.registry import make_optimizer
+from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT
 from streams import plan_stream
 
@@ -45,7 +45,10 @@ class Beginning:
             self.model: nn.Module = factory_of("network", config.network.name)(
                 n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
             )
-            self.optimizer: Optimizer = make_optimizer(config.learner.name, self.model, **config.learner.options)
+            known = known_of_the_stream(config.learner.name, sizes.n_samples, sizes.batch_size)
+            self.optimizer: Optimizer = make_optimizer(
+                config.learner.name, self.model, **known, **config.learner.options
+            )
             self.random = torch.get_rng_state()
 
     @property

@@ -18,7 +18,7 @@ from continual_metaopt.engines.observations import Observations
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.metrics import OnlineMetric
-from continual_metaopt.optim.registry import step_sizes_of
+from continual_metaopt.optim.registry import is_told, step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.under_way import (
@@ -172,6 +172,7 @@ class LearnerRun(TorchRun, SupervisedPlugin):
             recorder=self,
             record_every=config.record_every,
             hand_over_at=self.info.test_at,
+            told=is_told(config.learner.name),
         )
         self.begin_or_resume()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience, self._n_updates())

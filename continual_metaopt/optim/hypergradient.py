@@ -7,52 +7,21 @@ once. Nothing keeps α positive, as there. A param group has a step size of its 
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.registry import step_sizes_of_groups
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_decays, require_not_negative
 from continual_metaopt.optim.weightwise import Group, gradients, require
 
 
-class _HypergradientDescent(Optimizer, ABC):
+class HypergradientDescent(CheckedOptimizer):
     """Moves each group's step size, then makes the step; what direction it has is up to the kind."""
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters, with a step size of its own.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            self._check(group)
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Learn from the gradients in ``p.grad``: move the step sizes, then the weights.
-
-        Args:
-            closure: evaluates the network again, calls ``backward`` and returns the loss.
-
-        Returns:
-            What the closure returned, or None.
-
-        Raises:
-            ValueError: a gradient is sparse or complex.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _update(self, loss: Any) -> None:
         for group in self.param_groups:
             decay = group["weight_decay"]
             pairs = [(param, grad + decay * param if decay else grad) for param, grad in gradients(self, group)]
@@ -62,19 +31,16 @@ class _HypergradientDescent(Optimizer, ABC):
                 if (direction := self._last_direction(self.state[param], group)) is not None
             ]
             if products and group["meta_lr"]:
-                group["lr"] += group["meta_lr"] * sum(product.item() for product in products)
+                group["lr"] = self._moved_step_size(group, sum(product.item() for product in products))
             for param, grad in pairs:
                 param.sub_(self._next_direction(self.state[param], grad, group), alpha=group["lr"])
-        return loss
-
-    def step_size_report(self) -> dict[str, float]:
-        """Current step size of each group, by its name."""
-        return step_sizes_of_groups(self)
 
     def _check(self, group: Group) -> None:
-        require(group, "lr", group["lr"] >= 0 and math.isfinite(group["lr"]), "not be negative")
-        require(group, "meta_lr", group["meta_lr"] >= 0 and math.isfinite(group["meta_lr"]), "not be negative")
-        require(group, "weight_decay", group["weight_decay"] >= 0, "not be negative")
+        require_not_negative(group, "lr", "meta_lr", "weight_decay")
+
+    def _moved_step_size(self, group: Group, product: float) -> float:
+        """The group's new step size, from the product gᵀu over all its parameters."""
+        return float(group["lr"] + group["meta_lr"] * product)
 
     @abstractmethod
     def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
@@ -85,7 +51,7 @@ class _HypergradientDescent(Optimizer, ABC):
         """The direction of its next step; the state is brought up to date."""
 
 
-class SGDHD(_HypergradientDescent):
+class SGDHD(HypergradientDescent):
     """SGD with hypergradient descent of the step size (SGD-HD; with momentum, SGDN-HD).
 
     With β the meta step size, u the direction of the last step (the gradient, or the momentum buffer):
@@ -132,7 +98,7 @@ class SGDHD(_HypergradientDescent):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require(group, "momentum", 0 <= group["momentum"] < 1, "be at least 0 and below 1")
+        require_decays(group, "momentum")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs a momentum, and dampening=0")
 
@@ -153,7 +119,7 @@ class SGDHD(_HypergradientDescent):
         return direction
 
 
-class AdamHD(_HypergradientDescent):
+class AdamHD(HypergradientDescent):
     """Adam with hypergradient descent of the step size (Adam-HD).
 
     With β the meta step size and u the direction of the last step, bias correction included:
@@ -195,7 +161,7 @@ class AdamHD(_HypergradientDescent):
     def _check(self, group: Group) -> None:
         super()._check(group)
         require(group, "betas", all(0 <= beta < 1 for beta in group["betas"]), "both be at least 0 and below 1")
-        require(group, "eps", group["eps"] >= 0, "not be negative")
+        require_not_negative(group, "eps")
 
     def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
         return self._direction(state, group) if "step" in state else None

@@ -78,7 +78,7 @@ class IDBD(Weightwise):
         for group in self.param_groups:
             for param, grad in gradients(self, group):
                 state = self._prepared_state(param, "trace")
-                idbd_update(param, grad, self.inputs.curvature(param), state, group)
+                idbd_update(param, grad, grad, self.inputs.curvature(param), state, group)
 
 
 def add_checked_group(optimizer: Weightwise, add: Any, param_group: Group) -> None:
@@ -92,13 +92,16 @@ def add_checked_group(optimizer: Weightwise, add: Any, param_group: Group) -> No
     add(param_group)
 
 
-def idbd_update(param: Tensor, grad: Tensor, curvature: Tensor, state: dict[str, Any], group: Group) -> None:
+def idbd_update(
+    param: Tensor, grad: Tensor, direction: Tensor, curvature: Tensor, state: dict[str, Any], group: Group
+) -> None:
     """IDBD's update of one parameter, in place.
 
     Args:
         param: weights w.
         grad: gradient g, −δ x in a linear model, in the shape of w.
-        curvature: approximate diagonal of the Hessian, not negative, broadcast to the shape of w.
+        direction: u of the step w ← w − α u; IDBD's is the gradient.
+        curvature: approximate diagonal of the derivative of u by w, not negative, broadcast to the shape of w.
         state: "log_ratio" β − log(reference) and "trace" h, both in the shape of w.
         group: settings "meta_lr", "max_change" and "min_log_step_size", and the "reference" step size.
     """
@@ -110,6 +113,6 @@ def idbd_update(param: Tensor, grad: Tensor, curvature: Tensor, state: dict[str,
     if group["min_log_step_size"] is not None:
         log_ratio.clamp_(min=group["min_log_step_size"] - math.log(reference))
     step_size = log_ratio.exp().mul_(reference)
-    step = step_size * grad
+    step = step_size * direction
     param.sub_(step)
     trace.mul_((1 - step_size * curvature).clamp_(min=0)).sub_(step)

@@ -62,4 +62,4 @@ class NetworkIDBD(Weightwise):
     def _update(self) -> None:
         for group in self.param_groups:
             for param, grad in gradients(self, group):
-                idbd_update(param, grad, grad.square(), self._prepared_state(param, "trace"), group)
+                idbd_update(param, grad, grad, grad.square(), self._prepared_state(param, "trace"), group)

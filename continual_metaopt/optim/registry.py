@@ -26,6 +26,33 @@ LEARNERS.add_lazily(
 LEARNERS.add_lazily("sgd_hd", "continual_metaopt.optim.learners:sgd_hd", "SGD with hypergradient descent")
 LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam with hypergradient descent")
 
+
+def _add(name: str, module: str, description: str) -> None:
+    LEARNERS.add_lazily(name, f"continual_metaopt.optim.{module}:{name}", description)
+
+
+_add("idbd_rmsprop", "idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight")
+_add("meta_mirror_descent", "meta_mirror_descent", "SGD with mirror descent of the step size")
+_add(
+    "exponentiated_gradient",
+    "exponentiated_gradient",
+    "SGD with momentum; a scale, and a gain for each weight, by exponentiated gradients",
+)
+_add("sps", "sps", "SGD with stochastic Polyak step sizes")
+_add("vsgd", "vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient")
+_add("cocob", "cocob", "COCOB: coin betting, without step sizes")
+_add("obgd", "obgd", "ObGD: gradient descent with a bound on overshooting")
+_add("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weights alone")
+_add("l2_init", "l2_init", "a base update with a pull towards the initial weights")
+_add("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise")
+_add("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values")
+_add("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length")
+_add("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told")
+
+GIVEN_STEP_SIZES = (
+    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told"
+)  # fmt: skip
+
 TORCH_PREFIX = "torch:"
 
 register_learner = LEARNERS.register
@@ -99,7 +126,28 @@ def _is_optimizer(value: Any) -> bool:
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
-    return not (name == "fixed" or name.startswith(TORCH_PREFIX) or fixed)
+    return not (name in GIVEN_STEP_SIZES or name.startswith(TORCH_PREFIX) or fixed)
+
+
+def is_told(name: str) -> bool:
+    """Whether a learner is told where experiences begin, by ``begin_experience()``; its name says so."""
+    return name.endswith("_told")
+
+
+def known_of_the_stream(name: str, n_samples: int, batch_size: int = 1) -> dict[str, int]:
+    """What a learner wants to know of the stream: those of ``n_samples`` and ``batch_size`` that its factory takes.
+
+    Args:
+        name: of the learner.
+        n_samples: length of the stream.
+        batch_size: samples that are learned from at once.
+
+    Raises:
+        UnknownNameError: no such learner.
+    """
+    taken = inspect.signature(learner_factory(name)).parameters
+    known = {"n_samples": n_samples, "batch_size": batch_size}
+    return {key: value for key, value in known.items() if key in taken}
 
 
 def wants_graph(optimizer: "Optimizer") -> bool:

@@ -1,6 +1,11 @@
 """What is recorded of many step sizes at once."""
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 MAX_VALUES = 1_000_000  # of which quantiles are taken
@@ -26,3 +31,12 @@ def quantiles_of(values: Any) -> tuple[float, ...] | None:
 
 def _many(values: Any) -> bool:
     return getattr(values, "ndim", 0) > 0
+
+
+def geometric_mean_of_positive(tensors: "Iterable[Tensor]") -> float:
+    """Geometric mean of all numbers above 0 in some tensors; 0 if there is none."""
+    total, n = 0.0, 0
+    for values in tensors:
+        positive = values[values > 0].double()
+        total, n = total + float(positive.log().sum()), n + positive.numel()
+    return math.exp(total / n) if n else 0.0

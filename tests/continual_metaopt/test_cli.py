@@ -15,6 +15,7 @@ import pytest
 
 from continual_metaopt import cli, study
 from continual_metaopt.config import load_study
+from continual_metaopt.optim.registry import LEARNERS
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
 from streams import STREAMS, plan_stream
@@ -55,10 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("kind", "names"),
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
-        (
-            "learners",
-            ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
-        ),
+        ("learners", [*LEARNERS, "torch:NAME"]),
         ("studies", ["class_split", "quick", "robustness", "tracking"]),
     ],
 )
@@ -248,7 +246,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["run", "--learner.name", "metaoptimise"],
             "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
+            f"Known: {', '.join(sorted([*LEARNERS, 'torch:NAME']))}",
         ),
         (
             ["run", "--network.name=mpl"],

@@ -24,7 +24,7 @@ from continual_metaopt.config import (
     study_description,
 )
 from continual_metaopt.diagnostic_names import Diagnostic
-from continual_metaopt.optim.registry import make_optimizer
+from continual_metaopt.optim.registry import LEARNERS, make_optimizer
 from streams import STREAMS, UnknownNameError
 
 from .conftest import STREAM, exactly, write_study
@@ -186,7 +186,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"learners": [{"name": "fixed"}, {"name": "metaoptimise"}]},
             "learners.1: learner.name: unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
+            f"Known: {', '.join(sorted([*LEARNERS, 'torch:NAME']))}",
             id="unknown learner",
         ),
         pytest.param(

@@ -26,7 +26,8 @@ from streams import UnknownNameError
 
 from ..conftest import exactly
 
-KNOWN = "adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME"
+OWN = [name for name, line in LEARNERS.descriptions().items() if not line.startswith("from ")]
+KNOWN = ", ".join(sorted([*OWN, "torch:NAME"]))
 
 
 def offered_elsewhere(model: nn.Module, momentum: float = 0.5) -> torch.optim.Optimizer:

@@ -1,0 +1,101 @@
+"""COCOB-Backprop: no step size at all, but bets on the gradient's sign.
+
+Orabona, Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017, algorithm 2.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.summaries import geometric_mean_of_positive
+from continual_metaopt.optim.weightwise import Group, gradients
+
+SUMS = ("negative_gradients", "absolute_gradients", "largest_gradient", "reward", "moved")
+
+
+class COCOB(CheckedOptimizer):
+    """COCOB-Backprop: each weight bets a share of what it has won so far.
+
+    With gradient g and initial weight w₀, per weight, starting from L = ε and zeros:
+
+        L ← max(L, |g|)                            the largest gradient
+        G ← G + |g|
+        R ← max(R − g (w − w₀), 0)                 what the bets have won
+        θ ← θ − g
+        w ← w₀ + θ / (L max(G + L, a L)) · (L + R)
+
+    The state holds w − w₀ in place of w₀, so that weights which a growing head adds start from their own initial value;
+    with every bet w moves by its change. In the author's package (``parameterfree``) a and ε are attributes of the
+    optimizer, which its ``state_dict`` forgets; here they belong to the param groups. G is never forgotten: on a stream
+    that changes, the shares that are bet become smaller and smaller.
+
+    What ``step_size_report`` gives is the factor of θ, (L + R) / (L max(G + L, a L)), of weights that have had a
+    gradient.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        alpha: a, which limits the first bets.
+        eps: ε, the first L.
+        weight_decay: factor on the weights in the gradient, coupled as in the author's package.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(self, params: ParamsT, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"alpha": alpha, "eps": eps, "weight_decay": weight_decay})
+
+    def step_size_report(self) -> dict[str, float]:
+        """Geometric mean of what multiplies the sums of gradients in each group, by its name; 0 before the first."""
+        return {
+            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
+                torch.where(state["absolute_gradients"] > 0, _bet_per_gradient(state, group), 0.0)
+                for param in group["params"]
+                if (state := self.state.get(param))
+            )
+            for index, group in enumerate(self.param_groups)
+        }
+
+    def _check(self, group: Group) -> None:
+        require_not_negative(group, "alpha", "weight_decay")
+        require_positive(group, "eps")
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            for param, grad in gradients(self, group):
+                state = self.state[param]
+                if not state:
+                    for name in SUMS:
+                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                if group["weight_decay"]:
+                    grad = grad.add(param, alpha=group["weight_decay"])
+                size = grad.abs()
+                state["largest_gradient"].copy_(state["largest_gradient"].maximum(size).clamp_(min=group["eps"]))
+                state["absolute_gradients"].add_(size)
+                state["reward"].addcmul_(grad, state["moved"], value=-1).clamp_(min=0)
+                state["negative_gradients"].sub_(grad)
+                bet = state["negative_gradients"] * _bet_per_gradient(state, group)
+                param.add_(bet - state["moved"])
+                state["moved"].copy_(bet)
+
+
+def _bet_per_gradient(state: dict[str, Any], group: Group) -> Tensor:
+    largest: Tensor = state["largest_gradient"]
+    total = (state["absolute_gradients"] + largest).maximum(largest * group["alpha"])
+    return (largest + state["reward"]) / (largest * total)
+
+
+def cocob(model: nn.Module, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> COCOB:
+    """COCOB-Backprop: learning by coin betting, without step sizes.
+
+    Args:
+        model: the network.
+        alpha: limits the first bets.
+        eps: the least largest gradient.
+        weight_decay: factor on the weights in the gradient.
+    """
+    return COCOB(blocks(model, "scalar"), alpha=alpha, eps=eps, weight_decay=weight_decay)

@@ -1,0 +1,183 @@
+"""Step sizes by exponentiated gradients: a scale of all steps and a gain of each weight, moved multiplicatively.
+
+Amid, Anil, Fifty, Warmuth, "Step-size Adaptation Using Exponentiated Gradient Updates", 2022 (arXiv 2202.00145), in the
+form of the authors' optimizer EGDD in Lingvo.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.checked_optimizer import (
+    CheckedOptimizer,
+    require_decays,
+    require_not_negative,
+    require_positive,
+)
+from continual_metaopt.optim.summaries import geometric_mean
+from continual_metaopt.optim.weightwise import Group, gradients, require
+
+TINY = 1e-10  # added to norms, as in the original
+
+
+class ExponentiatedGradient(CheckedOptimizer):
+    """SGD with momentum whose step sizes are learned by exponentiated gradients.
+
+    With gradient g, momentum m, running mean ḡ of the gradient, a scale s per group and a gain p per weight, where all
+    of m, ḡ on the right are the old ones:
+
+        s ← s exp(η_s ⟨g, m⟩ / (‖g‖ ‖m‖))          normalised; else ⟨g, m⟩ itself
+        p ← p exp(η_p sign(g) sign(ḡ))             normalised; else g ḡ / (1 − βᵗ⁻¹)
+        m ← μ m + α p g
+        ḡ ← β ḡ + (1 − β) g
+        w ← w − s m
+
+    s and p stay within their limits. In the authors' code each tensor has a scale of its own, although the paper speaks
+    of a global one; here it is a param group's: "scalar" blocks make it global, "tensor" blocks are the code. Its
+    defaults: β = 0.9, η_p = 0.01, η_s = 0.001, limits (0.01, 100) of the gain and (0.1, 10) of the scale, normalised.
+    It has none for α and μ, for which 1e-3 and 0.9 are our choice.
+
+    ``group["lr"]`` is α, which a scheduler may set; ``step_size_report`` gives s α p, the mean gain being geometric.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size α at a scale and gains of 1.
+        momentum: μ.
+        beta: β.
+        gain_lr: meta step size η_p of the gains.
+        scale_lr: meta step size η_s of the scale.
+        gain_bounds: limits of the gains.
+        scale_bounds: limits of the scale.
+        normalized: whether the alignment of the gradients counts, or their product.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        momentum: float = 0.9,
+        beta: float = 0.9,
+        gain_lr: float = 0.01,
+        scale_lr: float = 0.001,
+        gain_bounds: tuple[float, float] = (1e-2, 1e2),
+        scale_bounds: tuple[float, float] = (1e-1, 1e1),
+        normalized: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "beta": beta,
+            "gain_lr": gain_lr,
+            "scale_lr": scale_lr,
+            "gain_bounds": tuple(gain_bounds),
+            "scale_bounds": tuple(scale_bounds),
+            "normalized": normalized,
+        }
+        super().__init__(params, defaults)
+
+    def step_size_report(self) -> dict[str, float]:
+        """Scale times geometric mean of the step sizes of each group, by its name."""
+        return {
+            str(group.get("name", f"group{index}")): float(group["lr"] * group["scale"] * self._mean_gain(group))
+            for index, group in enumerate(self.param_groups)
+        }
+
+    def _mean_gain(self, group: Group) -> float:
+        logs = [self.state[param]["log_gain"].flatten() for param in group["params"] if self.state.get(param)]
+        return geometric_mean(torch.cat(logs).double().exp()) if logs else 1.0
+
+    def _check(self, group: Group) -> None:
+        require_not_negative(group, "lr", "gain_lr", "scale_lr")
+        require_decays(group, "momentum", "beta")
+        for name in ("gain_bounds", "scale_bounds"):
+            low, high = group[name]
+            require(group, name, 0 < low <= 1 <= high < math.inf, "be two positive numbers around 1")
+        require_positive(group, "lr")
+        group.setdefault("scale", 1.0)
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            pairs = list(gradients(self, group))
+            for param, _ in pairs:
+                state = self.state[param]
+                if not state:
+                    state["step"] = 0
+                    for name in ("log_gain", "momentum", "mean_gradient"):
+                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            if pairs:
+                self._move_scale(pairs, group)
+            for param, grad in pairs:
+                self._move(param, grad, group)
+
+    def _move_scale(self, pairs: list[tuple[Tensor, Tensor]], group: Group) -> None:
+        grad = torch.cat([grad.flatten() for _, grad in pairs])
+        momentum = torch.cat([self.state[param]["momentum"].flatten() for param, _ in pairs])
+        alignment = torch.dot(grad, momentum).item()
+        if group["normalized"]:
+            alignment /= (grad.norm().item() + TINY) * (momentum.norm().item() + TINY)
+        low, high = group["scale_bounds"]
+        log_scale = math.log(group["scale"]) + group["scale_lr"] * alignment
+        group["scale"] = math.exp(min(max(log_scale, math.log(low)), math.log(high)))
+
+    def _move(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        state, beta = self.state[param], group["beta"]
+        mean = state["mean_gradient"]
+        if group["normalized"]:
+            alignment = grad.sign() * mean.sign()
+        else:
+            alignment = grad * mean / (1 - beta ** max(state["step"], 1))
+        low, high = group["gain_bounds"]
+        log_gain = state["log_gain"].add_(alignment, alpha=group["gain_lr"]).clamp_(math.log(low), math.log(high))
+        state["momentum"].mul_(group["momentum"]).addcmul_(log_gain.exp(), grad, value=group["lr"])
+        mean.mul_(beta).add_(grad, alpha=1 - beta)
+        param.sub_(state["momentum"], alpha=group["scale"])
+        state["step"] += 1
+
+
+def exponentiated_gradient(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    beta: float = 0.9,
+    gain_lr: float = 0.01,
+    scale_lr: float = 0.001,
+    gain_bounds: tuple[float, float] = (1e-2, 1e2),
+    scale_bounds: tuple[float, float] = (1e-1, 1e1),
+    normalized: bool = True,
+    step_sizes: Granularity | list[list[str]] = "scalar",
+) -> ExponentiatedGradient:
+    """SGD with momentum, with step sizes learned by exponentiated gradients.
+
+    Args:
+        model: the network.
+        lr: step size α at a scale and gains of 1.
+        momentum: of the buffer of steps.
+        beta: decay of the running mean of the gradient.
+        gain_lr: meta step size of the gains of single weights.
+        scale_lr: meta step size of the scale.
+        gain_bounds: limits of the gains.
+        scale_bounds: limits of the scale.
+        normalized: whether the alignment of the gradients counts, or their product.
+        step_sizes: which parameters share a scale: "scalar", "blockwise", "layerwise", "tensor", or lists of name
+            prefixes.
+    """
+    return ExponentiatedGradient(
+        blocks(model, step_sizes),
+        lr,
+        momentum=momentum,
+        beta=beta,
+        gain_lr=gain_lr,
+        scale_lr=scale_lr,
+        gain_bounds=gain_bounds,
+        scale_bounds=scale_bounds,
+        normalized=normalized,
+    )

@@ -1,0 +1,112 @@
+"""ObGD: gradient descent with a bound on how far a step may overshoot.
+
+Elsayed, Vasan, Mahmood, "Streaming Deep Reinforcement Learning Finally Works", 2024 (arXiv 2410.14606), without
+traces.
+"""
+
+import math
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.weightwise import Group, gradients
+from streams.registry import unknown_name
+
+ErrorOf = Literal["cross_entropy", "squared_error"]
+
+ERRORS = {
+    "cross_entropy": lambda loss: -math.expm1(-loss),
+    "squared_error": lambda loss: math.sqrt(2 * max(loss, 0.0)),
+}
+
+
+class ObGD(CheckedOptimizer):
+    """Overshooting-bounded gradient descent for supervised learning (γ λ = 0).
+
+    The original learns a value with error δ and trace z of its gradients, by w ← w + α δ z, where
+
+        M = α κ max(|δ|, 1) ‖z‖₁,    α ← α / max(M, 1)
+
+    Without a trace, z is the output's gradient and −δ z that of the loss, g; so ‖z‖₁ = ‖g‖₁ / |δ|. What |δ| is follows
+    from the loss L, for single samples: its largest derivative by an output.
+
+        half the squared error, one output:  |δ| = √(2 L)            the original exactly
+        cross-entropy:                       |δ| = 1 − exp(−L)       one minus the probability of the label
+
+    With several outputs, δ z is the sum over them of errors times gradients, and ‖g‖₁ / |δ| takes the place of ‖z‖₁.
+    In the authors' code α and κ in M are those of the last param group; here each group counts with its own.
+    A loss of 0 has no gradient, and nothing moves.
+
+    ``step`` wants a closure that returns the loss.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size α where the bound does not bind.
+        kappa: κ, above 1: a larger one means shorter steps.
+        error: "cross_entropy" or "squared_error": what the loss is.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    wants_loss = True
+
+    def __init__(
+        self, params: ParamsT, lr: float = 1.0, *, kappa: float = 2.0, error: ErrorOf = "cross_entropy"
+    ) -> None:
+        super().__init__(params, {"lr": lr, "kappa": kappa, "error": error})
+
+    def step_size_report(self) -> dict[str, float]:
+        """Step size of each group at its last step, by its name."""
+        return {
+            str(group.get("name", f"group{index}")): float(group["lr"] / group["excess"])
+            for index, group in enumerate(self.param_groups)
+        }
+
+    def _check(self, group: Group) -> None:
+        require_not_negative(group, "lr")
+        require_positive(group, "kappa")
+        if group["error"] not in ERRORS:
+            raise ValueError(unknown_name("error", group["error"], list(ERRORS)))
+        group.setdefault("excess", 1.0)
+
+    def _update(self, loss: Any) -> None:
+        error = ERRORS[self.param_groups[0]["error"]](loss_value(loss, "ObGD"))
+        if error == 0:
+            return
+        pairs = [(group, list(gradients(self, group))) for group in self.param_groups]
+        size = sum(group["lr"] * group["kappa"] * grad.abs().sum().item() for group, own in pairs for _, grad in own)
+        excess = max(max(error, 1.0) * size / error, 1.0)
+        for group, own in pairs:
+            group["excess"] = excess
+            for param, grad in own:
+                param.sub_(grad, alpha=group["lr"] / excess)
+
+
+def loss_value(loss: Any, who: str) -> float:
+    """The number that a closure returned.
+
+    Raises:
+        ValueError: there was no closure, or it returned nothing.
+    """
+    if loss is None:
+        raise ValueError(
+            f"{who} needs the loss: call optimizer.step(closure) with a closure that returns it; "
+            "after loss.backward(), optimizer.step(lambda: loss) does"
+        )
+    return float(loss)
+
+
+def obgd(model: nn.Module, *, lr: float = 1.0, kappa: float = 2.0, error: ErrorOf = "cross_entropy") -> ObGD:
+    """Gradient descent with a bound on overshooting.
+
+    Args:
+        model: the network.
+        lr: step size α where the bound does not bind.
+        kappa: κ: a larger one means shorter steps.
+        error: what the loss is.
+    """
+    return ObGD(blocks(model, "scalar"), lr, kappa=kappa, error=error)

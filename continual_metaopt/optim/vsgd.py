@@ -1,0 +1,188 @@
+"""vSGD: a step size for each weight from the mean and the variance of its gradients, and its curvature.
+
+Schaul, Zhang, LeCun, "No More Pesky Learning Rates", ICML 2013; in the form "vSGD-fd" of Schaul, LeCun, "Adaptive
+learning rates and parallelization for stochastic, sparse, non-smooth gradients", ICLR 2013.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_positive
+from continual_metaopt.optim.summaries import geometric_mean_of_positive
+from continual_metaopt.optim.weightwise import Group, gradients, require
+
+AVERAGES = ("gradient", "square", "curvature", "curvature_square")
+
+
+class VSGD(CheckedOptimizer):
+    """vSGD-fd, for single samples: element-wise step sizes without a setting to tune.
+
+    With gradient g and curvature h of a sample, running means ḡ of g, v̄ of g² + ε, h̄ of h and s̄ of h², and a memory
+    τ, all per weight, in this order:
+
+        τ ← τ + 1                                  at an outlier: |g − ḡ| > k √(v̄ − ḡ²) or |h − h̄| > k √(s̄ − h̄²)
+        x̄ ← (1 − 1/τ) x̄ + x / τ                    for the four means
+        α ← ḡ² / v̄ · (h̄ + ε) / (s̄ + ε)
+        τ ← (1 − ḡ²/v̄) τ + 1
+        w ← w − α g
+
+    Slow start: n₀ samples without steps, of which the means are plain averages; then v̄ and h̄ are multiplied by C, s̄
+    by C², and τ = 2. The authors' two implementations differ. n₀ = 10, C = 2, τ = 2 and ε = 1e-9 are those of Schaul's
+    PyOptim, which multiplies v̄ alone and has k = 1; k = 2 and what C multiplies are those of their code for Lua Torch,
+    which for d weights has n₀ = √d and C = max(2, d / 10). Weights that a growing head adds have a slow start of their
+    own.
+
+    The curvature is the one of "fd", hᵢ = |∂ᵢL(w + v) − ∂ᵢL(w)| / |vᵢ| along v = ḡ + ε (at a weight's first sample
+    v = g + ε), rather than the first paper's, a diagonal that is propagated backwards layer by layer and would need
+    support by every module. The difference of gradients is taken in the limit of short v, as a Hessian-vector product:
+    hᵢ = |(∇²L v)ᵢ| / |vᵢ|. That costs one backward pass through the gradient, and no second forward pass at other
+    weights, which a learner on a stream has no way to ask for.
+
+    ``step`` wants a closure that returns (loss, output) or the loss with its graph.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        init_samples: n₀.
+        slow_constant: C.
+        outlier_level: k.
+        eps: ε.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    wants_graph = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        init_samples: int = 10,
+        slow_constant: float = 2.0,
+        outlier_level: float = 2.0,
+        eps: float = 1e-9,
+    ) -> None:
+        defaults = {
+            "init_samples": init_samples,
+            "slow_constant": slow_constant,
+            "outlier_level": outlier_level,
+            "eps": eps,
+        }
+        super().__init__(params, defaults)
+
+    def step_size_report(self) -> dict[str, float]:
+        """Geometric mean of the step sizes of each group's weights that have one above 0, by its name; 0 if none."""
+        return {
+            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
+                self.state[param]["step_size"] for param in group["params"] if self.state.get(param)
+            )
+            for index, group in enumerate(self.param_groups)
+        }
+
+    def _check(self, group: Group) -> None:
+        require(group, "init_samples", group["init_samples"] >= 1, "be at least 1")
+        require(group, "slow_constant", group["slow_constant"] >= 1, "be at least 1")
+        require_positive(group, "outlier_level", "eps")
+
+    def _update(self, loss: Any) -> None:
+        if not (isinstance(loss, Tensor) and loss.requires_grad):
+            raise ValueError(
+                "VSGD needs the loss with its graph: in place of loss.backward() and optimizer.step(), call "
+                "optimizer.step(lambda: loss)"
+            )
+        params = [param for group in self.param_groups for param in group["params"]]
+        with torch.enable_grad():
+            graphs = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        if all(param.grad is None for param in params):
+            for param, graph in zip(params, graphs, strict=True):
+                param.grad = None if graph is None else graph.detach().clone()
+        graph_of = dict(zip(params, graphs, strict=True))
+        learned = [(param, grad, group) for group in self.param_groups for param, grad in gradients(self, group)]
+        along = [self._along(param, grad, group) for param, grad, group in learned]
+        chosen = [param for param, _, _ in learned]
+        products = hessian_product([graph_of[param] for param in chosen], chosen, along)
+        for (param, grad, group), direction, product in zip(learned, along, products, strict=True):
+            curvature = torch.where(direction != 0, product.abs() / direction.abs(), 0.0)
+            step_size = _step_sizes(self.state[param], grad, curvature, group)
+            param.addcmul_(step_size, grad, value=-1)
+
+    def _along(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
+        state = self.state[param]
+        if not state:
+            for name in ("n_samples", "memory", "step_size", *AVERAGES):
+                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return torch.where(state["n_samples"] > 0, state["gradient"], grad) + group["eps"]
+
+
+def hessian_product(graphs: list[Tensor | None], params: list[Tensor], along: list[Tensor]) -> list[Tensor]:
+    """The product of the Hessian with a direction.
+
+    Args:
+        graphs: gradients of the loss by ``params`` with their graphs, None for those that it does not depend on.
+        params: that the Hessian is of.
+        along: the direction, in the parameters' shapes.
+    """
+    pairs = [(graph, v) for graph, v in zip(graphs, along, strict=True) if graph is not None and graph.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(param) for param in params]
+    outputs, directions = [graph for graph, _ in pairs], [v for _, v in pairs]
+    products = torch.autograd.grad(outputs, params, directions, allow_unused=True)
+    return [
+        torch.zeros_like(param) if product is None else product for param, product in zip(params, products, strict=True)
+    ]
+
+
+def _step_sizes(state: dict[str, Any], grad: Tensor, curvature: Tensor, group: Group) -> Tensor:
+    """Bring one parameter's statistics up to date; returns its step sizes, 0 where a slow start is not over."""
+    n_samples, memory, eps = state["n_samples"], state["memory"], group["eps"]
+    mean, square, mean_curvature, curvature_square = (state[name] for name in AVERAGES)
+    level = group["outlier_level"] ** 2
+    outlier = (grad - mean).square() > level * (square - mean.square())
+    outlier |= (curvature - mean_curvature).square() > level * (curvature_square - mean_curvature.square())
+    started = n_samples >= group["init_samples"]
+    memory.add_(outlier)
+    rate = torch.where(started, 1 / memory, 1 / (n_samples + 1))
+    for name, value in zip(AVERAGES, (grad, grad.square() + eps, curvature, curvature.square()), strict=True):
+        state[name].lerp_(value, rate)
+    n_samples.add_(1)
+    reliability = mean.square() / square
+    step_size = torch.where(started, reliability * (mean_curvature + eps) / (curvature_square + eps), 0.0)
+    memory.copy_(torch.where(started, (1 - reliability) * memory + 1, 0.0))
+    ended = n_samples == group["init_samples"]
+    slowed = torch.where(ended, group["slow_constant"], 1.0)
+    square.mul_(slowed)
+    mean_curvature.mul_(slowed)
+    curvature_square.mul_(slowed.square())
+    memory.masked_fill_(ended, 2.0)
+    state["step_size"].copy_(step_size)
+    return step_size
+
+
+def vsgd(
+    model: nn.Module,
+    *,
+    init_samples: int = 10,
+    slow_constant: float = 2.0,
+    outlier_level: float = 2.0,
+    eps: float = 1e-9,
+) -> VSGD:
+    """Step sizes from mean, variance and curvature of each weight's gradient (vSGD-fd): nothing to tune.
+
+    Args:
+        model: the network.
+        init_samples: samples of the slow start, in which no weight moves.
+        slow_constant: by how much the slow start overestimates gradients' squares and curvatures.
+        outlier_level: standard deviations beyond which a gradient or a curvature is an outlier.
+        eps: added against divisions by 0.
+    """
+    return VSGD(
+        blocks(model, "scalar"),
+        init_samples=init_samples,
+        slow_constant=slow_constant,
+        outlier_level=outlier_level,
+        eps=eps,
+    )

@@ -1,0 +1,216 @@
+"""The field's optimizers in NumPy, written from their papers and documented rules, for one vector of weights.
+
+Each function takes a problem, the first weights, a number of steps and settings, and yields weights and step size of
+every step; the step size is None where the optimizer has none.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Steps = Iterator[tuple[Array, float | None]]
+
+
+class Problem:
+    """A quadratic loss ½ (w − c)ᵀ A (w − c), never negative, whose A and c change from step to step."""
+
+    def matrix(self, step: int, n: int) -> Array:
+        coupling = np.cos(step + np.arange(n))
+        return np.asarray(np.diag(1 + 0.5 * np.sin(step + np.arange(n))) + 0.2 * np.outer(coupling, coupling))
+
+    def target(self, step: int, n: int) -> Array:
+        return np.asarray(np.cos(0.1 * step * np.arange(n)))
+
+    def loss(self, w: Array, step: int) -> float:
+        distance = w - self.target(step, len(w))
+        return float(distance @ self.matrix(step, len(w)) @ distance / 2)
+
+    def gradient(self, w: Array, step: int) -> Array:
+        return np.asarray(self.matrix(step, len(w)) @ (w - self.target(step, len(w))))
+
+
+def normal(sizes: list[int], seed: int) -> Callable[[], Array]:
+    """Noise as an optimizer with a generator of its own draws it for parameters of these sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: np.concatenate([torch.randn(n, generator=generator, dtype=torch.float64).numpy() for n in sizes])
+
+
+def direction_of(base: str) -> Callable[[Array], Array]:
+    """The direction of SGD, or of Adam with its default settings."""
+    moments: dict[str, Any] = {"m": 0.0, "v": 0.0, "t": 0}
+
+    def adam(g: Array) -> Array:
+        moments["t"] += 1
+        moments["m"] = 0.9 * moments["m"] + 0.1 * g
+        moments["v"] = 0.999 * moments["v"] + 0.001 * g**2
+        m, v = moments["m"] / (1 - 0.9 ** moments["t"]), moments["v"] / (1 - 0.999 ** moments["t"])
+        return np.asarray(m / (np.sqrt(v) + 1e-8))
+
+    return adam if base == "adamw" else lambda g: g
+
+
+def upgd(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, kappa: float, beta: float, sigma: float
+) -> Steps:
+    u, noise = np.zeros_like(w), normal(sizes, seed=3)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        u = beta * u - (1 - beta) * g * w
+        scaled = u / (1 - beta ** (t + 1)) / u.max()
+        w = (1 - lr * kappa) * w - 2 * lr * (g + sigma * noise()) * (1 - 1 / (1 + np.exp(-scaled)))
+        yield w, lr
+
+
+def l2_init(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, pull: float) -> Steps:
+    first, direction = w.copy(), direction_of(base)
+    for t in range(n):
+        w = w - lr * direction(problem.gradient(w, t) + pull * (w - first))
+        yield w, lr
+
+
+def shrink_and_perturb(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, kappa: float, sigma: float
+) -> Steps:
+    direction, noise = direction_of(base), normal(sizes, seed=3)
+    for t in range(n):
+        w = (1 - lr * kappa) * w - lr * direction(problem.gradient(w, t)) - lr * sigma * noise()
+        yield w, lr
+
+
+def obgd(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, kappa: float, error: str) -> Steps:
+    for t in range(n):
+        g, loss = problem.gradient(w, t), problem.loss(w, t)
+        delta = math.sqrt(2 * loss) if error == "squared_error" else 1 - math.exp(-loss)
+        z = -g / delta
+        m = lr * kappa * max(abs(delta), 1) * np.abs(z).sum()
+        step_size = lr / m if m > 1 else lr
+        w = w + step_size * delta * z
+        yield w, step_size
+
+
+def sps(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, c: float, smoothing: float | None) -> Steps:
+    step_size = lr
+    for t in range(n):
+        g = problem.gradient(w, t)
+        bound = lr if smoothing is None else step_size * 2 ** (1 / smoothing)
+        step_size = min(problem.loss(w, t) / (c * g @ g + 1e-8), bound)
+        w = w - step_size * g
+        yield w, step_size
+
+
+def vsgd(
+    problem: Problem, w: Array, n: int, sizes: list[int], init: int, slow: float, level: float, eps: float
+) -> Steps:
+    gs: list[Array] = []
+    hs: list[Array] = []
+    mean = np.zeros_like(w)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        along = (mean if t else g) + eps
+        moved = problem.gradient(w + along, t)
+        h = np.abs((moved - g) / along)
+        if t < init:
+            gs.append(g)
+            hs.append(h)
+            mean, square = np.mean(gs, axis=0), slow * (np.mean(np.square(gs), axis=0) + eps)
+            h_mean, h_square = slow * np.mean(hs, axis=0), slow**2 * np.mean(np.square(hs), axis=0)
+            tau = np.full_like(w, 2)
+            yield w, 0.0
+            continue
+        for i in range(len(w)):
+            far = (g[i] - mean[i]) ** 2 > level**2 * (square[i] - mean[i] ** 2)
+            if far or (h[i] - h_mean[i]) ** 2 > level**2 * (h_square[i] - h_mean[i] ** 2):
+                tau[i] += 1
+        mean = (1 - 1 / tau) * mean + g / tau
+        square = (1 - 1 / tau) * square + (g**2 + eps) / tau
+        h_mean = (1 - 1 / tau) * h_mean + h / tau
+        h_square = (1 - 1 / tau) * h_square + h**2 / tau
+        step_sizes = mean**2 / square * (h_mean + eps) / (h_square + eps)
+        tau = (1 - mean**2 / square) * tau + 1
+        w = w - step_sizes * g
+        yield w, float(np.exp(np.log(step_sizes).mean()))
+
+
+def cocob(problem: Problem, w: Array, n: int, sizes: list[int], alpha: float, eps: float) -> Steps:
+    first, largest = w.copy(), np.full_like(w, eps)
+    total, reward, theta = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        largest = np.maximum(largest, np.abs(g))
+        total = total + np.abs(g)
+        reward = np.maximum(reward - g * (w - first), 0)
+        theta = theta - g
+        per_gradient = (largest + reward) / (largest * np.maximum(total + largest, alpha * largest))
+        w = first + theta * per_gradient
+        yield w, float(np.exp(np.log(per_gradient).mean()))
+
+
+def exponentiated_gradient(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, mu: float, gain_lr: float, scale_lr: float,
+    normalized: bool,
+) -> Steps:  # fmt: skip
+    scale, gain, m, mean, beta = 1.0, np.ones_like(w), np.zeros_like(w), np.zeros_like(w), 0.8
+    for t in range(n):
+        g = problem.gradient(w, t)
+        if normalized:
+            scale *= np.exp(scale_lr * (g @ m) / ((np.linalg.norm(g) + 1e-10) * (np.linalg.norm(m) + 1e-10)))
+            gain = gain * np.exp(gain_lr * np.sign(g) * np.sign(mean))
+        else:
+            scale *= np.exp(scale_lr * (g @ m))
+            gain = gain * np.exp(gain_lr * g * mean / (1 - beta ** max(t, 1)))
+        scale, gain = np.clip(scale, 0.5, 2.0), np.clip(gain, 0.25, 4.0)
+        m = mu * m + lr * gain * g
+        mean = beta * mean + (1 - beta) * g
+        w = w - scale * m
+        yield w, float(lr * scale * np.exp(np.log(gain).mean()))
+
+
+def meta_mirror_descent(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, meta: float, q: float, kappa: float
+) -> Steps:
+    last = np.zeros_like(w)
+    for t in range(n):
+        g = problem.gradient(w, t) + kappa * w
+        change = meta * (g @ last)
+        lr = lr * np.exp(change) if q == 0 else (lr**q + q * change) ** (1 / q)
+        w, last = w - lr * g, g
+        yield w, float(lr)
+
+
+def idbd_rmsprop(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, meta: float, rho: float, eps: float
+) -> Steps:
+    beta, h, v = np.full_like(w, np.log(lr)), np.zeros_like(w), np.zeros_like(w)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        v = rho * v + (1 - rho) * g**2
+        preconditioner = 1 / (np.sqrt(v / (1 - rho ** (t + 1))) + eps)
+        beta = beta - meta * g * h
+        alpha = np.exp(beta)
+        w = w - alpha * preconditioner * g
+        h = h * np.maximum(1 - alpha * preconditioner * g**2, 0) - alpha * preconditioner * g
+        yield w, float(np.exp(beta.mean()))
+
+
+def weight_clipping(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, bound: float) -> Steps:
+    direction = direction_of(base)
+    for t in range(n):
+        w = np.clip(w - lr * direction(problem.gradient(w, t)), -bound, bound)
+        yield w, lr
+
+
+def cosine(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, warm: int, final: float
+) -> Steps:
+    direction = direction_of(base)
+    for t in range(n):
+        progress = (t - warm) / (n - warm)
+        falling = final * lr + (1 - final) * lr * (1 + np.cos(np.pi * progress)) / 2
+        step_size = lr * (t + 1) / warm if t < warm else falling
+        w = w - step_size * direction(problem.gradient(w, t))
+        yield w, float(step_size)
