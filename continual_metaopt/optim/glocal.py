@@ -8,9 +8,9 @@ global hypergradient.
 
 What is this implementation's reading, because the paper leaves it open or is about epochs over a data set:
 
-- The outer loss is the loss of the samples to come, each of which tells one hypergradient: z_t = h_tᵀ g_t, MetaOptimize's
-  meta gradient, with g_t the gradient at sample t and h_t how the weights have been moved by a change of the logarithm
-  of a hyperparameter: in the last step with γ = 0, since the collection began with γ = 1.
+- The outer loss is the loss of the samples to come, each of which tells one hypergradient: z_t = h_tᵀ g_t, as
+  MetaOptimize's meta gradient, with g_t the gradient at sample t and h_t how the weights have been moved by a change of
+  the logarithm of a hyperparameter: in the last step with γ = 0, since the collection began with γ = 1.
 - A single sample's hypergradient is noise to a decomposition, so that snapshots are means over windows.
 - All hyperparameters are decomposed together, each divided by its root mean square.
 - A term that lasts counts as it is at the end of the collection. Growing terms (|λ| above 1 by more than the tolerance)
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -95,7 +94,7 @@ class Glocal(MetaOptimize):
     """A base optimizer whose step sizes are stepped with estimated global hypergradients (arXiv 2402.02741).
 
     In each step, with gradient g and trace h as in ``MetaOptimize``, the local hypergradient of each block's log step
-    size is z = Σ h_i g_i. Means over ``window`` steps are the snapshots x_1 … x_n of a collection of ``tau`` steps. Then
+    size is z = Σ h_i g_i. Means over ``window`` steps are the snapshots x_t of a collection of ``tau`` steps. Then
 
         ẑ = the limit of x_t for large t, from the modes with |λ| near 1       (``koopman.limit``)
         β ← meta update of β with ẑ
@@ -116,8 +115,8 @@ class Glocal(MetaOptimize):
         window: samples whose hypergradients are averaged to one snapshot.
         delays: snapshots that are stacked for the decomposition; 10 in the paper.
         tolerance: how far from 1 the eigenvalue of a mode that lasts may be.
-        keep: by which distance, "modulus" for ||λ| − 1| as in the paper, or "one" for |λ − 1|, without oscillations.
-        gamma: 0 for greedy hypergradients, which see one step ahead; 1 for those of all steps since the collection began.
+        keep: by which distance, "modulus" for ||λ| − 1|, as in the paper, or "one" for |λ − 1|, without oscillations.
+        gamma: 0 for greedy hypergradients, which see one step ahead; 1 for those of all steps of the collection so far.
         weight_decay: decoupled weight decay κ; to start from if it is learned.
         step_sizes: "group" for one step size per group, "scalar" for one that all groups share.
         lr_bounds: the step sizes stay within these.
@@ -238,7 +237,7 @@ class Glocal(MetaOptimize):
         for group in self.param_groups:
             if group["gamma"] > 0:
                 for param in group["params"]:
-                    state = self.state[param] if param in self.state else {}
+                    state = self.state.get(param, {})
                     for key in (*TRACE.values(), STATE_TRACES, TRACES):
                         _set_to_zero(state.get(key))
 
@@ -289,5 +288,3 @@ def _set_to_zero(traces: Any) -> None:
             _set_to_zero(part)
     elif isinstance(traces, Tensor):
         traces.zero_()
-
-

@@ -1,10 +1,10 @@
 """Where a sequence is going: its limit, from the modes of a linear map of delayed copies (Hankel DMD).
 
 Snapshots x_1 … x_n of q numbers each are stacked with their successors to y_t = (x_t, …, x_{t+d−1}), and the linear map
-A that takes y_t to y_{t+1} with the least squared error is decomposed into modes (Schmid 2010; Arbabi & Mezić 2017). The
-sequence is then a sum of terms b λᵗ v; what is left of it for large t are the terms with |λ| = 1. Hataya & Kawahara,
-"Glocal Hypergradient Estimation with Koopman Operator", arXiv 2402.02741, so estimate the hypergradient after long
-training from those of a few steps.
+that takes y_t to y_{t+1} with the least squared error is decomposed into modes (Schmid 2010; Arbabi & Mezić 2017). The
+sequence is then a sum of terms b λᵗ v, of which those with |λ| = 1 are left for large t. So Hataya & Kawahara ("Glocal
+Hypergradient Estimation with Koopman Operator", arXiv 2402.02741) estimate the hypergradient after long training from
+those of a few steps.
 """
 
 from typing import Literal, NamedTuple
@@ -53,9 +53,11 @@ def delayed(snapshots: Array, delays: int) -> Array:
 def dynamic_modes(snapshots: Array, delays: int) -> Modes:
     """Modes of a sequence by Hankel dynamic mode decomposition.
 
-    The map is fitted within the leading left singular vectors of the Hankel matrix, those whose singular values are
-    beyond Gavish & Donoho's threshold for noise of unknown size (2014), as PyDMD does by default. The amplitudes are
-    those with which the terms are closest to all snapshots.
+    Each of the q numbers is divided by its root mean square while the map is fitted, so that the truncation treats them
+    alike. The map is fitted within the leading left singular vectors of the Hankel matrix, those whose singular values
+    are beyond Gavish & Donoho's threshold for noise of unknown size (2014), as PyDMD does by default; it takes half of
+    them for noise, so that d q should be at least twice the number of terms. The amplitudes are those with which the
+    terms are closest to all snapshots.
 
     Args:
         snapshots: of shape [n, q], finite.
@@ -67,33 +69,59 @@ def dynamic_modes(snapshots: Array, delays: int) -> Modes:
     Raises:
         ValueError: there are not enough snapshots for a single pair of delayed ones.
     """
-    n_snapshots = len(snapshots)
+    n_snapshots, n_numbers = snapshots.shape
     if not 1 <= delays < n_snapshots:
         raise ValueError(f"{delays} delays need at least {max(delays, 1) + 1} snapshots, but there are {n_snapshots}")
-    stacked = delayed(np.asarray(snapshots, dtype=np.float64), delays)
+    scale = np.sqrt(np.square(snapshots).mean(axis=0))
+    present = scale > 0
+    if not present.any():
+        nothing = np.zeros(0, dtype=np.complex128)
+        return Modes(nothing, np.zeros((n_numbers, 0), dtype=np.complex128), nothing)
+    scaled = snapshots[:, present] / scale[present]
+    stacked = delayed(scaled, delays)
     before, after = stacked[:, :-1], stacked[:, 1:]
     left, sizes, right = np.linalg.svd(before, full_matrices=False)
     rank = _rank(sizes, before.shape)
     left, sizes, right = left[:, :rank], sizes[:rank], right[:rank]
     eigenvalues, coordinates = np.linalg.eig((left.T @ after @ right.T / sizes).astype(np.complex128))
-    vectors = (left @ coordinates)[: snapshots.shape[1]]
+    vectors = (left @ coordinates)[: scaled.shape[1]]
     grows = np.abs(eigenvalues) > 1
     times = np.arange(n_snapshots)[:, np.newaxis] - np.where(grows, n_snapshots - 1, 0)  # so that no power overflows
-    terms = ((eigenvalues**times)[:, np.newaxis, :] * vectors).reshape(snapshots.size, rank)
-    amplitudes = np.linalg.lstsq(terms, snapshots.reshape(-1).astype(np.complex128))[0]
-    return Modes(eigenvalues, vectors, amplitudes * np.where(grows, 1.0, eigenvalues ** (n_snapshots - 1)))
+    terms = ((eigenvalues**times)[:, np.newaxis, :] * vectors).reshape(scaled.size, rank)
+    amplitudes = np.linalg.lstsq(terms, scaled.reshape(-1).astype(np.complex128))[0]
+    amplitudes = amplitudes * np.where(grows, 1.0, eigenvalues ** (n_snapshots - 1))
+    all_vectors = np.zeros((n_numbers, rank), dtype=np.complex128)
+    all_vectors[present] = vectors * scale[present, np.newaxis]
+    return Modes(eigenvalues, all_vectors, amplitudes)
+
+
+def lasting(modes: Modes, tolerance: float, keep: Keep = "modulus") -> Array | None:
+    """The sum of the terms that last, as they are at the last snapshot.
+
+    Args:
+        modes: of a sequence.
+        tolerance: how far from 1 the eigenvalue of a lasting term may be.
+        keep: which distance that is, "modulus" for ||λ| − 1|, with which oscillations last too, or "one" for |λ − 1|.
+
+    Returns:
+        Array of shape [q]; None where no term lasts.
+    """
+    eigenvalues = modes.eigenvalues
+    lasts = np.abs((np.abs(eigenvalues) if keep == "modulus" else eigenvalues) - 1) <= tolerance
+    if not lasts.any():
+        return None
+    total: Array = (modes.vectors[:, lasts] @ modes.amplitudes[lasts]).real
+    return total
 
 
 def limit(snapshots: Array, delays: int, tolerance: float, keep: Keep = "modulus") -> Array | None:
-    """Where a sequence is going: the sum of its lasting terms, as they are at the last snapshot.
-
-    Each of the q numbers is first divided by its root mean square, so that the truncation treats them alike.
+    """Where a sequence is going: the lasting terms of its modes.
 
     Args:
         snapshots: of shape [n, q], finite.
-        delays: d.
-        tolerance: how far from 1 a lasting term may be.
-        keep: which distance that is, "modulus" for ||λ| − 1|, with which oscillations last too, or "one" for |λ − 1|.
+        delays: as of ``dynamic_modes``.
+        tolerance: as of ``lasting``.
+        keep: as of ``lasting``.
 
     Returns:
         Array of shape [q]; None where no term lasts.
@@ -106,19 +134,12 @@ def limit(snapshots: Array, delays: int, tolerance: float, keep: Keep = "modulus
         >>> limit((2 + 0.8**t)[:, np.newaxis], 10, 0.01).round(6)
         array([2.])
     """
-    scale = np.sqrt(np.square(snapshots).mean(axis=0))
-    modes = dynamic_modes(np.divide(snapshots, scale, out=np.zeros_like(snapshots), where=scale > 0), delays)
-    eigenvalues = modes.eigenvalues
-    lasting = np.abs((np.abs(eigenvalues) if keep == "modulus" else eigenvalues) - 1) <= tolerance
-    if not lasting.any():
-        return None
-    at_last: Array = (modes.vectors[:, lasting] @ modes.amplitudes[lasting]).real * scale
-    return at_last
+    return lasting(dynamic_modes(snapshots, delays), tolerance, keep)
 
 
 def _rank(sizes: Array, shape: tuple[int, ...]) -> int:
-    """How many singular values are more than noise; at least 1, unless all are 0."""
+    """How many singular values are more than noise; at least 1."""
     aspect = min(shape) / max(shape)
     noise = (0.56 * aspect**3 - 0.95 * aspect**2 + 1.82 * aspect + 1.43) * np.median(sizes)
     rounding = sizes[0] * max(shape) * np.finfo(np.float64).eps
-    return max(int((sizes > max(noise, rounding)).sum()), int(sizes[0] > 0))
+    return max(int((sizes > max(noise, rounding)).sum()), 1)
