@@ -140,7 +140,7 @@ class Glocal(MetaOptimize):
         tau: int = 1000,
         window: int = 20,
         delays: int = 10,
-        tolerance: float = 0.1,
+        tolerance: float = 0.03,
         keep: Keep = "modulus",
         gamma: float = 0.0,
         weight_decay: float = 0.01,
@@ -243,7 +243,8 @@ class Glocal(MetaOptimize):
 
     def _learn(self, blocks: list[list[Group]], meta_gradients: list[dict[str, Any]], order: UpdateOrder) -> None:
         """Take in the local hypergradients of a step, and make the meta updates where a collection is complete."""
-        if order != "base_first":
+        if order == "meta_first":
+            self._collection()  # begins, if it must, with traces from before the step
             return
         local = {
             (id(block[0]), kind): found.total

@@ -259,7 +259,7 @@ def glocal(
     tau: int = 1000,
     window: int = 20,
     delays: int = 10,
-    tolerance: float = 0.1,
+    tolerance: float = 0.03,
     keep: Keep = "modulus",
     gamma: float = 0.0,
     weight_decay: float = 0.01,
