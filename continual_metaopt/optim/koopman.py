@@ -72,12 +72,14 @@ def dynamic_modes(snapshots: Array, delays: int) -> Modes:
     n_snapshots, n_numbers = snapshots.shape
     if not 1 <= delays < n_snapshots:
         raise ValueError(f"{delays} delays need at least {max(delays, 1) + 1} snapshots, but there are {n_snapshots}")
-    scale = np.sqrt(np.square(snapshots).mean(axis=0))
-    present = scale > 0
+    largest = np.abs(snapshots).max(axis=0)
+    present = largest > 0
     if not present.any():
         nothing = np.zeros(0, dtype=np.complex128)
         return Modes(nothing, np.zeros((n_numbers, 0), dtype=np.complex128), nothing)
-    scaled = snapshots[:, present] / scale[present]
+    scaled = snapshots[:, present] / largest[present]
+    root_mean_square = np.sqrt(np.square(scaled).mean(axis=0))  # after the largest, whose square may overflow
+    scaled /= root_mean_square
     stacked = delayed(scaled, delays)
     before, after = stacked[:, :-1], stacked[:, 1:]
     left, sizes, right = np.linalg.svd(before, full_matrices=False)
@@ -91,7 +93,7 @@ def dynamic_modes(snapshots: Array, delays: int) -> Modes:
     amplitudes = np.linalg.lstsq(terms, scaled.reshape(-1).astype(np.complex128))[0]
     amplitudes = amplitudes * np.where(grows, 1.0, eigenvalues ** (n_snapshots - 1))
     all_vectors = np.zeros((n_numbers, rank), dtype=np.complex128)
-    all_vectors[present] = vectors * scale[present, np.newaxis]
+    all_vectors[present] = vectors * (largest[present] * root_mean_square)[:, np.newaxis]
     return Modes(eigenvalues, all_vectors, amplitudes)
 
 

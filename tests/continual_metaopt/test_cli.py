@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         (
             "learners",
-            ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "torch:NAME"],
+            ["metaoptimize", "fixed", "idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "glocal", "torch:NAME"],
         ),
         ("studies", ["class_split", "quick", "robustness", "tracking"]),
     ],
@@ -162,7 +162,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["run", "--learner.name", "metaoptimise"],
             "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
+            "Known: adam_hd, autostep, fixed, glocal, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
         ),
         (
             ["run", "--network.name=mpl"],

@@ -173,7 +173,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"learners": [{"name": "fixed"}, {"name": "metaoptimise"}]},
             "learners.1: learner.name: unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            "Known: adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
+            "Known: adam_hd, autostep, fixed, glocal, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME",
             id="unknown learner",
         ),
         pytest.param(

@@ -20,7 +20,7 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import make_optimizer
 
 from ..conftest import exactly
-from .test_koopman import Array, by_pseudo_inverse
+from .test_koopman import Array
 from .test_network_peers import START, descend, gradient, parameters, weights
 
 SMALL = {"tau": 12, "window": 2, "delays": 2}
@@ -83,7 +83,8 @@ def test_greedy_hypergradients_go_on_across_collections() -> None:
 
 def test_without_meta_step_it_is_the_base_update() -> None:
     params, others = parameters(split=True), parameters(split=True)
-    optimizer, plain = Glocal(params, 0.1, meta_lr=0.0, **SMALL), torch.optim.AdamW(others, 0.1)  # type: ignore[arg-type]
+    optimizer = Glocal(params, 0.1, meta_lr=0.0, **SMALL)  # type: ignore[arg-type]
+    plain = torch.optim.AdamW(others, 0.1)
     for t in range(30):
         descend(params, optimizer, t)
         descend(others, plain, t)
@@ -95,7 +96,7 @@ def test_without_meta_step_it_is_the_base_update() -> None:
 
 
 def reference(gamma: float, n_steps: int, tolerance: float, meta_lr: float) -> Iterator[dict[str, Any]]:
-    """RMSProp with Adam as meta update; blocks START[:1] and START[1:]; log step sizes and log weight decays learned."""
+    """RMSProp with Adam as meta update; two blocks, of which step sizes and weight decays are learned."""
     w, v, block = START.copy(), np.zeros(4), np.array([0, 1, 1, 1])
     values = np.log(np.array([0.1, 0.1, 0.05, 0.05]))  # step sizes of the blocks, then weight decays
     h, h_decay = np.zeros(4), np.zeros(4)
@@ -131,7 +132,7 @@ def reference(gamma: float, n_steps: int, tolerance: float, meta_lr: float) -> I
 
 
 def reference_limit(snapshots: Array, delays: int, tolerance: float) -> Array | None:
-    """Of all leading subspaces that of Gavish & Donoho, with amplitudes from a real basis of each term's course."""
+    """The limit by pseudo-inverses: of the whole map on the leading subspace, and of all terms' courses."""
     scale = np.sqrt((snapshots**2).mean(axis=0))
     columns = np.array([(snapshots / scale)[t : t + delays].ravel() for t in range(len(snapshots) - delays + 1)]).T
     left, sizes, right = np.linalg.svd(columns[:, :-1], full_matrices=False)
@@ -183,12 +184,6 @@ def test_every_step_is_the_reference_s(gamma: float, tolerance: float) -> None:
     assert report["all"]["n_collections"] == 5
     assert n_estimates + report["all"]["n_skipped"] == 5
     assert n_estimates > 0
-
-
-def test_the_reference_s_least_squares_is_another_way_to_the_same_map() -> None:
-    snapshots = np.random.RandomState(0).standard_normal((20, 2)).cumsum(axis=0)
-    leading, _ = by_pseudo_inverse(snapshots, 4, 3)
-    assert len(leading) == 3
 
 
 # Against finite differences

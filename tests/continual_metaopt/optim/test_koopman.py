@@ -61,7 +61,7 @@ def test_oscillations_last_by_modulus_only(keep: Any, oscillation: bool) -> None
 
 def test_growing_terms_are_left_out() -> None:
     np.testing.assert_allclose(limit(LASTING + 1.2**TIMES * FADING / 100, 5, 0.05), LASTING, atol=1e-6)
-    explosion = 1.5 ** np.arange(800.0)[:, np.newaxis]  # up to 1e140
+    explosion = 1.5 ** np.arange(1500.0)[:, np.newaxis]  # up to 1e264
     modes = dynamic_modes(explosion, 3)
     np.testing.assert_allclose(modes.eigenvalues, [1.5], rtol=1e-9)
     np.testing.assert_allclose((modes.vectors * modes.amplitudes)[0], explosion[-1], rtol=1e-6)
@@ -82,14 +82,14 @@ def test_a_number_that_is_always_zero_does_not_matter() -> None:
 
 
 def test_units_do_not_matter() -> None:
-    units = np.array([1e-6, 1.0, 1e5])
+    units = np.array([1e-200, 1.0, 1e200])
     expected = limit(noisy(), 10, 0.1)
     assert expected is not None
     np.testing.assert_allclose(limit(noisy() * units, 10, 0.1), expected * units, rtol=1e-7)
 
 
-def by_pseudo_inverse(snapshots: Array, delays: int, rank: int) -> tuple[Array, Array]:
-    """The map of least squares on the leading singular vectors, as a whole matrix; eigenvalues and delayed snapshots."""
+def eigenvalues_by_pseudo_inverse(snapshots: Array, delays: int, rank: int) -> Array:
+    """Of the map of least squares on the leading singular vectors, as a whole matrix."""
     scaled = snapshots / np.sqrt((snapshots**2).mean(axis=0))
     columns = [scaled[t : t + delays].ravel() for t in range(len(scaled) - delays + 1)]
     before, after = np.array(columns[:-1]).T, np.array(columns[1:]).T
@@ -97,13 +97,13 @@ def by_pseudo_inverse(snapshots: Array, delays: int, rank: int) -> tuple[Array, 
     truncated = (left[:, :rank] * sizes[:rank]) @ right[:rank]
     found = np.linalg.eigvals(after @ np.linalg.pinv(truncated, rcond=1e-9))
     leading: Array = found[np.argsort(-np.abs(found))][:rank]
-    return leading, np.array(columns).T
+    return leading
 
 
 @pytest.mark.parametrize(("delays", "seed"), [(1, 0), (4, 1), (10, 2)])
 def test_eigenvalues_are_those_of_the_map_of_least_squares(delays: int, seed: int) -> None:
     modes = dynamic_modes(noisy(seed), delays)
-    expected, _ = by_pseudo_inverse(noisy(seed), delays, len(modes.eigenvalues))
+    expected = eigenvalues_by_pseudo_inverse(noisy(seed), delays, len(modes.eigenvalues))
     np.testing.assert_allclose(np.sort_complex(modes.eigenvalues), np.sort_complex(expected), atol=1e-9)
 
 

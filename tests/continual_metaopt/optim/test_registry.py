@@ -26,7 +26,7 @@ from streams import UnknownNameError
 
 from ..conftest import exactly
 
-KNOWN = "adam_hd, autostep, fixed, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME"
+KNOWN = "adam_hd, autostep, fixed, glocal, idbd, idbd_network, metaoptimize, sgd_hd, torch:NAME"
 
 
 def offered_elsewhere(model: nn.Module, momentum: float = 0.5) -> torch.optim.Optimizer:
