@@ -304,7 +304,10 @@ STYLES = {
 
 
 def figure(table: pd.DataFrame, quantity: str) -> Any:
-    """One row of panels per problem, one column per setting that is varied about the central ones."""
+    """One row of panels per problem, one column per setting that is varied about the central ones.
+
+    Points are medians over seeds, bands quartiles; where more than half of the seeds have no estimate, there is none.
+    """
     from matplotlib.figure import Figure
 
     problems = list(table["problem"].unique())
@@ -319,7 +322,7 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
                     part = part[(part[other] == value) | part[other].isna()]
             if part[setting].isna().all():  # does not depend on it
                 part = part.loc[part.index.repeat(len(values))].assign(**{setting: values}) if len(part) == 1 else part
-            part = part.sort_values(setting)
+            part = part[part["skipped"] <= 0.5].sort_values(setting)
             axes.plot(
                 part[setting],
                 part[quantity].clip(lower=LEAST_ERROR if quantity == "error" else -1),
@@ -329,7 +332,7 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
                 lw=1.2,
                 label=name,
             )
-            if part["seeds"].max() > 1:
+            if len(part) and part["seeds"].max() > 1:
                 low, high = part[f"{quantity}_q25"], part[f"{quantity}_q75"]
                 axes.fill_between(part[setting], low, high, color=colour, alpha=0.15, lw=0)
         axes.set_xscale("log")
