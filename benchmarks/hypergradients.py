@@ -277,18 +277,21 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
     return usable.loc[usable.groupby(["problem", "estimate"], sort=False)["error"].idxmin().dropna()]
 
 
-def shown(table: pd.DataFrame) -> str:
-    """A table for people."""
-    text = pd.DataFrame({"problem": table["problem"], "estimate": table["estimate"]})
-    for name in SETTINGS:
-        text[name] = [
-            "" if pd.isna(value) else value if isinstance(value, str) else f"{value:g}" for value in table[name]
-        ]
-    for name in ("error", "cosine"):
-        columns = [table[column] for column in (name, f"{name}_q25", f"{name}_q75")]
-        text[name] = [f"{m:.2f} ({low:.2f}–{high:.2f})" for m, low, high in zip(*columns, strict=True)]
-    text["no estimate"] = [f"{share:.0%}" for share in table["skipped"]]
-    return str(text.to_markdown(index=False, disable_numparse=True))
+def shown(table: pd.DataFrame, quantity: str) -> str:
+    """Median (quartiles) of a quantity, a row per problem, a column per estimate; – where most seeds have none."""
+    columns = [table[name] for name in (quantity, f"{quantity}_q25", f"{quantity}_q75", "skipped", "seeds")]
+    cells = [
+        "–" if skipped > 0.5 else number(middle) if seeds == 1 else f"{number(middle)} ({number(low)}–{number(high)})"
+        for middle, low, high, skipped, seeds in zip(*columns, strict=True)
+    ]
+    text = table.assign(cell=cells).pivot(index="problem", columns="estimate", values="cell").fillna("")
+    estimates = [name for name in (*STYLES, "exact") if name in text.columns]
+    return str(text.loc[table["problem"].unique(), estimates].to_markdown(disable_numparse=True))
+
+
+def number(value: float) -> str:
+    """With two decimals, or in powers of ten where these would be 0."""
+    return f"{value:.2f}" if abs(value) >= 0.005 else f"{value:.0e}"
 
 
 LEAST_ERROR = 1e-3  # that the figure shows
@@ -461,7 +464,7 @@ def main() -> None:
     centre = around_centre(table)
     for name, value in CENTRE.items():
         centre = centre[(centre[name] == value) | centre[name].isna()]
-    print(f"At the central settings\n\n{shown(centre)}\n\nAt the best settings of each\n\n{shown(best(table))}")
+    print(f"Relative error\n\n{shown(centre, 'error')}\n\nCosine\n\n{shown(centre, 'cosine')}")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ def test_window_means_by_hand() -> None:
     assert hypergradients.snapshots_of(np.arange(10.0)[:, np.newaxis], 6, 2).tolist() == [[0.5], [2.5], [4.5]]
 
 
+def test_numbers_are_shown_with_two_decimals_or_as_powers() -> None:
+    assert [hypergradients.number(x) for x in (0.125, 5.0, 0.0001, -0.6)] == ["0.12", "5.00", "1e-04", "-0.60"]
+
+
 def test_the_numbers_kept_are_those_of_tensors_and_lists() -> None:
     assert hypergradients.numbers_kept({"a": [1.0, np.float64(2), "b", 3], "params": [0.5]}) == 2
 
@@ -76,4 +80,5 @@ def test_tables_and_figures_are_written(
     assert errors["glocal, exact"] < errors["truncated"] < errors["local"]
     assert (tmp_path / "error.png").exists()
     assert (tmp_path / "cosine.png").exists()
-    assert "At the central settings" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.count("| digits, next sample ") == output.count("| quadratic settled, 1 stream ") == 2
