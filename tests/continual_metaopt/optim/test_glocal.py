@@ -27,10 +27,10 @@ SMALL = {"tau": 12, "window": 2, "delays": 2}
 
 
 def learner(*values: float, **options: Any) -> tuple[nn.Parameter, Glocal]:
-    """SGD with α = 0.1 and steps of the meta update, SGD, of η = 0.5; no weight decay unless asked for."""
+    """SGD with α = 0.1, SGD with η = 0.5 as meta update, greedy hypergradients, no weight decay, unless asked for."""
     settings = {"base": "sgd", "meta": "sgd", "meta_lr": 0.5, "weight_decay": 0.0, "tau": 12, "window": 1, "delays": 5}
     p = nn.Parameter(torch.tensor(values or (0.0,), dtype=torch.float64))
-    return p, Glocal([p], 0.1, **settings | options)  # type: ignore[arg-type]
+    return p, Glocal([p], 0.1, **{"gamma": 0.0} | settings | options)  # type: ignore[arg-type]
 
 
 def step(p: nn.Parameter, optimizer: Glocal, value: float) -> None:
@@ -231,7 +231,7 @@ def test_exact_hypergradients_are_derivatives_since_the_collection_began() -> No
 # As an optimizer
 
 KINDS: dict[str, dict[str, Any]] = {
-    "greedy": {},
+    "greedy": {"gamma": 0.0},
     "accumulated": {"gamma": 1.0},
     "exact": {"gamma": 1.0, "trace": "l"},
     "everything": {"gamma": 1.0, "learn": ("lr", "weight_decay", "momentum"), "keep": "one"},
