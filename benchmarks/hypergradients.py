@@ -279,6 +279,7 @@ def best(table: pd.DataFrame) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame, quantity: str) -> str:
     """Median (quartiles) of a quantity, a row per problem, a column per estimate; – where most seeds have none."""
+    number = error_shown if quantity == "error" else "{:.2f}".format
     columns = [table[name] for name in (quantity, f"{quantity}_q25", f"{quantity}_q75", "skipped", "seeds")]
     cells = [
         "–" if skipped > 0.5 else number(middle) if seeds == 1 else f"{number(middle)} ({number(low)}–{number(high)})"
@@ -289,9 +290,9 @@ def shown(table: pd.DataFrame, quantity: str) -> str:
     return str(text.loc[table["problem"].unique(), estimates].to_markdown(disable_numparse=True))
 
 
-def number(value: float) -> str:
+def error_shown(value: float) -> str:
     """With two decimals, or in powers of ten where these would be 0."""
-    return f"{value:.2f}" if abs(value) >= 0.005 else f"{value:.0e}"
+    return f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"
 
 
 LEAST_ERROR = 1e-3  # that the figure shows
@@ -341,7 +342,6 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
         axes.set_xscale("log")
         if quantity == "error":
             axes.set_yscale("log")
-            axes.set_ylim(bottom=LEAST_ERROR)
             axes.axhline(1, color="k", lw=0.6, ls=":")
         else:
             axes.set_ylim(-1.05, 1.05)

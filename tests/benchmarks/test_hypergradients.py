@@ -49,8 +49,8 @@ def test_window_means_by_hand() -> None:
     assert hypergradients.snapshots_of(np.arange(10.0)[:, np.newaxis], 6, 2).tolist() == [[0.5], [2.5], [4.5]]
 
 
-def test_numbers_are_shown_with_two_decimals_or_as_powers() -> None:
-    assert [hypergradients.number(x) for x in (0.125, 5.0, 0.0001, -0.6)] == ["0.12", "5.00", "1e-04", "-0.60"]
+def test_errors_are_shown_with_two_decimals_or_as_powers() -> None:
+    assert [hypergradients.error_shown(x) for x in (0.125, 5.0, 0.0001)] == ["0.12", "5.00", "1e-04"]
 
 
 def test_the_numbers_kept_are_those_of_tensors_and_lists() -> None:
