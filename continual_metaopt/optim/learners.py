@@ -7,9 +7,11 @@ from torch import nn
 from continual_metaopt.optim.autostep import Autostep
 from continual_metaopt.optim.blocks import Granularity, blocks
 from continual_metaopt.optim.curvature import CurvatureKind
+from continual_metaopt.optim.glocal import Glocal, LocalTrace
 from continual_metaopt.optim.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.idbd_network import NetworkIDBD
+from continual_metaopt.optim.koopman import Keep
 from continual_metaopt.optim.metaoptimize import (
     DEFAULT_GAMMA,
     Discount,
@@ -246,3 +248,56 @@ def adam_hd(
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
     """
     return AdamHD(blocks(model, step_sizes), lr, meta_lr=meta_lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+def glocal(
+    model: nn.Module,
+    *,
+    lr: float = 1e-5,
+    base: Base = "adamw",
+    meta_lr: float = 0.3,
+    tau: int = 2000,
+    window: int = 50,
+    delays: int = 10,
+    tolerance: float = 0.1,
+    keep: Keep = "modulus",
+    gamma: float = 1.0,
+    weight_decay: float = 0.01,
+    step_sizes: Granularity | list[list[str]] = "blockwise",
+    learn: tuple[MetaParameter, ...] = ("lr",),
+    trace: LocalTrace = "hessian_free",
+) -> Glocal:
+    """Learn the step sizes of a network's blocks with Adam from estimated global hypergradients.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        base: base update.
+        meta_lr: step size η of Adam, per collection.
+        tau: samples τ of a collection, a multiple of window.
+        window: samples whose hypergradients are averaged to one snapshot.
+        delays: snapshots that are stacked for the decomposition.
+        tolerance: how far from 1 the eigenvalue of a mode that lasts may be.
+        keep: by which distance: "modulus" for ||λ| − 1|, "one" for |λ − 1|.
+        gamma: 0 for greedy hypergradients, 1 for those of all steps since the collection began.
+        weight_decay: decoupled weight decay κ.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", or lists of name
+            prefixes.
+        learn: what is learned: "lr" (step size), "weight_decay", "momentum".
+        trace: "hessian_free", or "l" for exact curvature, at the cost of a Hessian-vector product per step size.
+    """
+    return Glocal(
+        blocks(model, step_sizes),
+        lr,
+        base=base,
+        meta_lr=meta_lr,
+        tau=tau,
+        window=window,
+        delays=delays,
+        tolerance=tolerance,
+        keep=keep,
+        gamma=gamma,
+        weight_decay=weight_decay,
+        learn=learn,
+        trace=trace,
+    )

@@ -25,6 +25,9 @@ LEARNERS.add_lazily(
 )
 LEARNERS.add_lazily("sgd_hd", "continual_metaopt.optim.learners:sgd_hd", "SGD with hypergradient descent")
 LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam with hypergradient descent")
+LEARNERS.add_lazily(
+    "glocal", "continual_metaopt.optim.learners:glocal", "step sizes learned from estimated global hypergradients"
+)
 
 
 def _add(name: str, module: str, description: str) -> None:
