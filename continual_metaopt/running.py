@@ -15,6 +15,7 @@ from continual_metaopt.compiled_run import CompiledRun
 from continual_metaopt.config import RunConfig
 from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.metrics import OnlineMetric
@@ -175,7 +176,8 @@ class LearnerRun(TorchRun, SupervisedPlugin):
         )
         self.begin_or_resume()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience, self._n_updates())
-        torch.set_rng_state(self.begun.random)
+        with SHARED:
+            torch.set_rng_state(self.begun.random)
         self.last_observed = time.monotonic()
 
     def learn(self) -> None:

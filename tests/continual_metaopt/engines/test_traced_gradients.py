@@ -2,7 +2,9 @@
 
 import copy
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -210,6 +212,21 @@ def test_nothing_changes_while_it_is_made() -> None:
     assert random_state() == before
     assert all(param.grad is grad for param, grad in zip(model.parameters(), grads, strict=True))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_threads_trace_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's tracer changes ``nn.Module`` itself while it works, for all threads."""
+    call = nn.Module.__call__
+    monkeypatch.setattr(nn.Module, "__call__", call)  # comes back in any case
+    models, barrier = [made("linear") for _ in range(4)], threading.Barrier(4)
+
+    def trace(model: nn.Module) -> TracedGradients:
+        barrier.wait()
+        return TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+
+    with ThreadPoolExecutor(len(models)) as threads:
+        assert len(list(threads.map(trace, models))) == len(models)
+    assert nn.Module.__call__ is call
 
 
 # ---------------------------------------------------------------------------------------------- what is not traced
