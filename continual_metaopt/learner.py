@@ -446,6 +446,8 @@ class OnlineLearner(Naive):
         self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
         self.mb_output, self.loss = differentiate(x, y)
         check_finite(self.loss.item(), self._observations.next_step)
+        if wants_graph(self.optimizer):  # which is not given gradients, but computes them itself
+            self.backward()
         self.evaluator.before_update(self)
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
