@@ -59,7 +59,7 @@ class Recorder(Protocol):
     """Takes what a learner observed, after every call of its engine.
 
     One that has a method ``measure``, too, is given the rows (step, quantity, block or None, statistic, value) of
-    diagnostics as soon as they are measured, before the observations of those steps.
+    diagnostics as soon as they are measured, before the observations of those steps. Steps are samples there, too.
     """
 
     def observe(self, observations: Observations) -> None:
@@ -111,6 +111,9 @@ class OnlineLearner(Naive):
         hand_over_at: numbers of samples, in rising order, after which a portion ends in any case, so that the recorder
             sees the network as it is then.
 
+    Attributes:
+        step: number of samples learned from before the update that is being made; after an experience, in all.
+
     Raises:
         ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1.
     """
@@ -160,6 +163,7 @@ class OnlineLearner(Naive):
         self.hand_over_at = hand_over_at
         self.n_samples = 0
         self.n_correct = 0
+        self.step = 0
         self._within_experience = 0
         self._prediction: Any = None
         self._observations = Observations(experience=0, first_step=0)
@@ -271,7 +275,7 @@ class OnlineLearner(Naive):
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
-            self._within_experience = 0
+            self._within_experience, self.step = 0, self.n_samples
 
     def _choose_engine(self, obstacle: str | None = None, sample: Sequence[Tensor] | None = None) -> None:
         """Decide how the learner's steps are executed: ``self.engine`` is name and reason, for the record.
@@ -360,7 +364,7 @@ class OnlineLearner(Naive):
                 self._hand_over()
 
     def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
-        at_most = self._until_hand_over()
+        at_most, self.step = self._until_hand_over(), self.n_samples
         metrics = self._metrics_without_callbacks()
         if not metrics:
             return learn(at_most)
@@ -485,6 +489,10 @@ class OnlineLearner(Naive):
             inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
+
+    def _before_training_iteration(self, **kwargs: Any) -> None:
+        self.step = self.n_samples + len(self._observations)
+        super()._before_training_iteration(**kwargs)
 
     def criterion(self) -> Tensor:
         """Loss of the current mini-batch."""

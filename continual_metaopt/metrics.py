@@ -143,7 +143,8 @@ class OnlineMetric(PluginMetric):
         self._published = (x, dict(values))
         measure = getattr(getattr(strategy, "recorder", None), "measure", None)
         if self.is_recorded and measure is not None:
-            measure([(x, *self._described(name), float(value)) for name, value in values.items()])
+            step = strategy.step  # x counts mini-batches, records count samples
+            measure([(step, *self._described(name), float(value)) for name, value in values.items()])
         return [
             MetricValue(self, get_metric_name(name, strategy, add_task=False), value, x)
             for name, value in values.items()

@@ -159,14 +159,16 @@ class LearnerRun(TorchRun, SupervisedPlugin):
     ) -> None:
         super().__init__(config, directory, on_progress, should_stop)
         self.benchmark = StreamBenchmark(self.stream)
-        self.diagnostics = named_diagnostics(config.diagnostics, config.diagnostics_every, self.benchmark.test_stream)
+        batch_size = self.info.for_learner.batch_size
+        every = n_batches(config.diagnostics_every, batch_size)
+        self.diagnostics = named_diagnostics(config.diagnostics, every, self.benchmark.test_stream)
         self.model.to(available_device(config.device))
         self.learner = OnlineLearner(
             model=self.model,
             optimizer=self.optimizer,
             criterion=self.criterion,
             engine=config.engine,
-            batch_size=self.info.for_learner.batch_size,
+            batch_size=batch_size,
             device=config.device,
             plugins=[self],
             evaluator=quiet_evaluator(*self.diagnostics),
