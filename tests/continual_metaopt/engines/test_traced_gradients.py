@@ -161,6 +161,16 @@ def test_kernels_are_used_for_single_small_images(n: int, monkeypatch: pytest.Mo
     assert sorted(called) == (sorted(["forward", "forward", *backward]) if n == 1 else [])
 
 
+@pytest.mark.parametrize("name", ["_select_conv_backend", "_ConvBackend"])
+def test_convolutions_stay_where_pytorch_does_not_tell_how_it_does_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch._C, name)
+    monkeypatch.setattr(Convolution, "forward", None)  # so that it cannot be used
+    model = made("convolutional")
+    TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+
+
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Convolution, "forward", lambda self, x, *given: x.new_ones(1, self._geometry.outputs, *x.shape[2:])
