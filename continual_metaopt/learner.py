@@ -79,7 +79,7 @@ def quiet_evaluator(*metrics: OnlineMetric) -> EvaluationPlugin:
 
 
 class OnlineLearner(Naive):
-    """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
+    """Avalanche's ``Naive`` with one pass, one sample at a time and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
     so far. No learner is told where an experience ends.
@@ -109,7 +109,7 @@ class OnlineLearner(Naive):
             learner may be saved with Avalanche's ``save_checkpoint``, also in the middle of an experience.
         record_every: distance in steps between recorded step sizes.
         hand_over_at: numbers of samples, in rising order, after which a portion ends in any case, so that the recorder
-            sees the network as it is then.
+            sees the network as it is then; of mini-batches, with the one that reaches the number.
 
     Attributes:
         step: number of samples learned from before the update that is being made; after an experience, in all.
@@ -350,7 +350,7 @@ class OnlineLearner(Naive):
 
         Args:
             learn: learns from at most so many samples; returns whether there may be more.
-            learn_watched: learns from one, after letting metrics look at it and at its gradients.
+            learn_watched: learns from one mini-batch, after letting metrics look at it and at its gradients.
         """
         self.mbatch = None
         n_left, more = len(self.dataloader), True
