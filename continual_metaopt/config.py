@@ -86,7 +86,7 @@ class RunConfig(BaseModel):
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
-        diagnostics_every: distance in steps between diagnostics.
+        diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
         label: name of the learner in tables and figures; its registered name if empty.
         study: name of the study.
         purpose: "report", or "selection" for a run that only serves to choose a setting.
@@ -190,7 +190,7 @@ class StudyConfig(BaseModel):
         record_every: distance in steps between recorded step sizes.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the networks while they learn, as of a run.
-        diagnostics_every: distance in steps between diagnostics.
+        diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
         imports: modules that register streams, networks or learners of one's own.
     """
 

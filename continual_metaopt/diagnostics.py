@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from continual_metaopt.engines.random_numbers import SHARED
+
 SMALLEST_LOSS = 1e-8
 
 ACTIVATIONS = (
@@ -276,7 +278,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+        with SHARED, torch.no_grad(), torch.random.fork_rng(list(devices)):
             yield
     finally:
         for module, mode in modes.items():

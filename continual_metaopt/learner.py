@@ -59,7 +59,7 @@ class Recorder(Protocol):
     """Takes what a learner observed, after every call of its engine.
 
     One that has a method ``measure``, too, is given the rows (step, quantity, block or None, statistic, value) of
-    diagnostics as soon as they are measured, before the observations of those steps.
+    diagnostics as soon as they are measured, before the observations of those steps. Steps are samples there, too.
     """
 
     def observe(self, observations: Observations) -> None:
@@ -79,7 +79,7 @@ def quiet_evaluator(*metrics: OnlineMetric) -> EvaluationPlugin:
 
 
 class OnlineLearner(Naive):
-    """Avalanche's ``Naive`` with one pass, batch size 1 and no shuffling: the stream has fixed the order.
+    """Avalanche's ``Naive`` with one pass, one sample at a time and no shuffling: the stream has fixed the order.
 
     Each sample is first predicted and scored, then learned from; ``online_accuracy`` is the share of right predictions
     so far. No learner is told where an experience begins or ends, but for the baselines that are defined by that.
@@ -109,9 +109,12 @@ class OnlineLearner(Naive):
             learner may be saved with Avalanche's ``save_checkpoint``, also in the middle of an experience.
         record_every: distance in steps between recorded step sizes.
         hand_over_at: numbers of samples, in rising order, after which a portion ends in any case, so that the recorder
-            sees the network as it is then.
+            sees the network as it is then; of mini-batches, with the one that reaches the number.
         told: call the optimizer's ``begin_experience()`` where an experience begins. Only for baselines that are
             defined by that knowledge, whose registered names end in "_told".
+
+    Attributes:
+        step: number of samples learned from before the update that is being made; after an experience, in all.
 
     Raises:
         ValueError: unknown engine, or one that does not fit network, loss or optimizer; ``batch_size`` is less than 1;
@@ -169,6 +172,7 @@ class OnlineLearner(Naive):
         self.told = told
         self.n_samples = 0
         self.n_correct = 0
+        self.step = 0
         self._within_experience = 0
         self._prediction: Any = None
         self._observations = Observations(experience=0, first_step=0)
@@ -285,7 +289,7 @@ class OnlineLearner(Naive):
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
-            self._within_experience = 0
+            self._within_experience, self.step = 0, self.n_samples
 
     def _choose_engine(self, obstacle: str | None = None, sample: Sequence[Tensor] | None = None) -> None:
         """Decide how the learner's steps are executed: ``self.engine`` is name and reason, for the record.
@@ -360,7 +364,7 @@ class OnlineLearner(Naive):
 
         Args:
             learn: learns from at most so many samples; returns whether there may be more.
-            learn_watched: learns from one, after letting metrics look at it and at its gradients.
+            learn_watched: learns from one mini-batch, after letting metrics look at it and at its gradients.
         """
         self.mbatch = None
         n_left, more = len(self.dataloader), True
@@ -374,7 +378,7 @@ class OnlineLearner(Naive):
                 self._hand_over()
 
     def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
-        at_most = self._until_hand_over()
+        at_most, self.step = self._until_hand_over(), self.n_samples
         metrics = self._metrics_without_callbacks()
         if not metrics:
             return learn(at_most)
@@ -460,6 +464,8 @@ class OnlineLearner(Naive):
         self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
         self.mb_output, self.loss = differentiate(x, y)
         check_finite(self.loss.item(), self._observations.next_step)
+        if wants_graph(self.optimizer):  # which is not given gradients, but computes them itself
+            self.backward()
         self.evaluator.before_update(self)
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -497,6 +503,10 @@ class OnlineLearner(Naive):
             inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
+
+    def _before_training_iteration(self, **kwargs: Any) -> None:
+        self.step = self.n_samples + len(self._observations)
+        super()._before_training_iteration(**kwargs)
 
     def criterion(self) -> Tensor:
         """Loss of the current mini-batch."""

@@ -122,7 +122,7 @@ class OnlineMetric(PluginMetric):
         return False
 
     def take_in(self, observations: Observations) -> None:
-        """Take in iterations of one sample each that passed without callbacks."""
+        """Take in samples that were learned from without callbacks."""
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on later, as plain containers of tensors and numbers."""
@@ -143,7 +143,8 @@ class OnlineMetric(PluginMetric):
         self._published = (x, dict(values))
         measure = getattr(getattr(strategy, "recorder", None), "measure", None)
         if self.is_recorded and measure is not None:
-            measure([(x, *self._described(name), float(value)) for name, value in values.items()])
+            step = strategy.step  # x counts mini-batches, records count samples
+            measure([(step, *self._described(name), float(value)) for name, value in values.items()])
         return [
             MetricValue(self, get_metric_name(name, strategy, add_task=False), value, x)
             for name, value in values.items()
@@ -238,7 +239,7 @@ class PredictionMetric(OnlineMetric):
         return published
 
     def take_in(self, observations: Observations) -> None:
-        """Take in iterations of one sample each that passed without callbacks."""
+        """Take in samples that were learned from without callbacks."""
         self._settle()
         scores = [score for score in self._observed(observations) if score is not None]
         self._take_in(scores, [1] * len(scores))

@@ -3,7 +3,6 @@
 This needs torch, but not Avalanche. The run itself may happen in another process.
 """
 
-import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +13,12 @@ from torch.optim import Optimizer
 from continual_metaopt.compiled_run import PreparedRun, read_compiled_checkpoint
 from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.compiled_engine import CompiledEngine, compiled_or_why_not
+from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT
 from streams import plan_stream
-
-SEEDING = threading.Lock()  # held between seeding PyTorch's random numbers and drawing initial weights
 
 
 class Beginning:
@@ -40,7 +38,7 @@ class Beginning:
         self.stream = plan_stream(config.stream.name, **config.stream.options, seed=config.seed)
         sizes = self.stream.info.for_learner
         self.criterion = criterion_of(sizes.task)
-        with SEEDING, torch.random.fork_rng(devices=[]):
+        with SHARED, torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model: nn.Module = factory_of("network", config.network.name)(
                 n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options

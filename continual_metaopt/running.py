@@ -15,6 +15,7 @@ from continual_metaopt.compiled_run import CompiledRun
 from continual_metaopt.config import RunConfig
 from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.metrics import OnlineMetric
@@ -158,14 +159,16 @@ class LearnerRun(TorchRun, SupervisedPlugin):
     ) -> None:
         super().__init__(config, directory, on_progress, should_stop)
         self.benchmark = StreamBenchmark(self.stream)
-        self.diagnostics = named_diagnostics(config.diagnostics, config.diagnostics_every, self.benchmark.test_stream)
+        batch_size = self.info.for_learner.batch_size
+        every = n_batches(config.diagnostics_every, batch_size)
+        self.diagnostics = named_diagnostics(config.diagnostics, every, self.benchmark.test_stream)
         self.model.to(available_device(config.device))
         self.learner = OnlineLearner(
             model=self.model,
             optimizer=self.optimizer,
             criterion=self.criterion,
             engine=config.engine,
-            batch_size=self.info.for_learner.batch_size,
+            batch_size=batch_size,
             device=config.device,
             plugins=[self],
             evaluator=quiet_evaluator(*self.diagnostics),
@@ -176,7 +179,8 @@ class LearnerRun(TorchRun, SupervisedPlugin):
         )
         self.begin_or_resume()
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience, self._n_updates())
-        torch.set_rng_state(self.begun.random)
+        with SHARED:
+            torch.set_rng_state(self.begun.random)
         self.last_observed = time.monotonic()
 
     def learn(self) -> None:

@@ -72,6 +72,7 @@ class RunUnderWay(ABC):
         self.last_checkpoint = time.monotonic()
         self.engine: dict[str, str] = {}
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
+        self._measured: tuple[int, float] | None = None  # held-out accuracy last, after how many samples
 
     @property
     def n_in_stream(self) -> int:
@@ -189,7 +190,11 @@ class RunUnderWay(ABC):
 
     def _test_accuracy(self, accuracy: Callable[[Samples], float]) -> float | None:
         held_out = self.stream.test[self.n_ended]
-        return accuracy(held_out) if self.config.evaluate and self._classifies and len(held_out) else None
+        if not (self.config.evaluate and self._classifies and len(held_out)):
+            return None
+        if self._measured is None or self._measured[0] != self.n_samples:
+            self._measured = self.n_samples, accuracy(held_out)
+        return self._measured[1]
 
     def _require_same_stream(self) -> None:
         began_with = read_json(self.directory.path / "config.json")["stream_info"]["fingerprint"]

@@ -197,9 +197,10 @@ def _pixels(image: "Image") -> NDArray[np.uint8]:
 class ReadAhead:
     """Reads lazy images in the order of a stream, with threads that decode what comes next.
 
-    Threads run ahead while reading goes on where it left off. After a jump to a single image, as random access makes
-    them, they wait until it does. Images decoded ahead take up at most a quarter of ``memory_limit``, 32 MB, or 2,048
-    images, whichever is least, but at least one image. It is read by one thread at a time.
+    Threads run ahead while reading goes on where it left off. After a jump to a single image, as random access and a
+    first look at a stream make them, they wait until it does. Images decoded ahead take up at most a quarter of
+    ``memory_limit``, 32 MB, or 2,048 images, whichever is least, but at least one image. It is read by one thread at a
+    time.
 
     Args:
         images: to read.
@@ -213,7 +214,7 @@ class ReadAhead:
         self._chunk = min(max(n_ahead // 4, 1), MAX_CHUNK)  # images
         self._n_chunks_ahead = max((n_ahead - self._chunk + 1) // self._chunk, 1)  # with what is left of a chunk
         self._chunks: dict[int, Future[NDArray[np.uint8]]] = {}
-        self._last, self._process = range(0), os.getpid()
+        self._last, self._process = range(-1, -1), os.getpid()
 
     def __reduce__(self) -> Any:
         return ReadAhead, (self._images, self._order, self._memory_limit)

@@ -138,6 +138,10 @@ class ImagePlan:
     test_at: tuple[int, ...] = ()
     relabel: Callable[[Plan], Plan] | None = None
 
+    def __post_init__(self) -> None:
+        if any(n % self.batch_size for n in self.test_at):
+            raise ValueError(f"test_at must be numbers of whole batches of {self.batch_size}, not {self.test_at}")
+
 
 @dataclass(frozen=True)
 class StreamAbout:

@@ -80,10 +80,13 @@ def _is_of_small_image(node: Any) -> bool:
     sizes = None if bias is None else [len(weights)]
     biases = None if bias is None else torch.empty(len(weights), dtype=weights.dtype)
     choices: Any = torch._C  # whose stubs lack these
-    backend = choices._select_conv_backend(
-        images, weights, biases, stride, padding, dilation, transposed, output_padding, groups, sizes
-    )
-    return bool(backend == choices._ConvBackend.Slow2d)
+    try:
+        backend = choices._select_conv_backend(
+            images, weights, biases, stride, padding, dilation, transposed, output_padding, groups, sizes
+        )
+        return bool(backend == choices._ConvBackend.Slow2d)
+    except (AttributeError, TypeError):  # not public, so it may be otherwise in another version of PyTorch
+        return False
 
 
 def _convolve(graph: Graph, node: Any) -> None:

@@ -2,23 +2,27 @@
 
 import pickle
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+SHARED = threading.RLock()  # held while the random numbers, which all threads share, are to be put back afterwards
+
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """Within it, random numbers may be drawn without changing those that come after."""
-    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(generators[0])
-        np.random.set_state(generators[1])  # noqa: NPY002
-        random.setstate(generators[2])
+    """Within it, random numbers may be drawn without changing those that come after; one thread at a time."""
+    with SHARED:
+        generators = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            torch.set_rng_state(generators[0])
+            np.random.set_state(generators[1])  # noqa: NPY002
+            random.setstate(generators[2])
 
 
 def random_state() -> bytes:

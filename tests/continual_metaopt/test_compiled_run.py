@@ -18,7 +18,8 @@ import torch
 from continual_metaopt import register_network
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import compiled_learner, torch_engine
-from continual_metaopt.preparing import prepare
+from continual_metaopt.engines.random_numbers import random_numbers_kept
+from continual_metaopt.preparing import Beginning, prepare
 from continual_metaopt.recording import RunDirectory, read_json
 from continual_metaopt.running import run_by_torch, run_one
 from continual_metaopt.study import RunsFailed, run_jobs
@@ -134,6 +135,32 @@ def test_preparing_draws_no_random_numbers_of_others(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     assert prepare(config, tmp_path) is not None
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_that_put_random_numbers_back_do_not_change_initial_weights(tmp_path: Path, registries: None) -> None:
+    """As where a run begins in one thread while that of another one traces a network, or measures an accuracy."""
+    entered, begun = threading.Event(), threading.Event()
+
+    @register_network("slow_to_begin")
+    def slow_to_begin(n_outputs: int, input_shape: tuple[int, int, int]) -> torch.nn.Module:
+        begun.set()
+        time.sleep(0.2)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, n_outputs))
+
+    def put_back() -> None:
+        with random_numbers_kept():
+            entered.set()
+            begun.wait(0.1)
+
+    config = config_of().model_copy(update={"network": Component(name="slow_to_begin")})
+    alone = Beginning(config)
+    begun.clear()
+    other = threading.Thread(target=put_back)
+    other.start()
+    entered.wait()
+    beside = Beginning(config)
+    other.join()
+    assert all(map(torch.equal, alone.model.parameters(), beside.model.parameters()))
 
 
 # --------------------------------------------------------------------------------------------------------- going on

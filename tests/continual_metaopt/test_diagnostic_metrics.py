@@ -170,6 +170,23 @@ def test_values_are_those_of_a_plain_reference(benchmark: StreamBenchmark, refer
     assert [x for x, _ in ours["TraceCosine/linear1"]] == list(range(7, 180, 7))
 
 
+def test_optimizers_that_differentiate_by_themselves_have_gradients(benchmark: StreamBenchmark) -> None:
+    reference = ByHand(threshold=0.1, probe=20)
+    learners = []
+    for plugins in ([], [reference]):
+        model = network()
+        optimizer = MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02, trace="l")
+        metrics = diagnostics(every=20, plasticity=False)
+        options: dict[str, Any] = {"evaluator": evaluator_of(metrics), "plugins": plugins}
+        learners.append(OnlineLearner(model=model, optimizer=optimizer, **options))
+        learners[-1].train(benchmark.train_stream[0])
+    for learner in learners:
+        values = [value for _, value in by_name(learner)["GradientNorm/linear1"]]
+        assert values == pytest.approx(reference.values["GradientNorm/linear1"][::20])
+    plain, listening = (list(learner.model.parameters()) for learner in learners)
+    assert all(map(torch.equal, plain, listening))
+
+
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_any_batch_size_and_optimizer(benchmark: StreamBenchmark, batch_size: int) -> None:
     reference = ByHand(threshold=0.1, probe=20)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -14,9 +15,10 @@ from torch import nn
 from continual_metaopt import learner as learner_module
 from continual_metaopt import preparing, running
 from continual_metaopt.config import Component, RunConfig
+from continual_metaopt.diagnostic_metrics import diagnostics
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.torch_engine import losses_of
-from continual_metaopt.learner import MetaOptimizeStrategy, OnlineLearner
+from continual_metaopt.learner import MetaOptimizeStrategy, OnlineLearner, quiet_evaluator
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
@@ -237,6 +239,34 @@ def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
     assert run_one(run_config, tmp_path / "resumed") == "finished"
     for name, table in read_tables(tmp_path / "resumed").items():
         assert table.equals(tables[name]), name
+
+
+@pytest.mark.parametrize("size", [8, 30])
+@pytest.mark.parametrize("listening", [False, True])
+def test_recorders_are_told_steps_in_samples(size: int, listening: bool) -> None:
+    benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=LENGTH)
+    model, rows = small_network(), []
+    learner = OnlineLearner(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), 0.01),
+        batch_size=size,
+        evaluator=quiet_evaluator(*diagnostics(every=1, retention=benchmark.test_stream)),
+        plugins=[Listener()] if listening else [],
+        recorder=SimpleNamespace(observe=lambda observations: None, measure=rows.extend),
+    )
+    learner.train(benchmark.train_stream)
+    starts = [first + n for first in (0, LENGTH) for n in range(0, LENGTH, size)]
+    for quantity in ("weight_norm", "gradient_norm", "update_ratio", "plasticity"):
+        assert sorted({step for step, name, *_ in rows if name == quantity}) == starts
+    assert sorted({step for step, name, *_ in rows if name == "retention"}) == [LENGTH, 2 * LENGTH]
+
+
+def test_diagnostics_of_runs_are_as_far_apart_as_asked_for(run_config: RunConfig, tmp_path: Path) -> None:
+    """20 samples are two and a half mini-batches; there are four of 8, 8, 8 and 6 samples in an experience."""
+    config = run_config.model_copy(update={"diagnostics": ("weight_norm",), "diagnostics_every": 20})
+    run_one(config, tmp_path / "whole")
+    table = read_tables(tmp_path / "whole")["measurements"].to_pandas()
+    assert sorted(set(table[table.quantity == "weight_norm"].step)) == [0, 24, 46]
 
 
 def test_a_resumed_run_counts_updates_as_before(run_config: RunConfig, tmp_path: Path) -> None:

@@ -230,10 +230,13 @@ def test_threads_decode_what_comes_next(lazy, decoded_by, batch):
     read_ahead = ReadAhead(lazy, ORDER, LIMIT)
     for start in range(0, 90, batch):
         read_ahead.read(range(start, start + batch))
+        if start + batch == 1:  # a first look, perhaps by somebody who only wants to know what the samples are like
+            assert decoded_by == [(ORDER[0], "MainThread")]
+            continue
         assert settled(read_ahead) == min(4, 100 - start - batch), "four images ahead"
         assert len(decoded_by) == min(start + batch + 4, 100), "each was decoded once"
         assert [row for row, _ in sorted(decoded_by)] == sorted(ORDER[: len(decoded_by)])
-    assert {name for _, name in decoded_by} == {"image decoder"}
+    assert {name for _, name in decoded_by[batch == 1 :]} == {"image decoder"}
 
 
 def test_random_access_decodes_nothing_else(lazy, decoded_by):

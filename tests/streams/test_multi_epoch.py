@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from streams import plan_stream
+from streams.plan import plan_of
+from streams.stream import ImagePlan
 from tests.streams.synthetic import N_PIXELS, coded_arrays
 
 SOURCE = coded_arrays(n_classes=3, per_class=5, test_per_class=2)  # 15 training images and 6 test images
@@ -83,3 +85,9 @@ RECORDED = [
 @pytest.mark.parametrize(("options", "fingerprint"), RECORDED)
 def test_fingerprints_of_earlier_versions_still_hold(options, fingerprint):
     assert multi_epoch(**options).info.fingerprint == fingerprint
+
+
+def test_accuracy_is_measured_after_whole_batches():
+    plan = plan_of([(np.arange(12), np.arange(12), -1)])
+    with pytest.raises(ValueError, match=r"^test_at must be numbers of whole batches of 4, not \(6, 12\)$"):
+        ImagePlan(plan, plan, 12, batch_size=4, test_at=(6, 12))

@@ -2,7 +2,9 @@
 
 import copy
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -159,6 +161,16 @@ def test_kernels_are_used_for_single_small_images(n: int, monkeypatch: pytest.Mo
     assert sorted(called) == (sorted(["forward", "forward", *backward]) if n == 1 else [])
 
 
+@pytest.mark.parametrize("name", ["_select_conv_backend", "_ConvBackend"])
+def test_convolutions_stay_where_pytorch_does_not_tell_how_it_does_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch._C, name)
+    monkeypatch.setattr(Convolution, "forward", None)  # so that it cannot be used
+    model = made("convolutional")
+    TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+
+
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Convolution, "forward", lambda self, x, *given: x.new_ones(1, self._geometry.outputs, *x.shape[2:])
@@ -210,6 +222,21 @@ def test_nothing_changes_while_it_is_made() -> None:
     assert random_state() == before
     assert all(param.grad is grad for param, grad in zip(model.parameters(), grads, strict=True))
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_threads_trace_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's tracer changes ``nn.Module`` itself while it works, for all threads."""
+    call = nn.Module.__call__
+    monkeypatch.setattr(nn.Module, "__call__", call)  # comes back in any case
+    models, barrier = [made("linear") for _ in range(4)], threading.Barrier(4)
+
+    def trace(model: nn.Module) -> TracedGradients:
+        barrier.wait()
+        return TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+
+    with ThreadPoolExecutor(len(models)) as threads:
+        assert len(list(threads.map(trace, models))) == len(models)
+    assert nn.Module.__call__ is call
 
 
 # ---------------------------------------------------------------------------------------------- what is not traced
