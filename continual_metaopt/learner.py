@@ -85,8 +85,9 @@ class OnlineLearner(Naive):
     so far. No learner is told where an experience begins or ends, but for the baselines that are defined by that.
 
     Where a plugin, metric or logger listens to single iterations, all callbacks run in Avalanche's order; otherwise the
-    loop runs without them, with the same results. ``online_metrics`` and ``diagnostics`` are asked only at the
-    iterations at which they have values. Evaluation uses Avalanche's ``eval``.
+    loop runs without them, with the same results, but for rounding where another engine can compute then.
+    ``online_metrics`` and ``diagnostics`` are asked only at the iterations at which they have values. Evaluation uses
+    Avalanche's ``eval``.
 
     Args:
         model: the network.

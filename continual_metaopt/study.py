@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import re
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -315,12 +317,24 @@ def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
     groups: dict[str, list[Job]] = {}
     for number, job in enumerate(jobs):
         learner = job[0].learner
-        if learner.name not in SIDE_BY_SIDE:
+        if learner.name not in SIDE_BY_SIDE or not _is_plain(learner):
             groups[str(number)] = [job]
             continue
         rules = {name: value for name, value in learner.options.items() if name not in FREE_IN_POPULATION}
         groups.setdefault(f"{learner.name} {json.dumps(rules, sort_keys=True)}", []).append(job)
     return list(groups.values())
+
+
+def _is_plain(learner: Component) -> bool:
+    """Whether a learner has one log step size per block and one trace, as the population engine does."""
+    from torch import nn
+
+    from continual_metaopt.optim.registry import learner_factory
+
+    options = learner.options
+    if not isinstance(options.get("step_sizes", ""), str):
+        options["step_sizes"] = "scalar"  # in place of prefixes of the real network's names
+    return learner_factory(learner.name)(nn.Linear(1, 1), **options).why_not_plain() is None
 
 
 def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None:
@@ -340,7 +354,20 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(messages: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
-    _worker.update(messages=messages, stop=stop)
+    _worker.update(messages=messages, stop=stop, at_work=threading.Lock())
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    """End this worker when the main process is no more, but not in the middle of a run, which ends it by itself.
+
+    A worker that waits for its next run would otherwise wait forever.
+    """
+    main_process = multiprocessing.parent_process()
+    if main_process is not None:
+        multiprocessing.connection.wait([main_process.sentinel])
+        with _worker["at_work"]:
+            os._exit(1)
 
 
 def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
@@ -353,12 +380,13 @@ def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
     def tell(done: int, total: int) -> None:
         messages.put((name, done, total))
 
-    try:
-        return do(*arguments, tell, should_stop)
-    finally:
-        if not _main_process_lives():
-            os._exit(1)  # nobody waits for the result, and the queues to the main process would block
-        messages.put((name, None, None))
+    with _worker.get("at_work", nullcontext()):
+        try:
+            return do(*arguments, tell, should_stop)
+        finally:
+            if not _main_process_lives():
+                os._exit(1)  # nobody waits for the result, and the queues to the main process would block
+            messages.put((name, None, None))
 
 
 # What is imported here is imported by the process or thread that needs it

@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from continual_metaopt import make_optimizer
+from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS
 from streams import STREAMS, make_stream
@@ -41,7 +43,9 @@ def test_use_in_avalanche_and_as_an_optimizer(capsys: pytest.CaptureFixture[str]
 def test_a_new_optimizer() -> None:
     text = example("register_learner")
     assert len(text.splitlines()) <= 20
-    exec(text, {})
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert set(run_contract(names["sign_sgd"]).values()) == {None}
     optimizer = make_optimizer("sign_sgd", MLP(), lr=0.5)
     (weight, *_) = optimizer.param_groups[0]["params"]
     before = weight.detach().clone()

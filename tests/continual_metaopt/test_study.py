@@ -3,7 +3,11 @@
 One study is run in another process for all tests; what follows from it is tried on copies, within this process.
 """
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ from continual_metaopt.study import (
 )
 
 from .conftest import STREAM, STUDY, exactly, files_of, read_tables, write_study
+
+ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
 
 def tiny(tmp_path: Path, **changes: Any) -> StudyConfig:
@@ -291,6 +297,25 @@ def test_a_population_learns_side_by_side_what_it_can(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.99}, {"step_sizes": "node", **ONE_TRACE}])
+def test_what_a_population_cannot_do_is_done_run_by_run(tmp_path: Path, options: dict[str, Any]) -> None:
+    learners = [
+        {"label": "beyond", "name": "metaoptimize", **options},
+        {"label": "plain", "name": "metaoptimize", "step_sizes": [["linear1"], ["linear2"]], **ONE_TRACE},
+    ]
+
+    result = run_study(
+        tiny(tmp_path, engine="population", learners=learners, selection_seeds=None),
+        tmp_path / "out",
+        show_progress=False,
+    )
+
+    engines = [read_json(path / "status.json")["engine"]["name"] for path in result.runs]
+    assert "population" not in engines[:2]
+    assert engines[2:] == ["population"] * 2
+
+
+@pytest.mark.usefixtures("in_process")
 def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
     study = tiny(tmp_path, engine="torch", learners=[{"name": "fixed"}], selection_seeds=None)
 
@@ -323,3 +348,42 @@ def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> 
     first = tmp_path / "out" / "runs" / run_folder_name(run_of(study, 0))
     reason = f"FileNotFoundError: no parquet file or folder at '{tmp_path / 'nothing'}'"
     assert str(caught.value).startswith(f"2 of 2 runs failed:\n{first} and 1 more: {reason}")
+
+
+KILLED = """
+import multiprocessing, os, signal
+from concurrent.futures import ProcessPoolExecutor
+from continual_metaopt.study import _start_worker
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("{method}")
+    pool = ProcessPoolExecutor(
+        1, mp_context=context, initializer=_start_worker, initargs=(context.Queue(), context.Event())
+    )
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_an_idle_worker_ends_when_the_main_process_is_killed(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED.format(method=method))
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+    )
+
+    try:
+        out, _ = process.communicate(timeout=60)  # the worker writes to this pipe, too, so this waits for its end
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("a worker was left running")
+
+    assert process.returncode == -signal.SIGKILL
+    assert int(out) != process.pid
