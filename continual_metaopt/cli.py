@@ -122,7 +122,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         kind: what to list.
     """
     from continual_metaopt.networks import NETWORKS
-    from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
+    from continual_metaopt.optim.registry import LEARNERS, PYTORCH_OPTIMIZER_PREFIX, TORCH_PREFIX
     from streams import STREAMS
 
     if kind == "studies":
@@ -130,7 +130,10 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
     else:
         entries = {"streams": STREAMS, "networks": NETWORKS, "learners": LEARNERS}[kind].descriptions()
     if kind == "learners":
-        entries |= {f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW"}
+        entries |= {
+            f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW",
+            f"{PYTORCH_OPTIMIZER_PREFIX}NAME": "any optimizer of pytorch-optimizer that is given parameters",
+        }
     if kind == "streams":
         described = {name: about for name in STREAMS.own if (about := getattr(STREAMS[name], "about", None))}
         print(_stream_table(described))

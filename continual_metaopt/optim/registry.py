@@ -1,9 +1,11 @@
 """Learners by name: an optimizer and its settings, for configurations and the command line."""
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.summaries import geometric_mean
 from streams.registry import Registry, UnknownNameError, unknown_name
 
@@ -27,8 +29,27 @@ LEARNERS.add_lazily("sgd_hd", "continual_metaopt.optim.learners:sgd_hd", "SGD wi
 LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam with hypergradient descent")
 
 TORCH_PREFIX = "torch:"
+PYTORCH_OPTIMIZER_PREFIX = "pytorch_optimizer:"
+PREFIXES = (TORCH_PREFIX, PYTORCH_OPTIMIZER_PREFIX)
+WITH_FIXED_STEP_SIZES = ("fixed", "lion", "schedulefree_sgd", "schedulefree_adamw")
 
 register_learner = LEARNERS.register
+
+for _name, _file, _description in (
+    ("dog", "distance_over_gradients", "DoG with iterate averaging (dog-optimizer)"),
+    ("ldog", "distance_over_gradients", "LDoG, a step size for each tensor, with iterate averaging (dog-optimizer)"),
+    ("prodigy", "prodigy", "Prodigy, Adam with an estimated step size (prodigyopt)"),
+    ("dadapt_sgd", "d_adaptation", "SGD with D-Adaptation (dadaptation)"),
+    ("dadapt_adam", "d_adaptation", "Adam with D-Adaptation (dadaptation)"),
+    ("dadapt_adagrad", "d_adaptation", "AdaGrad with D-Adaptation (dadaptation)"),
+    ("mechanic", "mechanic", "Mechanic around AdamW or SGD (mechanic-pytorch)"),
+    ("trac", "trac", "TRAC around Adam, AdamW or SGD (pytorch-optimizer)"),
+    ("schedulefree_sgd", "schedule_free", "schedule-free SGD (schedulefree)"),
+    ("schedulefree_adamw", "schedule_free", "schedule-free AdamW (schedulefree)"),
+    ("lion", "lion", "Lion with a fixed step size (lion-pytorch)"),
+    ("gdtuo", "ultimate", "hyperparameters by automatic gradients (gradient-descent-the-ultimate-optimizer)"),
+):
+    LEARNERS.add_lazily(_name, f"continual_metaopt.optim.packaged.{_file}:{_name}", _description)
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
@@ -36,12 +57,14 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
 
     Args:
         name: "metaoptimize", "fixed", "idbd" or another of ``LEARNERS``, "torch:NAME" for any optimizer of
-            ``torch.optim``, or what a package or ``register_learner`` added.
+            ``torch.optim``, "pytorch_optimizer:NAME" for any of the package pytorch-optimizer that is given parameters,
+            or what a package or ``register_learner`` added.
         model: the network whose parameters are optimized.
         **options: settings of that optimizer.
 
     Raises:
         UnknownNameError: no such learner.
+        MissingPackageError: the package that it is from is not installed.
         TypeError, ValueError: a setting that it does not have, or a value that does not fit.
 
     Example:
@@ -57,22 +80,31 @@ def learner_factory(name: str) -> Any:
 
     Raises:
         UnknownNameError: no such learner.
+        MissingPackageError: the package that it is from is not installed.
     """
-    if name.startswith(TORCH_PREFIX):
-        return _torch_factory(name.removeprefix(TORCH_PREFIX))
-    if name not in list(LEARNERS):
-        raise UnknownNameError(unknown_name("learner", name, [*LEARNERS, f"{TORCH_PREFIX}NAME"]))
-    return LEARNERS[name]
+    try:
+        if name.startswith(PREFIXES):
+            return _factory_by_prefix(*name.split(":", 1))
+        if name not in list(LEARNERS):
+            raise UnknownNameError(
+                unknown_name("learner", name, [*LEARNERS, *(f"{prefix}NAME" for prefix in PREFIXES)])
+            )
+        return LEARNERS[name]
+    except ModuleNotFoundError as error:
+        if error.name not in PIP_NAMES:
+            raise
+        raise MissingPackageError(name, error.name) from error
 
 
-def _torch_factory(name: str) -> Any:
-    """A learner's factory for an optimizer of ``torch.optim``, with the signature of its plain options."""
-    import torch
-
-    known = [key for key, value in vars(torch.optim).items() if _is_optimizer(value)]
+def _factory_by_prefix(prefix: str, name: str) -> Any:
+    """A learner's factory for an optimizer of torch.optim or pytorch_optimizer, with its plain options as signature."""
+    module = importlib.import_module("torch.optim" if f"{prefix}:" == TORCH_PREFIX else prefix)
+    if (prefix, name) == ("pytorch_optimizer", "TRAC"):  # which wraps another optimizer
+        return LEARNERS["trac"]
+    known = [key for key, value in vars(module).items() if _takes_parameters(value)]
     if name not in known:
-        raise UnknownNameError(unknown_name("optimizer in torch.optim", name, known))
-    optimizer_class = getattr(torch.optim, name)
+        raise UnknownNameError(unknown_name(f"optimizer in {module.__name__}", name, known))
+    optimizer_class = getattr(module, name)
 
     def factory(model: "nn.Module", **options: Any) -> "Optimizer":
         from continual_metaopt.optim.blocks import blocks
@@ -80,7 +112,14 @@ def _torch_factory(name: str) -> Any:
         optimizer: Optimizer = optimizer_class(blocks(model, "scalar"), **options)
         return optimizer
 
-    plain = {bool: bool, int: float, float: float, tuple: tuple[float | None, ...], type(None): bool | None}
+    plain = {
+        bool: bool,
+        int: float,
+        float: float,
+        str: str,
+        tuple: tuple[float | None, ...],
+        type(None): bool | None,
+    }
     parameters = [
         parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=plain[type(parameter.default)])
         for parameter in inspect.signature(optimizer_class).parameters.values()
@@ -90,21 +129,30 @@ def _torch_factory(name: str) -> Any:
     return factory
 
 
-def _is_optimizer(value: Any) -> bool:
+def _takes_parameters(value: Any) -> bool:
+    """Whether something is an optimizer that is given parameters, rather than a network or another optimizer."""
     import torch
 
-    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    optimizer_class = torch.optim.Optimizer
+    if not (isinstance(value, type) and issubclass(value, optimizer_class) and value is not optimizer_class):
+        return False
+    return next(iter(inspect.signature(value).parameters), None) == "params"
 
 
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
-    return not (name == "fixed" or name.startswith(TORCH_PREFIX) or fixed)
+    return not (name in WITH_FIXED_STEP_SIZES or name.startswith(PREFIXES) or fixed)
 
 
 def wants_graph(optimizer: "Optimizer") -> bool:
     """Whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
     return bool(getattr(optimizer, "wants_graph", False))
+
+
+def switches_weights(optimizer: "Optimizer") -> bool:
+    """Whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:
