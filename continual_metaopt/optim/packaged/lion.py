@@ -1,6 +1,8 @@
 """Lion of the package lion-pytorch.
 
 Source: Chen et al. (2023), "Symbolic discovery of optimization algorithms".
+
+Known of the original: it cannot be copied; ``decoupled_weight_decay`` divides by the first step size.
 """
 
 import lion_pytorch

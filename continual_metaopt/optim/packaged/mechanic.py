@@ -3,6 +3,7 @@
 Source: Cutkosky, Defazio and Mehta (2023), "Mechanic: a learning rate tuner".
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import mechanic_pytorch
@@ -30,8 +31,8 @@ def mechanic(
 ) -> Optimizer:
     """Learn one factor on all updates of another optimizer.
 
-    Known of the original: its state refers to tensors by themselves, so that it is lost when saved, which is mended
-    here; a network whose head grows is not followed.
+    Known of the original: its state refers to tensors by themselves, so that it is lost when saved, and closures are
+    called without gradients, both of which are mended here; a network whose head grows is not followed.
 
     Args:
         model: the network.
@@ -50,7 +51,16 @@ def mechanic(
     )
 
     class Mechanic(wrapped):
-        """Tells its step size, and can be saved."""
+        """Tells its step size, can be saved, and has gradients enabled for closures."""
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            loss = None
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            with torch.no_grad():  # and as it was afterwards, also if the step fails
+                super().step()
+            return loss
 
         def step_size_report(self) -> dict[str, float]:
             """The learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""

@@ -14,7 +14,8 @@ from continual_metaopt.optim.blocks import blocks
 class Prodigy(prodigyopt.Prodigy):
     """Prodigy that tells its step size.
 
-    Known of the original: the estimate d never falls; it says on standard output that weight decay is decoupled.
+    Known of the original: the estimate d never falls; it says on standard output that weight decay is decoupled;
+    a network whose head grows is not followed, since its records of weights are flat.
     """
 
     def step_size_report(self) -> dict[str, float]:

@@ -18,8 +18,13 @@ class TRAC(pytorch_optimizer.TRAC):
     """TRAC that tells its step size.
 
     Differs from its authors' code in that it writes no log file, goes on where numbers are not finite (the learner then
-    finds a loss that is not), and can be saved; the recursions are the same. Known of both: the imaginary error
-    function is a series in single precision, of about six digits; a network whose head grows is not followed.
+    finds a loss that is not), and can be saved; the recursions are the same.
+
+    Known of both: once Σs is negative the weights are back at the initial ones, where h = 0 from then on, so that Σs
+    keeps its sign for good; with single samples this is often so after a few of them. The distance gone is recovered
+    from the weights, whose rounding in single precision is larger than the first steps: the sign of the first h is then
+    noise. The imaginary error function is a series in single precision, of about six digits. A network whose head
+    grows is not followed, and copies cannot be made.
     """
 
     def step_size_report(self) -> dict[str, float]:

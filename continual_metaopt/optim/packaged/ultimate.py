@@ -3,6 +3,7 @@
 Source: Chandra, Xie, Ragan-Kelley and Meijer (2022), "Gradient descent: the ultimate optimizer".
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -33,8 +34,8 @@ class Ultimate(Optimizer):
     handed on to the results kept from the previous step, which is the same chain rule.
 
     Known of the original: the hypergradient is that of the next loss alone, and the step size itself is stepped, so
-    that it can become negative. When saved, the kept results are not: the first hypergradient after a checkpoint is 0,
-    as at the beginning.
+    that it can become negative. Autograd's graphs can be neither saved nor copied, so that the first hypergradient
+    after a checkpoint, or of a copy, is 0, as at the beginning. A network whose head grows is not followed.
 
     Args:
         groups: named param groups.
@@ -61,7 +62,7 @@ class Ultimate(Optimizer):
                 torch.autograd.backward(
                     [self.results[name] for name in known], [parameters[name].grad for name in known]
                 )
-            self.results = dict(parameters)
+            self.results = {name: _apart(p) for name, p in parameters.items()}
             self.stack.step(self.results)
         with torch.no_grad():
             for name, p in parameters.items():
@@ -86,10 +87,7 @@ class Ultimate(Optimizer):
         self.results = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # graphs can be neither copied nor saved
-        _set_values(self.stack, _values(self.stack))
-        self.results = {}
-        return {**super().__getstate__(), "stack": self.stack, "results": {}}
+        return {**super().__getstate__(), "stack": _without_graph(self.stack), "results": {}}
 
     def _named(self) -> dict[str, Tensor]:
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -115,6 +113,23 @@ def gdtuo(
         meta_lr: that one's step size.
     """
     return Ultimate(blocks(model, "scalar"), KINDS[base](alpha=lr, optimizer=KINDS[meta](alpha=meta_lr)))
+
+
+def _apart(p: Tensor) -> Tensor:
+    """A parameter with a gradient of its own memory, which others may overwrite before the graph is used."""
+    assert p.grad is not None
+    apart = p.detach().requires_grad_()
+    apart.grad = p.grad.detach().clone()
+    return apart
+
+
+def _without_graph(stack: Any) -> Any:
+    """A copy of a stack that has learned the same."""
+    twin = copy.copy(stack)
+    if not isinstance(stack, package.NoOpOptimizer):
+        twin.optimizer = _without_graph(stack.optimizer)
+        _set_values(twin, _values(stack))
+    return twin
 
 
 def _values(stack: Any) -> dict[str, Any]:
