@@ -1,6 +1,9 @@
 """Optimizers of other packages, against the packages driven by plain loops."""
 
 import importlib
+import re
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,18 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt import OnlineLearner, make_optimizer
-from continual_metaopt.config import RunConfig
+from continual_metaopt.config import ConfigError, RunConfig
 from continual_metaopt.contract import load_target, run_contract
-from continual_metaopt.optim.packaged import PIP_NAMES
+from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.registry import step_sizes_of
 from continual_metaopt.running import run_one
 from streams import make_stream
-from tests.continual_metaopt.conftest import Collector, read_tables, small_network
+from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
 
 N_SAMPLES = 100
 
@@ -295,13 +299,107 @@ def test_runs_record_their_step_sizes(
     assert run_one(config, tmp_path / "run") == "finished"
     assert config.learned_step_sizes is learns
     tables = read_tables(tmp_path / "run")
-    accuracy = np.mean(tables["steps"]["correct"].to_numpy(zero_copy_only=False))
-    if name == "trac":  # Σs was soon negative, and its weights back at the initial ones
-        assert accuracy < 0.2
-    else:
-        assert accuracy > 0.25
     step_sizes = tables["step_sizes"]
     assert set(step_sizes["step"].to_pylist()) == set(range(0, 400, 50))
     recorded = step_sizes["step_size"].to_pylist()
     assert all(np.isfinite(recorded))
-    assert (len(set(recorded)) > 1) is learns
+    if name != "trac":  # whose factor is soon negative, so that it goes back to the initial weights and stays there
+        assert (len(set(recorded)) > 1) is learns
+        assert np.mean(tables["samples"]["correct"].to_pylist()) > 0.18  # with ten classes
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "options"),
+    [
+        ("dog", "dog", {"reps_rel": 0.01}),
+        ("schedulefree_adamw", "schedulefree", {}),
+        ("mechanic", "mechanic_pytorch", {"s_init": 1e-4}),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, name: str, package: str, options: dict[str, Any]
+) -> None:
+    pytest.importorskip(package)
+    stream = {"name": "permuted_inputs", "n_experiences": 3, "samples_per_experience": 30}
+    config = run_config(name, options, stream=stream, record_every=10)
+    asked: list[int] = []
+
+    def stop_at_second_portion() -> bool:
+        asked.append(1)
+        return len(asked) == 2
+
+    assert run_one(config, tmp_path / "whole") == "finished"
+    assert run_one(config, tmp_path / "parts", should_stop=stop_at_second_portion) == "failed"
+    assert run_one(config, tmp_path / "parts") == "finished"
+    whole, parts = read_tables(tmp_path / "whole"), read_tables(tmp_path / "parts")
+    assert all(parts[table].equals(whole[table]) for table in whole)
+
+
+def test_averaged_weights_are_not_learned_at() -> None:
+    pytest.importorskip("dog")
+    model = small_network()
+    optimizer: Any = make_optimizer("dog", model)
+    optimizer.eval()
+    message = "the parameters hold averaged weights; call train() before taking gradients and step()"
+    with pytest.raises(RuntimeError, match=exactly(message)):
+        optimizer.step()
+
+
+def test_trac_follows_its_recursion() -> None:
+    """In double precision, since single precision loses the first steps; Σs to the six digits of its error function."""
+    pytest.importorskip("pytorch_optimizer")
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(5, generator=generator, dtype=torch.float64)
+    lr, eps, scale = 0.1, 1e-8, 1e-2
+    model = nn.Linear(5, 1, bias=False).double()
+    start = model.weight.detach().clone()[0]
+    optimizer: Any = make_optimizer("trac", model, base="sgd", lr=lr, s_prev=scale)
+
+    w, total = start.clone(), 0.0
+    betas = np.array([0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
+    variance, sigma = np.zeros(6), np.full(6, 1e-8)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (0.5 * (model.weight[0] - target).square().sum()).backward()
+        optimizer.step()
+
+        gradient = w - target
+        distance = (w - start) / (total + eps)
+        h = float(distance @ gradient)
+        variance, sigma = betas**2 * variance + h**2, betas * sigma - h
+        ratio = sigma / (np.sqrt(2 * variance) + eps)
+        total = float((scale * scipy.special.erfi(ratio) / scipy.special.erfi(2**-0.5)).sum())
+        w = start + max(total, 0) * (distance - lr * gradient)
+        assert optimizer.step_size_report()["all"] == pytest.approx(lr * max(total, 0), rel=1e-3, abs=1e-12)
+    assert torch.allclose(model.weight[0], w, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*dict.fromkeys(case.name for case in CASES)])
+def test_a_missing_package_is_told_with_its_pip_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (module,) = {case.package for case in CASES if case.name == name}
+    for loaded in list(sys.modules):
+        if loaded.startswith("continual_metaopt.optim.packaged."):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    message = (
+        f"the learner '{name}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
+        "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)"
+    )
+    with pytest.raises(MissingPackageError, match=exactly(message)):
+        make_optimizer(name, nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match=exactly(f"learner.name: {message}")):
+        run_config(name, {})
+
+
+def test_unknown_and_unsuitable_optimizers_of_pytorch_optimizer_are_named() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    with pytest.raises(ValueError, match=r"^unknown optimizer in pytorch_optimizer 'Lam'\. Did you mean 'Lamb'\?"):
+        make_optimizer("pytorch_optimizer:Lam", nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"^unknown optimizer in pytorch_optimizer 'Lookahead'\."):
+        make_optimizer("pytorch_optimizer:Lookahead", nn.Linear(1, 1))  # is given another optimizer
+
+
+def test_the_extra_names_all_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    named = {re.split("[<>=]", line)[0] for line in project["optional-dependencies"]["peers"]}
+    assert named == set(PIP_NAMES.values())
