@@ -11,7 +11,8 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from continual_metaopt import config as configs
-from continual_metaopt.config import ConfigError, RunConfig
+from continual_metaopt.config import RunConfig
+from continual_metaopt.optim.packaged import MissingPackageError
 from streams.stream import StreamAbout
 
 DEFAULT_STUDY = "quick"
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
         return int(result or 0)
-    except (ConfigError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, MissingPackageError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam
 
 TORCH_PREFIX = "torch:"
 PYTORCH_OPTIMIZER_PREFIX = "pytorch_optimizer:"
+TRAC = f"{PYTORCH_OPTIMIZER_PREFIX}TRAC"  # which is given another optimizer, and adapts a step size
 PREFIXES = (TORCH_PREFIX, PYTORCH_OPTIMIZER_PREFIX)
 WITH_FIXED_STEP_SIZES = ("fixed", "lion", "schedulefree_sgd", "schedulefree_adamw")
 
@@ -99,7 +100,7 @@ def learner_factory(name: str) -> Any:
 def _factory_by_prefix(prefix: str, name: str) -> Any:
     """A learner's factory for an optimizer of torch.optim or pytorch_optimizer, with its plain options as signature."""
     module = importlib.import_module("torch.optim" if f"{prefix}:" == TORCH_PREFIX else prefix)
-    if (prefix, name) == ("pytorch_optimizer", "TRAC"):  # which wraps another optimizer
+    if f"{prefix}:{name}" == TRAC:
         return LEARNERS["trac"]
     known = [key for key, value in vars(module).items() if _takes_parameters(value)]
     if name not in known:
@@ -140,9 +141,13 @@ def _takes_parameters(value: Any) -> bool:
 
 
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
-    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
+    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside.
+
+    What is named with a prefix counts as fixed, but for TRAC, since only "lr" is known of it.
+    """
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
-    return not (name in WITH_FIXED_STEP_SIZES or name.startswith(PREFIXES) or fixed)
+    by_prefix = name.startswith(PREFIXES) and name != TRAC
+    return not (name in WITH_FIXED_STEP_SIZES or by_prefix or fixed)
 
 
 def wants_graph(optimizer: "Optimizer") -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner
 from streams import make_stream
-from tests.continual_metaopt.conftest import Collector, exactly, small_network
+
+from .conftest import Collector, exactly, small_network
 
 LR = 0.05
 

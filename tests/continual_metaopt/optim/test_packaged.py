@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt import OnlineLearner, make_optimizer
+from continual_metaopt.cli import main
 from continual_metaopt.config import ConfigError, RunConfig
 from continual_metaopt.contract import load_target, run_contract
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.registry import step_sizes_of
 from continual_metaopt.running import run_one
 from streams import make_stream
-from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
+
+from ..conftest import Collector, exactly, read_tables, small_network
 
 N_SAMPLES = 100
 
@@ -375,7 +377,9 @@ def test_trac_follows_its_recursion() -> None:
 
 
 @pytest.mark.parametrize("name", [*dict.fromkeys(case.name for case in CASES)])
-def test_a_missing_package_is_told_with_its_pip_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_told_with_its_pip_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (module,) = {case.package for case in CASES if case.name == name}
     for loaded in list(sys.modules):
         if loaded.startswith("continual_metaopt.optim.packaged."):
@@ -389,6 +393,8 @@ def test_a_missing_package_is_told_with_its_pip_line(name: str, monkeypatch: pyt
         make_optimizer(name, nn.Linear(1, 1))
     with pytest.raises(ConfigError, match=exactly(f"learner.name: {message}")):
         run_config(name, {})
+    assert main(["run", "--learner.name", name]) == 2
+    assert capsys.readouterr().err == f"continual-metaopt: {message}\n"
 
 
 def test_unknown_and_unsuitable_optimizers_of_pytorch_optimizer_are_named() -> None:
