@@ -30,7 +30,7 @@ from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
-from continual_metaopt.optim.registry import switches_weights, wants_graph
+from continual_metaopt.optim.registry import switches_weights, wants_graph, weights_to_predict_with
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 from streams.benchmark import samples_behind
 from streams.registry import unknown_name
@@ -446,7 +446,8 @@ class OnlineLearner(Naive):
         self.mbatch = [x, y, torch.zeros(len(y), dtype=torch.int64, device=self.device)]  # as if of task 0
         self.mb_output, self.loss = differentiate(x, y)
         check_finite(self.loss.item(), self._observations.next_step)
-        self.evaluator.before_update(self)
+        with weights_to_predict_with(self.optimizer):
+            self.evaluator.before_update(self)
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return torch_engine.by_autograd(self.model, self.optimizer, self._criterion, x, y)
@@ -522,7 +523,12 @@ class OnlineLearner(Naive):
     def _after_backward(self, **kwargs: Any) -> None:
         # from here on a plugin may evaluate, and Avalanche forgets the current batch when it does
         self._prediction = self.mb_output, self.mb_y, self.loss
-        super()._after_backward(**kwargs)
+        with weights_to_predict_with(self.optimizer):
+            super()._after_backward(**kwargs)
+
+    def _before_update(self, **kwargs: Any) -> None:
+        with weights_to_predict_with(self.optimizer):
+            super()._before_update(**kwargs)
 
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""

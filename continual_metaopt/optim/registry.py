@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
@@ -158,6 +159,26 @@ def wants_graph(optimizer: "Optimizer") -> bool:
 def switches_weights(optimizer: "Optimizer") -> bool:
     """Whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+@contextmanager
+def weights_to_predict_with(optimizer: "Optimizer") -> Iterator[None]:
+    """Between gradients and update, the parameters hold here what predicts; after it exactly what they held before."""
+    import torch
+
+    if not switches_weights(optimizer):
+        yield
+        return
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    held = [param.detach().clone() for param in params]
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for param, value in zip(params, held, strict=True):
+                param.copy_(value)
 
 
 def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:

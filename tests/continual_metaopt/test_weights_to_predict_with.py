@@ -7,8 +7,9 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
+from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.torch_engine import accuracy
-from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.learner import OnlineLearner, quiet_evaluator
 from streams import make_stream
 
 from .conftest import Collector, exactly, small_network
@@ -41,10 +42,15 @@ class Halves(torch.optim.SGD):
 
 
 class Listener(SupervisedPlugin):
-    """Makes the learner run all callbacks."""
+    """Makes the learner run all callbacks, which find the weights to predict with."""
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        pass
+    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
+        assert strategy.optimizer.predicts or strategy.n_samples == 0
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        assert strategy.optimizer.predicts
+
+    before_update = after_update = after_backward
 
 
 class Penalty(SupervisedPlugin):
@@ -118,6 +124,22 @@ def test_predictions_and_gradients_are_each_at_their_weights(benchmark: Any, lis
     learner.eval(benchmark.test_stream[:1])
     for found in (weights(model), evaluates.weights):
         assert all(a.equal(b) for a, b in zip(found, weights(expected), strict=True))
+
+
+def test_diagnostics_see_them_and_change_nothing(benchmark: Any) -> None:
+    expected, losses, _ = by_hand(benchmark)
+    model, seen = small_network(), Collector()
+    diagnostics = named_diagnostics(["plasticity", "update_ratio", "gradient_norm"], 5, benchmark.test_stream)
+    learner = OnlineLearner(
+        model=model,
+        optimizer=Halves(model.parameters(), LR),
+        recorder=seen,
+        evaluator=quiet_evaluator(*diagnostics),
+    )
+    learner.train(benchmark.train_stream)
+
+    assert seen.all("loss") == losses
+    assert all(a.equal(b) for a, b in zip(weights(model), weights(expected), strict=True))
 
 
 def test_further_terms_of_the_loss_are_refused(benchmark: Any) -> None:
