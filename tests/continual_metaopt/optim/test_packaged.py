@@ -376,6 +376,20 @@ def test_trac_follows_its_recursion() -> None:
     assert torch.allclose(model.weight[0], w, rtol=1e-3)
 
 
+def test_trac_stays_at_the_initial_weights_once_it_is_back_there() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    model = nn.Linear(1, 1, bias=False).double()
+    start = model.weight.item()
+    optimizer: Any = make_optimizer("trac", model, base="sgd", lr=0.1, s_prev=1e-2)
+    seen = []
+    for gradient in [-1.0, -1.0, 50.0, *[-1.0] * 20]:
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        seen.append(model.weight.item())
+    assert seen[1] > start
+    assert seen[2:] == [start] * 21
+
+
 @pytest.mark.parametrize("name", [*dict.fromkeys(case.name for case in CASES)])
 def test_a_missing_package_is_told_with_its_pip_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
