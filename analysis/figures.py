@@ -841,8 +841,8 @@ def _limits(panels: Iterable[_Panel]) -> tuple[float, float]:
 def _log_axis(axes: Axes, low: float, high: float) -> None:
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
 
+    axes.set_ylim(low, high)  # before the scale, which would complain of data without positive values
     axes.set_yscale("log")
-    axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,), numticks=5))
     axes.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
     axes.yaxis.set_minor_locator(NullLocator())

@@ -11,7 +11,8 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from continual_metaopt import config as configs
-from continual_metaopt.config import ConfigError, RunConfig
+from continual_metaopt.config import RunConfig
+from continual_metaopt.optim.packaged import MissingPackageError
 from streams.stream import StreamAbout
 
 DEFAULT_STUDY = "quick"
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
         return int(result or 0)
-    except (ConfigError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except (ValueError, MissingPackageError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
@@ -122,7 +123,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         kind: what to list.
     """
     from continual_metaopt.networks import NETWORKS
-    from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
+    from continual_metaopt.optim.registry import LEARNERS, PYTORCH_OPTIMIZER_PREFIX, TORCH_PREFIX
     from streams import STREAMS
 
     if kind == "studies":
@@ -130,7 +131,10 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
     else:
         entries = {"streams": STREAMS, "networks": NETWORKS, "learners": LEARNERS}[kind].descriptions()
     if kind == "learners":
-        entries |= {f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW"}
+        entries |= {
+            f"{TORCH_PREFIX}NAME": "any optimizer of torch.optim, such as torch:AdamW",
+            f"{PYTORCH_OPTIMIZER_PREFIX}NAME": "any optimizer of pytorch-optimizer that is given parameters",
+        }
     if kind == "streams":
         described = {name: about for name in STREAMS.own if (about := getattr(STREAMS[name], "about", None))}
         print(_stream_table(described))

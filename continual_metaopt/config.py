@@ -30,6 +30,7 @@ from pydantic import (
 from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
+from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
@@ -360,7 +361,7 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
     """
     try:
         factory = factory_of(kind, component.name)
-    except UnknownNameError as error:
+    except (UnknownNameError, MissingPackageError) as error:
         raise ConfigError(f"{where}.name: {error}") from error
     try:
         options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
@@ -376,6 +377,7 @@ def factory_of(kind: Kind, name: str) -> Any:
 
     Raises:
         UnknownNameError: no component of this name.
+        MissingPackageError: a learner's package is not installed.
     """
     if kind == "learner":
         return learner_factory(name)

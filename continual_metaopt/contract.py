@@ -26,10 +26,11 @@ from continual_metaopt.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.registry import (
     LEARNERS,
-    TORCH_PREFIX,
+    PREFIXES,
     closure_for,
     learner_factory,
     step_sizes_of,
+    switches_weights,
     wants_graph,
 )
 
@@ -47,8 +48,11 @@ class Make:
     linear: bool = False
 
     def __call__(self, model: nn.Module) -> Optimizer:
-        """The optimizer of a network."""
-        return self.optimizer(model)
+        """The optimizer of a network, with the weights at which it takes gradients."""
+        optimizer = self.optimizer(model)
+        if switches_weights(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
+        return optimizer
 
     def network(self) -> nn.Sequential:
         """A small network, always with the same weights, whose last layer can be replaced."""
@@ -259,13 +263,15 @@ def load_target(target: str) -> Any:
     """A learner's factory ``(model, **options)`` from its registered name or from "module:object".
 
     Args:
-        target: a registered name, "torch:NAME", or the import path of an Optimizer class or of a factory.
+        target: a registered name, "torch:NAME", "pytorch_optimizer:NAME", or the import path of an Optimizer class or
+            of a factory.
 
     Raises:
         UnknownNameError: no such learner.
+        MissingPackageError: the learner's package is not installed.
         ImportError, AttributeError: the module or the object in it is not there.
     """
-    if target in list(LEARNERS) or target.startswith(TORCH_PREFIX) or ":" not in target:
+    if target in list(LEARNERS) or target.startswith(PREFIXES) or ":" not in target:
         return learner_factory(target)
     module, _, name = target.partition(":")
     sys.path.insert(0, "")  # a package in the working directory, as with python -m

@@ -30,7 +30,7 @@ from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
-from continual_metaopt.optim.registry import wants_graph
+from continual_metaopt.optim.registry import switches_weights, wants_graph, weights_to_predict_with
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 from streams.benchmark import samples_behind
 from streams.registry import unknown_name
@@ -467,7 +467,8 @@ class OnlineLearner(Naive):
         check_finite(self.loss.item(), self._observations.next_step)
         if wants_graph(self.optimizer):  # which is not given gradients, but computes them itself
             self.backward()
-        self.evaluator.before_update(self)
+        with weights_to_predict_with(self.optimizer):
+            self.evaluator.before_update(self)
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return torch_engine.by_autograd(self.model, self.optimizer, self._criterion, x, y)
@@ -517,14 +518,42 @@ class OnlineLearner(Naive):
         check_finite(self.loss.item(), self._observations.next_step)
         super()._before_backward(**kwargs)
 
+    def forward(self) -> Tensor:
+        """Predict, while learning with the weights that an optimizer has for that if it has any."""
+        if not (self.is_training and switches_weights(self.optimizer)):
+            return cast(Tensor, super().forward())
+        self.optimizer.eval()
+        with torch.no_grad():
+            return cast(Tensor, super().forward())
+
     def backward(self) -> None:
-        """Compute the gradients; the graph is kept for an optimizer that differentiates it again."""
+        """Compute the gradients, at the weights that an optimizer has for that if it has any.
+
+        The graph is kept for an optimizer that differentiates it again.
+
+        Raises:
+            ValueError: a plugin has added to the loss of weights that are for predictions only.
+        """
+        if switches_weights(self.optimizer):
+            if self.loss.requires_grad:
+                raise ValueError(
+                    f"a plugin adds to the loss, but {type(self.optimizer).__name__} takes gradients at other weights "
+                    "than it predicts with; leave the plugin out, or take another optimizer"
+                )
+            self.optimizer.train()
+            torch_engine.loss_of(self._criterion, super().forward(), self.mb_y).backward()
+            return
         self.loss.backward(retain_graph=wants_graph(self.optimizer))
 
     def _after_backward(self, **kwargs: Any) -> None:
         # from here on a plugin may evaluate, and Avalanche forgets the current batch when it does
         self._prediction = self.mb_output, self.mb_y, self.loss
-        super()._after_backward(**kwargs)
+        with weights_to_predict_with(self.optimizer):
+            super()._after_backward(**kwargs)
+
+    def _before_update(self, **kwargs: Any) -> None:
+        with weights_to_predict_with(self.optimizer):
+            super()._before_update(**kwargs)
 
     def optimizer_step(self) -> None:
         """Make the update, and note what was seen before it."""

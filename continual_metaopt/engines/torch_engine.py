@@ -20,7 +20,7 @@ from continual_metaopt.engines.observations import (
     label_does_not_fit,
 )
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
-from continual_metaopt.optim.registry import closure_for, reported_step_sizes, wants_graph
+from continual_metaopt.optim.registry import closure_for, reported_step_sizes, switches_weights, wants_graph
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -73,6 +73,9 @@ def learn(
 def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Predict, and compute the gradients with PyTorch's autograd, unless the optimizer wants the graph for that.
 
+    Where an optimizer predicts with other weights than it learns at (``switches_weights``), the prediction and its loss
+    are those of the former, and the gradients, from a second pass, those at the latter, which the parameters hold then.
+
     Args:
         model: the network.
         optimizer: of its parameters.
@@ -87,6 +90,14 @@ def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tenso
         ValueError: a label does not fit the network's outputs.
     """
     forget_gradients(optimizer)
+    if switches_weights(optimizer):
+        optimizer.eval()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            output = model(x)
+            loss = loss_of(criterion, output, y)
+        optimizer.train()  # type: ignore[attr-defined]
+        loss_of(criterion, model(x), y).backward()
+        return output, loss
     output = model(x)
     loss = loss_of(criterion, output, y)
     if not wants_graph(optimizer):
@@ -118,7 +129,8 @@ def observe(
     """Make the update of one mini-batch and add to ``observations`` what was seen of its new samples.
 
     The prediction, the loss, the step sizes and the other learned values are those from before the update, the meta
-    gradients the update's own. They are recorded where one of the new samples is at a multiple of ``record_every``, the
+    gradients the update's own. An optimizer with weights to predict with (``switches_weights``) is left with these in
+    the parameters. Values are recorded where one of the new samples is at a multiple of ``record_every``, the
     first of these if there are several.
 
     Args:
@@ -149,6 +161,8 @@ def observe(
             update(closure)
     except NonFiniteMetaGradient as error:
         raise Diverged(first, str(error)) from error
+    if switches_weights(optimizer):
+        optimizer.eval()  # type: ignore[attr-defined]  # so that whoever looks at the network sees what predicts
     observations.correct += are_correct(output[:n_new], target[:n_new])
     observations.loss += losses
     if recorded:

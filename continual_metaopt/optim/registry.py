@@ -1,9 +1,12 @@
 """Learners by name: an optimizer and its settings, for configurations and the command line."""
 
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.summaries import geometric_mean
 from streams.registry import Registry, UnknownNameError, unknown_name
 
@@ -12,53 +15,54 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.learners")
-LEARNERS.add_lazily(
-    "metaoptimize", "continual_metaopt.optim.learners:metaoptimize", "MetaOptimize: step sizes learned online"
-)
-LEARNERS.add_lazily("fixed", "continual_metaopt.optim.learners:fixed", "a base update with a fixed step size")
-LEARNERS.add_lazily("idbd", "continual_metaopt.optim.learners:idbd", "IDBD, for linear models and squared error")
-LEARNERS.add_lazily(
-    "autostep", "continual_metaopt.optim.learners:autostep", "Autostep, for linear models and squared error"
-)
-LEARNERS.add_lazily(
-    "idbd_network", "continual_metaopt.optim.learners:idbd_network", "IDBD for networks, a step size for each weight"
-)
-LEARNERS.add_lazily("sgd_hd", "continual_metaopt.optim.learners:sgd_hd", "SGD with hypergradient descent")
-LEARNERS.add_lazily("adam_hd", "continual_metaopt.optim.learners:adam_hd", "Adam with hypergradient descent")
-LEARNERS.add_lazily(
-    "glocal", "continual_metaopt.optim.learners:glocal", "step sizes learned from estimated global hypergradients"
-)
+for _name, _module, _description in (
+    ("metaoptimize", "learners", "MetaOptimize: step sizes learned online"),
+    ("fixed", "learners", "a base update with a fixed step size"),
+    ("idbd", "learners", "IDBD, for linear models and squared error"),
+    ("autostep", "learners", "Autostep, for linear models and squared error"),
+    ("idbd_network", "learners", "IDBD for networks, a step size for each weight"),
+    ("sgd_hd", "learners", "SGD with hypergradient descent"),
+    ("adam_hd", "learners", "Adam with hypergradient descent"),
+    ("idbd_rmsprop", "idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight"),
+    ("meta_mirror_descent", "meta_mirror_descent", "SGD with mirror descent of the step size"),
+    ("exponentiated_gradient", "exponentiated_gradient", "SGD with momentum; step sizes by exponentiated gradients"),
+    ("sps", "sps", "SGD with stochastic Polyak step sizes"),
+    ("vsgd", "vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient"),
+    ("cocob", "cocob", "COCOB: coin betting, without step sizes"),
+    ("obgd", "obgd", "ObGD: gradient descent with a bound on overshooting"),
+    ("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weights alone"),
+    ("l2_init", "l2_init", "a base update with a pull towards the initial weights"),
+    ("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise"),
+    ("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values"),
+    ("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length"),
+    ("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told"),
+    ("glocal", "learners", "step sizes learned from estimated global hypergradients"),
+    ("dog", "packaged.distance_over_gradients", "DoG with iterate averaging (dog-optimizer)"),
+    ("ldog", "packaged.distance_over_gradients", "LDoG, DoG for each tensor (dog-optimizer)"),
+    ("prodigy", "packaged.prodigy", "Prodigy, Adam with an estimated step size (prodigyopt)"),
+    ("dadapt_sgd", "packaged.d_adaptation", "SGD with D-Adaptation (dadaptation)"),
+    ("dadapt_adam", "packaged.d_adaptation", "Adam with D-Adaptation (dadaptation)"),
+    ("dadapt_adagrad", "packaged.d_adaptation", "AdaGrad with D-Adaptation (dadaptation)"),
+    ("mechanic", "packaged.mechanic", "Mechanic around AdamW or SGD (mechanic-pytorch)"),
+    ("trac", "packaged.trac", "TRAC around Adam, AdamW or SGD (pytorch-optimizer)"),
+    ("schedulefree_sgd", "packaged.schedule_free", "schedule-free SGD (schedulefree)"),
+    ("schedulefree_adamw", "packaged.schedule_free", "schedule-free AdamW (schedulefree)"),
+    ("lion", "packaged.lion", "Lion with a fixed step size (lion-pytorch)"),
+    ("gdtuo", "packaged.ultimate", "hyperparameters by automatic gradients (gradient-descent-the-ultimate-optimizer)"),
+):
+    LEARNERS.add_lazily(_name, f"continual_metaopt.optim.{_module}:{_name}", _description)
 
-
-def _add(name: str, module: str, description: str) -> None:
-    LEARNERS.add_lazily(name, f"continual_metaopt.optim.{module}:{name}", description)
-
-
-_add("idbd_rmsprop", "idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight")
-_add("meta_mirror_descent", "meta_mirror_descent", "SGD with mirror descent of the step size")
-_add(
-    "exponentiated_gradient",
-    "exponentiated_gradient",
-    "SGD with momentum; a scale, and a gain for each weight, by exponentiated gradients",
-)
-_add("sps", "sps", "SGD with stochastic Polyak step sizes")
-_add("vsgd", "vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient")
-_add("cocob", "cocob", "COCOB: coin betting, without step sizes")
-_add("obgd", "obgd", "ObGD: gradient descent with a bound on overshooting")
-_add("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weights alone")
-_add("l2_init", "l2_init", "a base update with a pull towards the initial weights")
-_add("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise")
-_add("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values")
-_add("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length")
-_add("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told")
+register_learner = LEARNERS.register
 
 GIVEN_STEP_SIZES = (
-    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told"
+    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told", "lion",
+    "schedulefree_sgd", "schedulefree_adamw",
 )  # fmt: skip
 
 TORCH_PREFIX = "torch:"
-
-register_learner = LEARNERS.register
+PYTORCH_OPTIMIZER_PREFIX = "pytorch_optimizer:"
+TRAC = f"{PYTORCH_OPTIMIZER_PREFIX}TRAC"  # which is given another optimizer, and adapts a step size
+PREFIXES = (TORCH_PREFIX, PYTORCH_OPTIMIZER_PREFIX)
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
@@ -66,12 +70,14 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
 
     Args:
         name: "metaoptimize", "fixed", "idbd" or another of ``LEARNERS``, "torch:NAME" for any optimizer of
-            ``torch.optim``, or what a package or ``register_learner`` added.
+            ``torch.optim``, "pytorch_optimizer:NAME" for any of the package pytorch-optimizer that is given parameters,
+            or what a package or ``register_learner`` added.
         model: the network whose parameters are optimized.
         **options: settings of that optimizer.
 
     Raises:
         UnknownNameError: no such learner.
+        MissingPackageError: the package that it is from is not installed.
         TypeError, ValueError: a setting that it does not have, or a value that does not fit.
 
     Example:
@@ -87,22 +93,31 @@ def learner_factory(name: str) -> Any:
 
     Raises:
         UnknownNameError: no such learner.
+        MissingPackageError: the package that it is from is not installed.
     """
-    if name.startswith(TORCH_PREFIX):
-        return _torch_factory(name.removeprefix(TORCH_PREFIX))
-    if name not in list(LEARNERS):
-        raise UnknownNameError(unknown_name("learner", name, [*LEARNERS, f"{TORCH_PREFIX}NAME"]))
-    return LEARNERS[name]
+    try:
+        if name.startswith(PREFIXES):
+            return _factory_by_prefix(*name.split(":", 1))
+        if name not in list(LEARNERS):
+            raise UnknownNameError(
+                unknown_name("learner", name, [*LEARNERS, *(f"{prefix}NAME" for prefix in PREFIXES)])
+            )
+        return LEARNERS[name]
+    except ModuleNotFoundError as error:
+        if error.name not in PIP_NAMES:
+            raise
+        raise MissingPackageError(name, error.name) from error
 
 
-def _torch_factory(name: str) -> Any:
-    """A learner's factory for an optimizer of ``torch.optim``, with the signature of its plain options."""
-    import torch
-
-    known = [key for key, value in vars(torch.optim).items() if _is_optimizer(value)]
+def _factory_by_prefix(prefix: str, name: str) -> Any:
+    """A learner's factory for an optimizer of torch.optim or pytorch_optimizer, with its plain options as signature."""
+    module = importlib.import_module("torch.optim" if f"{prefix}:" == TORCH_PREFIX else prefix)
+    if f"{prefix}:{name}" == TRAC:
+        return LEARNERS["trac"]
+    known = [key for key, value in vars(module).items() if _takes_parameters(value)]
     if name not in known:
-        raise UnknownNameError(unknown_name("optimizer in torch.optim", name, known))
-    optimizer_class = getattr(torch.optim, name)
+        raise UnknownNameError(unknown_name(f"optimizer in {module.__name__}", name, known))
+    optimizer_class = getattr(module, name)
 
     def factory(model: "nn.Module", **options: Any) -> "Optimizer":
         from continual_metaopt.optim.blocks import blocks
@@ -110,7 +125,14 @@ def _torch_factory(name: str) -> Any:
         optimizer: Optimizer = optimizer_class(blocks(model, "scalar"), **options)
         return optimizer
 
-    plain = {bool: bool, int: float, float: float, tuple: tuple[float | None, ...], type(None): bool | None}
+    plain = {
+        bool: bool,
+        int: float,
+        float: float,
+        str: str,
+        tuple: tuple[float | None, ...],
+        type(None): bool | None,
+    }
     parameters = [
         parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=plain[type(parameter.default)])
         for parameter in inspect.signature(optimizer_class).parameters.values()
@@ -120,16 +142,24 @@ def _torch_factory(name: str) -> Any:
     return factory
 
 
-def _is_optimizer(value: Any) -> bool:
+def _takes_parameters(value: Any) -> bool:
+    """Whether something is an optimizer that is given parameters, rather than a network or another optimizer."""
     import torch
 
-    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    optimizer_class = torch.optim.Optimizer
+    if not (isinstance(value, type) and issubclass(value, optimizer_class) and value is not optimizer_class):
+        return False
+    return next(iter(inspect.signature(value).parameters), None) == "params"
 
 
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
-    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside."""
+    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside.
+
+    What is named with a prefix counts as fixed, but for TRAC, since only "lr" is known of it.
+    """
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
-    return not (name in GIVEN_STEP_SIZES or name.startswith(TORCH_PREFIX) or fixed)
+    by_prefix = name.startswith(PREFIXES) and name != TRAC
+    return not (name in GIVEN_STEP_SIZES or by_prefix or fixed)
 
 
 def is_told(name: str) -> bool:
@@ -156,6 +186,31 @@ def known_of_the_stream(name: str, n_samples: int, batch_size: int = 1) -> dict[
 def wants_graph(optimizer: "Optimizer") -> bool:
     """Whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
     return bool(getattr(optimizer, "wants_graph", False))
+
+
+def switches_weights(optimizer: "Optimizer") -> bool:
+    """Whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+@contextmanager
+def weights_to_predict_with(optimizer: "Optimizer") -> Iterator[None]:
+    """Between gradients and update, the parameters hold here what predicts; after it exactly what they held before."""
+    import torch
+
+    if not switches_weights(optimizer):
+        yield
+        return
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    held = [param.detach().clone() for param in params]
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        with torch.no_grad():
+            for param, value in zip(params, held, strict=True):
+                param.copy_(value)
 
 
 def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -108,6 +109,15 @@ def test_the_band_holds_the_middle_half_of_many_step_sizes(tmp_path):
     (band,) = axes.collections[:1]
     heights = {round(float(y), 9) for y in band.get_paths()[0].vertices[:, 1]}
     assert heights == {1e-3, 2e-3, 4e-3, 8e-3}  # medians 2e-3 and 4e-3, times a half and two
+
+
+def test_step_sizes_that_are_all_zero_are_drawn_without_complaint(tmp_path):
+    write_run(tmp_path, "A", n_samples=4, learned=True, step_sizes={"all": [0.0, 0.0]})
+    figure = step_size_trajectories(load_runs(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.canvas.draw()
+    assert figure.axes[0].get_yscale() == "log"
 
 
 def test_learned_weight_decays_and_momenta_are_drawn(tmp_path):

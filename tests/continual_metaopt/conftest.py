@@ -48,6 +48,16 @@ def exactly(message: object) -> str:
     return f"^{re.escape(str(message))}$"
 
 
+def learner_names() -> list[str]:
+    """All names of learners that this package offers."""
+    return [*registry.LEARNERS.own, "torch:NAME", "pytorch_optimizer:NAME"]
+
+
+def known_learners() -> str:
+    """How messages list them."""
+    return ", ".join(sorted(learner_names()))
+
+
 def study_content(changes: dict[Any, Any]) -> dict[Any, Any]:
     """The tiny study with some fields replaced; None removes a field."""
     content: dict[Any, Any] = {**deepcopy(STUDY), **changes}

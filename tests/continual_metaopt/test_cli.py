@@ -15,12 +15,11 @@ import pytest
 
 from continual_metaopt import cli, study
 from continual_metaopt.config import load_study
-from continual_metaopt.optim.registry import LEARNERS
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyInterrupted, run_study
 from streams import STREAMS, plan_stream
 
-from .conftest import STREAM, environment, files_of, read_tables, write_study
+from .conftest import STREAM, environment, files_of, known_learners, learner_names, read_tables, write_study
 
 TINY_RUN = [
     "run",
@@ -56,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("kind", "names"),
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
-        ("learners", [*LEARNERS, "torch:NAME"]),
+        ("learners", learner_names()),
         ("studies", ["class_split", "quick", "robustness", "tracking"]),
     ],
 )
@@ -245,8 +244,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
     [
         (
             ["run", "--learner.name", "metaoptimise"],
-            "unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            f"Known: {', '.join(sorted([*LEARNERS, 'torch:NAME']))}",
+            f"unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: {known_learners()}",
         ),
         (
             ["run", "--network.name=mpl"],

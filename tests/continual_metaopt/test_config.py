@@ -24,10 +24,10 @@ from continual_metaopt.config import (
     study_description,
 )
 from continual_metaopt.diagnostic_names import Diagnostic
-from continual_metaopt.optim.registry import LEARNERS, make_optimizer
+from continual_metaopt.optim.registry import make_optimizer
 from streams import STREAMS, UnknownNameError
 
-from .conftest import STREAM, exactly, write_study
+from .conftest import STREAM, exactly, known_learners, write_study
 
 if TYPE_CHECKING:
     from somewhere_else import Schedule
@@ -186,7 +186,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"learners": [{"name": "fixed"}, {"name": "metaoptimise"}]},
             "learners.1: learner.name: unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
-            f"Known: {', '.join(sorted([*LEARNERS, 'torch:NAME']))}",
+            f"Known: {known_learners()}",
             id="unknown learner",
         ),
         pytest.param(

@@ -24,10 +24,9 @@ from continual_metaopt.optim.registry import (
 )
 from streams import UnknownNameError
 
-from ..conftest import exactly
+from ..conftest import exactly, known_learners
 
-OWN = [name for name, line in LEARNERS.descriptions().items() if not line.startswith("from ")]
-KNOWN = ", ".join(sorted([*OWN, "torch:NAME"]))
+KNOWN = known_learners()
 
 
 def offered_elsewhere(model: nn.Module, momentum: float = 0.5) -> torch.optim.Optimizer:
@@ -190,6 +189,11 @@ def test_step_sizes_follow_what_schedulers_write() -> None:
         ("metaoptimize", {"meta_lr": 0.0}, False),
         ("fixed", {}, False),
         ("torch:AdamW", {}, False),
+        ("pytorch_optimizer:Lamb", {}, False),
+        ("pytorch_optimizer:TRAC", {}, True),
+        ("lion", {}, False),
+        ("schedulefree_sgd", {}, False),
+        ("prodigy", {}, True),
         ("of_another_package", {}, True),
     ],
 )

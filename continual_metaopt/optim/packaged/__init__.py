@@ -1,0 +1,27 @@
+"""Optimizers of other packages as learners, one file per package, with the defaults of their authors.
+
+A file imports its package at the top, and is itself imported when its learner is first asked for, so that a missing
+package matters to nobody else. Each class adds what this package wants to know of an optimizer and nothing to its rule.
+"""
+
+PIP_NAMES = {
+    "dadaptation": "dadaptation",
+    "dog": "dog-optimizer",
+    "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
+    "lion_pytorch": "lion-pytorch",
+    "mechanic_pytorch": "mechanic-pytorch",
+    "prodigyopt": "prodigyopt",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "schedulefree": "schedulefree",
+}
+
+
+class MissingPackageError(ImportError):
+    """A learner's package is not installed; the message says how to install it."""
+
+    def __init__(self, learner: str, module: str) -> None:
+        super().__init__(
+            f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
+            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
+            name=module,
+        )

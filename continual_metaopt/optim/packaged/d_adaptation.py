@@ -1,0 +1,143 @@
+"""SGD, Adam and AdaGrad with D-Adaptation, of the package dadaptation.
+
+Source: Defazio and Mishchenko (2023), "Learning-rate-free learning by D-Adaptation".
+
+Known of the originals: the estimate d never falls; weight decay is added to ``p.grad`` in place.
+"""
+
+import math
+
+import dadaptation
+from torch import nn
+
+from continual_metaopt.optim.blocks import blocks
+
+
+class DAdaptSGD(dadaptation.DAdaptSGD):
+    """SGD with D-Adaptation that tells its step size.
+
+    Known of the original: a first gradient of zero ends in a division by zero; the norm of the first gradient is taken
+    without weight decay.
+    """
+
+    def step_size_report(self) -> dict[str, float]:
+        """d·α over the norm of the first gradient, and 0 before that is known."""
+        return {
+            group["name"]: group["d"] * group["lr"] / group["g0_norm"] if "g0_norm" in group else 0.0
+            for group in self.param_groups
+        }
+
+
+class DAdaptAdam(dadaptation.DAdaptAdam):
+    """Adam with D-Adaptation that tells its step size."""
+
+    def step_size_report(self) -> dict[str, float]:
+        """d·α, the factor on Adam's direction."""
+        return {group["name"]: float(group["d"] * group["lr"]) for group in self.param_groups}
+
+
+class DAdaptAdaGrad(dadaptation.DAdaptAdaGrad):
+    """AdaGrad with D-Adaptation that tells its step size."""
+
+    def step_size_report(self) -> dict[str, float]:
+        """d·α, the factor on new gradients before AdaGrad's scaling."""
+        return {group["name"]: float(group["d"] * group["lr"]) for group in self.param_groups}
+
+
+def dadapt_sgd(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    d0: float = 1e-6,
+    growth_rate: float | None = None,
+) -> DAdaptSGD:
+    """SGD whose step size is a growing estimate of the distance to the solution, over the first gradient's norm.
+
+    Args:
+        model: the network.
+        lr: factor on the step size, best left at 1.
+        momentum: 1 − the share of a new iterate in the weights.
+        weight_decay: factor on the weights in the gradient.
+        d0: first estimate of the distance.
+        growth_rate: largest factor by which it grows in one step; None for no limit.
+    """
+    return DAdaptSGD(
+        blocks(model, "scalar"),
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        d0=d0,
+        growth_rate=math.inf if growth_rate is None else growth_rate,
+    )
+
+
+def dadapt_adam(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decouple: bool = False,
+    use_bias_correction: bool = False,
+    d0: float = 1e-6,
+    growth_rate: float | None = None,
+) -> DAdaptAdam:
+    """Adam whose step size is a growing estimate of the distance to the solution.
+
+    Args:
+        model: the network.
+        lr: factor on the step size, best left at 1.
+        betas: β₁ and β₂ of Adam.
+        eps: ε of Adam.
+        weight_decay: of the weights.
+        decouple: whether weight decay is decoupled, as in AdamW.
+        use_bias_correction: whether Adam's bias correction is applied.
+        d0: first estimate of the distance.
+        growth_rate: largest factor by which it grows in one step; None for no limit.
+    """
+    return DAdaptAdam(
+        blocks(model, "scalar"),
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        decouple=decouple,
+        use_bias_correction=use_bias_correction,
+        d0=d0,
+        growth_rate=math.inf if growth_rate is None else growth_rate,
+    )
+
+
+def dadapt_adagrad(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-6,
+    d0: float = 1e-6,
+    growth_rate: float | None = None,
+) -> DAdaptAdaGrad:
+    """AdaGrad whose step size is a growing estimate of the distance to the solution.
+
+    Args:
+        model: the network.
+        lr: factor on the step size, best left at 1.
+        momentum: 1 − the share of a new iterate in the weights.
+        weight_decay: factor on the weights in the gradient.
+        eps: ε of AdaGrad.
+        d0: first estimate of the distance.
+        growth_rate: largest factor by which it grows in one step; None for no limit.
+    """
+    return DAdaptAdaGrad(
+        blocks(model, "scalar"),
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        eps=eps,
+        d0=d0,
+        growth_rate=math.inf if growth_rate is None else growth_rate,
+    )

@@ -1,0 +1,37 @@
+"""Lion of the package lion-pytorch.
+
+Source: Chen et al. (2023), "Symbolic discovery of optimization algorithms".
+
+Known of the original: it cannot be copied; ``decoupled_weight_decay`` divides by the first step size.
+"""
+
+import lion_pytorch
+from torch import nn
+
+from continual_metaopt.optim.blocks import blocks
+
+
+def lion(
+    model: nn.Module,
+    *,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+) -> lion_pytorch.Lion:
+    """Lion with a fixed step size: steps along the sign of an interpolated momentum.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        betas: β₁ of the interpolation and β₂ of the momentum.
+        weight_decay: of the weights, times α.
+        decoupled_weight_decay: whether weight decay is independent of α.
+    """
+    return lion_pytorch.Lion(
+        blocks(model, "scalar"),
+        lr=lr,
+        betas=betas,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+    )

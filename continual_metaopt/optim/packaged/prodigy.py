@@ -1,0 +1,70 @@
+"""Prodigy of the package prodigyopt.
+
+Source: Mishchenko and Defazio (2024), "Prodigy: an expeditiously adaptive parameter-free learner".
+"""
+
+import math
+
+import prodigyopt
+from torch import nn
+
+from continual_metaopt.optim.blocks import blocks
+
+
+class Prodigy(prodigyopt.Prodigy):
+    """Prodigy that tells its step size.
+
+    Known of the original: the estimate d never falls; it says on standard output that weight decay is decoupled;
+    a network whose head grows is not followed, since its records of weights are flat.
+    """
+
+    def step_size_report(self) -> dict[str, float]:
+        """d·α, the factor on Adam's direction; bias correction, which is off unless asked for, is not in it."""
+        return {group["name"]: float(group["d"] * group["lr"]) for group in self.param_groups}
+
+
+def prodigy(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    beta3: float | None = None,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decouple: bool = True,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    d0: float = 1e-6,
+    d_coef: float = 1.0,
+    growth_rate: float | None = None,
+) -> Prodigy:
+    """Adam whose step size is a growing estimate of the distance to the solution.
+
+    Args:
+        model: the network.
+        lr: factor on the step size, best left at 1.
+        betas: β₁ and β₂ of Adam.
+        beta3: decay of the running means behind the estimate; the root of β₂ if not given.
+        eps: ε of Adam.
+        weight_decay: of the weights.
+        decouple: whether weight decay is decoupled, as in AdamW.
+        use_bias_correction: whether Adam's bias correction is applied.
+        safeguard_warmup: leaves ``lr`` out of the estimate's denominator.
+        d0: first estimate of the distance.
+        d_coef: factor on the estimate.
+        growth_rate: largest factor by which it grows in one step; None for no limit.
+    """
+    return Prodigy(
+        blocks(model, "scalar"),
+        lr=lr,
+        betas=betas,
+        beta3=beta3,
+        eps=eps,
+        weight_decay=weight_decay,
+        decouple=decouple,
+        use_bias_correction=use_bias_correction,
+        safeguard_warmup=safeguard_warmup,
+        d0=d0,
+        d_coef=d_coef,
+        growth_rate=math.inf if growth_rate is None else growth_rate,
+    )

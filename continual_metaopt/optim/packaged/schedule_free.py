@@ -1,0 +1,81 @@
+"""Schedule-free SGD and AdamW of the package schedulefree.
+
+Source: Defazio et al. (2024), "The road less scheduled".
+
+The parameters hold the averaged weights x after ``eval()``, and the weights y, at which gradients are taken, after
+``train()``; ``OnlineLearner`` switches between them. Switching is arithmetic and rounds, so that results differ in the
+last digits from those of a loop that never switches. Known of the originals: the step scales ``p.grad`` in place; of
+a parameter that is replaced by a larger one, the new part of z begins at zero instead of at the weights.
+"""
+
+import schedulefree
+from torch import nn
+
+from continual_metaopt.optim.blocks import blocks
+
+
+def schedulefree_sgd(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+) -> schedulefree.SGDScheduleFree:
+    """Schedule-free SGD: iterate averaging in place of a schedule of a fixed step size.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        momentum: β, the share of the average x in the weights y at which gradients are taken.
+        weight_decay: factor on the weights y in the gradient.
+        warmup_steps: steps in which the step size rises linearly.
+        r: power of the step number in the weights of the average.
+        weight_lr_power: power of the step size in them.
+    """
+    return schedulefree.SGDScheduleFree(
+        blocks(model, "scalar"),
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+        r=r,
+        weight_lr_power=weight_lr_power,
+    )
+
+
+def schedulefree_adamw(
+    model: nn.Module,
+    *,
+    lr: float = 0.0025,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+) -> schedulefree.AdamWScheduleFree:
+    """Schedule-free AdamW: iterate averaging in place of momentum and of a schedule of a fixed step size.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        betas: the share β₁ of the average x in the weights y at which gradients are taken, and β₂ of Adam.
+        eps: ε of Adam.
+        weight_decay: factor on the weights y in the scaled gradient.
+        warmup_steps: steps in which the step size rises linearly.
+        r: power of the step number in the weights of the average.
+        weight_lr_power: power of the step size in them.
+    """
+    return schedulefree.AdamWScheduleFree(
+        blocks(model, "scalar"),
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        warmup_steps=warmup_steps,
+        r=r,
+        weight_lr_power=weight_lr_power,
+    )
