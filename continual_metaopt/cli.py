@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,7 +100,7 @@ def compare(
         return _interrupted()
     except RunsFailed as error:
         return _failed(error)
-    _show_report(result.runs, folder / "report")
+    _show_report(result.runs, folder / "report", result.selection)
     return 0
 
 
@@ -272,15 +272,17 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def _show_report(runs: list[Path], out: Path) -> None:
+def _show_report(runs: list[Path], out: Path, selection: Sequence[Path] = ()) -> None:
+    """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
-    table = comparison_table(loaded)
+    tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
+    table = comparison_table(loaded, selection=tried)
     print(format_table(table, "terminal"))
     print(re.sub(r"\s+", " ", caption(table)))
-    print("\n".join(f"wrote {path}" for path in write_report(loaded, out)))
+    print("\n".join(f"wrote {path}" for path in write_report(loaded, out, selection=tried)))
 
 
 def _interrupted() -> int:
