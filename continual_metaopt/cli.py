@@ -73,6 +73,7 @@ def compare(
     workers: int | None = None,
     threads: bool = False,
     quiet: bool = False,
+    plan: bool = False,
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
 
@@ -88,12 +89,20 @@ def compare(
         device: where the learners are, cpu or cuda.
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
-        quiet: show no progress.
+        quiet: show neither what the study will take nor progress.
+        plan: only say what the study will take, in runs, samples and hours; run nothing.
     """
-    from continual_metaopt.study import RunsFailed, StudyInterrupted, run_study
+    from continual_metaopt.planning import plan_study
+    from continual_metaopt.study import RunsFailed, StudyInterrupted, n_processors, run_study
 
     config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
+    planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
+    if plan:
+        print(planned.table())
+        return 0
+    if not quiet:
+        print(planned.summary(), file=sys.stderr, flush=True)
     try:
         result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
     except StudyInterrupted:

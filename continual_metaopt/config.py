@@ -288,6 +288,15 @@ class StudyConfig(BaseModel):
         """Whether settings of a learner are chosen on the selection seeds."""
         return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and entry.name not in NOTHING_TO_TUNE
 
+    def reports_untuned(self, entry: LearnerEntry) -> bool:
+        """Whether a learner is reported as it was given: if it is not tuned, or beside its tuned self.
+
+        The latter is so in a study with ``tuning``, once for entries that differ only in how they are tuned.
+        """
+        before = self.learners[: self.learners.index(entry)]
+        given_before = any(self.is_tuned(other) and other.untuned == entry.untuned for other in before)
+        return not self.is_tuned(entry) or (self.tuning is not None and not given_before)
+
     def search(self, entry: LearnerEntry) -> Search | None:
         """How settings of a learner are chosen, with nothing left open; None if it is not tuned.
 
@@ -434,7 +443,7 @@ def load_study(
             if config.is_tuned(entry):
                 for setting in config.next_settings(entry, []):
                     config.run(entry, entry.with_options(setting), config.selection_seeds[0], "selection")
-            if config.tuning or not config.is_tuned(entry):
+            if config.reports_untuned(entry):
                 config.run(entry, entry.untuned, config.seeds[0], "report", tuned=False)
     except ValidationError as error:
         raise ConfigError(describe(error, f"{study}: ")) from error

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow.parquet as pq
 
 from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig, resolve
+from continual_metaopt.planning import n_reported_runs, n_selection_runs
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json, write_json
 from continual_metaopt.tuning import Setting
@@ -91,7 +92,7 @@ def run_study(
                 tried[i] += trials
         jobs = []
         for i, entry in enumerate(study.learners):
-            if not study.is_tuned(entry) or study.tuning:
+            if study.reports_untuned(entry):
                 jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
             if study.is_tuned(entry):
                 learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
@@ -117,17 +118,6 @@ def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -
             for setting, learner in settings
         ]
     return {i: trials for i, trials in new.items() if trials}
-
-
-def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
-    """Runs that serve to choose a learner's setting; there may be fewer if its space has no more settings."""
-    search = study.search(entry)
-    return (search.trials or 0) * len(study.selection_seeds) if search else 0
-
-
-def n_reported_runs(study: StudyConfig, entry: LearnerEntry) -> int:
-    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both."""
-    return len(study.seeds) * (2 if study.tuning and study.is_tuned(entry) else 1)
 
 
 def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: bool = True) -> None:
@@ -232,7 +222,7 @@ class _Pool:
         threads: bool = False,
     ) -> None:
         self._side_by_side = side_by_side
-        n_workers = max(1, min(workers or _n_processors(), n_runs))
+        n_workers = max(1, min(workers or n_processors(), n_runs))
         self._threads = ThreadPoolExecutor(n_workers, initializer=_leave_ctrl_c_to_others)
         self._compiled: Executor | None = None
         self._torch: Executor | None = None
@@ -338,7 +328,7 @@ def _leave_ctrl_c_to_others() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _n_processors() -> int:
+def n_processors() -> int:
     """Processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
