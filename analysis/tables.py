@@ -147,9 +147,11 @@ def caption(table: pd.DataFrame) -> str:
             "both runs of a pair saw the same samples in the same order."
         )
     if "tuning_runs" in table:
+        sentences.append("Settings were chosen on other seeds, with “tuning” runs × samples.")
+    if "tuning_runs" in table and table[[f"lost_at_{factor:g}x" for factor in FACTORS]].notna().any(axis=None):
         sentences.append(
-            "Settings were chosen on other seeds, with “tuning” runs × samples. “Lost … off” is by how much the best "
-            f"selection runs were better{'' if regression else ', in percentage points,'} than those with a step size "
+            "“Lost … off” is by how much the selection runs of the chosen setting were better"
+            f"{'' if regression else ', in percentage points,'} than those with a step size "
             "about so many times larger or smaller, whichever was worse."
         )
     n_diverged, n_incomplete = int(table["diverged"].sum()), int(table["incomplete"].sum())

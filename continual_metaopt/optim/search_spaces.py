@@ -20,7 +20,7 @@ _DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
 _NOISE = [0.0, 1e-3, 1e-2, 1e-1]
 
 SEARCH_SPACES: Mapping[str, SearchSpace] = {
-    "metaoptimize": {"lr": (1e-6, 1e-3, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": _DECOUPLED_DECAY},
+    "metaoptimize": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": _DECOUPLED_DECAY},
     "fixed": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "idbd": {"lr": (1e-3, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
     "autostep": {"lr": (1e-4, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},

@@ -2,11 +2,14 @@
 
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis import load_runs
+from continual_metaopt import cli
 from continual_metaopt.config import ConfigError, StudyConfig, load_study
 from continual_metaopt.optim.search_spaces import is_inside, search_space
 from continual_metaopt.recording import read_json
@@ -238,7 +241,9 @@ def test_tpe_without_optuna_is_refused_before_anything_has_run(tmp_path: Path, m
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("method", METHODS)
-def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(tmp_path: Path, method: str) -> None:
+def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
     study = tuned_study(tmp_path / "study.yaml", tuning=TUNING | {"method": method}, seeds=[0])
     out = tmp_path / "out"
 
@@ -259,12 +264,21 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(tmp_path: Pat
     assert reported[0]["label"] == "AdamW"
     assert reported[1]["label"] in {config["label"] for config in configs}
 
+    assert cli.main(["report", str(out), "--out", str(tmp_path / "report")]) == 0
+    heading = (tmp_path / "report" / "comparison.md").read_text(encoding="utf-8").splitlines()[0]
+    assert " tuning |" in heading
+    assert "3 × 60" in capsys.readouterr().out
+
     before = files_of(out)
     again = run_study(study, out, 2, show_progress=False)
     assert again == result
     assert {name: content for name, content in files_of(out).items() if name != "study.json"} == {
         name: content for name, content in before.items() if name != "study.json"
     }
+
+    shutil.rmtree(result.selection[-1])
+    assert run_study(study, out, 1, show_progress=False) == result
+    assert load_runs(out, purpose="selection").table["state"].tolist() == ["finished"] * 3
 
     other = study.model_copy(update={"tuning": study.tuning.model_copy(update={"samples": 61})})  # type: ignore[union-attr]
     with pytest.raises(FileExistsError, match=r"already holds a study with tuning = .*'samples': 60"):
