@@ -32,7 +32,7 @@ from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
-from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, NoSearchSpaceError, search_space
+from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
 from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
@@ -318,7 +318,7 @@ class StudyConfig(BaseModel):
                 require_optuna()
         except UnknownNameError as error:
             raise ConfigError(f"{where}: learner.name: {error}") from error
-        except (NoSearchSpaceError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
         if not space:
             raise ConfigError(f"{where}: the learner '{entry.name}' has nothing to tune; leave tune out")
@@ -345,7 +345,7 @@ class StudyConfig(BaseModel):
         learner: Component,
         seed: int,
         purpose: Literal["report", "selection"],
-        tuned: bool | None = None,
+        tuned: bool = True,
     ) -> RunConfig:
         """One run of a learner of this study, with all defaults filled in.
 
@@ -354,10 +354,10 @@ class StudyConfig(BaseModel):
             learner: the same with the setting of this run.
             seed: of the run.
             purpose: "selection" for a run that only serves to choose a setting.
-            tuned: whether the label tells the setting; by default if the learner is tuned.
+            tuned: whether it is the setting of a tuned learner, which its label tells; False for its untuned one.
         """
         position = self.learners.index(entry)
-        search = self.search(entry) if tuned in (None, True) else None
+        search = self.search(entry) if tuned else None
         options = tuple(search.space) if search else ()
         label = entry.label or entry.name
         stream = self.stream

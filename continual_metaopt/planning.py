@@ -115,15 +115,8 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> Stu
         FileNotFoundError: the stream's source is not there.
     """
     reported = stream_length(study.stream, study.seeds[0])
-    selection = reported
-    if study.tuning:
-        shorter = Component(name=study.stream.name, **study.stream.options | study.tuning.stream)
-        selection = stream_length(shorter, study.selection_seeds[0]) if study.selection_seeds else 0
-        if study.selection_seeds and selection != study.tuning.samples:
-            raise ConfigError(
-                f"tuning.samples is {study.tuning.samples}, but selection runs have {selection} samples: choose "
-                "options of the stream under tuning.stream that make them so long"
-            )
+    shorter = selection_length(study)
+    selection = reported if shorter is None else shorter
     network = resolve("network", study.network, "network").model_dump(mode="json")
     earlier = [
         (record["learner"], speed)
@@ -132,6 +125,24 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> Stu
     ]
     learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
     return StudyPlan(study.name, learners, workers)
+
+
+def selection_length(study: StudyConfig) -> int | None:
+    """Number of samples of a selection run; None if it is as long as a reported one.
+
+    Raises:
+        ConfigError: it is not what the study says.
+    """
+    if not study.tuning or not study.selection_seeds:
+        return None
+    shorter = Component(name=study.stream.name, **study.stream.options | study.tuning.stream)
+    length = stream_length(shorter, study.selection_seeds[0])
+    if length != study.tuning.samples:
+        raise ConfigError(
+            f"tuning.samples is {study.tuning.samples}, but selection runs have {length} samples: choose "
+            "options of the stream under tuning.stream that make them so long"
+        )
+    return length
 
 
 def stream_length(stream: Component, seed: int) -> int:

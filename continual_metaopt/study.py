@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow.parquet as pq
 
 from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig, resolve
-from continual_metaopt.planning import n_reported_runs, n_selection_runs
+from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json, write_json
 from continual_metaopt.tuning import Setting
@@ -77,10 +77,12 @@ def run_study(
         The run directories.
 
     Raises:
+        ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
     """
+    selection_length(study)
     claim(study, out)
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
     side_by_side = study.engine == "population"
@@ -192,7 +194,7 @@ def _job(
     seed: int,
     purpose: Literal["report", "selection"],
     out: Path,
-    tuned: bool | None = None,
+    tuned: bool = True,
 ) -> Job:
     config = study.run(entry, learner, seed, purpose, tuned)
     folder = out / ("runs" if purpose == "report" else "selection")

@@ -11,6 +11,7 @@ from continual_metaopt.cli import main
 from continual_metaopt.config import ConfigError, StudyConfig, load_study, resolve
 from continual_metaopt.optim.registry import LEARNERS
 from continual_metaopt.planning import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study
+from continual_metaopt.study import run_study
 
 from .conftest import exactly, write_study
 
@@ -100,6 +101,9 @@ def test_a_selection_run_must_be_as_long_as_the_study_says(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match=exactly(message)):
         plan_study(study, [], workers=1)
+    with pytest.raises(ConfigError, match=exactly(message)):
+        run_study(study, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_tells_the_plan_and_runs_nothing(
@@ -118,6 +122,7 @@ def test_the_command_tells_the_plan_and_runs_nothing(
 
 
 def test_the_field_is_tuned_with_one_budget() -> None:
+    pytest.importorskip("optuna")
     study = load_study("field")
 
     assert study.tuning is not None

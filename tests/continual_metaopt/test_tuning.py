@@ -280,6 +280,10 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
     assert run_study(study, out, 1, show_progress=False) == result
     assert load_runs(out, purpose="selection").table["state"].tolist() == ["finished"] * 3
 
-    other = study.model_copy(update={"tuning": study.tuning.model_copy(update={"samples": 61})})  # type: ignore[union-attr]
-    with pytest.raises(FileExistsError, match=r"already holds a study with tuning = .*'samples': 60"):
+    other = study.model_copy(
+        update={"tuning": study.tuning.model_copy(update={"samples": 90, "stream": {"samples_per_experience": 30}})}
+    )  # type: ignore[union-attr]
+    with pytest.raises(
+        FileExistsError, match=r"already holds a study with tuning = .*'samples': 60.*, not .*'samples': 90"
+    ):
         run_study(other, out, show_progress=False)
