@@ -28,6 +28,7 @@ def write_report(
     diverged: Diverged = "chance",
     baseline: str | None = None,
     width: figures.Width = "column",
+    selection: Runs | None = None,
 ) -> list[Path]:
     """Write the comparison table and all figures that apply; one folder per stream if there are several.
 
@@ -39,6 +40,7 @@ def write_report(
         diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
         baseline: the label that the others are compared with; if None, the best one with fixed step sizes.
         width: width of the accuracy figures; the trajectories take the full width of the page.
+        selection: runs that served to choose settings; the table tells what that took then.
 
     Returns:
         The paths of the files written.
@@ -49,7 +51,8 @@ def write_report(
     """
     paths = []
     for part, folder in split_by_stream(runs, out_dir):
-        paths += write_tables(comparison_table(part, diverged=diverged, baseline=baseline), folder)
+        table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)
+        paths += write_tables(table, folder)
         drawings: dict[str, Callable[[], Figure]] = {}
         ended = len(counted_runs(part, diverged)) > 0
         if ended and is_regression(part):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +171,12 @@ class Runs:
                 keep &= self.table[column].isin(list(value))
             else:
                 keep &= self.table[column] == value
-        return self._subset(self.table.loc[keep, "path"])
+        return self.among(self.table.loc[keep, "path"])
+
+    def among(self, paths: Iterable[str]) -> Runs:
+        """Keep the runs at some paths, as in `table`, in the same order."""
+        table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
+        return Runs(table, {path: self.configs[path] for path in table["path"]})
 
     def by_stream(self) -> dict[str, Runs]:
         """Split into sets that ran on the same stream, apart from its seed.
@@ -187,7 +192,7 @@ class Runs:
         for path, description in descriptions.items():
             parts = [f"{key}={description.get(key, 'none')}" for key in differing if key != "definition"]
             groups.setdefault(", ".join([description["definition"], *parts]), []).append(path)
-        return {title: self._subset(paths) for title, paths in groups.items()}
+        return {title: self.among(paths) for title, paths in groups.items()}
 
     def require_one_stream(self) -> None:
         """Check that the runs may be averaged over seeds, paired by seed, and drawn together.
@@ -230,10 +235,6 @@ class Runs:
                     f"between them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of "
                     "them out, or remove it and repeat the run"
                 )
-
-    def _subset(self, paths: Collection[str]) -> Runs:
-        table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
-        return Runs(table, {path: self.configs[path] for path in table["path"]})
 
     def _concatenate(self, name: str) -> pd.DataFrame:
         # Categories keep the repeated texts small: a study has millions of samples.

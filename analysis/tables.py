@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,12 @@ from analysis.statistics import (
     average_score,
     best_fixed,
     held_out_accuracy,
+    is_regression,
     mean_interval,
     paired_differences,
     require_labels,
 )
+from analysis.tuning import FACTORS, chosen_setting, selection_of, sensitivity
 
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
@@ -38,7 +41,9 @@ _LATEX_SIGNS = {
 }
 
 
-def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str | None = None) -> pd.DataFrame:
+def comparison_table(
+    runs: Runs, *, diverged: Diverged = "chance", baseline: str | None = None, selection: Runs | None = None
+) -> pd.DataFrame:
     """Compare the learners on one stream.
 
     Args:
@@ -46,6 +51,7 @@ def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str
         diverged: `"chance"`: samples that a diverged run did not see count as 1 / n_outputs, in a regression as an
             infinite error; `"exclude"`: diverged runs are not counted. They are reported in both cases.
         baseline: the label that the others are compared with; if None, the best learner with fixed step sizes.
+        selection: runs that served to choose settings, of these and perhaps other learners.
 
     Returns:
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
@@ -53,7 +59,10 @@ def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str
         measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
         (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
         of the counted runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
-        `attrs` says how it was computed, for `caption`.
+        With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
+        these runs together), and lost_at_3x and lost_at_10x: by how much the accuracy (in percentage points), or the
+        squared error, of the selection runs was worse at a step size so far off, see `analysis.tuning.sensitivity`;
+        missing for learners that were not tuned. `attrs` says how it was computed, for `caption`.
 
     Raises:
         ValueError: the runs come from several streams, or cannot be paired.
@@ -69,7 +78,9 @@ def comparison_table(runs: Runs, *, diverged: Diverged = "chance", baseline: str
     rows = []
     for label in runs.labels:
         difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
-        rows.append(_row(label, scores[scores["label"] == label], score, difference))
+        group = scores[scores["label"] == label]
+        tuning = {} if selection is None else _tuning(runs.configs[group["run"].iloc[0]], selection, diverged)
+        rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
     return table
@@ -135,6 +146,14 @@ def caption(table: pd.DataFrame) -> str:
             f"Differences from “{reference}”{role} are {unit} by seed: "
             "both runs of a pair saw the same samples in the same order."
         )
+    if "tuning_runs" in table:
+        sentences.append("Settings were chosen on other seeds, with “tuning” runs × samples.")
+    if "tuning_runs" in table and table[[f"lost_at_{factor:g}x" for factor in FACTORS]].notna().any(axis=None):
+        sentences.append(
+            "“Lost … off” is by how much the selection runs of the chosen setting were better"
+            f"{'' if regression else ', in percentage points,'} than those with a step size "
+            "about so many times larger or smaller, whichever was worse."
+        )
     n_diverged, n_incomplete = int(table["diverged"].sum()), int(table["incomplete"].sum())
     if n_diverged == 0:
         sentences.append("No run diverged.")
@@ -171,6 +190,21 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
     }
 
 
+def _tuning(config: Mapping[str, Any], selection: Runs, diverged: Diverged) -> dict[str, object]:
+    """Columns about how the setting of a learner was chosen; none if it was not."""
+    chosen, tried = chosen_setting(config), selection_of(selection, config)
+    if not chosen or not len(tried):
+        return {}
+    scale = 1 if is_regression(tried) else 100
+    lost = sensitivity(tried, chosen, diverged=diverged)
+    return {
+        "setting": ", ".join(f"{name} = {value}" for name, value in chosen.items()),
+        "tuning_runs": len(tried),
+        "tuning_samples": int(tried.table["n_samples"].sum()),
+        **{f"lost_at_{factor:g}x": scale * loss for factor, loss in lost.items()},
+    }
+
+
 def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
     score = table.attrs["score"]
@@ -185,6 +219,18 @@ def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         "incomplete": [str(count) for count in table["incomplete"]],
         "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
     }
+    if "tuning_runs" in table:
+        columns["tuning"] = [
+            "" if math.isnan(runs) else f"{runs:.0f} × {samples / runs:,.0f}"
+            for runs, samples in zip(table["tuning_runs"], table["tuning_samples"], strict=True)
+        ]
+        for factor in FACTORS:
+            columns[f"lost {factor:g}× off"] = [
+                ""
+                if math.isnan(loss)
+                else f"{loss:.{2 if score == 'squared_error' else 1}f}".replace("-", "−").replace("inf", "∞")
+                for loss in table[f"lost_at_{factor:g}x"]
+            ]
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 

@@ -3,7 +3,7 @@
 import itertools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,6 +74,7 @@ def compare(
     workers: int | None = None,
     threads: bool = False,
     quiet: bool = False,
+    plan: bool = False,
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
 
@@ -89,19 +90,27 @@ def compare(
         device: where the learners are, cpu or cuda.
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
-        quiet: show no progress.
+        quiet: show neither what the study will take nor progress.
+        plan: only say what the study will take, in runs, samples and hours; run nothing.
     """
-    from continual_metaopt.study import RunsFailed, StudyInterrupted, run_study
+    from continual_metaopt.planning import plan_study
+    from continual_metaopt.study import RunsFailed, StudyInterrupted, n_processors, run_study
 
     config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
+    planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
+    if plan:
+        print(planned.table())
+        return 0
+    if not quiet:
+        print(planned.summary(), file=sys.stderr, flush=True)
     try:
         result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
     except StudyInterrupted:
         return _interrupted()
     except RunsFailed as error:
         return _failed(error)
-    _show_report(result.runs, folder / "report")
+    _show_report(result.runs, folder / "report", result.selection)
     return 0
 
 
@@ -276,15 +285,17 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def _show_report(runs: list[Path], out: Path) -> None:
+def _show_report(runs: list[Path], out: Path, selection: Sequence[Path] = ()) -> None:
+    """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
-    table = comparison_table(loaded)
+    tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
+    table = comparison_table(loaded, selection=tried)
     print(format_table(table, "terminal"))
     print(re.sub(r"\s+", " ", caption(table)))
-    print("\n".join(f"wrote {path}" for path in write_report(loaded, out)))
+    print("\n".join(f"wrote {path}" for path in write_report(loaded, out, selection=tried)))
 
 
 def _interrupted() -> int:

@@ -7,7 +7,6 @@ that makes it, so that each is declared in one place only.
 import hashlib
 import importlib
 import inspect
-import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     create_model,
     field_validator,
@@ -32,6 +33,8 @@ from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
+from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
 from streams.sources import SourceSpec
@@ -90,6 +93,8 @@ class RunConfig(BaseModel):
         diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
         label: name of the learner in tables and figures; its registered name if empty.
         study: name of the study.
+        entry: label of the learner without the values that were chosen or tried for this run.
+        tuned: names of the options whose values were chosen by tuning, or are tried.
         purpose: "report", or "selection" for a run that only serves to choose a setting.
         order: place of the learner in tables and figures.
         imports: modules that register streams, networks or learners of one's own.
@@ -108,6 +113,8 @@ class RunConfig(BaseModel):
     diagnostics_every: int = Field(1000, ge=1)
     label: str = ""
     study: str = ""
+    entry: str = ""
+    tuned: tuple[str, ...] = ()
     purpose: Literal["report", "selection"] = "report"
     order: int = 0
     imports: tuple[str, ...] = ()
@@ -153,26 +160,43 @@ class RunConfig(BaseModel):
         return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
 
 
+Grid = dict[str, list[Any]]
+
+
+def _kind_of_tuning(given: Any) -> str:
+    searches = isinstance(given, Search) or (isinstance(given, Mapping) and given.keys() & Search.model_fields.keys())
+    return "search" if searches else "grid"
+
+
 class LearnerEntry(Component):
     """A learner of a study: a component with a label and perhaps options to tune.
 
     Attributes:
         label: name in tables and figures; the registered name if empty.
-        tune: values to try of some options. The combination with the highest average online accuracy, or the lowest
-            mean loss in a regression, on the selection seeds is run on the reported seeds.
+        tune: values to try of some options, or a ``Search``; the study's ``tuning`` if not given, and {} for none. The
+            setting with the highest average online accuracy, or the lowest mean loss in a regression, on the selection
+            seeds is run on the reported seeds.
     """
 
     label: str = ""
-    tune: dict[str, list[Any]] = Field(default_factory=dict)
+    tune: (
+        Annotated[Annotated[Search, Tag("search")] | Annotated[Grid, Tag("grid")], Discriminator(_kind_of_tuning)]
+        | None
+    ) = None
+
+    @property
+    def untuned(self) -> Component:
+        """The learner with the options that were given."""
+        return self.with_options({})
+
+    def with_options(self, setting: Setting) -> Component:
+        """The learner with some options in place of those that were given."""
+        given = {name: value for name, value in self.options.items() if name not in ("label", "tune")}
+        return Component(name=self.name, **given | setting)
 
     def candidates(self) -> list[Component]:
-        """The learner in every combination of the values to try."""
-        names, values = list(self.tune), list(self.tune.values())
-        fixed = {name: value for name, value in self.options.items() if name not in ("label", "tune")}
-        return [
-            Component(name=self.name, **fixed, **dict(zip(names, combination, strict=True)))
-            for combination in itertools.product(*values)
-        ]
+        """The learner in every combination of the values to try; as it was given where they are not listed."""
+        return [self.with_options(setting) for setting in grid(self.tune if isinstance(self.tune, dict) else {})]
 
 
 class StudyConfig(BaseModel):
@@ -186,6 +210,8 @@ class StudyConfig(BaseModel):
         learners: what is compared.
         seeds: reported seeds.
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
+        tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
+            too then.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
         device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
@@ -203,6 +229,7 @@ class StudyConfig(BaseModel):
     learners: list[LearnerEntry] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     selection_seeds: list[int] = Field(default_factory=list)
+    tuning: Tuning | None = None
     engine: StudyEngine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
@@ -222,7 +249,7 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _selection_is_separate(self) -> "StudyConfig":
-        if any(entry.tune for entry in self.learners) and not self.selection_seeds:
+        if any(map(self.is_tuned, self.learners)) and not self.selection_seeds:
             raise ValueError("selection_seeds: needed where a learner has options to tune")
         shared = sorted(set(self.seeds) & set(self.selection_seeds))
         if shared:
@@ -231,6 +258,20 @@ class StudyConfig(BaseModel):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"learners: several have the label '{twice[0]}'; give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_are_equal(self) -> "StudyConfig":
+        for position, entry in enumerate(self.learners):
+            n_settings = _n_settings(entry.tune)
+            if self.tuning is None:
+                if isinstance(entry.tune, Search) and n_settings is None:
+                    raise ValueError(f"learners.{position}.tune.trials: needed where the study has no tuning")
+            elif n_settings not in (None, self.tuning.trials):
+                raise ValueError(
+                    f"learners.{position}.tune: tries {n_settings} settings, but tuning.trials is "
+                    f"{self.tuning.trials}; all learners have the same budget"
+                )
         return self
 
     @model_validator(mode="after")
@@ -244,14 +285,87 @@ class StudyConfig(BaseModel):
         """The stream and the network, which all runs share."""
         return {"stream": self.stream, "network": self.network}
 
+    def is_tuned(self, entry: LearnerEntry) -> bool:
+        """Whether settings of a learner are chosen on the selection seeds."""
+        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and entry.name not in NOTHING_TO_TUNE
+
+    def reports_untuned(self, entry: LearnerEntry) -> bool:
+        """Whether a learner is reported as it was given: if it is not tuned, or beside its tuned self.
+
+        The latter is so in a study with ``tuning``, once for entries that differ only in how they are tuned.
+        """
+        before = self.learners[: self.learners.index(entry)]
+        given_before = any(self.is_tuned(other) and other.untuned == entry.untuned for other in before)
+        return not self.is_tuned(entry) or (self.tuning is not None and not given_before)
+
+    def search(self, entry: LearnerEntry) -> Search | None:
+        """How settings of a learner are chosen, with nothing left open; None if it is not tuned.
+
+        Raises:
+            ConfigError: there is nothing to try, or a package is missing for it.
+        """
+        if not self.is_tuned(entry):
+            return None
+        if isinstance(entry.tune, dict):
+            return Search(method="grid", trials=len(grid(entry.tune)), space=entry.tune)
+        given = entry.tune or Search.model_validate({})
+        if given.method == "grid":
+            return given.model_copy(update={"trials": len(grid(given.space))})
+        where = f"learners.{self.learners.index(entry)}"
+        try:
+            space = given.space or {name: list(values) for name, values in search_space(entry.name).items()}
+            method = given.method or (self.tuning.method if self.tuning else "random")
+            if method == "tpe":
+                require_optuna()
+        except UnknownNameError as error:
+            raise ConfigError(f"{where}: learner.name: {error}") from error
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if not space:
+            raise ConfigError(f"{where}: the learner '{entry.name}' has nothing to tune; leave tune out")
+        return Search(method=method, trials=given.trials or (self.tuning.trials if self.tuning else None), space=space)
+
+    def next_settings(self, entry: LearnerEntry, finished: Sequence[tuple[Setting, float]]) -> list[Setting]:
+        """The settings of a learner to try next; none if it is not tuned, or all have been tried.
+
+        Args:
+            entry: the learner.
+            finished: the settings of all rounds before, in their order, each with its score.
+        """
+        search = self.search(entry)
+        if search is None:
+            return []
+        where = f"learners.{self.learners.index(entry)}: learner"
+        resolved = resolve("learner", entry.untuned, where).options if search.method != "grid" else {}
+        untuned = {name: resolved.get(name) for name in search.space}
+        return next_settings(search, untuned, finished, (self.name, entry.label or entry.name))
+
     def run(
-        self, entry: LearnerEntry, learner: Component, seed: int, purpose: Literal["report", "selection"]
+        self,
+        entry: LearnerEntry,
+        learner: Component,
+        seed: int,
+        purpose: Literal["report", "selection"],
+        tuned: bool = True,
     ) -> RunConfig:
-        """One run of a learner of this study, with all defaults filled in."""
+        """One run of a learner of this study, with all defaults filled in.
+
+        Args:
+            entry: the learner.
+            learner: the same with the setting of this run.
+            seed: of the run.
+            purpose: "selection" for a run that only serves to choose a setting.
+            tuned: whether it is the setting of a tuned learner, which its label tells; False for its untuned one.
+        """
         position = self.learners.index(entry)
-        chosen = ", ".join(f"{name} = {learner.options[name]}" for name in entry.tune)
+        search = self.search(entry) if tuned else None
+        options = tuple(search.space) if search else ()
+        label = entry.label or entry.name
+        stream = self.stream
+        if purpose == "selection" and self.tuning:
+            stream = Component(name=stream.name, **stream.options | self.tuning.stream)
         return RunConfig(
-            stream=self.stream,
+            stream=stream,
             network=self.network,
             learner=learner,
             seed=seed,
@@ -261,12 +375,21 @@ class StudyConfig(BaseModel):
             evaluate=self.evaluate,
             diagnostics=self.diagnostics,
             diagnostics_every=self.diagnostics_every,
-            label=", ".join(part for part in (entry.label or entry.name, chosen) if part),
+            label=", ".join([label, *(f"{name} = {learner.options[name]}" for name in options)]),
             study=self.name,
+            entry=label,
+            tuned=options,
             purpose=purpose,
             order=position,
             imports=tuple(self.imports),
         ).resolved(f"learners.{position}: ")
+
+
+def _n_settings(tune: Search | Grid | None) -> int | None:
+    """How many settings a learner's own description of its tuning tries; None if it leaves that to the study."""
+    if isinstance(tune, Search):
+        return len(grid(tune.space)) if tune.method == "grid" else tune.trials
+    return len(grid(tune)) if tune else None
 
 
 def load_study(
@@ -316,9 +439,13 @@ def load_study(
     content |= {name: value for name, value in fields.items() if value is not None}
     try:
         config = StudyConfig.model_validate(content)
+        import_modules(config.imports)
         for entry in config.learners:
-            for learner in entry.candidates():
-                config.run(entry, learner, config.seeds[0], "report")
+            if config.is_tuned(entry):
+                for setting in config.next_settings(entry, []):
+                    config.run(entry, entry.with_options(setting), config.selection_seeds[0], "selection")
+            if config.reports_untuned(entry):
+                config.run(entry, entry.untuned, config.seeds[0], "report", tuned=False)
     except ValidationError as error:
         raise ConfigError(describe(error, f"{study}: ")) from error
     except ConfigError as error:

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow.parquet as pq
 
 from continual_metaopt.config import Component, LearnerEntry, RunConfig, StudyConfig, resolve
+from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json, write_json
+from continual_metaopt.tuning import Setting
 from continual_metaopt.under_way import earlier_state, fail, reason_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,15 @@ class StudyResult:
     selection: list[Path]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A setting of a learner, and the runs that try it."""
+
+    setting: Setting
+    learner: Component
+    jobs: list[Job]
+
+
 def run_study(
     study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
 ) -> StudyResult:
@@ -68,30 +79,49 @@ def run_study(
         The run directories.
 
     Raises:
+        ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
     """
+    selection_length(study)
     claim(study, out)
-    tuned = [entry for entry in study.learners if entry.tune]
-    trials: dict[int, list[tuple[Component, list[Job]]]] = {
-        study.learners.index(entry): [
-            (learner, [_job(study, entry, learner, seed, "selection", out) for seed in study.selection_seeds])
-            for learner in entry.candidates()
-        ]
-        for entry in tuned
-    }
-    selection = [job for candidates in trials.values() for _, jobs in candidates for job in jobs]
-    n_reported = len(study.learners) * len(study.seeds)
+    tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
     side_by_side = study.engine == "population"
-    with _Pool(workers, len(selection) + n_reported, show_progress, side_by_side, threads) as pool:
-        pool.run(selection, "choosing settings")
+    n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
+    with _Pool(workers, n_runs, show_progress, side_by_side, threads) as pool:
+        while new := _next_trials(study, tried, out):
+            pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
+            for i, trials in new.items():
+                tried[i] += trials
         jobs = []
-        for position, entry in enumerate(study.learners):
-            learner = best_candidate(trials[position]) if entry.tune else entry.candidates()[0]
-            jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+        for i, entry in enumerate(study.learners):
+            if study.reports_untuned(entry):
+                jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
+            if study.is_tuned(entry):
+                learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
+                jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
         pool.run(jobs, "reported runs")
-    return StudyResult([path for _, path in jobs], [path for _, path in selection])
+    selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
+    return StudyResult([path for _, path in jobs], selection)
+
+
+def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
+    """The next round of settings of each learner that has any left to try."""
+    new = {}
+    for i, trials in tried.items():
+        entry = study.learners[i]
+        finished = [(trial.setting, mean_score(trial.jobs)) for trial in trials]
+        settings = [(setting, entry.with_options(setting)) for setting in study.next_settings(entry, finished)]
+        new[i] = [
+            Trial(
+                setting,
+                learner,
+                [_job(study, entry, learner, seed, "selection", out) for seed in study.selection_seeds],
+            )
+            for setting, learner in settings
+        ]
+    return {i: trials for i, trials in new.items() if trials}
 
 
 def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: bool = True) -> None:
@@ -132,6 +162,7 @@ def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
+    common["tuning"] = {field: (record.get("tuning") or {}).get(field) for field in ("samples", "stream")}
     common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
     common["diagnostics_every"] = record.get("diagnostics_every") if common["diagnostics"] else None
     components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
@@ -140,11 +171,12 @@ def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
 
 def best_candidate(candidates: list[tuple[Component, list[Job]]]) -> Component:
     """The learner with the best mean score over its selection runs."""
-
-    def mean_score(jobs: list[Job]) -> float:
-        return sum(average_score(path) for _, path in jobs) / len(jobs)
-
     return max(candidates, key=lambda candidate: mean_score(candidate[1]))[0]
+
+
+def mean_score(jobs: list[Job]) -> float:
+    """Mean of ``average_score`` over some runs."""
+    return sum(average_score(path) for _, path in jobs) / len(jobs)
 
 
 def average_score(path: Path) -> float:
@@ -164,8 +196,9 @@ def _job(
     seed: int,
     purpose: Literal["report", "selection"],
     out: Path,
+    tuned: bool = True,
 ) -> Job:
-    config = study.run(entry, learner, seed, purpose)
+    config = study.run(entry, learner, seed, purpose, tuned)
     folder = out / ("runs" if purpose == "report" else "selection")
     return config, folder / run_folder_name(config)
 
@@ -193,7 +226,7 @@ class _Pool:
         threads: bool = False,
     ) -> None:
         self._side_by_side = side_by_side
-        n_workers = max(1, min(workers or _n_processors(), n_runs))
+        n_workers = max(1, min(workers or n_processors(), n_runs))
         self._threads = ThreadPoolExecutor(n_workers, initializer=_leave_ctrl_c_to_others)
         self._compiled: Executor | None = None
         self._torch: Executor | None = None
@@ -299,7 +332,7 @@ def _leave_ctrl_c_to_others() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _n_processors() -> int:
+def n_processors() -> int:
     """Processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

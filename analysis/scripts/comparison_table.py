@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.report import split_by_stream, write_tables
-from analysis.runs import Runs
+from analysis.runs import Runs, load_runs
 from analysis.scripts import _arguments
 from analysis.tables import caption, comparison_table, format_table
 
@@ -24,8 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
+    tried = load_runs(*arguments.paths, purpose=None).select(purpose="selection")
+    selection = tried if arguments.purpose == "report" else None
     for part, folder in split_by_stream(runs, arguments.out):
-        table = comparison_table(part, diverged=arguments.diverged, baseline=arguments.baseline)
+        table = comparison_table(part, diverged=arguments.diverged, baseline=arguments.baseline, selection=selection)
         if folder != arguments.out:
             print(f"{folder.name}\n")
         print(f"{format_table(table, 'terminal')}\n{caption(table)}\n")

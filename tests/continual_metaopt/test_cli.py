@@ -56,7 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         ("learners", learner_names()),
-        ("studies", ["class_split", "quick", "robustness", "tracking"]),
+        ("studies", ["class_split", "field", "quick", "robustness", "tracking"]),
     ],
 )
 def test_everything_that_can_be_named_is_listed(
@@ -271,7 +271,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, quick, robustness, tracking (or the path of a .yaml file)",
+            "Known: class_split, field, quick, robustness, tracking (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["report", "."], ".: no run directory (a directory with config.json) here or below"),
@@ -348,7 +348,7 @@ def test_failed_runs_have_an_exit_status_of_their_own(here: Path, capsys: pytest
     assert third == "The same command tries them again."
 
 
-@pytest.mark.parametrize("command", [["run"], ["compare"]])
+@pytest.mark.parametrize("command", [["run"], ["compare", "--quiet"]])
 def test_interruptions_have_an_exit_status_of_their_own(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:

@@ -34,7 +34,8 @@ N_SAMPLES, PORTION = 150, 20
 # docs/run-directory.md
 CONFIG_KEYS = {
     "imports",
-    *("schema_version", "run_id", "study", "label", "order", "purpose", "stream", "network", "learner", "seed"),
+    *("schema_version", "run_id", "study", "entry", "tuned", "label", "order", "purpose", "stream", "network"),
+    *("learner", "seed"),
     *(
         "record_every",
         "evaluate",

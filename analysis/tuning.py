@@ -1,0 +1,133 @@
+"""What the tuning of a learner took, and how much is lost when its step size is off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.runs import Runs
+from analysis.statistics import Diverged, average_score
+
+FACTORS = (3.0, 10.0)
+NEAR = math.sqrt(10 / 3)  # a step size counts for the nearest of the factors, if it is within so much of it
+
+_SAME_STREAM = ("definition", "source", "stationary")
+
+
+def chosen_setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reported run's learner whose values were chosen by tuning.
+
+    Args:
+        config: the content of the run's `config.json`.
+
+    Returns:
+        Option → value; empty for a learner that was not tuned, and for runs of versions that did not record it.
+    """
+    return {name: config["learner"][name] for name in config.get("tuned", ())}
+
+
+def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:
+    """The selection runs from which a reported run's setting was chosen.
+
+    Args:
+        selection: runs that served to choose settings, of any learners, studies and streams.
+        config: the content of the reported run's `config.json`.
+
+    Returns:
+        Those of the same learner, study and stream, whose length may differ; possibly none.
+    """
+    wanted = _belonging(config)
+    return selection.among(path for path, candidate in selection.configs.items() if _belonging(candidate) == wanted)
+
+
+def scores_by_setting(
+    selection: Runs, options: Sequence[str], diverged: Diverged = "chance"
+) -> tuple[list[tuple[dict[str, Any], float]], str]:
+    """Mean score of each setting that was tried of one learner.
+
+    Args:
+        selection: the learner's selection runs.
+        options: names of the options that were tuned.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        Pairs of a setting (option → value) and its mean score over the runs that count; and what the score is,
+        `"online_accuracy"` (a fraction) or `"squared_error"`.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    table, score = average_score(selection, diverged)
+    settings: list[dict[str, Any]] = []
+    scores: list[list[float]] = []
+    for run, value in table.dropna(subset=score)[["run", score]].itertuples(index=False, name=None):
+        setting = {name: selection.configs[run]["learner"].get(name) for name in options}
+        if setting not in settings:
+            settings.append(setting)
+            scores.append([])
+        scores[settings.index(setting)].append(value)
+    return [(setting, float(np.mean(values))) for setting, values in zip(settings, scores, strict=True)], score
+
+
+def sensitivity(
+    selection: Runs, chosen: Mapping[str, Any], option: str = "lr", diverged: Diverged = "chance"
+) -> dict[float, float]:
+    """How much is lost when one option is off by a factor, on the selection runs of one learner.
+
+    The setting tried whose value is nearest to the factor times the chosen one stands for it, above and below, if it is
+    within a factor of 1.8; one in which the other options are as chosen is preferred. Where others differ as well, as
+    among random settings, their effect is part of the loss.
+
+    Args:
+        selection: the learner's selection runs.
+        chosen: the chosen values of all tuned options.
+        option: the one that is off.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        3 and 10 → the loss of accuracy (a fraction), or the gain in squared error, on the worse side; NaN where no
+        setting tried is near, on either side. Negative where the chosen setting was not the best.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    nothing = dict.fromkeys(FACTORS, math.nan)
+    if not _is_positive(chosen.get(option)):
+        return nothing
+    tried, score = scores_by_setting(selection, list(chosen), diverged)
+    best = next((value for setting, value in tried if setting == chosen), None)
+    if best is None:
+        return nothing
+    others = [
+        (math.log(setting[option] / chosen[option]), setting | {option: chosen[option]} != chosen, value)
+        for setting, value in tried
+        if _is_positive(setting[option])
+    ]
+
+    def loss(factor: float) -> float:
+        near = [
+            (differs, abs(distance - math.log(factor)), value)
+            for distance, differs, value in others
+            if abs(distance - math.log(factor)) < math.log(NEAR)
+        ]
+        if not near:
+            return math.nan
+        _, _, value = min(near)
+        if value == best:
+            return 0.0  # also if both are infinite
+        return value - best if score == "squared_error" else best - value
+
+    return {factor: float(np.fmax(loss(factor), loss(1 / factor))) for factor in FACTORS}
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _belonging(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a learner's reported and selection runs have in common; with nobody where that was not recorded."""
+    info = config["stream_info"]
+    return (config["study"], config.get("entry") or object(), *(info.get(key) for key in _SAME_STREAM))

@@ -1,0 +1,115 @@
+"""Where to look for good settings of each learner, so that all are tuned alike.
+
+A space covers what is usually tried, not everything that is possible, and holds the learner's default. Its step sizes
+are for single samples. A package's learner declares its own by an attribute ``search_space`` of the function that makes
+it.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from continual_metaopt.optim.registry import learner_factory
+
+Range: TypeAlias = tuple[float, float, Literal["log"]]
+SearchSpace: TypeAlias = dict[str, Range | list[Any]]
+
+_LR: Range = (1e-5, 1e-1, "log")
+_DECOUPLED_DECAY = [0.0, 1e-3, 1e-2, 1e-1]  # multiplied by the step size
+_DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
+_NOISE = [0.0, 1e-3, 1e-2, 1e-1]
+
+SEARCH_SPACES: Mapping[str, SearchSpace] = {
+    "metaoptimize": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": _DECOUPLED_DECAY},
+    "fixed": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "idbd": {"lr": (1e-3, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    "autostep": {"lr": (1e-4, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    "idbd_network": {"lr": (1e-5, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    "sgd_hd": {"lr": _LR, "meta_lr": (1e-8, 1e-3, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "adam_hd": {"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-10, 1e-5, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "idbd_rmsprop": {"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    "meta_mirror_descent": {"lr": _LR, "meta_lr": (1e-5, 1e-1, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "exponentiated_gradient": {"lr": _LR, "gain_lr": (1e-4, 1e-1, "log"), "scale_lr": (1e-5, 1e-2, "log")},
+    "sps": {"lr": (1e-3, 1e1, "log"), "c": [0.2, 0.5, 1.0, 2.0, 5.0]},
+    "obgd": {"lr": (1e-3, 1e1, "log"), "kappa": [1.0, 2.0, 3.0]},
+    "upgd": {
+        "lr": (1e-5, 1e-1, "log"),
+        "weight_decay": [0.0, 1e-4, 1e-3, 1e-2],
+        "beta_utility": [0.9, 0.99, 0.999, 0.9999],
+        "sigma": _NOISE,
+    },
+    "l2_init": {"lr": _LR, "pull": (1e-5, 1e-1, "log")},
+    "shrink_and_perturb": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY, "sigma": _NOISE},
+    "weight_clipping": {"lr": _LR, "bound": [1.0, 2.0, 3.0, 5.0], "weight_decay": _DECOUPLED_DECAY},
+    "cosine": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "cosine_restarts_told": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+}
+
+NOTHING_TO_TUNE: Mapping[str, str] = {
+    "vsgd": "it estimates its step sizes; what it has beside are lengths of its start",
+    "cocob": "it has no step size",
+}
+
+
+class NoSearchSpaceError(ValueError):
+    """Nobody has said where to look for settings of a learner."""
+
+
+def search_space(name: str) -> SearchSpace:
+    """Where to look for good settings of a learner.
+
+    Args:
+        name: of the learner, as for ``make_optimizer``.
+
+    Returns:
+        Option → ``(low, high, "log")`` for numbers between two bounds, uniform in their logarithm, or a list of values;
+        empty for a learner with nothing to tune. Optimizers named ``…:NAME`` get two decades on either side of their
+        default ``lr``, and weight decays where they take one.
+
+    Raises:
+        UnknownNameError: no such learner.
+        NoSearchSpaceError: it has none; the message says what to do.
+
+    Example:
+        >>> search_space("fixed")["lr"]
+        (1e-05, 0.1, 'log')
+    """
+    if name in NOTHING_TO_TUNE:
+        return {}
+    if name in SEARCH_SPACES:
+        return dict(SEARCH_SPACES[name])
+    factory = learner_factory(name)
+    if declared := getattr(factory, "search_space", None):
+        return dict(declared)
+    if ":" in name and (usual := _around_defaults(factory)):
+        return usual
+    raise NoSearchSpaceError(
+        f"there is no search space for the learner '{name}': name ranges in the study, such as "
+        "tune: {method: random, space: {lr: [1.0e-5, 1.0e-1, log]}}, "
+        "or give the function that makes it an attribute search_space"
+    )
+
+
+def is_range(space: Range | Sequence[Any]) -> bool:
+    """Whether an option of a search space is a number between two bounds, as opposed to one of several values."""
+    return (
+        len(space) == 3 and space[2] == "log" and all(isinstance(bound, int | float) for bound in (space[0], space[1]))
+    )
+
+
+def is_inside(space: Range | Sequence[Any], value: Any) -> bool:
+    """Whether a value is one that an option of a search space can take."""
+    if is_range(space):
+        return isinstance(value, int | float) and bool(space[0] <= value <= space[1])
+    return value in space
+
+
+def _around_defaults(factory: Any) -> SearchSpace:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
+    space: SearchSpace = {}
+    lr = defaults.get("lr")
+    if isinstance(lr, int | float) and lr > 0:
+        space["lr"] = (lr / 100, lr * 100, "log")
+        if isinstance(defaults.get("weight_decay"), int | float):
+            space["weight_decay"] = sorted({*_DECAY_IN_GRADIENT, *_DECOUPLED_DECAY, defaults["weight_decay"]})
+    return space

@@ -1,0 +1,224 @@
+"""What a study will take: its runs, their samples, and about how many hours."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
+from continual_metaopt.recording import read_json
+from streams import plan_stream
+
+ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
+EARLIER_RUNS = 1000  # that are looked at for their speed
+
+
+@dataclass(frozen=True)
+class LearnerPlan:
+    """What one learner of a study will take.
+
+    Attributes:
+        label: of the learner.
+        selection_runs, selection_samples: runs to choose its setting, and their samples, all together.
+        reported_runs, reported_samples: likewise of the reported runs.
+        samples_per_second: how fast one run of it is expected to be.
+        basis: where that is from.
+    """
+
+    label: str
+    selection_runs: int
+    selection_samples: int
+    reported_runs: int
+    reported_samples: int
+    samples_per_second: float
+    basis: str
+
+    @property
+    def hours(self) -> float:
+        """Of computing, one run after the other."""
+        return (self.selection_samples + self.reported_samples) / self.samples_per_second / 3600
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study will take if none of its runs has been done.
+
+    Attributes:
+        name: of the study.
+        learners: what each takes.
+        workers: runs at a time.
+    """
+
+    name: str
+    learners: list[LearnerPlan]
+    workers: int
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(plan.selection_runs + plan.reported_runs for plan in self.learners)
+
+    @property
+    def samples(self) -> int:
+        """Samples of all runs together."""
+        return sum(plan.selection_samples + plan.reported_samples for plan in self.learners)
+
+    @property
+    def hours(self) -> float:
+        """Hours until the study is done, with all workers busy."""
+        return sum(plan.hours for plan in self.learners) / max(1, min(self.workers, self.runs))
+
+    def summary(self) -> str:
+        """One sentence."""
+        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners))
+        return (
+            f"{self.name}: {self.runs:,} runs with {self.samples:,} samples, about {_duration(self.hours)} with "
+            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}); runs that have ended are not "
+            "repeated."
+        )
+
+    def table(self) -> str:
+        """A row for each learner, and the summary below."""
+        from tabulate import tabulate
+
+        rows = [
+            (
+                plan.label,
+                _runs(plan.selection_runs, plan.selection_samples),
+                _runs(plan.reported_runs, plan.reported_samples),
+                f"{plan.samples_per_second:,.0f}",
+                plan.basis,
+                _duration(plan.hours),
+            )
+            for plan in self.learners
+        ]
+        headers = ["learner", "selection (runs × samples)", "reported", "samples/s", "from", "one at a time"]
+        align = ["left", "right", "right", "right", "left", "right"]
+        return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
+
+
+def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> StudyPlan:
+    """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
+
+    Args:
+        study: its description.
+        folders: where to look for earlier runs of this machine, for their speed.
+        workers: runs at a time.
+
+    Raises:
+        ConfigError: selection runs have another length than the study says.
+        FileNotFoundError: the stream's source is not there.
+    """
+    reported = stream_length(study.stream, study.seeds[0])
+    shorter = selection_length(study)
+    selection = reported if shorter is None else shorter
+    network = resolve("network", study.network, "network").model_dump(mode="json")
+    earlier = [
+        (record["learner"], speed)
+        for record, speed in islice(_earlier_runs(folders), EARLIER_RUNS)
+        if record["network"] == network
+    ]
+    learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
+    return StudyPlan(study.name, learners, workers)
+
+
+def selection_length(study: StudyConfig) -> int | None:
+    """Number of samples of a selection run; None if it is as long as a reported one.
+
+    Raises:
+        ConfigError: it is not what the study says.
+    """
+    if not study.tuning or not study.selection_seeds:
+        return None
+    shorter = Component(name=study.stream.name, **study.stream.options | study.tuning.stream)
+    length = stream_length(shorter, study.selection_seeds[0])
+    if length != study.tuning.samples:
+        raise ConfigError(
+            f"tuning.samples is {study.tuning.samples}, but selection runs have {length} samples: choose "
+            "options of the stream under tuning.stream that make them so long"
+        )
+    return length
+
+
+def stream_length(stream: Component, seed: int) -> int:
+    """Number of samples of a stream."""
+    resolved = resolve("stream", stream, "stream")
+    return plan_stream(resolved.name, **resolved.options, seed=seed).info.for_learner.n_samples
+
+
+def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
+    """Runs that serve to choose a learner's setting; there may be fewer if its space has no more settings."""
+    search = study.search(entry)
+    return (search.trials or 0) * len(study.selection_seeds) if search else 0
+
+
+def n_reported_runs(study: StudyConfig, entry: LearnerEntry) -> int:
+    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both."""
+    return len(study.seeds) * (study.reports_untuned(entry) + study.is_tuned(entry))
+
+
+def _plan(
+    study: StudyConfig, entry: LearnerEntry, reported: int, selection: int, earlier: list[tuple[dict[str, Any], float]]
+) -> LearnerPlan:
+    learner = resolve("learner", entry.candidates()[0], "learner").model_dump(mode="json")
+    speed, basis = _speed(learner, earlier)
+    n_selection, n_reported = n_selection_runs(study, entry), n_reported_runs(study, entry)
+    return LearnerPlan(
+        label=entry.label or entry.name,
+        selection_runs=n_selection,
+        selection_samples=n_selection * selection,
+        reported_runs=n_reported,
+        reported_samples=n_reported * reported,
+        samples_per_second=speed,
+        basis=basis,
+    )
+
+
+def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]]) -> tuple[float, str]:
+    """Expected samples per second of a learner, and from where."""
+    same = [speed for known, speed in earlier if _kind(known) == _kind(learner)]
+    alike = [speed for known, speed in earlier if known["name"] == learner["name"]]
+    for speeds, basis in ((same, "earlier runs"), (alike, "earlier runs alike")):
+        if speeds:
+            return median(speeds), basis
+    if earlier:
+        return median(speed for _, speed in earlier), "other learners' runs"
+    return ASSUMED_SPEED, "an assumption"
+
+
+def _kind(learner: dict[str, Any]) -> str:
+    """What a learner's speed depends on: its name, and those of its options that are not numbers."""
+    return json.dumps(
+        {name: value for name, value in learner.items() if not isinstance(value, int | float)}, sort_keys=True
+    )
+
+
+def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Description and speed of this machine's finished runs below some folders."""
+    seen: set[Path] = set()
+    for folder in folders:
+        for directory, subdirectories, files in os.walk(folder):
+            if "config.json" not in files:
+                continue
+            subdirectories.clear()
+            path = Path(directory).resolve()
+            if path in seen or "status.json" not in files:
+                continue
+            seen.add(path)
+            status = read_json(path / "status.json")
+            speed, host = status.get("samples_per_second"), (status.get("owner") or {}).get("host")
+            if status.get("state") == "finished" and host == socket.gethostname() and speed:
+                yield read_json(path / "config.json"), speed
+
+
+def _runs(n: int, samples: int) -> str:
+    return f"{n:,} × {samples // n:,}" if n else ""
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"

@@ -1,0 +1,167 @@
+"""What tuning took, and what is lost when a step size is off, on made-up runs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import comparison_table, format_table, load_runs
+from analysis.tables import caption
+from analysis.tuning import sensitivity
+
+from .synthetic import write_regression, write_run
+
+
+def entry(label: str, order: int = 0, tuned: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
+    return {"entry": label, "order": order, "tuned": list(tuned), "learner": {"name": "fixed", **options}}
+
+
+def write_trial(
+    root: Path, label: str, seed: int, n_correct: int, tuned: tuple[str, ...] = ("lr",), **options: Any
+) -> None:
+    """A selection run of 10 samples."""
+    setting = ", ".join(f"{name} = {options[name]}" for name in tuned)
+    config = entry(label, tuned=tuned, **options) | {"purpose": "selection"}
+    correct = [1] * n_correct + [0] * (10 - n_correct)
+    write_run(root, f"{label}, {setting}", seed, correct, config=config, folder=f"trial {label} {setting} {seed}")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """AdamW, tuned on two seeds of 10 samples and reported on two of 20; SGD, untuned."""
+    counts = {1e-5: (1, 1), 3e-5: (4, 4), 1e-4: (7, 9), 3e-4: (5, 5), 1e-3: (6, 6)}
+    for lr, of_seeds in counts.items():
+        for seed, n_correct in enumerate(of_seeds, start=100):
+            write_trial(tmp_path, "AdamW", seed, n_correct, lr=lr)
+    for seed in (0, 1):
+        write_run(tmp_path, "AdamW", seed, [1, 0] * 10, config=entry("AdamW", lr=1e-3))
+        write_run(tmp_path, "AdamW, lr = 0.0001", seed, [1] * 20, config=entry("AdamW", tuned=("lr",), lr=1e-4))
+        write_run(tmp_path, "SGD", seed, [0] * 20, config=entry("SGD", 1, lr=1e-3))
+    return tmp_path
+
+
+def test_the_table_tells_what_tuning_took_and_what_is_lost(study: Path) -> None:
+    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection")).set_index("learner")
+
+    assert list(table.index) == ["AdamW", "AdamW, lr = 0.0001", "SGD"]
+    tuned = table.loc["AdamW, lr = 0.0001"]
+    assert (tuned["setting"], tuned["tuning_runs"], tuned["tuning_samples"]) == ("lr = 0.0001", 10, 100)
+    assert tuned["lost_at_3x"] == pytest.approx(80 - 40)  # below; above it is 80 - 50
+    assert tuned["lost_at_10x"] == pytest.approx(80 - 10)
+    columns = ["setting", "tuning_runs", "tuning_samples", "lost_at_3x", "lost_at_10x"]
+    assert table.loc[["AdamW", "SGD"], columns].isna().all(axis=None)
+    assert table["online_accuracy"].tolist() == [50, 100, 0]
+
+
+def test_the_table_as_text(study: Path) -> None:
+    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection"))
+    lines = format_table(table, "markdown").splitlines()
+
+    heading, _, untuned, tuned, _ = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert heading[-3:] == ["tuning", "lost 3× off", "lost 10× off"]
+    assert tuned[-3:] == ["10 × 10", "40.0", "70.0"]
+    assert untuned[-3:] == ["", "", ""]
+    assert "Settings were chosen on other seeds, with “tuning” runs × samples." in caption(table)
+    assert "in percentage points, than those with a step size" in caption(table)
+
+
+def test_without_selection_runs_the_table_is_as_ever(study: Path) -> None:
+    table = comparison_table(load_runs(study))
+
+    assert not {"setting", "tuning_runs", "lost_at_3x"} & set(table.columns)
+    assert "tuning" not in caption(table)
+    selection = load_runs(study, purpose="selection")
+    assert comparison_table(load_runs(study), selection=selection.select(seed=-1)).equals(table)
+
+
+def test_runs_of_another_study_or_stream_do_not_count(study: Path) -> None:
+    for name, change in {
+        "study": {"config": {"study": "other"}},
+        "source": {"stream_info": {"source": "mnist"}},
+    }.items():
+        config = entry("AdamW", tuned=("lr",), lr=3e-4) | {"purpose": "selection"} | change.get("config", {})
+        write_run(
+            study,
+            "AdamW, lr = 0.0003",
+            100,
+            [0] * 10,
+            config=config,
+            folder=name,
+            stream_info=change.get("stream_info"),
+        )
+
+    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection"))
+
+    assert table["tuning_runs"].tolist()[1] == 10
+
+
+def test_runs_of_earlier_versions_have_no_tuning(tmp_path: Path) -> None:
+    write_run(tmp_path, "AdamW, lr = 0.1", 0, [1] * 10, config={"learner": {"name": "fixed", "lr": 0.1}})
+    write_run(
+        tmp_path,
+        "AdamW, lr = 0.1",
+        100,
+        [1] * 10,
+        config={"purpose": "selection", "learner": {"name": "fixed", "lr": 0.1}},
+    )
+
+    table = comparison_table(load_runs(tmp_path), selection=load_runs(tmp_path, purpose="selection"))
+
+    assert "setting" not in table
+
+
+@pytest.mark.parametrize(
+    ("tried", "lost"),
+    [
+        ({1.0: 9, 3.0: 5}, (0.4, math.nan)),
+        ({1.0: 9, 0.3: 7, 3.0: 8, 10.0: 1}, (0.2, 0.8)),
+        ({1.0: 9, 2.0: 5, 5.0: 3}, (0.4, math.nan)),  # 2 is nearer to 3 than 5 is, and 5 no nearer to 10 than 1.8 times
+        ({1.0: 9, 5.6: 3, 18.0: 2}, (math.nan, 0.6)),  # 5.6 is nearer to 10 than to 3, and than 18 is
+        ({1.0: 9, 1.5: 3, 30.0: 2}, (math.nan, math.nan)),
+        ({1.0: 5, 3.0: 9}, (-0.4, math.nan)),
+    ],
+)
+def test_the_nearest_setting_stands_for_a_factor(
+    tmp_path: Path, tried: dict[float, int], lost: tuple[float, float]
+) -> None:
+    for lr, n_correct in tried.items():
+        write_trial(tmp_path, "AdamW", 100, n_correct, lr=lr)
+
+    found = sensitivity(load_runs(tmp_path, purpose="selection"), {"lr": 1.0})
+
+    assert list(found) == [3, 10]
+    assert list(found.values()) == pytest.approx(lost, nan_ok=True)
+
+
+def test_settings_with_the_same_other_options_are_preferred(tmp_path: Path) -> None:
+    tuned = ("lr", "weight_decay")
+    for lr, decay, n_correct in [(1.0, 0.1, 9), (3.0, 0.0, 2), (2.5, 0.1, 8), (0.1, 0.0, 4)]:
+        write_trial(tmp_path, "AdamW", 100, n_correct, tuned, lr=lr, weight_decay=decay)
+
+    found = sensitivity(load_runs(tmp_path, purpose="selection"), {"lr": 1.0, "weight_decay": 0.1})
+
+    assert found == pytest.approx({3: 0.1, 10: 0.5})
+
+
+@pytest.mark.parametrize("chosen", [{"lr": 2.0}, {"weight_decay": 0.1}, {"lr": None}])
+def test_there_is_no_sensitivity_without_the_chosen_step_size(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    for lr in (1.0, 3.0):
+        write_trial(tmp_path, "AdamW", 100, 5, lr=lr)
+
+    assert all(map(math.isnan, sensitivity(load_runs(tmp_path, purpose="selection"), chosen).values()))
+
+
+def test_regressions_lose_squared_error(tmp_path: Path) -> None:
+    for lr, errors in {1.0: [1.0, 1.0], 3.0: [2.0, 4.0], 0.1: [math.inf, math.inf]}.items():
+        config = entry("LMS", tuned=("lr",), lr=lr)
+        write_regression(
+            tmp_path, f"LMS, lr = {lr}", 100, errors, config=config | {"purpose": "selection"}, folder=f"trial {lr}"
+        )
+    write_regression(tmp_path, "LMS, lr = 1.0", 0, [1.0, 1.0], config=entry("LMS", tuned=("lr",), lr=1.0))
+
+    table = comparison_table(load_runs(tmp_path), selection=load_runs(tmp_path, purpose="selection"))
+
+    assert (table["lost_at_3x"].item(), table["lost_at_10x"].item()) == (2.0, math.inf)
+    assert "∞" in format_table(table, "terminal")
+    assert "were better than those" in caption(table)

@@ -1,0 +1,134 @@
+"""What studies say that they will take, before they begin."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continual_metaopt.cli import main
+from continual_metaopt.config import ConfigError, StudyConfig, load_study, resolve
+from continual_metaopt.optim.registry import LEARNERS
+from continual_metaopt.planning import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study
+from continual_metaopt.study import run_study
+
+from .conftest import exactly, write_study
+
+TUNING = {"trials": 3, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
+LEARNERS_OF_STUDY: list[dict[str, Any]] = [
+    {"label": "AdamW", "name": "fixed"},
+    {"label": "AdamW again", "name": "fixed", "tune": {"space": {"lr": [1e-3, 1e-2, "log"]}}},
+    {"label": "Lion", "name": "fixed", "base": "lion", "tune": {}},
+    {"name": "cocob"},
+]
+
+
+def planned_study(path: Path, **changes: Any) -> StudyConfig:
+    return load_study(write_study(path, {"tuning": TUNING, "learners": LEARNERS_OF_STUDY, **changes}))
+
+
+def write_earlier(folder: Path, study: StudyConfig, learner: int, speed: float, **changes: Any) -> None:
+    """As much of an earlier run's directory as tells its speed."""
+    folder.mkdir(parents=True)
+    config = {
+        "learner": resolve("learner", study.learners[learner].untuned, "learner").model_dump(mode="json"),
+        "network": resolve("network", study.network, "network").model_dump(mode="json"),
+    }
+    status = {"state": "finished", "samples_per_second": speed, "owner": {"host": socket.gethostname(), "pid": 1}}
+    (folder / "config.json").write_text(json.dumps(config | {k: v for k, v in changes.items() if k in config}))
+    (folder / "status.json").write_text(json.dumps(status | {k: v for k, v in changes.items() if k in status}))
+
+
+def test_runs_and_samples_are_counted(tmp_path: Path) -> None:
+    plan = plan_study(planned_study(tmp_path / "study.yaml", selection_seeds=[100, 101]), [tmp_path], workers=2)
+
+    # 3 settings × 2 seeds × 60 samples; 2 seeds × 120 samples, with the untuned setting once for both AdamWs
+    counts = [(p.selection_runs, p.selection_samples, p.reported_runs, p.reported_samples) for p in plan.learners]
+    assert counts == [(6, 360, 4, 480), (6, 360, 2, 240), (0, 0, 2, 240), (0, 0, 2, 240)]
+    assert (plan.runs, plan.samples) == (22, 1920)
+    assert {(p.samples_per_second, p.basis) for p in plan.learners} == {(ASSUMED_SPEED, "an assumption")}
+    assert plan.hours == pytest.approx(1920 / ASSUMED_SPEED / 3600 / 2)
+
+
+def test_grids_without_a_budget_are_counted_too(tmp_path: Path) -> None:
+    plan = plan_study(load_study(write_study(tmp_path / "study.yaml")), [], workers=1)
+
+    assert [(p.selection_runs, p.selection_samples, p.reported_runs) for p in plan.learners] == [(2, 240, 2), (0, 0, 2)]
+
+
+def test_speeds_are_those_of_this_machine_s_earlier_runs(tmp_path: Path) -> None:
+    study = planned_study(tmp_path / "study.yaml")
+    runs = tmp_path / "runs"
+    for number, speed in enumerate([100, 300, 200]):
+        write_earlier(runs / f"adamw{number}", study, 0, speed)
+    write_earlier(runs / "another network", study, 3, 7, network={"name": "linear"})
+    write_earlier(runs / "another machine", study, 3, 7, owner={"host": "elsewhere", "pid": 1})
+    write_earlier(runs / "diverged", study, 3, 7, state="diverged")
+
+    plan = plan_study(study, [runs, runs / "adamw1", tmp_path / "nothing"], workers=1)
+
+    assert [(p.samples_per_second, p.basis) for p in plan.learners] == [
+        (200, "earlier runs"),
+        (200, "earlier runs"),
+        (200, "earlier runs alike"),
+        (200, "other learners' runs"),
+    ]
+    write_earlier(runs / "lion", study, 2, 50)
+    assert plan_study(study, [runs], workers=1).learners[2].samples_per_second == 50
+
+
+def test_hours_are_of_all_workers() -> None:
+    learner = LearnerPlan("a", 10, 36_000, 10, 324_000, 100.0, "earlier runs")
+    one, two = (StudyPlan("s", [learner, learner], workers) for workers in (1, 2))
+
+    assert learner.hours == 1.0
+    assert (one.hours, two.hours) == (2.0, 1.0)
+    assert two.summary() == (
+        "s: 40 runs with 720,000 samples, about 1.0 hours with 2 runs at a time (speeds: earlier runs); "
+        "runs that have ended are not repeated."
+    )
+    assert "about 2.0 hours with 1 run at a time" in one.summary()
+    assert " ".join(one.table().splitlines()[2].split()) == "a 10 × 3,600 10 × 32,400 100 earlier runs 1.0 hours"
+
+
+def test_a_selection_run_must_be_as_long_as_the_study_says(tmp_path: Path) -> None:
+    study = planned_study(tmp_path / "study.yaml", tuning=TUNING | {"samples": 61})
+    message = (
+        "tuning.samples is 61, but selection runs have 60 samples: choose options of the stream under tuning.stream "
+        "that make them so long"
+    )
+
+    with pytest.raises(ConfigError, match=exactly(message)):
+        plan_study(study, [], workers=1)
+    with pytest.raises(ConfigError, match=exactly(message)):
+        run_study(study, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_tells_the_plan_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned_study(Path("study.yaml"))
+
+    status = main(["compare", "study.yaml", "--plan", "--workers", "2"])
+
+    out = capsys.readouterr().out
+    assert status == 0
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 1 min"
+    assert "tiny: 16 runs with 1,560 samples, about 1 min with 2 runs at a time" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_the_field_is_tuned_with_one_budget() -> None:
+    pytest.importorskip("optuna")
+    study = load_study("field")
+
+    assert study.tuning is not None
+    assert (study.tuning.trials, study.tuning.samples, len(study.selection_seeds), len(study.seeds)) == (6, 10000, 2, 5)
+    tuned = [entry for entry in study.learners if study.is_tuned(entry)]
+    assert {len(study.selection_seeds) * (search.trials or 0) for e in tuned if (search := study.search(e))} == {12}
+    assert {entry.name for entry in study.learners if not study.is_tuned(entry)} == {"metaoptimize", "vsgd", "cocob"}
+    for_linear_models = {"idbd", "autostep"}
+    assert {entry.name for entry in study.learners} <= set(LEARNERS.own) - for_linear_models
