@@ -46,11 +46,13 @@ _add("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weight
 _add("l2_init", "l2_init", "a base update with a pull towards the initial weights")
 _add("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise")
 _add("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values")
+_add("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced")
 _add("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length")
 _add("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told")
 
 GIVEN_STEP_SIZES = (
-    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told"
+    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop", "cosine",
+    "cosine_restarts_told",
 )  # fmt: skip
 
 TORCH_PREFIX = "torch:"

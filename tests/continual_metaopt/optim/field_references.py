@@ -214,3 +214,58 @@ def cosine(
         step_size = lr * (t + 1) / warm if t < warm else falling
         w = w - step_size * direction(problem.gradient(w, t))
         yield w, float(step_size)
+
+
+def continual_backprop(
+    layers: list[tuple[Array, Array]], samples: list[tuple[Array, Array]], lr: float, base: str, rate: float,
+    maturity: int, decay: float, seed: int,
+) -> Iterator[tuple[list[tuple[Array, Array]], list[Array]]]:  # fmt: skip
+    """Continual backprop for linear layers (weight, bias) with ReLU between and half the squared error, unit by unit.
+
+    Yields the layers, and the ages of all layers' units.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = [(w.copy(), b.copy()) for w, b in layers]
+    zeros = [[np.zeros_like(part) for part in layer] for layer in layers]
+    m, v, n = ([[part.copy() for part in layer] for layer in zeros] for _ in range(3))
+    ages, utilities = ([np.zeros(len(b)) for _, b in layers[:-1]] for _ in range(2))
+    budgets = [0.0] * len(ages)
+    for x, y in samples:
+        activations = [x]
+        for i, (w, b) in enumerate(layers):
+            z = activations[-1] @ w.T + b
+            activations.append(z if i == len(layers) - 1 else np.maximum(z, 0))
+        error = (activations[-1] - y) / len(x)
+        gradients: list[tuple[Array, Array]] = []
+        for i in reversed(range(len(layers))):
+            gradients.insert(0, (error.T @ activations[i], error.sum(axis=0)))
+            error = (error @ layers[i][0]) * (activations[i] > 0)
+        for i, layer in enumerate(layers):
+            for k, part in enumerate(layer):
+                g = gradients[i][k]
+                n[i][k] += 1
+                m[i][k] = 0.9 * m[i][k] + 0.1 * g
+                v[i][k] = 0.999 * v[i][k] + 0.001 * g**2
+                adam = m[i][k] / (1 - 0.9 ** n[i][k]) / (np.sqrt(v[i][k] / (1 - 0.999 ** n[i][k])) + 1e-8)
+                part -= lr * (adam if base == "adamw" else g)
+        for i, age in enumerate(ages):
+            age += 1
+            for unit in range(len(age)):
+                contribution = np.abs(activations[i + 1][:, unit]).mean() * np.abs(layers[i + 1][0][:, unit]).mean()
+                utilities[i][unit] = decay * utilities[i][unit] + (1 - decay) * contribution
+            mature = [unit for unit in range(len(age)) if age[unit] > maturity]
+            budgets[i] += rate * len(mature)
+            mature.sort(key=lambda unit: utilities[i][unit] / (1 - decay ** age[unit]))
+            chosen = mature[: int(budgets[i])]
+            budgets[i] -= len(chosen)
+            if not chosen:
+                continue
+            fan_in = layers[i][0].shape[1]
+            drawn = torch.rand(len(chosen), fan_in, generator=generator, dtype=torch.float64).numpy()
+            for unit, numbers in zip(chosen, drawn, strict=True):
+                layers[i][0][unit], layers[i][1][unit] = (2 * numbers - 1) / math.sqrt(fan_in), 0
+                layers[i + 1][0][:, unit] = 0
+                age[unit] = utilities[i][unit] = 0
+                for known in (m, v, n):
+                    known[i][0][unit] = known[i][1][unit] = known[i + 1][0][:, unit] = 0
+        yield layers, ages

@@ -360,6 +360,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "l2_init": {},
     "shrink_and_perturb": {},
     "weight_clipping": {},
+    "continual_backprop": {"replacement_rate": 0.05, "maturity": 3},
     "cosine": {"n_samples": 1000},
     "cosine_restarts_told": {},
 }
@@ -406,7 +407,8 @@ def test_a_new_class_starts_from_its_own_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_step_sizes_from_outside_are_known_as_such(name: str) -> None:
-    given = ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told")
+    given = ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping")
+    given += ("continual_backprop", "cosine", "cosine_restarts_told")
     assert learns_step_sizes(name, {}) is (name not in given)
 
 
