@@ -47,6 +47,7 @@ _add("l2_init", "l2_init", "a base update with a pull towards the initial weight
 _add("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise")
 _add("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values")
 _add("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced")
+_add("aruba_told", "aruba", "ARUBA: a step size for each weight from past experiences, of which it is told")
 _add("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length")
 _add("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told")
 

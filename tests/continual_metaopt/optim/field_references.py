@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import erfi
 
 Array = NDArray[np.float64]
 Steps = Iterator[tuple[Array, float | None]]
@@ -195,6 +196,36 @@ def idbd_rmsprop(
         w = w - alpha * preconditioner * g
         h = h * np.maximum(1 - alpha * preconditioner * g**2, 0) - alpha * preconditioner * g
         yield w, float(np.exp(beta.mean()))
+
+
+def aruba(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, zeta: float, power: float, starts: set[int]
+) -> Steps:
+    b, big_g = np.full_like(w, (lr * zeta) ** 2), np.full_like(w, zeta**2)
+    phi, gradients, tasks = w.copy(), [], 0
+    for t in range(n):
+        if t in starts:
+            tasks += 1
+            b = b + (w - phi) ** 2 / 2 + (lr * zeta) ** 2 / (tasks + 1) ** power
+            big_g = big_g + np.square(gradients).sum(axis=0) + zeta**2 / (tasks + 1) ** power
+            phi, gradients = w.copy(), []
+        eta = np.sqrt(b / big_g)
+        gradients.append(problem.gradient(w, t))
+        w = w - eta * gradients[-1]
+        yield w, float(np.exp(np.log(eta).mean()))
+
+
+def trac(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str) -> Steps:
+    beta = np.array([0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
+    reference, direction, v, sigma, s = w.copy(), direction_of(base), np.zeros(6), np.full(6, 1e-8), np.zeros(6)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        delta, update = (w - reference) / (s.sum() + 1e-8), -lr * direction(g)
+        h = delta @ g
+        v, sigma = beta**2 * v + h**2, beta * sigma - h
+        s = 1e-8 / erfi(math.sqrt(0.5)) * erfi(sigma / (math.sqrt(2) * np.sqrt(v) + 1e-8))
+        w = reference + max(s.sum(), 0) * (delta + update)
+        yield w, None
 
 
 def weight_clipping(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, bound: float) -> Steps:

@@ -16,6 +16,7 @@ from torch import nn
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
 from continual_metaopt.engines import torch_engine
+from continual_metaopt.optim.aruba import ARUBA
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer
 from continual_metaopt.optim.cocob import COCOB
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
@@ -66,6 +67,7 @@ def descend(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, step: 
     optimizer.step() if closure is None else optimizer.step(closure)
 
 
+BOUNDARIES = {10, 40, 41, 80}
 SEEDED = {"seed": 3}
 GAINS: dict[str, Any] = {"lr": 0.05, "momentum": 0.5, "beta": 0.8, "gain_lr": 0.2, "scale_lr": 0.1}
 GAINS |= {"gain_bounds": (0.25, 4.0), "scale_bounds": (0.5, 2.0)}
@@ -127,6 +129,10 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         partial(RMSPropIDBD, lr=0.1, meta_lr=0.1, decay=0.9, eps=1e-3),
         partial(references.idbd_rmsprop, lr=0.1, meta=0.1, rho=0.9, eps=1e-3),
     ),
+    "aruba": (
+        partial(ARUBA, lr=0.2, zeta=2.0, power=0.5),
+        partial(references.aruba, lr=0.2, zeta=2.0, power=0.5, starts=BOUNDARIES),
+    ),
     "weight_clipping": (
         partial(WeightClipping, lr=0.1, base="adamw", bound=0.6),
         partial(references.weight_clipping, lr=0.1, base="adamw", bound=0.6),
@@ -148,8 +154,10 @@ def test_a_hundred_steps_are_those_of_the_reference(
         params = [nn.Parameter(param.detach()[:, None]) for param in params]  # a layer with one input
     optimizer = make(params)
     before_any = weights(params)
-    planned = make.func is WarmUpCosine  # type: ignore[attr-defined]  # reports what comes next
+    planned = make.func in (WarmUpCosine, ARUBA)  # type: ignore[attr-defined]  # reports what comes next
     for step, (expected, step_size) in enumerate(reference(PROBLEM, START.copy(), 100, sizes)):
+        if step in BOUNDARIES and hasattr(optimizer, "begin_experience"):
+            optimizer.begin_experience()
         reported = step_sizes_of(optimizer)["group0"]
         descend(params, optimizer, step)
         np.testing.assert_allclose(weights(params), expected, rtol=1e-7, atol=1e-9)
@@ -285,6 +293,18 @@ def test_cocob_is_that_of_its_author_s_package() -> None:
         np.testing.assert_allclose(weights(params), weights(others), rtol=1e-10)
 
 
+@pytest.mark.parametrize(("base", "make"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.Adam)])
+def test_trac_of_the_package_follows_its_authors_rule(base: str, make: Any) -> None:
+    package = pytest.importorskip("pytorch_optimizer")
+    params = parameters([1, 3])
+    optimizer = package.TRAC(make(params, lr=0.1))
+    for step, (expected, _) in enumerate(references.trac(PROBLEM, START.copy(), 100, [1, 3], 0.1, base)):
+        descend(params, optimizer, step)
+        moved = weights(params) - START
+        np.testing.assert_allclose(moved, expected - START, rtol=5e-3, atol=1e-9)  # its sums and erfi are float32
+    assert np.abs(weights(params) - START).max() > 0.1
+
+
 def test_groups_have_settings_of_their_own() -> None:
     params, alone = parameters([1, 3]), parameters([1, 3])
     optimizer = L2Init([{"params": params[:1], "name": "a"}, {"params": params[1:], "pull": 0.0}], 0.1, pull=0.4)
@@ -361,6 +381,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shrink_and_perturb": {},
     "weight_clipping": {},
     "continual_backprop": {"replacement_rate": 0.05, "maturity": 3},
+    "aruba_told": {"lr": 0.02, "zeta": 5.0},
     "cosine": {"n_samples": 1000},
     "cosine_restarts_told": {},
 }
@@ -456,6 +477,23 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
     ]
 
 
+def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = ARUBA([weight], lr=0.5)
+    optimizer.begin_experience()  # of the first one
+    for gradient in (2.0, -1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        assert step_sizes_of(optimizer) == {"group0": 0.5}
+        optimizer.step()
+    optimizer.begin_experience()
+    expected = math.sqrt((0.25 + 0.5 * 0.25 + 0.25 / 2) / (1 + 5 + 1 / 2))
+    assert step_sizes_of(optimizer) == {"group0": pytest.approx(expected)}
+    optimizer.begin_experience()  # without a sample in between
+    assert step_sizes_of(optimizer) == {"group0": pytest.approx(expected)}
+    optimizer.step()
+    assert weight.item() == pytest.approx(0.5 + expected)
+
+
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -473,6 +511,7 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
             {"error": "squared"},
             "unknown error 'squared'. Did you mean 'squared_error'? Known: cross_entropy, squared_error",
         ),
+        (ARUBA, {"zeta": 0.0}, "zeta must be positive, but is 0.0"),
         (SPS, {"smoothing": 0.0}, "smoothing must be positive or None, but is 0.0"),
         (VSGD, {"init_samples": 0}, "init_samples must be at least 1, but is 0"),
         (COCOB, {"eps": 0.0}, "eps must be positive, but is 0.0"),
