@@ -228,6 +228,23 @@ def trac(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: 
         yield w, None
 
 
+def adamw_lion_package(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, eta: float, gamma: float, kappa: float
+) -> Steps:
+    beta, meta_m, h, m, v = math.log(lr), 0.0, np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+    for t in range(n):
+        g, alpha = problem.gradient(w, t), math.exp(beta)
+        m_weight, v_weight = 0.1 / (1 - 0.9 ** (t + 1)), 0.001 / (1 - 0.999 ** (t + 1))
+        m, v = (1 - m_weight) * m + m_weight * g, (1 - v_weight) * v + v_weight * g**2
+        w = w - alpha * kappa * w
+        w = w - alpha * m / (np.sqrt(v) + 1e-8)
+        z = float(h @ g)
+        h = gamma * (1 - alpha * kappa) * h + alpha * g / (np.sqrt(v) + 1e-8)
+        meta_m = 0.99 * meta_m + 0.01 * z
+        beta += eta * np.sign(0.9 * meta_m + 0.1 * z)
+        yield w, math.exp(beta)
+
+
 def weight_clipping(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, bound: float) -> Steps:
     direction = direction_of(base)
     for t in range(n):

@@ -16,6 +16,7 @@ from torch import nn
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
 from continual_metaopt.engines import torch_engine
+from continual_metaopt.optim.adamw_lion_package import AdamWLionPackage
 from continual_metaopt.optim.aruba import ARUBA
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer
 from continual_metaopt.optim.cocob import COCOB
@@ -133,6 +134,10 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         partial(ARUBA, lr=0.2, zeta=2.0, power=0.5),
         partial(references.aruba, lr=0.2, zeta=2.0, power=0.5, starts=BOUNDARIES),
     ),
+    "adamw_lion_package": (
+        partial(AdamWLionPackage, lr=0.02, meta_lr=0.05, gamma=0.9, weight_decay=0.3),
+        partial(references.adamw_lion_package, lr=0.02, eta=0.05, gamma=0.9, kappa=0.3),
+    ),
     "weight_clipping": (
         partial(WeightClipping, lr=0.1, base="adamw", bound=0.6),
         partial(references.weight_clipping, lr=0.1, base="adamw", bound=0.6),
@@ -195,6 +200,12 @@ def test_a_hundred_steps_are_those_of_the_reference(
         (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05}, [(2, 0), (3, 0)], [0.8, 0.8 - 0.3 * math.exp(0.3)]),
         (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05, "q": -1.0}, [(2, 0), (3, 0)], [0.8, 0.8 - 3 / 9.7]),
         (RMSPropIDBD, {"lr": 0.1, "meta_lr": 0.5, "eps": 0.0}, [(2, 0), (2, 0)], [0.9, 0.9 - 0.1 * math.exp(0.1)]),
+        (
+            AdamWLionPackage,
+            {"lr": 0.1, "meta_lr": 0.5},
+            [(2, 0), (2, 0), (2, 0)],
+            [0.9, 0.8, 0.8 - 0.1 * math.exp(0.5)],
+        ),
         (
             WarmUpCosine,
             {"lr": 0.1, "n_steps": 4, "base": "sgd", "weight_decay": 0.0, "warmup": 0.5},
@@ -271,6 +282,7 @@ def test_a_step_size_stays_positive_whatever_the_geometry() -> None:
             partial(ExponentiatedGradient, gain_lr=0.0, scale_lr=0.0, momentum=0.5),
             partial(torch.optim.SGD, momentum=0.5),
         ),
+        (partial(AdamWLionPackage, meta_lr=0.0, weight_decay=0.1), partial(torch.optim.AdamW, weight_decay=0.1)),
         (partial(RMSPropIDBD, meta_lr=0.0), partial(torch.optim.AdamW, betas=(0.0, 0.999), weight_decay=0.0)),
     ],
 )
@@ -382,6 +394,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight_clipping": {},
     "continual_backprop": {"replacement_rate": 0.05, "maturity": 3},
     "aruba_told": {"lr": 0.02, "zeta": 5.0},
+    "adamw_lion_package": {"step_sizes": "layerwise"},
     "cosine": {"n_samples": 1000},
     "cosine_restarts_told": {},
 }
@@ -512,6 +525,11 @@ def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
             "unknown error 'squared'. Did you mean 'squared_error'? Known: cross_entropy, squared_error",
         ),
         (ARUBA, {"zeta": 0.0}, "zeta must be positive, but is 0.0"),
+        (
+            AdamWLionPackage,
+            {"meta_betas": (1.0, 0.9)},
+            "meta_betas must be two numbers of at least 0 and below 1, but is (1.0, 0.9)",
+        ),
         (SPS, {"smoothing": 0.0}, "smoothing must be positive or None, but is 0.0"),
         (VSGD, {"init_samples": 0}, "init_samples must be at least 1, but is 0"),
         (COCOB, {"eps": 0.0}, "eps must be positive, but is 0.0"),
