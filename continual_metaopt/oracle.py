@@ -12,10 +12,12 @@ of each segment (``optim/traces.py``, the trace l at γ = 1), at the cost of a H
 begun so far; so the oracle is for small networks and some thousand samples.
 
 Differences from the authors' experiments: what is minimised is the mean online loss of the whole run, in place of the
-loss on held-out data at its end; step sizes are learned by their logarithms; these move by Rprop, which looks at signs
-of hypergradients alone, in place of SGD with momentum and clipped changes; momentum and weight decay are given. The
-hypergradients have no noise, because all passes see the same samples. A local minimum is all that can be promised: from
-a step size that is too small to follow anything, it can be better to follow noise even less.
+loss on held-out data at its end; step sizes are learned by their logarithms; momentum and weight decay are given.
+Hypergradients have no noise, because all passes see the same samples, but the loss is rugged; so in place of SGD with
+momentum and clipped changes, each pass starts from the best so far and goes by the signs of its hypergradients, with
+sizes that grow and shrink as in Rprop (Riedmiller, Braun, 1993), and shrink after a pass that was not better. A local
+minimum is all that can be promised: from a step size that is too small to follow anything, it can be better to follow
+noise even less.
 """
 
 import argparse
@@ -104,26 +106,25 @@ def best_schedule(
         raise ValueError(f"lr must be within lr_bounds, two positive numbers, but is {lr}, with {lr_bounds}")
     if n_passes < 1:
         raise ValueError(f"n_passes must be at least 1, but is {n_passes}")
-    runs: list[Run] = []
     log_step_sizes = torch.full((n_segments,), math.log(lr), dtype=torch.float64)
-    change = first_change
-    outer = _outer_optimizer(log_step_sizes, change, largest_change)
+    changes = torch.full_like(log_step_sizes, first_change)
+    runs: list[Run] = []
+    best: Run | None = None
     while len(runs) < n_passes:
-        step_sizes = [min(max(math.exp(value), low), high) for value in log_step_sizes.tolist()]
+        step_sizes = log_step_sizes.exp().clamp(low, high).tolist()
         run = run_schedule(model, samples, criterion, step_sizes, base, weight_decay, memory_limit=memory_limit)
         runs.append(run)
-        if run.hypergradient is None:
-            usable = [other for other in runs if other.hypergradient is not None]
-            if not usable:
-                log_step_sizes -= math.log(10)
-                continue
-            run = min(usable, key=lambda other: other.loss)  # again from there, more carefully
-            change /= 4
-            log_step_sizes.copy_(torch.tensor(run.step_sizes, dtype=torch.float64).log())
-            outer = _outer_optimizer(log_step_sizes, change, largest_change)
-        log_step_sizes.grad = torch.tensor(run.hypergradient, dtype=torch.float64)
-        outer.step()
-        log_step_sizes.clamp_(math.log(low), math.log(high))
+        if run.hypergradient is None and best is None:
+            log_step_sizes -= math.log(10)
+            continue
+        better = run.hypergradient is not None and (best is None or run.loss < best.loss)
+        if best is not None:
+            changes *= _factors(best, run, better)
+            changes.clamp_(max=largest_change)
+        if better or best is None:
+            best = run
+        slopes = torch.tensor(best.hypergradient, dtype=torch.float64)
+        log_step_sizes = torch.tensor(best.step_sizes, dtype=torch.float64).log() - changes * slopes.sign()
     return runs
 
 
@@ -229,8 +230,13 @@ class _InnerRun:
                     traces[name] = torch.cat([columns, columns.new_zeros(1, *columns.shape[1:])])
 
 
-def _outer_optimizer(log_step_sizes: Tensor, change: float, largest_change: float) -> torch.optim.Optimizer:
-    return torch.optim.Rprop([log_step_sizes], lr=change, step_sizes=(1e-6, largest_change))
+def _factors(best: Run, run: Run, better: bool) -> Tensor:
+    """How the sizes of changes go on after a run that started from the best one: per segment, as in Rprop."""
+    if run.hypergradient is None:
+        return torch.tensor(0.25, dtype=torch.float64)
+    slopes = torch.tensor([best.hypergradient, run.hypergradient], dtype=torch.float64)
+    overshot = slopes.prod(dim=0) < 0
+    return torch.where(overshot, 0.5, 1.2) if better else torch.where(overshot, 0.3, 0.7)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -280,4 +286,6 @@ def _mini_batches(experiences: Iterable[Any]) -> Iterator[Sample]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for small networks, more are slower
+    torch.set_flush_denormal(True)
     sys.exit(main())
