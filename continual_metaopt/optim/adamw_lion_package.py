@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base_updates import AdamW
-from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.blocks import WITHIN_BLOCKS, Granularity, blocks
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
 from continual_metaopt.optim.meta_updates import Lion
 from continual_metaopt.optim.weightwise import Group, gradients, require
@@ -72,6 +72,8 @@ class AdamWLionPackage(CheckedOptimizer):
         require_positive(group, "lr")
         require_not_negative(group, "meta_lr", "weight_decay")
         require(group, "gamma", 0 <= group["gamma"] <= 1, "be within 0 and 1")
+        finer = group.get("step_sizes", "group") in WITHIN_BLOCKS
+        require(group, "step_sizes", not finer, "be no finer than tensors")
         for name in ("betas", "meta_betas"):
             require(group, name, all(0 <= beta < 1 for beta in group[name]), "be two numbers of at least 0 and below 1")
 

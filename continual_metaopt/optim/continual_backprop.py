@@ -51,6 +51,8 @@ class ContinualBackprop(OnBase):
       utility at all.
     - The experiment with permuted MNIST reads the maturity from a key "mt" only if there is another key, which there is
       not, and so takes its default, which is the same 100.
+    - Their ``AdamGnT`` computes the factor √(1 − β₂ᵗ) / (1 − β₁ᵗ) of Adam's bias correction and drops it; its steps
+      have 1 − β₂ᵗ instead, so that they are near 0 at first, and again for weights of new units. Here it is Adam.
     - For convolutions, the code leaves Adam's first moment of the weights that lead to a new unit as it was.
     - Defaults: ρ = 1e-4, η = 0.99 and m = 100 are those of the experiments with permuted MNIST and of the code for
       convolutions. ``ContinualBackprop`` itself has ρ = 1e-3, η = 0.9. Utility "contribution" is the classes' default

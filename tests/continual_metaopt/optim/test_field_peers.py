@@ -490,6 +490,11 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
     ]
 
 
+def test_finer_step_sizes_than_the_package_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=exactly("step_sizes must be no finer than tensors, but is weight")):
+        learner_factory("adamw_lion_package")(nn.Linear(2, 1), step_sizes="weight")
+
+
 def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
     weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = ARUBA([weight], lr=0.5)
