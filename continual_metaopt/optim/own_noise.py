@@ -33,3 +33,8 @@ class Noise:
     def normal_like(self, param: Tensor) -> Tensor:
         """Independent numbers from N(0, 1), in the shape, type and place of a parameter."""
         return torch.randn(param.shape, generator=self.generator, dtype=param.dtype).to(param.device)
+
+    def uniform_like(self, param: Tensor, bound: float) -> Tensor:
+        """Independent numbers from U(−bound, bound), in the shape, type and place of a parameter."""
+        drawn = torch.rand(param.shape, generator=self.generator, dtype=param.dtype).to(param.device)
+        return drawn.mul_(2 * bound).sub_(bound)

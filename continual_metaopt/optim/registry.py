@@ -30,10 +30,13 @@ for _name, _module, _description in (
     ("vsgd", "vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient"),
     ("cocob", "cocob", "COCOB: coin betting, without step sizes"),
     ("obgd", "obgd", "ObGD: gradient descent with a bound on overshooting"),
+    ("adamw_lion_package", "adamw_lion_package", "MetaOptimize with AdamW and Lion as its authors' package has it"),
     ("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weights alone"),
     ("l2_init", "l2_init", "a base update with a pull towards the initial weights"),
     ("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise"),
     ("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values"),
+    ("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced"),
+    ("aruba_told", "aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
     ("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length"),
     ("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told"),
     ("glocal", "learners", "step sizes learned from estimated global hypergradients"),
@@ -55,8 +58,8 @@ for _name, _module, _description in (
 register_learner = LEARNERS.register
 
 GIVEN_STEP_SIZES = (
-    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told", "lion",
-    "schedulefree_sgd", "schedulefree_adamw",
+    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop", "cosine",
+    "cosine_restarts_told", "lion", "schedulefree_sgd", "schedulefree_adamw",
 )  # fmt: skip
 
 TORCH_PREFIX = "torch:"

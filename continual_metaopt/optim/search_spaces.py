@@ -18,6 +18,7 @@ _LR: Range = (1e-5, 1e-1, "log")
 _DECOUPLED_DECAY = [0.0, 1e-3, 1e-2, 1e-1]  # multiplied by the step size
 _DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
 _NOISE = [0.0, 1e-3, 1e-2, 1e-1]
+_INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy begin with
 
 SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "metaoptimize": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": _DECOUPLED_DECAY},
@@ -43,6 +44,27 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "weight_clipping": {"lr": _LR, "bound": [1.0, 2.0, 3.0, 5.0], "weight_decay": _DECOUPLED_DECAY},
     "cosine": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "cosine_restarts_told": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "continual_backprop": {"lr": _LR, "replacement_rate": [1e-6, 1e-5, 1e-4], "weight_decay": _DECOUPLED_DECAY},
+    "aruba_told": {"lr": (1e-3, 1.0, "log"), "zeta": [0.1, 1.0, 10.0]},
+    "adamw_lion_package": {
+        "lr": (1e-6, 1e-2, "log"),
+        "meta_lr": (1e-4, 1e-2, "log"),
+        "gamma": [0.99, 0.999, 0.9999, 1.0],
+        "weight_decay": _DECOUPLED_DECAY,
+    },
+    "glocal": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-2, 1.0, "log"), "window": [20, 50, 100]},
+    "dog": {"reps_rel": (1e-8, 1e-4, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "ldog": {"reps_rel": (1e-8, 1e-4, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "prodigy": {"d_coef": [0.25, 0.5, 1.0, 2.0, 4.0], "d0": _INITIAL_DISTANCE, "weight_decay": _DECOUPLED_DECAY},
+    "dadapt_sgd": {"d0": _INITIAL_DISTANCE, "weight_decay": _DECAY_IN_GRADIENT},
+    "dadapt_adam": {"d0": _INITIAL_DISTANCE, "weight_decay": _DECAY_IN_GRADIENT},
+    "dadapt_adagrad": {"d0": _INITIAL_DISTANCE, "weight_decay": _DECAY_IN_GRADIENT},
+    "mechanic": {"lr": (1e-3, 1e1, "log"), "s_init": (1e-10, 1e-4, "log")},
+    "trac": {"lr": (1e-5, 1e-1, "log"), "s_prev": (1e-10, 1e-4, "log")},
+    "schedulefree_sgd": {"lr": (1e-3, 1e1, "log"), "momentum": [0.9, 0.95, 0.98]},
+    "schedulefree_adamw": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "lion": {"lr": (1e-6, 1e-2, "log"), "weight_decay": _DECOUPLED_DECAY},
+    "gdtuo": {"lr": (1e-5, 1e-1, "log"), "meta_lr": (1e-7, 1e-3, "log")},
 }
 
 NOTHING_TO_TUNE: Mapping[str, str] = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import erfi
 
 Array = NDArray[np.float64]
 Steps = Iterator[tuple[Array, float | None]]
@@ -197,6 +198,53 @@ def idbd_rmsprop(
         yield w, float(np.exp(beta.mean()))
 
 
+def aruba(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, zeta: float, power: float, starts: set[int]
+) -> Steps:
+    b, big_g = np.full_like(w, (lr * zeta) ** 2), np.full_like(w, zeta**2)
+    phi, gradients, tasks = w.copy(), [], 0
+    for t in range(n):
+        if t in starts:
+            tasks += 1
+            b = b + (w - phi) ** 2 / 2 + (lr * zeta) ** 2 / (tasks + 1) ** power
+            big_g = big_g + np.square(gradients).sum(axis=0) + zeta**2 / (tasks + 1) ** power
+            phi, gradients = w.copy(), []
+        eta = np.sqrt(b / big_g)
+        gradients.append(problem.gradient(w, t))
+        w = w - eta * gradients[-1]
+        yield w, float(np.exp(np.log(eta).mean()))
+
+
+def trac(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str) -> Steps:
+    beta = np.array([0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
+    reference, direction, v, sigma, s = w.copy(), direction_of(base), np.zeros(6), np.full(6, 1e-8), np.zeros(6)
+    for t in range(n):
+        g = problem.gradient(w, t)
+        delta, update = (w - reference) / (s.sum() + 1e-8), -lr * direction(g)
+        h = delta @ g
+        v, sigma = beta**2 * v + h**2, beta * sigma - h
+        s = 1e-8 / erfi(math.sqrt(0.5)) * erfi(sigma / (math.sqrt(2) * np.sqrt(v) + 1e-8))
+        w = reference + max(s.sum(), 0) * (delta + update)
+        yield w, None
+
+
+def adamw_lion_package(
+    problem: Problem, w: Array, n: int, sizes: list[int], lr: float, eta: float, gamma: float, kappa: float
+) -> Steps:
+    beta, meta_m, h, m, v = math.log(lr), 0.0, np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+    for t in range(n):
+        g, alpha = problem.gradient(w, t), math.exp(beta)
+        m_weight, v_weight = 0.1 / (1 - 0.9 ** (t + 1)), 0.001 / (1 - 0.999 ** (t + 1))
+        m, v = (1 - m_weight) * m + m_weight * g, (1 - v_weight) * v + v_weight * g**2
+        w = w - alpha * kappa * w
+        w = w - alpha * m / (np.sqrt(v) + 1e-8)
+        z = float(h @ g)
+        h = gamma * (1 - alpha * kappa) * h + alpha * g / (np.sqrt(v) + 1e-8)
+        meta_m = 0.99 * meta_m + 0.01 * z
+        beta += eta * np.sign(0.9 * meta_m + 0.1 * z)
+        yield w, math.exp(beta)
+
+
 def weight_clipping(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str, bound: float) -> Steps:
     direction = direction_of(base)
     for t in range(n):
@@ -214,3 +262,58 @@ def cosine(
         step_size = lr * (t + 1) / warm if t < warm else falling
         w = w - step_size * direction(problem.gradient(w, t))
         yield w, float(step_size)
+
+
+def continual_backprop(
+    layers: list[tuple[Array, Array]], samples: list[tuple[Array, Array]], lr: float, base: str, rate: float,
+    maturity: int, decay: float, seed: int,
+) -> Iterator[tuple[list[tuple[Array, Array]], list[Array]]]:  # fmt: skip
+    """Continual backprop for linear layers (weight, bias) with ReLU between and half the squared error, unit by unit.
+
+    Yields the layers, and the ages of all layers' units.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = [(w.copy(), b.copy()) for w, b in layers]
+    zeros = [[np.zeros_like(part) for part in layer] for layer in layers]
+    m, v, n = ([[part.copy() for part in layer] for layer in zeros] for _ in range(3))
+    ages, utilities = ([np.zeros(len(b)) for _, b in layers[:-1]] for _ in range(2))
+    budgets = [0.0] * len(ages)
+    for x, y in samples:
+        activations = [x]
+        for i, (w, b) in enumerate(layers):
+            z = activations[-1] @ w.T + b
+            activations.append(z if i == len(layers) - 1 else np.maximum(z, 0))
+        error = (activations[-1] - y) / len(x)
+        gradients: list[tuple[Array, Array]] = []
+        for i in reversed(range(len(layers))):
+            gradients.insert(0, (error.T @ activations[i], error.sum(axis=0)))
+            error = (error @ layers[i][0]) * (activations[i] > 0)
+        for i, layer in enumerate(layers):
+            for k, part in enumerate(layer):
+                g = gradients[i][k]
+                n[i][k] += 1
+                m[i][k] = 0.9 * m[i][k] + 0.1 * g
+                v[i][k] = 0.999 * v[i][k] + 0.001 * g**2
+                adam = m[i][k] / (1 - 0.9 ** n[i][k]) / (np.sqrt(v[i][k] / (1 - 0.999 ** n[i][k])) + 1e-8)
+                part -= lr * (adam if base == "adamw" else g)
+        for i, age in enumerate(ages):
+            age += 1
+            for unit in range(len(age)):
+                contribution = np.abs(activations[i + 1][:, unit]).mean() * np.abs(layers[i + 1][0][:, unit]).mean()
+                utilities[i][unit] = decay * utilities[i][unit] + (1 - decay) * contribution
+            mature = [unit for unit in range(len(age)) if age[unit] > maturity]
+            budgets[i] += rate * len(mature)
+            mature.sort(key=lambda unit: utilities[i][unit] / (1 - decay ** age[unit]))
+            chosen = mature[: int(budgets[i])]
+            budgets[i] -= len(chosen)
+            if not chosen:
+                continue
+            fan_in = layers[i][0].shape[1]
+            drawn = torch.rand(len(chosen), fan_in, generator=generator, dtype=torch.float64).numpy()
+            for unit, numbers in zip(chosen, drawn, strict=True):
+                layers[i][0][unit], layers[i][1][unit] = (2 * numbers - 1) / math.sqrt(fan_in), 0
+                layers[i + 1][0][:, unit] = 0
+                age[unit] = utilities[i][unit] = 0
+                for known in (m, v, n):
+                    known[i][0][unit] = known[i][1][unit] = known[i + 1][0][:, unit] = 0
+        yield layers, ages

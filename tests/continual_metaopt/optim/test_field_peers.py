@@ -16,6 +16,8 @@ from torch import nn
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
 from continual_metaopt.engines import torch_engine
+from continual_metaopt.optim.adamw_lion_package import AdamWLionPackage
+from continual_metaopt.optim.aruba import ARUBA
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer
 from continual_metaopt.optim.cocob import COCOB
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
@@ -66,6 +68,7 @@ def descend(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, step: 
     optimizer.step() if closure is None else optimizer.step(closure)
 
 
+BOUNDARIES = {10, 40, 41, 80}
 SEEDED = {"seed": 3}
 GAINS: dict[str, Any] = {"lr": 0.05, "momentum": 0.5, "beta": 0.8, "gain_lr": 0.2, "scale_lr": 0.1}
 GAINS |= {"gain_bounds": (0.25, 4.0), "scale_bounds": (0.5, 2.0)}
@@ -127,6 +130,14 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         partial(RMSPropIDBD, lr=0.1, meta_lr=0.1, decay=0.9, eps=1e-3),
         partial(references.idbd_rmsprop, lr=0.1, meta=0.1, rho=0.9, eps=1e-3),
     ),
+    "aruba": (
+        partial(ARUBA, lr=0.2, zeta=2.0, power=0.5),
+        partial(references.aruba, lr=0.2, zeta=2.0, power=0.5, starts=BOUNDARIES),
+    ),
+    "adamw_lion_package": (
+        partial(AdamWLionPackage, lr=0.02, meta_lr=0.05, gamma=0.9, weight_decay=0.3),
+        partial(references.adamw_lion_package, lr=0.02, eta=0.05, gamma=0.9, kappa=0.3),
+    ),
     "weight_clipping": (
         partial(WeightClipping, lr=0.1, base="adamw", bound=0.6),
         partial(references.weight_clipping, lr=0.1, base="adamw", bound=0.6),
@@ -148,8 +159,10 @@ def test_a_hundred_steps_are_those_of_the_reference(
         params = [nn.Parameter(param.detach()[:, None]) for param in params]  # a layer with one input
     optimizer = make(params)
     before_any = weights(params)
-    planned = make.func is WarmUpCosine  # type: ignore[attr-defined]  # reports what comes next
+    planned = make.func in (WarmUpCosine, ARUBA)  # type: ignore[attr-defined]  # reports what comes next
     for step, (expected, step_size) in enumerate(reference(PROBLEM, START.copy(), 100, sizes)):
+        if step in BOUNDARIES and hasattr(optimizer, "begin_experience"):
+            optimizer.begin_experience()
         reported = step_sizes_of(optimizer)["group0"]
         descend(params, optimizer, step)
         np.testing.assert_allclose(weights(params), expected, rtol=1e-7, atol=1e-9)
@@ -187,6 +200,12 @@ def test_a_hundred_steps_are_those_of_the_reference(
         (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05}, [(2, 0), (3, 0)], [0.8, 0.8 - 0.3 * math.exp(0.3)]),
         (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05, "q": -1.0}, [(2, 0), (3, 0)], [0.8, 0.8 - 3 / 9.7]),
         (RMSPropIDBD, {"lr": 0.1, "meta_lr": 0.5, "eps": 0.0}, [(2, 0), (2, 0)], [0.9, 0.9 - 0.1 * math.exp(0.1)]),
+        (
+            AdamWLionPackage,
+            {"lr": 0.1, "meta_lr": 0.5},
+            [(2, 0), (2, 0), (2, 0)],
+            [0.9, 0.8, 0.8 - 0.1 * math.exp(0.5)],
+        ),
         (
             WarmUpCosine,
             {"lr": 0.1, "n_steps": 4, "base": "sgd", "weight_decay": 0.0, "warmup": 0.5},
@@ -263,6 +282,7 @@ def test_a_step_size_stays_positive_whatever_the_geometry() -> None:
             partial(ExponentiatedGradient, gain_lr=0.0, scale_lr=0.0, momentum=0.5),
             partial(torch.optim.SGD, momentum=0.5),
         ),
+        (partial(AdamWLionPackage, meta_lr=0.0, weight_decay=0.1), partial(torch.optim.AdamW, weight_decay=0.1)),
         (partial(RMSPropIDBD, meta_lr=0.0), partial(torch.optim.AdamW, betas=(0.0, 0.999), weight_decay=0.0)),
     ],
 )
@@ -283,6 +303,18 @@ def test_cocob_is_that_of_its_author_s_package() -> None:
         descend(params, optimizer, step)
         descend(others, original, step)
         np.testing.assert_allclose(weights(params), weights(others), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("base", "make"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.Adam)])
+def test_trac_of_the_package_follows_its_authors_rule(base: str, make: Any) -> None:
+    package = pytest.importorskip("pytorch_optimizer")
+    params = parameters([1, 3])
+    optimizer = package.TRAC(make(params, lr=0.1))
+    for step, (expected, _) in enumerate(references.trac(PROBLEM, START.copy(), 100, [1, 3], 0.1, base)):
+        descend(params, optimizer, step)
+        moved = weights(params) - START
+        np.testing.assert_allclose(moved, expected - START, rtol=5e-3, atol=1e-9)  # its sums and erfi are float32
+    assert np.abs(weights(params) - START).max() > 0.1
 
 
 def test_groups_have_settings_of_their_own() -> None:
@@ -360,6 +392,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "l2_init": {},
     "shrink_and_perturb": {},
     "weight_clipping": {},
+    "continual_backprop": {"replacement_rate": 0.05, "maturity": 3},
+    "aruba_told": {"lr": 0.02, "zeta": 5.0},
+    "adamw_lion_package": {"step_sizes": "layerwise"},
     "cosine": {"n_samples": 1000},
     "cosine_restarts_told": {},
 }
@@ -406,7 +441,8 @@ def test_a_new_class_starts_from_its_own_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_step_sizes_from_outside_are_known_as_such(name: str) -> None:
-    given = ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "cosine", "cosine_restarts_told")
+    given = ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping")
+    given += ("continual_backprop", "cosine", "cosine_restarts_told")
     assert learns_step_sizes(name, {}) is (name not in given)
 
 
@@ -454,6 +490,28 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
     ]
 
 
+def test_finer_step_sizes_than_the_package_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=exactly("step_sizes must be no finer than tensors, but is weight")):
+        learner_factory("adamw_lion_package")(nn.Linear(2, 1), step_sizes="weight")
+
+
+def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = ARUBA([weight], lr=0.5)
+    optimizer.begin_experience()  # of the first one
+    for gradient in (2.0, -1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        assert step_sizes_of(optimizer) == {"group0": 0.5}
+        optimizer.step()
+    optimizer.begin_experience()
+    expected = math.sqrt((0.25 + 0.5 * 0.25 + 0.25 / 2) / (1 + 5 + 1 / 2))
+    assert step_sizes_of(optimizer) == {"group0": pytest.approx(expected)}
+    optimizer.begin_experience()  # without a sample in between
+    assert step_sizes_of(optimizer) == {"group0": pytest.approx(expected)}
+    optimizer.step()
+    assert weight.item() == pytest.approx(0.5 + expected)
+
+
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -470,6 +528,12 @@ def test_a_cosine_restarts_where_it_is_told() -> None:
             ObGD,
             {"error": "squared"},
             "unknown error 'squared'. Did you mean 'squared_error'? Known: cross_entropy, squared_error",
+        ),
+        (ARUBA, {"zeta": 0.0}, "zeta must be positive, but is 0.0"),
+        (
+            AdamWLionPackage,
+            {"meta_betas": (1.0, 0.9)},
+            "meta_betas must be two numbers of at least 0 and below 1, but is (1.0, 0.9)",
         ),
         (SPS, {"smoothing": 0.0}, "smoothing must be positive or None, but is 0.0"),
         (VSGD, {"init_samples": 0}, "init_samples must be at least 1, but is 0"),

@@ -1,0 +1,111 @@
+"""ARUBA: a step size for each weight, from how far it moved and how large its gradients were in past experiences.
+
+Khodak, Balcan, Talwalkar, "Adaptive Gradient-Based Meta-Learning Methods", NeurIPS 2019 (arXiv 1906.02717), with the
+authors' released code.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.summaries import geometric_mean_of_positive
+from continual_metaopt.optim.weightwise import Group, gradients
+
+SUMS = ("squared_moves", "squared_gradients", "moved", "squared_gradients_now")
+
+
+class ARUBA(CheckedOptimizer):
+    """Gradient descent with step sizes √(b / G), one per weight, that change where an experience begins.
+
+    ``begin_experience`` tells it where. When the k-th experience is over, in which a weight has moved from φ to w:
+
+        b ← b + ½ (w − φ)² + ε² / (k + 1)^p              b = ε² at first
+        G ← G + Σ g² + ζ² / (k + 1)^p                    G = ζ² at first; the sum is over the experience's steps
+
+    Within an experience step sizes are constant; in the first they are all ε / ζ = ``lr``.
+
+    The authors' tasks all start from a common φ, which they learn along with the step sizes, and a task's learner is
+    thrown away. On a stream there is one learner, which goes on from where it is: φ is where an experience finds it.
+    Nor are there tasks in which step sizes are not learned any more; so there is no ARUBA++, whose G goes on growing in
+    those. The authors sum G over mini-batches of 10, here it is over a stream's steps.
+
+    The state holds b − ε² and G − ζ², so that weights that a growing head adds start from ε / ζ.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size of the first experience, ε / ζ. The authors' default is 1, too
+            much for most networks at single samples.
+        zeta: ζ: as many squared gradients as the first step size is worth.
+        power: p: how fast later experiences forget the first step size.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
+        super().__init__(params, {"lr": lr, "zeta": zeta, "power": power, "n_done": 0, "n_experiences": 0})
+
+    def step_size_report(self) -> dict[str, float]:
+        """Geometric mean of each group's step sizes, by its name."""
+        return {
+            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
+                self._step_sizes(param, group) for param in group["params"]
+            )
+            for index, group in enumerate(self.param_groups)
+        }
+
+    @torch.no_grad()
+    def begin_experience(self) -> None:
+        """Let the step sizes take in the experience that is over, if any step was made in it."""
+        for group in self.param_groups:
+            if group["n_done"] == 0:
+                continue
+            group["n_done"] = 0
+            group["n_experiences"] += 1
+            prior = group["zeta"] ** 2 / (group["n_experiences"] + 1) ** group["power"]
+            for state in (self.state[param] for param in group["params"] if param in self.state):
+                state["squared_moves"].addcmul_(state["moved"], state["moved"], value=0.5)
+                state["squared_moves"].add_(prior * group["lr"] ** 2)
+                state["squared_gradients"].add_(state["squared_gradients_now"]).add_(prior)
+                state["moved"].zero_()
+                state["squared_gradients_now"].zero_()
+
+    def _check(self, group: Group) -> None:
+        require_positive(group, "lr", "zeta")
+        require_not_negative(group, "power")
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            for param, grad in gradients(self, group):
+                state = self.state[param]
+                if not state:
+                    for name in SUMS:
+                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                step = self._step_sizes(param, group) * grad
+                param.sub_(step)
+                state["moved"].sub_(step)
+                state["squared_gradients_now"].addcmul_(grad, grad)
+            group["n_done"] += 1
+
+    def _step_sizes(self, param: Tensor, group: Group) -> Tensor:
+        state = self.state.get(param)
+        if state is None:
+            return torch.full_like(param, group["lr"])
+        moves = state["squared_moves"] + (group["lr"] * group["zeta"]) ** 2
+        return moves.div_(state["squared_gradients"] + group["zeta"] ** 2).sqrt_()
+
+
+def aruba_told(model: nn.Module, *, lr: float = 1.0, zeta: float = 1.0, power: float = 1.0) -> ARUBA:
+    """ARUBA: a step size for each weight from past experiences, of whose ends it is told.
+
+    Args:
+        model: the network.
+        lr: step size of the first experience.
+        zeta: ζ: as many squared gradients as the first step size is worth.
+        power: how fast later experiences forget the first step size.
+    """
+    return ARUBA(blocks(model, "scalar"), lr, zeta=zeta, power=power)
