@@ -355,11 +355,11 @@ import sys, time
 from streams import lazy_images, plan_stream, sources
 sources.LEAST_MEMORY_LIMIT = 1
 (part,) = plan_stream("class_split", source=sys.argv[1], classes_per_experience=4, memory_limit=64).train
-part.batch(slice(0, 1))
+part.batch(slice(0, 2))
 for chunk in part._read_ahead._chunks.values():
     chunk.result()
 lazy_images.decode = lambda content: time.sleep(1000)
-part.batch(slice(1, 2))  # which is decoded, but what comes next is not
+part.batch(slice(2, 3))  # which is decoded, but what comes next is not
 print("read")
 """
 
