@@ -19,7 +19,6 @@ OUTPUT = {
     "replay_and_ewc": r"neither  online .*\nreplay   online accuracy .*\nEWC      online accuracy .* \d+\.\d%\n\Z",
     "tensorboard_logging": r"online accuracy [5-9]\d\.\d%\n.* tensorboard --logdir runs/tensorboard\n\Z",
 }
-SLOW = set(OUTPUT) - {"drop_in_optimizer"}  # imports alone take some seconds
 
 
 def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,10 +42,8 @@ def our_warnings(stderr: str) -> list[str]:
     return [line for line in ours if "Warning: " in line]
 
 
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in SCRIPTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script(script: Path, tmp_path: Path) -> None:
     finished = run(script, tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -60,6 +57,7 @@ def test_every_script_is_expected() -> None:
     assert sorted(OUTPUT) == [path.stem for path in SCRIPTS]
 
 
+@pytest.mark.slow
 def test_the_curves_go_where_the_user_wants_them(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
