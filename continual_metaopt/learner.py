@@ -379,7 +379,7 @@ class OnlineLearner(Naive):
                 self._hand_over()
 
     def _learn_portion(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> bool:
-        at_most, self.step = self._until_hand_over(), self.n_samples
+        at_most, self.step = self._portion, self.n_samples
         metrics = self._metrics_without_callbacks()
         if not metrics:
             return learn(at_most)
