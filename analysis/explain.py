@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -273,7 +273,7 @@ def _grown_blocks(
             continue
         place = int(np.flatnonzero(steps == since)[0])
         between = f"between samples {steps[place - 1]:,} and {since:,}" if place else f"from sample {since:,} on"
-        name = words if pd.isna(block) else f"{words} of block '{block}'"
+        name = words if pd.isna(block) else f"{words} of block '{block!s}'"
         largest = float(values[place:].max())
         text = f"{name}: usually {usual:.2g}, more than {factor:.0f} times that {between}, up to {largest:.2g}"
         found.append(_Growth(since, rank, name, text))
@@ -307,10 +307,10 @@ def _success(runs: Runs, samples: pd.DataFrame, config: Mapping[str, Any]) -> li
     by_experience = scores.groupby(samples["experience"]).mean()
     sentence = f"{name} {text(scores.mean())}"
     if len(by_experience) > 1:
-        worst = by_experience.idxmax() if regression else by_experience.idxmin()
+        worst = int((by_experience if regression else -by_experience).to_numpy().argmax())
         sentence += (
             f": {text(by_experience.iloc[0])} in the first experience, {text(by_experience.iloc[-1])} in the last, "
-            f"worst {text(by_experience[worst])} in experience {int(worst) + 1}"
+            f"worst {text(by_experience.iloc[worst])} in experience {by_experience.index[worst] + 1}"
         )
     elif len(scores) >= 10:
         tenth = len(scores) // 10
@@ -329,7 +329,7 @@ def _step_sizes(runs: Runs, run: str, config: Mapping[str, Any]) -> list[str]:
         return [
             f"Step sizes, which are not learned: {_listed([_range(block, part) for block, part in blocks.items()])}."
         ]
-    bounds = at_bounds(runs, run)
+    bounds = at_bounds(runs, run).to_dict("index")
     told = (
         list(blocks)
         if len(blocks) <= MAX_BLOCKS
@@ -339,8 +339,7 @@ def _step_sizes(runs: Runs, run: str, config: Mapping[str, Any]) -> list[str]:
     sentences = [f"Step sizes{number}:"]
     for block in told:
         parts = [_range(block, blocks[block]), *_sawtooth(blocks[block], config["stream_info"]["boundaries"])]
-        if block in bounds.index:
-            parts += _bound_words(bounds.loc[block])
+        parts += _bound_words(bounds.get(block, {}))
         sentences.append(f"- {'; '.join(parts)}.")
     return sentences
 
@@ -356,12 +355,12 @@ def _range(block: str, record: pd.DataFrame) -> str:
     )
 
 
-def _bound_words(shares: pd.Series) -> list[str]:
+def _bound_words(shares: Mapping[Hashable, float]) -> list[str]:
     return [
         f"at its {side} bound at {100 * shares[side]:.0f} % of the recorded steps"
         + ("" if shares[side] >= AT_BOUND else ", less than what counts")
         for side in ("lower", "upper")
-        if shares[side] > 0
+        if shares.get(side, 0) > 0
     ]
 
 
