@@ -128,7 +128,7 @@ def _place(info: Mapping[str, Any], step: int) -> str:
         return ", its end"
     number = int(np.searchsorted(info["boundaries"], step, side="right")) - 1
     within = step - info["boundaries"][number]
-    return f", {within:,} samples into experience {number + 1} of {len(info['boundaries'])}"
+    return f", {_times(within, 'sample')} into experience {number + 1} of {len(info['boundaries'])}"
 
 
 def _speed(status: Mapping[str, Any]) -> str:
@@ -147,7 +147,7 @@ def _sign_of_life(status: Mapping[str, Any]) -> list[str]:
     owner = status.get("owner") or {}
     minutes = (datetime.now(UTC) - datetime.fromisoformat(status["heartbeat"])).total_seconds() / 60
     who = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown machine')}"
-    said = f"The last sign of life, of {who}, came {max(minutes, 0):,.0f} minutes ago"
+    said = f"The last sign of life, of {who}, came {_times(round(max(minutes, 0)), 'minute')} ago"
     if minutes < SILENT_MINUTES:
         return [f"{said}."]
     return [f"{said}: it was probably killed. The same command goes on from its last checkpoint."]
