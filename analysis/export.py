@@ -190,6 +190,7 @@ def write_wandb(runs: Runs, folder: Path) -> list[Path]:
             run.log({scalar.tag: scalar.value for scalar in group}, step=step)
         run.summary.update({key: status.get(key) for key in ("state", "reason", "wall_time", "samples_per_second")})
         run.finish()
+    wandb.teardown()  # which waits until the last files have been written, as finish does not
     return sorted(path for path in (folder / "wandb").glob("offline-run-*") if path.is_dir())
 
 
