@@ -447,7 +447,7 @@ class Listener(SupervisedPlugin):
 @pytest.mark.parametrize(
     ("model", "n", "plugins", "reason"),
     [
-        (lambda: made("linear"), 99, [], "the experience is too short to trace them"),
+        (lambda: made("linear"), 99, [], "the experience is too short for tracing"),
         (lambda: made("linear"), 100, [Listener()], "Listener listens to single iterations"),
         (lambda: nn.Sequential(made("linear"), nn.Dropout(0.5)), 100, [], "the network draws random numbers"),
     ],
