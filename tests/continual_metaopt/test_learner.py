@@ -47,6 +47,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "MetaOptimize": lambda model: MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02),
     "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3),
 }
+EXACT = {"exact": lambda model: MetaOptimize(blocks(model, "scalar"), 3e-3, trace="l")}
 PATHS = ["without callbacks", "with callbacks"]
 WAYS = [*PATHS, "compiled"]
 TOO_SHORT = "; gradients by autograd: the experience is too short for tracing"
@@ -80,7 +81,7 @@ def online_learner(
     model: nn.Module, optimizer: Any = "MetaOptimize", engine: Any = "torch", **options: Any
 ) -> OnlineLearner:
     """A learner whose steps are exactly the optimizer's, unless another engine is asked for."""
-    made = OPTIMIZERS[optimizer](model) if isinstance(optimizer, str) else optimizer
+    made = (OPTIMIZERS | EXACT)[optimizer](model) if isinstance(optimizer, str) else optimizer
     return OnlineLearner(model=model, optimizer=made, engine=engine, **options)
 
 
