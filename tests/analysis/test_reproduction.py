@@ -81,7 +81,7 @@ def test_markdown(tmp_path: Path) -> None:
     lines = comparison_markdown(paper_comparison(runs, "table2")).splitlines()
 
     assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["", "AdamW, ours", "AdamW, paper"]
-    assert "| 45.00 ± 63.53 " in lines[2]
+    assert " 45.00 ± 63.53 " in lines[2]
     assert "65.00 ± 63.53 (+20.00 ± 0.00) | 37.77 (+1.18)" in " ".join(lines[3].split())
     assert "does not hold: −30.00 ± 0.00" in claims_markdown(paper_claims(runs, "table2"))
 
