@@ -20,7 +20,15 @@ from analysis.statistics import (
     paired_differences,
     require_labels,
 )
-from analysis.tuning import FACTORS, chosen_setting, selection_of, sensitivity
+from analysis.tuning import (
+    FACTORS,
+    best_setting,
+    chosen_setting,
+    score_of_setting,
+    selection_of,
+    sensitivity,
+    setting_text,
+)
 
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
@@ -60,9 +68,11 @@ def comparison_table(
         (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
         of the counted runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
-        these runs together), and lost_at_3x and lost_at_10x: by how much the accuracy (in percentage points), or the
-        squared error, of the selection runs was worse at a step size so far off, see `analysis.tuning.sensitivity`;
-        missing for learners that were not tuned. `attrs` says how it was computed, for `caption`.
+        these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
+        error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
+        points, or the squared error), see `analysis.tuning.sensitivity`; missing for learners that were not tuned. They
+        stand in the row of the tuned learner; where there are no reported runs of it, they stand in that of the untuned
+        one, without setting. `attrs` says how it was computed, for `caption`.
 
     Raises:
         ValueError: the runs come from several streams, or cannot be paired.
@@ -75,11 +85,14 @@ def comparison_table(
     scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
     scores["samples_per_second"] = runs.table["samples_per_second"]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
+    tuned_entries = {config.get("entry") for config in runs.configs.values() if chosen_setting(config)}
     rows = []
     for label in runs.labels:
         difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
         group = scores[scores["label"] == label]
-        tuning = {} if selection is None else _tuning(runs.configs[group["run"].iloc[0]], selection, diverged)
+        config = runs.configs[group["run"].iloc[0]]
+        reported_elsewhere = not chosen_setting(config) and config.get("entry") in tuned_entries
+        tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection, diverged)
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
@@ -148,6 +161,8 @@ def caption(table: pd.DataFrame) -> str:
         )
     if "tuning_runs" in table:
         sentences.append("Settings were chosen on other seeds, with “tuning” runs × samples.")
+        if (table["tuning_runs"].notna() & table["setting"].isna()).any():
+            sentences.append("Where “tuning” stands in an untuned row, the chosen setting was not reported.")
     if "tuning_runs" in table and table[[f"lost_at_{factor:g}x" for factor in FACTORS]].notna().any(axis=None):
         sentences.append(
             "“Lost … off” is by how much the selection runs of the chosen setting were better"
@@ -192,15 +207,17 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
 
 def _tuning(config: Mapping[str, Any], selection: Runs, diverged: Diverged) -> dict[str, object]:
     """Columns about how the setting of a learner was chosen; none if it was not."""
-    chosen, tried = chosen_setting(config), selection_of(selection, config)
-    if not chosen or not len(tried):
+    reported, tried = chosen_setting(config), selection_of(selection, config)
+    if not len(tried):
         return {}
+    chosen = reported or best_setting(tried, diverged)
     scale = 1 if is_regression(tried) else 100
     lost = sensitivity(tried, chosen, diverged=diverged)
     return {
-        "setting": ", ".join(f"{name} = {value}" for name, value in chosen.items()),
+        "setting": setting_text(reported) or None,
         "tuning_runs": len(tried),
         "tuning_samples": int(tried.table["n_samples"].sum()),
+        "selection_score": scale * score_of_setting(tried, chosen, diverged),
         **{f"lost_at_{factor:g}x": scale * loss for factor, loss in lost.items()},
     }
 

@@ -72,6 +72,52 @@ def scores_by_setting(
     return [(setting, float(np.mean(values))) for setting, values in zip(settings, scores, strict=True)], score
 
 
+def best_setting(selection: Runs, diverged: Diverged = "chance") -> dict[str, Any]:
+    """The setting with the best mean score over one learner's selection runs, of equal ones the first.
+
+    Args:
+        selection: the learner's selection runs.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        Option → value, of the options that were tried; empty if no run counts.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    options = dict.fromkeys(name for config in selection.configs.values() for name in chosen_setting(config))
+    tried, score = scores_by_setting(selection, list(options), diverged)
+    sign = -1 if score == "squared_error" else 1
+    return max(tried, key=lambda setting: sign * setting[1], default=({}, math.nan))[0]
+
+
+def score_of_setting(selection: Runs, setting: Mapping[str, Any], diverged: Diverged = "chance") -> float:
+    """Mean score of one setting over one learner's selection runs.
+
+    Args:
+        selection: the learner's selection runs.
+        setting: the values of all tuned options.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        Accuracy (a fraction), or the squared error of a regression; NaN if no run of this setting counts.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    tried, _ = scores_by_setting(selection, list(setting), diverged)
+    return next((value for candidate, value in tried if candidate == setting), math.nan)
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Name a setting, as in `"lr = 0.001, weight_decay = 0.1"`.
+
+    Args:
+        setting: option → value.
+    """
+    return ", ".join(f"{name} = {value}" for name, value in setting.items())
+
+
 def sensitivity(
     selection: Runs, chosen: Mapping[str, Any], option: str = "lr", diverged: Diverged = "chance"
 ) -> dict[float, float]:
