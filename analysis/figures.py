@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.files import write_whole
+from analysis.ranking import FAMILIES
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
@@ -44,6 +45,7 @@ Format = Literal["png", "pdf", "svg"]
 WIDTHS: dict[str, float] = {"column": 3.3, "full": 6.8}  # inches
 # Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1)), (0, (5, 1.2, 1.2, 1.2)), (0, (2.5, 1)))
 MAX_POINTS = 1000  # per line
 MAX_PANELS = 12  # per learner
@@ -486,6 +488,70 @@ def _draw_map(axes: Axes, percent: np.ndarray, limits: tuple[float, float], best
         if value == best:
             frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)
             axes.add_patch(frame)
+
+
+@_styled
+def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
+    """Average online accuracy of many learners, untuned and tuned, one line for each.
+
+    Caption: Hollow markers are untuned settings, filled ones tuned settings; lines through them are 95 % Student-t
+    intervals over seeds. Learners are in the order of their tuned setting, where it was reported, else of their untuned
+    one. Colours and shapes are kinds of learners. The vertical line is the baseline.
+
+    Args:
+        table: from `analysis.ranking.ranking`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure, whose height grows with the number of learners.
+    """
+    from matplotlib.lines import Line2D
+
+    figure = _new_figure(width, 0.5 + 0.135 * len(table))
+    axes = figure.subplots()
+    styles = family_styles(table["family"])
+    for place, row in enumerate(table.to_dict("records")):
+        colour, marker = styles[row["family"]]
+        apart = 0.15 * bool(
+            np.isfinite(row["untuned"]) and np.isfinite(row["tuned"])
+        )  # so that neither hides the other
+        for column, filled, shift in (("untuned", "white", apart), ("tuned", colour, -apart)):
+            drawn = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
+            half_width = np.nan_to_num(row[f"{column}_ci"])
+            axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
+    _draw_baseline(axes, table)
+    axes.set_yticks(range(len(table)), table["learner"], fontsize=6)
+    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("average online accuracy (%)")
+    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
+    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
+    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
+    _legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    return figure
+
+
+def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each kind of learner that occurs: they depend on the kind alone.
+
+    Args:
+        families: keys of `analysis.ranking.FAMILIES`.
+    """
+    present = set(families)
+    kinds = zip(FAMILIES, COLOURS, MARKERS, strict=False)
+    return {kind: (colour, marker) for kind, colour, marker in kinds if kind in present}
+
+
+def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:
+    """A vertical line at the accuracy of a ranking's baseline, where one of its rows has it."""
+    labels = table["learner"].where(table["setting"] == "", table["learner"] + ", " + table["setting"])
+    for column, names in (("tuned", labels), ("untuned", table["learner"])):
+        found = table.loc[names == table.attrs["baseline"], column].dropna()
+        if len(found):
+            axes.axvline(found.iloc[0], color="0.6", linewidth=0.7, zorder=0)
+            return
 
 
 def save(

@@ -115,11 +115,23 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
-    if fmt == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+    return (
+        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(_rounded_columns(table), fmt)
+    )
+
+
+def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
+    """Write columns of text as a table, the first one flush left.
+
+    Args:
+        columns: heading → cells.
+        fmt: as of `format_table`, but for `"csv"`.
+
+    Returns:
+        The text, ending with a line break.
+    """
     from tabulate import tabulate
 
-    columns = _rounded_columns(table)
     if fmt == "markdown":
         columns = {
             _escape_markdown(name): [_escape_markdown(cell) for cell in cells] for name, cells in columns.items()
@@ -229,9 +241,9 @@ def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     columns = {
         "learner": [str(label) for label in table["learner"]],
         "seeds": [str(seeds) for seeds in table["seeds"]],
-        score_name: _with_interval(table, score),
-        f"− {reference}": _with_interval(table, "difference", sign="+"),
-        "held-out accuracy (%)": _with_interval(table, "held_out_accuracy"),
+        score_name: with_interval(table, score),
+        f"− {reference}": with_interval(table, "difference", sign="+"),
+        "held-out accuracy (%)": with_interval(table, "held_out_accuracy"),
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
         "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
@@ -251,10 +263,19 @@ def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 
-def _with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
-    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it."""
+def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
+    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
+
+    Args:
+        table: with the column, and its half widths in one whose name ends with `_ci`.
+        column: its name.
+        sign: `"+"` to write a sign before positive numbers too.
+
+    Returns:
+        One for each row; empty where the value is missing.
+    """
     half_widths = table[f"{column}_ci"]
-    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs["score"] == "squared_error" else 1
+    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
     cells = []
     for value, half_width in zip(table[column], half_widths, strict=True):
         cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−").replace("inf", "∞")
