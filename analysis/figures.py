@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.files import write_whole
-from analysis.ranking import FAMILIES
+from analysis.ranking import FAMILIES, family
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
@@ -530,6 +530,49 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
     settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
     _legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    return figure
+
+
+@_styled
+def initial_step_sizes(table: pd.DataFrame) -> Figure:
+    """Accuracy over the initial step size, one panel for each learner.
+
+    Caption: Dots are average online accuracies of single seeds, lines their means. The grey line is the first learner,
+    in every panel. Horizontal axes are the initial step size, or what stands for it where a name is given.
+
+    Args:
+        table: from `analysis.tuning.scores_over_option`.
+
+    Returns:
+        The figure, as wide as the page.
+    """
+    labels = list(dict.fromkeys(table["learner"]))
+    n_columns = min(5, len(labels))
+    n_rows = math.ceil(len(labels) / n_columns)
+    figure = _new_figure("full", 0.4 + 0.98 * n_rows)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    percent = table.assign(percent=100 * table["online_accuracy"])
+    of_first = percent[percent["learner"] == labels[0]].groupby("value")["percent"].mean()
+    for label, axes in zip(labels, grid.flat, strict=False):
+        part = percent[percent["learner"] == label]
+        colour, _ = family_styles([family(part["name"].iloc[0])])[family(part["name"].iloc[0])]
+        if label != labels[0]:
+            axes.plot(of_first.index, of_first, color="0.75", linewidth=0.8)
+        means = part.groupby("value")["percent"].mean()
+        axes.plot(means.index, means, color=colour)
+        axes.plot(part["value"], part["percent"], "o", color=colour, markersize=2, alpha=0.7, markeredgewidth=0)
+        option = part["option"].iloc[0]
+        title = textwrap.fill(label if option == "lr" else f"{label} ({option})", 25)
+        axes.set_title(title, loc="left", fontsize=6, pad=2)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_visible(False)
+    for column in range(n_columns):
+        lowest = grid[(len(labels) - 1 - column) // n_columns, column]
+        lowest.tick_params(axis="x", labelbottom=True)
+    grid[0, 0].set_xscale("log")
+    grid[0, 0].set_ylim(0, None)
+    figure.supxlabel("initial step size", fontsize=8)
+    figure.supylabel("average online accuracy (%)", fontsize=8)
     return figure
 
 
