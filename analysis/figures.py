@@ -35,6 +35,7 @@ from analysis.statistics import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -219,7 +220,7 @@ def sliding_squared_error(
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, least / 1.5), min(high, 100 * least))
     axes.set_xlim(0, n_samples)
-    _plain_ticks(axes)
+    _plain_ticks(axes.yaxis)
     _thousands(axes, 6)
     return figure
 
@@ -576,6 +577,48 @@ def initial_step_sizes(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
+def accuracy_against_time(table: pd.DataFrame, *, width: Width = "full") -> Figure:
+    """Accuracy of learners over the time that they took, tuning included.
+
+    Caption: Hollow markers are untuned settings, filled ones tuned settings, whose time includes all selection runs;
+    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Named are the
+    learners to which none was superior in less time. Colours and shapes are kinds of learners.
+
+    Args:
+        table: from `analysis.equal_time.accuracy_at_equal_time`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.lines import Line2D
+
+    figure = _new_figure(width, 3.0)
+    axes = figure.subplots()
+    styles = family_styles(table["family"])
+    best = -math.inf
+    for row in table.sort_values("relative_time").to_dict("records"):
+        colour, marker = styles[row["family"]]
+        drawn = {"fmt": marker, "color": colour, "markerfacecolor": colour if row["setting"] == "tuned" else "white"}
+        place = (row["relative_time"], row["online_accuracy"])
+        bar = np.nan_to_num(row["online_accuracy_ci"])
+        axes.errorbar(*place, yerr=bar, markersize=4, elinewidth=0.6, markeredgewidth=0.8, **drawn)
+        if row["online_accuracy"] > best:
+            best = row["online_accuracy"]
+            axes.annotate(row["learner"], place, (4, 4), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_xlabel("learning time, tuning included (relative to the reference's for the stream)")
+    axes.set_ylabel("average online accuracy (%)")
+    axes.margins(x=0.12)
+    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
+    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
+    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
+    _legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    return figure
+
+
 def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each kind of learner that occurs: they depend on the kind alone.
 
@@ -696,13 +739,13 @@ def _draw_means(
     _legend_below(axes, list(curves))
 
 
-def _plain_ticks(axes: Axes) -> None:
-    """Label a logarithmic vertical axis at 1, 2, 5, 10, … in plain numbers."""
+def _plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2, 5, 10, … in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(axes: Axes, labels: Sequence[str], handles: Sequence[Any] | None = None) -> None:

@@ -102,7 +102,7 @@ def ranking(
     table = table.reindex(columns=[*table.columns, *{"setting", "tuning_runs", "tuning_samples"} - {*table.columns}])
     rows = [
         _row(runs, learner, untuned, tuned, table, by_seed, compared.attrs["baseline"])
-        for learner, untuned, tuned in _pairs(runs)
+        for learner, untuned, tuned in settings_of_learners(runs)
     ]
     ranked = pd.DataFrame(rows).sort_values("online_accuracy", ascending=False, kind="stable", ignore_index=True)
     ranked.insert(0, "rank", np.arange(1, len(ranked) + 1))
@@ -188,10 +188,14 @@ def caption(table: pd.DataFrame) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _pairs(runs: Runs) -> list[tuple[str, str | None, str | None]]:
-    """Learner, label of its untuned runs and label of its tuned ones, either None where there are none.
+def settings_of_learners(runs: Runs) -> list[tuple[str, str | None, str | None]]:
+    """Find the untuned and the tuned runs of each learner. Learners that differ only in their tuning share the former.
 
-    Learners that differ only in how they were tuned share their untuned runs.
+    Args:
+        runs: reported runs of one stream.
+
+    Returns:
+        Triples of a learner, the label of its untuned runs and that of its tuned ones, or None where there are none.
     """
     configs = {label: runs.configs[path] for path, label in zip(runs.table["path"], runs.table["label"], strict=True)}
     untuned = {label: config for label, config in configs.items() if not chosen_setting(config)}

@@ -118,7 +118,14 @@ def measure(
     """
     images, few = random_images(shape, samples), random_images(shape, 10)
     adamw = Component(name="torch:AdamW")
-    specified = [(BASELINE, adamw), *((entry.label or entry.name, entry.untuned) for entry in study.learners)]
+    specified = [(BASELINE, adamw)]
+    same: dict[str, list[str]] = {}  # learners that differ only in how they are tuned are measured once
+    for entry in study.learners:
+        label = entry.label or entry.name
+        first = next((known for known, learner in specified[1:] if learner == entry.untuned), label)
+        same.setdefault(first, []).append(label)
+        if first == label:
+            specified.append((label, entry.untuned))
     contenders: list[Contender] = []
     problems: list[dict[str, Any]] = []
     for label, learner in track(specified, description="starting", console=console):
@@ -146,7 +153,11 @@ def measure(
             one.seconds.append(time.perf_counter() - start)
     compiled_adamw = next((one for one in contenders if _is_adamw(one) and one.engine == "compiled"), None)
     baselines = {"torch": contenders[0], "compiled": compiled_adamw}
-    rows = [_row(one, baselines.get(one.engine), contenders[0], samples) for one in contenders]
+    rows = [
+        _row(one, baselines.get(one.engine), contenders[0], samples) | {"learner": label}
+        for one in contenders
+        for label in same.get(one.label, [one.label])
+    ]
     return pd.DataFrame([*rows, *problems])
 
 
