@@ -34,6 +34,7 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.trajectories import with_digest
 from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
@@ -131,6 +132,8 @@ class RunConfig(BaseModel):
             content |= {"diagnostics": sorted(set(self.diagnostics)), "diagnostics_every": self.diagnostics_every}
         for name in ("data_root", "memory_limit"):  # where files and pixels lie does not decide what they hold
             content["stream"].pop(name, None)
+        if content["learner"].get("digest"):  # of what is replayed, wherever it lies
+            content["learner"].pop("trajectory", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -157,6 +160,11 @@ class RunConfig(BaseModel):
             kind: resolve(kind, component, f"{where}{kind}" if kind == "learner" else kind)
             for kind, component in components.items()
         }
+        learner = resolved["learner"]
+        try:
+            resolved["learner"] = Component(name=learner.name, **with_digest(learner.options))
+        except ValueError as error:
+            raise ConfigError(f"{where}learner.trajectory: {error}") from error
         return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
 
 
@@ -168,6 +176,20 @@ def _kind_of_tuning(given: Any) -> str:
     return "search" if searches else "grid"
 
 
+class Replay(BaseModel):
+    """Which of a study's reported runs a learner replays.
+
+    Attributes:
+        learner: label of another learner.
+        seed: "same" for the run on the replaying run's own seed, "next" for that on the next of the study's seeds, after
+            the last of which comes the first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    learner: str
+    seed: Literal["same", "next"] = "same"
+
+
 class LearnerEntry(Component):
     """A learner of a study: a component with a label and perhaps options to tune.
 
@@ -176,9 +198,11 @@ class LearnerEntry(Component):
         tune: values to try of some options, or a ``Search``; the study's ``tuning`` if not given, and {} for none. The
             setting with the highest average online accuracy, or the lowest mean loss in a regression, on the selection
             seeds is run on the reported seeds.
+        replays: the runs whose step sizes it replays, which are done before; it has an option ``trajectory`` for them.
     """
 
     label: str = ""
+    replays: Replay | None = None
     tune: (
         Annotated[Annotated[Search, Tag("search")] | Annotated[Grid, Tag("grid")], Discriminator(_kind_of_tuning)]
         | None
@@ -278,6 +302,23 @@ class StudyConfig(BaseModel):
     def _diagnostics_are_possible(self) -> "StudyConfig":
         if self.diagnostics and self.engine == "population":
             raise ValueError("diagnostics: none are possible with engine: population; use engine: auto")
+        return self
+
+    @model_validator(mode="after")
+    def _replays_are_possible(self) -> "StudyConfig":
+        by_label = {entry.label or entry.name: entry for entry in self.learners}
+        for position, entry in enumerate(self.learners):
+            if entry.replays is None:
+                continue
+            where, label = f"learners.{position}.replays", entry.replays.learner
+            if label not in by_label:
+                raise ValueError(f"{where}.learner: {unknown_name('label', label, list(by_label))}")
+            if by_label[label].replays or self.is_tuned(by_label[label]):
+                raise ValueError(f"{where}.learner: '{label}' is tuned or a replay itself; name a learner that is neither")
+            if self.is_tuned(entry):
+                raise ValueError(f"{where}: a replay cannot be tuned, as only reported runs are replayed; leave tune out")
+            if entry.replays.seed == "next" and len(self.seeds) < 2:
+                raise ValueError(f'{where}.seed: "next" needs at least two seeds')
         return self
 
     @property
@@ -570,8 +611,8 @@ def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str
     """Make the optimizer for a tiny network, so that values out of range show before anything has run."""
     from torch import nn
 
-    if not isinstance(options.get("step_sizes", ""), str):
-        return  # prefixes of the real network's names
+    if not isinstance(options.get("step_sizes", ""), str) or getattr(factory, "names_blocks", False):
+        return  # names in the real network
     try:
         factory(nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
     except (TypeError, ValueError) as error:

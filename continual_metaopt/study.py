@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 
 from continual_metaopt.backends.local import LocalPool
-from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
 from continual_metaopt.jobs import Job, run_folder_name
 from continual_metaopt.planning import n_runs_of_study, selection_length
 from continual_metaopt.recording import read_json, write_json
@@ -50,7 +50,8 @@ def run_study(
         The run directories.
 
     Raises:
-        ConfigError: selection runs have another length than the study's tuning says.
+        ConfigError: selection runs have another length than the study's tuning says; or a run that is to be replayed
+            diverged, and all others have been run.
         FileExistsError: the folder holds another study.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
@@ -69,13 +70,35 @@ def run_study(
         best = positions_of_best(scores, study.tuning.best if study.tuning else None)
         jobs = []
         for i, entry in enumerate(study.learners):
-            if study.reports_untuned(entry):
+            if study.reports_untuned(entry) and entry.replays is None:
                 jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
             if i in best:
                 jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
         pool.run(jobs, "reported runs")
+        replays, impossible = _replays(study, jobs, out)
+        pool.run(replays, "replays")
+    if impossible:
+        raise ConfigError("\n".join(impossible))
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
-    return StudyResult([path for _, path in jobs], selection)
+    return StudyResult([path for _, path in jobs + replays], selection)
+
+
+def _replays(study: StudyConfig, done: Sequence[Job], out: Path) -> tuple[list[Job], list[str]]:
+    """The runs that replay others, which are done; and why some are not possible, because those diverged."""
+    paths = {(config.entry, config.seed): path for config, path in done}
+    following = dict(zip(study.seeds, [*study.seeds[1:], study.seeds[0]], strict=True))
+    jobs, impossible = [], []
+    for entry in study.learners:
+        if entry.replays is None:
+            continue
+        for seed in study.seeds:
+            replayed = following[seed] if entry.replays.seed == "next" else seed
+            learner = entry.with_options({"trajectory": str(paths[entry.replays.learner, replayed])})
+            try:
+                jobs.append(_job(study, entry, learner, seed, "report", out, tuned=False))
+            except ConfigError as error:
+                impossible.append(str(error))
+    return jobs, impossible
 
 
 def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
