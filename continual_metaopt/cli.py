@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -14,6 +14,9 @@ from continual_metaopt import config as configs
 from continual_metaopt.config import RunConfig
 from continual_metaopt.optim.packaged import MissingPackageError
 from streams.stream import StreamAbout
+
+if TYPE_CHECKING:
+    from continual_metaopt.backends import Backend
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
@@ -75,6 +78,9 @@ def compare(
     threads: bool = False,
     quiet: bool = False,
     plan: bool = False,
+    backend: Literal["local", "ray", "slurm"] = "local",
+    address: str = "auto",
+    slurm: tuple[str, ...] = (),
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
 
@@ -92,6 +98,10 @@ def compare(
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
         plan: only say what the study will take, in runs, samples and hours; run nothing.
+        backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
+        address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
+        slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
+            sbatch.
     """
     from continual_metaopt.backends.local import n_processors
     from continual_metaopt.jobs import RunsFailed, StudyInterrupted
@@ -107,13 +117,28 @@ def compare(
     if not quiet:
         print(planned.summary(), file=sys.stderr, flush=True)
     try:
-        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
+        elsewhere = _backend(backend, address, slurm, workers, quiet)
+        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads, backend=elsewhere)
     except StudyInterrupted:
         return _interrupted()
     except RunsFailed as error:
         return _failed(error)
     _show_report(result.runs, folder / "report", result.selection)
     return 0
+
+
+def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
+    """What does the runs of a study elsewhere than on this machine."""
+    if name == "ray":
+        from continual_metaopt.backends.ray import RayPool
+
+        return lambda n_runs, folder: RayPool(address, workers, n_runs, not quiet, folder)
+    if name == "slurm":
+        from continual_metaopt.backends.slurm import ArrayJobs, array_options
+
+        options = array_options(slurm)
+        return lambda n_runs, folder: ArrayJobs(options, workers, n_runs, not quiet, folder)
+    return None
 
 
 def report(directory: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None) -> int:

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from continual_metaopt.backends import Backend
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
-from continual_metaopt.jobs import Job, run_folder_name
+from continual_metaopt.jobs import BackendError, Job, run_folder_name
 from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
 from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.tuning import Setting
@@ -34,7 +35,12 @@ class Trial:
 
 
 def run_study(
-    study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
+    study: StudyConfig,
+    out: Path,
+    workers: int | None = None,
+    show_progress: bool = True,
+    threads: bool = False,
+    backend: Backend | None = None,
 ) -> StudyResult:
     """Run a study, or what is left of it.
 
@@ -45,11 +51,13 @@ def run_study(
         show_progress: draw progress bars with the time left.
         threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
             PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
+        backend: where the runs are done, in place of this machine; has workers and progress of its own.
 
     Returns:
         The run directories.
 
     Raises:
+        BackendError: the runs cannot be done by the backend.
         ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
@@ -60,7 +68,9 @@ def run_study(
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
     side_by_side = study.engine == "population"
     n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
-    with LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
+    if backend and side_by_side:
+        raise BackendError("engine: population lets runs learn side by side on this machine; use --backend local")
+    with backend(n_runs, out) if backend else LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
         while new := _next_trials(study, tried, out):
             pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
             for i, trials in new.items():
