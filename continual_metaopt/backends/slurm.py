@@ -81,8 +81,8 @@ class ArrayJobs:
             import submitit
         except ImportError as error:
             raise BackendError(
-                "the backend slurm needs the package submitit: pip install 'continual-metaopt[slurm]', or use --backend "
-                "local"
+                "the backend slurm needs the package submitit: pip install 'continual-metaopt[slurm]', or use "
+                "--backend local"
             ) from error
         self._folder = folder.absolute() / FOLDER
         settings = DEFAULTS | dict(options)
@@ -156,7 +156,9 @@ class ArrayJobs:
         by_path = {str(path.absolute()): (config, path) for config, path in jobs}
         queue = self._queue()
         if queue is None:
-            raise BackendError("SLURM does not tell whether earlier jobs of this study are in its queue; try again later")
+            raise BackendError(
+                "SLURM does not tell whether earlier jobs of this study are in its queue; try again later"
+            )
         submitted = {task: paths for task, paths in read_json(self._list).items() if task in queue}
         found = {task: [by_path[path] for path in paths if path in by_path] for task, paths in submitted.items()}
         return {task: runs for task, runs in found.items() if runs}

@@ -103,9 +103,10 @@ def test_runs_in_the_queue_are_not_submitted_again(tmp_path: Path, monkeypatch: 
     def ctrl_c(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, first, pytest.raises(StudyInterrupted):
+    with monkeypatch.context() as patch, first:
         patch.setattr(slurm.time, "sleep", ctrl_c)
-        first.run(jobs, "runs")
+        with pytest.raises(StudyInterrupted):
+            first.run(jobs, "runs")
 
     again = Tasks(tmp_path / "out")
     again.queue = {"7_0"}  # the other one was cancelled
