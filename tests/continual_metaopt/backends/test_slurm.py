@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from continual_metaopt import under_way
+from continual_metaopt import cli, under_way
 from continual_metaopt.backends import slurm
 from continual_metaopt.backends.slurm import ArrayJobs, Portion, array_options
 from continual_metaopt.config import load_study
@@ -141,6 +141,20 @@ def test_options() -> None:
         message = f"--slurm {given}: give options as KEY=VALUE, such as partition=short or time=60"
         with pytest.raises(BackendError, match=exactly(message)):
             array_options([given])
+
+
+def test_the_command_line_names_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def make(*given: Any) -> ArrayJobs:
+        made.append(given)
+        return Tasks(given[-1])
+
+    monkeypatch.setattr(slurm, "ArrayJobs", make)
+    study = write_study(tmp_path / "study.yaml")
+    flags = ["--backend", "slurm", "--slurm", "partition=short", "time=60", "--workers", "3", "--quiet"]
+    assert cli.main(["compare", str(study), "--out", str(tmp_path / "out"), *flags]) == 0
+    assert made == [({"partition": "short", "time": 60}, 3, 6, False, tmp_path / "out")]
 
 
 def test_a_machine_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
