@@ -174,7 +174,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("RAY_worker_niceness", "0")  # these tests wait for the workers
         patch.setenv(
             "RAY_health_check_period_ms", "1000"
-        )  # a lost node is noticed sooner, a busy one is not taken for it
+        )
         patch.setenv("RAY_health_check_failure_threshold", "12")
         patch.syspath_prepend(str(folder))
         cluster = cluster_utils.Cluster(
