@@ -172,9 +172,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         patch.setenv("RAY_worker_niceness", "0")  # these tests wait for the workers
-        patch.setenv(
-            "RAY_health_check_period_ms", "1000"
-        )
+        patch.setenv("RAY_health_check_period_ms", "1000")
         patch.setenv("RAY_health_check_failure_threshold", "12")
         patch.syspath_prepend(str(folder))
         cluster = cluster_utils.Cluster(
