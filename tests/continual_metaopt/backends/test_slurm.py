@@ -38,7 +38,7 @@ class Tasks(ArrayJobs):
         self.submitted: list[list[Path]] = []
         self.before = before
         self.queue: Any = set()
-        self._queue = lambda: self.queue
+        self._queue = lambda: self.queue() if callable(self.queue) else self.queue
         self._executor = self
 
     def batch(self) -> Any:
@@ -109,13 +109,16 @@ def test_runs_in_the_queue_are_not_submitted_again(tmp_path: Path, monkeypatch: 
             first.run(jobs, "runs")
 
     again = Tasks(tmp_path / "out")
-    again.queue = {"7_0"}  # the other one was cancelled
 
-    def go_on(seconds: float) -> None:
-        again.queue = set()
+    def asked_twice() -> set[str]:  # the other task was cancelled
+        again.queue = done_meanwhile
+        return {"7_0"}
+
+    def done_meanwhile() -> set[str]:
         Portion(jobs[:2])()
+        return set()
 
-    monkeypatch.setattr(slurm.time, "sleep", go_on)
+    again.queue = asked_twice
     with again:
         again.run(jobs, "runs")
     assert again.submitted == [[jobs[2][1]]]
