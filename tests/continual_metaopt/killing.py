@@ -1,9 +1,9 @@
 """A program that kills runs at chosen moments, lets the same call go on, and compares what they leave.
 
-    python -m tests.continual_metaopt.killing torch|compiled operations|times FOLDER
+    python -m tests.continual_metaopt.killing torch|compiled EVERY FOLDER
 
-Each attempt is a copy of this process, which has imported everything and has one thread. It says at how many
-moments runs were killed; what differs is an error.
+Each attempt is a copy of this process, which has imported everything and has one thread. Runs are killed at every
+EVERYth operation on files, and at random times. It says how many were killed; what differs is an error.
 """
 
 import functools
@@ -30,7 +30,7 @@ from continual_metaopt.recording import TABLES
 from continual_metaopt.running import run_one
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of what changes a folder
-N_RANDOM = 30
+N_RANDOM = 20
 
 
 def config_of(engine: Any) -> RunConfig:
@@ -81,8 +81,9 @@ class Killer:
         return self.n == self.at
 
     def _before_change(self, event: str, arguments: tuple[Any, ...]) -> None:
-        of_temporary_file = event != "os.rename" and str(arguments[0]).endswith(".tmp")
-        if event in CHANGES and not of_temporary_file and self._count():
+        if event not in CHANGES or (event != "os.rename" and str(arguments[0]).endswith(".tmp")):
+            return
+        if self._count():
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> Path:
@@ -118,8 +119,8 @@ def check_readable(run: Path, whole: Path) -> None:
         assert found == pq.read_table(whole / f"{name}.parquet")[steps].to_pylist()[: len(found)], (run, name, found)
 
 
-def main(engine: str, how: str, folder: Path) -> None:
-    checkpoint_often(10 if how == "operations" else 4)
+def main(engine: str, every: int, folder: Path) -> None:
+    checkpoint_often(10)
     config, whole, randomly = config_of(engine), folder / "whole", random.Random(0)
 
     def attempt(run: Path, at: int = 0) -> None:
@@ -141,30 +142,29 @@ def main(engine: str, how: str, folder: Path) -> None:
         assert found == expected, (moment, {key: found[key] for key in found if found[key] != expected[key]})
         shutil.rmtree(run)
 
-    if how == "operations":
-        for at in range(1, n_operations + 1):
-            run = folder / str(at)
-            assert in_a_copy(lambda run=run, at=at: attempt(run, at)) == -signal.SIGKILL, at
+    for at in range(1, n_operations + 1, every):
+        run = folder / str(at)
+        assert in_a_copy(lambda run=run, at=at: attempt(run, at)) == -signal.SIGKILL, at
+        check_readable(run, whole)
+        n_killed += 1
+        if at % 5 == 0:  # and while it goes on
+            n_killed += in_a_copy(lambda run=run: attempt(run, randomly.randrange(1, n_operations))) < 0
             check_readable(run, whole)
-            n_killed += 1
-            if at % 5 == 0:  # and while it goes on
-                n_killed += in_a_copy(lambda run=run: attempt(run, randomly.randrange(1, n_operations))) < 0
+        check(run, at)
+    n_at_operations = n_killed
+    while n_killed - n_at_operations < N_RANDOM:
+        run, moments = folder / f"from {n_killed}", []
+        for _ in range(4):
+            moments.append(randomly.uniform(0, seconds))
+            n_killed += in_a_copy(lambda run=run: attempt(run), moments[-1]) < 0
+            if run.exists():
                 check_readable(run, whole)
-            check(run, at)
-    else:
-        while n_killed < N_RANDOM:
-            run, moments = folder / f"from {n_killed}", []
-            for _ in range(3):
-                moments.append(randomly.uniform(0, seconds))
-                n_killed += in_a_copy(lambda run=run: attempt(run), moments[-1]) < 0
-                if run.exists():
-                    check_readable(run, whole)
-            check(run, moments)
-    before = content(whole), os.stat(whole / "status.json").st_mtime_ns
+        check(run, moments)
+    before = content(whole), (whole / "status.json").stat().st_mtime_ns
     assert run_one(config, whole) == "finished"
-    assert (content(whole), os.stat(whole / "status.json").st_mtime_ns) == before  # not repeated
+    assert (content(whole), (whole / "status.json").stat().st_mtime_ns) == before  # not repeated
     print(n_killed)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
