@@ -91,6 +91,6 @@ class CompiledRun(RunUnderWay):
 
 def read_compiled_checkpoint(path: Path) -> dict[str, Any]:
     """How far a run was at a checkpoint, and what it had ``learned``."""
-    with np.load(path, allow_pickle=False) as content:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         about: dict[str, Any] = json.loads(str(content["about"]))
         return about | {"learned": kernels.Learned(**{name: content[name] for name in kernels.Learned._fields})}

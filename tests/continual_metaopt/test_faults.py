@@ -21,7 +21,7 @@ from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.recording import ROW_GROUP, TABLES, RunDirectory, notes_on_damages, read_json
 from continual_metaopt.running import run_one
 from continual_metaopt.under_way import earlier_state, reason_of
-from streams import lazy_images
+from streams.samples import ImageSamples
 
 from .conftest import environment, exactly, files_of, read_tables
 from .test_recording import ENGINE, add_experience, portion, save, with_parts
@@ -119,7 +119,8 @@ def test_a_part_that_rots_shows_when_the_records_are_merged(tmp_path: Path) -> N
     directory = with_parts(tmp_path)
     part = tmp_path / "samples" / "part-00000.parquet"
     content = bytearray(part.read_bytes())
-    content[60] ^= 1  # in a page of data, which is only read in the end
+    column = recording.pq.read_metadata(part).row_group(0).column(3)
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # in data that are only read in the end
     part.write_bytes(content)
 
     with pytest.raises(ValueError, match=rf"^'{re.escape(str(part))}' is damaged \(.+the run begins again$") as caught:
@@ -268,7 +269,7 @@ def test_memory_that_runs_out_is_the_reason(finished: Path, tmp_path: Path, monk
 
     def run_out(self: Any, samples: Any, steps: slice, observations: Any, *rest: Any) -> None:
         if observations.first_step == 90:
-            np.zeros(2**60)
+            np.zeros(2**50)
         learn(self, samples, steps, observations, *rest)
 
     with monkeypatch.context() as little:
@@ -277,7 +278,7 @@ def test_memory_that_runs_out_is_the_reason(finished: Path, tmp_path: Path, monk
 
     status = read_json(tmp_path / "status.json")
     assert status["reason"].endswith(under_way.NO_MEMORY)
-    assert "Error: Unable to allocate 8.00 EiB" in status["reason"]
+    assert "Error: Unable to allocate 8.00 PiB" in status["reason"]
     assert status["step"] == len(load_runs(tmp_path).samples) == 90
     assert run_one(config_of(), tmp_path) == "finished"
     assert_same_run(tmp_path, finished)
@@ -422,26 +423,22 @@ def test_thinned_samples_are_still_counted(finished: Path, tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def test_images_that_vanish_while_they_are_learned_from(tmp_path: Path, monkeypatch: Any) -> None:
-    from ..streams.synthetic import write_folder
+def test_a_data_file_that_vanishes_while_it_is_learned_from(finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    batch = ImageSamples.batch
 
-    random = np.random.RandomState(0)
-    write_folder(tmp_path / "images", list(random.randint(256, size=(60, 4, 4), dtype=np.uint8)), ["one", "two"] * 30)
-    config = config_of(source=f"folder:{tmp_path / 'images'}", n_experiences=2, memory_limit=0, evaluate=False)
-    assert run_one(config, tmp_path / "whole") == "finished"
-
-    def vanished(*arguments: Any) -> Any:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "image.png")
+    def read(self: Any, steps: slice) -> Any:
+        if steps.start == 20:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "images.parquet")
+        return batch(self, steps)
 
     with monkeypatch.context() as without:
-        assert run_one(config, tmp_path / "run", should_stop=stop_at(1)) == "failed"
-        without.setattr(lazy_images.ReadAhead, "read", vanished)
-        assert run_one(config, tmp_path / "run") == "failed"
-    status = read_json(tmp_path / "run" / "status.json")
+        without.setattr(ImageSamples, "batch", read)
+        assert run_one(config_of(), tmp_path) == "failed"
+    status = read_json(tmp_path / "status.json")
     assert status["reason"] == (
-        f"FileNotFoundError: [Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}: 'image.png'. "
+        f"FileNotFoundError: [Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}: 'images.parquet'. "
         f"A file is missing: bring it back; {GOES_ON}"
     )
-    assert status["step"] == PORTION
-    assert run_one(config, tmp_path / "run") == "finished"
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert status["step"] == len(load_runs(tmp_path).samples) == PORTION
+    assert run_one(config_of(), tmp_path) == "finished"
+    assert_same_run(tmp_path, finished)
