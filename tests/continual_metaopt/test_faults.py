@@ -259,9 +259,9 @@ def test_a_real_disk_that_cannot_be_written(tmp_path: Path, read_only: bool) -> 
     if read_only:
         assert f"OSError: [Errno {errno.EROFS}] Read-only file system: '{disk / 'run'}'" in done.stderr
     else:
-        assert done.stdout.startswith("failed\n"), done.stderr
-        assert "No space left on device" in done.stdout
-        assert under_way.NO_ROOM in done.stdout
+        said = done.stdout + done.stderr  # in the status, if there is room for that, and else as an error
+        assert "No space left on device" in said
+        assert under_way.NO_ROOM in said
 
 
 def test_memory_that_runs_out_is_the_reason(finished: Path, tmp_path: Path, monkeypatch: Any) -> None:
