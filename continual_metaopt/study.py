@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
 from continual_metaopt.jobs import Job, run_folder_name
-from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
+from continual_metaopt.planning import n_runs_of_study, selection_length
 from continual_metaopt.recording import read_json, write_json
-from continual_metaopt.tuning import Setting
+from continual_metaopt.tuning import Setting, positions_of_best
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,20 @@ def run_study(
     claim(study, out)
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
     side_by_side = study.engine == "population"
-    n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
-    with LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
+    with LocalPool(workers, n_runs_of_study(study), show_progress, side_by_side, threads) as pool:
         while new := _next_trials(study, tried, out):
             pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
             for i, trials in new.items():
                 tried[i] += trials
+        chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in tried[i]]) for i in tried}
+        scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in tried.items()}
+        best = positions_of_best(scores, study.tuning.best if study.tuning else None)
         jobs = []
         for i, entry in enumerate(study.learners):
             if study.reports_untuned(entry):
                 jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-            if study.is_tuned(entry):
-                learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
-                jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+            if i in best:
+                jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
         pool.run(jobs, "reported runs")
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
     return StudyResult([path for _, path in jobs], selection)

@@ -265,6 +265,7 @@ def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
         try:
             run.learn()
         except Diverged as error:
+            directory.measure(error.measurements)
             directory.finish("diverged", str(error), run.engine)
             return "diverged"
         directory.finish("finished", None, run.engine)
