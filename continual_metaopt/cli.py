@@ -25,6 +25,7 @@ PLAIN_FIELDS = {  # of a run, given as flags of their own
     "engine",
     "device",
     "record_every",
+    "record_samples_every",
     "evaluate",
     "diagnostics",
     "diagnostics_every",

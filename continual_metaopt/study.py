@@ -144,6 +144,7 @@ def claim(study: StudyConfig, out: Path) -> None:
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
+    common["record_samples_every"] = record.get("record_samples_every", 1)
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
     common["tuning"] = {field: (record.get("tuning") or {}).get(field) for field in ("samples", "stream")}
     common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
@@ -164,11 +165,17 @@ def mean_score(jobs: list[Job]) -> float:
 
 def average_score(path: Path) -> float:
     """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
-    regression = read_json(path / "config.json")["stream_info"]["task"] == "regression"
+    config = read_json(path / "config.json")
+    regression = config["stream_info"]["task"] == "regression"
     if read_json(path / "status.json")["state"] != "finished":
         return -math.inf if regression else 0.0
-    column = "loss" if regression else "correct"
-    mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
+    if config.get("record_samples_every", 1) > 1:
+        rows = pq.read_table(path / "experiences.parquet").to_pandas()
+        sums = rows["mean_loss"] * rows["n_samples"] if regression else rows["n_correct"]
+        mean = float(sums.sum() / rows["n_samples"].sum())
+    else:
+        column = "loss" if regression else "correct"
+        mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
     return -mean if regression else mean
 
 
