@@ -83,7 +83,7 @@ def accuracy_at_equal_time(
             pace, tuned_for = seconds[learner], tuning[learner] * (setting == "tuned")
             scores = [sample_scores(runs, path) for path in tables[label]]
             config = runs.configs[tables[label][0]]
-            row = {
+            row: dict[str, Any] = {
                 "learner": learner,
                 "family": family(config["learner"]["name"]),
                 "setting": setting,

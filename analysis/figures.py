@@ -513,11 +513,10 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     styles = family_styles(table["family"])
     for place, row in enumerate(table.to_dict("records")):
         colour, marker = styles[row["family"]]
-        apart = 0.15 * bool(
-            np.isfinite(row["untuned"]) and np.isfinite(row["tuned"])
-        )  # so that neither hides the other
+        both = bool(np.isfinite(row["untuned"]) and np.isfinite(row["tuned"]))
+        apart = 0.15 * both  # so that neither hides the other
         for column, filled, shift in (("untuned", "white", apart), ("tuned", colour, -apart)):
-            drawn = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
+            drawn: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
     _draw_baseline(axes, table)
@@ -600,7 +599,8 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "full") -> Figu
     best = -math.inf
     for row in table.sort_values("relative_time").to_dict("records"):
         colour, marker = styles[row["family"]]
-        drawn = {"fmt": marker, "color": colour, "markerfacecolor": colour if row["setting"] == "tuned" else "white"}
+        filled = colour if row["setting"] == "tuned" else "white"
+        drawn: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": filled}
         place = (row["relative_time"], row["online_accuracy"])
         bar = np.nan_to_num(row["online_accuracy_ci"])
         axes.errorbar(*place, yerr=bar, markersize=4, elinewidth=0.6, markeredgewidth=0.8, **drawn)
