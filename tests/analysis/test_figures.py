@@ -174,9 +174,9 @@ def test_figures_that_do_not_apply(tmp_path):
 
 
 def test_unknown_width(study):
-    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+    with pytest.raises(ValueError, match="width must be one of column, text, page, not 'wide'"):
         sliding_accuracy(study, width="wide")
-    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+    with pytest.raises(ValueError, match="width must be one of column, text, page, not 'wide'"):
         step_size_trajectories(study, width="wide")
 
 
@@ -343,7 +343,7 @@ def test_a_single_step_size_is_the_whole_networks(diagnosed):
 
 
 def test_blocks_around_boundaries_can_be_chosen(diagnosed):
-    figure = around_boundaries(diagnosed, "Many", blocks=["conv2"], width="full")
+    figure = around_boundaries(diagnosed, "Many", blocks=["conv2"], width="page")
     assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 2]
     assert figure.get_figwidth() == 6.8
 

@@ -26,7 +26,7 @@ def study(tmp_path_factory):
     ("script", "options", "name"),
     [
         (online_accuracy, ["--learners", "Meta", "AdamW", "--diverged", "exclude"], "online_accuracy"),
-        (sliding_accuracy, ["--window", "10", "--width", "full"], "sliding_accuracy"),
+        (sliding_accuracy, ["--window", "10", "--width", "page"], "sliding_accuracy"),
         (step_sizes, ["--learners", "Meta", "--blocks", "head", "--steps", "0", "100"], "step_sizes"),
         (
             around_boundaries,
