@@ -57,8 +57,8 @@ def rank_diagram(
     whole = [learner.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for learner in learners]
     texts = [textwrap.fill(learner, int(0.45 * inches(width) / 0.055)) for learner in whole]
     note = textwrap.fill(limits_of(ranks.comparisons, level), int((inches(width) - 0.2) / 0.052))
-    n_lines = sum(text.count("\n") + 1 for text in texts)
-    figure = new_figure(width, 0.55 + 0.13 * max(n_lines, 1.3 * n) + 0.11 * (note.count("\n") + 1))
+    n_lines = max(1.3, *(text.count("\n") + 1 for text in texts))
+    figure = new_figure(width, 0.55 + 0.135 * n_lines * n + 0.11 * (note.count("\n") + 1))
     axes = figure.subplots()
     for place, learner in enumerate(learners):
         colour = line_of(runs.labels, learner)["color"]

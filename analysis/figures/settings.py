@@ -55,8 +55,10 @@ def sensitivity_maps(
     for row, label in zip(grid, labels, strict=True):
         best = percent[table["label"] == label].max()
         for axes, value in zip(row, columns, strict=True):
-            part = table[(table["label"] == label) & (table[panel] == value)].assign(percent=percent)
-            values = part.pivot(index=up, columns=across, values="percent").reindex(index=ys, columns=xs).to_numpy()
+            part = table[(table["label"] == label) & (table[panel] == value)]
+            values = np.full((len(ys), len(xs)), np.nan)
+            for x, y, accuracy in zip(part[across], part[up], part["online_accuracy"], strict=True):
+                values[ys.index(y), xs.index(x)] = 100 * accuracy
             _draw_map(axes, values, (percent.min(), percent.max()), best)
             title = f"{panel} = {value:g}"
             axes.set_title(f"{label}\n{title}" if axes is row[0] else title, loc="left", fontsize=6, pad=2)

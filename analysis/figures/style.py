@@ -132,6 +132,11 @@ def inches(width: Width) -> float:
     return WIDTHS[width]
 
 
+def panel_columns(width: Width) -> int:
+    """How many panels beside each other are still legible."""
+    return max(2, int(inches(width) / 1.3))
+
+
 def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
     """Colour and line style of a learner: they depend on its place among all labels alone."""
     place = all_labels.index(label)
@@ -143,11 +148,11 @@ def marker_of(all_labels: Sequence[str], label: str) -> str:
     return MARKERS[all_labels.index(label) % len(MARKERS)]
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis at 1, 2, 5, 10, … in plain numbers."""
+def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Label a logarithmic axis at these multiples of powers of ten, in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

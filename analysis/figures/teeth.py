@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.style import Width, inches, line_of, log_axis, new_figure, plain_ticks, styled
+from analysis.figures.style import COLOURS, Width, inches, log_axis, new_figure, panel_columns, plain_ticks, styled
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, Sawtooth, block_trajectories, sawtooth
 from analysis.statistics import require_labels
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS: dict[Width, int] = {"column": 2, "text": 4, "page": 5}  # of panels, at most
 MAX_PANELS = 12  # per learner
 
 
@@ -73,16 +72,15 @@ def folded_sawtooth(
         names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_PANELS).round().astype(int)]
     teeth = {name: sawtooth(recorded[name], bins=bins, skip=skip, shifts=shifts, seed=seed) for name in names}
 
-    n_rows = math.ceil(len(teeth) / _COLUMNS[width])
+    n_rows = math.ceil(len(teeth) / panel_columns(width))
     n_columns = math.ceil(len(teeth) / n_rows)
     title = textwrap.fill(label, int((inches(width) - 0.6) / 0.073))
     figure = new_figure(width, 0.65 + 1.25 * n_rows + 0.15 * title.count("\n"))
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(teeth) :]:
         axes.set_visible(False)
-    colour = line_of(runs.labels, label)["color"]
     for axes, (name, tooth) in zip(grid.flat, teeth.items(), strict=False):
-        _draw_tooth(axes, tooth, colour)
+        _draw_tooth(axes, tooth)
         factor, p = 10**tooth.amplitude, f"p = {tooth.p:.3f}" if tooth.p >= 0.001 else "p < 0.001"
         axes.set_title(
             f"{name}\n× {factor:.2f}, {p}" if width == "column" else f"{name}: × {factor:.2f}, {p}", fontsize=7
@@ -91,7 +89,7 @@ def folded_sawtooth(
     low, high = np.nanmin(drawn) / 1.05, np.nanmax(drawn) * 1.05
     log_axis(grid[0, 0], low, high)
     if high / low < 30:
-        plain_ticks(grid[0, 0].yaxis)
+        plain_ticks(grid[0, 0].yaxis, (1, 2, 5) if high / low > 5 else (1, 1.5, 2, 3, 5, 7))
     for column in grid.T:
         lowest = [axes for axes in column if axes.get_visible()][-1]
         lowest.tick_params(labelbottom=True)
@@ -103,9 +101,10 @@ def folded_sawtooth(
     return figure
 
 
-def _draw_tooth(axes: Axes, tooth: Sawtooth, colour: str) -> None:
+def _draw_tooth(axes: Axes, tooth: Sawtooth) -> None:
     from matplotlib import colormaps
 
+    colour = COLOURS[1]  # unlike any of the shades
     shades = colormaps["cividis"](np.linspace(0, 0.95, len(tooth.teeth)))
     axes.fill_between(tooth.position, *(10**tooth.chance), color="0.82", linewidth=0, zorder=0)
     for row, shade in zip(tooth.teeth, shades, strict=True):

@@ -17,6 +17,7 @@ from analysis.figures.style import (
     line_of,
     log_axis,
     new_figure,
+    panel_columns,
     styled,
     thousands,
 )
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 MetaParameter = Literal["weight_decay", "momentum"]
 MAX_POINTS = 1000  # per line
 MAX_PANELS = 12  # per learner
-_COLUMNS: dict[Width, int] = {"column": 2, "text": 4, "page": 5}  # of panels, at most
 
 
 @styled
@@ -123,7 +123,7 @@ def _trajectory_figure(
     # Many teeth close together would merge under a bold line.
     n_teeth = int(runs.table["n_experiences"].max()) * (last - first) / int(runs.table["n_samples"].max())
     bold = float(np.clip(20 / n_teeth, 0.5, 1.1))
-    n_columns = max(_balanced_columns(len(panels), _COLUMNS[width]) for panels in learners.values())
+    n_columns = max(_balanced_columns(len(panels), panel_columns(width)) for panels in learners.values())
     titles = {label: _row_title(runs, label, len(panels), blocks, width) for label, panels in learners.items()}
     n_rows = {label: math.ceil(len(panels) / n_columns) for label, panels in learners.items()}
     n_lines = sum(title.count("\n") for title in titles.values())
