@@ -93,8 +93,10 @@ def compare(
         quiet: show neither what the study will take nor progress.
         plan: only say what the study will take, in runs, samples and hours; run nothing.
     """
+    from continual_metaopt.backends.local import n_processors
+    from continual_metaopt.jobs import RunsFailed, StudyInterrupted
     from continual_metaopt.planning import plan_study
-    from continual_metaopt.study import RunsFailed, StudyInterrupted, n_processors, run_study
+    from continual_metaopt.study import run_study
 
     config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
@@ -184,7 +186,8 @@ def run_command(arguments: list[str]) -> Any:
             parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
-        from continual_metaopt.study import RunsFailed, StudyInterrupted, run_folder_name, run_jobs
+        from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
+        from continual_metaopt.study import run_jobs
 
         config = RunConfig(**description.model_dump(mode="json")).resolved()
         path = out or Path("runs") / run_folder_name(config)

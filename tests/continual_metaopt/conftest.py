@@ -19,7 +19,8 @@ import torch
 import yaml
 from torch import nn
 
-from continual_metaopt import networks, study
+from continual_metaopt import networks
+from continual_metaopt.backends import local
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim import registry
 from continual_metaopt.recording import TABLES
@@ -89,7 +90,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def environment() -> dict[str, str]:
     """For other processes, so that they find the package from any folder."""
-    root = str(Path(study.__file__).parents[1])
+    root = str(Path(local.__file__).parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
@@ -112,7 +113,7 @@ class InProcess:
     one_at_a_time = threading.Lock()
 
     def __init__(self, n_workers: int, mp_context: Any, initializer: Any, initargs: tuple[Any, Any]) -> None:
-        study._worker.update(messages=initargs[0], stop=initargs[1])
+        local._worker.update(messages=initargs[0], stop=initargs[1])
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         future: Future[Any] = Future()
@@ -130,7 +131,7 @@ class InProcess:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of studies happen in this process, so that a test need not wait for others to import torch."""
-    monkeypatch.setattr(study, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(local, "ProcessPoolExecutor", InProcess)
 
 
 @pytest.fixture(autouse=True)

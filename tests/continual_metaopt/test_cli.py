@@ -15,8 +15,9 @@ import pytest
 
 from continual_metaopt import cli, study
 from continual_metaopt.config import load_study
+from continual_metaopt.jobs import StudyInterrupted
 from continual_metaopt.recording import read_json
-from continual_metaopt.study import StudyInterrupted, run_study
+from continual_metaopt.study import run_study
 from streams import STREAMS, plan_stream
 
 from .conftest import STREAM, environment, files_of, known_learners, learner_names, read_tables, write_study

@@ -19,10 +19,11 @@ from continual_metaopt import register_network
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.engines.random_numbers import random_numbers_kept
+from continual_metaopt.jobs import RunsFailed
 from continual_metaopt.preparing import Beginning, prepare
 from continual_metaopt.recording import RunDirectory, read_json
 from continual_metaopt.running import run_by_torch, run_one
-from continual_metaopt.study import RunsFailed, run_jobs
+from continual_metaopt.study import run_jobs
 
 from .conftest import read_tables
 from .test_running import COMPILED, assert_same_run, stop_at

@@ -18,16 +18,15 @@ import torch
 
 from analysis import load_runs
 from continual_metaopt import preparing, running
-from continual_metaopt import study as study_module
+from continual_metaopt.backends import local
 from continual_metaopt.config import StudyConfig, load_study
+from continual_metaopt.jobs import RunsFailed, run_folder_name
 from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.study import (
-    RunsFailed,
     StudyResult,
     average_score,
     best_candidate,
     claim,
-    run_folder_name,
     run_jobs,
     run_study,
 )
@@ -269,7 +268,7 @@ def test_the_number_of_workers_and_their_kind_change_nothing(
 
 
 def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, "ProcessPoolExecutor", None)  # so that it cannot be used
+    monkeypatch.setattr(local, "ProcessPoolExecutor", None)  # so that it cannot be used
     out = tmp_path / "out"
 
     result = run_study(tiny(tmp_path), out, workers=4, show_progress=False, threads=True)
@@ -353,7 +352,7 @@ def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> 
 KILLED = """
 import multiprocessing, os, signal
 from concurrent.futures import ProcessPoolExecutor
-from continual_metaopt.study import _start_worker
+from continual_metaopt.backends.local import _start_worker
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("{method}")
