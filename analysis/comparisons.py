@@ -56,7 +56,7 @@ def bootstrap_interval(
         values: independent observations, [n].
         statistic: takes an array and `axis`.
         confidence: nominal coverage. With few observations the interval is too short: for the mean of five normal
-            values, "95 %" holds it about 83 times in a hundred. Student's t (`mean_interval`) does not have that flaw.
+            values, "95 %" holds it about 84 times in a hundred. Student's t (`mean_interval`) does not have that flaw.
         resamples: how often to draw.
         seed: of the draws.
 
