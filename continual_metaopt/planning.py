@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, resolve
 from continual_metaopt.recording import read_json
 from streams import plan_stream
 
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
 EARLIER_RUNS = 1000  # that are looked at for their speed
+ENDED = ("finished", "diverged")  # states of runs that are not repeated
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,49 @@ def selection_length(study: StudyConfig) -> int | None:
 
 
 def stream_length(stream: Component, seed: int) -> int:
-    """Number of samples of a stream."""
-    resolved = resolve("stream", stream, "stream")
-    return plan_stream(resolved.name, **resolved.options, seed=seed).info.for_learner.n_samples
+    """Number of samples of a stream, which is the same for all seeds."""
+    resolved = resolve("stream", stream, "stream").model_dump_json()
+    if resolved not in _known_lengths:
+        component = Component.model_validate_json(resolved)
+        planned = plan_stream(component.name, **component.options, seed=seed)
+        _known_lengths[resolved] = planned.info.for_learner.n_samples
+    return _known_lengths[resolved]
+
+
+_known_lengths: dict[str, int] = {}
+
+
+def n_samples_of(config: RunConfig) -> int:
+    """Number of samples of a run; 0 if its stream cannot be made here."""
+    try:
+        return stream_length(config.stream, config.seed)
+    except Exception:  # the run itself says what is wrong
+        return 0
+
+
+def n_done_before(path: Path, config: RunConfig) -> int:
+    """Number of samples that earlier attempts at a run have learned from."""
+    try:
+        status = read_json(path / "status.json")
+        return n_samples_of(config) if status["state"] in ENDED else int(status["step"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def size_of(study: StudyConfig) -> tuple[int, int]:
+    """Number of runs of a study, and of samples of all of them together, as far as its stream can be made here.
+
+    Raises:
+        ConfigError: selection runs have another length than the study says.
+    """
+    shorter = selection_length(study)
+    try:
+        reported = stream_length(study.stream, study.seeds[0])
+    except Exception:  # its runs say what is wrong
+        reported = 0
+    n_selection = sum(n_selection_runs(study, entry) for entry in study.learners)
+    n_reported = sum(n_reported_runs(study, entry) for entry in study.learners)
+    return n_selection + n_reported, n_selection * (reported if shorter is None else shorter) + n_reported * reported
 
 
 def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:

@@ -1,19 +1,44 @@
 """Running a study: choose tuned settings on the selection seeds, then run the reported seeds."""
 
+import _thread
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow.parquet as pq
 
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
-from continual_metaopt.jobs import Job, run_folder_name
-from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
+from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.planning import n_samples_of, size_of
 from continual_metaopt.recording import read_json, write_json
+from continual_metaopt.study_lock import StudyLock, StudyLocked
 from continual_metaopt.tuning import Setting
+from continual_metaopt.under_way import reason_of
+
+
+class Pool(Protocol):
+    """What does the runs of a study: on this machine, or on others."""
+
+    def run(self, jobs: Sequence[Job], stage: str) -> None:
+        """Do runs; returns when all have ended.
+
+        Args:
+            jobs: the runs, of which some may have ended before.
+            stage: what the study is doing, for people.
+
+        Raises:
+            StudyInterrupted: after Ctrl-C; nothing recorded is lost.
+            RunsFailed: some runs failed; the others have been run.
+        """
+
+
+MakePool = Callable[[int, int], AbstractContextManager[Pool]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +59,12 @@ class Trial:
 
 
 def run_study(
-    study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
+    study: StudyConfig,
+    out: Path,
+    workers: int | None = None,
+    show_progress: bool = True,
+    threads: bool = False,
+    make_pool: MakePool | None = None,
 ) -> StudyResult:
     """Run a study, or what is left of it.
 
@@ -45,6 +75,8 @@ def run_study(
         show_progress: draw progress bars with the time left.
         threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
             PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
+        make_pool: makes what does the runs, given their number and that of all their samples; a ``LocalPool`` of
+            ``workers`` if None.
 
     Returns:
         The run directories.
@@ -52,29 +84,89 @@ def run_study(
     Raises:
         ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
+        StudyLocked: another command works on it.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-        RunsFailed: some runs failed; the others have been run.
+        RunsFailed: some runs failed; all others have been run, but for the reported runs of learners whose setting
+            could not be chosen because selection runs failed.
     """
-    selection_length(study)
-    claim(study, out)
+    if make_pool is None:
+        make_pool = partial(_local_pool, workers, show_progress, study.engine == "population", threads)
+    n_runs, n_samples = size_of(study)
+    lock = StudyLock(out, _say if show_progress else _say_nothing, on_loss=_thread.interrupt_main)
+    try:
+        with lock:
+            claim(study, out)
+            with make_pool(n_runs, n_samples) as pool:
+                return _run_with(pool, study, out)
+    except (KeyboardInterrupt, StudyInterrupted):
+        if lock.taken_by is None:
+            raise
+        raise StudyLocked(f"'{out}' was taken over by {lock.taken_by}, so this command has stopped") from None
+
+
+def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
-    side_by_side = study.engine == "population"
-    n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
-    with LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
-        while new := _next_trials(study, tried, out):
-            pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
-            for i, trials in new.items():
-                tried[i] += trials
-        jobs = []
-        for i, entry in enumerate(study.learners):
-            if study.reports_untuned(entry):
-                jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-            if study.is_tuned(entry):
-                learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
-                jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
-        pool.run(jobs, "reported runs")
+    undecided: dict[int, str] = {}  # learners without a setting, because of runs that failed
+    failures: dict[Path, str] = {}
+    n_runs = 0
+
+    def do(jobs: list[Job], stage: str) -> None:
+        nonlocal n_runs
+        n_runs += len(jobs)
+        try:
+            pool.run(jobs, stage)
+        except RunsFailed as error:
+            failures.update(error.failures)
+
+    while new := _next_trials(study, {i: tried[i] for i in tried.keys() - undecided.keys()}, out):
+        do([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
+        for i, trials in new.items():
+            tried[i] += trials
+            paths = [path for trial in trials for _, path in trial.jobs]
+            failures |= {path: why for path in paths if path not in failures and (why := _why_without_score(path))}
+            n_failed = sum(path in failures for path in paths)
+            if n_failed:
+                label = study.learners[i].label or study.learners[i].name
+                undecided[i] = (
+                    f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
+                    f"learner was not run on the reported seeds"
+                )
+    jobs = []
+    for i, entry in enumerate(study.learners):
+        if study.reports_untuned(entry):
+            jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
+        if study.is_tuned(entry) and i not in undecided:
+            learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
+            jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+    do(jobs, "reported runs")
+    runs = [path for _, path in jobs]
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
-    return StudyResult([path for _, path in jobs], selection)
+    if failures:
+        raise RunsFailed(failures, n_runs, [undecided[i] for i in sorted(undecided)], runs, selection)
+    return StudyResult(runs, selection)
+
+
+def _why_without_score(path: Path) -> str | None:
+    """Why a run that has ended cannot be judged, None if it can."""
+    try:
+        average_score(path)
+    except (OSError, ValueError, KeyError) as error:
+        return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
+    return None
+
+
+def _local_pool(
+    workers: int | None, show_progress: bool, side_by_side: bool, threads: bool, n_runs: int, n_samples: int
+) -> LocalPool:
+    return LocalPool(workers, n_runs, show_progress, side_by_side, threads, n_samples)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
@@ -102,7 +194,8 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
     """
-    with LocalPool(workers, len(jobs), show_progress) as pool:
+    n_samples = sum(n_samples_of(config) for config, _ in jobs)
+    with LocalPool(workers, len(jobs), show_progress, n_samples=n_samples) as pool:
         pool.run(jobs, "runs")
 
 
