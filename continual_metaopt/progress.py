@@ -120,9 +120,9 @@ class ProgressDisplay:
         self._under_way[run] = done, total
         task_id = self._runs[run]
         self._progress.update(task_id, completed=done)
-        task = self._progress.tasks[self._progress.task_ids.index(task_id)]
-        speed = f"{task.speed:,.0f} samples/s" if task.speed else ""
-        self._progress.update(task_id, speed=speed, left=_left(task.time_remaining))
+        known = self._progress.tasks[self._progress.task_ids.index(task_id)]
+        speed = f"{known.speed:,.0f} samples/s" if known.speed else ""
+        self._progress.update(task_id, speed=speed, left=_left(known.time_remaining))
 
 
 class _ConsoleThatMayGoAway(Console):

@@ -219,7 +219,7 @@ def claim(study: StudyConfig, out: Path) -> None:
                     "choose another folder with --out"
                 )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, record | {"n_runs": size_of(study)[0]})
 
 
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:

@@ -62,11 +62,11 @@ class StudyLock:
             owner = _owner(known)
             if is_alive(owner) or (is_alive(owner) is None and self._changes(known, owner)):
                 raise StudyLocked(
-                    f"'{self._path.parent}' is in use by another command, {_who(owner)}. Wait until it has ended or "
-                    f"stop it there, or choose another folder with --out"
+                    f"'{self._path.parent}' is in use by another command, {describe_owner(owner)}. Wait until it has "
+                    "ended or stop it there, or choose another folder with --out"
                 )
             if self._remove(known):
-                self._say(f"freed the lock of {_who(owner)}, which is dead")
+                self._say(f"freed the lock of {describe_owner(owner)}, which is dead")
         self._heart.start()
         return self
 
@@ -107,7 +107,9 @@ class StudyLock:
 
     def _changes(self, known: bytes, owner: dict[str, Any]) -> bool:
         """Whether somebody rewrites or removes the file while we watch it."""
-        self._say(f"'{self._path}' is of {_who(owner)}; waiting up to {SECONDS_UNTIL_DEAD:.0f} s for a sign of life")
+        self._say(
+            f"'{self._path}' is of {describe_owner(owner)}; waiting up to {SECONDS_UNTIL_DEAD:.0f} s for a sign of life"
+        )
         deadline = time.monotonic() + SECONDS_UNTIL_DEAD
         while time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -138,7 +140,7 @@ class StudyLock:
             now = self._read()
             owner = _owner(now) if now else {}
             if owner and owner.get("token") != self._token:
-                self.taken_by = _who(owner)
+                self.taken_by = describe_owner(owner)
                 self._on_loss()
                 return
             self._beats += 1
@@ -221,7 +223,8 @@ def _owner(content: bytes) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _who(owner: dict[str, Any]) -> str:
+def describe_owner(owner: dict[str, Any]) -> str:
+    """Who holds a lock, and since when, given its content."""
     if "pid" not in owner:
         return "an unknown owner"
     return f"process {owner['pid']} on {owner.get('host')} since {owner.get('since')}"
