@@ -568,11 +568,12 @@ def describe(error: ValidationError, prefix: str) -> str:
 
 def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str) -> None:
     """Make the optimizer for a tiny network, so that values out of range show before anything has run."""
-    from torch import nn
+    import torch
 
     if not isinstance(options.get("step_sizes", ""), str):
         return  # prefixes of the real network's names
     try:
-        factory(nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
+        with torch.random.fork_rng(devices=[]):
+            factory(torch.nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} '{name}': {error}") from error
