@@ -61,8 +61,8 @@ def test_what_is_made_is_counted(tmp_path: Path) -> None:
         pytest.param(
             {"learners": [{"name": "idbd"}]},
             "learners.0: learner 'idbd' cannot be made for the network 'mlp': IDBD and Autostep are defined for "
-            "linear models, one nn.Linear, but the layers with trainable parameters here are: linear1 (Linear), linear2 "
-            "(Linear); for networks use idbd_network",
+            "linear models, one nn.Linear, but the layers with trainable parameters here are: linear1 (Linear), "
+            "linear2 (Linear); for networks use idbd_network",
             id="learner for linear models",
         ),
         pytest.param(

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +15,18 @@ from typing import Any
 
 import pytest
 
-from continual_metaopt import cli, study
+import analysis
+from continual_metaopt import cli, preparing, study
+from continual_metaopt.backends import local
+from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
 from continual_metaopt.jobs import StudyInterrupted
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import run_study
+from continual_metaopt.study_lock import StudyLock
 from streams import STREAMS, plan_stream
 
-from .conftest import STREAM, environment, files_of, known_learners, learner_names, read_tables, write_study
+from .conftest import STREAM, InProcess, environment, files_of, known_learners, learner_names, read_tables, write_study
 
 TINY_RUN = [
     "run",
@@ -346,7 +352,124 @@ def test_failed_runs_have_an_exit_status_of_their_own(here: Path, capsys: pytest
     first, second, third = err.splitlines()
     assert first == "continual-metaopt: 1 of 1 runs failed:"
     assert second.startswith("out: FileNotFoundError: no parquet file or folder at 'nothing'")
-    assert third == "The same command tries them again."
+    again = shlex.join(["continual-metaopt", *TINY_RUN, "--stream.source", "parquet:nothing", "--out", "out"])
+    assert third == f"This command tries them again: {again}"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_finished_is_reported_beside_what_failed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_stream(*args: Any, plan_stream: Any = preparing.plan_stream, **options: Any) -> Any:
+        if options["seed"] == 1:
+            raise OSError("the disk is on fire")
+        return plan_stream(*args, **options)
+
+    monkeypatch.setattr(preparing, "plan_stream", plan_stream)
+    write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
+
+    status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "my out")
+
+    assert status == 1
+    assert re.search(r"fixed +\|", out.replace("│", "|")) or "fixed" in out
+    assert (here / "my out" / "report" / "comparison.csv").exists()
+    (failed,) = (here / "my out" / "runs").glob("*seed1*")
+    assert err.splitlines() == [
+        "continual-metaopt: 1 of 2 runs failed:",
+        f"{failed.relative_to(here)}: OSError: the disk is on fire",
+        "This command tries them again: continual-metaopt compare tiny.yaml --quiet --out 'my out'",
+    ]
+    assert call(capsys, "status", "my out")[0] == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_study_that_another_command_works_on_has_an_exit_status_of_its_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(here / "tiny.yaml")
+
+    with StudyLock(here / "runs" / "tiny"):
+        status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
+
+    assert (status, out) == (3, "")
+    assert err.startswith(f"continual-metaopt: 'runs/tiny' is in use by another command, process {os.getpid()} on ")
+
+
+def test_a_folder_that_cannot_be_written_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(here / "tiny.yaml")
+    (here / "file").write_text("")
+
+    status, _, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "file/out")
+
+    assert (status, err) == (2, "continual-metaopt: Not a directory: 'file/out'\n")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_ctrl_c_while_the_report_is_drawn_says_how_to_have_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
+    monkeypatch.setattr(analysis, "write_report", interrupted)
+
+    status, _, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "my out")
+
+    message = "All runs are recorded; this command writes their report: continual-metaopt report 'my out'"
+    assert (status, err) == (130, f"Interrupted. {message}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("seconds", [0.15, 0.6])
+def test_ctrl_c_while_the_program_is_imported_is_answered_with_a_sentence(here: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "continual_metaopt", "compare", "quick", "--plan"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | {"PYTHONVERBOSE": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    # from the moment that the program itself runs
+    command = Path(f"/proc/{process.pid}/status")
+    while command.exists() and not _catches_ctrl_c(command.read_text(), process):
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+
+    assert (process.returncode, err) == (130, f"\n{NOTHING_BEGUN}\n")
+
+
+def _catches_ctrl_c(status: str, process: "subprocess.Popen[str]") -> bool:
+    assert process.poll() is None
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no head")
+@pytest.mark.parametrize("arguments", ["list streams", "report DIR"])
+def test_a_reader_that_has_seen_enough_is_no_mistake(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    if "DIR" in arguments:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local, "ProcessPoolExecutor", InProcess)
+            assert call(capsys, *TINY_RUN, "--out", "DIR")[0] == 0
+        shutil.rmtree(here / "DIR" / "report")
+    command = f"{shlex.quote(sys.executable)} -m continual_metaopt {arguments}"
+
+    found = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+
+    assert (found.stdout, found.stderr) == ("0\n", "")
+    if "DIR" in arguments:
+        assert {file.name for file in (here / "DIR" / "report").iterdir()} >= REPORT
 
 
 @pytest.mark.parametrize("command", [["run"], ["compare", "--quiet"]])
@@ -380,6 +503,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
         ["preview", "class_split", "--classes-per-experience", "5"],
         ["preview", "--help"],
         ["report", "DIR"],
+        ["status", "DIR"],
     ],
 )
 def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[str]) -> None:

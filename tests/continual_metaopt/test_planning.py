@@ -149,8 +149,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
     assert status == 2
     message = re.fullmatch(
-        r"continual-metaopt: the study needs about 1\d\d kB more in 'new/folder', where 50 kB are free; choose a folder on "
-        r"another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
+        r"continual-metaopt: the study needs about 1\d\d kB more in 'new/folder', where 50 kB are free; choose a "
+        r"folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
         capsys.readouterr().err,
     )
     assert message

@@ -45,8 +45,8 @@ def left_behind(folder: Path, **owner: Any) -> bytes:
 
 def locked(folder: Path, pid: int, host: str, since: str = SINCE) -> str:
     return exactly(
-        f"'{folder}' is in use by another command, process {pid} on {host} since {since}. Wait until it has ended or stop "
-        "it there, or choose another folder with --out"
+        f"'{folder}' is in use by another command, process {pid} on {host} since {since}. Wait until it has ended or "
+        "stop it there, or choose another folder with --out"
     )
 
 
