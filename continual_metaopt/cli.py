@@ -122,34 +122,48 @@ def compare(
     from continual_metaopt.backends.local import n_processors
     from continual_metaopt.checking import check_study
     from continual_metaopt.planning import plan_study, require_disk_space
-    from continual_metaopt.study import run_study
+    from continual_metaopt.study import PoolOptions, run_studies
 
-    config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
-    folder = out or Path("runs") / config.name
-    try:
-        made = check_study(config)
-    except configs.ConfigError as error:
-        raise configs.ConfigError(f"{study}: {error}") from error
-    planned = plan_study(config, [folder, Path("runs")], workers or n_processors(), made)
+    parts = configs.load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
+    label, first = next(iter(parts.items()))
+    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
+    plans = []
+    for label, part in parts.items():
+        try:
+            made = check_study(part)
+        except configs.ConfigError as error:
+            raise configs.ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
+        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
     if plan:
-        print(planned.table())
+        print("\n\n".join(planned.table() for planned in plans))
         return 0
-    require_disk_space(planned, folder)
+    require_disk_space(sum(planned.bytes for planned in plans), folder)
     if not quiet:
-        print(planned.summary(), file=sys.stderr, flush=True)
+        print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
     ctrl_c_raises()
     try:
-        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
+        results = run_studies(parts, folder, PoolOptions(workers, show_progress=not quiet, threads=threads))
     except KeyboardInterrupt:
         raise StudyInterrupted from None
     except RunsFailed as error:
-        recorded = [path for path in error.runs if (path / "config.json").exists()]
-        tried = [path for path in error.selection if (path / "config.json").exists()]
-        if recorded:
-            _report_study(recorded, folder, tried)
+        for label in parts:
+            runs, selection = (
+                [path for path in paths if (folder / label) in path.parents and (path / "config.json").exists()]
+                for paths in (error.runs, error.selection)
+            )
+            if runs:
+                _report_part(label, runs, folder, selection)
         raise
-    _report_study(result.runs, folder, result.selection)
+    for label, result in results.items():
+        _report_part(label, result.runs, folder, result.selection)
     return 0
+
+
+def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Path]) -> None:
+    """Report the runs on one stream with one network, under its label if there are several."""
+    if label:
+        _print(f"\n{label}")
+    _report_study(runs, folder / label, selection)
 
 
 def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
@@ -185,7 +199,12 @@ def report(directory: Annotated[Path, tyro.conf.Positional], /, out: Path | None
         out: where to write; DIRECTORY/report if not given.
     """
     ctrl_c_raises()
-    _show_report([directory], out or directory / "report")
+    parts = [] if (directory / "study.json").exists() else sorted(directory.glob("*/study.json"))
+    for path in parts:
+        _print(f"\n{path.parent.name}")
+        _show_report([path.parent], out / path.parent.name if out else path.parent / "report")
+    if not parts:
+        _show_report([directory], out or directory / "report")
     return 0
 
 

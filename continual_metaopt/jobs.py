@@ -23,7 +23,7 @@ class RunsFailed(RuntimeError):
         runs, selection: directories of all of a study's reported runs, failed and others, and of its selection runs.
 
     Attributes:
-        failures, runs, selection: likewise.
+        failures, consequences, runs, selection: likewise.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class RunsFailed(RuntimeError):
         runs: Sequence[Path] = (),
         selection: Sequence[Path] = (),
     ) -> None:
-        self.failures, self.runs, self.selection = dict(failures), list(runs), list(selection)
+        self.failures, self.consequences = dict(failures), list(consequences)
+        self.runs, self.selection = list(runs), list(selection)
         super().__init__("\n".join([describe_failures(self.failures, n_runs), *consequences]))
 
 

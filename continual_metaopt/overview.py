@@ -90,18 +90,18 @@ def overview(folder: Path) -> Overview:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    is_study = (folder / "study.json").exists()
+    studies = [*folder.glob("study.json"), *folder.glob("*/study.json")]  # of one stream and network, or of several
     runs = [
         _run_state(Path(directory))
         for directory, _, files in os.walk(folder)
         if "status.json" in files or "config.json" in files
     ]
-    if not runs and not is_study:
+    if not runs and not studies:
         raise FileNotFoundError(f"{folder}: no run directory (a directory with config.json) here or below")
     return Overview(
         folder=folder,
         runs=sorted(runs, key=lambda run: run.path),
-        n_planned=_planned(folder) if is_study else None,
+        n_planned=_planned(studies),
         n_bytes=bytes_below(folder),
         owner=_owner(folder / LOCK),
     )
@@ -139,9 +139,11 @@ def _age(heartbeat: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds()
 
 
-def _planned(folder: Path) -> int | None:
-    n_runs = read_json(folder / "study.json").get("n_runs")  # studies of earlier versions lack it
-    return n_runs if isinstance(n_runs, int) else None
+def _planned(studies: list[Path]) -> int | None:
+    """Number of runs of all studies together; None without any, or if one does not tell, as in earlier versions."""
+    counts = [read_json(path).get("n_runs") for path in studies]
+    known = [count for count in counts if isinstance(count, int)]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def _owner(lock: Path) -> str | None:

@@ -166,14 +166,18 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: 
     return StudyPlan(study.name, learners, workers, CHECKPOINT_BYTES * made.n_parameters)
 
 
-def require_disk_space(plan: StudyPlan, folder: Path) -> None:
+def require_disk_space(n_bytes: float, folder: Path) -> None:
     """Check that what is still to be recorded fits on the disk of a study's folder.
+
+    Args:
+        n_bytes: size of all that the study will have recorded.
+        folder: the study's.
 
     Raises:
         ValueError: it does not; the message says what is needed.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(there).free, plan.bytes - bytes_below(folder)
+    free, needed = shutil.disk_usage(there).free, n_bytes - bytes_below(folder)
     if needed > free:
         raise ValueError(
             f"the study needs about {size(needed)} more in '{folder}', where {size(free)} are free; choose a folder on "

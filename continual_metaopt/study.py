@@ -3,10 +3,9 @@
 import _thread
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -58,6 +57,22 @@ class Trial:
     jobs: list[Job]
 
 
+@dataclass(frozen=True)
+class PoolOptions:
+    """What does the runs of a study; attributes as the arguments of ``run_study``."""
+
+    workers: int | None = None
+    show_progress: bool = True
+    threads: bool = False
+    make_pool: MakePool | None = None
+
+    def make(self, side_by_side: bool, n_runs: int, n_samples: int) -> AbstractContextManager[Pool]:
+        """The pool for so many runs and samples."""
+        if self.make_pool is not None:
+            return self.make_pool(n_runs, n_samples)
+        return LocalPool(self.workers, n_runs, self.show_progress, side_by_side, self.threads, n_samples)
+
+
 def run_study(
     study: StudyConfig,
     out: Path,
@@ -89,19 +104,57 @@ def run_study(
         RunsFailed: some runs failed; all others have been run, but for the reported runs of learners whose setting
             could not be chosen because selection runs failed.
     """
-    if make_pool is None:
-        make_pool = partial(_local_pool, workers, show_progress, study.engine == "population", threads)
-    n_runs, n_samples = size_of(study)
-    lock = StudyLock(out, _say if show_progress else _say_nothing, on_loss=_thread.interrupt_main)
+    pools = PoolOptions(workers, show_progress, threads, make_pool)
+    (result,) = run_studies({"": study}, out, pools).values()
+    return result
+
+
+def run_studies(
+    parts: Mapping[str, StudyConfig],
+    out: Path,
+    pools: PoolOptions = PoolOptions(),
+) -> dict[str, StudyResult]:
+    """Run the parts of a study with several streams or networks, one after the other.
+
+    Args:
+        parts: each combination by its label, as ``load_studies`` gives them.
+        out: folder of the whole study; each part has a folder of its own there, named by its label.
+        pools: what does the runs.
+
+    Returns:
+        The run directories of each part.
+
+    Raises:
+        ConfigError, FileExistsError, StudyLocked, StudyInterrupted, RunsFailed: as ``run_study``, of all parts.
+    """
+    n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
+    side_by_side = any(study.engine == "population" for study in parts.values())
+    lock = StudyLock(out, _say if pools.show_progress else _say_nothing, on_loss=_thread.interrupt_main)
+    results, failed = {}, []
     try:
         with lock:
-            claim(study, out)
-            with make_pool(n_runs, n_samples) as pool:
-                return _run_with(pool, study, out)
+            for label, study in parts.items():
+                claim(study, out / label)
+            with pools.make(side_by_side, n_runs, n_samples) as pool:
+                for label, study in parts.items():
+                    try:
+                        results[label] = _run_with(pool, study, out / label)
+                    except RunsFailed as error:
+                        failed.append(error)
+                        results[label] = StudyResult(error.runs, error.selection)
     except (KeyboardInterrupt, StudyInterrupted):
         if lock.taken_by is None:
             raise
         raise StudyLocked(f"'{out}' was taken over by {lock.taken_by}, so this command has stopped") from None
+    if failed:
+        raise RunsFailed(
+            {path: reason for error in failed for path, reason in error.failures.items()},
+            sum(len(result.runs) + len(result.selection) for result in results.values()),
+            [sentence for error in failed for sentence in error.consequences],
+            [path for result in results.values() for path in result.runs],
+            [path for result in results.values() for path in result.selection],
+        )
+    return results
 
 
 def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
@@ -153,12 +206,6 @@ def _why_without_score(path: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
     return None
-
-
-def _local_pool(
-    workers: int | None, show_progress: bool, side_by_side: bool, threads: bool, n_runs: int, n_samples: int
-) -> LocalPool:
-    return LocalPool(workers, n_runs, show_progress, side_by_side, threads, n_samples)
 
 
 def _say(text: str) -> None:

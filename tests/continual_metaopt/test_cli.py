@@ -235,6 +235,35 @@ def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("in_process")
+def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    networks = [{"label": "small", "name": "mlp", "hidden": [8]}, {"name": "linear"}]
+    learners = [{"name": "fixed", "tune": {"lr": [0.001, 0.01]}}]
+    write_study(here / "tiny.yaml", {"network": None, "networks": networks, "learners": learners, "seeds": [0]})
+
+    status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
+
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if line in ("small", "linear")] == ["small", "linear"]
+    folder = here / "runs" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {"small", "linear"}
+    for name, study_name in (("small", "tiny.small"), ("linear", "tiny.linear")):
+        assert {path.name for path in (folder / name).iterdir()} == {"study.json", "runs", "selection", "report"}
+        assert (folder / name / "report" / "comparison.csv").exists()
+        (run,) = (folder / name / "runs").iterdir()
+        assert read_json(run / "config.json")["study"] == study_name
+        assert len(list((folder / name / "selection").iterdir())) == 2
+    assert call(capsys, "status", folder)[1].startswith(f"{folder}: 6 runs: 6 finished; ")
+    assert call(capsys, "report", folder)[1] == out.replace(str(here) + "/", "").replace("runs/tiny", str(folder))
+    # another seed of both
+    before = files_of(folder)
+    write_study(here / "tiny.yaml", {"network": None, "networks": networks, "learners": learners, "seeds": [0, 1]})
+    assert call(capsys, "compare", "tiny.yaml", "--quiet")[0] == 0
+    kept = {name: content for name, content in before.items() if "/runs/" in name or "/selection/" in name}
+    assert {name: files_of(folder)[name] for name in kept} == kept
+    assert call(capsys, "status", folder)[1].startswith(f"{folder}: 8 runs: 8 finished; ")
+
+
+@pytest.mark.usefixtures("in_process")
 def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
 
@@ -479,7 +508,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     def interrupted(*args: Any, **options: Any) -> None:
         raise StudyInterrupted
 
-    monkeypatch.setattr(study, "run_study", interrupted)
+    monkeypatch.setattr(study, "run_studies", interrupted)
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
     status, out, err = call(capsys, *command)

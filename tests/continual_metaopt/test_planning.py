@@ -159,7 +159,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     (tmp_path / "new" / "folder").mkdir(parents=True)
     (tmp_path / "new" / "folder" / "records").write_bytes(bytes(150_000))
     study = load_study("study.yaml")
-    require_disk_space(plan_study(study, [], 1), tmp_path / "new" / "folder")
+    require_disk_space(plan_study(study, [], 1).bytes, tmp_path / "new" / "folder")
 
 
 def test_a_selection_run_must_be_as_long_as_the_study_says(tmp_path: Path) -> None:
