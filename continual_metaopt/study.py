@@ -1,11 +1,13 @@
 """Running a study: choose tuned settings on the selection seeds, then run the reported seeds."""
 
-import _thread
+import ctypes
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -129,7 +131,9 @@ def run_studies(
     """
     n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
     side_by_side = any(study.engine == "population" for study in parts.values())
-    lock = StudyLock(out, _say if pools.show_progress else _say_nothing, on_loss=_thread.interrupt_main)
+    lock = StudyLock(
+        out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
+    )
     results, failed = {}, []
     try:
         with lock:
@@ -171,7 +175,7 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
         except RunsFailed as error:
             failures.update(error.failures)
 
-    while new := _next_trials(study, {i: tried[i] for i in tried.keys() - undecided.keys()}, out):
+    while new := _next_trials(study, {i: trials for i, trials in tried.items() if i not in undecided}, out):
         do([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
         for i, trials in new.items():
             tried[i] += trials
@@ -182,7 +186,7 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
                 label = study.learners[i].label or study.learners[i].name
                 undecided[i] = (
                     f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
-                    f"learner was not run on the reported seeds"
+                    "learner was not run on the reported seeds"
                 )
     jobs = []
     for i, entry in enumerate(study.learners):
@@ -206,6 +210,11 @@ def _why_without_score(path: Path) -> str | None:
     except (OSError, ValueError, KeyError) as error:
         return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
     return None
+
+
+def _interrupt(thread: int) -> None:
+    """Raise ``KeyboardInterrupt`` in a thread, also where Ctrl-C is ignored, as in a shell's background."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
 
 
 def _say(text: str) -> None:
