@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROGRAM}: {said}", file=sys.stderr)
         return EXIT_USAGE
     except StudyInterrupted as error:
-        print(f"Interrupted. {error or ALL_RECORDED}", file=sys.stderr)
+        print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
