@@ -94,8 +94,9 @@ class OnlineLearner(Naive):
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target).
         engine: "torch" runs network and optimizer as they are; "fused" traces the network's forward and backward pass
-            into one graph, where it can be traced, and makes MetaOptimize's updates in one pass over memory; "compiled"
-            does all of it in compiled code, for sequential networks. They give the same results up to rounding. "auto"
+            into one graph, where it can be traced, for any optimizer that learns from gradients alone, and makes
+            MetaOptimize's updates in one pass over memory; "compiled" does all of it in compiled code, for sequential
+            networks and MetaOptimize. They give the same results up to rounding. "auto"
             takes the fastest that fits; ``strategy.engine`` says which ran and why.
         batch_size: samples that are predicted, and then learned from, at once: one update from their mean loss. Steps
             are samples all the same, each with its own prediction and loss; the last mini-batch of an experience may be
@@ -285,8 +286,7 @@ class OnlineLearner(Naive):
                     functools.partial(self._learn_watched_by_torch, differentiate, samples),
                 )
             else:
-                if obstacle not in self.engine["reason"]:
-                    self._note_gradients(f"autograd: {obstacle}")
+                self._leave_to_autograd(obstacle)
                 super().training_epoch(**kwargs)
         finally:
             self._hand_over()
@@ -315,15 +315,17 @@ class OnlineLearner(Naive):
             _refuse_if(engine == "compiled", "compiled", obstacle)
         if engine in ("auto", "fused"):
             from continual_metaopt.engines.fused_update import FusedUpdate, why_not_fused
+            from continual_metaopt.engines.traced_gradients import why_not_traced
 
-            no_fused = why_not_fused(optimizer)
             reason = "asked for" if engine == "fused" else f"not compiled: {obstacle}"
-            if no_fused is None:
-                self.engine = {"name": "fused", "reason": reason}
+            self.engine = {"name": "fused", "reason": reason}
+            if why_not_fused(optimizer) is None:
                 self._update = FusedUpdate(cast(MetaOptimize, optimizer))
                 return
-            _refuse_if(engine == "fused", "fused", no_fused)
-            self.engine = {"name": "torch", "reason": f"neither compiled nor fused: {no_fused}"}
+            no_traced = why_not_traced(optimizer)
+            if no_traced is not None:
+                _refuse_if(engine == "fused", "fused", no_traced)
+                self._leave_to_autograd(no_traced)
 
     def _why_not_compiled(self, sample: Sequence[Tensor] | None) -> str | None:
         from continual_metaopt.engines.compiled_engine import compiled_or_why_not
@@ -342,23 +344,33 @@ class OnlineLearner(Naive):
 
             try:
                 if len(self.adapted_dataset) < FEWEST_SAMPLES:
-                    raise NotTraceable("the experience is too short to trace them")
+                    raise NotTraceable("the experience is too short for tracing")
                 x, y, *_ = first_batch(SampleLoader(self.adapted_dataset, batch_size=self.train_mb_size))
                 given = (self.model, self.optimizer, self._criterion, x.to(self.device), y.to(self.device))
                 if self._traced is None or not self._traced.still_holds(*given):
                     self._traced = TracedGradients(*given)
             except NotTraceable as error:
                 self._traced = None
-                self._note_gradients(f"autograd: {error}")
+                self._leave_to_autograd(str(error))
             else:
-                self._note_gradients("a traced graph")
+                own = "; the optimizer makes its own update" if self._updates_itself() else ""
+                self.engine["reason"] += f"; gradients by a traced graph{own}"
                 return self._traced
         return self._by_autograd
 
-    def _note_gradients(self, how: str) -> None:
-        """Let the record of a fused engine say how the gradients are computed."""
-        if self.engine["name"] == "fused":
-            self.engine["reason"] += f"; gradients by {how}"
+    def _updates_itself(self) -> bool:
+        """Whether it is the optimizer's own ``step`` that makes the updates."""
+        return self._update == self.optimizer.step
+
+    def _leave_to_autograd(self, why: str) -> None:
+        """Let the record of a fused engine say why there is no traced graph; without a fused update, it is none."""
+        if self.engine["name"] != "fused":
+            return
+        if self._updates_itself():
+            which = "not fused" if self.wanted_engine == "fused" else "neither compiled nor fused"
+            self.engine = {"name": "torch", "reason": f"{which}: {why}"}
+        elif why not in self.engine["reason"]:
+            self.engine["reason"] += f"; gradients by autograd: {why}"
 
     def _learn_in_portions(self, learn: Callable[[int], bool], learn_watched: Callable[[], None]) -> None:
         """Learn until there is nothing left to learn from, and hand over what was observed after each portion.

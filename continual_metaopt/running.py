@@ -18,6 +18,7 @@ from continual_metaopt.engines.observations import Observations
 from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
+from continual_metaopt.memory import keep_freed_memory
 from continual_metaopt.metrics import OnlineMetric
 from continual_metaopt.optim.registry import is_told, step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
@@ -107,6 +108,7 @@ class TorchRun(RunUnderWay):
     ) -> None:
         torch.set_num_threads(THREADS)
         torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
+        keep_freed_memory()
         self.begun = Beginning(config)
         self.model, self.optimizer, self.criterion = self.begun.model, self.begun.optimizer, self.begun.criterion
         self.diagnostics: list[OnlineMetric] = []

@@ -91,17 +91,39 @@ def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tenso
     """
     forget_gradients(optimizer)
     if switches_weights(optimizer):
-        optimizer.eval()  # type: ignore[attr-defined]
-        with torch.no_grad():
-            output = model(x)
-            loss = loss_of(criterion, output, y)
-        optimizer.train()  # type: ignore[attr-defined]
+        seen = predict_before_learning(model, optimizer, criterion, x, y)
         loss_of(criterion, model(x), y).backward()
-        return output, loss
+        return seen
     output = model(x)
     loss = loss_of(criterion, output, y)
     if not wants_graph(optimizer):
         loss.backward()
+    return output, loss
+
+
+@torch.no_grad()
+def predict_before_learning(
+    model: nn.Module, optimizer: Any, criterion: Any, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Predict with the weights that an optimizer has for that, and leave those that it learns at in the parameters.
+
+    Args:
+        model: the network.
+        optimizer: one that ``switches_weights``.
+        criterion: loss of (output, target).
+        x: a mini-batch of inputs.
+        y: its targets.
+
+    Returns:
+        The network's output, and its loss, a scalar.
+
+    Raises:
+        ValueError: a label does not fit the network's outputs.
+    """
+    optimizer.eval()
+    output = model(x)
+    loss = loss_of(criterion, output, y)
+    optimizer.train()
     return output, loss
 
 

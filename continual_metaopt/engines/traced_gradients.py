@@ -1,5 +1,6 @@
 """Prediction, loss and gradients by one graph of PyTorch's operations, traced once: the fast twin of autograd."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.faster_operations import simplify, use_image_kernels
 from continual_metaopt.engines.random_numbers import random_numbers_kept, random_state
-from continual_metaopt.engines.torch_engine import by_autograd
+from continual_metaopt.engines.torch_engine import by_autograd, forget_gradients, loss_of, predict_before_learning
+from continual_metaopt.optim.registry import switches_weights, wants_graph
 
 FEWEST_SAMPLES = 100  # in an experience; tracing and checking take longer than these take to learn from
 HOOKS = (
@@ -29,6 +31,20 @@ class NotTraceable(Exception):
     """The message says what keeps a network's gradients from being computed by a traced graph."""
 
 
+def why_not_traced(optimizer: Optimizer) -> str | None:
+    """What keeps an optimizer from learning from a traced graph's gradients; None if nothing that it tells by itself.
+
+    A graph leaves numbers in ``p.grad``, and nothing that could be differentiated again.
+    """
+    if wants_graph(optimizer):
+        return "the optimizer differentiates the loss itself"
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if param.device.type != "cpu" or param.dtype not in (torch.float32, torch.float64):
+                return f"a parameter is {param.dtype} on {param.device.type}"
+    return None
+
+
 class TracedGradients:
     """Predicts, and leaves the gradients of a mini-batch in ``p.grad``, as ``by_autograd`` does.
 
@@ -38,11 +54,12 @@ class TracedGradients:
     is left to compiled kernels (``use_image_kernels``), if results are still the same up to rounding.
 
     The graph is that of the network as it is now (``still_holds``), and for inputs of one shape; others are left to
-    autograd.
+    autograd. Each gradient is in memory of its own, laid out as its parameter, and new at every call, so that an
+    optimizer may keep it or change it, as it may with autograd's.
 
     Args:
         model: the network, on the CPU.
-        optimizer: of its parameters.
+        optimizer: of its parameters; one that ``why_not_traced`` has no objection to.
         criterion: loss of (output, target).
         x: a mini-batch of inputs.
         y: its targets.
@@ -63,6 +80,7 @@ class TracedGradients:
                 examples.append((*other, self._by_autograd(*other)))
             self._parameters = [param for param in self._owned() if param.grad is not None]
             self._graph = self._fastest(examples)
+            self._shared = self._not_their_own(x, y)
         if self._describe() != self._description:
             raise NotTraceable("the network changes itself when it predicts")
 
@@ -81,14 +99,20 @@ class TracedGradients:
         """
         if (_kind(x), _kind(y)) != self._kinds:
             return by_autograd(self.model, self.optimizer, self.criterion, x, y)
+        seen = None
+        if switches_weights(self.optimizer):
+            seen = predict_before_learning(self.model, self.optimizer, self.criterion, x, y)
         try:
             with torch.no_grad():
                 output, loss, *gradients = self._graph(x, y, *self._values)
         except IndexError:
             return by_autograd(self.model, self.optimizer, self.criterion, x, y)  # which says what is wrong
+        for index in self._shared:
+            gradients[index] = torch.empty_like(self._parameters[index]).copy_(gradients[index])
+        forget_gradients(self.optimizer)
         for param, gradient in zip(self._parameters, gradients, strict=True):
             param.grad = gradient
-        return output, loss
+        return (output, loss) if seen is None else seen
 
     def still_holds(self, model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> bool:
         """Whether nothing has changed since the graph was traced, and its results for a mini-batch are autograd's.
@@ -135,13 +159,17 @@ class TracedGradients:
                 param.grad = gradient
 
     def _by_autograd(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """Output, loss and gradients of autograd.
+        """Output, loss and gradients of autograd, all with the weights that the parameters hold now.
 
         Raises:
             NotTraceable: computing them changes a buffer, or takes random numbers.
         """
         buffers, generators = [buffer.clone() for buffer in self.model.buffers()], random_state()
-        output, loss = by_autograd(self.model, self.optimizer, self.criterion, x, y)
+        for param in self.model.parameters():
+            param.grad = None
+        output = self.model(x)
+        loss = loss_of(self.criterion, output, y)
+        loss.backward()
         changed = False
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), buffers, strict=True):
@@ -164,6 +192,17 @@ class TracedGradients:
         traced.recompile()
         self._graph = traced.forward
         return self._graph if all(self._agrees(_up_to_rounding, *example) for example in examples) else exact
+
+    def _not_their_own(self, x: Tensor, y: Tensor) -> list[int]:
+        """Numbers of the gradients whose memory is also something else's, or not laid out as their parameter's."""
+        with torch.no_grad():
+            before, now = self._graph(x, y, *self._values), self._graph(x, y, *self._values)
+        others = Counter(_memory(tensor) for tensor in (x, y, *self._values, *before, *now))
+        return [
+            index
+            for index, (param, gradient) in enumerate(zip(self._parameters, now[2:], strict=True))
+            if others[_memory(gradient)] > 1 or gradient.stride() != param.stride()
+        ]
 
     def _trace(self, x: Tensor, y: Tensor) -> torch.fx.GraphModule:
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a second
@@ -230,6 +269,10 @@ def _description(value: Any) -> Any:
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, bool]:
     return tensor.shape, tensor.dtype, tensor.is_contiguous()
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _exactly(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:

@@ -47,9 +47,10 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "MetaOptimize": lambda model: MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02),
     "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3),
 }
+EXACT = {"exact": lambda model: MetaOptimize(blocks(model, "scalar"), 3e-3, trace="l")}
 PATHS = ["without callbacks", "with callbacks"]
 WAYS = [*PATHS, "compiled"]
-TOO_SHORT = "; gradients by autograd: the experience is too short to trace them"
+TOO_SHORT = "; gradients by autograd: the experience is too short for tracing"
 
 
 class Listener(SupervisedPlugin):
@@ -80,7 +81,7 @@ def online_learner(
     model: nn.Module, optimizer: Any = "MetaOptimize", engine: Any = "torch", **options: Any
 ) -> OnlineLearner:
     """A learner whose steps are exactly the optimizer's, unless another engine is asked for."""
-    made = OPTIMIZERS[optimizer](model) if isinstance(optimizer, str) else optimizer
+    made = (OPTIMIZERS | EXACT)[optimizer](model) if isinstance(optimizer, str) else optimizer
     return OnlineLearner(model=model, optimizer=made, engine=engine, **options)
 
 
@@ -851,7 +852,11 @@ def test_a_meta_gradient_that_is_not_finite_stops_learning(path: str, engine: st
             'engine="compiled" is not possible: the optimizer is not MetaOptimize; use engine="auto"',
         ),
         ("AdamW", "tourch", "unknown engine 'tourch'. Did you mean 'torch'? Known: auto, compiled, fused, torch"),
-        ("AdamW", "fused", 'engine="fused" is not possible: the optimizer is not MetaOptimize; use engine="auto"'),
+        (
+            "exact",
+            "fused",
+            'engine="fused" is not possible: the optimizer differentiates the loss itself; use engine="auto"',
+        ),
     ],
 )
 def test_impossible_engines_are_refused(optimizer: str, engine: str, message: str) -> None:
@@ -865,7 +870,13 @@ COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have comp
 @pytest.mark.parametrize(
     ("optimizer", "engine", "expected"),
     [
-        ("AdamW", "auto", {"name": "torch", "reason": "neither compiled nor fused: the optimizer is not MetaOptimize"}),
+        ("AdamW", "auto", {"name": "fused", "reason": "not compiled: the optimizer is not MetaOptimize"}),
+        ("AdamW", "fused", {"name": "fused", "reason": "asked for"}),
+        (
+            "exact",
+            "auto",
+            {"name": "torch", "reason": "neither compiled nor fused: the optimizer differentiates the loss itself"},
+        ),
         ("MetaOptimize", "torch", {"name": "torch", "reason": "asked for"}),
         ("MetaOptimize", "fused", {"name": "fused", "reason": "asked for"}),
         ("MetaOptimize", "compiled", COMPILED),

@@ -55,7 +55,7 @@ STREAM_INFO_KEYS = {
     *("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "input_shape", "boundaries"),
     *("stationary", "test_at"),
 }
-TOO_SHORT = "gradients by autograd: the experience is too short to trace them"
+TOO_SHORT = "gradients by autograd: the experience is too short for tracing"
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
 SCHEMAS = {
@@ -315,7 +315,7 @@ def test_analysis_finds_the_mean_of_correct(finished: Path) -> None:
         (
             "torch:AdamW",
             "mlp",
-            {"name": "torch", "reason": "neither compiled nor fused: the optimizer is not MetaOptimize"},
+            {"name": "torch", "reason": "neither compiled nor fused: the experience is too short for tracing"},
         ),
     ],
 )

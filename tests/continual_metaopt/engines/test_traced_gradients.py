@@ -15,7 +15,6 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from continual_metaopt.engines import traced_gradients
 from continual_metaopt.engines.image_kernels import Convolution
 from continual_metaopt.engines.random_numbers import random_state
 from continual_metaopt.engines.torch_engine import by_autograd
@@ -447,7 +446,7 @@ class Listener(SupervisedPlugin):
 @pytest.mark.parametrize(
     ("model", "n", "plugins", "reason"),
     [
-        (lambda: made("linear"), 99, [], "the experience is too short to trace them"),
+        (lambda: made("linear"), 99, [], "the experience is too short for tracing"),
         (lambda: made("linear"), 100, [Listener()], "Listener listens to single iterations"),
         (lambda: nn.Sequential(made("linear"), nn.Dropout(0.5)), 100, [], "the network draws random numbers"),
     ],
@@ -476,11 +475,3 @@ def test_a_head_that_grows_is_traced_anew() -> None:
     assert learners[1].engine["reason"] == "asked for; gradients by a traced graph"
     for a, b in zip(*(learner.model.parameters() for learner in learners), strict=True):
         torch.testing.assert_close(b, a, rtol=2e-3, atol=2e-3)
-
-
-def test_an_optimizer_without_kernels_is_stepped_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced_gradients.TracedGradients, "__init__", lambda *_: pytest.fail("traced"))
-    model = made("linear")
-    learner = OnlineLearner(model=model, optimizer=torch.optim.AdamW(model.parameters()), engine="auto")
-    learner.train(stream())
-    assert learner.engine["name"] == "torch"

@@ -159,7 +159,7 @@ def test_runs_can_have_growing_heads(tmp_path: Path, network: str) -> None:
     assert run_one(config_of(network=Component(name=network, growing_head=True)), tmp_path / "run") == "finished"
 
     status, tables = read_json(tmp_path / "run" / "status.json"), read_tables(tmp_path / "run")
-    reason = NOT_COMPILED + "GrowingHead; gradients by autograd: the experience is too short to trace them"
+    reason = NOT_COMPILED + "GrowingHead; gradients by autograd: the experience is too short for tracing"
     assert status["engine"] == {"name": "fused", "reason": reason}
     assert len(tables["samples"]) == 60
     assert all(accuracy is not None for accuracy in tables["experiences"]["test_accuracy"].to_pylist())
