@@ -119,7 +119,7 @@ def test_the_size_of_records_is_estimated_from_what_is_recorded(path: Path) -> N
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("learner", ["fixed", "metaoptimize", "per weight"])
+@pytest.mark.parametrize("learner", ["fixed", "metaoptimize", pytest.param("per weight", marks=pytest.mark.slow)])
 def test_the_size_of_a_run_s_records_is_that_of_the_run(tmp_path: Path, learner: str) -> None:
     options = {"step_sizes": "weight", "gamma": 0.99} if learner == "per weight" else {}
     name = "metaoptimize" if learner == "per weight" else learner
