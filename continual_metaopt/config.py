@@ -5,7 +5,6 @@ that makes it, so that each is declared in one place only.
 """
 
 import copy
-import functools
 import hashlib
 import importlib
 import inspect
@@ -598,7 +597,6 @@ def factory_of(kind: Kind, name: str) -> Any:
     return {"stream": STREAMS, "network": NETWORKS}[kind][name]
 
 
-@functools.cache  # reading docstrings takes a while
 def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
     """A model of the options of a component, read off the signature and docstring of the function that makes it."""
     function = factory.__init__ if inspect.isclass(factory) else factory
