@@ -8,10 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 STATES = ("running", "finished", "diverged", "failed")
@@ -149,6 +152,14 @@ class Runs:
         """
         return _read_table(Path(run), table, list(columns or TABLES[table]))
 
+    def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
+
+        Yields:
+            Batches of at most 65,536 rows, with null for columns that runs of earlier versions lack.
+        """
+        yield from _batches(Path(run), table, list(columns or TABLES[table]))
+
     def select(self, **equals: Any) -> Runs:
         """Keep the runs whose columns equal the given values.
 
@@ -281,7 +292,7 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], _read_status(Path(path))) for path in ordered])
+    table = pd.DataFrame([_row(path, kept[path], read_status(Path(path))) for path in ordered])
     return Runs(table, {path: kept[path] for path in ordered})
 
 
@@ -328,7 +339,18 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _read_status(directory: Path) -> dict[str, Any]:
+def read_status(directory: Path) -> dict[str, Any]:
+    """Read how a run went.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The content of `status.json`; the state "running" if it has not been written yet.
+
+    Raises:
+        ValueError: the file cannot be understood.
+    """
     path = directory / "status.json"
     if not path.exists():
         # The two files are not written at the same instant: such a run has only just started.
@@ -407,20 +429,47 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def _files(directory: Path, name: str) -> list[Path]:
+    """The merged file of a table, or its parts."""
+    # The parts are listed first: they are removed only after the merged file exists.
+    parts = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+    whole = directory / f"{name}.parquet"
+    return [whole] if whole.exists() else parts
+
+
 def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     for attempt in range(2):
-        # The parts are listed first: they are removed only after the merged file exists.
-        files = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
-        whole = directory / f"{name}.parquet"
-        if whole.exists():
-            files = [whole]
         try:
-            return _read_files(files, columns, _ADDED_COLUMNS.get(name, ()))
+            return _read_files(_files(directory, name), columns, _ADDED_COLUMNS.get(name, ()))
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
                 raise
     raise AssertionError("unreachable")
+
+
+def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for file in _files(directory, name):
+        try:
+            with parquet.ParquetFile(file) as content:
+                known = content.schema_arrow.names
+                absent = [column for column in columns if column not in known]
+                if not set(absent) <= set(_ADDED_COLUMNS.get(name, ())):
+                    raise ValueError(f"it lacks {absent[0]}")
+                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
+                    for column in absent:
+                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                    yield batch.select(columns)
+        except (OSError, ValueError) as error:
+            raise _unreadable(file, columns, error) from error
+
+
+def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason})")
 
 
 def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
@@ -432,8 +481,7 @@ def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason})") from error
+            raise _unreadable(file, columns, error) from error
         if len(frame):
             frames.append(frame.reindex(columns=columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 from analysis.runs import Runs
 
 Diverged = Literal["chance", "exclude"]
+AT_BOUND = 0.1  # share of a run's recorded steps from which on a step size counts as being at its bound
+BOUND_TOLERANCE = 1e-6  # relative; a step size is computed as the exponential of its logarithm
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
@@ -302,6 +304,45 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
         "label"
     )
+
+
+def at_bounds(runs: Runs, run: str) -> pd.DataFrame:
+    """How often each block's step size was at a bound that it may not leave.
+
+    Where a block holds many step sizes, it is at a bound when a quarter of them are.
+
+    Args:
+        runs: the runs.
+        run: the path of a run.
+
+    Returns:
+        Indexed by block, in the order of the record: lower and upper, the shares of recorded steps at which it was at
+        the learner's `lr_bounds`. No rows for a learner without bounds, and for one whose step sizes are not learned.
+    """
+    config = runs.configs[run]
+    bounds = config["learner"].get("lr_bounds")
+    if not config["learned_step_sizes"] or bounds is None:
+        return pd.DataFrame(columns=["lower", "upper"], dtype=float).rename_axis("block")
+    record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
+    low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
+    shares = pd.DataFrame(
+        {
+            "block": record["block"].astype(str),
+            "lower": low <= bounds[0] * (1 + BOUND_TOLERANCE),
+            "upper": high >= bounds[1] * (1 - BOUND_TOLERANCE),
+        }
+    )
+    return shares.groupby("block", sort=False)[["lower", "upper"]].mean()
+
+
+def is_at_bound(runs: Runs, run: str) -> bool:
+    """Whether a run counts as held up by a bound: a block's step size was at one for `AT_BOUND` of the recorded steps.
+
+    Args:
+        runs: the runs.
+        run: the path of a run.
+    """
+    return bool((at_bounds(runs, run) >= AT_BOUND).any(axis=None))
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:

@@ -11,10 +11,12 @@ import pandas as pd
 
 from analysis.runs import Runs
 from analysis.statistics import (
+    AT_BOUND,
     Diverged,
     average_score,
     best_fixed,
     held_out_accuracy,
+    is_at_bound,
     is_regression,
     mean_interval,
     paired_differences,
@@ -57,8 +59,9 @@ def comparison_table(
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
         measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
-        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
-        of the counted runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
+        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), at_bound (number of runs
+        with a step size at its bound, see `analysis.statistics.is_at_bound`), samples_per_second (median of the counted
+        runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
         these runs together), and lost_at_3x and lost_at_10x: by how much the accuracy (in percentage points), or the
         squared error, of the selection runs was worse at a step size so far off, see `analysis.tuning.sensitivity`;
@@ -74,6 +77,7 @@ def comparison_table(
     scores, score = average_score(runs, diverged)
     scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
     scores["samples_per_second"] = runs.table["samples_per_second"]
+    scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
     rows = []
     for label in runs.labels:
@@ -131,8 +135,8 @@ def caption(table: pd.DataFrame) -> str:
         table: from `comparison_table`.
 
     Returns:
-        Sentences that say how many seeds there are, what ± means, how learners were paired and how diverged and
-        incomplete runs count.
+        Sentences that say how many seeds there are, what ± means, how learners were paired, how diverged and
+        incomplete runs count, and when a step size counts as being at its bound.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
@@ -163,6 +167,11 @@ def caption(table: pd.DataFrame) -> str:
         sentences.append("What a diverged run did not see counts as chance, 1 / number of outputs.")
     else:
         sentences.append("Diverged runs are left out of the means.")
+    if table["at_bound"].any():
+        sentences.append(
+            f"“At bound” counts runs in which a step size was at its bound at {100 * AT_BOUND:.0f} % of the recorded "
+            "steps or more."
+        )
     if n_incomplete:
         sentences.append(f"Not counted: {n_incomplete} run{'s' * (n_incomplete != 1)} that did not come to an end.")
     return " ".join(sentences)
@@ -186,6 +195,7 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
         "held_out_accuracy_ci": held_out_ci,
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
+        "at_bound": int(group["at_bound"].sum()),
         "samples_per_second": counted["samples_per_second"].median(),
     }
 
@@ -217,6 +227,7 @@ def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         "held-out accuracy (%)": _with_interval(table, "held_out_accuracy"),
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
+        "at bound": [str(count) for count in table["at_bound"]],
         "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
     }
     if "tuning_runs" in table:

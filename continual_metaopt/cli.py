@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
             "run": run_command(arguments),
             "status": status,
             "report": report,
+            "explain": explain,
+            "export": export,
             "list": show_list,
             "preview": preview_command(arguments),
         }
@@ -191,20 +193,66 @@ def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
     return 0 if found.is_sound else EXIT_FAILED
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None) -> int:
+def report(
+    directory: Annotated[Path, tyro.conf.Positional],
+    /,
+    out: Path | None = None,
+    diverged: Literal["chance", "exclude"] = "chance",
+) -> int:
     """Print the comparison of finished runs, and write its table and figures.
 
     Args:
         directory: a study's folder, or any folder with run directories in it.
         out: where to write; DIRECTORY/report if not given.
+        diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
     """
     ctrl_c_raises()
     parts = [] if (directory / "study.json").exists() else sorted(directory.glob("*/study.json"))
     for path in parts:
         _print(f"\n{path.parent.name}")
-        _show_report([path.parent], out / path.parent.name if out else path.parent / "report")
+        _show_report([path.parent], out / path.parent.name if out else path.parent / "report", diverged=diverged)
     if not parts:
-        _show_report([directory], out or directory / "report")
+        _show_report([directory], out or directory / "report", diverged=diverged)
+    return 0
+
+
+def explain(run: Annotated[Path, tyro.conf.Positional], /) -> int:
+    """Say in words what happened to a run: how it ended, what went wrong first, how its step sizes moved.
+
+    Args:
+        run: a run directory.
+    """
+    from analysis.explain import explain as in_words
+
+    print(in_words(run), end="")
+    return 0
+
+
+def export(
+    directory: Annotated[Path, tyro.conf.Positional],
+    /,
+    format: Literal["csv", "parquet", "tensorboard", "wandb"] = "csv",
+    out: Path | None = None,
+    purpose: Literal["report", "selection", "all"] = "report",
+) -> int:
+    """Write runs in another tool's format: tidy tables, TensorBoard's event files, or offline runs for wandb sync.
+
+    Args:
+        directory: a study's folder, or any folder with run directories in it.
+        format: of what is written.
+        out: a folder, which an earlier export may have written; DIRECTORY/export/FORMAT if not given.
+        purpose: which runs; "selection" are those that only served to choose a setting.
+    """
+    from analysis.export import export as write_export
+    from analysis.runs import load_runs
+
+    runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
+    try:
+        for path in write_export(runs, out or directory / "export" / format, format):
+            print(f"wrote {path}")
+    except ModuleNotFoundError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_USAGE
     return 0
 
 
@@ -367,17 +415,19 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def _show_report(runs: list[Path], out: Path, selection: Sequence[Path] = ()) -> None:
+def _show_report(
+    runs: list[Path], out: Path, selection: Sequence[Path] = (), diverged: Literal["chance", "exclude"] = "chance"
+) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
     tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
-    table = comparison_table(loaded, selection=tried)
+    table = comparison_table(loaded, diverged=diverged, selection=tried)
     _print(format_table(table, "terminal"))
     _print(re.sub(r"\s+", " ", caption(table)))
-    _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, selection=tried)))
+    _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
 
 
 def _print(text: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.engines import COMPILED, kernels
 from continual_metaopt.engines.compiled_learner import CompiledLearner
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.recording import COMPILED_CHECKPOINT, RunDirectory
 from continual_metaopt.under_way import OnProgress, RunUnderWay, ShouldStop, bring_to_end
 from streams import plan_stream
@@ -62,10 +62,15 @@ class CompiledRun(RunUnderWay):
 
     def learn(self) -> None:
         """Learn from all samples that are left."""
-        while self.n_ended < len(self.info.experiences):
-            while self.left_in_experience:
-                self._learn_portion()
-            self.end_experience(self.learner.accuracy)
+        try:
+            while self.n_ended < len(self.info.experiences):
+                while self.left_in_experience:
+                    self._learn_portion()
+                self.end_experience(self.learner.accuracy)
+            self.learner.check_weights(self.n_samples)
+        except Diverged as error:
+            error.measurements += self.learner.state_at_end(error.step)
+            raise
 
     def _learn_portion(self) -> None:
         seen, start = Observations(self.n_ended, self.n_samples), time.monotonic()

@@ -14,9 +14,9 @@ from torch import nn
 from continual_metaopt.compiled_run import CompiledRun
 from continual_metaopt.config import RunConfig
 from continual_metaopt.diagnostic_metrics import named_diagnostics
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.random_numbers import SHARED
-from continual_metaopt.engines.torch_engine import accuracy
+from continual_metaopt.engines.torch_engine import accuracy, check_weights, state_at_end
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.memory import keep_freed_memory
 from continual_metaopt.metrics import OnlineMetric
@@ -126,6 +126,18 @@ class TorchRun(RunUnderWay):
         """Write everything that is needed to go on later."""
         self.directory.checkpoint(self._save, self.engine)
 
+    def check_weights(self) -> None:
+        """Stop at weights that are not numbers, at the end of the stream.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        try:
+            check_weights(self.optimizer, self.n_samples)
+        except Diverged as error:
+            error.measurements += state_at_end(self.model, self.optimizer, error)
+            raise
+
     def measure_and_end_experience(self, model: nn.Module, device: torch.device) -> None:
         """Measure held-out accuracy at the end of an experience, and record the experience.
 
@@ -190,6 +202,7 @@ class LearnerRun(TorchRun, SupervisedPlugin):
         try:
             if self.n_ended < len(self.benchmark.train_stream):
                 self.learner.train(self.benchmark.train_stream[self.n_ended :])
+            self.check_weights()
         finally:
             self.engine = self.learner.engine
 

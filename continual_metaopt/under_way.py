@@ -245,6 +245,7 @@ def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
         run = make()
         run.learn()
     except Diverged as error:
+        directory.measure(error.measurements)
         directory.finish("diverged", str(error), run.engine if run else None)
         return "diverged"
     except Interrupted:

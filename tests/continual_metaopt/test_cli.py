@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import analysis
@@ -232,6 +233,17 @@ def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.Captu
     assert (status, err) == (0, "")
     assert again == out.replace("runs/tiny/report", "elsewhere")
     assert (here / "elsewhere" / "comparison.csv").read_bytes() == (folder / "report" / "comparison.csv").read_bytes()
+    status, out, err = call(capsys, "export", folder, "--format", "parquet", "--purpose", "all")
+    tables = ["runs", "samples", "step_sizes", "measurements", "experiences"]
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [f"wrote {folder}/export/parquet/{name}.parquet" for name in tables]
+    assert len(pq.read_table(folder / "export" / "parquet" / "runs.parquet")) == 6
+    (folder / "export" / "parquet" / "mine.txt").write_text("")
+    message = f"{folder}/export/parquet holds what no export has written; choose another folder, which need not exist"
+    assert call(capsys, "export", folder, "--format", "parquet") == (2, "", f"continual-metaopt: {message}\n")
+    status, out, err = call(capsys, "explain", next((folder / "runs").iterdir()))
+    assert (status, err) == (0, "")
+    assert "\nFinished: all 120 samples in " in out
 
 
 @pytest.mark.slow
@@ -312,6 +324,8 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
             "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
+        (["explain", "nowhere"], "nowhere: no such directory"),
+        (["export", "."], ".: no run directory (a directory with config.json) here or below"),
         (["report", "."], ".: no run directory (a directory with config.json) here or below"),
     ],
 )
@@ -536,6 +550,8 @@ def test_interruptions_have_an_exit_status_of_their_own(
         ["preview", "--help"],
         ["report", "DIR"],
         ["status", "DIR"],
+        ["explain", "DIR"],
+        ["export", "DIR"],
     ],
 )
 def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[str]) -> None:
