@@ -110,7 +110,8 @@ class StudyPlan:
         """One sentence."""
         bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners))
         return (
-            f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, about {_duration(self.hours)} with "
+            f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
+            f"about {_duration(self.hours)} with "
             f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about {size(self.bytes)} "
             "on disk; runs that have ended are not repeated."
         )
