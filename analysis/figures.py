@@ -18,6 +18,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.files import write_whole
+from analysis.ranking import FAMILIES, family
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
@@ -34,6 +35,7 @@ from analysis.statistics import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
@@ -44,6 +46,7 @@ Format = Literal["png", "pdf", "svg"]
 WIDTHS: dict[str, float] = {"column": 3.3, "full": 6.8}  # inches
 # Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1)), (0, (5, 1.2, 1.2, 1.2)), (0, (2.5, 1)))
 MAX_POINTS = 1000  # per line
 MAX_PANELS = 12  # per learner
@@ -217,7 +220,7 @@ def sliding_squared_error(
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, least / 1.5), min(high, 100 * least))
     axes.set_xlim(0, n_samples)
-    _plain_ticks(axes)
+    _plain_ticks(axes.yaxis)
     _thousands(axes, 6)
     return figure
 
@@ -488,6 +491,155 @@ def _draw_map(axes: Axes, percent: np.ndarray, limits: tuple[float, float], best
             axes.add_patch(frame)
 
 
+@_styled
+def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
+    """Average online accuracy of many learners, untuned and tuned, one line for each.
+
+    Caption: Hollow markers are untuned settings, filled ones tuned settings; lines through them are 95 % Student-t
+    intervals over seeds. Learners are in the order of their tuned setting, where it was reported, else of their untuned
+    one. Colours and shapes are kinds of learners. The vertical line is the baseline.
+
+    Args:
+        table: from `analysis.ranking.ranking`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure, whose height grows with the number of learners.
+    """
+    from matplotlib.lines import Line2D
+
+    figure = _new_figure(width, 0.5 + 0.135 * len(table))
+    axes = figure.subplots()
+    styles = family_styles(table["family"])
+    for place, row in enumerate(table.to_dict("records")):
+        colour, marker = styles[row["family"]]
+        apart = 0.15 * bool(
+            np.isfinite(row["untuned"]) and np.isfinite(row["tuned"])
+        )  # so that neither hides the other
+        for column, filled, shift in (("untuned", "white", apart), ("tuned", colour, -apart)):
+            drawn = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
+            half_width = np.nan_to_num(row[f"{column}_ci"])
+            axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
+    _draw_baseline(axes, table)
+    axes.set_yticks(range(len(table)), table["learner"], fontsize=6)
+    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("average online accuracy (%)")
+    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
+    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
+    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
+    _legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    return figure
+
+
+@_styled
+def initial_step_sizes(table: pd.DataFrame) -> Figure:
+    """Accuracy over the initial step size, one panel for each learner.
+
+    Caption: Dots are average online accuracies of single seeds, lines their means. The grey line is the first learner,
+    in every panel. Horizontal axes are the initial step size, or what stands for it where a name is given.
+
+    Args:
+        table: from `analysis.tuning.scores_over_option`.
+
+    Returns:
+        The figure, as wide as the page.
+    """
+    labels = list(dict.fromkeys(table["learner"]))
+    n_columns = min(5, len(labels))
+    n_rows = math.ceil(len(labels) / n_columns)
+    figure = _new_figure("full", 0.4 + 0.98 * n_rows)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    percent = table.assign(percent=100 * table["online_accuracy"])
+    of_first = percent[percent["learner"] == labels[0]].groupby("value")["percent"].mean()
+    for label, axes in zip(labels, grid.flat, strict=False):
+        part = percent[percent["learner"] == label]
+        colour, _ = family_styles([family(part["name"].iloc[0])])[family(part["name"].iloc[0])]
+        if label != labels[0]:
+            axes.plot(of_first.index, of_first, color="0.75", linewidth=0.8)
+        means = part.groupby("value")["percent"].mean()
+        axes.plot(means.index, means, color=colour)
+        axes.plot(part["value"], part["percent"], "o", color=colour, markersize=2, alpha=0.7, markeredgewidth=0)
+        option = part["option"].iloc[0]
+        title = textwrap.fill(label if option == "lr" else f"{label} ({option})", 25)
+        axes.set_title(title, loc="left", fontsize=6, pad=2)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_visible(False)
+    for column in range(n_columns):
+        lowest = grid[(len(labels) - 1 - column) // n_columns, column]
+        lowest.tick_params(axis="x", labelbottom=True)
+    grid[0, 0].set_xscale("log")
+    grid[0, 0].set_ylim(0, None)
+    figure.supxlabel("initial step size", fontsize=8)
+    figure.supylabel("average online accuracy (%)", fontsize=8)
+    return figure
+
+
+@_styled
+def accuracy_against_time(table: pd.DataFrame, *, width: Width = "full") -> Figure:
+    """Accuracy of learners over the time that they took, tuning included.
+
+    Caption: Hollow markers are untuned settings, filled ones tuned settings, whose time includes all selection runs;
+    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Named are the
+    learners to which none was superior in less time. Colours and shapes are kinds of learners.
+
+    Args:
+        table: from `analysis.equal_time.accuracy_at_equal_time`.
+        width: `"column"` or `"full"`, of the page.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.lines import Line2D
+
+    figure = _new_figure(width, 3.0)
+    axes = figure.subplots()
+    styles = family_styles(table["family"])
+    best = -math.inf
+    for row in table.sort_values("relative_time").to_dict("records"):
+        colour, marker = styles[row["family"]]
+        drawn = {"fmt": marker, "color": colour, "markerfacecolor": colour if row["setting"] == "tuned" else "white"}
+        place = (row["relative_time"], row["online_accuracy"])
+        bar = np.nan_to_num(row["online_accuracy_ci"])
+        axes.errorbar(*place, yerr=bar, markersize=4, elinewidth=0.6, markeredgewidth=0.8, **drawn)
+        if row["online_accuracy"] > best:
+            best = row["online_accuracy"]
+            axes.annotate(row["learner"], place, (4, 4), textcoords="offset points", fontsize=6)
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_xlabel("learning time, tuning included (relative to the reference's for the stream)")
+    axes.set_ylabel("average online accuracy (%)")
+    axes.margins(x=0.12)
+    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
+    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
+    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
+    _legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    return figure
+
+
+def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each kind of learner that occurs: they depend on the kind alone.
+
+    Args:
+        families: keys of `analysis.ranking.FAMILIES`.
+    """
+    present = set(families)
+    kinds = zip(FAMILIES, COLOURS, MARKERS, strict=False)
+    return {kind: (colour, marker) for kind, colour, marker in kinds if kind in present}
+
+
+def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:
+    """A vertical line at the accuracy of a ranking's baseline, where one of its rows has it."""
+    labels = table["learner"].where(table["setting"] == "", table["learner"] + ", " + table["setting"])
+    for column, names in (("tuned", labels), ("untuned", table["learner"])):
+        found = table.loc[names == table.attrs["baseline"], column].dropna()
+        if len(found):
+            axes.axvline(found.iloc[0], color="0.6", linewidth=0.7, zorder=0)
+            return
+
+
 def save(
     figure: Figure, out_dir: str | os.PathLike[str], name: str, formats: Sequence[Format] = ("png", "pdf")
 ) -> list[Path]:
@@ -587,13 +739,13 @@ def _draw_means(
     _legend_below(axes, list(curves))
 
 
-def _plain_ticks(axes: Axes) -> None:
-    """Label a logarithmic vertical axis at 1, 2, 5, 10, … in plain numbers."""
+def _plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2, 5, 10, … in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(axes: Axes, labels: Sequence[str], handles: Sequence[Any] | None = None) -> None:

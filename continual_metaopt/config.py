@@ -214,7 +214,7 @@ class StudyConfig(BaseModel):
         seeds: reported seeds.
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
-            too then.
+            too then, and with their tuned ones if these are among the best, where it says of how many.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
         device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 from typing import Any
 
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, resolve
@@ -18,6 +18,7 @@ from streams import plan_stream
 from streams.stream import LearnerInfo
 
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
+ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
 ENDED = ("finished", "diverged")  # states of runs that are not repeated
 
@@ -76,7 +77,7 @@ class StudyPlan:
 
     Attributes:
         name: of the study.
-        learners: what each takes.
+        learners: what each takes, and in a last row the tuned settings where only those of the best are reported.
         workers: runs at a time.
         checkpoint_bytes: size of a run's checkpoint.
     """
@@ -108,7 +109,7 @@ class StudyPlan:
 
     def summary(self) -> str:
         """One sentence."""
-        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners))
+        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners if plan.basis != ALL_TUNED))
         return (
             f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
             f"about {_duration(self.hours)} with "
@@ -164,7 +165,8 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: 
         _plan(study, entry, reported, selection, earlier, n_blocks)
         for entry, n_blocks in zip(study.learners, made.n_blocks, strict=True)
     ]
-    return StudyPlan(study.name, learners, workers, CHECKPOINT_BYTES * made.n_parameters)
+    rows = learners + _plan_of_best(study, learners, reported)
+    return StudyPlan(study.name, rows, workers, CHECKPOINT_BYTES * made.n_parameters)
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:
@@ -272,9 +274,10 @@ def size_of(study: StudyConfig) -> tuple[int, int]:
         reported = stream_length(study.stream, study.seeds[0])
     except Exception:  # its runs say what is wrong
         reported = 0
+    n_runs = n_runs_of_study(study)
     n_selection = sum(n_selection_runs(study, entry) for entry in study.learners)
-    n_reported = sum(n_reported_runs(study, entry) for entry in study.learners)
-    return n_selection + n_reported, n_selection * (reported if shorter is None else shorter) + n_reported * reported
+    length_of_selection = reported if shorter is None else shorter
+    return n_runs, n_selection * length_of_selection + (n_runs - n_selection) * reported
 
 
 def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
@@ -284,8 +287,36 @@ def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
 
 
 def n_reported_runs(study: StudyConfig, entry: LearnerEntry) -> int:
-    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both."""
-    return len(study.seeds) * (study.reports_untuned(entry) + study.is_tuned(entry))
+    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both.
+
+    Where the study reports the chosen settings of its best learners alone, those runs are not among them.
+    """
+    return len(study.seeds) * (study.reports_untuned(entry) + (study.is_tuned(entry) and not _n_best(study)))
+
+
+def n_runs_of_study(study: StudyConfig) -> int:
+    """All runs of a study; there may be fewer if a search space has no more settings."""
+    of_learners = (n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
+    return sum(of_learners) + _n_best(study) * len(study.seeds)
+
+
+def _n_best(study: StudyConfig) -> int:
+    """Of how many learners the chosen settings are reported, where these are not all; else 0."""
+    best = study.tuning.best if study.tuning else None
+    return 0 if best is None else min(best, sum(map(study.is_tuned, study.learners)))
+
+
+def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
+    """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
+    n = _n_best(study)
+    if not n:
+        return []
+    tuned = [plan for plan, entry in zip(learners, study.learners, strict=True) if study.is_tuned(entry)]
+    n_runs = n * len(study.seeds)
+    speed = harmonic_mean([plan.samples_per_second for plan in tuned])
+    label = f"tuned, the best {n} of {len(tuned)}"
+    of_all = sum(plan.bytes for plan in tuned) / sum(plan.selection_samples + plan.reported_samples for plan in tuned)
+    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED, n_runs * reported * of_all)]
 
 
 def _plan(

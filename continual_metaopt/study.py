@@ -19,7 +19,7 @@ from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, run_folder
 from continual_metaopt.planning import n_samples_of, size_of
 from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.study_lock import StudyLock, StudyLocked
-from continual_metaopt.tuning import Setting
+from continual_metaopt.tuning import Setting, positions_of_best
 from continual_metaopt.under_way import reason_of
 
 
@@ -188,13 +188,16 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
                     f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
                     "learner was not run on the reported seeds"
                 )
+    decided = {i: trials for i, trials in tried.items() if i not in undecided}
+    chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in trials]) for i, trials in decided.items()}
+    scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in decided.items()}
+    best = positions_of_best(scores, study.tuning.best if study.tuning else None)
     jobs = []
     for i, entry in enumerate(study.learners):
         if study.reports_untuned(entry):
             jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-        if study.is_tuned(entry) and i not in undecided:
-            learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
-            jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+        if i in best:
+            jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
     do(jobs, "reported runs")
     runs = [path for _, path in jobs]
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
