@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,7 +84,7 @@ def accuracy_at_equal_time(
             pace, tuned_for = seconds[learner], tuning[learner] * (setting == "tuned")
             scores = [sample_scores(runs, path) for path in tables[label]]
             config = runs.configs[tables[label][0]]
-            row = {
+            row: dict[str, Any] = {
                 "learner": learner,
                 "family": family(config["learner"]["name"]),
                 "setting": setting,

@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _described(arguments: argparse.Namespace) -> tuple[Component, Component]:
     """The stream and the network that were asked for."""
     if arguments.study is None:
-        stream = Component(name=arguments.stream, source=arguments.source or "digits")
+        stream = Component.model_validate({"name": arguments.stream, "source": arguments.source or "digits"})
         return stream, Component(name=arguments.network)
     study = load_study(arguments.study, source=arguments.source)
     shorter = study.tuning.stream if study.tuning else {}

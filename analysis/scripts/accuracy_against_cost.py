@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
-from analysis.figures import accuracy_against_time, save
+from analysis.figures import accuracy_against_time
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
 from analysis.scripts import _arguments
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference", default="AdamW", metavar="LEARNER", help="whose times are the budgets (default: %(default)s)"
     )
     _arguments.add_diverged(parser)
-    _arguments.add_width(parser, "full")
+    _arguments.add_figure(parser, "page")
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -48,7 +48,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         explanation = _explanation(arguments)
         print(f"{_text(table, 'terminal')}\n{explanation}\n")
         paths += write_texts({fmt: _text(table, fmt) for fmt in SUFFIXES}, explanation, folder, "equal_time")
-        paths += save(accuracy_against_time(table, width=arguments.width), folder, "accuracy_against_cost")
+        figure = accuracy_against_time(table, width=arguments.width)
+        paths += _arguments.save_figure(accuracy_against_time, figure, folder, "accuracy_against_cost", arguments)
     return paths
 
 

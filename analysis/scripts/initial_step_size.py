@@ -14,7 +14,7 @@ from analysis.files import write_whole
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import format_columns
+from analysis.tables import Format, format_columns
 from analysis.tuning import scores_over_option
 
 EXPLANATION = (
@@ -42,14 +42,14 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         paths += save(initial_step_sizes(table), folder, "initial_step_size")
         to_csv = functools.partial(table.to_csv, index=False, float_format="%.6g")
         paths.append(write_whole(folder / "initial_step_size.csv", to_csv))
-        texts = {fmt: format_columns(columns, fmt) for fmt in SUFFIXES if fmt != "csv"}
+        texts: dict[Format, str] = {fmt: format_columns(columns, fmt) for fmt in SUFFIXES if fmt != "csv"}
         paths += write_texts(texts, EXPLANATION, folder, "initial_step_size")
     return paths
 
 
 def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
     means = 100 * table.pivot_table(index="learner", columns="value", values="online_accuracy", sort=False)
-    means = means[sorted(means)]
+    means = means.sort_index(axis="columns")
     options = table.drop_duplicates("learner").set_index("learner")["option"].reindex(means.index)
     columns = {"learner": list(means.index), "option": list(options)}
     columns |= {f"{value:g}": ["" if pd.isna(m) else f"{m:.1f}" for m in means[value]] for value in means}

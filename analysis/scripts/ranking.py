@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import ranking_dots, save
+from analysis.figures import ranking_dots
 from analysis.ranking import caption, format_ranking, ranking
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--costs", type=Path, metavar="CSV", help="from python -m benchmarks.cost, for columns of costs"
     )
     _arguments.add_diverged(parser)
-    _arguments.add_width(parser)
+    _arguments.add_figure(parser)
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -39,7 +39,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         )
         print(f"{format_ranking(table, 'terminal')}\n{caption(table)}\n")
         paths += write_texts({fmt: format_ranking(table, fmt) for fmt in SUFFIXES}, caption(table), folder, "ranking")
-        paths += save(ranking_dots(table, width=arguments.width), folder, "ranking")
+        figure = ranking_dots(table, width=arguments.width)
+        paths += _arguments.save_figure(ranking_dots, figure, folder, "ranking", arguments)
     return paths
 
 

@@ -38,7 +38,7 @@ for _name, _module, _description in (
     ("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values"),
     ("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced"),
     ("aruba_told", "aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
-    ("reinitialised_told", "reinitialised", "a base update; network or head begin anew at each experience it is told of"),
+    ("reinitialised_told", "reinitialised", "a base update; network or head begin anew at experiences it is told of"),
     ("replayed_step_sizes", "replayed_step_sizes", "a base update with the step sizes that another run has recorded"),
     ("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length"),
     ("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told"),

@@ -18,8 +18,8 @@ from continual_metaopt.trajectories import Change, Trajectory, changed, read_tra
 class ReplayedStepSizes(OnBase):
     """A base update whose step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
 
-    A step size holds until the next recorded one, and the last one after the end. The optimizer knows of boundaries only
-    what the trajectory does, which are those of the recorded run.
+    A step size holds until the next recorded one, and the last one after the end. Of boundaries the optimizer
+    knows what the trajectory does: those of the recorded run.
 
     Args:
         params: param groups whose names are those of the trajectory's blocks.

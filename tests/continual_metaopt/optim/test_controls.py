@@ -11,6 +11,7 @@ from torch import nn
 
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
+from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.registry import is_told, learner_factory, learns_step_sizes, step_sizes_of
 from continual_metaopt.optim.reinitialised import reinitialised_told
 from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
@@ -28,8 +29,16 @@ def network() -> nn.Sequential:
 
 
 def replaying(model: nn.Module) -> ReplayedStepSizes:
-    groups = [{"params": list(module.parameters()), "name": name} for name, module in model.named_children()]
-    return ReplayedStepSizes([group for group in groups if group["params"]], PLAN, base="adamw_released")
+    """With the first block's step sizes of the plan for the first block of a network, the second's for all others."""
+    groups = blocks(model)
+    plan = Trajectory(
+        tuple(group["name"] for group in groups),
+        PLAN.steps,
+        PLAN.step_sizes[:, [min(i, 1) for i in range(len(groups))]],
+        PLAN.boundaries,
+        PLAN.n_samples,
+    )
+    return ReplayedStepSizes(groups, plan, base="adamw_released")
 
 
 def learn(model: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
@@ -44,7 +53,7 @@ CONTROLS: dict[str, Any] = {
     "replayed_step_sizes": replaying,
     "reinitialised_told": partial(reinitialised_told, base="adamw_released"),
     "head of reinitialised_told": partial(reinitialised_told, part="head"),
-    "fixed_per_block": partial(learner_factory("fixed_per_block"), lr=0.01, lr_0=0.1),
+    "fixed_per_block": partial(learner_factory("fixed_per_block"), lr=0.01),
 }
 
 
