@@ -188,8 +188,8 @@ class Replay(BaseModel):
 
     Attributes:
         learner: label of another learner.
-        seed: "same" for its run on the same seed, "next" for that on the next of the study's seeds; after the last comes
-            the first.
+        seed: "same" for its run on the same seed, "next" for that on the next of the study's seeds, or after the last
+            on the first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
