@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.runs import Runs
-from analysis.statistics import mean_interval, require_labels
+from analysis.statistics import is_regression, mean_interval, require_labels
 
 Pair = tuple[str, str]
 
@@ -29,9 +29,9 @@ def control_table(
 
     Returns:
         One row per pair: learner, baseline, pairs (number of common seeds), mean (accuracy of the learner over these),
-        mean_ci, difference (learner minus baseline), difference_ci, late_difference and late_difference_ci (without the first
-        experiences; NaN if there are no others). In percentage points; intervals are half widths of 95 % Student-t
-        intervals over seeds, NaN for fewer than two.
+        mean_ci, difference (learner minus baseline), difference_ci, late_difference and late_difference_ci (without the
+        first experiences; NaN if there are no others). In percentage points; intervals are half widths of 95 %
+        Student-t intervals over seeds, NaN for fewer than two.
 
     Raises:
         ValueError: the runs come from several streams, classify nothing, or a label does not occur.
@@ -43,21 +43,18 @@ def control_table(
     require_labels(runs, list(dict.fromkeys(label for pair in pairs for label in pair)))
     finished = runs.table.loc[runs.table["state"] == "finished", "path"]
     experiences = runs.experiences[runs.experiences["run"].isin(finished)]
-    if experiences["n_correct"].isna().any():
+    if is_regression(runs):
         raise ValueError("these runs are of a regression, which has no accuracy to compare")
     whole, late = (_accuracies(experiences[experiences["experience"] >= first]) for first in (0, skip))
     rows = []
     for label, other in pairs:
         both = whole.reindex(columns=[label, other]).dropna()
         after = late.reindex(columns=[label, other]).dropna()
-        rows.append(
-            (label, other, len(both))
-            + mean_interval(both[label].to_numpy())
-            + mean_interval((both[label] - both[other]).to_numpy())
-            + mean_interval((after[label] - after[other]).to_numpy())
-        )
+        values = (both[label], both[label] - both[other], after[label] - after[other])
+        rows.append([label, other, len(both), *(edge for value in values for edge in mean_interval(value.to_numpy()))])
     columns = ["mean", "mean_ci", "difference", "difference_ci", "late_difference", "late_difference_ci"]
-    return pd.DataFrame(rows, columns=["learner", "baseline", "pairs", *columns])
+    table = pd.DataFrame(rows, columns=["learner", "baseline", "pairs", *columns])
+    return table.astype(dict.fromkeys(columns, float))
 
 
 def _accuracies(experiences: pd.DataFrame) -> pd.DataFrame:

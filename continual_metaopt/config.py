@@ -408,6 +408,8 @@ class StudyConfig(BaseModel):
             tuned: whether it is the setting of a tuned learner, which its label tells; False for its untuned one.
         """
         position = self.learners.index(entry)
+        if entry.replays is not None:
+            _require_trajectory(entry.name, f"learners.{position}")
         search = self.search(entry) if tuned else None
         options = tuple(search.space) if search else ()
         label = entry.label or entry.name
@@ -434,6 +436,15 @@ class StudyConfig(BaseModel):
             order=position,
             imports=tuple(self.imports),
         ).resolved(f"learners.{position}: ")
+
+
+def _require_trajectory(name: str, where: str) -> None:
+    try:
+        options = inspect.signature(learner_factory(name)).parameters
+    except (UnknownNameError, MissingPackageError):
+        return  # which resolving says
+    if "trajectory" not in options:
+        raise ConfigError(f"{where}.replays: the learner '{name}' has no option trajectory")
 
 
 def _n_settings(tune: Search | Grid | None) -> int | None:
