@@ -28,7 +28,8 @@ def control_table(
         skip: how many experiences are left out at the beginning.
 
     Returns:
-        One row per pair: learner, baseline, pairs (number of common seeds), mean (accuracy of the learner over these),
+        One row per pair: learner, baseline, name and baseline_name (their labels without chosen settings, where these
+        tell them apart), pairs (number of common seeds), mean (accuracy of the learner over these),
         mean_ci, difference (learner minus baseline), difference_ci, late_difference and late_difference_ci (without the
         first experiences; NaN if there are no others). In percentage points; intervals are half widths of 95 %
         Student-t intervals over seeds, NaN for fewer than two.
@@ -52,9 +53,22 @@ def control_table(
         after = late.reindex(columns=[label, other]).dropna()
         values = (both[label], both[label] - both[other], after[label] - after[other])
         rows.append([label, other, len(both), *(edge for value in values for edge in mean_interval(value.to_numpy()))])
+    names = _names(runs)
     columns = ["mean", "mean_ci", "difference", "difference_ci", "late_difference", "late_difference_ci"]
     table = pd.DataFrame(rows, columns=["learner", "baseline", "pairs", *columns])
+    table.insert(2, "name", table["learner"].map(names))
+    table.insert(3, "baseline_name", table["baseline"].map(names))
     return table.astype(dict.fromkeys(columns, float))
+
+
+def _names(runs: Runs) -> dict[str, str]:
+    """A short name for each label: that of its entry in the study, where no other label has the same."""
+    configs = dict(
+        zip(runs.table["label"].astype(str), (runs.configs[path] for path in runs.table["path"]), strict=True)
+    )
+    entries = {label: config.get("entry") or label for label, config in configs.items()}
+    known = list(entries.values())
+    return {label: entry if known.count(entry) == 1 else label for label, entry in entries.items()}
 
 
 def _accuracies(experiences: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,12 +51,12 @@ def control_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
         )
     axes.axvline(0, color="0.5", linewidth=0.8)
     one = table["baseline"].nunique() == 1
-    names = [row.learner if one else f"{row.learner} − {row.baseline}" for row in table.itertuples()]
-    axes.set_yticks(places, names, fontsize=6)
+    names = [row.name if one else f"{row.name} − {row.baseline_name}" for row in table.to_records()]
+    axes.set_yticks(places, [textwrap.fill(name, 44) for name in names], fontsize=6)
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"difference from “{table['baseline'].iloc[0]}” (points)" if one else "difference (points)")
+    axes.set_xlabel(f"difference from\n“{table['baseline_name'].iloc[0]}” (points)" if one else "difference (points)")
     legend_below(axes, ["all experiences", "without the first"], drawn)
     return figure

@@ -70,13 +70,22 @@ def test_unknown_labels_and_regressions_are_refused(runs_at, tmp_path_factory):
 def test_the_figure_has_a_line_for_each_control(runs_at):
     axes = control_dots(control_table(load_runs(runs_at))).axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["frozen", "folded"]
-    assert axes.get_xlabel() == "difference from “closed” (points)"
+    assert axes.get_xlabel() == "difference from\n“closed” (points)"
     filled, hollow = (container.lines[0] for container in axes.containers)
     np.testing.assert_allclose(filled.get_xdata(orig=False), [12.5, -6.25])
     np.testing.assert_allclose(hollow.get_xdata(orig=False), [-37.5, -12.5])
     pairs = control_table(load_runs(runs_at), pairs=[("folded", "frozen"), ("frozen", "closed")])
     labels = [text.get_text() for text in control_dots(pairs).axes[0].get_yticklabels()]
     assert labels == ["folded − frozen", "frozen − closed"]
+
+
+def test_names_in_the_figure_are_without_chosen_settings(runs_at):
+    for label in ("fixed, lr = 0.1", "slow", "slow, lr = 0.1"):
+        for seed in (0, 1):
+            write_run(runs_at, label, seed, [1] * 8, config={"order": 3, "entry": label.split(",")[0]})
+    table = control_table(load_runs(runs_at), "closed")
+    assert table["name"].tolist() == ["frozen", "folded", "fixed", "slow", "slow, lr = 0.1"]
+    assert set(table["baseline_name"]) == {"closed"}
 
 
 def test_the_script(runs_at, capsys):
