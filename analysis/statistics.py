@@ -5,6 +5,9 @@ Accuracies are fractions between 0 and 1. Squared errors are of regressions, in 
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -154,6 +157,51 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
     return table.groupby(["label", *settings], sort=False, as_index=False).agg(
         n_runs=("diverged", "size"), n_diverged=("diverged", "sum"), online_accuracy=("online_accuracy", "mean")
     )
+
+
+def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Average online accuracy of learners that differ in one setting alone, over its values.
+
+    Args:
+        runs: runs of one stream.
+        setting: a numeric option of the learners, such as `"lr"`.
+        diverged: how diverged runs count, see `online_accuracy`.
+
+    Returns:
+        One row per learner and value: learner (what the labels have in common), value, n_runs, online_accuracy (mean
+        over runs, a fraction), half_width (of its 95 % Student-t interval; NaN for one run). Learners that were run
+        with one value only are left out.
+
+    Raises:
+        ValueError: no learner was run with two values, or the runs cannot be averaged.
+    """
+    runs.require_one_stream()
+    scores = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
+    found: dict[str, dict[float, list[float]]] = {}
+    labels: dict[str, dict[str, None]] = {}
+    for run, label, fraction in scores[["run", "label", "online_accuracy"]].itertuples(index=False, name=None):
+        learner = dict(runs.configs[run]["learner"])
+        value = learner.pop(setting, None)
+        if isinstance(value, int | float):
+            rest = json.dumps([learner, runs.configs[run].get("network")], sort_keys=True)
+            found.setdefault(rest, {}).setdefault(float(value), []).append(fraction)
+            labels.setdefault(rest, {})[label] = None
+    rows = []
+    for rest, by_value in found.items():
+        if len(by_value) > 1:
+            name = _common_part(list(labels[rest]))
+            for value, fractions in sorted(by_value.items()):
+                rows.append((name, value, len(fractions), *mean_interval(fractions)))
+    if not rows:
+        raise ValueError(f"no learner of these runs was run with two values of {setting}")
+    return pd.DataFrame(rows, columns=["learner", "value", "n_runs", "online_accuracy", "half_width"])
+
+
+def _common_part(labels: list[str]) -> str:
+    """What labels begin with, without the name of the setting in which they differ: "A" of "A, α₀ = 1e-5", "A, …4"."""
+    letters = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*labels, strict=False))
+    prefix = "".join(column[0] for column in letters)
+    return re.sub(r"[\s,(]*(\w+ =)?\s*[\d.e+-]*$", "", prefix) or labels[0]
 
 
 def sample_scores(runs: Runs, run: str) -> np.ndarray:

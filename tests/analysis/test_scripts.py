@@ -4,11 +4,17 @@ import sys
 import pytest
 
 from analysis.scripts import (
+    accuracy_cost,
     around_boundaries,
     comparison_table,
+    comparisons,
+    cumulative_accuracy,
     meta_parameters,
     online_accuracy,
+    rank_diagram,
+    sawtooth,
     sensitivity,
+    sensitivity_curves,
     sliding_accuracy,
     squared_error,
     step_sizes,
@@ -26,7 +32,10 @@ def study(tmp_path_factory):
     ("script", "options", "name"),
     [
         (online_accuracy, ["--learners", "Meta", "AdamW", "--diverged", "exclude"], "online_accuracy"),
-        (sliding_accuracy, ["--window", "10", "--width", "full"], "sliding_accuracy"),
+        (sliding_accuracy, ["--window", "10", "--width", "page"], "sliding_accuracy"),
+        (cumulative_accuracy, ["--width", "text"], "cumulative_accuracy"),
+        (accuracy_cost, [], "accuracy_cost"),
+        (rank_diagram, ["--test", "t"], "rank_diagram"),
         (step_sizes, ["--learners", "Meta", "--blocks", "head", "--steps", "0", "100"], "step_sizes"),
         (
             around_boundaries,
@@ -40,6 +49,52 @@ def test_figures(script, options, name, study, tmp_path, capsys):
     expected = [tmp_path / "out" / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     assert all(path.stat().st_size > 1000 for path in expected)
+
+
+def test_format_and_caption(study, tmp_path, capsys):
+    assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg", "--caption"]) == 0
+    expected = [tmp_path / "online_accuracy.svg", tmp_path / "online_accuracy.txt"]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
+    assert expected[1].read_text(encoding="utf-8").startswith("Lines are means over seeds")
+
+
+def test_sawtooth(tmp_path, capsys):
+    teeth = [10 ** -(place % 40 / 40) for place in range(200)]
+    for seed in range(2):
+        write_run(tmp_path, "A", seed, [1] * 200, n_experiences=5, learned=True, step_sizes={"all": teeth})
+    options = ["--out", str(tmp_path / "out"), "--bins", "4", "--shifts", "19", "--format", "png"]
+    assert sawtooth.main([str(tmp_path), *options]) == 0
+    output = capsys.readouterr().out
+    row = next(line for line in output.splitlines() if line.startswith("A ")).split()
+    assert row[:6] == ["A", "all", "2", "0.75", "±", "0.00"]
+    assert row[7] == "0.050"
+    assert "95 % quantile of the amplitude when boundaries are shifted" in output
+    names = ["sawtooth.csv", "sawtooth.md", "sawtooth_A.png"]
+    assert output.splitlines()[-3:] == [str(tmp_path / "out" / name) for name in names]
+    header, first = (tmp_path / "out" / "sawtooth.csv").read_text().splitlines()
+    assert header.startswith(
+        "learner,block,seeds,experiences,amplitude,amplitude_ci,chance_amplitude,peak,trough,rise,"
+    )
+    assert first.startswith("A,all,2,4,0.75,")
+
+
+def test_comparisons(study, tmp_path, capsys):
+    assert comparisons.main([study, "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "with 2 seeds p cannot be less than 0.5, and corrected for 2 comparisons (Holm) not less than 1" in output
+    assert "Friedman's test that all are equal" in output
+    names = [f"{name}.{suffix}" for name in ("summary", "paired_comparisons", "ranks") for suffix in ("csv", "md")]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    rows = (tmp_path / "paired_comparisons.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["Meta", "AdamW"], ["Scalar", "AdamW"]]
+    assert (tmp_path / "ranks.md").read_text(encoding="utf-8").startswith("| learner ")
+
+
+def test_sensitivity_curves(tmp_path, capsys):
+    for lr in (1e-3, 1e-2):
+        write_run(tmp_path, f"A, lr = {lr:g}", config={"learner": {"name": "a", "lr": lr}})
+    assert sensitivity_curves.main([str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sensitivity_curves.png"]
 
 
 def test_sensitivity(tmp_path, capsys):
