@@ -11,6 +11,7 @@ from analysis.figures.accuracy import (
     sliding_squared_error,
 )
 from analysis.figures.boundaries import ALIGNED, around_boundaries
+from analysis.figures.paper import gaps_beside_the_papers
 from analysis.figures.ranks import rank_diagram
 from analysis.figures.settings import sensitivity_curves, sensitivity_maps
 from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, save
@@ -35,6 +36,7 @@ __all__ = [
     "caption_of",
     "cumulative_accuracy",
     "folded_sawtooth",
+    "gaps_beside_the_papers",
     "has_meta_parameter",
     "has_trajectories",
     "meta_parameter_trajectories",
