@@ -3,9 +3,9 @@
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -14,6 +14,9 @@ from continual_metaopt import config as configs
 from continual_metaopt.config import RunConfig
 from continual_metaopt.optim.packaged import MissingPackageError
 from streams.stream import StreamAbout
+
+if TYPE_CHECKING:
+    from continual_metaopt.study import StudyResult
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
@@ -44,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         commands = {
             "compare": compare,
+            "reproduce": reproduce,
             "run": run_command(arguments),
             "report": report,
             "explain": explain,
@@ -96,26 +100,71 @@ def compare(
         plan: only say what the study will take, in runs, samples and hours; run nothing.
     """
     from continual_metaopt.backends.local import n_processors
-    from continual_metaopt.jobs import RunsFailed, StudyInterrupted
     from continual_metaopt.planning import plan_study
-    from continual_metaopt.study import run_study
 
     config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     folder = out or Path("runs") / config.name
-    planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
     if plan:
-        print(planned.table())
+        print(plan_study(config, [folder, Path("runs")], workers or n_processors()).table())
         return 0
-    if not quiet:
-        print(planned.summary(), file=sys.stderr, flush=True)
-    try:
-        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
-    except StudyInterrupted:
-        return _interrupted()
-    except RunsFailed as error:
-        return _failed(error)
-    _show_report(result.runs, folder / "report", result.selection)
-    return 0
+
+    def show(result: "StudyResult") -> None:
+        _show_report(result.runs, folder / "report", result.selection)
+
+    return _run_and_show(config, folder, workers, quiet, show, threads)
+
+
+def reproduce(
+    experiment: Annotated[Literal["table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional],
+    /,
+    out: Path | None = None,
+    source: str | None = None,
+    data_root: Path | None = None,
+    seeds: tuple[int, ...] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
+
+    Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
+    images, and takes no images, seeds or workers.
+
+    Args:
+        experiment: table2 and table3 (10 and 20 classes per task), robustness (figure 2: initial step size),
+            trajectories (figure 3: the six blocks of a ResNet-18, here a narrow one), or overhead.
+        out: folder of the runs and the report; runs/EXPERIMENT if not given.
+        source: images in place of CIFAR-100, such as parquet:FOLDER.
+        data_root: folder of the files of torchvision's data sets.
+        seeds: reported seeds, instead of the study's own.
+        workers: runs at a time; one per processor if not given.
+        quiet: show neither what the study will take nor progress.
+    """
+    folder = out or Path("runs") / experiment
+    if experiment == "overhead":
+        given = {"--source": source, "--data-root": data_root, "--seeds": seeds, "--workers": workers}
+        unused = [flag for flag, value in given.items() if value is not None]
+        if unused:
+            raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
+        from continual_metaopt.overhead import write_overhead
+
+        text, paths = write_overhead(folder / "report", show_progress=not quiet)
+        print("\n".join([text, *(f"wrote {path}" for path in paths)]))
+        return 0
+    from analysis import load_runs
+    from analysis.reproduction_report import write_reproduction
+    from continual_metaopt.reproduce import check_images
+
+    config = configs.load_study(experiment, source=source, data_root=data_root, seeds=seeds)
+    warning = check_images(config)
+    if warning and not quiet:
+        print(f"{PROGRAM}: {warning}", file=sys.stderr)
+
+    def show(result: "StudyResult") -> None:
+        runs = load_runs(*result.runs, *result.selection, purpose=None)
+        text, paths = write_reproduction(runs, experiment, folder / "report")
+        print("\n".join([text, *(f"wrote {path}" for path in paths)]))
+
+    return _run_and_show(config, folder, workers, quiet, show)
 
 
 def report(
@@ -334,6 +383,33 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     }
     fields: dict[str, Any] = parts | plain
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _run_and_show(
+    config: configs.StudyConfig,
+    folder: Path,
+    workers: int | None,
+    quiet: bool,
+    show: "Callable[[StudyResult], None]",
+    threads: bool = False,
+) -> int:
+    """Run what is left of a study, and show it once all of it is there; returns the exit status."""
+    from continual_metaopt.backends.local import n_processors
+    from continual_metaopt.jobs import RunsFailed, StudyInterrupted
+    from continual_metaopt.planning import plan_study
+    from continual_metaopt.study import run_study
+
+    if not quiet:
+        planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
+        print(planned.summary(), file=sys.stderr, flush=True)
+    try:
+        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
+    except StudyInterrupted:
+        return _interrupted()
+    except RunsFailed as error:
+        return _failed(error)
+    show(result)
+    return 0
 
 
 def _show_report(
