@@ -30,12 +30,16 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "n_seen_before",
         "n_correct",
         "online_accuracy",
+        "mean_loss",
         "test_accuracy",
     ),
 }
 
 # that runs of earlier versions lack; NaN there
-_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {"step_sizes": ("q05", "q25", "q75", "q95")}
+_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "step_sizes": ("q05", "q25", "q75", "q95"),
+    "experiences": ("mean_loss",),
+}
 
 _CONFIG_KEYS = (
     "run_id",
@@ -63,7 +67,8 @@ class Runs:
         table: one row per run, ordered by study, by the configuration's `order` where it has one, by label and by seed.
             Columns: run_id, path, study, label, seed, purpose, state, reason, step, learned_step_sizes, definition,
             fingerprint, stationary, n_experiences, n_samples, n_outputs, n_parameters, wall_time (seconds),
-            samples_per_second.
+            samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
+            regressions).
         configs: the content of `config.json` of each run, by path.
     """
 
@@ -102,16 +107,17 @@ class Runs:
     def correct_counts(self) -> pd.DataFrame:
         """Samples and correct predictions of each finished or diverged run, indexed by path.
 
-        Columns: n_rows, n_correct (NaN for regression).
+        Columns: n_rows, n_correct (NaN for regression). They are exact where only some samples have been recorded.
 
         Raises:
             ValueError: the samples of a run do not agree with its state.
         """
         ended = self.table[self.table["state"].isin(["finished", "diverged"])]
         rows = []
-        for path in ended["path"]:
+        counts = ended[["path", "record_samples_every", "step", "n_correct"]]
+        for path, every, step, n_correct in counts.itertuples(index=False, name=None):
             correct = self.correct(path)
-            rows.append((len(correct), correct.sum()))
+            rows.append((len(correct), correct.sum()) if every == 1 else (step, n_correct))
         return pd.DataFrame(rows, index=pd.Index(ended["path"], name="run"), columns=["n_rows", "n_correct"])
 
     def correct(self, run: str) -> np.ndarray:
@@ -121,18 +127,21 @@ class Runs:
             run: the path of the run, as in `table`.
 
         Returns:
-            Array of float64 [number of recorded samples]: 1 or 0, NaN for regression.
+            Array of float64 [number of recorded samples]: 1 or 0, NaN for regression. Where only some samples have
+            been recorded, they are those at multiples of `record_samples_every`.
 
         Raises:
             ValueError: a finished run lacks samples, or a run has more samples than its stream.
         """
         correct = self.read(run, "samples", ["correct"])["correct"].to_numpy(dtype=float, na_value=np.nan)
         state = self.table.loc[self.table["path"] == run, "state"].item()
-        expected = self.configs[run]["stream_info"]["n_samples"]
+        n_samples, every = self.configs[run]["stream_info"]["n_samples"], record_samples_every(self.configs[run])
+        expected = -(-n_samples // every)
         if len(correct) > expected or (state == "finished" and len(correct) != expected):
+            of_them = "" if every == 1 else f", of which {expected} are recorded"
             raise ValueError(
-                f"{run}: the run is {state} and its stream has {expected} samples, but {len(correct)} are recorded: "
-                "remove the directory and repeat the run"
+                f"{run}: the run is {state} and its stream has {n_samples} samples{of_them}, but {len(correct)} are "
+                "recorded: remove the directory and repeat the run"
             )
         return correct
 
@@ -296,12 +305,23 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
     return Runs(table, {path: kept[path] for path in ordered})
 
 
+def record_samples_every(config: Mapping[str, Any]) -> int:
+    """Distance in steps between the samples that a run has recorded one by one, given its configuration."""
+    return int(config.get("record_samples_every", 1))
+
+
 def _run_directories(root: Path) -> Iterator[Path]:
     """Yield the run directories at or below `root`, in order of their names."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such directory")
     found = False
+    seen = set()
     for directory, subdirectories, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(directory)
+        if place in seen:  # by a link that leads back
+            subdirectories.clear()
+            continue
+        seen.add(place)
         subdirectories.sort()
         if "config.json" in files:
             subdirectories.clear()  # what lies below belongs to the run
@@ -391,6 +411,8 @@ def _row(path: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dic
         "n_parameters": config["n_parameters"],
         "wall_time": _number(status.get("wall_time")),
         "samples_per_second": _number(status.get("samples_per_second")),
+        "record_samples_every": record_samples_every(config),
+        "n_correct": status.get("n_correct"),
     }
 
 
@@ -469,7 +491,10 @@ def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.Reco
 
 def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason})")
+    return ValueError(
+        f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); "
+        "remove the run directory and repeat the run"
+    )
 
 
 def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
@@ -477,7 +502,8 @@ def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str
     for file in files:
         try:
             # Without partitioning=None, a folder called "seed=1" would become a column.
-            frame = pd.read_parquet(file, columns=_present(file, columns, added), partitioning=None)
+            present = _present(file, columns, added)
+            frame = pd.read_parquet(file, columns=present, partitioning=None, page_checksum_verification=True)
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError) as error:

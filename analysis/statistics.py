@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.runs import Runs
+from analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
 AT_BOUND = 0.1  # share of a run's recorded steps from which on a step size counts as being at its bound
@@ -212,7 +212,8 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
         run: the path of a finished or diverged run.
 
     Returns:
-        Array [n_samples]; its mean is the average online accuracy.
+        Array [n_samples]; its mean is the average online accuracy. Where only some samples have been recorded, each
+        stands for those up to the next one, and the mean over each experience is still exact.
 
     Raises:
         ValueError: the run is of regression.
@@ -220,10 +221,35 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
     correct = runs.correct(run)
     if np.isnan(correct).any():
         raise ValueError(f"{run}: has no accuracy, since its stream is a regression")
+    if record_samples_every(runs.configs[run]) > 1:
+        correct = _spread(runs, run, correct, "online_accuracy")
     info = runs.configs[run]["stream_info"]
     scores = np.full(info["n_samples"], 1 / info["n_outputs"])
     scores[: len(correct)] = correct
     return scores
+
+
+def _spread(runs: Runs, run: str, recorded: np.ndarray, mean: str) -> np.ndarray:
+    """Values of all samples, from those that a run has recorded and from the exact means of its experiences.
+
+    Args:
+        runs: the runs.
+        run: the path of the run.
+        recorded: a value of each recorded sample.
+        mean: column of the table `experiences` with the mean of all values.
+
+    Returns:
+        Array [samples the run has seen]. Each recorded value stands for the samples up to the next one, shifted by
+        what is missing to the mean of its experience, if that has come to its end.
+    """
+    n_seen = int(runs.table.loc[runs.table["path"] == run, "step"].item())
+    every = record_samples_every(runs.configs[run])
+    values = np.repeat(recorded, every)[:n_seen]
+    experiences = runs.read(run, "experiences", ["first_step", "n_samples", mean])
+    for first, n, exact in experiences.itertuples(index=False, name=None):
+        part = values[first : first + n]
+        part += exact - part.mean()
+    return values
 
 
 def is_regression(runs: Runs) -> bool:
@@ -244,10 +270,13 @@ def squared_errors(runs: Runs, run: str) -> np.ndarray:
         run: the path of a finished or diverged run.
 
     Returns:
-        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come.
+        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come. Where only some samples
+        have been recorded, see `sample_scores`.
     """
     errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
     loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
+    if record_samples_every(runs.configs[run]) > 1:
+        loss = _spread(runs, run, loss, "mean_loss")
     errors[: len(loss)] = 2 * loss
     return errors
 

@@ -16,6 +16,7 @@ from continual_metaopt.optim.packaged import MissingPackageError
 from streams.stream import StreamAbout
 
 if TYPE_CHECKING:
+    from continual_metaopt.backends import Backend
     from continual_metaopt.study import StudyResult
 
 DEFAULT_STUDY = "quick"
@@ -25,6 +26,7 @@ PLAIN_FIELDS = {  # of a run, given as flags of their own
     "engine",
     "device",
     "record_every",
+    "record_samples_every",
     "evaluate",
     "diagnostics",
     "diagnostics_every",
@@ -81,6 +83,9 @@ def compare(
     threads: bool = False,
     quiet: bool = False,
     plan: bool = False,
+    backend: Literal["local", "ray", "slurm"] = "local",
+    address: str = "auto",
+    slurm: tuple[str, ...] = (),
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
 
@@ -98,6 +103,10 @@ def compare(
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
         plan: only say what the study will take, in runs, samples and hours; run nothing.
+        backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
+        address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
+        slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
+            sbatch.
     """
     from continual_metaopt.backends.local import n_processors
     from continual_metaopt.planning import plan_study
@@ -111,7 +120,8 @@ def compare(
     def show(result: "StudyResult") -> None:
         _show_report(result.runs, folder / "report", result.selection)
 
-    return _run_and_show(config, folder, workers, quiet, show, threads)
+    elsewhere = _backend(backend, address, slurm, workers, quiet)
+    return _run_and_show(config, folder, workers, quiet, show, threads, elsewhere)
 
 
 def reproduce(
@@ -165,6 +175,20 @@ def reproduce(
         print("\n".join([text, *(f"wrote {path}" for path in paths)]))
 
     return _run_and_show(config, folder, workers, quiet, show)
+
+
+def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
+    """What does the runs of a study elsewhere than on this machine."""
+    if name == "ray":
+        from continual_metaopt.backends.ray import RayPool
+
+        return lambda n_runs, folder: RayPool(address, workers, n_runs, not quiet, folder)
+    if name == "slurm":
+        from continual_metaopt.backends.slurm import ArrayJobs, array_options
+
+        options = array_options(slurm)
+        return lambda n_runs, folder: ArrayJobs(options, workers, n_runs, not quiet, folder)
+    return None
 
 
 def report(
@@ -392,6 +416,7 @@ def _run_and_show(
     quiet: bool,
     show: "Callable[[StudyResult], None]",
     threads: bool = False,
+    backend: "Backend | None" = None,
 ) -> int:
     """Run what is left of a study, and show it once all of it is there; returns the exit status."""
     from continual_metaopt.backends.local import n_processors
@@ -403,7 +428,7 @@ def _run_and_show(
         planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
         print(planned.summary(), file=sys.stderr, flush=True)
     try:
-        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
+        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads, backend=backend)
     except StudyInterrupted:
         return _interrupted()
     except RunsFailed as error:

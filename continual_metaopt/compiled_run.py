@@ -94,8 +94,8 @@ class CompiledRun(RunUnderWay):
             np.savez(file, about=json.dumps(self.progress(progress)), **self.learner.learned._asdict())
 
 
-def read_compiled_checkpoint(path: Path) -> tuple[kernels.Learned, dict[str, Any]]:
-    """What a run had learned at a checkpoint, and how far it was."""
-    with np.load(path, allow_pickle=False) as content:
+def read_compiled_checkpoint(path: Path) -> dict[str, Any]:
+    """How far a run was at a checkpoint, and what it had ``learned``."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         about: dict[str, Any] = json.loads(str(content["about"]))
-        return kernels.Learned(**{name: content[name] for name in kernels.Learned._fields}), about
+        return about | {"learned": kernels.Learned(**{name: content[name] for name in kernels.Learned._fields})}

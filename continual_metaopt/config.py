@@ -88,6 +88,7 @@ class RunConfig(BaseModel):
         engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
         device: where the learner is: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
+        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
         diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
@@ -108,6 +109,7 @@ class RunConfig(BaseModel):
     engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
+    record_samples_every: int = Field(1, ge=1)
     evaluate: bool = True
     diagnostics: Diagnostics = ()
     diagnostics_every: int = Field(1000, ge=1)
@@ -124,6 +126,8 @@ class RunConfig(BaseModel):
         """Hash of everything that decides the result."""
         decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
         content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        if self.record_samples_every != 1:
+            content["record_samples_every"] = self.record_samples_every
         execution = {"engine": self.engine, "device": self.device}
         if execution != {"engine": "auto", "device": "cpu"}:  # rounding differs
             content |= execution
@@ -211,10 +215,11 @@ class StudyConfig(BaseModel):
         seeds: reported seeds.
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
-            too then.
+            too then, and with their tuned ones if these are among the best, where it says of how many.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
         device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
+        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the networks while they learn, as of a run.
         diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
@@ -222,7 +227,7 @@ class StudyConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
     description: str = ""
     stream: Component
     network: Component
@@ -233,6 +238,7 @@ class StudyConfig(BaseModel):
     engine: StudyEngine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
+    record_samples_every: int = Field(1, ge=1)
     evaluate: bool = True
     diagnostics: Diagnostics = ()
     diagnostics_every: int = Field(1000, ge=1)
@@ -372,6 +378,7 @@ class StudyConfig(BaseModel):
             engine="auto" if self.engine == "population" else self.engine,
             device=self.device,
             record_every=self.record_every,
+            record_samples_every=self.record_samples_every,
             evaluate=self.evaluate,
             diagnostics=self.diagnostics,
             diagnostics_every=self.diagnostics_every,

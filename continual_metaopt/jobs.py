@@ -8,12 +8,21 @@ from continual_metaopt.config import RunConfig
 Job = tuple[RunConfig, Path]
 
 
+class BackendError(ValueError):
+    """Runs cannot be done where they were to be done; the message says what to do."""
+
+
 class StudyInterrupted(Exception):
     """The study was asked to stop; the same command goes on with it."""
 
 
 class RunsFailed(RuntimeError):
     """Some runs did not come to an end; the message says which and why."""
+
+
+def title(config: RunConfig) -> str:
+    """How progress calls a run."""
+    return f"{config.label or config.learner.name}, seed {config.seed}"
 
 
 def run_folder_name(config: RunConfig) -> str:

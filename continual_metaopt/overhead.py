@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from analysis.files import write_whole
 from continual_metaopt.config import Component, resolve
 from continual_metaopt.engines import Engine
+from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
@@ -45,9 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of MetaOptimize, beyond one trace wit
 }
 NOTE = (
     "Ratios are to the fixed step size of the same base update in the same engine; “quartiles” are those of the time "
-    "ratio over turns. State is what is kept between steps, beside the weights. “Memory” is weights, state and the most "
-    "that a step takes on top of them, gradients and activations included; compiled code allocates nothing in a step "
-    "that could be counted so. An engine without a row cannot execute the learner."
+    "ratio over turns. State is what is kept between steps, beside the weights. “Memory” is weights, state and the "
+    "most that a step takes on top of them, gradients and activations included; compiled code allocates nothing in a "
+    "step that could be counted so. An engine without a row cannot execute the learner."
 )
 
 
@@ -267,9 +268,7 @@ def overhead(
         is not counted).
     """
     console = console or Console(quiet=True)
-    n_threads, torch_flushes = torch.get_num_threads(), torch.set_flush_denormal(True)
-    torch.set_num_threads(1)
-    try:
+    with _one_thread(), flushed_denormals():
         images, few = random_images(shape, samples), random_images(shape, 10)
         measured = learners(bases)
         contenders: list[Contender] = []
@@ -280,17 +279,25 @@ def overhead(
                 one.strategy.train(few)  # compiles what is to be compiled
             except ValueError:  # this engine cannot execute the learner
                 continue
+            if one.engine != engine:  # only forward and backward pass would be faster
+                continue
             one.memory = {"state": state_bytes(one.strategy.optimizer)}
             if engine != "compiled":
                 one.memory = memory(one.strategy, few)
             contenders.append(one)
         take_turns(contenders, images, repeats, console, _raise)
-    finally:
-        torch.set_num_threads(n_threads)
-        if torch_flushes:
-            torch.set_flush_denormal(False)
     found = {(one.engine, one.label): one for one in contenders}
     return pd.DataFrame([_row(one, found[one.engine, measured[one.label][1]], samples) for one in contenders])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _raise(_: Contender, error: Exception) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 from typing import Any
 
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
@@ -15,6 +15,7 @@ from continual_metaopt.recording import read_json
 from streams import plan_stream
 
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
+ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
 
 
@@ -50,7 +51,7 @@ class StudyPlan:
 
     Attributes:
         name: of the study.
-        learners: what each takes.
+        learners: what each takes, and in a last row the tuned settings where only those of the best are reported.
         workers: runs at a time.
     """
 
@@ -75,7 +76,7 @@ class StudyPlan:
 
     def summary(self) -> str:
         """One sentence."""
-        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners))
+        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners if plan.basis != ALL_TUNED))
         return (
             f"{self.name}: {self.runs:,} runs with {self.samples:,} samples, about {_duration(self.hours)} with "
             f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}); runs that have ended are not "
@@ -124,7 +125,7 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> Stu
         if record["network"] == network
     ]
     learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
-    return StudyPlan(study.name, learners, workers)
+    return StudyPlan(study.name, learners + _plan_of_best(study, learners, reported), workers)
 
 
 def selection_length(study: StudyConfig) -> int | None:
@@ -158,8 +159,35 @@ def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
 
 
 def n_reported_runs(study: StudyConfig, entry: LearnerEntry) -> int:
-    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both."""
-    return len(study.seeds) * (study.reports_untuned(entry) + study.is_tuned(entry))
+    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both.
+
+    Where the study reports the chosen settings of its best learners alone, those runs are not among them.
+    """
+    return len(study.seeds) * (study.reports_untuned(entry) + (study.is_tuned(entry) and not _n_best(study)))
+
+
+def n_runs_of_study(study: StudyConfig) -> int:
+    """All runs of a study; there may be fewer if a search space has no more settings."""
+    of_learners = (n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
+    return sum(of_learners) + _n_best(study) * len(study.seeds)
+
+
+def _n_best(study: StudyConfig) -> int:
+    """Of how many learners the chosen settings are reported, where these are not all; else 0."""
+    best = study.tuning.best if study.tuning else None
+    return 0 if best is None else min(best, sum(map(study.is_tuned, study.learners)))
+
+
+def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
+    """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
+    n = _n_best(study)
+    if not n:
+        return []
+    tuned = [plan for plan, entry in zip(learners, study.learners, strict=True) if study.is_tuned(entry)]
+    n_runs = n * len(study.seeds)
+    speed = harmonic_mean([plan.samples_per_second for plan in tuned])
+    label = f"tuned, the best {n} of {len(tuned)}"
+    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED)]
 
 
 def _plan(

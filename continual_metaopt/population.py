@@ -27,7 +27,6 @@ from continual_metaopt.under_way import (
     fail,
     never,
     no_progress,
-    reason_of,
 )
 
 FIRST_PORTION = 10  # samples per run, before it is known how long they take
@@ -104,19 +103,16 @@ class _Course:
             try:
                 run.begin_or_resume()
             except Exception as error:
-                self._end(run, "failed", reason_of(error))
+                self.states[run] = fail(run.directory, error)
         try:
             while going := self._going():
                 first = min(run.n_samples for run in going)
                 level = [run for run in going if run.n_samples == first]
                 ends = [run.n_in_stream for run in level] + [run.n_samples for run in going if run not in level]
                 self._learn(level, min(ends))
-        except Interrupted:
-            for run in self._going():
-                self._end(run, "failed", "interrupted by the user")
         except Exception as error:
             for run in self._going():
-                self._end(run, "failed", reason_of(error))
+                self.states[run] = fail(run.directory, error)
 
     def _learn(self, runs: list[TorchRun], end: int) -> None:
         """Let runs that have learned from equally many samples learn until they have from ``end``."""
@@ -187,9 +183,11 @@ class _Course:
         return [run for run in self.runs if run not in self.states]
 
     def _end(self, run: TorchRun, state: str, reason: str | None) -> None:
-        may_go_on = state == "failed"
-        run.directory.finish(state, reason, None if may_go_on else run.engine, keep_parts=may_go_on)
-        self.states[run] = state
+        try:
+            run.directory.finish(state, reason, run.engine)
+            self.states[run] = state
+        except Exception as error:
+            self.states[run] = fail(run.directory, error)
 
 
 def _check_side_by_side(runs: list[TorchRun]) -> None:

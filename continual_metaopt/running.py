@@ -158,7 +158,8 @@ class TorchRun(RunUnderWay):
             "random": self.begun.random,
             "diagnostics": [metric.state() for metric in self.diagnostics],
         }
-        torch.save(self.progress(progress) | state, path)
+        with path.open("wb") as file:  # so that a full disk shows as such
+            torch.save(self.progress(progress) | state, file)
 
 
 def _accuracy_of(model: nn.Module, device: torch.device) -> Callable[[Samples], float]:

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from continual_metaopt.backends import Backend
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
-from continual_metaopt.jobs import Job, run_folder_name
-from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
+from continual_metaopt.jobs import BackendError, Job, run_folder_name
+from continual_metaopt.planning import n_runs_of_study, selection_length
 from continual_metaopt.recording import read_json, write_json
-from continual_metaopt.tuning import Setting
+from continual_metaopt.tuning import Setting, positions_of_best
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class Trial:
 
 
 def run_study(
-    study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
+    study: StudyConfig,
+    out: Path,
+    workers: int | None = None,
+    show_progress: bool = True,
+    threads: bool = False,
+    backend: Backend | None = None,
 ) -> StudyResult:
     """Run a study, or what is left of it.
 
@@ -45,11 +51,13 @@ def run_study(
         show_progress: draw progress bars with the time left.
         threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
             PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
+        backend: where the runs are done, in place of this machine; has workers and progress of its own.
 
     Returns:
         The run directories.
 
     Raises:
+        BackendError: the runs cannot be done by the backend.
         ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
@@ -59,19 +67,23 @@ def run_study(
     claim(study, out)
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
     side_by_side = study.engine == "population"
-    n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
-    with LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
+    n_runs = n_runs_of_study(study)
+    if backend and side_by_side:
+        raise BackendError("engine: population lets runs learn side by side on this machine; use --backend local")
+    with backend(n_runs, out) if backend else LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
         while new := _next_trials(study, tried, out):
             pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
             for i, trials in new.items():
                 tried[i] += trials
+        chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in tried[i]]) for i in tried}
+        scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in tried.items()}
+        best = positions_of_best(scores, study.tuning.best if study.tuning else None)
         jobs = []
         for i, entry in enumerate(study.learners):
             if study.reports_untuned(entry):
                 jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-            if study.is_tuned(entry):
-                learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
-                jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
+            if i in best:
+                jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
         pool.run(jobs, "reported runs")
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
     return StudyResult([path for _, path in jobs], selection)
@@ -132,6 +144,7 @@ def claim(study: StudyConfig, out: Path) -> None:
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
+    common["record_samples_every"] = record.get("record_samples_every", 1)
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
     common["tuning"] = {field: (record.get("tuning") or {}).get(field) for field in ("samples", "stream")}
     common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
@@ -152,11 +165,17 @@ def mean_score(jobs: list[Job]) -> float:
 
 def average_score(path: Path) -> float:
     """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
-    regression = read_json(path / "config.json")["stream_info"]["task"] == "regression"
+    config = read_json(path / "config.json")
+    regression = config["stream_info"]["task"] == "regression"
     if read_json(path / "status.json")["state"] != "finished":
         return -math.inf if regression else 0.0
-    column = "loss" if regression else "correct"
-    mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
+    if config.get("record_samples_every", 1) > 1:
+        rows = pq.read_table(path / "experiences.parquet").to_pandas()
+        sums = rows["mean_loss"] * rows["n_samples"] if regression else rows["n_correct"]
+        mean = float(sums.sum() / rows["n_samples"].sum())
+    else:
+        column = "loss" if regression else "correct"
+        mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
     return -mean if regression else mean
 
 

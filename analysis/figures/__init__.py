@@ -4,13 +4,13 @@ Nothing here touches pyplot, so a user's backend and settings stay as they are.
 """
 
 from analysis.figures.accuracy import (
-    accuracy_against_cost,
     cumulative_accuracy,
     online_accuracy_by_experience,
     sliding_accuracy,
     sliding_squared_error,
 )
 from analysis.figures.boundaries import ALIGNED, around_boundaries
+from analysis.figures.field import accuracy_against_time, family_styles, initial_step_sizes, ranking_dots
 from analysis.figures.paper import gaps_beside_the_papers
 from analysis.figures.ranks import rank_diagram
 from analysis.figures.settings import sensitivity_curves, sensitivity_maps
@@ -31,17 +31,20 @@ __all__ = [
     "Format",
     "MetaParameter",
     "Width",
-    "accuracy_against_cost",
+    "accuracy_against_time",
     "around_boundaries",
     "caption_of",
     "cumulative_accuracy",
+    "family_styles",
     "folded_sawtooth",
     "gaps_beside_the_papers",
     "has_meta_parameter",
     "has_trajectories",
+    "initial_step_sizes",
     "meta_parameter_trajectories",
     "online_accuracy_by_experience",
     "rank_diagram",
+    "ranking_dots",
     "save",
     "sensitivity_curves",
     "sensitivity_maps",

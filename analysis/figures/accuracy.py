@@ -12,7 +12,6 @@ from analysis.figures.style import (
     draw_boundaries,
     legend_below,
     line_of,
-    marker_of,
     new_figure,
     plain_ticks,
     styled,
@@ -24,7 +23,6 @@ from analysis.statistics import (
     counted_runs,
     is_regression,
     mean_interval,
-    online_accuracy,
     require_labels,
     sample_scores,
     squared_errors,
@@ -153,53 +151,6 @@ def cumulative_accuracy(
     draw_boundaries(axes, runs)
     axes.set_xlim(0, n_samples)
     thousands(axes, 6)
-    return figure
-
-
-@styled
-def accuracy_against_cost(
-    runs: Runs, labels: Sequence[str] | None = None, *, diverged: Diverged = "chance", width: Width = "column"
-) -> Figure:
-    """Average online accuracy against computing time per sample.
-
-    Caption: Dots are means over seeds of the average online accuracy, and medians of the wall-clock time per sample
-    (learning alone, on whatever machine and engine the runs had, on a logarithmic axis); vertical bars are 95 %
-    Student-t intervals over seeds, horizontal ones reach from the fastest to the slowest run.
-
-    Args:
-        runs: runs of one stream.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: the runs come from several streams, a label does not occur, or no run counts.
-    """
-    runs.require_one_stream()
-    require_labels(runs, list(labels or []))
-    table = online_accuracy(runs, diverged)
-    table["time"] = 1e6 / runs.table["samples_per_second"]
-    table = table.dropna(subset=["online_accuracy", "time"])
-    shown = [label for label in labels or runs.labels if (table["label"] == label).any()]
-    if not shown:
-        raise ValueError("none of these runs has come to an end with its speed recorded, so there is nothing to draw")
-    figure, axes = _accuracy_figure(width, "time per sample (µs)")
-    axes.set_ylabel("average online accuracy (%)")
-    handles = []
-    for label in shown:
-        part = table[table["label"] == label]
-        mean, half_width = mean_interval(100 * part["online_accuracy"].to_numpy())
-        time = part["time"].median()
-        reach = [[time - part["time"].min()], [part["time"].max() - time]]
-        style = line_of(runs.labels, label) | {"marker": marker_of(runs.labels, label), "linestyle": "none"}
-        axes.errorbar([time], [mean], np.nan_to_num([half_width]), reach, markersize=3.5, elinewidth=0.8, **style)
-        handles += axes.plot([], [], markersize=3.5, **style)
-    axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
-    legend_below(axes, shown, handles)
     return figure
 
 

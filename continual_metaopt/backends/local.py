@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted
+from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json
 from continual_metaopt.under_way import earlier_state, fail, reason_of
@@ -94,12 +94,12 @@ class LocalPool:
                 if reason is not None:
                     failures.setdefault(reason, []).append(path)
         if failures:
-            raise RunsFailed(_describe_failures(failures, len(jobs)))
+            raise RunsFailed(describe_failures(failures, len(jobs)))
 
     def _do(self, task: list[Job]) -> list[str]:
         """Do one run, or several side by side; returns the states in which they ended."""
         first, path = task[0]
-        name = f"{first.label or first.learner.name}, seed {first.seed}"
+        name = title(first)
         if len(task) > 1:
             name += f", and {len(task) - 1} others"
             states: list[str] = self._work(self._torch, name, _side_by_side, task)
@@ -157,7 +157,8 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
+def describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
+    """Which of a number of runs failed, by reason."""
     lines = [f"{sum(map(len, failures.values()))} of {n_runs} runs failed:"]
     for reason, paths in failures.items():
         others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""

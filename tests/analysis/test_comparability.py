@@ -34,7 +34,6 @@ FIGURES = {
     "online_accuracy_by_experience": figures.online_accuracy_by_experience,
     "sliding_accuracy": figures.sliding_accuracy,
     "cumulative_accuracy": figures.cumulative_accuracy,
-    "accuracy_against_cost": figures.accuracy_against_cost,
     "sliding_squared_error": lambda runs: figures.sliding_squared_error(runs, 2),
     "step_size_trajectories": figures.step_size_trajectories,
     "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),

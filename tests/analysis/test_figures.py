@@ -9,7 +9,6 @@ from analysis import load_runs, write_report
 from analysis.figures import (
     COLOURS,
     WIDTHS,
-    accuracy_against_cost,
     around_boundaries,
     caption_of,
     cumulative_accuracy,
@@ -382,19 +381,6 @@ def test_cumulative_accuracy(tmp_path):
     assert drawn[6] == pytest.approx(100 * 4 / 6)
     assert drawn[200] == 50
     assert positions(axes) == [100]
-
-
-def test_accuracy_against_cost(tmp_path):
-    for seed in range(2):  # at 100 and 101 samples per second
-        write_run(tmp_path, "A", seed, [1, 0, 0, seed])
-    write_run(tmp_path, "B", 0, [1, 1, 1, 1], status={"samples_per_second": 1000.0})
-    write_run(tmp_path, "C", 0, [1], n_samples=4, state="running", parts=1)
-    figure = accuracy_against_cost(load_runs(tmp_path))
-    (axes,) = figure.axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time per sample (µs)", "average online accuracy (%)")
-    dots = [container.lines[0].get_xydata()[0] for container in axes.containers]
-    np.testing.assert_allclose(dots, [[1e6 * (1 / 100 + 1 / 101) / 2, 37.5], [1000, 100]])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B"]
 
 
 def test_sensitivity_curves(tmp_path):

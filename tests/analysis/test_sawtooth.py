@@ -217,6 +217,7 @@ def test_a_real_run(stationary, found, tmp_path):
             learner={"name": "metaoptimize", "lr": 1e-3, "step_sizes": "blockwise"},
             seed=seed,
             record_every=10,
+            engine="fused",
         )
         run_one(config, tmp_path / str(seed))
     table = sawtooth_table(load_runs(tmp_path)).set_index("block")

@@ -4,11 +4,11 @@ import sys
 import pytest
 
 from analysis.scripts import (
-    accuracy_cost,
     around_boundaries,
     comparison_table,
     comparisons,
     cumulative_accuracy,
+    initial_step_size,
     meta_parameters,
     online_accuracy,
     rank_diagram,
@@ -34,7 +34,6 @@ def study(tmp_path_factory):
         (online_accuracy, ["--learners", "Meta", "AdamW", "--diverged", "exclude"], "online_accuracy"),
         (sliding_accuracy, ["--window", "10", "--width", "page"], "sliding_accuracy"),
         (cumulative_accuracy, ["--width", "text"], "cumulative_accuracy"),
-        (accuracy_cost, [], "accuracy_cost"),
         (rank_diagram, ["--test", "t"], "rank_diagram"),
         (step_sizes, ["--learners", "Meta", "--blocks", "head", "--steps", "0", "100"], "step_sizes"),
         (
@@ -174,3 +173,36 @@ def test_learned_meta_parameters_are_drawn(tmp_path, capsys):
     write_run(tmp_path / "others", "A", step_sizes={"all": [1e-3]})
     assert meta_parameters.main([str(tmp_path / "others"), "--out", str(tmp_path)]) != 0
     assert "no learned weight decays or momenta have been recorded" in capsys.readouterr().err
+
+
+def test_initial_step_sizes(tmp_path, capsys):
+    for order, (learner, option) in enumerate([("AdamW", "lr"), ("Prodigy", "d0")]):
+        for value, n_correct in ((1e-4, 1), (1e-3, 3)):
+            for seed in (100, 101):
+                config = {
+                    "entry": learner,
+                    "order": order,
+                    "tuned": [option],
+                    "purpose": "selection",
+                    "learner": {"name": learner.lower(), option: value},
+                }
+                correct = [1] * (n_correct + seed - 100) + [0] * (4 - n_correct - seed + 100)
+                write_run(tmp_path, f"{learner}, {option} = {value}", seed, correct, config=config)
+    config = {"tuned": ["lr", "beta"], "purpose": "selection", "learner": {"name": "two", "lr": 1.0, "beta": 0.5}}
+    write_run(tmp_path, "two options", 100, config=config)
+
+    assert initial_step_size.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+
+    names = [line.rsplit("/", 1)[-1] for line in capsys.readouterr().out.splitlines()[-5:]]
+    assert names == [f"initial_step_size.{suffix}" for suffix in ("png", "pdf", "csv", "md", "tex")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (tmp_path / "out" / "initial_step_size.md").read_text().splitlines()
+    ]
+    assert rows[0] == ["learner", "option", "0.0001", "0.001", "lost"]
+    assert rows[2:4] == [["AdamW", "lr", "37.5", "87.5", "50.0"], ["Prodigy", "d0", "37.5", "87.5", "50.0"]]
+
+
+def test_initial_step_sizes_need_runs_of_a_single_option(study, capsys):
+    assert initial_step_size.main([study, "--purpose", "report"]) == 2
+    assert "of none of these learners a single option was tried" in capsys.readouterr().err

@@ -275,6 +275,36 @@ def test_one_experience_has_no_boundary(tmp_path):
         around_boundaries(load_runs(tmp_path), "B", "online_accuracy", before=1, after=1, width=1)
 
 
+def test_thinned_runs_are_scored_by_their_exact_counts(tmp_path):
+    correct = np.array([1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0])  # recorded: 1 1 | 0 1
+    thinned = {"config": {"record_samples_every": 3}, "status": {"n_correct": 7}}
+    run = str(write_run(tmp_path, "A", 0, correct, n_samples=12, **thinned))
+    runs = load_runs(tmp_path)
+    assert runs.correct_counts.loc[run].tolist() == [12, 7]
+    assert online_accuracy(runs)["online_accuracy"].tolist() == [7 / 12]
+    np.testing.assert_allclose(sample_scores(runs, run), [*[4 / 6] * 6, *[0.0] * 3, *[1.0] * 3])
+    assert sample_scores(runs, run).mean() == pytest.approx(7 / 12)
+
+
+def test_a_thinned_run_that_diverged_counts_what_it_saw(tmp_path):
+    thinned = {"config": {"record_samples_every": 3}, "status": {"n_correct": 3}}
+    run = str(write_run(tmp_path, "A", 0, [1, 0, 1, 1], n_samples=12, state="diverged", **thinned))
+    runs = load_runs(tmp_path)
+    assert runs.correct_counts.loc[run].tolist() == [4, 3]
+    assert online_accuracy(runs)["online_accuracy"].tolist() == [(3 + 8 / 2) / 12]
+
+
+def test_a_thinned_run_must_have_all_samples_that_are_recorded(tmp_path):
+    config = {"record_samples_every": 3}
+    run = str(write_run(tmp_path, "A", 0, [1] * 4, n_samples=12, config=config, status={"n_correct": 4}))
+    message = (
+        f"{run}: the run is finished and its stream has 12 samples, of which 4 are recorded, but 2 are recorded: "
+        "remove the directory and repeat the run"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_runs(tmp_path).correct(run)
+
+
 def test_shares_of_steps_at_a_bound(tmp_path):
     sizes = {"a": [1e-3, 1e-4, 1e-4 * (1 + 1e-9), 1.0], "b": [0.01] * 4}
     config = {"learner": {"name": "metaoptimize", "lr_bounds": [1e-4, 1.0]}}

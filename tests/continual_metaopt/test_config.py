@@ -241,7 +241,10 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             "selection_seeds: seeds must not be negative (given: [-1])",
             id="negative selection",
         ),
-        pytest.param({"name": "a/b"}, "name: String should match pattern '^[\\w.-]+$' (given: 'a/b')", id="bad name"),
+        pytest.param(
+            {"name": "a/b"}, "name: String should match pattern '^\\w[\\w.-]*$' (given: 'a/b')", id="bad name"
+        ),
+        pytest.param({"name": ".."}, "name: String should match pattern '^\\w[\\w.-]*$' (given: '..')", id="leads out"),
         pytest.param(
             {"stream": "digits"},
             "stream: Input should be a valid dictionary or instance of Component (given: 'digits')",

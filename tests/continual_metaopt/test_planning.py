@@ -9,8 +9,8 @@ import pytest
 
 from continual_metaopt.cli import main
 from continual_metaopt.config import ConfigError, StudyConfig, load_study, resolve
-from continual_metaopt.optim.registry import LEARNERS
-from continual_metaopt.planning import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study
+from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
+from continual_metaopt.planning import ASSUMED_SPEED, LearnerPlan, StudyPlan, n_runs_of_study, plan_study
 from continual_metaopt.study import run_study
 
 from .conftest import exactly, write_study
@@ -49,6 +49,25 @@ def test_runs_and_samples_are_counted(tmp_path: Path) -> None:
     assert (plan.runs, plan.samples) == (22, 1920)
     assert {(p.samples_per_second, p.basis) for p in plan.learners} == {(ASSUMED_SPEED, "an assumption")}
     assert plan.hours == pytest.approx(1920 / ASSUMED_SPEED / 3600 / 2)
+
+
+def test_tuned_runs_of_the_best_are_counted_once_for_all(tmp_path: Path) -> None:
+    learners = [{name: value for name, value in entry.items() if value != {}} for entry in LEARNERS_OF_STUDY]
+    changes = {"learners": learners, "selection_seeds": [100, 101]}
+    study = planned_study(tmp_path / "study.yaml", tuning=TUNING | {"best": 2}, **changes)
+    write_earlier(tmp_path / "adamw", study, 0, 100)
+    write_earlier(tmp_path / "lion", study, 2, 50)
+
+    plan = plan_study(study, [tmp_path], workers=1)
+
+    assert [p.reported_runs for p in plan.learners] == [2, 0, 2, 2, 4]
+    row = plan.learners[-1]
+    assert (row.label, row.selection_runs, row.reported_samples) == ("tuned, the best 2 of 3", 0, 480)
+    assert row.samples_per_second == pytest.approx(3 / (1 / 100 + 1 / 100 + 1 / 50))
+    assert "(speeds: earlier runs, other learners' runs)" in plan.summary()
+    assert plan.runs == n_runs_of_study(study)
+    of_all = planned_study(tmp_path / "study.yaml", tuning=TUNING | {"best": 7}, **changes)
+    assert n_runs_of_study(of_all) == n_runs_of_study(planned_study(tmp_path / "study.yaml", **changes))
 
 
 def test_grids_without_a_budget_are_counted_too(tmp_path: Path) -> None:
@@ -127,8 +146,11 @@ def test_the_field_is_tuned_with_one_budget() -> None:
 
     assert study.tuning is not None
     assert (study.tuning.trials, study.tuning.samples, len(study.selection_seeds), len(study.seeds)) == (6, 10000, 2, 5)
+    assert study.tuning.best == 12
     tuned = [entry for entry in study.learners if study.is_tuned(entry)]
     assert {len(study.selection_seeds) * (search.trials or 0) for e in tuned if (search := study.search(e))} == {12}
     assert {entry.name for entry in study.learners if not study.is_tuned(entry)} == {"metaoptimize", "vsgd", "cocob"}
     for_linear_models = {"idbd", "autostep"}
-    assert {entry.name for entry in study.learners} <= set(LEARNERS.own) - for_linear_models
+    names = {entry.name for entry in study.learners if not entry.name.startswith(TORCH_PREFIX)}
+    assert names <= set(LEARNERS.own) - for_linear_models
+    assert (len(study.learners), len(tuned), n_runs_of_study(study)) == (45, 42, 784)  # as docs/tuning.md says
