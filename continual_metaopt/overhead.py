@@ -266,7 +266,12 @@ def overhead(
         A row per learner and engine that can execute it: learner, engine, step_us (microseconds, median), time_ratio
         (median), time_ratio_low and time_ratio_high (quartiles), state_bytes_per_parameter, memory_ratio (NaN where it
         is not counted).
+
+    Raises:
+        ValueError: fewer than ten samples, which would not show all classes, or no turn.
     """
+    if samples < 10 or repeats < 1:
+        raise ValueError(f"needs at least 10 samples in a turn and 1 turn, not {samples} and {repeats}")
     console = console or Console(quiet=True)
     with _one_thread(), flushed_denormals():
         images, few = random_images(shape, samples), random_images(shape, 10)
