@@ -335,8 +335,8 @@ def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.Data
 
 def _lost(group: pd.DataFrame) -> pd.Series:
     """Best minus worst accuracy (percentage points), by seed."""
-    accuracy = 100 * group.groupby("seed")["online_accuracy"]
-    return accuracy.max() - accuracy.min()
+    accuracy = group.groupby("seed")["online_accuracy"]
+    return 100 * (accuracy.max() - accuracy.min())
 
 
 def _over_step_sizes(
