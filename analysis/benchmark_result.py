@@ -198,8 +198,7 @@ def make_result(runs: Runs, selection: Runs | None, definition: str, label: str 
             SeedResult(
                 seed=of_learner.configs[path]["seed"],
                 stream_fingerprint=of_learner.configs[path]["stream_info"]["fingerprint"],
-                state=accuracy.loc[path, "state"],
-                online_accuracy=accuracy.loc[path, "online_accuracy"],
+                **accuracy.loc[path, ["state", "online_accuracy"]].to_dict(),
                 experience_accuracy=_by_experience(of_learner, path),
             )
             for path in paths

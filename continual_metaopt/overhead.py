@@ -232,12 +232,12 @@ def learners(bases: Sequence[str] = BASES) -> dict[str, tuple[Component, str]]:
     measured: dict[str, tuple[Component, str]] = {}
     for base in bases:
         fixed = f"{base}, fixed"
-        measured[fixed] = Component(name="fixed", base=base), fixed
+        measured[fixed] = Component(name="fixed", **{"base": base}), fixed
         variants = {kind: {"step_sizes": kind} for kind in ("scalar", "blockwise")}
         variants |= VARIANTS if base == bases[0] else {}
         for name, options in variants.items():
-            plain = {"gamma": 0.999, "trace": "hessian_free", "step_sizes": "blockwise"}
-            measured[f"{base}, {name}"] = Component(name="metaoptimize", base=base, **plain | options), fixed
+            plain = {"base": base, "gamma": 0.999, "trace": "hessian_free", "step_sizes": "blockwise"}
+            measured[f"{base}, {name}"] = Component(name="metaoptimize", **plain | options), fixed
     return measured
 
 

@@ -388,6 +388,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     [
         ["--help"],
         ["compare", "--help"],
+        ["reproduce", "--help"],
         ["list", "streams"],
         ["list", "learners"],
         ["list", "studies"],
