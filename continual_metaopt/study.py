@@ -1,20 +1,27 @@
 """Running a study: choose tuned settings on the selection seeds, then run the reported seeds."""
 
+import ctypes
 import math
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from continual_metaopt.backends import Backend
+from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
-from continual_metaopt.jobs import BackendError, Job, run_folder_name
-from continual_metaopt.planning import n_runs_of_study, selection_length
+from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.planning import n_samples_of, size_of
 from continual_metaopt.recording import read_json, write_json
+from continual_metaopt.study_lock import StudyLock, StudyLocked
 from continual_metaopt.tuning import Setting, positions_of_best
+from continual_metaopt.under_way import reason_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,30 @@ class Trial:
     setting: Setting
     learner: Component
     jobs: list[Job]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """What does the runs of a study; attributes as the arguments of ``run_study``."""
+
+    workers: int | None = None
+    show_progress: bool = True
+    threads: bool = False
+    backend: Backend | None = None
+
+    def make(self, side_by_side: bool, n_runs: int, n_samples: int, out: Path) -> AbstractContextManager[Pool]:
+        """The pool for so many runs and samples of a study with the folder ``out``.
+
+        Raises:
+            BackendError: the backend cannot let runs learn side by side.
+        """
+        if self.backend is not None:
+            if side_by_side:
+                raise BackendError(
+                    "engine: population lets runs learn side by side on this machine; use --backend local"
+                )
+            return self.backend(n_runs, out)
+        return LocalPool(self.workers, n_runs, self.show_progress, side_by_side, self.threads, n_samples)
 
 
 def run_study(
@@ -60,33 +91,131 @@ def run_study(
         BackendError: the runs cannot be done by the backend.
         ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
+        StudyLocked: another command works on it.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-        RunsFailed: some runs failed; the others have been run.
+        RunsFailed: some runs failed; all others have been run, but for the reported runs of learners whose setting
+            could not be chosen because selection runs failed.
     """
-    selection_length(study)
-    claim(study, out)
+    pools = PoolOptions(workers, show_progress, threads, backend)
+    (result,) = run_studies({"": study}, out, pools).values()
+    return result
+
+
+def run_studies(
+    parts: Mapping[str, StudyConfig],
+    out: Path,
+    pools: PoolOptions = PoolOptions(),
+) -> dict[str, StudyResult]:
+    """Run the parts of a study with several streams or networks, one after the other.
+
+    Args:
+        parts: each combination by its label, as ``load_studies`` gives them.
+        out: folder of the whole study; each part has a folder of its own there, named by its label.
+        pools: what does the runs.
+
+    Returns:
+        The run directories of each part.
+
+    Raises:
+        ConfigError, FileExistsError, StudyLocked, StudyInterrupted, RunsFailed: as ``run_study``, of all parts.
+    """
+    n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
+    side_by_side = any(study.engine == "population" for study in parts.values())
+    lock = StudyLock(
+        out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
+    )
+    results, failed = {}, []
+    try:
+        with lock:
+            for label, study in parts.items():
+                claim(study, out / label)
+            with pools.make(side_by_side, n_runs, n_samples, out) as pool:
+                for label, study in parts.items():
+                    try:
+                        results[label] = _run_with(pool, study, out / label)
+                    except RunsFailed as error:
+                        failed.append(error)
+                        results[label] = StudyResult(error.runs, error.selection)
+    except (KeyboardInterrupt, StudyInterrupted):
+        if lock.taken_by is None:
+            raise
+        raise StudyLocked(f"'{out}' was taken over by {lock.taken_by}, so this command has stopped") from None
+    if failed:
+        raise RunsFailed(
+            {path: reason for error in failed for path, reason in error.failures.items()},
+            sum(len(result.runs) + len(result.selection) for result in results.values()),
+            [sentence for error in failed for sentence in error.consequences],
+            [path for result in results.values() for path in result.runs],
+            [path for result in results.values() for path in result.selection],
+        )
+    return results
+
+
+def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
-    side_by_side = study.engine == "population"
-    n_runs = n_runs_of_study(study)
-    if backend and side_by_side:
-        raise BackendError("engine: population lets runs learn side by side on this machine; use --backend local")
-    with backend(n_runs, out) if backend else LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
-        while new := _next_trials(study, tried, out):
-            pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
-            for i, trials in new.items():
-                tried[i] += trials
-        chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in tried[i]]) for i in tried}
-        scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in tried.items()}
-        best = positions_of_best(scores, study.tuning.best if study.tuning else None)
-        jobs = []
-        for i, entry in enumerate(study.learners):
-            if study.reports_untuned(entry):
-                jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-            if i in best:
-                jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
-        pool.run(jobs, "reported runs")
+    undecided: dict[int, str] = {}  # learners without a setting, because of runs that failed
+    failures: dict[Path, str] = {}
+    n_runs = 0
+
+    def do(jobs: list[Job], stage: str) -> None:
+        nonlocal n_runs
+        n_runs += len(jobs)
+        try:
+            pool.run(jobs, stage)
+        except RunsFailed as error:
+            failures.update(error.failures)
+
+    while new := _next_trials(study, {i: trials for i, trials in tried.items() if i not in undecided}, out):
+        do([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
+        for i, trials in new.items():
+            tried[i] += trials
+            paths = [path for trial in trials for _, path in trial.jobs]
+            failures |= {path: why for path in paths if path not in failures and (why := _why_without_score(path))}
+            n_failed = sum(path in failures for path in paths)
+            if n_failed:
+                label = study.learners[i].label or study.learners[i].name
+                undecided[i] = (
+                    f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
+                    "learner was not run on the reported seeds"
+                )
+    decided = {i: trials for i, trials in tried.items() if i not in undecided}
+    chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in trials]) for i, trials in decided.items()}
+    scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in decided.items()}
+    best = positions_of_best(scores, study.tuning.best if study.tuning else None)
+    jobs = []
+    for i, entry in enumerate(study.learners):
+        if study.reports_untuned(entry):
+            jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
+        if i in best:
+            jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
+    do(jobs, "reported runs")
+    runs = [path for _, path in jobs]
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
-    return StudyResult([path for _, path in jobs], selection)
+    if failures:
+        raise RunsFailed(failures, n_runs, [undecided[i] for i in sorted(undecided)], runs, selection)
+    return StudyResult(runs, selection)
+
+
+def _why_without_score(path: Path) -> str | None:
+    """Why a run that has ended cannot be judged, None if it can."""
+    try:
+        average_score(path)
+    except (OSError, ValueError, KeyError) as error:
+        return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
+    return None
+
+
+def _interrupt(thread: int) -> None:
+    """Raise ``KeyboardInterrupt`` in a thread, also where Ctrl-C is ignored, as in a shell's background."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
@@ -114,7 +243,8 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
     """
-    with LocalPool(workers, len(jobs), show_progress) as pool:
+    n_samples = sum(n_samples_of(config) for config, _ in jobs)
+    with LocalPool(workers, len(jobs), show_progress, n_samples=n_samples) as pool:
         pool.run(jobs, "runs")
 
 
@@ -138,7 +268,7 @@ def claim(study: StudyConfig, out: Path) -> None:
                     "choose another folder with --out"
                 )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, record | {"n_runs": size_of(study)[0]})
 
 
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Pool(Protocol):
         """Do runs; returns when all have ended.
 
         Args:
-            jobs: the runs.
+            jobs: the runs, of which some may have ended before.
             stage: what progress calls them.
 
         Raises:

@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any
 
 from analysis.files import write_whole
-from continual_metaopt.backends.local import describe_failures
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, title
@@ -126,7 +125,7 @@ class RayPool:
             RunsFailed: some runs failed; the others have been run.
         """
         self._display.stage(stage)
-        failures: dict[str, list[Path]] = {}
+        failures: dict[Path, str] = {}
         waiting, pending = deque(jobs), dict[Any, Job]()
         stopping = False
         while pending or (waiting and not stopping):
@@ -140,13 +139,13 @@ class RayPool:
         if stopping:
             raise StudyInterrupted
         if failures:
-            raise RunsFailed(describe_failures(failures, len(jobs)))
+            raise RunsFailed(failures, len(jobs))
 
     def _at_a_time(self) -> int:
         """Runs to have with the cluster: some more than it can do at once, so that no processor waits."""
         return self._workers or 4 + int(1.5 * self._ray.cluster_resources().get("CPU", 0))
 
-    def _submit(self, job: Job, pending: dict[Any, Job], failures: dict[str, list[Path]]) -> None:
+    def _submit(self, job: Job, pending: dict[Any, Job], failures: dict[Path, str]) -> None:
         config, path = job
         try:
             if earlier_state(path, config) is not None:
@@ -162,14 +161,14 @@ class RayPool:
                 {} if self._all_share else _files_of(path),
             )
         except Exception as error:
-            failures.setdefault(reason_of(error), []).append(path)
+            failures[path] = reason_of(error)
             self._display.update(n_ended=1)
             return
         n_gpus = 1 if config.device.startswith("cuda") else 0
         remote = self._ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=RESTARTS)(_do)
         pending[remote.options(name=title(config)).remote(task, self._messages)] = job
 
-    def _collect(self, pending: dict[Any, Job], failures: dict[str, list[Path]], stopping: bool) -> None:
+    def _collect(self, pending: dict[Any, Job], failures: dict[Path, str], stopping: bool) -> None:
         """Wait a moment, and take in what has come back until then."""
         ray = self._ray
         done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=SECONDS_BETWEEN_LOOKS)
@@ -191,7 +190,7 @@ class RayPool:
             except OSError as error:
                 failure = reason_of(error)
             if failure is not None:
-                failures.setdefault(failure, []).append(path)
+                failures[path] = failure
             del pending[future]
         self._display.update(n_ended=len(done))
 

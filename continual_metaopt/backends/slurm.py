@@ -16,7 +16,6 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
-from continual_metaopt.backends.local import describe_failures
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted
 from continual_metaopt.progress import ProgressDisplay
@@ -119,14 +118,14 @@ class ArrayJobs:
             RunsFailed: some runs failed; the others have been run.
         """
         self._display.stage(stage)
-        failures: dict[str, list[Path]] = {}
+        failures: dict[Path, str] = {}
         missing = []
         for config, path in jobs:
             try:
                 if earlier_state(path, config) is None:
                     missing.append((config, path))
             except Exception as error:  # another run's directory, or a damaged one
-                failures.setdefault(reason_of(error), []).append(path)
+                failures[path] = reason_of(error)
         self._display.update(n_ended=len(jobs) - len(missing))
         tasks = self._in_queue(missing)
         known = {path for task in tasks.values() for _, path in task}
@@ -141,9 +140,9 @@ class ArrayJobs:
             status = _status(path)
             if status.get("state") not in ENDED:
                 reason = str(status.get("reason") or f"its array task was lost; its log is in '{self._folder}'")
-                failures.setdefault(reason, []).append(path)
+                failures[path] = reason
         if failures:
-            raise RunsFailed(describe_failures(failures, len(jobs)))
+            raise RunsFailed(failures, len(jobs))
 
     @property
     def _list(self) -> Path:
