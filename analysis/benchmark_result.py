@@ -176,11 +176,11 @@ def make_result(runs: Runs, selection: Runs | None, definition: str, label: str 
     for path, config in of_learner.configs.items():
         _require_definition(known, path, config)
     _require_one_learner(of_learner)
-    accuracy = online_accuracy(of_learner).set_index("run")
-    unfinished = accuracy.index[accuracy["online_accuracy"].isna()]
+    scores = online_accuracy(of_learner).set_index("run")
+    accuracy, states = scores["online_accuracy"], scores["state"].to_dict()
+    unfinished = accuracy.index[accuracy.isna()]
     if len(unfinished):
-        state = accuracy.loc[unfinished[0], "state"]
-        raise ValueError(f"{unfinished[0]}: the run is {state}; bring it to an end first")
+        raise ValueError(f"{unfinished[0]}: the run is {states[unfinished[0]]}; bring it to an end first")
     first = next(iter(of_learner.configs.values()))
     told = str(first["learner"]["name"]).endswith(TOLD_ENDING)
     paths = sorted(of_learner.configs, key=lambda path: of_learner.configs[path]["seed"])
@@ -198,7 +198,8 @@ def make_result(runs: Runs, selection: Runs | None, definition: str, label: str 
             SeedResult(
                 seed=of_learner.configs[path]["seed"],
                 stream_fingerprint=of_learner.configs[path]["stream_info"]["fingerprint"],
-                **accuracy.loc[path, ["state", "online_accuracy"]].to_dict(),
+                state=states[path],
+                online_accuracy=float(accuracy[path]),
                 experience_accuracy=_by_experience(of_learner, path),
             )
             for path in paths
