@@ -461,10 +461,17 @@ def _engine(run: Path) -> str:
 def _by_experience(runs: Runs, path: str) -> list[float]:
     """Accuracy of each experience; what a diverged run did not see counts as chance."""
     info = runs.configs[path]["stream_info"]
-    correct = runs.correct(path)
-    scores = np.full(info["n_samples"], 1 / info["n_outputs"])
-    scores[: len(correct)] = correct
-    return [float(part.mean()) for part in np.split(scores, info["boundaries"][1:])]
+    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    n_seen, n_correct = np.zeros(len(lengths)), np.zeros(len(lengths))
+    rows = runs.read(path, "experiences", ["experience", "n_samples", "n_correct"])
+    for experience, n_samples, correct in rows.itertuples(index=False, name=None):
+        if n_samples == lengths[experience]:
+            n_seen[experience], n_correct[experience] = n_samples, correct
+    of_run = runs.correct_counts.loc[path]
+    unfinished = np.flatnonzero(n_seen == 0)[:1]  # where the run diverged
+    n_seen[unfinished] = of_run["n_rows"] - n_seen.sum()
+    n_correct[unfinished] = of_run["n_correct"] - n_correct.sum()
+    return [float(part) for part in (n_correct + (lengths - n_seen) / info["n_outputs"]) / lengths]
 
 
 def _fingerprints(result: Result) -> dict[int, str]:

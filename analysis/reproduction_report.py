@@ -29,6 +29,7 @@ from analysis.runs import Runs
 from analysis.sawtooth import SHIFTS, sawtooth_table
 from analysis.statistics import Diverged
 from analysis.tables import caption, comparison_table, format_table
+from analysis.tuning import chosen_setting
 
 Experiment = Literal["table2", "table3", "robustness", "trajectories"]
 
@@ -108,7 +109,8 @@ def sections(
     else:
         of_paper: Table = experiment
         table = paper_comparison(reported, of_paper, diverged=diverged)
-        yield Section("Accuracy", "accuracy", table, f"{comparison_markdown(table)}\n{ACCURACY_NOTE}")
+        text = f"{comparison_markdown(table)}\n{ACCURACY_NOTE}{_chosen(reported)}"
+        yield Section("Accuracy", "accuracy", table, text)
         claims = paper_claims(reported, of_paper, diverged=diverged)
         yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE}")
     try:
@@ -189,6 +191,12 @@ def _of_study(runs: Runs, experiment: Experiment, purpose: str) -> Runs:
             f"none of these runs is of the study {experiment}: run `continual-metaopt reproduce {experiment}` first"
         )
     return found
+
+
+def _chosen(runs: Runs) -> str:
+    """Which settings were chosen on other seeds; nothing if none were."""
+    labels = {config["label"]: None for config in runs.configs.values() if chosen_setting(config)}
+    return f" Chosen on other seeds: {'; '.join(labels)}." if labels else ""
 
 
 def _drawn(runs: Runs) -> list[str]:

@@ -47,6 +47,7 @@ def test_a_table_is_run_and_shown_beside_the_papers(tmp_path: Path, capsys: pyte
     assert shown.out.startswith(page)
     assert shown.err == ""
     assert "36.59" in page
+    assert "Chosen on other seeds: AdamW, fixed, lr = " in page
     assert "AdamW: blockwise above fixed" in page
     assert {"table2_accuracy.csv", "table2_claims.csv", "table2_gaps.png"} <= {path.name for path in report.iterdir()}
     runs = sorted((tmp_path / "out" / "runs").glob("*/config.json"))
