@@ -446,8 +446,8 @@ def _require_one_learner(runs: Runs) -> None:
 
 
 def _tuning(selection: Runs | None, config: Mapping[str, Any]) -> TuningBudget:
-    tried = None if selection is None else selection_of(selection, config)
-    if tried is None or not len(tried):
+    tried = selection_of(selection, config) if selection is not None and chosen_setting(config) else None
+    if tried is None or not len(tried):  # the untuned setting of a tuned learner was not chosen
         return TuningBudget(seeds=[], runs=0, samples=0)
     seeds = sorted({int(seed) for seed in tried.table["seed"]})
     return TuningBudget(seeds=seeds, runs=len(tried), samples=int(tried.table["n_samples"].sum()))

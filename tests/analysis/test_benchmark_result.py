@@ -61,9 +61,9 @@ def write(root: Path, label: str = "A", n_correct: tuple[int, ...] = (6, 8), **c
     return root
 
 
-def result_of(root: Path) -> Result:
+def result_of(root: Path, label: str | None = None) -> Result:
     runs = load_runs(root, purpose=None)
-    return make_result(runs.select(purpose="report"), runs.select(purpose="selection"), NAME)
+    return make_result(runs.select(purpose="report"), runs.select(purpose="selection"), NAME, label)
 
 
 def message(text: str) -> str:
@@ -73,13 +73,15 @@ def message(text: str) -> str:
 def test_a_result_says_what_was_reached_and_how(tmp_path: Path) -> None:
     tuned = {"learner": {"name": "fixed", "lr": 0.1}, "entry": "A", "tuned": ["lr"]}
     write(tmp_path, "A, lr = 0.1", config=tuned)
+    write(tmp_path, "A", config={"entry": "A", "tuned": []})
     for number, lr in enumerate((0.1, 0.2)):
         tried = tuned | {"purpose": "selection", "learner": {"name": "fixed", "lr": lr}}
         stream_info = {"n_samples": 4, "source_hash": "images"}
         write_run(tmp_path, f"A, lr = {lr}", 100 + number, [1] * 4, config=tried, stream_info=stream_info)
 
-    result = result_of(tmp_path)
+    result = result_of(tmp_path, "A, lr = 0.1")
 
+    assert result_of(tmp_path, "A").tuning.runs == 0
     assert (result.label, result.chosen) == ("A, lr = 0.1", {"lr": 0.1})
     assert result.tuning.model_dump() == {"seeds": [100, 101], "runs": 2, "samples": 8}
     assert [(one.seed, one.stream_fingerprint, one.state) for one in result.seeds] == [
