@@ -173,7 +173,7 @@ def write_reproduction(
         figure = figures.sensitivity_maps(learned, ("gamma", "meta_lr", "lr"), diverged=diverged)
         return text, paths + figures.save(figure, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
-    if experiment != "trajectories":
+    if experiment != "trajectories" and parts[0].table["gap"].notna().any():
         drawing = figures.gaps_beside_the_papers(parts[0].table)
         paths += figures.save(drawing, folder, f"{experiment}_gaps")
     for label in _drawn(reported) if len(parts[-1].table) else []:

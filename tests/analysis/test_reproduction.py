@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
+from analysis.figures import gaps_beside_the_papers
 from analysis.reproduction import (
     BASES,
     PAPER,
@@ -267,3 +268,14 @@ def test_runs_of_another_experiment_are_refused(tmp_path: Path, experiment: Expe
     expected = f"none of these runs is of the study {experiment}: run `continual-metaopt reproduce {experiment}` first"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         write_reproduction(runs, experiment, tmp_path / "out")
+
+
+def test_gaps_need_a_fixed_step_size(tmp_path: Path) -> None:
+    write_run(tmp_path, "AdamW, scalar, no discount", config={"study": "table2"})
+    runs = load_runs(tmp_path)
+    message = "no learner has a tuned fixed step size of the same base update to be compared with"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        gaps_beside_the_papers(paper_comparison(runs, "table2"))
+    names = [path.name for path in write_reproduction(runs, "table2", tmp_path / "out")[1]]
+    assert "table2.md" in names
+    assert "table2_gaps.png" not in names
