@@ -1,9 +1,9 @@
 """What learning step sizes costs: time and memory of a step at batch size 1, relative to the base optimizer.
 
-All learners take turns in one process on one thread and learn from the same random images, each with a network of its
-own; ratios are medians over turns, each to the time of the baseline in the same turn, so that what else the machine
-does falls on both. Denormal numbers are flushed. Step sizes are a thousandth of the usual ones: a step takes as long,
-and nobody diverges on such images.
+The learners of an engine take turns in one process on one thread and learn from the same random images, each with a
+network of its own; ratios are medians over turns, each to the time of the baseline in the same turn, so that what else
+the machine does falls on both. Denormal numbers are flushed. Step sizes are a thousandth of the usual ones: a step
+takes as long, and nobody diverges on such images.
 """
 
 import os
@@ -35,6 +35,7 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
 from streams import make_stream
 
+FEW, MAX_SAMPLES = 10, 1000  # in a turn; ten images are needed to show all classes
 ENGINES: tuple[Engine, ...] = ("torch", "fused", "compiled")
 BASES = ("adamw", "rmsprop", "lion")
 VARIANTS: dict[str, dict[str, Any]] = {  # of MetaOptimize, beyond one trace with one step size or one per block
@@ -245,7 +246,7 @@ def overhead(
     network: str = "paper_cnn",
     shape: tuple[int, int, int] = (3, 32, 32),
     *,
-    samples: int = 100,
+    seconds: float = 0.1,
     repeats: int = 11,
     bases: Sequence[str] = BASES,
     engines: Sequence[Engine] = ENGINES,
@@ -256,7 +257,7 @@ def overhead(
     Args:
         network: registered name of the network.
         shape: channels, height and width of the images.
-        samples: of a turn.
+        seconds: that a turn of the first base update takes in an engine; the others learn from as many samples.
         repeats: turns of each learner.
         bases: base updates; the variants of MetaOptimize are measured with the first.
         engines: how steps are executed.
@@ -268,19 +269,19 @@ def overhead(
         is not counted).
 
     Raises:
-        ValueError: fewer than ten samples, which would not show all classes, or no turn.
+        ValueError: turns take no time, or there are none.
     """
-    if samples < 10 or repeats < 1:
-        raise ValueError(f"needs at least 10 samples in a turn and 1 turn, not {samples} and {repeats}")
+    if not seconds > 0 or repeats < 1:
+        raise ValueError(f"turns must take time, and there must be one at least, not {repeats} of {seconds} seconds")
     console = console or Console(quiet=True)
     with _one_thread(), flushed_denormals():
-        images, few = random_images(shape, samples), random_images(shape, 10)
+        few = random_images(shape, FEW)
         measured = learners(bases)
-        contenders: list[Contender] = []
+        contenders: dict[Engine, dict[str, Contender]] = {engine: {} for engine in engines}
         pairs = [(engine, label) for engine in engines for label in measured]
         for engine, label in track(pairs, description="starting", console=console, disable=console.quiet):
             try:
-                one = contender(label, measured[label][0], network, shape, engine, 20 + samples * repeats)
+                one = contender(label, measured[label][0], network, shape, engine, MAX_SAMPLES * repeats)
                 one.strategy.train(few)  # compiles what is to be compiled
             except ValueError:  # this engine cannot execute the learner
                 continue
@@ -289,10 +290,21 @@ def overhead(
             one.memory = {"state": state_bytes(one.strategy.optimizer)}
             if engine != "compiled":
                 one.memory = memory(one.strategy, few)
-            contenders.append(one)
-        take_turns(contenders, images, repeats, console, _raise)
-    found = {(one.engine, one.label): one for one in contenders}
-    return pd.DataFrame([_row(one, found[one.engine, measured[one.label][1]], samples) for one in contenders])
+            contenders[engine][label] = one
+        rows = []
+        for of_engine in filter(None, contenders.values()):
+            images = random_images(shape, _n_samples(next(iter(of_engine.values())), few, seconds))
+            take_turns(list(of_engine.values()), images, repeats, console, _raise)
+            n = len(images.dataset)
+            rows += [_row(one, of_engine[measured[label][1]], n) for label, one in of_engine.items()]
+    return pd.DataFrame(rows)
+
+
+def _n_samples(one: Contender, few: Any, seconds: float) -> int:
+    """How many samples a learner learns from in so many seconds, within limits."""
+    start = time.perf_counter()
+    one.strategy.train(few)
+    return int(np.clip(seconds * FEW / (time.perf_counter() - start), FEW, MAX_SAMPLES))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What learning step sizes costs is measured beside the base optimizer."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from continual_metaopt import overhead
 
 @pytest.mark.slow
 def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path) -> None:
-    options = {"network": "linear", "shape": (1, 8, 8), "samples": 10, "repeats": 3, "bases": ("adamw", "lion")}
+    options = {"network": "linear", "shape": (1, 8, 8), "seconds": 1e-9, "repeats": 3, "bases": ("adamw", "lion")}
     text, paths = overhead.write_overhead(tmp_path, show_progress=False, **options)
 
     table = pd.read_csv(tmp_path / "overhead.csv").set_index(["learner", "engine"])
@@ -62,3 +63,10 @@ def test_state_counts_each_storage_once_and_no_weights() -> None:
     }
 
     assert overhead.state_bytes(optimizer) == 8 * 4 + 6 * 8
+
+
+@pytest.mark.parametrize(("seconds", "repeats"), [(0.0, 3), (0.1, 0)])
+def test_turns_take_time(seconds: float, repeats: int) -> None:
+    message = f"turns must take time, and there must be one at least, not {repeats} of {seconds} seconds"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        overhead.overhead(seconds=seconds, repeats=repeats)
