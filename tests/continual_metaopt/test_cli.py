@@ -66,7 +66,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("learners", learner_names()),
         (
             "studies",
-            ["class_split", "field", "initial_step_size", "quick", "robustness", "table2", "table3", "tracking", "why"],
+            [
+                "class_split",
+                "field",
+                "initial_step_size",
+                "quick",
+                "robustness",
+                "table2",
+                "table3",
+                "tracking",
+                "trajectories",
+                "why",
+            ],
         ),
     ],
 )
@@ -324,7 +335,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, why "
+            "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories, why "
             "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
@@ -547,6 +558,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     [
         ["--help"],
         ["compare", "--help"],
+        ["reproduce", "--help"],
         ["list", "streams"],
         ["list", "learners"],
         ["list", "studies"],
