@@ -281,7 +281,7 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], _read_status(Path(path))) for path in ordered])
+    table = pd.DataFrame([_row(path, kept[path], read_status(Path(path))) for path in ordered])
     return Runs(table, {path: kept[path] for path in ordered})
 
 
@@ -328,7 +328,18 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _read_status(directory: Path) -> dict[str, Any]:
+def read_status(directory: Path) -> dict[str, Any]:
+    """Read how a run went.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The content of `status.json`; the state "running" if it has not been written yet.
+
+    Raises:
+        ValueError: the file cannot be understood.
+    """
     path = directory / "status.json"
     if not path.exists():
         # The two files are not written at the same instant: such a run has only just started.
