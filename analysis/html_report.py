@@ -307,7 +307,7 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
                 "learner": runs.labels.index(config["label"]),
                 "label": config["label"],
                 "settings": list(_flattened(shown)),
-                "versions": _listed(config.get("versions", {})),
+                "versions": _listed(config.get("versions", {}), " "),
                 "platform": _listed(config.get("platform", {})),
                 "command": run_command(config),
                 "seeds": _ranges(runs.configs[path]["seed"] for path in paths),
@@ -345,7 +345,7 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
         "Parameters": _ranges(runs.table["n_parameters"], ","),
         "Seeds": _ranges(runs.table["seed"]),
         "Settings chosen on": "" if selection is None or not len(selection) else _chosen_on(selection),
-        "Versions": "; ".join(dict.fromkeys(_listed(config.get("versions", {})) for config in runs.configs.values())),
+        "Versions": "; ".join(dict.fromkeys(_listed(config.get("versions", {}), " ") for config in runs.configs.values())),
         "Machine": "; ".join(dict.fromkeys(_listed(config.get("platform", {})) for config in runs.configs.values())),
     }
     return {term: text for term, text in facts.items() if text}
@@ -479,10 +479,8 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _listed(content: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {value}" if isinstance(value, str) else f"{key} = {_short(value)}" for key, value in content.items()
-    )
+def _listed(content: Mapping[str, Any], between: str = " = ") -> str:
+    return ", ".join(f"{key}{between}{_short(value)}" for key, value in content.items())
 
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:

@@ -3,6 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const MISSING = 65535;
   const MAX_PANELS_AT_FIRST = 12;
+  const MAX_BANDS_AT_FIRST = 4; // more of them hide each other
 
   // ------------------------------------------------------------------------------------------------- small helpers
 
@@ -40,14 +41,16 @@
 
   const whole = (number) => Math.round(number).toLocaleString("en");
 
-  /** Three digits: 0.0123, 41.2, 2.3e-5. */
+  /** Three digits: 0.123, 41.2, 2.3e-5. */
   function short(value) {
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
-    return size !== 0 && (size < 1e-3 || size >= 1e5)
+    return size !== 0 && (size < 1e-2 || size >= 1e5)
       ? value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e")
       : String(Number(value.toPrecision(3)));
   }
+
+  const power = (value) => (value < 1 ? value.toExponential().replace("e+", "e") : short(value));
 
   function engineering(value) {
     for (const [factor, sign] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -163,7 +166,7 @@
         out: named("−", "Zoom out", () => this.zoom(2)),
         left: named("←", "Earlier", () => this.pan(-0.5)),
         right: named("→", "Later", () => this.pan(0.5)),
-        all: named("All", "Show the whole stream", () => this.setView(...this.span)),
+        all: named("Reset", "Show the whole stream", () => this.setView(...this.span)),
       };
       this.readout = element("span", { className: "readout" });
       const bar = element("div", { className: "toolbar", role: "group", ariaLabel: "Zoom" });
@@ -181,7 +184,13 @@
         };
         bar.append(this.experience);
       }
-      bar.append(...Object.values(this.buttons), this.readout);
+      bar.append(...Object.values(this.buttons));
+      if (this.curves && this.content.learners.some((one) => one.edges.length)) {
+        this.intervals = element("input", { type: "checkbox", checked: this.content.learners.length <= MAX_BANDS_AT_FIRST });
+        this.intervals.onchange = () => this.draw();
+        bar.append(element("label", {}, this.intervals, " intervals"));
+      }
+      bar.append(this.readout);
 
       const fieldset = element("fieldset", { className: "learners" });
       fieldset.append(element("legend", { className: "unseen", textContent: "Learners shown" }));
@@ -209,28 +218,30 @@
           }
           this.draw();
         };
-        bar.prepend(
-          element("button", { type: "button", textContent: "All learners", onclick: every(true) }),
-          element("button", { type: "button", textContent: "None", ariaLabel: "No learners", onclick: every(false) }),
+        fieldset.append(
+          element(
+            "div",
+            { className: "every" },
+            element("button", { type: "button", textContent: "All learners", onclick: every(true) }),
+            element("button", { type: "button", textContent: "None", ariaLabel: "No learners", onclick: every(false) }),
+          ),
         );
       }
 
       this.spoken = element("p", { className: "unseen", ariaLive: "polite" });
-      const hint =
-        "Drag to zoom, double-click for the whole stream. With the keyboard: ← and → move the cursor, " +
-        "with Shift the section shown, + and − zoom, Esc shows all.";
       this.area = element("div", {
         className: "plots",
         tabIndex: 0,
         role: "application",
         ariaRoleDescription: "chart",
-        ariaLabel: `${this.content.title}. ${hint}`,
+        ariaLabel: this.content.title,
       });
+      this.area.setAttribute("aria-describedby", "how-to");
       this.area.onkeydown = (event) => this.key(event);
       const yTitle = element("div", { className: "y-title", textContent: this.content.y_title });
       const anchor = this.figure.querySelector("figcaption");
-      anchor.before(bar, fieldset, yTitle, this.area, this.spoken);
-      anchor.append(element("span", { className: "hint", textContent: ` ${hint}` }));
+      if (this.curves) anchor.before(bar, yTitle, this.area, fieldset, this.spoken);
+      else anchor.before(bar, fieldset, yTitle, this.area, this.spoken);
     }
 
     get shown() {
@@ -246,6 +257,7 @@
         this.area.append(element("p", { className: "nothing", textContent: "No learner is chosen that matches the filter." }));
       } else if (this.curves) this.drawCurves();
       else for (const one of this.shown) this.drawTrajectories(one);
+      this.resize();
       this.setView(...this.view);
     }
 
@@ -262,7 +274,7 @@
         const many = x.length > 40;
         series.push({ stroke, width: 1.8, dash: dash ? dash.split(" ").map(Number) : undefined, points: { show: !many, size: 5, fill: stroke } });
         lines.push(one.unpacked.mean);
-        if (one.unpacked.edges.length) {
+        if (one.unpacked.edges.length && this.intervals.checked) {
           bands.push({ series: [series.length + 1, series.length], fill: () => withOpacity(colourOf(one.learner), 0.13) });
           for (const edge of one.unpacked.edges) {
             series.push({ points: { show: false } });
@@ -338,6 +350,7 @@
       const options = {
         width: Math.max(120, host.clientWidth),
         height,
+        padding: [8, 16, 0, 0],
         legend: { show: false },
         cursor: {
           y: false,
@@ -358,7 +371,7 @@
             stroke: faint, font, grid, ticks: { show: false }, size: 52, gap: 5,
             splits: (plot, _, low, high) => (log ? logTicks : linearTicks)(low, high, Math.max(2, Math.floor(plot.bbox.height / devicePixelRatio / 32))),
             filter: (_, ticks) => ticks,
-            values: (_, ticks) => ticks.map(short),
+            values: (_, ticks) => ticks.map(log && ticks[0] < 0.01 ? power : short),
           },
         ],
         series,
@@ -382,9 +395,10 @@
     }
 
     xTicks(plot, low, high) {
-      const count = Math.max(2, Math.floor(plot.bbox.width / devicePixelRatio / 70));
+      const experiences = this.content.x_title === "experience";
+      const count = Math.max(2, Math.floor(plot.bbox.width / devicePixelRatio / (experiences ? 32 : 60)));
       const ticks = linearTicks(low, high, count);
-      return this.content.x_title === "experience" ? ticks.filter(Number.isInteger) : ticks;
+      return experiences ? ticks.filter(Number.isInteger) : ticks;
     }
 
     drawBoundaries(plot) {
@@ -395,6 +409,7 @@
       plot.ctx.save();
       plot.ctx.strokeStyle = withOpacity(colour("faint"), starts.length > 30 ? 0.25 : 0.5);
       plot.ctx.lineWidth = devicePixelRatio * 0.75;
+      plot.ctx.setLineDash([]);
       plot.ctx.beginPath();
       for (const start of starts) {
         const place = left + ((start - low) / (high - low)) * width;
@@ -403,6 +418,15 @@
       }
       plot.ctx.stroke();
       plot.ctx.restore();
+    }
+
+    /** As many panels side by side as have room, with rows as equally full as possible. */
+    arrange() {
+      const limit = Math.max(1, Math.floor(this.area.clientWidth / 260));
+      for (const panels of this.area.querySelectorAll(".panels")) {
+        const count = panels.children.length;
+        panels.style.setProperty("--columns", Math.ceil(count / Math.ceil(count / limit)));
+      }
     }
 
     /** Vertical limits that show everything in view of all plots of a group. */
@@ -537,6 +561,7 @@
     }
 
     resize() {
+      this.arrange();
       for (const { plot, host } of this.plots)
         if (host.clientWidth && host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: plot.height });
     }
@@ -573,6 +598,16 @@
     figure.style.minHeight = "20rem"; // so that those below do not come into sight at once
     sight.observe(figure);
   }
+
+  /** The rest, when there is nothing else to do. */
+  function makeNext() {
+    const figure = figures.find((one) => !charts.has(one));
+    if (!figure) return;
+    makeChart(figure);
+    whenIdle(makeNext);
+  }
+  const whenIdle = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
+  whenIdle(makeNext);
 
   function redraw() {
     for (const chart of charts.values()) for (const { plot } of chart.plots) plot.redraw(false);
@@ -643,7 +678,7 @@
     clearTimeout(waiting);
     waiting = setTimeout(filter, 120);
   });
-  document.querySelector(".filter").hidden = false;
+  for (const one of document.querySelectorAll(".filter, .hint")) one.hidden = false;
 
   // ------------------------------------------------------------------------------------------- commands and places
 
