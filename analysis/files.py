@@ -10,6 +10,8 @@ from pathlib import Path
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
+    The content is on the disk before the file has its name, so that a machine that goes down leaves no empty file.
+
     Args:
         path: the file to be written; its folder is made if it does not exist.
         write: called with the temporary path.
@@ -22,8 +24,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link that somebody has left there would be followed
     try:
         write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

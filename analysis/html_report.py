@@ -345,7 +345,9 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
         "Parameters": _ranges(runs.table["n_parameters"], ","),
         "Seeds": _ranges(runs.table["seed"]),
         "Settings chosen on": "" if selection is None or not len(selection) else _chosen_on(selection),
-        "Versions": "; ".join(dict.fromkeys(_listed(config.get("versions", {}), " ") for config in runs.configs.values())),
+        "Versions": "; ".join(
+            dict.fromkeys(_listed(config.get("versions", {}), " ") for config in runs.configs.values())
+        ),
         "Machine": "; ".join(dict.fromkeys(_listed(config.get("platform", {})) for config in runs.configs.values())),
     }
     return {term: text for term, text in facts.items() if text}

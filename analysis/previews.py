@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.figures import COLOURS, WIDTHS, _new_figure, _styled, _thousands
+from analysis.figures.style import COLOURS, WIDTHS, new_figure, styled, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ class Zoom(NamedTuple):
     marks: Sequence[int]
 
 
-@_styled
+@styled
 def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     """Images in rows, with captions.
 
@@ -67,7 +67,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    width, left, top, caption, gap = WIDTHS["full"], 1.35, 0.52, 0.13, 0.07
+    width, left, top, caption, gap = WIDTHS["page"], 1.35, 0.52, 0.13, 0.07
     lines = textwrap.wrap(note, 132)
     top += 0.13 * (len(lines) - 1)
     n_columns = max(len(row.images) for row in rows)
@@ -98,7 +98,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def image_timeline(
     edges: NDArray[Any],
     classes: Sequence[Any],
@@ -126,7 +126,7 @@ def image_timeline(
     maps = [class_share] if labels is None else [class_share, labels]
     map_height = float(np.clip(0.15 * len(classes), 0.9, 2.0))
     heights = [map_height] * len(maps) + [0.6] * len(lines)
-    figure = _new_figure("full", sum(heights) + 0.14 * len(heights) + 0.65)
+    figure = new_figure("page", sum(heights) + 0.14 * len(heights) + 0.65)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes in panels:
         _mark(axes, boundaries, "0.55")
@@ -152,7 +152,7 @@ def image_timeline(
     return figure
 
 
-@_styled
+@styled
 def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
     """Inputs, targets and what changes behind them, around some changes; one column for each.
 
@@ -169,7 +169,7 @@ def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
     n_inputs = zooms[0].inputs.shape[1]
     heights = [_course_height(zooms[0].course[name]) for name in names]
     heights += [float(np.clip(0.07 * n_inputs, 0.6, 1.6)), 0.9]
-    figure = _new_figure("full", sum(heights) + 0.14 * len(heights) + 0.6)
+    figure = new_figure("page", sum(heights) + 0.14 * len(heights) + 0.6)
     grid = figure.subplots(len(heights), len(zooms), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     colours = _colours([zoom.inputs for zoom in zooms])
     for column, zoom in zip(grid.T, zooms, strict=True):
@@ -197,7 +197,7 @@ def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def regression_timeline(
     course_edges: NDArray[Any],
     course: Mapping[str, NDArray[Any]],
@@ -222,7 +222,7 @@ def regression_timeline(
         The figure, as wide as the page.
     """
     heights = [*map(_course_height, course.values()), 0.9]
-    figure = _new_figure("full", sum(heights) + 0.14 * len(heights) + 0.6)
+    figure = new_figure("page", sum(heights) + 0.14 * len(heights) + 0.6)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axes in panels:
         _mark(axes, boundaries, "0.55")
@@ -320,7 +320,7 @@ def _mark(axes: Axes, steps: Sequence[int], colour: str) -> None:
 
 def _finish(figure: Figure, panels: Iterable[Axes], title: str, axis: str) -> None:
     for axes in panels:
-        _thousands(axes, 8)
+        thousands(axes, 8)
         axes.set_facecolor("white")
     figure.align_ylabels()
     figure.suptitle(textwrap.fill(title, 100), fontsize=8, fontweight="bold", x=0.01, ha="left")

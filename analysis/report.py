@@ -17,10 +17,12 @@ from analysis.files import write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
 from analysis.statistics import Diverged, counted_runs, is_regression
-from analysis.tables import caption, comparison_table, format_table
+from analysis.tables import Format, caption, comparison_table, format_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SUFFIXES: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
 
 
 def write_report(
@@ -96,15 +98,33 @@ def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[P
     Raises:
         OSError: a file cannot be written.
     """
-    explanation = caption(table)
-    texts = {
-        "csv": format_table(table, "csv"),
-        "md": f"{format_table(table, 'markdown')}\n{explanation}\n",
-        "tex": f"% {explanation}\n{format_table(table, 'latex')}",
-    }
+    return write_texts({fmt: format_table(table, fmt) for fmt in SUFFIXES}, caption(table), out_dir, "comparison")
+
+
+def write_texts(
+    texts: Mapping[Format, str], explanation: str, out_dir: str | os.PathLike[str], name: str
+) -> list[Path]:
+    """Write the forms of a table, with what explains it in those that can hold it.
+
+    Args:
+        texts: the table as `"csv"`, `"markdown"` and `"latex"`.
+        explanation: put below in Markdown, and in a comment in LaTeX.
+        out_dir: the folder, made if it does not exist.
+        name: file name without suffix.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    explained = {"markdown": f"{{}}\n{explanation}\n", "latex": f"% {explanation}\n{{}}"}
     return [
-        write_whole(Path(out_dir) / f"comparison.{suffix}", partial(Path.write_text, data=text, encoding="utf-8"))
-        for suffix, text in texts.items()
+        write_whole(
+            Path(out_dir) / f"{name}.{SUFFIXES[fmt]}",
+            partial(Path.write_text, data=explained.get(fmt, "{}").replace("{}", text), encoding="utf-8"),
+        )
+        for fmt, text in texts.items()
     ]
 
 

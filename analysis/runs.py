@@ -8,10 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 STATES = ("running", "finished", "diverged", "failed")
@@ -27,12 +30,16 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "n_seen_before",
         "n_correct",
         "online_accuracy",
+        "mean_loss",
         "test_accuracy",
     ),
 }
 
 # that runs of earlier versions lack; NaN there
-_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {"step_sizes": ("q05", "q25", "q75", "q95")}
+_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "step_sizes": ("q05", "q25", "q75", "q95"),
+    "experiences": ("mean_loss",),
+}
 
 _CONFIG_KEYS = (
     "run_id",
@@ -60,7 +67,8 @@ class Runs:
         table: one row per run, ordered by study, by the configuration's `order` where it has one, by label and by seed.
             Columns: run_id, path, study, label, seed, purpose, state, reason, step, learned_step_sizes, definition,
             fingerprint, stationary, n_experiences, n_samples, n_outputs, n_parameters, wall_time (seconds),
-            samples_per_second.
+            samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
+            regressions).
         configs: the content of `config.json` of each run, by path.
     """
 
@@ -99,16 +107,17 @@ class Runs:
     def correct_counts(self) -> pd.DataFrame:
         """Samples and correct predictions of each finished or diverged run, indexed by path.
 
-        Columns: n_rows, n_correct (NaN for regression).
+        Columns: n_rows, n_correct (NaN for regression). They are exact where only some samples have been recorded.
 
         Raises:
             ValueError: the samples of a run do not agree with its state.
         """
         ended = self.table[self.table["state"].isin(["finished", "diverged"])]
         rows = []
-        for path in ended["path"]:
+        counts = ended[["path", "record_samples_every", "step", "n_correct"]]
+        for path, every, step, n_correct in counts.itertuples(index=False, name=None):
             correct = self.correct(path)
-            rows.append((len(correct), correct.sum()))
+            rows.append((len(correct), correct.sum()) if every == 1 else (step, n_correct))
         return pd.DataFrame(rows, index=pd.Index(ended["path"], name="run"), columns=["n_rows", "n_correct"])
 
     def correct(self, run: str) -> np.ndarray:
@@ -118,18 +127,21 @@ class Runs:
             run: the path of the run, as in `table`.
 
         Returns:
-            Array of float64 [number of recorded samples]: 1 or 0, NaN for regression.
+            Array of float64 [number of recorded samples]: 1 or 0, NaN for regression. Where only some samples have
+            been recorded, they are those at multiples of `record_samples_every`.
 
         Raises:
             ValueError: a finished run lacks samples, or a run has more samples than its stream.
         """
         correct = self.read(run, "samples", ["correct"])["correct"].to_numpy(dtype=float, na_value=np.nan)
         state = self.table.loc[self.table["path"] == run, "state"].item()
-        expected = self.configs[run]["stream_info"]["n_samples"]
+        n_samples, every = self.configs[run]["stream_info"]["n_samples"], record_samples_every(self.configs[run])
+        expected = -(-n_samples // every)
         if len(correct) > expected or (state == "finished" and len(correct) != expected):
+            of_them = "" if every == 1 else f", of which {expected} are recorded"
             raise ValueError(
-                f"{run}: the run is {state} and its stream has {expected} samples, but {len(correct)} are recorded: "
-                "remove the directory and repeat the run"
+                f"{run}: the run is {state} and its stream has {n_samples} samples{of_them}, but {len(correct)} are "
+                "recorded: remove the directory and repeat the run"
             )
         return correct
 
@@ -148,6 +160,14 @@ class Runs:
             ValueError: a file cannot be read, or lacks a column.
         """
         return _read_table(Path(run), table, list(columns or TABLES[table]))
+
+    def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
+
+        Yields:
+            Batches of at most 65,536 rows, with null for columns that runs of earlier versions lack.
+        """
+        yield from _batches(Path(run), table, list(columns or TABLES[table]))
 
     def select(self, **equals: Any) -> Runs:
         """Keep the runs whose columns equal the given values.
@@ -285,12 +305,23 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
     return Runs(table, {path: kept[path] for path in ordered})
 
 
+def record_samples_every(config: Mapping[str, Any]) -> int:
+    """Distance in steps between the samples that a run has recorded one by one, given its configuration."""
+    return int(config.get("record_samples_every", 1))
+
+
 def _run_directories(root: Path) -> Iterator[Path]:
     """Yield the run directories at or below `root`, in order of their names."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such directory")
     found = False
+    seen = set()
     for directory, subdirectories, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(directory)
+        if place in seen:  # by a link that leads back
+            subdirectories.clear()
+            continue
+        seen.add(place)
         subdirectories.sort()
         if "config.json" in files:
             subdirectories.clear()  # what lies below belongs to the run
@@ -380,6 +411,8 @@ def _row(path: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dic
         "n_parameters": config["n_parameters"],
         "wall_time": _number(status.get("wall_time")),
         "samples_per_second": _number(status.get("samples_per_second")),
+        "record_samples_every": record_samples_every(config),
+        "n_correct": status.get("n_correct"),
     }
 
 
@@ -418,15 +451,18 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def _files(directory: Path, name: str) -> list[Path]:
+    """The merged file of a table, or its parts."""
+    # The parts are listed first: they are removed only after the merged file exists.
+    parts = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+    whole = directory / f"{name}.parquet"
+    return [whole] if whole.exists() else parts
+
+
 def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     for attempt in range(2):
-        # The parts are listed first: they are removed only after the merged file exists.
-        files = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
-        whole = directory / f"{name}.parquet"
-        if whole.exists():
-            files = [whole]
         try:
-            return _read_files(files, columns, _ADDED_COLUMNS.get(name, ()))
+            return _read_files(_files(directory, name), columns, _ADDED_COLUMNS.get(name, ()))
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
@@ -434,17 +470,44 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     raise AssertionError("unreachable")
 
 
+def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for file in _files(directory, name):
+        try:
+            with parquet.ParquetFile(file) as content:
+                known = content.schema_arrow.names
+                absent = [column for column in columns if column not in known]
+                if not set(absent) <= set(_ADDED_COLUMNS.get(name, ())):
+                    raise ValueError(f"it lacks {absent[0]}")
+                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
+                    for column in absent:
+                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                    yield batch.select(columns)
+        except (OSError, ValueError) as error:
+            raise _unreadable(file, columns, error) from error
+
+
+def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ValueError(
+        f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); "
+        "remove the run directory and repeat the run"
+    )
+
+
 def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
     frames = []
     for file in files:
         try:
             # Without partitioning=None, a folder called "seed=1" would become a column.
-            frame = pd.read_parquet(file, columns=_present(file, columns, added), partitioning=None)
+            present = _present(file, columns, added)
+            frame = pd.read_parquet(file, columns=present, partitioning=None, page_checksum_verification=True)
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason})") from error
+            raise _unreadable(file, columns, error) from error
         if len(frame):
             frames.append(frame.reindex(columns=columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

@@ -5,6 +5,9 @@ Accuracies are fractions between 0 and 1. Squared errors are of regressions, in 
 
 from __future__ import annotations
 
+import itertools
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -12,9 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.runs import Runs
+from analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
+AT_BOUND = 0.1  # share of a run's recorded steps from which on a step size counts as being at its bound
+BOUND_TOLERANCE = 1e-6  # relative; a step size is computed as the exponential of its logarithm
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
@@ -154,6 +159,51 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
     )
 
 
+def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Average online accuracy of learners that differ in one setting alone, over its values.
+
+    Args:
+        runs: runs of one stream.
+        setting: a numeric option of the learners, such as `"lr"`.
+        diverged: how diverged runs count, see `online_accuracy`.
+
+    Returns:
+        One row per learner and value: learner (what the labels have in common), value, n_runs, online_accuracy (mean
+        over runs, a fraction), half_width (of its 95 % Student-t interval; NaN for one run). Learners that were run
+        with one value only are left out.
+
+    Raises:
+        ValueError: no learner was run with two values, or the runs cannot be averaged.
+    """
+    runs.require_one_stream()
+    scores = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
+    found: dict[str, dict[float, list[float]]] = {}
+    labels: dict[str, dict[str, None]] = {}
+    for run, label, fraction in scores[["run", "label", "online_accuracy"]].itertuples(index=False, name=None):
+        learner = dict(runs.configs[run]["learner"])
+        value = learner.pop(setting, None)
+        if isinstance(value, int | float):
+            rest = json.dumps([learner, runs.configs[run].get("network")], sort_keys=True)
+            found.setdefault(rest, {}).setdefault(float(value), []).append(fraction)
+            labels.setdefault(rest, {})[label] = None
+    rows = []
+    for rest, by_value in found.items():
+        if len(by_value) > 1:
+            name = _common_part(list(labels[rest]))
+            for value, fractions in sorted(by_value.items()):
+                rows.append((name, value, len(fractions), *mean_interval(fractions)))
+    if not rows:
+        raise ValueError(f"no learner of these runs was run with two values of {setting}")
+    return pd.DataFrame(rows, columns=["learner", "value", "n_runs", "online_accuracy", "half_width"])
+
+
+def _common_part(labels: list[str]) -> str:
+    """What labels begin with, without the name of the setting in which they differ: "A" of "A, α₀ = 1e-5", "A, …4"."""
+    letters = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*labels, strict=False))
+    prefix = "".join(column[0] for column in letters)
+    return re.sub(r"[\s,(]*(\w+ =)?\s*[\d.e+-]*$", "", prefix) or labels[0]
+
+
 def sample_scores(runs: Runs, run: str) -> np.ndarray:
     """Score of each sample of the stream: 1 if predicted correctly, 0 if not, chance where a diverged run did not come.
 
@@ -162,7 +212,8 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
         run: the path of a finished or diverged run.
 
     Returns:
-        Array [n_samples]; its mean is the average online accuracy.
+        Array [n_samples]; its mean is the average online accuracy. Where only some samples have been recorded, each
+        stands for those up to the next one, and the mean over each experience is still exact.
 
     Raises:
         ValueError: the run is of regression.
@@ -170,10 +221,35 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
     correct = runs.correct(run)
     if np.isnan(correct).any():
         raise ValueError(f"{run}: has no accuracy, since its stream is a regression")
+    if record_samples_every(runs.configs[run]) > 1:
+        correct = _spread(runs, run, correct, "online_accuracy")
     info = runs.configs[run]["stream_info"]
     scores = np.full(info["n_samples"], 1 / info["n_outputs"])
     scores[: len(correct)] = correct
     return scores
+
+
+def _spread(runs: Runs, run: str, recorded: np.ndarray, mean: str) -> np.ndarray:
+    """Values of all samples, from those that a run has recorded and from the exact means of its experiences.
+
+    Args:
+        runs: the runs.
+        run: the path of the run.
+        recorded: a value of each recorded sample.
+        mean: column of the table `experiences` with the mean of all values.
+
+    Returns:
+        Array [samples the run has seen]. Each recorded value stands for the samples up to the next one, shifted by
+        what is missing to the mean of its experience, if that has come to its end.
+    """
+    n_seen = int(runs.table.loc[runs.table["path"] == run, "step"].item())
+    every = record_samples_every(runs.configs[run])
+    values = np.repeat(recorded, every)[:n_seen]
+    experiences = runs.read(run, "experiences", ["first_step", "n_samples", mean])
+    for first, n, exact in experiences.itertuples(index=False, name=None):
+        part = values[first : first + n]
+        part += exact - part.mean()
+    return values
 
 
 def is_regression(runs: Runs) -> bool:
@@ -194,10 +270,13 @@ def squared_errors(runs: Runs, run: str) -> np.ndarray:
         run: the path of a finished or diverged run.
 
     Returns:
-        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come.
+        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come. Where only some samples
+        have been recorded, see `sample_scores`.
     """
     errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
     loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
+    if record_samples_every(runs.configs[run]) > 1:
+        loss = _spread(runs, run, loss, "mean_loss")
     errors[: len(loss)] = 2 * loss
     return errors
 
@@ -302,6 +381,45 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
         "label"
     )
+
+
+def at_bounds(runs: Runs, run: str) -> pd.DataFrame:
+    """How often each block's step size was at a bound that it may not leave.
+
+    Where a block holds many step sizes, it is at a bound when a quarter of them are.
+
+    Args:
+        runs: the runs.
+        run: the path of a run.
+
+    Returns:
+        Indexed by block, in the order of the record: lower and upper, the shares of recorded steps at which it was at
+        the learner's `lr_bounds`. No rows for a learner without bounds, and for one whose step sizes are not learned.
+    """
+    config = runs.configs[run]
+    bounds = config["learner"].get("lr_bounds")
+    if not config["learned_step_sizes"] or bounds is None:
+        return pd.DataFrame(columns=["lower", "upper"], dtype=float).rename_axis("block")
+    record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
+    low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
+    shares = pd.DataFrame(
+        {
+            "block": record["block"].astype(str),
+            "lower": low <= bounds[0] * (1 + BOUND_TOLERANCE),
+            "upper": high >= bounds[1] * (1 - BOUND_TOLERANCE),
+        }
+    )
+    return shares.groupby("block", sort=False)[["lower", "upper"]].mean()
+
+
+def is_at_bound(runs: Runs, run: str) -> bool:
+    """Whether a run counts as held up by a bound: a block's step size was at one for `AT_BOUND` of the recorded steps.
+
+    Args:
+        runs: the runs.
+        run: the path of a run.
+    """
+    return bool((at_bounds(runs, run) >= AT_BOUND).any(axis=None))
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:

@@ -11,16 +11,26 @@ import pandas as pd
 
 from analysis.runs import Runs
 from analysis.statistics import (
+    AT_BOUND,
     Diverged,
     average_score,
     best_fixed,
     held_out_accuracy,
+    is_at_bound,
     is_regression,
     mean_interval,
     paired_differences,
     require_labels,
 )
-from analysis.tuning import FACTORS, chosen_setting, selection_of, sensitivity
+from analysis.tuning import (
+    FACTORS,
+    best_setting,
+    chosen_setting,
+    score_of_setting,
+    selection_of,
+    sensitivity,
+    setting_text,
+)
 
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
@@ -57,12 +67,15 @@ def comparison_table(
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
         measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
-        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), samples_per_second (median
-        of the counted runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
+        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), at_bound (number of runs
+        with a step size at its bound, see `analysis.statistics.is_at_bound`), samples_per_second (median of the counted
+        runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
-        these runs together), and lost_at_3x and lost_at_10x: by how much the accuracy (in percentage points), or the
-        squared error, of the selection runs was worse at a step size so far off, see `analysis.tuning.sensitivity`;
-        missing for learners that were not tuned. `attrs` says how it was computed, for `caption`.
+        these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
+        error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
+        points, or the squared error), see `analysis.tuning.sensitivity`; missing for learners that were not tuned. They
+        stand in the row of the tuned learner; where there are no reported runs of it, they stand in that of the untuned
+        one, without setting. `attrs` says how it was computed, for `caption`.
 
     Raises:
         ValueError: the runs come from several streams, or cannot be paired.
@@ -74,12 +87,16 @@ def comparison_table(
     scores, score = average_score(runs, diverged)
     scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
     scores["samples_per_second"] = runs.table["samples_per_second"]
+    scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
+    tuned_entries = {config.get("entry") for config in runs.configs.values() if chosen_setting(config)}
     rows = []
     for label in runs.labels:
         difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
         group = scores[scores["label"] == label]
-        tuning = {} if selection is None else _tuning(runs.configs[group["run"].iloc[0]], selection, diverged)
+        config = runs.configs[group["run"].iloc[0]]
+        reported_elsewhere = not chosen_setting(config) and config.get("entry") in tuned_entries
+        tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection, diverged)
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
@@ -102,11 +119,23 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
-    if fmt == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+    return (
+        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(rounded_columns(table), fmt)
+    )
+
+
+def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
+    """Write columns of text as a table, the first one flush left.
+
+    Args:
+        columns: heading → cells.
+        fmt: as of `format_table`, but for `"csv"`.
+
+    Returns:
+        The text, ending with a line break.
+    """
     from tabulate import tabulate
 
-    columns = rounded_columns(table)
     if fmt == "markdown":
         columns = {
             _escape_markdown(name): [_escape_markdown(cell) for cell in cells] for name, cells in columns.items()
@@ -131,8 +160,8 @@ def caption(table: pd.DataFrame) -> str:
         table: from `comparison_table`.
 
     Returns:
-        Sentences that say how many seeds there are, what ± means, how learners were paired and how diverged and
-        incomplete runs count.
+        Sentences that say how many seeds there are, what ± means, how learners were paired, how diverged and
+        incomplete runs count, and when a step size counts as being at its bound.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
@@ -148,6 +177,8 @@ def caption(table: pd.DataFrame) -> str:
         )
     if "tuning_runs" in table:
         sentences.append("Settings were chosen on other seeds, with “tuning” runs × samples.")
+        if (table["tuning_runs"].notna() & table["setting"].isna()).any():
+            sentences.append("Where “tuning” stands in an untuned row, the chosen setting was not reported.")
     if "tuning_runs" in table and table[[f"lost_at_{factor:g}x" for factor in FACTORS]].notna().any(axis=None):
         sentences.append(
             "“Lost … off” is by how much the selection runs of the chosen setting were better"
@@ -163,6 +194,11 @@ def caption(table: pd.DataFrame) -> str:
         sentences.append("What a diverged run did not see counts as chance, 1 / number of outputs.")
     else:
         sentences.append("Diverged runs are left out of the means.")
+    if table["at_bound"].any():
+        sentences.append(
+            f"“At bound” counts runs in which a step size was at its bound at {100 * AT_BOUND:.0f} % of the recorded "
+            "steps or more."
+        )
     if n_incomplete:
         sentences.append(f"Not counted: {n_incomplete} run{'s' * (n_incomplete != 1)} that did not come to an end.")
     return " ".join(sentences)
@@ -186,21 +222,24 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
         "held_out_accuracy_ci": held_out_ci,
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
+        "at_bound": int(group["at_bound"].sum()),
         "samples_per_second": counted["samples_per_second"].median(),
     }
 
 
 def _tuning(config: Mapping[str, Any], selection: Runs, diverged: Diverged) -> dict[str, object]:
     """Columns about how the setting of a learner was chosen; none if it was not."""
-    chosen, tried = chosen_setting(config), selection_of(selection, config)
-    if not chosen or not len(tried):
+    reported, tried = chosen_setting(config), selection_of(selection, config)
+    if not len(tried):
         return {}
+    chosen = reported or best_setting(tried, diverged)
     scale = 1 if is_regression(tried) else 100
     lost = sensitivity(tried, chosen, diverged=diverged)
     return {
-        "setting": ", ".join(f"{name} = {value}" for name, value in chosen.items()),
+        "setting": setting_text(reported) or None,
         "tuning_runs": len(tried),
         "tuning_samples": int(tried.table["n_samples"].sum()),
+        "selection_score": scale * score_of_setting(tried, chosen, diverged),
         **{f"lost_at_{factor:g}x": scale * loss for factor, loss in lost.items()},
     }
 
@@ -220,11 +259,12 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     columns = {
         "learner": [str(label) for label in table["learner"]],
         "seeds": [str(seeds) for seeds in table["seeds"]],
-        score_name: _with_interval(table, score),
-        f"− {reference}": _with_interval(table, "difference", sign="+"),
-        "held-out accuracy (%)": _with_interval(table, "held_out_accuracy"),
+        score_name: with_interval(table, score),
+        f"− {reference}": with_interval(table, "difference", sign="+"),
+        "held-out accuracy (%)": with_interval(table, "held_out_accuracy"),
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
+        "at bound": [str(count) for count in table["at_bound"]],
         "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
     }
     if "tuning_runs" in table:
@@ -242,10 +282,19 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 
-def _with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
-    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it."""
+def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
+    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
+
+    Args:
+        table: with the column, and its half widths in one whose name ends with `_ci`.
+        column: its name.
+        sign: `"+"` to write a sign before positive numbers too.
+
+    Returns:
+        One for each row; empty where the value is missing.
+    """
     half_widths = table[f"{column}_ci"]
-    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs["score"] == "squared_error" else 1
+    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
     cells = []
     for value, half_width in zip(table[column], half_widths, strict=True):
         cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−").replace("inf", "∞")

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score
+from analysis.statistics import Diverged, average_score, online_accuracy
 
 FACTORS = (3.0, 10.0)
 NEAR = math.sqrt(10 / 3)  # a step size counts for the nearest of the factors, if it is within so much of it
@@ -72,6 +73,52 @@ def scores_by_setting(
     return [(setting, float(np.mean(values))) for setting, values in zip(settings, scores, strict=True)], score
 
 
+def best_setting(selection: Runs, diverged: Diverged = "chance") -> dict[str, Any]:
+    """The setting with the best mean score over one learner's selection runs, of equal ones the first.
+
+    Args:
+        selection: the learner's selection runs.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        Option → value, of the options that were tried; empty if no run counts.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    options = dict.fromkeys(name for config in selection.configs.values() for name in chosen_setting(config))
+    tried, score = scores_by_setting(selection, list(options), diverged)
+    sign = -1 if score == "squared_error" else 1
+    return max(tried, key=lambda setting: sign * setting[1], default=({}, math.nan))[0]
+
+
+def score_of_setting(selection: Runs, setting: Mapping[str, Any], diverged: Diverged = "chance") -> float:
+    """Mean score of one setting over one learner's selection runs.
+
+    Args:
+        selection: the learner's selection runs.
+        setting: the values of all tuned options.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        Accuracy (a fraction), or the squared error of a regression; NaN if no run of this setting counts.
+
+    Raises:
+        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
+    """
+    tried, _ = scores_by_setting(selection, list(setting), diverged)
+    return next((value for candidate, value in tried if candidate == setting), math.nan)
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Name a setting, as in `"lr = 0.001, weight_decay = 0.1"`.
+
+    Args:
+        setting: option → value.
+    """
+    return ", ".join(f"{name} = {value}" for name, value in setting.items())
+
+
 def sensitivity(
     selection: Runs, chosen: Mapping[str, Any], option: str = "lr", diverged: Diverged = "chance"
 ) -> dict[float, float]:
@@ -121,6 +168,36 @@ def sensitivity(
         return value - best if score == "squared_error" else best - value
 
     return {factor: float(np.fmax(loss(factor), loss(1 / factor))) for factor in FACTORS}
+
+
+def scores_over_option(selection: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Average online accuracy of each run of learners of which one option was tried, and nothing else.
+
+    Args:
+        selection: selection runs of one stream, such as those of the study `initial_step_size`.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        One row per counted run: learner (without the option's value), name (as registered), option, value, seed,
+        online_accuracy (a fraction). Learners of which several options were tried are left out.
+
+    Raises:
+        ValueError: of no learner a single option, a number, was tried, or the runs cannot be averaged.
+    """
+    selection.require_one_stream()
+    rows = []
+    accuracy = online_accuracy(selection, diverged).dropna(subset="online_accuracy")
+    for run, seed, fraction in accuracy[["run", "seed", "online_accuracy"]].itertuples(index=False, name=None):
+        config = selection.configs[run]
+        tried = list(chosen_setting(config).items())
+        if len(tried) == 1 and _is_positive(tried[0][1]):
+            rows.append((config.get("entry"), config["learner"]["name"], *tried[0], seed, fraction))
+    if not rows:
+        raise ValueError(
+            "of none of these learners a single option was tried, such as tune: {lr: [0.001, 0.01]} in a study; "
+            "give the folder of a study like initial_step_size"
+        )
+    return pd.DataFrame(rows, columns=["learner", "name", "option", "value", "seed", "online_accuracy"])
 
 
 def _is_positive(value: Any) -> bool:

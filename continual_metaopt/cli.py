@@ -1,19 +1,27 @@
 """The command ``continual-metaopt``."""
 
 import itertools
+import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from continual_metaopt import config as configs
+from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
+from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.study_lock import StudyLocked
 from streams.stream import StreamAbout
+
+if TYPE_CHECKING:
+    from continual_metaopt.backends import Backend
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
@@ -22,13 +30,15 @@ PLAIN_FIELDS = {  # of a run, given as flags of their own
     "engine",
     "device",
     "record_every",
+    "record_samples_every",
     "evaluate",
     "diagnostics",
     "diagnostics_every",
     "label",
     "imports",
 }
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_LOCKED, EXIT_INTERRUPTED = 1, 2, 3, 130
+ALL_RECORDED = "All samples so far are recorded; the same command goes on from there."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,23 +48,45 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments; those of the process if None.
 
     Returns:
-        Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked, 130 after Ctrl-C.
+        Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
+        3 if another command works on the study, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
         commands = {
             "compare": compare,
             "run": run_command(arguments),
+            "status": status,
             "report": report,
+            "explain": explain,
+            "export": export,
             "list": show_list,
             "preview": preview_command(arguments),
         }
         result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
         return int(result or 0)
-    except (ValueError, MissingPackageError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except BrokenPipeError:  # as in `… | head`, which has seen enough
+        _stop_printing()
+        return 0
+    except StudyLocked as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_LOCKED
+    except RunsFailed as error:
+        again = shlex.join([PROGRAM, *arguments])
+        print(f"{PROGRAM}: {error}\nThis command tries them again: {again}", file=sys.stderr)
+        return EXIT_FAILED
+    except (ValueError, MissingPackageError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:
+        said = f"{error.strerror}: '{error.filename}'" if error.strerror and error.filename else str(error)
+        print(f"{PROGRAM}: {said}", file=sys.stderr)
+        return EXIT_USAGE
+    except StudyInterrupted as error:
+        print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
+        print(NOTHING_BEGUN, file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -75,6 +107,9 @@ def compare(
     threads: bool = False,
     quiet: bool = False,
     plan: bool = False,
+    backend: Literal["local", "ray", "slurm"] = "local",
+    address: str = "auto",
+    slurm: tuple[str, ...] = (),
 ) -> int:
     """Run a study, print the comparison and write its table and figures.
 
@@ -91,39 +126,160 @@ def compare(
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
-        plan: only say what the study will take, in runs, samples and hours; run nothing.
+        plan: only say what the study will take, in runs, samples, hours and disk space; run nothing.
+        backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
+        address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
+        slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
+            sbatch.
     """
     from continual_metaopt.backends.local import n_processors
-    from continual_metaopt.jobs import RunsFailed, StudyInterrupted
-    from continual_metaopt.planning import plan_study
-    from continual_metaopt.study import run_study
+    from continual_metaopt.checking import check_study
+    from continual_metaopt.planning import plan_study, require_disk_space
+    from continual_metaopt.study import PoolOptions, run_studies
 
-    config = configs.load_study(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
-    folder = out or Path("runs") / config.name
-    planned = plan_study(config, [folder, Path("runs")], workers or n_processors())
+    parts = configs.load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
+    label, first = next(iter(parts.items()))
+    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
+    plans = []
+    for label, part in parts.items():
+        try:
+            made = check_study(part)
+        except configs.ConfigError as error:
+            raise configs.ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
+        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
     if plan:
-        print(planned.table())
+        print("\n\n".join(planned.table() for planned in plans))
         return 0
+    require_disk_space(sum(planned.bytes for planned in plans), folder)
     if not quiet:
-        print(planned.summary(), file=sys.stderr, flush=True)
+        print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
+    ctrl_c_raises()
     try:
-        result = run_study(config, folder, workers, show_progress=not quiet, threads=threads)
-    except StudyInterrupted:
-        return _interrupted()
+        elsewhere = _backend(backend, address, slurm, workers, quiet)
+        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=elsewhere)
+        results = run_studies(parts, folder, options)
+    except KeyboardInterrupt:
+        raise StudyInterrupted from None
     except RunsFailed as error:
-        return _failed(error)
-    _show_report(result.runs, folder / "report", result.selection)
+        for label in parts:
+            runs, selection = (
+                [path for path in paths if (folder / label) in path.parents and (path / "config.json").exists()]
+                for paths in (error.runs, error.selection)
+            )
+            if runs:
+                _report_part(label, runs, folder, selection)
+        raise
+    for label, result in results.items():
+        _report_part(label, result.runs, folder, result.selection)
     return 0
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None) -> int:
+def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
+    """What does the runs of a study elsewhere than on this machine."""
+    if name == "ray":
+        from continual_metaopt.backends.ray import RayPool
+
+        return lambda n_runs, folder: RayPool(address, workers, n_runs, not quiet, folder)
+    if name == "slurm":
+        from continual_metaopt.backends.slurm import ArrayJobs, array_options
+
+        options = array_options(slurm)
+        return lambda n_runs, folder: ArrayJobs(options, workers, n_runs, not quiet, folder)
+    return None
+
+
+def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Path]) -> None:
+    """Report the runs on one stream with one network, under its label if there are several."""
+    if label:
+        _print(f"\n{label}")
+    _report_study(runs, folder / label, selection)
+
+
+def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
+    """Print and write the comparison of a study's runs, and say after Ctrl-C how to have it later."""
+    try:
+        _show_report(runs, folder / "report", selection)
+    except KeyboardInterrupt:
+        again = shlex.join([PROGRAM, "report", str(folder)])
+        raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
+
+
+def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
+    """Say how a study, or the runs in any folder, are getting on: what runs and how fast, what failed and why.
+
+    The exit status is 1 if runs failed or are damaged, and 0 otherwise: a run that diverged has a result, and one that
+    was interrupted can go on.
+
+    Args:
+        directory: a study's folder, or any folder with run directories in it.
+    """
+    from continual_metaopt.overview import overview
+
+    found = overview(directory)
+    print(found.text())
+    return 0 if found.is_sound else EXIT_FAILED
+
+
+def report(
+    directory: Annotated[Path, tyro.conf.Positional],
+    /,
+    out: Path | None = None,
+    diverged: Literal["chance", "exclude"] = "chance",
+) -> int:
     """Print the comparison of finished runs, and write its table and figures.
 
     Args:
         directory: a study's folder, or any folder with run directories in it.
         out: where to write; DIRECTORY/report if not given.
+        diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
     """
-    _show_report([directory], out or directory / "report")
+    ctrl_c_raises()
+    parts = [] if (directory / "study.json").exists() else sorted(directory.glob("*/study.json"))
+    for path in parts:
+        _print(f"\n{path.parent.name}")
+        _show_report([path.parent], out / path.parent.name if out else path.parent / "report", diverged=diverged)
+    if not parts:
+        _show_report([directory], out or directory / "report", diverged=diverged)
+    return 0
+
+
+def explain(run: Annotated[Path, tyro.conf.Positional], /) -> int:
+    """Say in words what happened to a run: how it ended, what went wrong first, how its step sizes moved.
+
+    Args:
+        run: a run directory.
+    """
+    from analysis.explain import explain as in_words
+
+    print(in_words(run), end="")
+    return 0
+
+
+def export(
+    directory: Annotated[Path, tyro.conf.Positional],
+    /,
+    format: Literal["csv", "parquet", "tensorboard", "wandb"] = "csv",
+    out: Path | None = None,
+    purpose: Literal["report", "selection", "all"] = "report",
+) -> int:
+    """Write runs in another tool's format: tidy tables, TensorBoard's event files, or offline runs for wandb sync.
+
+    Args:
+        directory: a study's folder, or any folder with run directories in it.
+        format: of what is written.
+        out: a folder, which an earlier export may have written; DIRECTORY/export/FORMAT if not given.
+        purpose: which runs; "selection" are those that only served to choose a setting.
+    """
+    from analysis.export import export as write_export
+    from analysis.runs import load_runs
+
+    runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
+    try:
+        for path in write_export(runs, out or directory / "export" / format, format):
+            print(f"wrote {path}")
+    except ModuleNotFoundError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_USAGE
     return 0
 
 
@@ -186,18 +342,16 @@ def run_command(arguments: list[str]) -> Any:
             parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
-        from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
         from continual_metaopt.study import run_jobs
 
         config = RunConfig(**description.model_dump(mode="json")).resolved()
         path = out or Path("runs") / run_folder_name(config)
+        ctrl_c_raises()
         try:
             run_jobs([(config, path)], workers=1, show_progress=not quiet)
-        except StudyInterrupted:
-            return _interrupted()
-        except RunsFailed as error:
-            return _failed(error)
-        _show_report([path], path / "report")
+        except KeyboardInterrupt:
+            raise StudyInterrupted from None
+        _report_study([path], path, [])
         return 0
 
     run.__doc__ = """Do one run, and write its figures.
@@ -288,27 +442,36 @@ def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
     return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def _show_report(runs: list[Path], out: Path, selection: Sequence[Path] = ()) -> None:
+def _show_report(
+    runs: list[Path], out: Path, selection: Sequence[Path] = (), diverged: Literal["chance", "exclude"] = "chance"
+) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
+    from analysis.report import by_stream_and_network
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
     tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
-    table = comparison_table(loaded, selection=tried)
-    print(format_table(table, "terminal"))
-    print(re.sub(r"\s+", " ", caption(table)))
-    print("\n".join(f"wrote {path}" for path in write_report(loaded, out, selection=tried)))
+    parts = by_stream_and_network(loaded)
+    for title, part in parts.items():
+        table = comparison_table(part, diverged=diverged, selection=tried)
+        if len(parts) > 1:
+            _print(f"\n{title}\n")
+        _print(format_table(table, "terminal"))
+        _print(re.sub(r"\s+", " ", caption(table)))
+    _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
 
 
-def _interrupted() -> int:
-    print("Interrupted. All samples so far are recorded; the same command goes on from there.", file=sys.stderr)
-    return EXIT_INTERRUPTED
+def _print(text: str) -> None:
+    """Print, unless nobody reads it any more; what is to be written to files comes after it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _stop_printing()
 
 
-def _failed(error: Exception) -> int:
-    print(f"{PROGRAM}: {error}\nThe same command tries them again.", file=sys.stderr)
-    return EXIT_FAILED
+def _stop_printing() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.engines import COMPILED, kernels
 from continual_metaopt.engines.compiled_learner import CompiledLearner
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.recording import COMPILED_CHECKPOINT, RunDirectory
 from continual_metaopt.under_way import OnProgress, RunUnderWay, ShouldStop, bring_to_end
 from streams import plan_stream
@@ -62,10 +62,15 @@ class CompiledRun(RunUnderWay):
 
     def learn(self) -> None:
         """Learn from all samples that are left."""
-        while self.n_ended < len(self.info.experiences):
-            while self.left_in_experience:
-                self._learn_portion()
-            self.end_experience(self.learner.accuracy)
+        try:
+            while self.n_ended < len(self.info.experiences):
+                while self.left_in_experience:
+                    self._learn_portion()
+                self.end_experience(self.learner.accuracy)
+            self.learner.check_weights(self.n_samples)
+        except Diverged as error:
+            error.measurements += self.learner.state_at_end(error.step)
+            raise
 
     def _learn_portion(self) -> None:
         seen, start = Observations(self.n_ended, self.n_samples), time.monotonic()
@@ -89,8 +94,8 @@ class CompiledRun(RunUnderWay):
             np.savez(file, about=json.dumps(self.progress(progress)), **self.learner.learned._asdict())
 
 
-def read_compiled_checkpoint(path: Path) -> tuple[kernels.Learned, dict[str, Any]]:
-    """What a run had learned at a checkpoint, and how far it was."""
-    with np.load(path, allow_pickle=False) as content:
+def read_compiled_checkpoint(path: Path) -> dict[str, Any]:
+    """How far a run was at a checkpoint, and what it had ``learned``."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         about: dict[str, Any] = json.loads(str(content["about"]))
-        return kernels.Learned(**{name: content[name] for name in kernels.Learned._fields}), about
+        return about | {"learned": kernels.Learned(**{name: content[name] for name in kernels.Learned._fields})}

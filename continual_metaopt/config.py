@@ -4,10 +4,13 @@ A stream, network or learner is described by its name and its options. Which opt
 that makes it, so that each is declared in one place only.
 """
 
+import copy
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -88,6 +91,7 @@ class RunConfig(BaseModel):
         engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
         device: where the learner is: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
+        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
         diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
@@ -108,6 +112,7 @@ class RunConfig(BaseModel):
     engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
+    record_samples_every: int = Field(1, ge=1)
     evaluate: bool = True
     diagnostics: Diagnostics = ()
     diagnostics_every: int = Field(1000, ge=1)
@@ -124,6 +129,8 @@ class RunConfig(BaseModel):
         """Hash of everything that decides the result."""
         decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
         content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        if self.record_samples_every != 1:
+            content["record_samples_every"] = self.record_samples_every
         execution = {"engine": self.engine, "device": self.device}
         if execution != {"engine": "auto", "device": "cpu"}:  # rounding differs
             content |= execution
@@ -211,10 +218,11 @@ class StudyConfig(BaseModel):
         seeds: reported seeds.
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
-            too then.
+            too then, and with their tuned ones if these are among the best, where it says of how many.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
         device: where the learners are: "cpu" or "cuda".
         record_every: distance in steps between recorded step sizes.
+        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the networks while they learn, as of a run.
         diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
@@ -222,7 +230,7 @@ class StudyConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
     description: str = ""
     stream: Component
     network: Component
@@ -233,6 +241,7 @@ class StudyConfig(BaseModel):
     engine: StudyEngine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
+    record_samples_every: int = Field(1, ge=1)
     evaluate: bool = True
     diagnostics: Diagnostics = ()
     diagnostics_every: int = Field(1000, ge=1)
@@ -372,6 +381,7 @@ class StudyConfig(BaseModel):
             engine="auto" if self.engine == "population" else self.engine,
             device=self.device,
             record_every=self.record_every,
+            record_samples_every=self.record_samples_every,
             evaluate=self.evaluate,
             diagnostics=self.diagnostics,
             diagnostics_every=self.diagnostics_every,
@@ -401,7 +411,7 @@ def load_study(
     engine: StudyEngine | None = None,
     device: str | None = None,
 ) -> StudyConfig:
-    """Read a study from a YAML file, or a packaged one by name.
+    """Read a study of one stream and one network from a YAML file, or a packaged one by name.
 
     Args:
         study: path or name.
@@ -414,7 +424,39 @@ def load_study(
     Raises:
         FileNotFoundError: no such file.
         UnknownNameError: no packaged study of this name.
-        ConfigError: the study is not valid; the message names file and field.
+        ConfigError: the study is not valid; the message names file and field. Or it has several streams or networks.
+    """
+    parts = load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
+    if len(parts) > 1:
+        raise ConfigError(f"{study}: has several streams or networks ({', '.join(parts)}); load_studies reads them all")
+    return next(iter(parts.values()))
+
+
+def load_studies(
+    study: str | Path,
+    *,
+    source: str | None = None,
+    data_root: str | Path | None = None,
+    seeds: Sequence[int] | None = None,
+    engine: StudyEngine | None = None,
+    device: str | None = None,
+) -> dict[str, StudyConfig]:
+    """Read a study with any number of streams and networks, each combination of which is a study of its own.
+
+    Args:
+        study: path or name.
+        source: the streams' source, instead of those in the file.
+        data_root: the streams' data_root, likewise.
+        seeds: the reported seeds, likewise.
+        engine: how steps are executed, likewise.
+        device: where the learners are, likewise.
+
+    Returns:
+        Each combination by its label, such as "drifting-mlp" of the stream "drifting" and the network "mlp"; the label
+        holds only what the study has a list of, and is empty if it has none.
+
+    Raises:
+        FileNotFoundError, UnknownNameError, ConfigError: as ``load_study``.
     """
     path = Path(study)
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -432,11 +474,62 @@ def load_study(
         raise ConfigError(f"{study} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
-    if isinstance(content.get("stream"), dict):
-        given = {"source": source, "data_root": None if data_root is None else str(data_root)}
-        content["stream"] |= {name: value for name, value in given.items() if value is not None}
     fields = {"seeds": None if seeds is None else list(seeds), "engine": engine, "device": device}
     content |= {name: value for name, value in fields.items() if value is not None}
+    given = {"source": source, "data_root": None if data_root is None else str(data_root)}
+    parts = {}
+    try:
+        for label, part in _combinations(content).items():
+            if isinstance(part.get("stream"), dict):
+                part["stream"] |= {name: value for name, value in given.items() if value is not None}
+            parts[label] = _valid_study(part, f"{label}: " if label else "")
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{study}: {line}" for line in str(error).splitlines())) from error
+    return parts
+
+
+def _combinations(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The content of a study file for each combination of its streams and networks, by label."""
+    choices: list[list[tuple[str | None, str, Any]]] = []
+    for kind, kinds in (("stream", "streams"), ("network", "networks")):
+        if kinds in content:
+            if kind in content:
+                raise ConfigError(f"{kinds}: give either {kind} or {kinds}")
+            choices.append([(label, kind, component) for label, component in _labelled(content[kinds], kinds).items()])
+        elif kind in content:
+            choices.append([(None, kind, content[kind])])
+    common = {field: value for field, value in content.items() if field not in ("streams", "networks")}
+    parts = {}
+    for combination in itertools.product(*choices):
+        label = "-".join(label for label, _, _ in combination if label is not None)
+        name = {"name": f"{content.get('name')}.{label}"} if label else {}
+        parts[label] = common | {kind: copy.deepcopy(component) for _, kind, component in combination} | name
+    return parts
+
+
+def _labelled(components: Any, field: str) -> dict[str, Any]:
+    """Streams or networks by their labels, which are their names if they have none."""
+    if not isinstance(components, list) or not components or not all(isinstance(c, dict) for c in components):
+        raise ConfigError(f"{field}: expected a list of entries such as {{name: …}}")
+    labelled: dict[str, Any] = {}
+    for number, component in enumerate(components):
+        label = str(component.get("label", component.get("name", "")))
+        if not re.fullmatch(r"[\w.-]+", label):
+            raise ConfigError(
+                f"{field}.{number}: needs a label of letters, digits, '.', '_' and '-' (given: {label!r})"
+            )
+        if label in labelled:
+            raise ConfigError(f"{field}: several have the label '{label}'; give each its own")
+        labelled[label] = {option: value for option, value in component.items() if option != "label"}
+    return labelled
+
+
+def _valid_study(content: dict[str, Any], where: str) -> StudyConfig:
+    """A study whose runs can be described.
+
+    Raises:
+        ConfigError: it is not valid; each line of the message begins with ``where`` and the field.
+    """
     try:
         config = StudyConfig.model_validate(content)
         import_modules(config.imports)
@@ -447,9 +540,9 @@ def load_study(
             if config.reports_untuned(entry):
                 config.run(entry, entry.untuned, config.seeds[0], "report", tuned=False)
     except ValidationError as error:
-        raise ConfigError(describe(error, f"{study}: ")) from error
+        raise ConfigError(describe(error, where)) from error
     except ConfigError as error:
-        raise ConfigError(f"{study}: {error}") from error
+        raise ConfigError(f"{where}{error}") from error
     return config
 
 
@@ -568,11 +661,12 @@ def describe(error: ValidationError, prefix: str) -> str:
 
 def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str) -> None:
     """Make the optimizer for a tiny network, so that values out of range show before anything has run."""
-    from torch import nn
+    import torch
 
     if not isinstance(options.get("step_sizes", ""), str):
         return  # prefixes of the real network's names
     try:
-        factory(nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
+        with torch.random.fork_rng(devices=[]):
+            factory(torch.nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} '{name}': {error}") from error

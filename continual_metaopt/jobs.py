@@ -1,6 +1,7 @@
 """What a study hands to a backend: runs and where they are recorded; and what may come back instead of a result."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from continual_metaopt.config import RunConfig
@@ -8,12 +9,56 @@ from continual_metaopt.config import RunConfig
 Job = tuple[RunConfig, Path]
 
 
+class BackendError(ValueError):
+    """Runs cannot be done where they were to be done; the message says what to do."""
+
+
 class StudyInterrupted(Exception):
     """The study was asked to stop; the same command goes on with it."""
 
 
 class RunsFailed(RuntimeError):
-    """Some runs did not come to an end; the message says which and why."""
+    """Some runs did not come to an end; the message says which and why, grouped by reason.
+
+    Args:
+        failures: why each failed, by run directory.
+        n_runs: number of runs in all, failed and others.
+        consequences: sentences about what was left undone therefore.
+        runs, selection: directories of all of a study's reported runs, failed and others, and of its selection runs.
+
+    Attributes:
+        failures, consequences, runs, selection: likewise.
+    """
+
+    def __init__(
+        self,
+        failures: Mapping[Path, str],
+        n_runs: int,
+        consequences: Sequence[str] = (),
+        runs: Sequence[Path] = (),
+        selection: Sequence[Path] = (),
+    ) -> None:
+        self.failures, self.consequences = dict(failures), list(consequences)
+        self.runs, self.selection = list(runs), list(selection)
+        super().__init__("\n".join([describe_failures(self.failures, n_runs), *consequences]))
+
+
+def describe_failures(failures: Mapping[Path, str], n_runs: int) -> str:
+    """How many runs failed, and a line for each reason, the most frequent first."""
+    by_reason: dict[str, list[Path]] = {}
+    for path, reason in failures.items():
+        # runs of several folders may have the same reason but for their own folder in it
+        by_reason.setdefault(reason.replace(str(path), "the run's folder"), []).append(path)
+    lines = [f"{len(failures)} of {n_runs} runs failed:"]
+    for paths in sorted(by_reason.values(), key=len, reverse=True):
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        lines.append(f"{paths[0]}{others}: {failures[paths[0]]}")
+    return "\n".join(lines)
+
+
+def title(config: RunConfig) -> str:
+    """How progress calls a run."""
+    return f"{config.label or config.learner.name}, seed {config.seed}"
 
 
 def run_folder_name(config: RunConfig) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import COMPILED, Engine, torch_engine
-from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Observations, check_finite
+from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
 from continual_metaopt.engines.random_numbers import random_numbers_kept
 from continual_metaopt.metrics import OnlineMetric, works_without_callbacks
 from continual_metaopt.optim.blocks import Granularity
@@ -198,7 +198,8 @@ class OnlineLearner(Naive):
             Last values of the evaluator's metrics.
 
         Raises:
-            Diverged: a loss or a meta gradient is NaN or infinite. What came before has gone to the recorder.
+            Diverged: a loss, a meta gradient or a weight is NaN or infinite. What came before has gone to the recorder;
+                its ``measurements`` say what is known of that sample.
             ValueError: labels do not fit the network's outputs.
         """
         kwargs.setdefault("shuffle", False)
@@ -288,6 +289,9 @@ class OnlineLearner(Naive):
             else:
                 self._leave_to_autograd(obstacle)
                 super().training_epoch(**kwargs)
+        except Diverged as error:
+            error.measurements += torch_engine.state_at_end(self.model, self.optimizer, error)
+            raise
         finally:
             self._hand_over()
             self._within_experience, self.step = 0, self.n_samples

@@ -1,11 +1,13 @@
 """An offline oracle: the best piecewise constant step sizes for a stream, found in many passes over it.
 
 python -m continual_metaopt.oracle --stream class_split --source digits --network mlp --segments 5 --base adamw
+python -m continual_metaopt.oracle --study field --source cifar100 --seed 100 --samples 10000 --out oracle.csv
 
 Micaelli, Storkey, "Gradient-based Hyperparameter Optimization Over Long Horizons", NeurIPS 2021 (arXiv 2007.07869):
 forward-mode differentiation, FDS, of a whole run, with a step size that is shared by the steps of a segment. It knows
 the future and sees each sample as many times as it makes passes, so it is no learner, but says what step sizes could
-have done for one.
+have done for one. With ``--study`` it has the stream and the network of that study's selection runs, and its accuracy
+may stand beside their scores in a table, as an offline row.
 
 Each pass is one run from the same first weights. Along with it goes the exact trace dw_t/dβ_j of the log step size β_j
 of each segment (``optim/traces.py``, the trace l at γ = 1), at the cost of a Hessian-vector product for each segment
@@ -26,12 +28,15 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from continual_metaopt.config import Component, load_study
 from continual_metaopt.engines.torch_engine import are_correct
 from continual_metaopt.learner import SampleLoader
 from continual_metaopt.losses import criterion_of
@@ -245,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m continual_metaopt.oracle", description=(__doc__ or "").split(":")[0]
     )
     parser.add_argument("--stream", default="permuted_inputs")
-    parser.add_argument("--source", default="digits")
+    parser.add_argument("--source", default=None, help="of the stream's images (default: digits, or the study's)")
+    parser.add_argument("--study", help="take stream and network as its selection runs have them")
     parser.add_argument("--samples", type=int, default=1000, help="from the beginning of the stream")
     parser.add_argument("--network", default="mlp")
     parser.add_argument("--segments", type=int, default=5)
@@ -254,13 +260,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a .csv for all passes, the best marked as such")
     arguments = parser.parse_args(argv)
-    benchmark = make_stream(arguments.stream, source=arguments.source, seed=arguments.seed)
+    stream, network = _described(arguments)
+    benchmark = make_stream(stream.name, **stream.options, seed=arguments.seed)
     known = benchmark.info.for_learner
     samples = list(itertools.islice(_mini_batches(benchmark.train_stream), arguments.samples))
     torch.manual_seed(arguments.seed)
     runs = best_schedule(
-        NETWORKS[arguments.network](known.n_outputs, known.input_shape),
+        NETWORKS[network.name](known.n_outputs, known.input_shape, **network.options),
         samples,
         criterion_of(known.task),
         n_segments=arguments.segments,
@@ -275,7 +283,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     headers = ["pass", "loss", "online accuracy", *(f"step size {j}" for j in range(arguments.segments))]
     print(tabulate(rows, headers, floatfmt=".4g"))
+    if arguments.out is not None:
+        table = pd.DataFrame(rows, columns=headers).assign(learner="best step sizes in hindsight (offline)")
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        table.assign(seed=arguments.seed, samples=len(samples)).to_csv(arguments.out, index=False)
+        print(f"wrote {arguments.out}")
     return 0
+
+
+def _described(arguments: argparse.Namespace) -> tuple[Component, Component]:
+    """The stream and the network that were asked for."""
+    if arguments.study is None:
+        stream = Component.model_validate({"name": arguments.stream, "source": arguments.source or "digits"})
+        return stream, Component(name=arguments.network)
+    study = load_study(arguments.study, source=arguments.source)
+    shorter = study.tuning.stream if study.tuning else {}
+    return Component(name=study.stream.name, **study.stream.options | shorter), study.network
 
 
 def _mini_batches(experiences: Iterable[Any]) -> Iterator[Sample]:

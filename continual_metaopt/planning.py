@@ -2,20 +2,45 @@
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import harmonic_mean, median
 from typing import Any
 
-from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, resolve
+from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.recording import read_json
 from streams import plan_stream
+from streams.stream import LearnerInfo
 
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
+ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
+ENDED = ("finished", "diverged")  # states of runs that are not repeated
+
+
+# Size of records, measured on those kept in this repository: bytes per run, per sample, per experience, per recorded
+# step size with its meta gradient (learned; not learned; as quantiles of many), and per measured diagnostic.
+RUN_BYTES, SAMPLE_BYTES, EXPERIENCE_BYTES = 7300.0, 3.6, 40.0
+LEARNED_BYTES, FIXED_BYTES, QUANTILES_BYTES, DIAGNOSTIC_BYTES = 12.5, 0.7, 30.0, 9.0
+CHECKPOINT_BYTES = 20.0  # per parameter: weights, two moments, two traces, as float32
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is known of a study's network and learners once they have been made.
+
+    Attributes:
+        n_parameters: of the network.
+        n_blocks: blocks with a step size of their own, of each learner.
+    """
+
+    n_parameters: int
+    n_blocks: list[int]
 
 
 @dataclass(frozen=True)
@@ -28,6 +53,7 @@ class LearnerPlan:
         reported_runs, reported_samples: likewise of the reported runs.
         samples_per_second: how fast one run of it is expected to be.
         basis: where that is from.
+        bytes: size of the records of all its runs together.
     """
 
     label: str
@@ -37,6 +63,7 @@ class LearnerPlan:
     reported_samples: int
     samples_per_second: float
     basis: str
+    bytes: float = 0.0
 
     @property
     def hours(self) -> float:
@@ -50,13 +77,15 @@ class StudyPlan:
 
     Attributes:
         name: of the study.
-        learners: what each takes.
+        learners: what each takes, and in a last row the tuned settings where only those of the best are reported.
         workers: runs at a time.
+        checkpoint_bytes: size of a run's checkpoint.
     """
 
     name: str
     learners: list[LearnerPlan]
     workers: int
+    checkpoint_bytes: float = 0.0
 
     @property
     def runs(self) -> int:
@@ -73,13 +102,19 @@ class StudyPlan:
         """Hours until the study is done, with all workers busy."""
         return sum(plan.hours for plan in self.learners) / max(1, min(self.workers, self.runs))
 
+    @property
+    def bytes(self) -> float:
+        """Disk space: of all records, and of the checkpoints of the runs under way."""
+        return sum(plan.bytes for plan in self.learners) + min(self.workers, self.runs) * self.checkpoint_bytes
+
     def summary(self) -> str:
         """One sentence."""
-        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners))
+        bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners if plan.basis != ALL_TUNED))
         return (
-            f"{self.name}: {self.runs:,} runs with {self.samples:,} samples, about {_duration(self.hours)} with "
-            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}); runs that have ended are not "
-            "repeated."
+            f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
+            f"about {_duration(self.hours)} with "
+            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about {size(self.bytes)} "
+            "on disk; runs that have ended are not repeated."
         )
 
     def table(self) -> str:
@@ -94,26 +129,29 @@ class StudyPlan:
                 f"{plan.samples_per_second:,.0f}",
                 plan.basis,
                 _duration(plan.hours),
+                size(plan.bytes),
             )
             for plan in self.learners
         ]
-        headers = ["learner", "selection (runs × samples)", "reported", "samples/s", "from", "one at a time"]
-        align = ["left", "right", "right", "right", "left", "right"]
+        headers = ["learner", "selection (runs × samples)", "reported", "samples/s", "from", "one at a time", "on disk"]
+        align = ["left", "right", "right", "right", "left", "right", "right"]
         return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
 
 
-def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> StudyPlan:
+def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: Made | None = None) -> StudyPlan:
     """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
 
     Args:
         study: its description.
         folders: where to look for earlier runs of this machine, for their speed.
         workers: runs at a time.
+        made: what ``checking.check_study`` found; needed for the disk space. One block per learner is assumed without.
 
     Raises:
         ConfigError: selection runs have another length than the study says.
         FileNotFoundError: the stream's source is not there.
     """
+    made = made or Made(0, [1] * len(study.learners))
     reported = stream_length(study.stream, study.seeds[0])
     shorter = selection_length(study)
     selection = reported if shorter is None else shorter
@@ -123,8 +161,54 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int) -> Stu
         for record, speed in islice(_earlier_runs(folders), EARLIER_RUNS)
         if record["network"] == network
     ]
-    learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
-    return StudyPlan(study.name, learners, workers)
+    learners = [
+        _plan(study, entry, reported, selection, earlier, n_blocks)
+        for entry, n_blocks in zip(study.learners, made.n_blocks, strict=True)
+    ]
+    rows = learners + _plan_of_best(study, learners, reported)
+    return StudyPlan(study.name, rows, workers, CHECKPOINT_BYTES * made.n_parameters)
+
+
+def require_disk_space(n_bytes: float, folder: Path) -> None:
+    """Check that what is still to be recorded fits on the disk of a study's folder.
+
+    Args:
+        n_bytes: size of all that the study will have recorded.
+        folder: the study's.
+
+    Raises:
+        ValueError: it does not; the message says what is needed.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free, needed = shutil.disk_usage(there).free, n_bytes - bytes_below(folder)
+    if needed > free:
+        raise ValueError(
+            f"the study needs about {size(needed)} more in '{folder}', where {size(free)} are free; choose a folder on "
+            "another disk with --out, or record less: a larger record_every, fewer seeds or learners"
+        )
+
+
+def run_bytes(run: RunConfig, n_samples: int, n_blocks: int) -> float:
+    """About how large the records of a run are when it has finished.
+
+    Args:
+        run: a resolved description.
+        n_samples: length of its stream.
+        n_blocks: blocks that have a step size of their own.
+    """
+    options = run.learner.options
+    per_record = LEARNED_BYTES if run.learned_step_sizes else FIXED_BYTES
+    if options.get("step_sizes") in ("node", "weight"):
+        per_record += QUANTILES_BYTES
+    n_diagnostics = len(set(run.diagnostics)) * (n_blocks + 1)
+    n_experiences = run.stream.options.get("n_experiences") or 10
+    return (
+        RUN_BYTES
+        + SAMPLE_BYTES * n_samples
+        + EXPERIENCE_BYTES * n_experiences
+        + per_record * n_blocks * n_samples / run.record_every
+        + DIAGNOSTIC_BYTES * n_diagnostics * n_samples / run.diagnostics_every
+    )
 
 
 def selection_length(study: StudyConfig) -> int | None:
@@ -147,8 +231,53 @@ def selection_length(study: StudyConfig) -> int | None:
 
 def stream_length(stream: Component, seed: int) -> int:
     """Number of samples of a stream."""
+    return stream_sizes(stream, seed).n_samples
+
+
+def stream_sizes(stream: Component, seed: int) -> LearnerInfo:
+    """What learners and networks are sized from; it is the same for all seeds, so the stream is made for one only."""
     resolved = resolve("stream", stream, "stream")
-    return plan_stream(resolved.name, **resolved.options, seed=seed).info.for_learner.n_samples
+    content = resolved.model_dump_json()
+    if content not in _known_sizes:
+        _known_sizes[content] = plan_stream(resolved.name, **resolved.options, seed=seed).info.for_learner
+    return _known_sizes[content]
+
+
+_known_sizes: dict[str, LearnerInfo] = {}
+
+
+def n_samples_of(config: RunConfig) -> int:
+    """Number of samples of a run; 0 if its stream cannot be made here."""
+    try:
+        return stream_length(config.stream, config.seed)
+    except Exception:  # the run itself says what is wrong
+        return 0
+
+
+def n_done_before(path: Path, config: RunConfig) -> int:
+    """Number of samples that earlier attempts at a run have learned from."""
+    try:
+        status = read_json(path / "status.json")
+        return n_samples_of(config) if status["state"] in ENDED else int(status["step"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def size_of(study: StudyConfig) -> tuple[int, int]:
+    """Number of runs of a study, and of samples of all of them together, as far as its stream can be made here.
+
+    Raises:
+        ConfigError: selection runs have another length than the study says.
+    """
+    shorter = selection_length(study)
+    try:
+        reported = stream_length(study.stream, study.seeds[0])
+    except Exception:  # its runs say what is wrong
+        reported = 0
+    n_runs = n_runs_of_study(study)
+    n_selection = sum(n_selection_runs(study, entry) for entry in study.learners)
+    length_of_selection = reported if shorter is None else shorter
+    return n_runs, n_selection * length_of_selection + (n_runs - n_selection) * reported
 
 
 def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
@@ -158,14 +287,48 @@ def n_selection_runs(study: StudyConfig, entry: LearnerEntry) -> int:
 
 
 def n_reported_runs(study: StudyConfig, entry: LearnerEntry) -> int:
-    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both."""
-    return len(study.seeds) * (study.reports_untuned(entry) + study.is_tuned(entry))
+    """Runs of a learner that are reported: with its chosen setting, with its untuned one, or both.
+
+    Where the study reports the chosen settings of its best learners alone, those runs are not among them.
+    """
+    return len(study.seeds) * (study.reports_untuned(entry) + (study.is_tuned(entry) and not _n_best(study)))
+
+
+def n_runs_of_study(study: StudyConfig) -> int:
+    """All runs of a study; there may be fewer if a search space has no more settings."""
+    of_learners = (n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
+    return sum(of_learners) + _n_best(study) * len(study.seeds)
+
+
+def _n_best(study: StudyConfig) -> int:
+    """Of how many learners the chosen settings are reported, where these are not all; else 0."""
+    best = study.tuning.best if study.tuning else None
+    return 0 if best is None else min(best, sum(map(study.is_tuned, study.learners)))
+
+
+def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
+    """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
+    n = _n_best(study)
+    if not n:
+        return []
+    tuned = [plan for plan, entry in zip(learners, study.learners, strict=True) if study.is_tuned(entry)]
+    n_runs = n * len(study.seeds)
+    speed = harmonic_mean([plan.samples_per_second for plan in tuned])
+    label = f"tuned, the best {n} of {len(tuned)}"
+    of_all = sum(plan.bytes for plan in tuned) / sum(plan.selection_samples + plan.reported_samples for plan in tuned)
+    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED, n_runs * reported * of_all)]
 
 
 def _plan(
-    study: StudyConfig, entry: LearnerEntry, reported: int, selection: int, earlier: list[tuple[dict[str, Any], float]]
+    study: StudyConfig,
+    entry: LearnerEntry,
+    reported: int,
+    selection: int,
+    earlier: list[tuple[dict[str, Any], float]],
+    n_blocks: int,
 ) -> LearnerPlan:
-    learner = resolve("learner", entry.candidates()[0], "learner").model_dump(mode="json")
+    run = study.run(entry, entry.candidates()[0], study.seeds[0], "report", tuned=False)
+    learner = run.learner.model_dump(mode="json")
     speed, basis = _speed(learner, earlier)
     n_selection, n_reported = n_selection_runs(study, entry), n_reported_runs(study, entry)
     return LearnerPlan(
@@ -176,12 +339,13 @@ def _plan(
         reported_samples=n_reported * reported,
         samples_per_second=speed,
         basis=basis,
+        bytes=n_selection * run_bytes(run, selection, n_blocks) + n_reported * run_bytes(run, reported, n_blocks),
     )
 
 
 def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]]) -> tuple[float, str]:
     """Expected samples per second of a learner, and from where."""
-    same = [speed for known, speed in earlier if _kind(known) == _kind(learner)]
+    same = [speed for known, speed in earlier if kind_of(known) == kind_of(learner)]
     alike = [speed for known, speed in earlier if known["name"] == learner["name"]]
     for speeds, basis in ((same, "earlier runs"), (alike, "earlier runs alike")):
         if speeds:
@@ -191,7 +355,7 @@ def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]])
     return ASSUMED_SPEED, "an assumption"
 
 
-def _kind(learner: dict[str, Any]) -> str:
+def kind_of(learner: dict[str, Any]) -> str:
     """What a learner's speed depends on: its name, and those of its options that are not numbers."""
     return json.dumps(
         {name: value for name, value in learner.items() if not isinstance(value, int | float)}, sort_keys=True

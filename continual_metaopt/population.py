@@ -13,8 +13,9 @@ from torch import Tensor
 
 from continual_metaopt import under_way
 from continual_metaopt.config import RunConfig
-from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS
+from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, WEIGHTS_CHECKED_EVERY, Diverged
 from continual_metaopt.engines.population_engine import Population, Replica, check_alike
+from continual_metaopt.engines.torch_engine import state_at_end
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.running import TorchRun, available_device
@@ -26,7 +27,6 @@ from continual_metaopt.under_way import (
     fail,
     never,
     no_progress,
-    reason_of,
 )
 
 FIRST_PORTION = 10  # samples per run, before it is known how long they take
@@ -103,19 +103,16 @@ class _Course:
             try:
                 run.begin_or_resume()
             except Exception as error:
-                self._end(run, "failed", reason_of(error))
+                self.states[run] = fail(run.directory, error)
         try:
             while going := self._going():
                 first = min(run.n_samples for run in going)
                 level = [run for run in going if run.n_samples == first]
                 ends = [run.n_in_stream for run in level] + [run.n_samples for run in going if run not in level]
                 self._learn(level, min(ends))
-        except Interrupted:
-            for run in self._going():
-                self._end(run, "failed", "interrupted by the user")
         except Exception as error:
             for run in self._going():
-                self._end(run, "failed", reason_of(error))
+                self.states[run] = fail(run.directory, error)
 
     def _learn(self, runs: list[TorchRun], end: int) -> None:
         """Let runs that have learned from equally many samples learn until they have from ``end``."""
@@ -131,7 +128,8 @@ class _Course:
                     run.measure_and_end_experience(population.network(number), population.device)
             if not going or n_done == end:
                 break
-            n = min(portion, end - n_done, *(run.until_measured for run in going.values()))
+            until_checked = WEIGHTS_CHECKED_EVERY - n_done % WEIGHTS_CHECKED_EVERY
+            n = min(portion, end - n_done, until_checked, *(run.until_measured for run in going.values()))
             start = time.monotonic()
             # a run that has ended is given samples of another one: what it makes of them does not count
             other = next(iter(going.values()))
@@ -143,7 +141,7 @@ class _Course:
                 observations = seen.observations(number, run.n_ended, run.config.record_every)
                 run.count_and_record(observations, seconds)
                 if number in population.ended:
-                    self._end(run, "diverged", str(population.ended[number]))
+                    self._end_diverged(run, population, population.ended[number])
                 elif run.is_to_be_measured:
                     run.measure_amid_experience(population.network(number), population.device)
             self.on_progress(sum(run.n_samples for run in self.runs), sum(run.n_in_stream for run in self.runs))
@@ -152,7 +150,13 @@ class _Course:
         population.write_back()
         for run in runs:
             if run not in self.states and run.n_samples == run.n_in_stream:
-                self._end(run, "finished", None)
+                try:
+                    run.check_weights()
+                except Diverged as error:
+                    run.directory.measure(error.measurements)
+                    self._end(run, "diverged", str(error))
+                else:
+                    self._end(run, "finished", None)
 
     def _save_if_due(self, population: Population, runs: list[TorchRun]) -> None:
         """Write checkpoints if it is time to, or if the user asks to stop.
@@ -170,13 +174,20 @@ class _Course:
         if stop:
             raise Interrupted
 
+    def _end_diverged(self, run: TorchRun, population: Population, error: Diverged) -> None:
+        population.write_back()
+        run.directory.measure(error.measurements + state_at_end(run.model, run.optimizer, error))
+        self._end(run, "diverged", str(error))
+
     def _going(self) -> list[TorchRun]:
         return [run for run in self.runs if run not in self.states]
 
     def _end(self, run: TorchRun, state: str, reason: str | None) -> None:
-        may_go_on = state == "failed"
-        run.directory.finish(state, reason, None if may_go_on else run.engine, keep_parts=may_go_on)
-        self.states[run] = state
+        try:
+            run.directory.finish(state, reason, run.engine)
+            self.states[run] = state
+        except Exception as error:
+            self.states[run] = fail(run.directory, error)
 
 
 def _check_side_by_side(runs: list[TorchRun]) -> None:

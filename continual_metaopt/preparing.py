@@ -17,7 +17,7 @@ from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
-from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT
+from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, load_checkpoint
 from streams import plan_stream
 
 
@@ -35,6 +35,7 @@ class Beginning:
 
     def __init__(self, config: RunConfig) -> None:
         import_modules(config.imports)
+        self._run_id = config.run_id
         self.stream = plan_stream(config.stream.name, **config.stream.options, seed=config.seed)
         sizes = self.stream.info.for_learner
         self.criterion = criterion_of(sizes.task)
@@ -58,31 +59,41 @@ class Beginning:
         """Bring network, optimizer and random numbers to the last checkpoint in a run directory.
 
         Returns:
-            How far the run was then (``RunUnderWay.progress``); None if there is no checkpoint.
+            How far the run was then (``RunUnderWay.progress``); None if there is no checkpoint that is whole.
 
         Raises:
             ValueError: the checkpoint does not fit, because another version of this package wrote it.
         """
-        if (path / CHECKPOINT).exists():
-            checkpoint: dict[str, Any] = torch.load(path / CHECKPOINT, weights_only=True)
-            self.model.load_state_dict(checkpoint.pop("model"))
-            self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
-            self.random = checkpoint.pop("random")
+        checkpoint = load_checkpoint(path, CHECKPOINT, _read_checkpoint, self._run_id)
+        if checkpoint is not None:
+            try:
+                self.model.load_state_dict(checkpoint.pop("model"))
+                self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
+                self.random = checkpoint.pop("random")
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ValueError(_of_another_version(path / CHECKPOINT)) from error
             return checkpoint
-        if (path / COMPILED_CHECKPOINT).exists():
-            learned, progress = read_compiled_checkpoint(path / COMPILED_CHECKPOINT)
+        checkpoint = load_checkpoint(path, COMPILED_CHECKPOINT, read_compiled_checkpoint, self._run_id)
+        if checkpoint is not None:
+            learned = checkpoint.pop("learned")
             shape = self.stream.info.for_learner.input_shape
             engine = CompiledEngine(self.model, cast(MetaOptimize, self.optimizer), self.criterion, shape)
             engine.load()  # makes the optimizer's state
             if [array.shape for array in learned] != [array.shape for array in engine.learner.learned]:
-                raise ValueError(
-                    f"'{path / COMPILED_CHECKPOINT}' was written by another version of this package; remove its folder "
-                    "to run again"
-                )
+                raise ValueError(_of_another_version(path / COMPILED_CHECKPOINT))
             engine.learner.learned = learned
             engine.store()
-            return progress
+            return checkpoint
         return None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def _of_another_version(path: Path) -> str:
+    return f"'{path}' was written by another version of this package; remove its folder to run again"
 
 
 def prepare(config: RunConfig, path: Path) -> PreparedRun | None:

@@ -2,13 +2,14 @@
 
 import queue
 import sys
+import threading
 import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
 
 class ProgressDisplay:
@@ -18,11 +19,12 @@ class ProgressDisplay:
         n_runs: number of runs in all.
         messages: queue of (run, samples done, samples to do), the latter two None when the run has ended.
         show: whether to show anything.
+        n_samples: samples of all runs together; progress is measured by runs where it is 0.
     """
 
-    def __init__(self, n_runs: int, messages: Any, show: bool) -> None:
-        self._n_runs, self._messages = n_runs, messages
-        self._console = Console(file=sys.stderr)
+    def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
+        self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
+        self._console = _ConsoleThatMayGoAway(file=sys.stderr)
         self._draws = show and self._console.is_terminal
         self._writes_lines = show and not self._draws
         self._progress = Progress(
@@ -31,19 +33,21 @@ class ProgressDisplay:
             BarColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self._console,
             transient=True,
             disable=not self._draws,
             speed_estimate_period=60,
         )
-        self._all = self._progress.add_task("", total=float(n_runs), speed="")
+        self._all = self._progress.add_task("", total=float(n_samples or n_runs), speed="", left="")
         self._runs: dict[str, TaskID] = {}
-        self._shares: dict[str, float] = {}
-        self._n_ended = 0
+        self._under_way: dict[str, tuple[int, int]] = {}
+        self._ended, self._samples_ended = 0, 0
+        self._earlier = 0
+        self._lock = threading.Lock()
         self._stage = ""
         self._started = self._last_line = time.monotonic()
+        self._between_lines = SECONDS_BETWEEN_LINES[0]
 
     def start(self) -> None:
         """Begin to draw."""
@@ -62,34 +66,79 @@ class ProgressDisplay:
         if self._draws or self._writes_lines:
             self._progress.console.print(text, style="yellow", highlight=False)
 
-    def update(self, n_ended: int) -> None:
-        """Take in all messages, and ``n_ended`` more runs that have ended."""
-        self._n_ended += n_ended
+    def add_earlier(self, n_samples: int) -> None:
+        """Take note of samples that were done before this command, which tell nothing of its speed."""
+        with self._lock:
+            self._earlier += n_samples
+
+    def update(self, n_ended: int, n_samples: int = 0) -> None:
+        """Take in all messages, and ``n_ended`` more runs that have ended, with ``n_samples`` samples together."""
+        self._ended += n_ended
+        self._samples_ended += n_samples
         while True:
             try:
                 self._take(*self._messages.get_nowait())
             except queue.Empty:
                 break
-        completed = self._n_ended + sum(self._shares.values())
-        description = f"{self._stage}: {self._n_ended} of {self._n_runs} runs"
-        self._progress.update(self._all, completed=completed, description=description)
+        completed, speed, left = self._how_far(time.monotonic() - self._started)
+        description = f"{self._stage}: {self._ended} of {self._n_runs} runs"
+        self._progress.update(
+            self._all,
+            completed=completed,
+            total=max(completed, self._n_samples or self._n_runs),
+            description=description,
+            speed=speed,
+            left=left,
+        )
         now = time.monotonic()
-        if self._writes_lines and now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now
-            left = f", {(now - self._started) * (self._n_runs / completed - 1):.0f} s left" if completed else ""
-            self._console.print(f"{description}{left}", highlight=False)
+            self._between_lines = min(2 * self._between_lines, SECONDS_BETWEEN_LINES[1])
+            parts = [description, f"{len(self._under_way)} under way", speed, left]
+            self._console.print(", ".join(filter(None, parts)), highlight=False)
+
+    def _how_far(self, seconds: float) -> tuple[float, str, str]:
+        """What is completed, in samples or runs, how fast that goes, and how long the rest will take."""
+        seconds = max(seconds, 1e-3)
+        if self._n_samples:
+            completed: float = self._samples_ended + sum(done for done, _ in self._under_way.values())
+            rate = max(0.0, completed - self._earlier) / seconds
+            left = (self._n_samples - completed) / rate if rate else None
+            return completed, f"{rate:,.0f} samples/s" if rate else "", _left(left)
+        completed = self._ended + sum(done / total for done, total in self._under_way.values())
+        return completed, "", _left(seconds * (self._n_runs / completed - 1) if completed else None)
 
     def _take(self, run: str, done: int | None, total: int | None) -> None:
         if done is None or total is None:
-            self._shares.pop(run, None)
+            self._under_way.pop(run, None)
             task = self._runs.pop(run, None)
             if task is not None:
                 self._progress.remove_task(task)
             return
         if run not in self._runs:
-            self._runs[run] = self._progress.add_task(run, total=total, speed="")
-        self._shares[run] = done / total
-        task = self._runs[run]
-        self._progress.update(task, completed=done)
-        speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
-        self._progress.update(task, speed=f"{speed:,.0f} samples/s" if speed else "")
+            self._runs[run] = self._progress.add_task(run, total=total, speed="", left="")
+        self._under_way[run] = done, total
+        task_id = self._runs[run]
+        self._progress.update(task_id, completed=done)
+        known = self._progress.tasks[self._progress.task_ids.index(task_id)]
+        speed = f"{known.speed:,.0f} samples/s" if known.speed else ""
+        self._progress.update(task_id, speed=speed, left=_left(known.time_remaining))
+
+
+class _ConsoleThatMayGoAway(Console):
+    """A console on a pipe that its reader may close, which is no reason to stop."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+
+
+def duration(seconds: float) -> str:
+    """A time span for people, such as "40 s", "12 min" or "3.4 hours"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5700 else f"{seconds / 3600:,.1f} hours"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(max(0.0, seconds))} left"

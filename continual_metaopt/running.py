@@ -14,10 +14,11 @@ from torch import nn
 from continual_metaopt.compiled_run import CompiledRun
 from continual_metaopt.config import RunConfig
 from continual_metaopt.diagnostic_metrics import named_diagnostics
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.random_numbers import SHARED
-from continual_metaopt.engines.torch_engine import accuracy
+from continual_metaopt.engines.torch_engine import accuracy, check_weights, state_at_end
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
+from continual_metaopt.memory import keep_freed_memory
 from continual_metaopt.metrics import OnlineMetric
 from continual_metaopt.optim.registry import is_told, step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
@@ -107,6 +108,7 @@ class TorchRun(RunUnderWay):
     ) -> None:
         torch.set_num_threads(THREADS)
         torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
+        keep_freed_memory()
         self.begun = Beginning(config)
         self.model, self.optimizer, self.criterion = self.begun.model, self.begun.optimizer, self.begun.criterion
         self.diagnostics: list[OnlineMetric] = []
@@ -123,6 +125,18 @@ class TorchRun(RunUnderWay):
     def checkpoint(self) -> None:
         """Write everything that is needed to go on later."""
         self.directory.checkpoint(self._save, self.engine)
+
+    def check_weights(self) -> None:
+        """Stop at weights that are not numbers, at the end of the stream.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        try:
+            check_weights(self.optimizer, self.n_samples)
+        except Diverged as error:
+            error.measurements += state_at_end(self.model, self.optimizer, error)
+            raise
 
     def measure_and_end_experience(self, model: nn.Module, device: torch.device) -> None:
         """Measure held-out accuracy at the end of an experience, and record the experience.
@@ -144,7 +158,8 @@ class TorchRun(RunUnderWay):
             "random": self.begun.random,
             "diagnostics": [metric.state() for metric in self.diagnostics],
         }
-        torch.save(self.progress(progress) | state, path)
+        with path.open("wb") as file:  # so that a full disk shows as such
+            torch.save(self.progress(progress) | state, file)
 
 
 def _accuracy_of(model: nn.Module, device: torch.device) -> Callable[[Samples], float]:
@@ -188,6 +203,7 @@ class LearnerRun(TorchRun, SupervisedPlugin):
         try:
             if self.n_ended < len(self.benchmark.train_stream):
                 self.learner.train(self.benchmark.train_stream[self.n_ended :])
+            self.check_weights()
         finally:
             self.engine = self.learner.engine
 

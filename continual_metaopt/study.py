@@ -1,19 +1,27 @@
 """Running a study: choose tuned settings on the selection seeds, then run the reported seeds."""
 
+import ctypes
 import math
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
-from continual_metaopt.jobs import Job, run_folder_name
-from continual_metaopt.planning import n_reported_runs, n_selection_runs, selection_length
+from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.planning import n_samples_of, size_of
 from continual_metaopt.recording import read_json, write_json
-from continual_metaopt.tuning import Setting
+from continual_metaopt.study_lock import StudyLock, StudyLocked
+from continual_metaopt.tuning import Setting, positions_of_best
+from continual_metaopt.under_way import reason_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,37 @@ class Trial:
     jobs: list[Job]
 
 
+@dataclass(frozen=True)
+class PoolOptions:
+    """What does the runs of a study; attributes as the arguments of ``run_study``."""
+
+    workers: int | None = None
+    show_progress: bool = True
+    threads: bool = False
+    backend: Backend | None = None
+
+    def make(self, side_by_side: bool, n_runs: int, n_samples: int, out: Path) -> AbstractContextManager[Pool]:
+        """The pool for so many runs and samples of a study with the folder ``out``.
+
+        Raises:
+            BackendError: the backend cannot let runs learn side by side.
+        """
+        if self.backend is not None:
+            if side_by_side:
+                raise BackendError(
+                    "engine: population lets runs learn side by side on this machine; use --backend local"
+                )
+            return self.backend(n_runs, out)
+        return LocalPool(self.workers, n_runs, self.show_progress, side_by_side, self.threads, n_samples)
+
+
 def run_study(
-    study: StudyConfig, out: Path, workers: int | None = None, show_progress: bool = True, threads: bool = False
+    study: StudyConfig,
+    out: Path,
+    workers: int | None = None,
+    show_progress: bool = True,
+    threads: bool = False,
+    backend: Backend | None = None,
 ) -> StudyResult:
     """Run a study, or what is left of it.
 
@@ -45,36 +82,140 @@ def run_study(
         show_progress: draw progress bars with the time left.
         threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
             PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
+        backend: where the runs are done, in place of this machine; has workers and progress of its own.
 
     Returns:
         The run directories.
 
     Raises:
+        BackendError: the runs cannot be done by the backend.
         ConfigError: selection runs have another length than the study's tuning says.
         FileExistsError: the folder holds another study.
+        StudyLocked: another command works on it.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-        RunsFailed: some runs failed; the others have been run.
+        RunsFailed: some runs failed; all others have been run, but for the reported runs of learners whose setting
+            could not be chosen because selection runs failed.
     """
-    selection_length(study)
-    claim(study, out)
+    pools = PoolOptions(workers, show_progress, threads, backend)
+    (result,) = run_studies({"": study}, out, pools).values()
+    return result
+
+
+def run_studies(
+    parts: Mapping[str, StudyConfig],
+    out: Path,
+    pools: PoolOptions = PoolOptions(),
+) -> dict[str, StudyResult]:
+    """Run the parts of a study with several streams or networks, one after the other.
+
+    Args:
+        parts: each combination by its label, as ``load_studies`` gives them.
+        out: folder of the whole study; each part has a folder of its own there, named by its label.
+        pools: what does the runs.
+
+    Returns:
+        The run directories of each part.
+
+    Raises:
+        ConfigError, FileExistsError, StudyLocked, StudyInterrupted, RunsFailed: as ``run_study``, of all parts.
+    """
+    n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
+    side_by_side = any(study.engine == "population" for study in parts.values())
+    lock = StudyLock(
+        out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
+    )
+    results, failed = {}, []
+    try:
+        with lock:
+            for label, study in parts.items():
+                claim(study, out / label)
+            with pools.make(side_by_side, n_runs, n_samples, out) as pool:
+                for label, study in parts.items():
+                    try:
+                        results[label] = _run_with(pool, study, out / label)
+                    except RunsFailed as error:
+                        failed.append(error)
+                        results[label] = StudyResult(error.runs, error.selection)
+    except (KeyboardInterrupt, StudyInterrupted):
+        if lock.taken_by is None:
+            raise
+        raise StudyLocked(f"'{out}' was taken over by {lock.taken_by}, so this command has stopped") from None
+    if failed:
+        raise RunsFailed(
+            {path: reason for error in failed for path, reason in error.failures.items()},
+            sum(len(result.runs) + len(result.selection) for result in results.values()),
+            [sentence for error in failed for sentence in error.consequences],
+            [path for result in results.values() for path in result.runs],
+            [path for result in results.values() for path in result.selection],
+        )
+    return results
+
+
+def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
-    side_by_side = study.engine == "population"
-    n_runs = sum(n_selection_runs(study, entry) + n_reported_runs(study, entry) for entry in study.learners)
-    with LocalPool(workers, n_runs, show_progress, side_by_side, threads) as pool:
-        while new := _next_trials(study, tried, out):
-            pool.run([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
-            for i, trials in new.items():
-                tried[i] += trials
-        jobs = []
-        for i, entry in enumerate(study.learners):
-            if study.reports_untuned(entry):
-                jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-            if study.is_tuned(entry):
-                learner = best_candidate([(trial.learner, trial.jobs) for trial in tried[i]])
-                jobs += [_job(study, entry, learner, seed, "report", out) for seed in study.seeds]
-        pool.run(jobs, "reported runs")
+    undecided: dict[int, str] = {}  # learners without a setting, because of runs that failed
+    failures: dict[Path, str] = {}
+    n_runs = 0
+
+    def do(jobs: list[Job], stage: str) -> None:
+        nonlocal n_runs
+        n_runs += len(jobs)
+        try:
+            pool.run(jobs, stage)
+        except RunsFailed as error:
+            failures.update(error.failures)
+
+    while new := _next_trials(study, {i: trials for i, trials in tried.items() if i not in undecided}, out):
+        do([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
+        for i, trials in new.items():
+            tried[i] += trials
+            paths = [path for trial in trials for _, path in trial.jobs]
+            failures |= {path: why for path in paths if path not in failures and (why := _why_without_score(path))}
+            n_failed = sum(path in failures for path in paths)
+            if n_failed:
+                label = study.learners[i].label or study.learners[i].name
+                undecided[i] = (
+                    f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
+                    "learner was not run on the reported seeds"
+                )
+    decided = {i: trials for i, trials in tried.items() if i not in undecided}
+    chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in trials]) for i, trials in decided.items()}
+    scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in decided.items()}
+    best = positions_of_best(scores, study.tuning.best if study.tuning else None)
+    jobs = []
+    for i, entry in enumerate(study.learners):
+        if study.reports_untuned(entry):
+            jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
+        if i in best:
+            jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
+    do(jobs, "reported runs")
+    runs = [path for _, path in jobs]
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
-    return StudyResult([path for _, path in jobs], selection)
+    if failures:
+        raise RunsFailed(failures, n_runs, [undecided[i] for i in sorted(undecided)], runs, selection)
+    return StudyResult(runs, selection)
+
+
+def _why_without_score(path: Path) -> str | None:
+    """Why a run that has ended cannot be judged, None if it can."""
+    try:
+        average_score(path)
+    except (OSError, ValueError, KeyError) as error:
+        return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
+    return None
+
+
+def _interrupt(thread: int) -> None:
+    """Raise ``KeyboardInterrupt`` in a thread, also where Ctrl-C is ignored, as in a shell's background."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
@@ -102,7 +243,8 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
         RunsFailed: some runs failed; the others have been run.
     """
-    with LocalPool(workers, len(jobs), show_progress) as pool:
+    n_samples = sum(n_samples_of(config) for config, _ in jobs)
+    with LocalPool(workers, len(jobs), show_progress, n_samples=n_samples) as pool:
         pool.run(jobs, "runs")
 
 
@@ -126,12 +268,13 @@ def claim(study: StudyConfig, out: Path) -> None:
                     "choose another folder with --out"
                 )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+    write_json(path, record | {"n_runs": size_of(study)[0]})
 
 
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
     """What a study's runs have in common, by field such as "stream.source"."""
     common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
+    common["record_samples_every"] = record.get("record_samples_every", 1)
     common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
     common["tuning"] = {field: (record.get("tuning") or {}).get(field) for field in ("samples", "stream")}
     common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
@@ -152,11 +295,17 @@ def mean_score(jobs: list[Job]) -> float:
 
 def average_score(path: Path) -> float:
     """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
-    regression = read_json(path / "config.json")["stream_info"]["task"] == "regression"
+    config = read_json(path / "config.json")
+    regression = config["stream_info"]["task"] == "regression"
     if read_json(path / "status.json")["state"] != "finished":
         return -math.inf if regression else 0.0
-    column = "loss" if regression else "correct"
-    mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
+    if config.get("record_samples_every", 1) > 1:
+        rows = pq.read_table(path / "experiences.parquet").to_pandas()
+        sums = rows["mean_loss"] * rows["n_samples"] if regression else rows["n_correct"]
+        mean = float(sums.sum() / rows["n_samples"].sum())
+    else:
+        column = "loss" if regression else "correct"
+        mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
     return -mean if regression else mean
 
 

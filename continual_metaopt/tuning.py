@@ -66,6 +66,8 @@ class Tuning(BaseModel):
         trials: settings that each learner may try, on each of the study's selection seeds.
         samples: length of a selection run.
         stream: options of the stream that make selection runs so long, in place of the study's.
+        best: of how many learners the tuned setting is reported: of those whose settings scored best on the selection
+            seeds; None for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +75,12 @@ class Tuning(BaseModel):
     trials: int = Field(ge=1)
     samples: int = Field(ge=1)
     stream: dict[str, Any] = Field(default_factory=dict)
+    best: int | None = Field(None, ge=1)
+
+
+def positions_of_best(scores: Mapping[int, float], n: int | None) -> set[int]:
+    """Positions of the ``n`` highest scores, of equal ones the first; all if ``n`` is None."""
+    return set(sorted(scores, key=lambda position: (-scores[position], position))[:n])
 
 
 def next_settings(

@@ -1,5 +1,9 @@
 """What all runs have in common, whatever executes their steps: how far they are, and their records; needs no torch."""
 
+import errno
+import functools
+import math
+import operator
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,17 +13,23 @@ from typing import Any, Protocol
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.recording import (
+    CHECKPOINT,
+    COMPILED_CHECKPOINT,
     SCHEMA_VERSION,
+    STATES,
     RunDirectory,
     describe_platform,
     describe_software,
     read_json,
+    remove_leftovers,
+    set_aside,
     write_json,
 )
 from streams.samples import Samples
 from streams.stream import Stream
 
 CHECKPOINT_SECONDS = 30.0
+MAX_UNSAVED = 2**18  # rows of tables in memory, whatever the time
 THREADS = 1  # the steps of small networks do not profit from more, and runs share the cores
 
 OnProgress = Callable[[int, int], None]
@@ -57,6 +67,7 @@ class RunUnderWay(ABC):
         n_correct: how many of them were predicted right.
         n_ended: experiences that have come to their end.
         n_correct_in_experience: right predictions in the current experience.
+        loss_in_experience: sum of the losses in the current experience.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class RunUnderWay(ABC):
         self.last_checkpoint = time.monotonic()
         self.engine: dict[str, str] = {}
         self.n_samples = self.n_correct = self.n_ended = self.n_correct_in_experience = 0
+        self.loss_in_experience = 0.0
         self._measured: tuple[int, float] | None = None  # held-out accuracy last, after how many samples
 
     @property
@@ -82,7 +94,9 @@ class RunUnderWay(ABC):
     @property
     def within_experience(self) -> int:
         """How many of the samples belong to the current experience."""
-        return self.n_samples - [*self.info.boundaries, self.n_samples][self.n_ended]
+        if self.n_ended == len(self.info.experiences):
+            return 0
+        return self.n_samples - self.info.experiences[self.n_ended].first_step
 
     @property
     def left_in_experience(self) -> int:
@@ -94,8 +108,8 @@ class RunUnderWay(ABC):
     @property
     def until_measured(self) -> int:
         """How many samples are to come until held-out accuracy is measured, or the experience ends."""
-        planned = [step - self.n_samples for step in self.info.test_at if step > self.n_samples]
-        return min(self.left_in_experience, *planned[:1]) if planned else self.left_in_experience
+        planned = next((step - self.n_samples for step in self.info.test_at if step > self.n_samples), math.inf)
+        return int(min(self.left_in_experience, planned))
 
     @property
     def is_to_be_measured(self) -> bool:
@@ -120,6 +134,7 @@ class RunUnderWay(ABC):
         self.directory.resume(checkpoint["progress"])
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
+        self.loss_in_experience = checkpoint["loss_in_experience"]
 
     def progress(self, of_directory: dict[str, Any]) -> dict[str, Any]:
         """How far the run is, for a checkpoint; ``of_directory`` is how far its records are."""
@@ -129,6 +144,7 @@ class RunUnderWay(ABC):
             "n_correct": self.n_correct,
             "n_ended": self.n_ended,
             "n_correct_in_experience": self.n_correct_in_experience,
+            "loss_in_experience": self.loss_in_experience,
             "progress": of_directory,
         }
 
@@ -136,10 +152,12 @@ class RunUnderWay(ABC):
         """Record what was observed in ``seconds`` of learning."""
         n_correct = sum(map(bool, observations.correct))
         self.directory.learning_time += seconds
-        self.directory.observe(observations)
+        self.directory.observe(observations, self.config.record_samples_every)
         self.n_samples += len(observations)
         self.n_correct += n_correct
         self.n_correct_in_experience += n_correct
+        # one after the other, so that the sum does not depend on where portions end
+        self.loss_in_experience = functools.reduce(operator.add, observations.loss, self.loss_in_experience)
 
     def report(self) -> None:
         """Tell the progress, and write a checkpoint if it is time to, or if the user asks to stop.
@@ -149,7 +167,8 @@ class RunUnderWay(ABC):
         """
         self.on_progress(self.n_samples, self.n_in_stream)
         stop = self.should_stop()
-        if stop or time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS:
+        due = time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS or self.directory.n_unsaved > MAX_UNSAVED
+        if stop or due:
             self.checkpoint()
             self.last_checkpoint = time.monotonic()
         if stop:
@@ -180,9 +199,10 @@ class RunUnderWay(ABC):
             n_seen_before=experience.n_seen_before,
             n_correct=self.n_correct_in_experience if classifies else None,
             online_accuracy=self.n_correct_in_experience / experience.n_samples if classifies else None,
+            mean_loss=self.loss_in_experience / experience.n_samples,
             test_accuracy=self._test_accuracy(accuracy),
         )
-        self.n_ended, self.n_correct_in_experience = self.n_ended + 1, 0
+        self.n_ended, self.n_correct_in_experience, self.loss_in_experience = self.n_ended + 1, 0, 0.0
 
     @property
     def _classifies(self) -> bool:
@@ -240,41 +260,75 @@ def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
     Returns:
         The state that the run ended in: "finished", "diverged", or "failed" with the reason in ``status.json``.
     """
-    run = None
     try:
         run = make()
-        run.learn()
-    except Diverged as error:
-        directory.finish("diverged", str(error), run.engine if run else None)
-        return "diverged"
-    except Interrupted:
-        directory.finish("failed", "interrupted by the user", None, keep_parts=True)
-        return "failed"
+        try:
+            run.learn()
+        except Diverged as error:
+            directory.measure(error.measurements)
+            directory.finish("diverged", str(error), run.engine)
+            return "diverged"
+        directory.finish("finished", None, run.engine)
+        return "finished"
     except Exception as error:
         return fail(directory, error)
-    directory.finish("finished", None, run.engine)
-    return "finished"
 
 
 def fail(directory: RunDirectory, error: Exception) -> str:
-    """Record that a run failed, in a way that it may go on later; returns that state."""
-    directory.finish("failed", reason_of(error), None, keep_parts=True)
+    """Record that a run failed, in a way that it may go on later; returns that state.
+
+    Raises:
+        OSError: not even the status can be written.
+    """
+    reason = reason_of(error)
+    try:
+        directory.finish("failed", reason, None, keep_parts=True)
+    except Exception:  # no room for the last rows, perhaps, which are made again from the last checkpoint
+        try:
+            directory.say("failed", reason)
+        except Exception as second:
+            raise OSError(f"{reason}; its status could not be written ({second})") from error
     return "failed"
 
 
+GOES_ON = "the same command then goes on from the last checkpoint"
+NO_ROOM = f"The disk is full: make room; {GOES_ON}"
+NO_ACCESS = f"Access is needed: change permissions, or mount the disk for writing; {GOES_ON}"
+NO_MEMORY = (
+    "There is not enough memory: do fewer runs at a time, or take a smaller network or a lower memory_limit of the "
+    f"stream; {GOES_ON}"
+)
+ADVICE = {
+    errno.ENOSPC: NO_ROOM,
+    errno.EDQUOT: NO_ROOM,
+    errno.EROFS: NO_ACCESS,
+    errno.EACCES: NO_ACCESS,
+    errno.EPERM: NO_ACCESS,
+    errno.ENOMEM: NO_MEMORY,
+    errno.ENOENT: f"A file is missing: bring it back; {GOES_ON}",
+}
+
+
 def reason_of(error: BaseException) -> str:
-    """The sentence about an error in a run's status."""
-    return f"{type(error).__name__}: {error}"
+    """The sentences about an error in a run's status: what happened, and what to do about it."""
+    if isinstance(error, Interrupted):
+        return "interrupted by the user"
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    no_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason.lower()
+    advice = NO_MEMORY if no_memory else ADVICE.get(getattr(error, "errno", None) or 0)
+    return f"{reason}. {advice}" if advice else reason
 
 
 def earlier_state(path: Path, config: RunConfig) -> str | None:
     """How the run in a directory ended for good, or None if it has not.
 
-    The place in tables and figures that its study now gives to a run that has ended is noted.
+    The place in tables and figures that its study now gives to a run that has ended is noted, and what its end left
+    half done is brought to an end. A damaged status is set aside, and the run goes on from its checkpoint or begins
+    again.
 
     Raises:
         FileExistsError: the directory holds another run.
-        ValueError: its description or status is damaged.
+        ValueError: its description is damaged.
     """
     if not (path / "config.json").exists():
         return None
@@ -283,11 +337,20 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
         raise FileExistsError(
             f"'{path}' already holds another run ({record.get('run_id')}); choose another folder with --out"
         )
-    if not (path / "status.json").exists():
+    status = path / "status.json"
+    if not status.exists():
         return None
-    state: str = read_json(path / "status.json")["state"]
+    try:
+        state: str = read_json(status).get("state", "")
+        if state not in STATES:
+            raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
+    except ValueError as error:
+        goes_on = any((path / name).exists() for name in (CHECKPOINT, COMPILED_CHECKPOINT))
+        set_aside(path, status, error, [status.name] if goes_on else [])
+        return None
     if state not in ("finished", "diverged"):
         return None
+    remove_leftovers(path)
     if record.get("order") != config.order:
         write_json(path / "config.json", record | {"order": config.order})
     return state

@@ -6,6 +6,7 @@ stay encoded until they are needed, and all of them are decoded once before, to 
 no test split of its own gets one: a tenth of its images, the same ones every time.
 """
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -54,6 +55,7 @@ NAMED_SOURCES = ("digits", *TORCHVISION)
 
 Arrays = tuple[Any, Any] | tuple[Any, Any, Any, Any]
 SourceSpec = str | Arrays
+SourceArguments = tuple[str, str, bool, int]  # of ``load_source``, of a source that has a name
 Row = tuple[str, bytes, Any]  # where an image comes from, its encoded content, its label
 
 
@@ -86,7 +88,41 @@ def load_source(
         raise ValueError(f"memory_limit must be at least {LEAST_MEMORY_LIMIT} bytes, not {memory_limit}")
     if not isinstance(source, str):
         return _from_arrays(source)
-    return _load_named(source, str(data_root), skip_unreadable, memory_limit)
+    arguments = (source, str(data_root), skip_unreadable, memory_limit)
+    images = _received(arguments) if arguments in _senders else _load_named(*arguments)
+    for loaded in _watched:
+        loaded[arguments] = images
+    return images
+
+
+_watched: list[dict[SourceArguments, ImageSource]] = []
+_senders: dict[SourceArguments, Callable[[], ImageSource]] = {}
+
+
+@contextlib.contextmanager
+def sources_loaded() -> Iterator[dict[SourceArguments, ImageSource]]:
+    """Whatever named source is loaded in the block, by the arguments of ``load_source``, for other machines."""
+    loaded: dict[SourceArguments, ImageSource] = {}
+    _watched.append(loaded)
+    try:
+        yield loaded
+    finally:
+        _watched.remove(loaded)
+
+
+def receive_source(arguments: SourceArguments, receive: Callable[[], ImageSource]) -> None:
+    """From now on in this process, have a source from another machine, which has loaded it.
+
+    Args:
+        arguments: of ``load_source``, as ``sources_loaded`` gives them.
+        receive: returns what ``load_source`` returned there; called when the source is first asked for.
+    """
+    _senders.setdefault(arguments, receive)
+
+
+@functools.lru_cache(maxsize=2)
+def _received(arguments: SourceArguments) -> ImageSource:
+    return _senders[arguments]()
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
+from analysis.comparisons import Test
+from analysis.figures import WIDTHS, Format, caption_of, save
+from analysis.files import write_whole
 from analysis.runs import Runs, load_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -34,11 +43,81 @@ def add_learners(parser: argparse.ArgumentParser, default: str = "all") -> None:
     parser.add_argument("--learners", nargs="+", metavar="LABEL", help=f"learners to draw (default: {default})")
 
 
-def add_width(parser: argparse.ArgumentParser, default: str = "column") -> None:
-    """Add `--width`."""
+def add_test(parser: argparse.ArgumentParser) -> None:
+    """Add `--test`."""
     parser.add_argument(
-        "--width", choices=["column", "full"], default=default, help="width on the page (default: %(default)s)"
+        "--test",
+        choices=list(get_args(Test)),
+        default="sign_flip",
+        help="of paired differences: exact, by random signs, or Student's t-test, which takes them as normally "
+        "distributed (default: %(default)s)",
     )
+
+
+def write_table(table: pd.DataFrame, columns: dict[str, list[str]], note: str, folder: Path, name: str) -> list[Path]:
+    """Print a table, and write it as CSV and Markdown.
+
+    Args:
+        table: with all columns, unrounded.
+        columns: what is printed: heading → texts.
+        note: sentences below the printed table.
+        folder: where to write.
+        name: file name without suffix.
+
+    Returns:
+        The paths of the CSV and the Markdown file.
+    """
+    from tabulate import tabulate
+
+    print(f"{tabulate(columns, headers='keys', tablefmt='simple', disable_numparse=True)}\n{note}\n")
+    escaped = {heading: [cell.replace("|", r"\|") for cell in cells] for heading, cells in columns.items()}
+    text = f"{tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True)}\n\n{note}\n"
+    to_csv = partial(table.to_csv, index=False, lineterminator="\n", float_format="%.6g")
+    return [
+        write_whole(folder / f"{name}.csv", to_csv),
+        write_whole(folder / f"{name}.md", partial(Path.write_text, data=text, encoding="utf-8")),
+    ]
+
+
+def add_figure(parser: argparse.ArgumentParser, default: str = "column") -> None:
+    """Add what all figures have: `--width`, `--format` and `--caption`."""
+    parser.add_argument(
+        "--width",
+        choices=list(WIDTHS),
+        default=default,
+        help=f"width on the page: {', '.join(f'{name} = {25.4 * size:.0f} mm' for name, size in WIDTHS.items())} "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=list(get_args(Format)),
+        default=["png", "pdf"],
+        help="kinds of files to write (default: png pdf)",
+    )
+    parser.add_argument("--caption", action="store_true", help="write the figure's caption beside it, as text")
+
+
+def save_figure(
+    draw: Callable[..., Figure], figure: Figure, folder: Path, name: str, arguments: argparse.Namespace
+) -> list[Path]:
+    """Write a figure as the options of `add_figure` say.
+
+    Args:
+        draw: the function that drew it, whose docstring holds the caption.
+        figure: the figure.
+        folder: where to write.
+        name: file name without suffix.
+        arguments: the command's.
+
+    Returns:
+        The paths of the files.
+    """
+    paths = save(figure, folder, name, arguments.format)
+    if arguments.caption:
+        text = f"{caption_of(draw)}\n"
+        paths.append(write_whole(folder / f"{name}.txt", partial(Path.write_text, data=text, encoding="utf-8")))
+    return paths
 
 
 def add_diverged(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import ALIGNED, around_boundaries, save
+from analysis.figures import ALIGNED, around_boundaries
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--after", type=int, metavar="SAMPLES", help="samples after it (default: three quarters of an experience)"
     )
-    _arguments.add_width(parser)
+    _arguments.add_figure(parser)
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -46,7 +46,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
                 after=arguments.after,
                 width=arguments.width,
             )
-            paths += save(figure, folder, "around_boundaries_" + re.sub(r"[^\w.]+", "_", label).strip("_"))
+            name = "around_boundaries_" + re.sub(r"[^\w.]+", "_", label).strip("_")
+            paths += _arguments.save_figure(around_boundaries, figure, folder, name, arguments)
     return paths
 
 

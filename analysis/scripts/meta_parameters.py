@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from analysis.figures import MetaParameter, has_meta_parameter, meta_parameter_trajectories, save
+from analysis.figures import MetaParameter, has_meta_parameter, meta_parameter_trajectories
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps", nargs=2, type=int, metavar=("FIRST", "LAST"), help="the part of the stream to draw (default: all)"
     )
-    _arguments.add_width(parser, default="full")
+    _arguments.add_figure(parser, default="page")
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -40,7 +40,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
                     steps=arguments.steps,
                     width=arguments.width,
                 )
-                paths += save(figure, folder, quantity)
+                paths += _arguments.save_figure(meta_parameter_trajectories, figure, folder, quantity, arguments)
     if not paths:
         raise ValueError("no learned weight decays or momenta have been recorded")
     return paths

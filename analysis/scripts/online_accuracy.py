@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import online_accuracy_by_experience, save
+from analysis.figures import online_accuracy_by_experience
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _arguments.make_parser("online_accuracy", "Draw the online accuracy in each experience.")
     _arguments.add_learners(parser)
     _arguments.add_diverged(parser)
-    _arguments.add_width(parser)
+    _arguments.add_figure(parser)
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -27,7 +27,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         figure = online_accuracy_by_experience(
             part, arguments.learners, diverged=arguments.diverged, width=arguments.width
         )
-        paths += save(figure, folder, "online_accuracy")
+        paths += _arguments.save_figure(online_accuracy_by_experience, figure, folder, "online_accuracy", arguments)
     return paths
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import save, sensitivity_maps
+from analysis.figures import sensitivity_maps
 from analysis.files import write_whole
 from analysis.report import split_by_stream
 from analysis.runs import Runs
@@ -27,15 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="options of the learner (default: gamma meta_lr lr)",
     )
     _arguments.add_diverged(parser)
+    _arguments.add_figure(parser, default="page")
     return _arguments.run_command(parser, argv, _write)
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
     for part, folder in split_by_stream(runs, arguments.out):
-        figure = sensitivity_maps(part, tuple(arguments.settings), diverged=arguments.diverged)
+        figure = sensitivity_maps(part, tuple(arguments.settings), diverged=arguments.diverged, width=arguments.width)
         table = accuracy_by_setting(part, arguments.settings, arguments.diverged)
-        paths += save(figure, folder, "sensitivity")
+        paths += _arguments.save_figure(sensitivity_maps, figure, folder, "sensitivity", arguments)
         to_csv = functools.partial(table.to_csv, index=False, float_format="%.6g")
         paths.append(write_whole(folder / "sensitivity.csv", to_csv))
     return paths

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import save, sliding_accuracy
+from analysis.figures import sliding_accuracy
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _arguments.add_learners(parser)
     _arguments.add_diverged(parser)
-    _arguments.add_width(parser)
+    _arguments.add_figure(parser)
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -30,7 +30,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         figure = sliding_accuracy(
             part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
         )
-        paths += save(figure, folder, "sliding_accuracy")
+        paths += _arguments.save_figure(sliding_accuracy, figure, folder, "sliding_accuracy", arguments)
     return paths
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figures import save, sliding_squared_error
+from analysis.figures import sliding_squared_error
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _arguments.add_learners(parser)
     _arguments.add_diverged(parser)
-    _arguments.add_width(parser)
+    _arguments.add_figure(parser)
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -37,7 +37,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
             part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
         )
         _print_means(part, arguments)
-        paths += save(figure, folder, "squared_error")
+        paths += _arguments.save_figure(sliding_squared_error, figure, folder, "squared_error", arguments)
     return paths
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import save, step_size_trajectories
+from analysis.figures import step_size_trajectories
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps", nargs=2, type=int, metavar=("FIRST", "LAST"), help="the part of the stream to draw (default: all)"
     )
-    _arguments.add_width(parser, default="full")
+    _arguments.add_figure(parser, default="page")
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -30,7 +30,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         figure = step_size_trajectories(
             part, arguments.learners, blocks=arguments.blocks, steps=arguments.steps, width=arguments.width
         )
-        paths += save(figure, folder, "step_sizes")
+        paths += _arguments.save_figure(step_size_trajectories, figure, folder, "step_sizes", arguments)
     return paths
 
 

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted
+from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, title
+from continual_metaopt.planning import n_done_before, n_samples_of
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json
 from continual_metaopt.under_way import earlier_state, fail, reason_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
 FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
+KILLED = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
 
 
 class LocalPool:
@@ -34,7 +36,16 @@ class LocalPool:
 
     A thread for each of ``n_workers`` takes one task after the other. It does the runs itself if they are to be in
     threads; otherwise it prepares them and hands them to a process: one that has not imported torch if compiled code
-    can do the run.
+    can do the run. Each thread has processes of its own, so that one that is killed takes no other's run with it: its
+    run goes on once, from its last checkpoint, in a new process.
+
+    Args:
+        workers: runs at a time; None for one per processor.
+        n_runs: number of runs, of all calls of ``run`` together.
+        show_progress: draw progress bars with the time left.
+        side_by_side: let runs of equal networks learn in one batched computation.
+        threads: do the runs in threads of this process.
+        n_samples: samples of all runs together, by which progress is measured.
     """
 
     def __init__(
@@ -44,39 +55,37 @@ class LocalPool:
         show_progress: bool,
         side_by_side: bool = False,
         threads: bool = False,
+        n_samples: int = 0,
     ) -> None:
-        self._side_by_side = side_by_side
-        n_workers = max(1, min(workers or n_processors(), n_runs))
-        self._threads = ThreadPoolExecutor(n_workers, initializer=_leave_ctrl_c_to_others)
-        self._compiled: Executor | None = None
-        self._torch: Executor | None = None
+        self._side_by_side, self._in_threads = side_by_side, threads
+        self._threads = ThreadPoolExecutor(
+            max(1, min(workers or n_processors(), n_runs)), initializer=_leave_ctrl_c_to_others
+        )
+        self._messages: queue.Queue[Any] = queue.Queue()
+        self._stop: Any = threading.Event() if threads else _SharedFlag()
+        self._of_thread = threading.local()
+        self._processes: list[_Process] = []
         if threads:
-            self._stop: Any = threading.Event()
-            self._messages: Any = queue.Queue()
             _worker.update(messages=self._messages, stop=self._stop)
-        else:
-            plain = multiprocessing.get_context("spawn")
-            self._stop, self._messages = plain.Event(), plain.Queue()
-            self._compiled, self._torch = (
-                ProcessPoolExecutor(
-                    n_workers, mp_context=context, initializer=_start_worker, initargs=(self._messages, self._stop)
-                )
-                for context in (plain, _torch_context())
-            )
-        self._display = ProgressDisplay(n_runs, self._messages, show_progress)
+        self._display = ProgressDisplay(n_runs, self._messages, show_progress, n_samples)
 
     def __enter__(self) -> "LocalPool":
         self._display.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        for executor in (self._threads, self._compiled, self._torch):
-            if executor is not None:
-                executor.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.end()
         self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended."""
+        """Do runs; returns when all have ended.
+
+        Raises:
+            StudyInterrupted: after Ctrl-C; nothing recorded is lost.
+            RunsFailed: some runs failed; the others have been run.
+        """
         self._display.stage(stage)
         tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
         futures = {self._threads.submit(self._do, task): task for task in tasks}
@@ -87,25 +96,37 @@ class LocalPool:
             self._stop.set()
             self._threads.shutdown(wait=True, cancel_futures=True)
             raise StudyInterrupted from None
-        failures: dict[str, list[Path]] = {}
-        for future, task in futures.items():
-            for number, (_, path) in enumerate(task):
-                reason = _failure(future, number, path)
-                if reason is not None:
-                    failures.setdefault(reason, []).append(path)
+        failures = {
+            path: reason
+            for future, task in futures.items()
+            for number, (_, path) in enumerate(task)
+            if (reason := _failure(future, number, path)) is not None
+        }
         if failures:
-            raise RunsFailed(_describe_failures(failures, len(jobs)))
+            raise RunsFailed(failures, len(jobs))
 
     def _do(self, task: list[Job]) -> list[str]:
         """Do one run, or several side by side; returns the states in which they ended."""
+        for config, path in task:
+            self._display.add_earlier(n_done_before(path, config))
+        try:
+            return self._try(task)
+        except BrokenProcessPool:
+            self._display.note(f"{_name(task)}: its process was killed; a new one goes on from the last checkpoint")
+        try:
+            return self._try(task)
+        except BrokenProcessPool:
+            for _, path in task:
+                RunDirectory(path).finish("failed", KILLED, None, keep_parts=True)
+            return ["failed"] * len(task)
+
+    def _try(self, task: list[Job]) -> list[str]:
         first, path = task[0]
-        name = f"{first.label or first.learner.name}, seed {first.seed}"
         if len(task) > 1:
-            name += f", and {len(task) - 1} others"
-            states: list[str] = self._work(self._torch, name, _side_by_side, task)
+            states: list[str] = self._work("torch", task, _side_by_side, task)
             return states
-        if self._torch is None:
-            return [self._work(None, name, _in_this_process, first, path)]
+        if self._in_threads:
+            return [self._work("thread", task, _in_this_process, first, path)]
         state = earlier_state(path, first)
         if state is None:
             try:
@@ -113,24 +134,98 @@ class LocalPool:
             except Exception as error:
                 return [fail(RunDirectory(path), error)]
             if prepared is not None:
-                state = self._work(self._compiled, name, _by_compiled_code, prepared, path)
+                state = self._work("compiled", task, _by_compiled_code, prepared, path)
             else:
-                state = self._work(self._torch, name, _by_torch, first, path)
+                state = self._work("torch", task, _by_torch, first, path)
         return [state]
 
-    def _work(self, executor: Executor | None, name: str, do: Callable[..., Any], *arguments: Any) -> Any:
-        """Do what ``do`` does in a process of an executor, or here without one; returns what it returns."""
+    def _work(self, kind: str, task: list[Job], do: Callable[..., Any], *arguments: Any) -> Any:
+        """Do what ``do`` does in this thread's process of a kind, or in the thread itself; returns what it returns."""
         if self._stop.is_set():
             raise StudyInterrupted
-        if executor is None:
-            return _work(name, do, *arguments)
-        return executor.submit(_work, name, do, *arguments).result()
+        if self._in_threads:
+            return _work(_name(task), do, *arguments)
+        process = getattr(self._of_thread, kind, None)
+        if process is None:
+            process = _Process(_torch_context() if kind == "torch" else _plain_context(), self._stop)
+            setattr(self._of_thread, kind, process)
+            self._processes.append(process)
+        return process.do(_work, _name(task), do, *arguments)
 
     def _wait(self, futures: dict[Future[list[str]], list[Job]]) -> None:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            self._display.update(n_ended=sum(len(futures[future]) for future in done))
+            for process in list(self._processes):
+                process.hand_over(self._messages)
+            ended = [config for future in done for config, _ in futures[future]]
+            self._display.update(len(ended), sum(map(n_samples_of, ended)))
+
+
+class _Process:
+    """A process that does one thing after the other; started when first needed, and anew after it was killed.
+
+    Its messages have a queue of their own: a process that is killed while it writes one keeps the queue locked.
+    """
+
+    def __init__(self, context: Any, stop: "_SharedFlag") -> None:
+        self._context, self._stop = context, stop
+        self._executor: Executor | None = None
+        self._messages: Any = None
+
+    def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function there.
+
+        Raises:
+            BrokenProcessPool: the process was killed.
+        """
+        if self._executor is None:
+            self._messages = self._context.Queue()
+            self._executor = ProcessPoolExecutor(
+                1, mp_context=self._context, initializer=_start_worker, initargs=(self._messages, self._stop)
+            )
+        try:
+            return self._executor.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            self.end()
+            raise
+
+    def hand_over(self, messages: "queue.Queue[Any]") -> None:
+        """Move what the process has told to another queue."""
+        while self._messages is not None:
+            try:
+                messages.put(self._messages.get_nowait())
+            except (queue.Empty, OSError, ValueError):
+                break
+
+    def end(self) -> None:
+        """Let the process end."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+
+class _SharedFlag:
+    """An event that processes share without a lock, which a process that is killed could keep."""
+
+    def __init__(self) -> None:
+        self._value: Any = _plain_context().RawValue("b", 0)
+
+    def set(self) -> None:
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        return bool(self._value.value)
+
+
+def _plain_context() -> Any:
+    return multiprocessing.get_context("spawn")
+
+
+def _name(task: list[Job]) -> str:
+    """What progress calls a run, or several side by side."""
+    name = title(task[0][0])
+    return name if len(task) == 1 else f"{name}, and {len(task) - 1} others"
 
 
 def _torch_context() -> Any:
@@ -140,7 +235,7 @@ def _torch_context() -> Any:
     little, and are started one by one.
     """
     if not sys.platform.startswith("linux"):
-        return multiprocessing.get_context("spawn")
+        return _plain_context()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["continual_metaopt.running"])
     return context
@@ -155,14 +250,6 @@ def _leave_ctrl_c_to_others() -> None:
 def n_processors() -> int:
     """Processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _describe_failures(failures: dict[str, list[Path]], n_runs: int) -> str:
-    lines = [f"{sum(map(len, failures.values()))} of {n_runs} runs failed:"]
-    for reason, paths in failures.items():
-        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        lines.append(f"{paths[0]}{others}: {reason}")
-    return "\n".join(lines)
 
 
 def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -195,8 +282,6 @@ def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None
     try:
         if future.result()[number] != "failed":
             return None
-    except BrokenProcessPool:
-        return "its process was killed, perhaps for lack of memory; the same command goes on from its last checkpoint"
     except Exception as error:
         return reason_of(error)
     return str(read_json(path / "status.json")["reason"])

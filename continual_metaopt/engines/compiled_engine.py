@@ -115,7 +115,17 @@ class CompiledEngine:
             steps=np.zeros(n_parameters),
             blocks=np.zeros((len(blocks), k.N_BLOCK_COLUMNS)),
         )
-        self.learner = CompiledLearner(tables, network, kernel_rules(optimizer), learned, blocks)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        keys = {"momentum": rule.momentum, "second_moment": rule.second_moment, "trace": "trace"}
+        self.learner = CompiledLearner(
+            tables,
+            network,
+            kernel_rules(optimizer),
+            learned,
+            blocks,
+            [names[id(parameter)] for parameter in self._parameters],
+            {field: key for field, key in keys.items() if key is not None} | {"long_trace": LONG_TRACE},
+        )
 
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
         """What keeps the engine from learning from samples like this mini-batch of one; None if nothing does."""

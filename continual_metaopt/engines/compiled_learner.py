@@ -19,9 +19,15 @@ from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.observations import (
     MAX_SAMPLES,
     MAX_SECONDS,
+    WEIGHTS_CHECKED_EVERY,
     Diverged,
+    Measurement,
     Observations,
+    check_finite,
     label_does_not_fit,
+    numbers_at_end,
+    weights_are_due,
+    weights_not_finite,
 )
 from streams.samples import Samples
 
@@ -66,12 +72,22 @@ class CompiledLearner:
         rules: of learning.
         learned: what learning changes; copied.
         blocks: names of the blocks of parameters that have a step size of their own.
+        parameters: names of the parameters, in the order of the tables.
+        states: names of the arrays of ``learned`` that are a parameter's state, by field.
     """
 
     def __init__(
-        self, tables: NetworkTables, network: k.Network, rules: k.Rules, learned: k.Learned, blocks: Sequence[str]
+        self,
+        tables: NetworkTables,
+        network: k.Network,
+        rules: k.Rules,
+        learned: k.Learned,
+        blocks: Sequence[str],
+        parameters: Sequence[str],
+        states: dict[str, str],
     ) -> None:
         self.tables, self.network, self.rules, self.blocks = tables, network, rules, list(blocks)
+        self.parameters, self.states = list(parameters), states
         self.learned = k.Learned(*(aligned(array) if array.ndim == 1 else array.copy() for array in learned))
         self.dtype = learned.weights.dtype
         self.classifies = network.loss == k.CROSS_ENTROPY
@@ -79,7 +95,8 @@ class CompiledLearner:
         self._seconds_per_sample: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompiledLearner, (self.tables, self.network, self.rules, self.learned, self.blocks)
+        parts = (self.tables, self.network, self.rules, self.learned, self.blocks, self.parameters, self.states)
+        return CompiledLearner, parts
 
     def learn(
         self,
@@ -102,7 +119,7 @@ class CompiledLearner:
             Whether there are more samples.
 
         Raises:
-            Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
+            Diverged: the loss, a meta gradient or a weight is not finite. ``observations`` holds what came before.
             ValueError: a label does not fit the network's outputs.
         """
         if self._seconds_per_sample is None:
@@ -112,12 +129,43 @@ class CompiledLearner:
             n = min(FIRST_SAMPLES, MAX_SAMPLES)
         else:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
-        n = min(n, at_most, len(samples) - first)
+        until_checked = WEIGHTS_CHECKED_EVERY - observations.next_step % WEIGHTS_CHECKED_EVERY
+        n = min(n, at_most, len(samples) - first, until_checked)
         start = time.monotonic()
         self._learn(samples, slice(first, first + n), observations, record_every)
         if n >= FIRST_SAMPLES:  # fewer say little, since each call takes time as well
             self._seconds_per_sample = max(time.monotonic() - start, SHORTEST_SECONDS) / n
+        if weights_are_due(observations.next_step - n, n):
+            self.check_weights(observations.next_step)
         return first + n < len(samples)
+
+    def check_weights(self, step: int) -> None:
+        """Stop at weights that are not numbers, which a loss need not show.
+
+        Args:
+            step: number of samples that have been learned from.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        if not np.isfinite(self.learned.weights).all():
+            raise weights_not_finite(step)
+
+    def state_at_end(self, step: int) -> list[Measurement]:
+        """What to record of a learner that has diverged at sample ``step``."""
+        kinds = {"weights": "weights"} | self.states
+        arrays = [(kind, getattr(self.learned, name)) for name, kind in kinds.items()]
+        tensors = [
+            (parameter, kind, array[place])
+            for parameter, place in zip(self.parameters, self.tables.places, strict=True)
+            for kind, array in arrays
+            if len(array)
+        ]
+        step_sizes, meta_gradients = (
+            dict(zip(self.blocks, self.learned.blocks[:, column].tolist(), strict=True))
+            for column in (k.STEP_SIZE, k.META_GRADIENT)
+        )
+        return numbers_at_end(step, tensors, step_sizes, meta_gradients)
 
     def accuracy(self, samples: Samples) -> float:
         """Share of samples that are predicted right, by weights that stay as they are.
@@ -179,9 +227,10 @@ class CompiledLearner:
                     (recorded_step, "meta_gradient", name, "value", gradient) for name, gradient in values
                 ]
         if reason == k.LOSS_NOT_FINITE:
-            raise Diverged(step + n_learned, f"the loss is {value}")
+            check_finite(value, step + n_learned)
         if reason != k.LEARNED_ALL:
-            raise Diverged(step + n_learned, f"the meta gradient of block '{self.blocks[reason]}' is {value}")
+            name = self.blocks[reason]
+            raise Diverged(step + n_learned, f"the meta gradient of block '{name}' is {value}", "meta_gradient", name)
         if bad_label is not None:
             raise ValueError(label_does_not_fit(bad_label, self.tables.n_outputs))
 

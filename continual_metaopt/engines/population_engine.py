@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from continual_metaopt.engines.observations import Diverged, Observations, check_finite, label_does_not_fit
+from continual_metaopt.engines.observations import (
+    WEIGHTS_CHECKED_EVERY,
+    Diverged,
+    Observations,
+    check_finite,
+    label_does_not_fit,
+    weights_not_finite,
+)
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.meta_updates import Rule
@@ -93,7 +100,8 @@ class Population:
     not count.
 
     A replica whose loss or meta gradient is not finite ends: nothing is learned from that sample, its weights and state
-    stay as they were before it, and the others go on.
+    stay as they were before it, and the others go on. One ends, too, if its weights are not finite at the end of a
+    portion that ends at a multiple of 1,000 samples.
 
     Args:
         replicas: networks with their optimizers. They may differ in weights and state, and in each group's lr, meta_lr,
@@ -188,6 +196,8 @@ class Population:
         ]
         if self.ended:
             self._keep_ended(before, n_learned, x, y)
+        if (self.n_samples + n) % WEIGHTS_CHECKED_EVERY == 0:
+            self._end_where_weights_are_not_finite(self.n_samples + n)
         learns, noted = self._step_sizes.learns.cpu(), self._step_sizes.meta_gradient.cpu()
         portion = Portion(
             self.n_samples,
@@ -331,10 +341,18 @@ class Population:
             for block, meta_gradient in zip(optimizer.blocks(), meta_gradients[n].tolist(), strict=True):
                 optimizer.check_meta_gradient(block, meta_gradient)
         except NonFiniteMetaGradient as error:
-            self.ended[replica] = Diverged(self.n_samples + n, str(error))
+            self.ended[replica] = Diverged(self.n_samples + n, str(error), "meta_gradient", error.block)
         except Diverged as error:
             self.ended[replica] = error
         return n
+
+    def _end_where_weights_are_not_finite(self, step: int) -> None:
+        finite = torch.stack([group.weights.isfinite().all(dim=1) for group in self._groups]).all(dim=0)
+        for replica in (~finite).nonzero().flatten().tolist():
+            if replica not in self.ended:
+                self.ended[replica] = weights_not_finite(step)
+                shared = [tensor.item() for tensor in self._tensors() if not tensor.dim()]
+                self._numbers_at_end.setdefault(replica, shared)
 
     def _keep_ended(self, before: list[Tensor], n_learned: list[int], x: Tensor, y: Tensor) -> None:
         """Put the replicas that have ended back to where they were before the sample at which they did.

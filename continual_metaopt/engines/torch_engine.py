@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,12 +17,22 @@ from continual_metaopt.engines.observations import (
     MAX_SAMPLES,
     MAX_SECONDS,
     Diverged,
+    Measurement,
     Observations,
     check_finite,
     label_does_not_fit,
+    numbers_at_end,
+    weights_are_due,
+    weights_not_finite,
 )
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
-from continual_metaopt.optim.registry import closure_for, reported_step_sizes, switches_weights, wants_graph
+from continual_metaopt.optim.registry import (
+    closure_for,
+    reported_step_sizes,
+    step_sizes_of,
+    switches_weights,
+    wants_graph,
+)
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -55,7 +67,7 @@ def learn(
         Whether there may be more samples.
 
     Raises:
-        Diverged: the loss or a meta gradient is not finite. ``observations`` holds what came before.
+        Diverged: the loss, a meta gradient or a weight is not finite. ``observations`` holds what came before.
     """
     differentiate = differentiate or partial(by_autograd, model, optimizer, criterion)
     deadline = time.monotonic() + MAX_SECONDS
@@ -167,7 +179,8 @@ def observe(
         n_new: number of new samples; others, such as those of a replay memory, may come after them.
 
     Raises:
-        Diverged: a meta gradient is not finite; nothing has been added.
+        Diverged: a meta gradient is not finite, and nothing has been added; or weights are not finite after the update,
+            where it is time to check them.
     """
     first = observations.next_step
     step = -(-first // record_every) * record_every
@@ -182,7 +195,7 @@ def observe(
         else:
             update(closure)
     except NonFiniteMetaGradient as error:
-        raise Diverged(first, str(error)) from error
+        raise Diverged(first, str(error), "meta_gradient", error.block) from error
     if switches_weights(optimizer):
         optimizer.eval()  # type: ignore[attr-defined]  # so that whoever looks at the network sees what predicts
     observations.correct += are_correct(output[:n_new], target[:n_new])
@@ -202,6 +215,52 @@ def observe(
         observations.measurements += [
             (step, "meta_gradient", block, "value", value) for block, value in report().items()
         ]
+    if weights_are_due(first, n_new):
+        check_weights(optimizer, observations.next_step)
+
+
+@torch.no_grad()
+def check_weights(optimizer: Optimizer, step: int) -> None:
+    """Stop at weights that are not numbers, which a loss need not show.
+
+    Args:
+        optimizer: of the weights.
+        step: number of samples that have been learned from.
+
+    Raises:
+        Diverged: a weight is NaN or infinite.
+    """
+    if not all(bool(param.isfinite().all()) for group in optimizer.param_groups for param in group["params"]):
+        raise weights_not_finite(step)
+
+
+@torch.no_grad()
+def state_at_end(model: nn.Module, optimizer: Optimizer, error: Diverged) -> list[Measurement]:
+    """What to record of a learner that has diverged; gradients only where the loss was finite.
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        error: how it diverged.
+    """
+    has_loss = error.measurements[0][3] != "loss"
+
+    def tensors() -> Iterator[tuple[str, str, NDArray[Any]]]:
+        for name, param in model.named_parameters():
+            yield name, "weights", _array(param)
+            if has_loss and param.grad is not None:
+                yield name, "gradient", _array(param.grad)
+            for key, value in optimizer.state.get(param, {}).items():
+                if isinstance(value, Tensor) and value.shape == param.shape and value.is_floating_point():
+                    yield name, str(key), _array(value)
+
+    meta_gradients: dict[str, float] = getattr(optimizer, "meta_gradient_report", dict)()
+    return numbers_at_end(error.step, tensors(), step_sizes_of(optimizer), meta_gradients)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    numbers: NDArray[Any] = tensor.detach().to("cpu", torch.float64).numpy()
+    return np.atleast_1d(numbers)
 
 
 def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class ARUBA(CheckedOptimizer):
                 if not state:
                     for name in SUMS:
                         state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-                step = self._step_sizes(param, group) * grad
+                step = self._step_sizes(param, group).mul_(grad)
                 param.sub_(step)
                 state["moved"].sub_(step)
                 state["squared_gradients_now"].addcmul_(grad, grad)

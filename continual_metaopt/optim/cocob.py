@@ -74,19 +74,22 @@ class COCOB(CheckedOptimizer):
                 if group["weight_decay"]:
                     grad = grad.add(param, alpha=group["weight_decay"])
                 size = grad.abs()
-                state["largest_gradient"].copy_(state["largest_gradient"].maximum(size).clamp_(min=group["eps"]))
+                largest = state["largest_gradient"]
+                torch.maximum(largest, size, out=largest).clamp_(min=group["eps"])
                 state["absolute_gradients"].add_(size)
                 state["reward"].addcmul_(grad, state["moved"], value=-1).clamp_(min=0)
                 state["negative_gradients"].sub_(grad)
-                bet = state["negative_gradients"] * _bet_per_gradient(state, group)
-                param.add_(bet - state["moved"])
+                bet = _bet_per_gradient(state, group).mul_(state["negative_gradients"])
+                param.add_(torch.sub(bet, state["moved"], out=size))
                 state["moved"].copy_(bet)
 
 
 def _bet_per_gradient(state: dict[str, Any], group: Group) -> Tensor:
     largest: Tensor = state["largest_gradient"]
-    total = (state["absolute_gradients"] + largest).maximum(largest * group["alpha"])
-    return (largest + state["reward"]) / (largest * total)
+    limit = largest * group["alpha"]
+    total = state["absolute_gradients"] + largest
+    divisor = torch.maximum(total, limit, out=total).mul_(largest)
+    return torch.add(largest, state["reward"], out=limit).div_(divisor)
 
 
 def cocob(model: nn.Module, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> COCOB:

@@ -17,7 +17,7 @@ from continual_metaopt.optim.checked_optimizer import require_decays, require_no
 from continual_metaopt.optim.learners import Base
 from continual_metaopt.optim.on_base import OnBase
 from continual_metaopt.optim.own_noise import noise_of
-from continual_metaopt.optim.sequential_units import HiddenUnits, UnitActivity
+from continual_metaopt.optim.sequential_units import HiddenUnits, UnitActivity, mean_size
 from continual_metaopt.optim.weightwise import Group, require
 from streams.registry import unknown_name
 
@@ -143,7 +143,7 @@ class ContinualBackprop(OnBase):
                 0.0,
             )
         state["age"] += 1
-        leading_away = units.per_unit(units.after.weight).abs().transpose(0, 1).flatten(1).mean(1)
+        leading_away = mean_size(units.per_unit(units.after.weight))
         state["utility"].lerp_(activity * leading_away, 1 - decay)
         mature = (state["age"] > group["maturity"]).nonzero().flatten()
         state["budget"] += group["replacement_rate"] * len(mature)

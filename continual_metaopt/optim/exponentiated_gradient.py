@@ -118,11 +118,12 @@ class ExponentiatedGradient(CheckedOptimizer):
                 self._move(param, grad, group)
 
     def _move_scale(self, pairs: list[tuple[Tensor, Tensor]], group: Group) -> None:
-        grad = torch.cat([grad.flatten() for _, grad in pairs])
-        momentum = torch.cat([self.state[param]["momentum"].flatten() for param, _ in pairs])
-        alignment = torch.dot(grad, momentum).item()
+        grads = [grad.flatten() for _, grad in pairs]
+        momenta = [self.state[param]["momentum"].flatten() for param, _ in pairs]
+        alignment = _total_product(grads, momenta)
         if group["normalized"]:
-            alignment /= (grad.norm().item() + TINY) * (momentum.norm().item() + TINY)
+            sizes = [math.sqrt(_total_product(vectors, vectors)) for vectors in (grads, momenta)]
+            alignment /= (sizes[0] + TINY) * (sizes[1] + TINY)
         low, high = group["scale_bounds"]
         log_scale = math.log(group["scale"]) + group["scale_lr"] * alignment
         group["scale"] = math.exp(min(max(log_scale, math.log(low)), math.log(high)))
@@ -131,15 +132,21 @@ class ExponentiatedGradient(CheckedOptimizer):
         state, beta = self.state[param], group["beta"]
         mean = state["mean_gradient"]
         if group["normalized"]:
-            alignment = grad.sign() * mean.sign()
+            alignment = grad.sign().mul_(mean.sign())
         else:
-            alignment = grad * mean / (1 - beta ** max(state["step"], 1))
+            alignment = (grad * mean).div_(1 - beta ** max(state["step"], 1))
         low, high = group["gain_bounds"]
         log_gain = state["log_gain"].add_(alignment, alpha=group["gain_lr"]).clamp_(math.log(low), math.log(high))
-        state["momentum"].mul_(group["momentum"]).addcmul_(log_gain.exp(), grad, value=group["lr"])
+        gain = torch.exp(log_gain, out=alignment)
+        state["momentum"].mul_(group["momentum"]).addcmul_(gain, grad, value=group["lr"])
         mean.mul_(beta).add_(grad, alpha=1 - beta)
         param.sub_(state["momentum"], alpha=group["scale"])
         state["step"] += 1
+
+
+def _total_product(left: list[Tensor], right: list[Tensor]) -> float:
+    """Inner product of vectors that are in several pieces."""
+    return torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)]).sum().item()
 
 
 def exponentiated_gradient(

@@ -182,4 +182,4 @@ class AdamHD(HypergradientDescent):
         beta1, beta2 = group["betas"]
         correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
         denominator: Tensor = state["exp_avg_sq"].sqrt().add_(group["eps"])
-        return (state["exp_avg"] / denominator).mul_(correction)
+        return torch.div(state["exp_avg"], denominator, out=denominator).mul_(correction)

@@ -6,6 +6,7 @@ Sutton, "Adapting Bias by Gradient Descent: An Incremental Version of Delta-Bar-
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
@@ -106,13 +107,14 @@ def idbd_update(
         group: settings "meta_lr", "max_change" and "min_log_step_size", and the "reference" step size.
     """
     log_ratio, trace, reference = state["log_ratio"], state["trace"], group["reference"]
-    change = grad * trace * -group["meta_lr"]
+    change = (grad * trace).mul_(-group["meta_lr"])
     if group["max_change"] is not None:
         change.clamp_(-group["max_change"], group["max_change"])
     log_ratio.add_(change)
     if group["min_log_step_size"] is not None:
         log_ratio.clamp_(min=group["min_log_step_size"] - math.log(reference))
-    step_size = log_ratio.exp().mul_(reference)
+    step_size = torch.exp(log_ratio, out=change).mul_(reference)  # out: large tensors are slow to allocate
     step = step_size * direction
     param.sub_(step)
-    trace.mul_((1 - step_size * curvature).clamp_(min=0)).sub_(step)
+    shrinkage = torch.sub(1, step_size.mul_(curvature), out=step_size).clamp_(min=0)
+    trace.mul_(shrinkage).sub_(step)

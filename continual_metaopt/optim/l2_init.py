@@ -61,7 +61,7 @@ class L2Init(OnBase):
     def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
         before = param.clone()
         super()._move(param, grad, base, group)
-        self.state[param]["moved"].add_(param - before)
+        self.state[param]["moved"].sub_(before.sub_(param))
 
 
 def l2_init(

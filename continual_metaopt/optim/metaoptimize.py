@@ -62,7 +62,15 @@ Group = dict[str, Any]
 
 
 class NonFiniteMetaGradient(FloatingPointError):
-    """The meta gradient of a block is NaN or infinite; weights and step sizes are as they were before the step."""
+    """The meta gradient of a block is NaN or infinite; weights and step sizes are as they were before the step.
+
+    Attributes:
+        block: its name.
+    """
+
+    def __init__(self, message: str, block: str) -> None:
+        super().__init__(message)
+        self.block = block
 
 
 @dataclass
@@ -617,8 +625,8 @@ class MetaOptimize(torch.optim.Optimizer):
             NonFiniteMetaGradient: it is NaN or infinite.
         """
         if not math.isfinite(meta_gradient):
-            of = "" if kind == "lr" else f" for its {kind}"
-            raise NonFiniteMetaGradient(f"the meta gradient of block '{self._name_of(block)}'{of} is {meta_gradient}")
+            of, name = "" if kind == "lr" else f" for its {kind}", self._name_of(block)
+            raise NonFiniteMetaGradient(f"the meta gradient of block '{name}'{of} is {meta_gradient}", name)
 
     def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
         """A parameter's state, made at its first update; with a trace of each thing that its group learns."""

@@ -51,7 +51,21 @@ class HiddenUnits:
         """Mean absolute value of each unit over samples and positions [units], from the inputs of ``after``."""
         if isinstance(self.after, nn.Linear):
             inputs = inputs.reshape(-1, inputs.shape[-1]).unflatten(1, (len(self.before.weight), -1))
-        return inputs.abs().transpose(0, 1).flatten(1).mean(1)
+        return mean_size(inputs)
+
+
+def mean_size(values: Tensor) -> Tensor:
+    """Mean absolute value of what belongs to each unit, over the other dimensions.
+
+    Args:
+        values: [n, units, …].
+
+    Returns:
+        A tensor [units].
+    """
+    others = [dimension for dimension in range(values.dim()) if dimension != 1]
+    total: Tensor = torch.linalg.vector_norm(values, ord=1, dim=others)
+    return total.mul_(values.shape[1] / values.numel())
 
 
 class UnitActivity:

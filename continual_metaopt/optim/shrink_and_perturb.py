@@ -4,16 +4,17 @@ Ash, Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, in the for
 et al., "Loss of plasticity in deep continual learning", Nature 2024.
 """
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.checked_optimizer import require_not_negative
 from continual_metaopt.optim.learners import Base
 from continual_metaopt.optim.on_base import OnBase
 from continual_metaopt.optim.own_noise import noise_of
-from continual_metaopt.optim.weightwise import Group
+from continual_metaopt.optim.weightwise import Group, gradients
 
 
 class ShrinkAndPerturb(OnBase):
@@ -57,10 +58,12 @@ class ShrinkAndPerturb(OnBase):
         super()._check(group)
         require_not_negative(group, "sigma", "seed")
 
-    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
-        super()._move(param, grad, base, group)
+    def _update(self, loss: Any) -> None:
+        super()._update(loss)
         with noise_of(self) as noise:
-            param.sub_(noise.normal_like(param), alpha=group["lr"] * group["sigma"])
+            for group in self.param_groups:
+                for param, _ in gradients(self, group):
+                    param.sub_(noise.normal_like(param), alpha=group["lr"] * group["sigma"])
 
 
 def shrink_and_perturb(

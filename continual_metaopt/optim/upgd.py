@@ -87,13 +87,14 @@ class UPGD(CheckedOptimizer):
                 share = self._scaled_utility(self.state[param], largest, group)
                 if group["weight_decay"]:
                     param.mul_(1 - group["lr"] * group["weight_decay"])
-                perturbed = grad.add(noise.normal_like(param), alpha=group["sigma"])
-                param.addcmul_(perturbed, 1 - share, value=-2 * group["lr"])
+                drawn = noise.normal_like(param)
+                perturbed = torch.add(grad, drawn, alpha=group["sigma"], out=drawn)
+                param.addcmul_(perturbed, torch.sub(1, share, out=share), value=-2 * group["lr"])
 
     @staticmethod
     def _scaled_utility(state: dict[str, Any], largest: float, group: Group) -> Tensor:
-        corrected = state["utility"] / (1 - group["beta_utility"] ** state["step"])
-        return torch.sigmoid((corrected / largest).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf))
+        corrected: Tensor = state["utility"] / (1 - group["beta_utility"] ** state["step"])
+        return corrected.div_(largest).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sigmoid_()
 
 
 def upgd(

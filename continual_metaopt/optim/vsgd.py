@@ -106,7 +106,7 @@ class VSGD(CheckedOptimizer):
         chosen = [param for param, _, _ in learned]
         products = hessian_product([graph_of[param] for param in chosen], chosen, along)
         for (param, grad, group), direction, product in zip(learned, along, products, strict=True):
-            curvature = torch.where(direction != 0, product.abs() / direction.abs(), 0.0)
+            curvature = torch.where(direction != 0, (product / direction).abs_(), 0.0)
             step_size = _step_sizes(self.state[param], grad, curvature, group)
             param.addcmul_(step_size, grad, value=-1)
 
@@ -115,7 +115,10 @@ class VSGD(CheckedOptimizer):
         if not state:
             for name in ("n_samples", "memory", "step_size", *AVERAGES):
                 state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        return torch.where(state["n_samples"] > 0, state["gradient"], grad) + group["eps"]
+        direction = state["gradient"]
+        if state["n_samples"].min() == 0:
+            direction = torch.where(state["n_samples"] > 0, direction, grad)
+        return direction + group["eps"]
 
 
 def hessian_product(graphs: list[Tensor | None], params: list[Tensor], along: list[Tensor]) -> list[Tensor]:
@@ -140,26 +143,34 @@ def _step_sizes(state: dict[str, Any], grad: Tensor, curvature: Tensor, group: G
     """Bring one parameter's statistics up to date; returns its step sizes, 0 where a slow start is not over."""
     n_samples, memory, eps = state["n_samples"], state["memory"], group["eps"]
     mean, square, mean_curvature, curvature_square = (state[name] for name in AVERAGES)
-    level = group["outlier_level"] ** 2
-    outlier = (grad - mean).square() > level * (square - mean.square())
-    outlier |= (curvature - mean_curvature).square() > level * (curvature_square - mean_curvature.square())
-    started = n_samples >= group["init_samples"]
-    memory.add_(outlier)
-    rate = torch.where(started, 1 / memory, 1 / (n_samples + 1))
-    for name, value in zip(AVERAGES, (grad, grad.square() + eps, curvature, curvature.square()), strict=True):
+    outliers = _outliers(grad, mean, square, group)
+    memory.add_(outliers.logical_or_(_outliers(curvature, mean_curvature, curvature_square, group)))
+    starting = n_samples < group["init_samples"] if n_samples.min() < group["init_samples"] else None
+    rate = (memory if starting is None else torch.where(starting, n_samples + 1, memory)).reciprocal()
+    values = (grad, grad.square().add_(eps), curvature, curvature.square())
+    for name, value in zip(AVERAGES, values, strict=True):
         state[name].lerp_(value, rate)
     n_samples.add_(1)
-    reliability = mean.square() / square
-    step_size = torch.where(started, reliability * (mean_curvature + eps) / (curvature_square + eps), 0.0)
-    memory.copy_(torch.where(started, (1 - reliability) * memory + 1, 0.0))
-    ended = n_samples == group["init_samples"]
-    slowed = torch.where(ended, group["slow_constant"], 1.0)
-    square.mul_(slowed)
-    mean_curvature.mul_(slowed)
-    curvature_square.mul_(slowed.square())
-    memory.masked_fill_(ended, 2.0)
-    state["step_size"].copy_(step_size)
+    reliability = mean.square().div_(square)
+    step_size = torch.add(mean_curvature, eps, out=state["step_size"]).mul_(reliability).div_(curvature_square + eps)
+    memory.mul_(torch.sub(1, reliability, out=reliability)).add_(1)
+    if starting is not None:
+        step_size.masked_fill_(starting, 0.0)
+        ended = n_samples == group["init_samples"]
+        memory.masked_fill_(starting, 0.0).masked_fill_(ended, 2.0)
+        slowed = torch.where(ended, group["slow_constant"], 1.0)
+        square.mul_(slowed)
+        mean_curvature.mul_(slowed)
+        curvature_square.mul_(slowed.square())
     return step_size
+
+
+def _outliers(values: Tensor, mean: Tensor, mean_square: Tensor, group: Group) -> Tensor:
+    """Which values are further from their mean than an outlier's level allows."""
+    variance = mean.square()
+    torch.sub(mean_square, variance, out=variance)
+    deviation = (values - mean).square_()
+    return deviation > variance.mul_(group["outlier_level"] ** 2)
 
 
 def vsgd(

@@ -89,7 +89,8 @@ def write_run(
     samples = pd.DataFrame({"step": steps.astype("int32"), "experience": experiences.astype("int16")})
     samples["correct"] = pd.array([None if c is None else bool(c) for c in correct], dtype="boolean")
     samples["loss"] = np.float32(0.5)
-    write_table(directory, "samples", samples, parts)
+    every = content.get("record_samples_every", 1)
+    write_table(directory, "samples", samples[samples["step"] % every == 0], parts)
     if step_sizes:
         frames = [
             pd.DataFrame({"step": np.arange(len(values), dtype="int32") * record_every, "block": name})

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from analysis import comparison_table, figures, load_runs, scripts, write_report
-from analysis.statistics import accuracy_by_setting, best_fixed, paired_differences
+from analysis.comparisons import paired_comparisons, rank_learners, summary_table
+from analysis.sawtooth import sawtooth_table
+from analysis.statistics import accuracy_by_setting, accuracy_over_setting, best_fixed, paired_differences
 
 from .synthetic import write_regression, write_run
 
@@ -21,32 +23,42 @@ STATISTICS = {
     "comparison_table": comparison_table,
     "paired_differences": lambda runs: paired_differences(runs, "A"),
     "best_fixed": best_fixed,
+    "accuracy_over_setting": lambda runs: accuracy_over_setting(runs, "lr"),
+    "paired_comparisons": lambda runs: paired_comparisons(runs, "A"),
+    "rank_learners": rank_learners,
+    "summary_table": summary_table,
+    "sawtooth_table": sawtooth_table,
     "accuracy_by_setting": lambda runs: accuracy_by_setting(runs, SETTINGS),
 }
 FIGURES = {
     "online_accuracy_by_experience": figures.online_accuracy_by_experience,
     "sliding_accuracy": figures.sliding_accuracy,
+    "cumulative_accuracy": figures.cumulative_accuracy,
     "sliding_squared_error": lambda runs: figures.sliding_squared_error(runs, 2),
     "step_size_trajectories": figures.step_size_trajectories,
     "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),
+    "folded_sawtooth": lambda runs: figures.folded_sawtooth(runs, "A"),
+    "rank_diagram": figures.rank_diagram,
+    "sensitivity_curves": figures.sensitivity_curves,
     "sensitivity_maps": figures.sensitivity_maps,
     "around_boundaries": lambda runs: figures.around_boundaries(runs, "A"),
 }
-SCRIPT_OPTIONS = {"squared_error": ["--window", "2"]}
+SCRIPT_OPTIONS = {"squared_error": ["--window", "2"], "comparisons": ["--baseline", "A"]}
 SCRIPTS = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
 
 
 def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, int] = (0, 0), regression=False) -> None:
     """Runs of the learners A and B with these differences in what is recorded of their streams."""
     records = {
-        "config": {"learner": {"name": "metaoptimize", "gamma": 0.9, "meta_lr": 0.01, "lr": 1e-3}},
-        "step_sizes": {"all": [1e-3] * 4},
-        "measurements": {"momentum": {"all": [0.9, 0.9, 0.8, 0.8]}},
+        "step_sizes": {"all": [1e-3] * 24},
+        "measurements": {"momentum": {"all": [0.9, 0.8] * 12}},
         "learned": True,
+        "n_experiences": 3,
     }
     write = write_regression if regression else write_run
-    for label, seed, stream_info in zip("AB", seeds, stream_infos, strict=True):
-        path = write(root, label, seed, [1, 0, 1, 1], **records) / "config.json"
+    for label, lr, seed, stream_info in zip("AB", (1e-3, 1e-2), seeds, stream_infos, strict=True):
+        learner = {"name": "metaoptimize", "gamma": 0.9, "meta_lr": 0.01, "lr": lr}
+        path = write(root, label, seed, [1, 0, 1, 1] * 6, config={"learner": learner}, **records) / "config.json"
         config = json.loads(path.read_text())
         config["stream_info"] |= stream_info
         path.write_text(json.dumps(config))
@@ -116,7 +128,7 @@ def test_the_message_names_all_that_differs(tmp_path):
     )
     expected = (
         'in the same order: stream_info.fingerprint is "stream-0" and "another"; '
-        "stream_info.boundaries is [0, 2] and [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 2...; "
+        "stream_info.boundaries is [0, 8, 16] and [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 2...; "
         'stream_info.source_hash is "aa" and "bb". They cannot be compared'
     )
     with pytest.raises(ValueError, match=re.escape(expected)):

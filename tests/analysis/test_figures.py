@@ -8,17 +8,23 @@ import pytest
 from analysis import load_runs, write_report
 from analysis.figures import (
     COLOURS,
+    WIDTHS,
     around_boundaries,
+    caption_of,
+    cumulative_accuracy,
+    folded_sawtooth,
     has_meta_parameter,
     meta_parameter_trajectories,
     online_accuracy_by_experience,
+    rank_diagram,
     save,
+    sensitivity_curves,
     sliding_accuracy,
     sliding_squared_error,
     step_size_trajectories,
 )
 
-from .synthetic import write_regression, write_run, write_study
+from .synthetic import sawtooth, write_regression, write_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +180,9 @@ def test_figures_that_do_not_apply(tmp_path):
 
 
 def test_unknown_width(study):
-    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+    with pytest.raises(ValueError, match="width must be one of column, text, page, not 'wide'"):
         sliding_accuracy(study, width="wide")
-    with pytest.raises(ValueError, match="width must be one of column, full, not 'wide'"):
+    with pytest.raises(ValueError, match="width must be one of column, text, page, not 'wide'"):
         step_size_trajectories(study, width="wide")
 
 
@@ -343,7 +349,7 @@ def test_a_single_step_size_is_the_whole_networks(diagnosed):
 
 
 def test_blocks_around_boundaries_can_be_chosen(diagnosed):
-    figure = around_boundaries(diagnosed, "Many", blocks=["conv2"], width="full")
+    figure = around_boundaries(diagnosed, "Many", blocks=["conv2"], width="page")
     assert [len(axes.get_lines()) for axes in figure.axes] == [2, 2, 2, 2, 2]
     assert figure.get_figwidth() == 6.8
 
@@ -363,3 +369,105 @@ def test_blocks_around_boundaries_can_be_chosen(diagnosed):
 def test_what_cannot_be_drawn_around_boundaries(diagnosed, options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         around_boundaries(diagnosed, **{"label": "Many"} | options)
+
+
+def test_cumulative_accuracy(tmp_path):
+    write_run(tmp_path, "A", 0, [1, 1, 0, 0] * 50)
+    (axes,) = cumulative_accuracy(load_runs(tmp_path)).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("sample", "online accuracy (%),\nall samples so far")
+    (line,) = axes.get_lines()
+    drawn = dict(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
+    assert min(drawn) == 3  # a hundredth of the stream, and one
+    assert drawn[6] == pytest.approx(100 * 4 / 6)
+    assert drawn[200] == 50
+    assert positions(axes) == [100]
+
+
+def test_sensitivity_curves(tmp_path):
+    for lr, correct in ((1e-3, [1, 0]), (1e-2, [1, 1]), (1e-1, [0, 0])):
+        for seed in range(2):
+            learner = {"name": "fixed", "lr": lr}
+            write_run(tmp_path, f"AdamW, lr = {lr:g}", seed, correct, config={"learner": learner})
+    write_run(tmp_path, "Other, α₀ = 1e-3", 0, config={"learner": {"name": "other", "lr": 1e-3}})
+    write_run(tmp_path, "Other, α₀ = 1e-2", 0, config={"learner": {"name": "other", "lr": 1e-2}})
+    write_run(tmp_path, "Single", 0, config={"learner": {"name": "single", "lr": 1e-2}})
+    runs = load_runs(tmp_path)
+    figure = sensitivity_curves(runs)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AdamW", "Other"]
+    assert axes.get_xscale() == "log"
+    line = axes.get_lines()[0]
+    np.testing.assert_allclose(line.get_xydata(), [[1e-3, 50], [1e-2, 100], [1e-1, 0]])
+    with pytest.raises(ValueError, match=r"^no learner of these runs was run with two values of gamma$"):
+        sensitivity_curves(runs, "gamma")
+
+
+@pytest.fixture(scope="module")
+def toothed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("toothed")
+    for seed in range(2):
+        teeth = sawtooth(2000, 5, 1e-3, 1e-2, record_every=10)
+        sizes = {"conv": teeth * (1 + seed), "head": teeth**0}
+        write_run(root, "A", seed, [1] * 2000, n_experiences=5, learned=True, step_sizes=sizes, record_every=10)
+    write_run(root, "B", 0, [1] * 2000, n_experiences=5)
+    return load_runs(root)
+
+
+@pytest.mark.parametrize(("width", "inches"), WIDTHS.items())
+def test_folded_sawtooth(toothed, width, inches):
+    figure = folded_sawtooth(toothed, "A", shifts=99, width=width)
+    assert figure.get_figwidth() == inches
+    assert figure.get_supxlabel() == "position within the experience"
+    conv, head = figure.axes
+    assert [" ".join(axes.get_title().split()).replace(":", "") for axes in (conv, head)] == [
+        "conv × 8.91, p = 0.010",  # 19 twentieths of a decade
+        "head × 1.00, p = 1.000",
+    ]
+    assert conv.get_yscale() == "log"
+    lines = conv.get_lines()
+    assert len(lines) == 5  # four experiences that follow a boundary, and their mean
+    np.testing.assert_allclose(lines[-1].get_ydata(), 10 ** (0.475 - 0.05 * np.arange(20)), rtol=0.03)
+    assert len(folded_sawtooth(toothed, "A", blocks=["head"], shifts=99).axes) == 1
+
+
+def test_what_cannot_be_laid_over_each_other(toothed):
+    with pytest.raises(ValueError, match=r"^'A' has no block 'tail'; its blocks are: conv, head$"):
+        folded_sawtooth(toothed, "A", blocks=["tail"])
+    with pytest.raises(ValueError, match=r"^no finished run of 'B' has recorded step sizes$"):
+        folded_sawtooth(toothed, "B")
+
+
+def test_rank_diagram(tmp_path):
+    for seed in range(7):
+        for place, label in enumerate(["Good", "Fair", "Poor"]):
+            write_run(tmp_path, label, seed, [1] * (9 - place - seed % 2) + [0] * (1 + place + seed % 2))
+    runs = load_runs(tmp_path)
+    figure = rank_diagram(runs)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Good", "Fair", "Poor"]
+    means = [line.get_xdata()[0] for line in axes.get_lines() if line.get_markersize() == 4]
+    assert means == [1, 2, 3]
+    assert not [line for line in axes.get_lines() if line.get_linewidth() == 1.8]  # all differ: 3 × 2/2⁷ < 0.05
+    (note,) = figure.texts
+    assert "with 7 seeds p cannot be less than" in " ".join(note.get_text().split())
+    figure = rank_diagram(runs.select(seed=[0, 1, 2]))
+    (bar,) = [line for line in figure.axes[0].get_lines() if line.get_linewidth() == 1.8]
+    assert list(bar.get_ydata()) == [-0.3, 2.3]
+    figure.draw_without_rendering()
+    box = figure.texts[0].get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.axes[0].get_tightbbox().y0
+
+
+def test_captions():
+    text = caption_of(online_accuracy_by_experience)
+    assert text.startswith("Lines are means over seeds of the online accuracy within each experience; bands are 95 %")
+    assert "\n" not in text
+    with pytest.raises(ValueError, match=r"^save has no caption: its docstring needs a paragraph that begins with"):
+        caption_of(save)
+
+
+def test_three_formats(study, tmp_path):
+    paths = save(online_accuracy_by_experience(study), tmp_path, "accuracy", ("png", "pdf", "svg"))
+    assert [path.suffix for path in paths] == [".png", ".pdf", ".svg"]
+    assert "<svg" in paths[2].read_text(encoding="utf-8")

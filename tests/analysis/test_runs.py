@@ -33,6 +33,8 @@ COLUMNS = [
     "n_parameters",
     "wall_time",
     "samples_per_second",
+    "record_samples_every",
+    "n_correct",
 ]
 
 

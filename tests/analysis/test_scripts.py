@@ -6,9 +6,15 @@ import pytest
 from analysis.scripts import (
     around_boundaries,
     comparison_table,
+    comparisons,
+    cumulative_accuracy,
+    initial_step_size,
     meta_parameters,
     online_accuracy,
+    rank_diagram,
+    sawtooth,
     sensitivity,
+    sensitivity_curves,
     sliding_accuracy,
     squared_error,
     step_sizes,
@@ -26,7 +32,9 @@ def study(tmp_path_factory):
     ("script", "options", "name"),
     [
         (online_accuracy, ["--learners", "Meta", "AdamW", "--diverged", "exclude"], "online_accuracy"),
-        (sliding_accuracy, ["--window", "10", "--width", "full"], "sliding_accuracy"),
+        (sliding_accuracy, ["--window", "10", "--width", "page"], "sliding_accuracy"),
+        (cumulative_accuracy, ["--width", "text"], "cumulative_accuracy"),
+        (rank_diagram, ["--test", "t"], "rank_diagram"),
         (step_sizes, ["--learners", "Meta", "--blocks", "head", "--steps", "0", "100"], "step_sizes"),
         (
             around_boundaries,
@@ -40,6 +48,52 @@ def test_figures(script, options, name, study, tmp_path, capsys):
     expected = [tmp_path / "out" / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     assert all(path.stat().st_size > 1000 for path in expected)
+
+
+def test_format_and_caption(study, tmp_path, capsys):
+    assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg", "--caption"]) == 0
+    expected = [tmp_path / "online_accuracy.svg", tmp_path / "online_accuracy.txt"]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
+    assert expected[1].read_text(encoding="utf-8").startswith("Lines are means over seeds")
+
+
+def test_sawtooth(tmp_path, capsys):
+    teeth = [10 ** -(place % 40 / 40) for place in range(200)]
+    for seed in range(2):
+        write_run(tmp_path, "A", seed, [1] * 200, n_experiences=5, learned=True, step_sizes={"all": teeth})
+    options = ["--out", str(tmp_path / "out"), "--bins", "4", "--shifts", "19", "--format", "png"]
+    assert sawtooth.main([str(tmp_path), *options]) == 0
+    output = capsys.readouterr().out
+    row = next(line for line in output.splitlines() if line.startswith("A ")).split()
+    assert row[:6] == ["A", "all", "2", "0.75", "±", "0.00"]
+    assert row[7] == "0.050"
+    assert "95 % quantile of the amplitude when boundaries are shifted" in output
+    names = ["sawtooth.csv", "sawtooth.md", "sawtooth_A.png"]
+    assert output.splitlines()[-3:] == [str(tmp_path / "out" / name) for name in names]
+    header, first = (tmp_path / "out" / "sawtooth.csv").read_text().splitlines()
+    assert header.startswith(
+        "learner,block,seeds,experiences,amplitude,amplitude_ci,chance_amplitude,peak,trough,rise,"
+    )
+    assert first.startswith("A,all,2,4,0.75,")
+
+
+def test_comparisons(study, tmp_path, capsys):
+    assert comparisons.main([study, "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "with 2 seeds p cannot be less than 0.5, and corrected for 2 comparisons (Holm) not less than 1" in output
+    assert "Friedman's test that all are equal" in output
+    names = [f"{name}.{suffix}" for name in ("summary", "paired_comparisons", "ranks") for suffix in ("csv", "md")]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    rows = (tmp_path / "paired_comparisons.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["Meta", "AdamW"], ["Scalar", "AdamW"]]
+    assert (tmp_path / "ranks.md").read_text(encoding="utf-8").startswith("| learner ")
+
+
+def test_sensitivity_curves(tmp_path, capsys):
+    for lr in (1e-3, 1e-2):
+        write_run(tmp_path, f"A, lr = {lr:g}", config={"learner": {"name": "a", "lr": lr}})
+    assert sensitivity_curves.main([str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sensitivity_curves.png"]
 
 
 def test_sensitivity(tmp_path, capsys):
@@ -119,3 +173,36 @@ def test_learned_meta_parameters_are_drawn(tmp_path, capsys):
     write_run(tmp_path / "others", "A", step_sizes={"all": [1e-3]})
     assert meta_parameters.main([str(tmp_path / "others"), "--out", str(tmp_path)]) != 0
     assert "no learned weight decays or momenta have been recorded" in capsys.readouterr().err
+
+
+def test_initial_step_sizes(tmp_path, capsys):
+    for order, (learner, option) in enumerate([("AdamW", "lr"), ("Prodigy", "d0")]):
+        for value, n_correct in ((1e-4, 1), (1e-3, 3)):
+            for seed in (100, 101):
+                config = {
+                    "entry": learner,
+                    "order": order,
+                    "tuned": [option],
+                    "purpose": "selection",
+                    "learner": {"name": learner.lower(), option: value},
+                }
+                correct = [1] * (n_correct + seed - 100) + [0] * (4 - n_correct - seed + 100)
+                write_run(tmp_path, f"{learner}, {option} = {value}", seed, correct, config=config)
+    config = {"tuned": ["lr", "beta"], "purpose": "selection", "learner": {"name": "two", "lr": 1.0, "beta": 0.5}}
+    write_run(tmp_path, "two options", 100, config=config)
+
+    assert initial_step_size.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+
+    names = [line.rsplit("/", 1)[-1] for line in capsys.readouterr().out.splitlines()[-5:]]
+    assert names == [f"initial_step_size.{suffix}" for suffix in ("png", "pdf", "csv", "md", "tex")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (tmp_path / "out" / "initial_step_size.md").read_text().splitlines()
+    ]
+    assert rows[0] == ["learner", "option", "0.0001", "0.001", "lost"]
+    assert rows[2:4] == [["AdamW", "lr", "37.5", "87.5", "50.0"], ["Prodigy", "d0", "37.5", "87.5", "50.0"]]
+
+
+def test_initial_step_sizes_need_runs_of_a_single_option(study, capsys):
+    assert initial_step_size.main([study, "--purpose", "report"]) == 2
+    assert "of none of these learners a single option was tried" in capsys.readouterr().err

@@ -8,9 +8,11 @@ from analysis import load_runs
 from analysis.statistics import (
     aligned,
     around_boundaries,
+    at_bounds,
     best_fixed,
     counted_runs,
     held_out_accuracy,
+    is_at_bound,
     is_regression,
     mean_interval,
     mean_squared_error,
@@ -271,3 +273,60 @@ def test_one_experience_has_no_boundary(tmp_path):
         around_boundaries(load_runs(tmp_path), "A", "online_accuracy", before=1, after=1, width=1)
     with pytest.raises(ValueError, match="no run is labelled 'B'; the labels are: A"):
         around_boundaries(load_runs(tmp_path), "B", "online_accuracy", before=1, after=1, width=1)
+
+
+def test_thinned_runs_are_scored_by_their_exact_counts(tmp_path):
+    correct = np.array([1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0])  # recorded: 1 1 | 0 1
+    thinned = {"config": {"record_samples_every": 3}, "status": {"n_correct": 7}}
+    run = str(write_run(tmp_path, "A", 0, correct, n_samples=12, **thinned))
+    runs = load_runs(tmp_path)
+    assert runs.correct_counts.loc[run].tolist() == [12, 7]
+    assert online_accuracy(runs)["online_accuracy"].tolist() == [7 / 12]
+    np.testing.assert_allclose(sample_scores(runs, run), [*[4 / 6] * 6, *[0.0] * 3, *[1.0] * 3])
+    assert sample_scores(runs, run).mean() == pytest.approx(7 / 12)
+
+
+def test_a_thinned_run_that_diverged_counts_what_it_saw(tmp_path):
+    thinned = {"config": {"record_samples_every": 3}, "status": {"n_correct": 3}}
+    run = str(write_run(tmp_path, "A", 0, [1, 0, 1, 1], n_samples=12, state="diverged", **thinned))
+    runs = load_runs(tmp_path)
+    assert runs.correct_counts.loc[run].tolist() == [4, 3]
+    assert online_accuracy(runs)["online_accuracy"].tolist() == [(3 + 8 / 2) / 12]
+
+
+def test_a_thinned_run_must_have_all_samples_that_are_recorded(tmp_path):
+    config = {"record_samples_every": 3}
+    run = str(write_run(tmp_path, "A", 0, [1] * 4, n_samples=12, config=config, status={"n_correct": 4}))
+    message = (
+        f"{run}: the run is finished and its stream has 12 samples, of which 4 are recorded, but 2 are recorded: "
+        "remove the directory and repeat the run"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_runs(tmp_path).correct(run)
+
+
+def test_shares_of_steps_at_a_bound(tmp_path):
+    sizes = {"a": [1e-3, 1e-4, 1e-4 * (1 + 1e-9), 1.0], "b": [0.01] * 4}
+    config = {"learner": {"name": "metaoptimize", "lr_bounds": [1e-4, 1.0]}}
+    path = str(write_run(tmp_path, "A", step_sizes=sizes, learned=True, config=config))
+    # where a block holds many step sizes, a quarter of them has to be there
+    many = str(write_run(tmp_path, "B", step_sizes=sizes, learned=True, config=config, quantiles={"q25": 0.01}))
+    fixed = str(write_run(tmp_path, "C", step_sizes=sizes, config=config))
+    boundless = str(write_run(tmp_path, "D", step_sizes=sizes, learned=True))
+    runs = load_runs(tmp_path)
+    assert at_bounds(runs, path).to_dict("index") == {"a": {"lower": 0.5, "upper": 0.25}, "b": {"lower": 0, "upper": 0}}
+    assert at_bounds(runs, many).to_dict("index") == {
+        "a": {"lower": 0.75, "upper": 0.25},
+        "b": {"lower": 1, "upper": 0},
+    }
+    assert len(at_bounds(runs, fixed)) == len(at_bounds(runs, boundless)) == 0
+    assert [is_at_bound(runs, run) for run in (path, many, fixed, boundless)] == [True, True, False, False]
+
+
+def test_a_step_size_that_hardly_ever_was_at_a_bound_does_not_count(tmp_path):
+    config = {"learner": {"name": "metaoptimize", "lr_bounds": [1e-4, 1.0]}}
+    for label, n in (("A", 1), ("B", 2)):
+        sizes = {"a": [1.0] * n + [0.1] * (20 - n)}
+        write_run(tmp_path, label, correct=[1] * 20, step_sizes=sizes, learned=True, config=config)
+    runs = load_runs(tmp_path)
+    assert [is_at_bound(runs, run) for run in runs.table["path"]] == [False, True]

@@ -56,6 +56,17 @@ def test_diverged_and_incomplete_runs_are_reported(runs):
     assert "Diverged runs are left out of the means. Not counted: 1 run that did not come to an end." in caption(table)
 
 
+def test_runs_with_a_step_size_at_its_bound_are_counted(runs):
+    config = {"learner": {"name": "metaoptimize", "lr_bounds": [1e-4, 1.0]}}
+    write_run(runs, "Meta_1 (100 %)", 2, [1] * 10, step_sizes={"all": [1e-4] * 10}, learned=True, config=config)
+    table = comparison_table(load_runs(runs))
+    assert table.set_index("learner")["at_bound"].to_dict() == {"Meta_1 (100 %)": 1, "AdamW|a": 0, "SGD": 0}
+    assert "at bound" in format_table(table, "terminal")
+    assert caption(table).endswith(
+        "“At bound” counts runs in which a step size was at its bound at 10 % of the recorded steps or more."
+    )
+
+
 def test_explicit_baseline(runs):
     table = comparison_table(load_runs(runs), baseline="SGD")
     np.testing.assert_allclose(table["difference"], [65, 45, np.nan])

@@ -1,6 +1,7 @@
 """What tuning took, and what is lost when a step size is off, on made-up runs."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,25 @@ def test_the_table_tells_what_tuning_took_and_what_is_lost(study: Path) -> None:
     assert list(table.index) == ["AdamW", "AdamW, lr = 0.0001", "SGD"]
     tuned = table.loc["AdamW, lr = 0.0001"]
     assert (tuned["setting"], tuned["tuning_runs"], tuned["tuning_samples"]) == ("lr = 0.0001", 10, 100)
+    assert tuned["selection_score"] == 80
     assert tuned["lost_at_3x"] == pytest.approx(80 - 40)  # below; above it is 80 - 50
     assert tuned["lost_at_10x"] == pytest.approx(80 - 10)
-    columns = ["setting", "tuning_runs", "tuning_samples", "lost_at_3x", "lost_at_10x"]
+    columns = ["setting", "tuning_runs", "tuning_samples", "selection_score", "lost_at_3x", "lost_at_10x"]
     assert table.loc[["AdamW", "SGD"], columns].isna().all(axis=None)
     assert table["online_accuracy"].tolist() == [50, 100, 0]
+
+
+def test_tuning_that_was_not_reported_stands_in_the_untuned_row(study: Path) -> None:
+    for run in study.glob("AdamW, lr*"):
+        shutil.rmtree(run)
+
+    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection")).set_index("learner")
+
+    untuned = table.loc["AdamW"]
+    assert table["setting"].isna().all()
+    assert (untuned["tuning_runs"], untuned["selection_score"]) == (10, 80)
+    assert untuned["lost_at_10x"] == pytest.approx(80 - 10)
+    assert "in an untuned row, the chosen setting was not reported" in caption(table)
 
 
 def test_the_table_as_text(study: Path) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +13,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from continual_metaopt import cli, study
+import analysis
+from continual_metaopt import cli, preparing, study
+from continual_metaopt.backends import local
+from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
 from continual_metaopt.jobs import StudyInterrupted
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import run_study
+from continual_metaopt.study_lock import StudyLock
 from streams import STREAMS, plan_stream
 
-from .conftest import STREAM, environment, files_of, known_learners, learner_names, read_tables, write_study
+from .conftest import STREAM, InProcess, environment, files_of, known_learners, learner_names, read_tables, write_study
 
 TINY_RUN = [
     "run",
@@ -57,7 +64,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         ("learners", learner_names()),
-        ("studies", ["class_split", "field", "quick", "robustness", "tracking"]),
+        ("studies", ["class_split", "field", "quick", "robustness", "table2", "table3", "tracking"]),
     ],
 )
 def test_everything_that_can_be_named_is_listed(
@@ -226,6 +233,48 @@ def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.Captu
     assert (status, err) == (0, "")
     assert again == out.replace("runs/tiny/report", "elsewhere")
     assert (here / "elsewhere" / "comparison.csv").read_bytes() == (folder / "report" / "comparison.csv").read_bytes()
+    status, out, err = call(capsys, "export", folder, "--format", "parquet", "--purpose", "all")
+    tables = ["runs", "samples", "step_sizes", "measurements", "experiences"]
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [f"wrote {folder}/export/parquet/{name}.parquet" for name in tables]
+    assert len(pq.read_table(folder / "export" / "parquet" / "runs.parquet")) == 6
+    (folder / "export" / "parquet" / "mine.txt").write_text("")
+    message = f"{folder}/export/parquet holds what no export has written; choose another folder, which need not exist"
+    assert call(capsys, "export", folder, "--format", "parquet") == (2, "", f"continual-metaopt: {message}\n")
+    status, out, err = call(capsys, "explain", next((folder / "runs").iterdir()))
+    assert (status, err) == (0, "")
+    assert "\nFinished: all 120 samples in " in out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    networks = [{"label": "small", "name": "mlp", "hidden": [8]}, {"name": "linear"}]
+    learners = [{"name": "fixed", "tune": {"lr": [0.001, 0.01]}}]
+    write_study(here / "tiny.yaml", {"network": None, "networks": networks, "learners": learners, "seeds": [0]})
+
+    status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
+
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if line in ("small", "linear")] == ["small", "linear"]
+    folder = here / "runs" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {"small", "linear"}
+    for name, study_name in (("small", "tiny.small"), ("linear", "tiny.linear")):
+        assert {path.name for path in (folder / name).iterdir()} == {"study.json", "runs", "selection", "report"}
+        assert (folder / name / "report" / "comparison.csv").exists()
+        (run,) = (folder / name / "runs").iterdir()
+        assert read_json(run / "config.json")["study"] == study_name
+        assert len(list((folder / name / "selection").iterdir())) == 2
+    assert call(capsys, "status", folder)[1].startswith(f"{folder}: 6 runs: 6 finished; ")
+    again = call(capsys, "report", folder)[1].replace(str(folder), "runs/tiny")
+    assert sorted(again.splitlines()) == sorted(out.splitlines())
+    # another seed of both
+    before = files_of(folder)
+    write_study(here / "tiny.yaml", {"network": None, "networks": networks, "learners": learners, "seeds": [0, 1]})
+    assert call(capsys, "compare", "tiny.yaml", "--quiet")[0] == 0
+    kept = {name: content for name, content in before.items() if "/runs/" in name or "/selection/" in name}
+    assert {name: files_of(folder)[name] for name in kept} == kept
+    assert call(capsys, "status", folder)[1].startswith(f"{folder}: 8 runs: 8 finished; ")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -272,9 +321,11 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, quick, robustness, tracking (or the path of a .yaml file)",
+            "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
+        (["explain", "nowhere"], "nowhere: no such directory"),
+        (["export", "."], ".: no run directory (a directory with config.json) here or below"),
         (["report", "."], ".: no run directory (a directory with config.json) here or below"),
     ],
 )
@@ -346,7 +397,125 @@ def test_failed_runs_have_an_exit_status_of_their_own(here: Path, capsys: pytest
     first, second, third = err.splitlines()
     assert first == "continual-metaopt: 1 of 1 runs failed:"
     assert second.startswith("out: FileNotFoundError: no parquet file or folder at 'nothing'")
-    assert third == "The same command tries them again."
+    again = shlex.join(["continual-metaopt", *TINY_RUN, "--stream.source", "parquet:nothing", "--out", "out"])
+    assert third == f"This command tries them again: {again}"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_finished_is_reported_beside_what_failed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_stream(*args: Any, plan_stream: Any = preparing.plan_stream, **options: Any) -> Any:
+        if options["seed"] == 1:
+            raise OSError("the disk is on fire")
+        return plan_stream(*args, **options)
+
+    monkeypatch.setattr(preparing, "plan_stream", plan_stream)
+    write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
+
+    status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "my out")
+
+    assert status == 1
+    assert re.search(r"fixed +\|", out.replace("│", "|")) or "fixed" in out
+    assert (here / "my out" / "report" / "comparison.csv").exists()
+    (failed,) = (here / "my out" / "runs").glob("*seed1*")
+    assert err.splitlines() == [
+        "continual-metaopt: 1 of 2 runs failed:",
+        f"{failed.relative_to(here)}: OSError: the disk is on fire",
+        "This command tries them again: continual-metaopt compare tiny.yaml --quiet --out 'my out'",
+    ]
+    assert call(capsys, "status", "my out")[0] == 1
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_study_that_another_command_works_on_has_an_exit_status_of_its_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(here / "tiny.yaml")
+
+    with StudyLock(here / "runs" / "tiny"):
+        status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
+
+    assert (status, out) == (3, "")
+    assert err.startswith(f"continual-metaopt: 'runs/tiny' is in use by another command, process {os.getpid()} on ")
+
+
+def test_a_folder_that_cannot_be_written_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(here / "tiny.yaml")
+    (here / "file").write_text("")
+
+    status, _, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "file/out")
+
+    assert (status, err) == (2, "continual-metaopt: Not a directory: 'file/out'\n")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_ctrl_c_while_the_report_is_drawn_says_how_to_have_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    write_study(here / "tiny.yaml", {"learners": [{"name": "fixed"}], "selection_seeds": None})
+    monkeypatch.setattr(analysis, "write_report", interrupted)
+
+    status, _, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--out", "my out")
+
+    message = "All runs are recorded; this command writes their report: continual-metaopt report 'my out'"
+    assert (status, err) == (130, f"Interrupted. {message}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("seconds", [0.15, 0.6])
+def test_ctrl_c_while_the_program_is_imported_is_answered_with_a_sentence(here: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "continual_metaopt", "compare", "quick", "--plan"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | {"PYTHONVERBOSE": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    # from the moment that the program itself runs
+    command = Path(f"/proc/{process.pid}/status")
+    while command.exists() and not _catches_ctrl_c(command.read_text(), process):
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+
+    assert (process.returncode, err) == (130, f"\n{NOTHING_BEGUN}\n")
+
+
+def _catches_ctrl_c(status: str, process: "subprocess.Popen[str]") -> bool:
+    assert process.poll() is None
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no head")
+@pytest.mark.parametrize("arguments", ["list streams", "report DIR"])
+def test_a_reader_that_has_seen_enough_is_no_mistake(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    if "DIR" in arguments:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local, "ProcessPoolExecutor", InProcess)
+            assert call(capsys, *TINY_RUN, "--out", "DIR")[0] == 0
+        shutil.rmtree(here / "DIR" / "report")
+    command = f"{shlex.quote(sys.executable)} -m continual_metaopt {arguments}"
+
+    found = subprocess.run(
+        ["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+
+    assert (found.stdout, found.stderr) == ("0\n", "")
+    if "DIR" in arguments:
+        assert {file.name for file in (here / "DIR" / "report").iterdir()} >= REPORT
 
 
 @pytest.mark.parametrize("command", [["run"], ["compare", "--quiet"]])
@@ -356,7 +525,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     def interrupted(*args: Any, **options: Any) -> None:
         raise StudyInterrupted
 
-    monkeypatch.setattr(study, "run_study", interrupted)
+    monkeypatch.setattr(study, "run_studies", interrupted)
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
     status, out, err = call(capsys, *command)
@@ -380,6 +549,9 @@ def test_interruptions_have_an_exit_status_of_their_own(
         ["preview", "class_split", "--classes-per-experience", "5"],
         ["preview", "--help"],
         ["report", "DIR"],
+        ["status", "DIR"],
+        ["explain", "DIR"],
+        ["export", "DIR"],
     ],
 )
 def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[str]) -> None:

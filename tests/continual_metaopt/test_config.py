@@ -18,6 +18,7 @@ from continual_metaopt.config import (
     StudyConfig,
     argument_descriptions,
     factory_of,
+    load_studies,
     load_study,
     options_model,
     packaged_studies,
@@ -55,7 +56,7 @@ def test_packaged_studies_are_valid(name: str) -> None:
 
 
 def test_packaged_studies_are_listed() -> None:
-    assert list(packaged_studies()) == ["class_split", "field", "quick", "robustness", "tracking"]
+    assert list(packaged_studies()) == ["class_split", "field", "quick", "robustness", "table2", "table3", "tracking"]
 
 
 def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
@@ -94,6 +95,67 @@ def test_source_data_root_and_seeds_can_be_replaced(tmp_path: Path) -> None:
     assert study.stream.model_dump() == {**STREAM, "source": "mnist", "data_root": str(tmp_path / "data")}
     assert study.seeds == [5, 6]
     assert study.selection_seeds == [100]
+
+
+GRID: dict[Any, Any] = {
+    "stream": None,
+    "network": None,
+    "streams": [STREAM, {"label": "still", **STREAM, "stationary": "shuffled"}],
+    "networks": [{"label": "small", "name": "mlp", "hidden": [8]}, {"name": "linear"}],
+}
+
+
+def test_streams_and_networks_may_be_lists(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study.yaml", GRID)
+
+    parts = load_studies(path, source="mnist")
+
+    assert {label: (part.name, part.stream.options, part.network.name) for label, part in parts.items()} == {
+        f"{stream}-{network}": (
+            f"tiny.{stream}-{network}",
+            {"n_experiences": 3, "samples_per_experience": 40, "source": "mnist"} | more,
+            name,
+        )
+        for stream, more in (("permuted_inputs", {}), ("still", {"stationary": "shuffled"}))
+        for network, name in (("small", "mlp"), ("linear", "linear"))
+    }
+    message = (
+        f"{path}: has several streams or networks (permuted_inputs-small, permuted_inputs-linear, still-small, "
+        "still-linear); load_studies reads them all"
+    )
+    with pytest.raises(ConfigError, match=exactly(message)):
+        load_study(path)
+
+
+def test_a_list_of_networks_alone_leaves_the_stream_as_it_is(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study.yaml", {"network": None, "networks": GRID["networks"]})
+
+    assert list(load_studies(path)) == ["small", "linear"]
+    assert list(load_studies(write_study(path))) == [""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stream": STREAM}, "streams: give either stream or streams"),
+        ({"streams": []}, "streams: expected a list of entries such as {name: …}"),
+        ({"networks": ["mlp"]}, "networks: expected a list of entries such as {name: …}"),
+        ({"streams": [STREAM, STREAM]}, "streams: several have the label 'permuted_inputs'; give each its own"),
+        (
+            {"networks": [{"name": "mlp", "label": "a/b"}]},
+            "networks.0: needs a label of letters, digits, '.', '_' and '-' (given: 'a/b')",
+        ),
+        (
+            {"networks": [{"name": "mlp"}, {"name": "linear", "hidden": [3]}]},
+            "permuted_inputs-linear: network.hidden: there is no such option",
+        ),
+    ],
+)
+def test_mistakes_in_lists_are_named(tmp_path: Path, changes: dict[Any, Any], message: str) -> None:
+    path = write_study(tmp_path / "study.yaml", GRID | changes)
+
+    with pytest.raises(ConfigError, match=exactly(f"{path}: {message}")):
+        load_studies(path)
 
 
 def test_candidates_are_all_combinations() -> None:
@@ -241,7 +303,10 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             "selection_seeds: seeds must not be negative (given: [-1])",
             id="negative selection",
         ),
-        pytest.param({"name": "a/b"}, "name: String should match pattern '^[\\w.-]+$' (given: 'a/b')", id="bad name"),
+        pytest.param(
+            {"name": "a/b"}, "name: String should match pattern '^\\w[\\w.-]*$' (given: 'a/b')", id="bad name"
+        ),
+        pytest.param({"name": ".."}, "name: String should match pattern '^\\w[\\w.-]*$' (given: '..')", id="leads out"),
         pytest.param(
             {"stream": "digits"},
             "stream: Input should be a valid dictionary or instance of Component (given: 'digits')",
@@ -297,7 +362,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     message = (
         "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, quick, robustness, tracking (or the path of a .yaml file)"
+        "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)"
     )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):

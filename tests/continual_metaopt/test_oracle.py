@@ -1,8 +1,10 @@
 """The offline oracle: hypergradients against finite differences, and schedules that are known to be best."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.oracle import best_schedule, main, run_schedule
 
-from .conftest import exactly
+from .conftest import exactly, write_study
 
 TARGETS = [(-1.0) ** t for t in range(20)] + [3.0] * 20 + [3.0 + (-1.0) ** t for t in range(20)]
 
@@ -111,6 +113,20 @@ def test_a_run_that_diverges_is_left_behind() -> None:
     best = min(runs, key=lambda run: run.loss)
     assert math.isfinite(best.loss)
     assert best.loss < 1.0  # the lag of a step size of 1 costs ½
+
+
+def test_a_study_s_selection_stream_is_searched_and_written(tmp_path: Path) -> None:
+    tuning = {"trials": 1, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
+    study = write_study(tmp_path / "study.yaml", {"tuning": tuning, "learners": [{"name": "fixed"}]})
+    out = tmp_path / "out" / "oracle.csv"
+
+    assert main(["--study", str(study), "--seed", "100", "--segments", "2", "--passes", "2", "--out", str(out)]) == 0
+
+    table = pd.read_csv(out)
+    assert table["pass"].tolist() == ["0", "1", "best"]
+    assert table["loss"].iloc[-1] == table["loss"].min()
+    assert set(table["samples"]) == {60}
+    assert set(table["learner"]) == {"best step sizes in hindsight (offline)"}
 
 
 def test_the_command_prints_the_passes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -356,7 +356,7 @@ def test_an_error_is_recorded_and_tried_again(
         assert side_by_side(tmp_path) == ["failed"] * 3
     for path in folders(tmp_path):
         status = read_json(path / "status.json")
-        assert (status["reason"], status["step"]) == ("RuntimeError: out of memory", 70)
+        assert (status["reason"], status["step"]) == (f"RuntimeError: out of memory. {under_way.NO_MEMORY}", 70)
 
     assert side_by_side(tmp_path) == ["finished"] * 3
 

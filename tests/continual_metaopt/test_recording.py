@@ -37,6 +37,7 @@ def add_experience(directory: RunDirectory, experience: int, **changes: Any) -> 
         "n_seen_before": 0,
         "n_correct": 2,
         "online_accuracy": 0.4,
+        "mean_loss": 0.25,
         "test_accuracy": None,
     }
     directory.add_experience(**row | changes)

@@ -38,6 +38,7 @@ CONFIG_KEYS = {
     *("learner", "seed"),
     *(
         "record_every",
+        "record_samples_every",
         "evaluate",
         "diagnostics",
         "diagnostics_every",
@@ -57,9 +58,12 @@ STREAM_INFO_KEYS = {
 }
 TOO_SHORT = "gradients by autograd: the experience is too short for tracing"
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
-STATUS_KEYS = {"state", "reason", "step", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"}
+STATUS_KEYS = {
+    *("state", "reason", "step", "n_correct", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"),
+    "notes",
+}
 SCHEMAS = {
-    "samples": {"step": "int32", "experience": "int16", "correct": "bool", "loss": "float"},
+    "samples": {"step": "int32", "experience": "int32", "correct": "bool", "loss": "float"},
     "step_sizes": {
         "step": "int32",
         "block": "string",
@@ -74,13 +78,14 @@ SCHEMAS = {
         "value": "double",
     },
     "experiences": {
-        "experience": "int16",
+        "experience": "int32",
         "classes": "list<element: string>",
         "first_step": "int32",
         "n_samples": "int32",
         "n_seen_before": "int32",
         "n_correct": "int32",
         "online_accuracy": "double",
+        "mean_loss": "double",
         "test_accuracy": "double",
     },
 }
@@ -358,6 +363,8 @@ def test_compiled_code_leaves_the_record_of_the_torch_engine(
             if kind in ("float", "double") and name != "experiences" and set(expected) != {None}:
                 scale = max(map(abs, expected))
                 assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * scale), column
+            elif column == "mean_loss":
+                assert found == pytest.approx(expected, rel=1e-3)
             elif column != "test_accuracy":
                 assert found == expected, column
     # a prediction of 359 may be decided by rounding
@@ -675,9 +682,8 @@ def test_another_runs_directory_is_refused(finished: Path) -> None:
     assert files_of(finished) == files
 
 
-@pytest.mark.parametrize("name", ["config.json", "status.json"])
-def test_a_damaged_directory_is_refused(finished: Path, tmp_path: Path, name: str) -> None:
-    path = shutil.copytree(finished, tmp_path / "run")
+def test_a_damaged_directory_is_refused(finished: Path, tmp_path: Path) -> None:
+    path, name = shutil.copytree(finished, tmp_path / "run"), "config.json"
     (path / name).write_text('{"run_id": ', encoding="utf-8")
     files = files_of(path)
 

@@ -8,6 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 import torch
 
 from analysis import load_runs
-from continual_metaopt import preparing, running
+from continual_metaopt import preparing, running, study_lock
 from continual_metaopt.backends import local
 from continual_metaopt.config import StudyConfig, load_study
 from continual_metaopt.jobs import RunsFailed, run_folder_name
@@ -30,8 +33,9 @@ from continual_metaopt.study import (
     run_jobs,
     run_study,
 )
+from continual_metaopt.study_lock import StudyLocked
 
-from .conftest import STREAM, STUDY, exactly, files_of, read_tables, write_study
+from .conftest import STREAM, STUDY, InProcess, exactly, files_of, read_tables, write_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
@@ -197,6 +201,172 @@ def test_failing_runs_are_reported_once_and_others_are_run(tmp_path: Path, monke
     assert states == {"seed0": "failed", "seed1": "finished", "seed2": "failed"}
     # the data are there again
     monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_optimizer(name: str, *args: Any, make_optimizer: Any = preparing.make_optimizer, **options: Any) -> Any:
+        if options.get("lr") == 0.5:
+            raise RuntimeError("out of memory")
+        return make_optimizer(name, *args, **options)
+
+    monkeypatch.setattr(preparing, "make_optimizer", make_optimizer)
+    fails = {"label": "fails", "name": "fixed", "base": "sgd", "tune": {"lr": [0.1, 0.5]}}
+    study = tiny(tmp_path, learners=[fails, *STUDY["learners"]])
+    out = tmp_path / "out"
+
+    with pytest.raises(RunsFailed) as caught:
+        run_study(study, out, show_progress=False)
+
+    (failed,) = caught.value.failures
+    assert str(caught.value).splitlines() == [
+        "1 of 8 runs failed:",
+        f"{failed}: RuntimeError: out of memory",
+        "'fails': no setting was chosen, because 1 of its selection runs failed; its tuned learner was not run on the "
+        "reported seeds",
+    ]
+    labels = {(config["label"], config["seed"]) for config in runs_in(out / "runs").values()}
+    assert labels == {("tuned, lr = 0.01", 0), ("tuned, lr = 0.01", 1), ("learned", 0), ("learned", 1)}
+    assert sorted(path.name for path in caught.value.runs) == sorted(path.name for path in (out / "runs").iterdir())
+    # with memory, the same command does what is left
+    monkeypatch.undo()
+    before = files_of(out / "runs")
+    monkeypatch.setattr(local, "ProcessPoolExecutor", InProcess)
+    assert len(run_study(study, out, show_progress=False).runs) == 6
+    assert {name: content for name, content in files_of(out / "runs").items() if name in before} == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_damaged_record_of_a_selection_run_is_a_failure_of_its_learner(copied: Path, tmp_path: Path) -> None:
+    damaged = next((copied / "selection").iterdir())
+    (damaged / "samples.parquet").write_bytes(b"PAR1")
+
+    with pytest.raises(RunsFailed) as caught:
+        run_study(tiny(tmp_path), copied, show_progress=False)
+
+    assert list(caught.value.failures) == [damaged]
+    assert str(caught.value).splitlines()[1].startswith(f"{damaged}: its record cannot be read (")
+    assert str(caught.value).splitlines()[1].endswith("; remove its folder to run again")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_learner_that_is_left_out_keeps_its_records_but_not_its_place(copied: Path, tmp_path: Path) -> None:
+    before = files_of(copied)
+
+    result = run_study(tiny(tmp_path, learners=STUDY["learners"][:1]), copied, show_progress=False)
+
+    changed = {name for name, content in files_of(copied).items() if before[name] != content}
+    assert changed == {"study.json"}
+    assert files_of(copied).keys() == before.keys()
+    assert [read_json(path / "config.json")["label"] for path in result.runs] == ["tuned, lr = 0.01"] * 2
+
+
+@pytest.mark.usefixtures("in_process")
+def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None), tmp_path / "out"
+    seen = []
+
+    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
+        with pytest.raises(StudyLocked, match=f"is in use by another command, process {os.getpid()} on "):
+            run_study(study, out, show_progress=False)
+        seen.append(args)
+        return prepare(*args)
+
+    monkeypatch.setattr(local, "_prepare", prepare)
+
+    run_study(study, out, workers=1, show_progress=False)
+
+    assert len(seen) == 2
+    assert {path.name for path in out.iterdir()} == {"study.json", "runs"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_command_that_has_lost_the_lock_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.05)
+    out, theirs = tmp_path / "out", {"host": "elsewhere", "pid": 7, "since": "today", "token": "theirs"}
+
+    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
+        write_json(out / "lock.json", theirs)
+        time.sleep(0.3)
+        return prepare(*args)
+
+    monkeypatch.setattr(local, "_prepare", prepare)
+    message = f"'{out}' was taken over by process 7 on elsewhere since today, so this command has stopped"
+
+    with pytest.raises(StudyLocked, match=exactly(message)):
+        run_study(tiny(tmp_path), out, workers=1, show_progress=False)
+
+    assert read_json(out / "lock.json") == theirs
+
+
+class KilledAtFirst(InProcess):
+    """Processes that are killed by what is done there, so many times."""
+
+    times = 0
+
+    def submit(self, function: Any, *args: Any) -> Any:
+        if self.times and args[0].endswith("seed 1"):
+            type(self).times -= 1
+            raise BrokenProcessPool
+        return super().submit(function, *args)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_whose_process_is_killed_goes_on_once_in_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(local, "ProcessPoolExecutor", KilledAtFirst)
+    monkeypatch.setattr(KilledAtFirst, "times", times)
+    study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2]), tmp_path / "out"
+
+    if times == 1:
+        run_study(study, out, workers=2, show_progress=False)
+    else:
+        with pytest.raises(RunsFailed) as caught:
+            run_study(study, out, workers=2, show_progress=False)
+        (path,) = caught.value.failures
+        reason = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
+        assert str(caught.value) == f"1 of 3 runs failed:\n{path}: {reason}"
+        assert read_json(path / "status.json")["reason"] == reason
+    states = [read_json(path)["state"] for path in out.glob("runs/*/status.json")]
+    assert sorted(states) == ["failed"] * (times - 1) + ["finished"] * (4 - times)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_a_worker_killed_by_the_system_takes_nothing_with_it(tmp_path: Path, engine: str) -> None:
+    study = tiny(
+        tmp_path,
+        stream=STREAM | {"n_experiences": 12 if engine == "auto" else 2, "samples_per_experience": 1400},
+        network={"name": "mlp", "hidden": [128]},
+        learners=[{"name": "metaoptimize", "lr": 0.001}],
+        selection_seeds=None,
+        evaluate=False,
+        engine=engine,
+    )
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            for path in tmp_path.glob("out/runs/*seed0*/status.json"):
+                killed.append(read_json(path)["owner"]["pid"])
+                os.kill(killed[0], signal.SIGKILL)
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+
+    result = run_study(study, tmp_path / "out", workers=2, show_progress=False)
+
+    killer.join()
+    assert len(killed) == 1
+    assert [read_json(path / "status.json")["state"] for path in result.runs] == ["finished"] * 2
+    assert read_json(result.runs[0] / "status.json")["owner"]["pid"] != killed[0]
+    whole = run_study(study, tmp_path / "whole", workers=1, show_progress=False, threads=True)
+    for ours, theirs in zip(result.runs, whole.runs, strict=True):
+        assert all(read_tables(ours)[name].equals(table) for name, table in read_tables(theirs).items())
 
 
 def run_of(study: StudyConfig, seed: int) -> Any:

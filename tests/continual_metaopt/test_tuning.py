@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from analysis import load_runs
+from analysis import comparison_table, load_runs
 from continual_metaopt import cli
 from continual_metaopt.config import ConfigError, StudyConfig, load_study
 from continual_metaopt.optim.search_spaces import is_inside, search_space
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import run_study
-from continual_metaopt.tuning import Search, Setting, next_settings
+from continual_metaopt.tuning import Search, Setting, next_settings, positions_of_best
 
 from .conftest import exactly, files_of, write_study
 
@@ -215,6 +215,10 @@ def test_selection_runs_are_on_a_shorter_stream(tmp_path: Path) -> None:
             {"learners": [{"name": "fixed", "tune": {"method": "bayes"}}]},
             "learners.0.tune.search.method: Input should be 'grid', 'random' or 'tpe' (given: 'bayes')",
         ),
+        (
+            {"tuning": TUNING | {"best": 0}},
+            "tuning.best: Input should be greater than or equal to 1 (given: 0)",
+        ),
         ({"selection_seeds": None}, "selection_seeds: needed where a learner has options to tune"),
         ({"learners": [{"name": "fixd"}]}, None),
     ],
@@ -287,3 +291,43 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
         FileExistsError, match=r"already holds a study with tuning = .*'samples': 60.*, not .*'samples': 90"
     ):
         run_study(other, out, show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("scores", "n", "best"),
+    [
+        ({0: 0.1, 2: 0.3, 5: 0.2}, 2, {2, 5}),
+        ({0: 0.2, 2: 0.3, 5: 0.2}, 2, {0, 2}),  # of equals the first
+        ({3: -math.inf, 1: -math.inf, 2: -1.0}, 2, {1, 2}),
+        ({0: 0.1, 2: 0.3}, 3, {0, 2}),
+        ({0: 0.1, 2: 0.3}, None, {0, 2}),
+        ({}, 1, set()),
+    ],
+)
+def test_the_best_are_those_with_the_highest_scores(scores: dict[int, float], n: int | None, best: set[int]) -> None:
+    assert positions_of_best(scores, n) == best
+
+
+@pytest.mark.usefixtures("in_process")
+def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path) -> None:
+    learners = [
+        {"label": "too small", "name": "fixed", "tune": {"lr": [1e-9, 1e-8, 1e-7]}},
+        {"label": "right", "name": "fixed", "tune": {"lr": [1e-9, 1e-8, 1e-2]}},
+        {"label": "SGD too small", "name": "fixed", "base": "sgd", "tune": {"lr": [1e-9, 1e-8, 1e-7]}},
+        {"name": "cocob"},
+    ]
+    study = tuned_study(tmp_path / "study.yaml", learners=learners, tuning=TUNING | {"best": 1}, seeds=[0])
+    out = tmp_path / "out"
+
+    result = run_study(study, out, 1, show_progress=False)
+
+    assert load_runs(*result.runs).labels == ["too small", "right, lr = 0.01", "SGD too small", "cocob"]
+    assert len(result.selection) == 9
+    table = comparison_table(load_runs(*result.runs), selection=load_runs(*result.selection, purpose="selection"))
+    assert table["tuning_runs"].fillna(0).tolist() == [3, 3, 3, 0]
+    assert table["setting"].isna().tolist() == [True, False, True, True]
+    assert table["selection_score"].idxmax() == 1
+
+    more = study.model_copy(update={"tuning": study.tuning.model_copy(update={"best": 3})})  # type: ignore[union-attr]
+    added = {path.name for path in run_study(more, out, 1, show_progress=False).runs} - {p.name for p in result.runs}
+    assert len(added) == 2

@@ -4,6 +4,11 @@ A file imports its package at the top, and is itself imported when its learner i
 package matters to nobody else. Each class adds what this package wants to know of an optimizer and nothing to its rule.
 """
 
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
 PIP_NAMES = {
     "dadaptation": "dadaptation",
     "dog": "dog-optimizer",
@@ -25,3 +30,13 @@ class MissingPackageError(ImportError):
             "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
             name=module,
         )
+
+
+_one_at_a_time = threading.Lock()  # two threads would take each other's silence for what was there before
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """What a package prints while it makes an optimizer is not shown."""
+    with _one_at_a_time, redirect_stdout(io.StringIO()):
+        yield

@@ -11,6 +11,7 @@ import dadaptation
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.packaged import silence
 
 
 class DAdaptSGD(dadaptation.DAdaptSGD):
@@ -98,17 +99,18 @@ def dadapt_adam(
         d0: first estimate of the distance.
         growth_rate: largest factor by which it grows in one step; None for no limit.
     """
-    return DAdaptAdam(
-        blocks(model, "scalar"),
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        decouple=decouple,
-        use_bias_correction=use_bias_correction,
-        d0=d0,
-        growth_rate=math.inf if growth_rate is None else growth_rate,
-    )
+    with silence():
+        return DAdaptAdam(
+            blocks(model, "scalar"),
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decouple=decouple,
+            use_bias_correction=use_bias_correction,
+            d0=d0,
+            growth_rate=math.inf if growth_rate is None else growth_rate,
+        )
 
 
 def dadapt_adagrad(

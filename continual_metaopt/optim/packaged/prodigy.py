@@ -9,13 +9,14 @@ import prodigyopt
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.packaged import silence
 
 
 class Prodigy(prodigyopt.Prodigy):
     """Prodigy that tells its step size.
 
-    Known of the original: the estimate d never falls; it says on standard output that weight decay is decoupled;
-    a network whose head grows is not followed, since its records of weights are flat.
+    Known of the original: the estimate d never falls; a network whose head grows is not followed, since its records of
+    weights are flat.
     """
 
     def step_size_report(self) -> dict[str, float]:
@@ -54,17 +55,18 @@ def prodigy(
         d_coef: factor on the estimate.
         growth_rate: largest factor by which it grows in one step; None for no limit.
     """
-    return Prodigy(
-        blocks(model, "scalar"),
-        lr=lr,
-        betas=betas,
-        beta3=beta3,
-        eps=eps,
-        weight_decay=weight_decay,
-        decouple=decouple,
-        use_bias_correction=use_bias_correction,
-        safeguard_warmup=safeguard_warmup,
-        d0=d0,
-        d_coef=d_coef,
-        growth_rate=math.inf if growth_rate is None else growth_rate,
-    )
+    with silence():
+        return Prodigy(
+            blocks(model, "scalar"),
+            lr=lr,
+            betas=betas,
+            beta3=beta3,
+            eps=eps,
+            weight_decay=weight_decay,
+            decouple=decouple,
+            use_bias_correction=use_bias_correction,
+            safeguard_warmup=safeguard_warmup,
+            d0=d0,
+            d_coef=d_coef,
+            growth_rate=math.inf if growth_rate is None else growth_rate,
+        )

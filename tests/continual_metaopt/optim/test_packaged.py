@@ -423,3 +423,17 @@ def test_the_extra_names_all_packages() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     named = {re.split("[<>=]", line)[0] for line in project["optional-dependencies"]["peers"]}
     assert named == {*PIP_NAMES.values(), "pydmd"}  # the latter for a benchmark
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "options"),
+    [("prodigy", "prodigyopt", {"weight_decay": 0.1}), ("dadapt_adam", "dadaptation", {"decouple": True})],
+)
+def test_making_an_optimizer_prints_nothing(
+    name: str, package: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(package)
+    make_optimizer(name, torch.nn.Linear(1, 1), **options)
+
+    print("heard again")
+    assert capsys.readouterr().out == "heard again\n"

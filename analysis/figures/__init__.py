@@ -1,0 +1,52 @@
+"""Figures for a paper, in one style. Each function returns a Matplotlib figure; `save` writes it.
+
+Nothing here touches pyplot, so a user's backend and settings stay as they are.
+"""
+
+from analysis.figures.accuracy import (
+    cumulative_accuracy,
+    online_accuracy_by_experience,
+    sliding_accuracy,
+    sliding_squared_error,
+)
+from analysis.figures.boundaries import ALIGNED, around_boundaries
+from analysis.figures.field import accuracy_against_time, family_styles, initial_step_sizes, ranking_dots
+from analysis.figures.ranks import rank_diagram
+from analysis.figures.settings import sensitivity_curves, sensitivity_maps
+from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, save
+from analysis.figures.teeth import folded_sawtooth
+from analysis.figures.trajectories import (
+    MetaParameter,
+    has_meta_parameter,
+    has_trajectories,
+    meta_parameter_trajectories,
+    step_size_trajectories,
+)
+
+__all__ = [
+    "ALIGNED",
+    "COLOURS",
+    "WIDTHS",
+    "Format",
+    "MetaParameter",
+    "Width",
+    "accuracy_against_time",
+    "around_boundaries",
+    "caption_of",
+    "cumulative_accuracy",
+    "family_styles",
+    "folded_sawtooth",
+    "has_meta_parameter",
+    "has_trajectories",
+    "initial_step_sizes",
+    "meta_parameter_trajectories",
+    "online_accuracy_by_experience",
+    "rank_diagram",
+    "ranking_dots",
+    "save",
+    "sensitivity_curves",
+    "sensitivity_maps",
+    "sliding_accuracy",
+    "sliding_squared_error",
+    "step_size_trajectories",
+]

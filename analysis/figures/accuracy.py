@@ -1,0 +1,263 @@
+"""Online accuracy and squared error over the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.figures.style import (
+    Width,
+    draw_boundaries,
+    legend_below,
+    line_of,
+    new_figure,
+    plain_ticks,
+    styled,
+    thousands,
+)
+from analysis.runs import Runs
+from analysis.statistics import (
+    Diverged,
+    counted_runs,
+    is_regression,
+    mean_interval,
+    require_labels,
+    sample_scores,
+    squared_errors,
+    windowed_accuracy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MAX_POINTS = 1000  # per line
+
+
+@styled
+def online_accuracy_by_experience(
+    runs: Runs, labels: Sequence[str] | None = None, *, diverged: Diverged = "chance", width: Width = "column"
+) -> Figure:
+    """Online accuracy in each experience of the stream.
+
+    Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
+    intervals over seeds. Samples that a diverged run did not see count as chance.
+
+    Args:
+        runs: runs of one stream.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, no run counts, or a label does not occur.
+    """
+
+    def by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
+        lengths = np.diff([*boundaries, len(scores)])
+        return 100 * np.add.reduceat(scores, boundaries) / lengths
+
+    curves = _curves(runs, labels, diverged, by_experience)
+    n_experiences = next(iter(curves.values())).shape[1]
+    figure, axes = _accuracy_figure(width, "experience")
+    marker = "o" if n_experiences <= 20 else None
+    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
+    axes.set_xlim(0.5, n_experiences + 0.5)
+    axes.locator_params(axis="x", integer=True)
+    return figure
+
+
+@styled
+def sliding_accuracy(
+    runs: Runs,
+    window: int | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    diverged: Diverged = "chance",
+    width: Width = "column",
+) -> Figure:
+    """Online accuracy in a sliding window over the stream.
+
+    Caption: Lines are means over seeds of the online accuracy over the last `window` samples; bands are 95 % Student-t
+    intervals over seeds; thin vertical lines are the starts of experiences. Samples that a diverged run did not see
+    count as chance.
+
+    Args:
+        runs: runs of one stream.
+        window: number of samples. If None, a quarter of the shortest experience, which shows the course within an
+            experience; in streams of more than 20 experiences, the longest experience, which shows the trend.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+
+    Raises:
+        ValueError: the runs come from several streams, no run counts, a label does not occur, or the window does not
+            fit into the stream.
+    """
+    runs.require_one_stream()
+    n_samples = int(runs.table["n_samples"].min())
+    size = _default_window(runs) if window is None else window
+    if not 1 <= size <= n_samples:
+        raise ValueError(f"the window must have 1 to {n_samples} samples, not {size}")
+    points = np.unique(np.linspace(size - 1, n_samples - 1, MAX_POINTS).astype(int))
+    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * windowed_accuracy(scores, size)[points])
+    figure, axes = _accuracy_figure(width, "sample")
+    axes.set_ylabel(f"online accuracy (%),\nlast {size:,} samples")
+    _draw_means(axes, points + 1, curves, runs.labels)
+    draw_boundaries(axes, runs)
+    axes.set_xlim(0, n_samples)
+    thousands(axes, 6)
+    return figure
+
+
+@styled
+def cumulative_accuracy(
+    runs: Runs, labels: Sequence[str] | None = None, *, diverged: Diverged = "chance", width: Width = "column"
+) -> Figure:
+    """Online accuracy from the beginning of the stream up to each sample.
+
+    Caption: Lines are means over seeds of the online accuracy over all samples so far; where they end is the average
+    online accuracy. Bands are 95 % Student-t intervals over seeds; thin vertical lines are the starts of experiences.
+    Samples that a diverged run did not see count as chance. The first hundredth of the stream is left out.
+
+    Args:
+        runs: runs of one stream.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+
+    Raises:
+        ValueError: the runs come from several streams, no run counts, or a label does not occur.
+    """
+    runs.require_one_stream()
+    n_samples = int(runs.table["n_samples"].min())
+    points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
+    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * np.cumsum(scores)[points] / (points + 1))
+    figure, axes = _accuracy_figure(width, "sample")
+    axes.set_ylabel("online accuracy (%),\nall samples so far")
+    _draw_means(axes, points + 1, curves, runs.labels)
+    draw_boundaries(axes, runs)
+    axes.set_xlim(0, n_samples)
+    thousands(axes, 6)
+    return figure
+
+
+@styled
+def sliding_squared_error(
+    runs: Runs,
+    window: int = 1000,
+    labels: Sequence[str] | None = None,
+    *,
+    diverged: Diverged = "chance",
+    width: Width = "column",
+) -> Figure:
+    """Squared error of a regression in a sliding window over the stream, on a logarithmic axis.
+
+    Caption: Lines are means over seeds of the mean squared error of predictions over the last `window` samples; bands
+    are 95 % Student-t intervals over seeds. A line ends where the first of its runs diverged. Errors beyond a hundred
+    times the least one are off the axis.
+
+    Args:
+        runs: runs of one stream.
+        window: number of samples.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: `"exclude"` leaves diverged runs out.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+
+    Raises:
+        ValueError: the runs come from several streams or are not of a regression, no run counts, a label does not
+            occur, or the window does not fit into the stream.
+    """
+    runs.require_one_stream()
+    if not is_regression(runs):
+        raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
+    n_samples = int(runs.table["n_samples"].min())
+    if not 1 <= window <= n_samples:
+        raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
+    points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
+
+    def in_window(errors: np.ndarray, _: Sequence[int]) -> np.ndarray:
+        return windowed_accuracy(np.where(np.isinf(errors), np.nan, errors), window)[points]
+
+    curves = _curves(runs, labels, diverged, in_window, squared_errors)
+    figure = new_figure(width, 2.1)
+    axes = figure.subplots()
+    axes.set_xlabel("sample")
+    axes.set_ylabel(f"mean squared error,\nlast {window:,} samples")
+    axes.set_yscale("log")
+    _draw_means(axes, points + 1, curves, runs.labels, limits=(0, np.inf))
+    least = min(float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any())
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, least / 1.5), min(high, 100 * least))
+    axes.set_xlim(0, n_samples)
+    plain_ticks(axes.yaxis)
+    thousands(axes, 6)
+    return figure
+
+
+def _curves(
+    runs: Runs,
+    labels: Sequence[str] | None,
+    diverged: Diverged,
+    to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
+    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+) -> dict[str, np.ndarray]:
+    """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
+    runs.require_one_stream()
+    require_labels(runs, list(labels or []))
+    curves: dict[str, list[np.ndarray]] = {}
+    for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
+        if labels is None or label in labels:
+            boundaries = runs.configs[path]["stream_info"]["boundaries"]
+            curves.setdefault(label, []).append(to_curve(score(runs, path), boundaries))
+    if not curves:
+        raise ValueError("none of these runs has come to an end, so there is nothing to draw")
+    return {label: np.stack(seeds) for label, seeds in curves.items()}
+
+
+def _accuracy_figure(width: Width, x_label: str) -> tuple[Figure, Axes]:
+    figure = new_figure(width, 2.1)
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("online accuracy (%)")
+    return figure, axes
+
+
+def _draw_means(
+    axes: Axes,
+    x: np.ndarray,
+    curves: dict[str, np.ndarray],
+    all_labels: Sequence[str],
+    marker: str | None = None,
+    limits: tuple[float, float] = (0, 100),
+) -> None:
+    """Draw means over seeds with their intervals, and the legend."""
+    for label, seeds in curves.items():
+        mean, half_width = mean_interval(seeds)
+        style = line_of(all_labels, label)
+        axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
+        if len(seeds) > 1:
+            low, high = np.clip([mean - half_width, mean + half_width], *limits)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    legend_below(axes, list(curves))
+
+
+def _default_window(runs: Runs) -> int:
+    info = runs.configs[runs.table["path"].iloc[0]]["stream_info"]
+    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)

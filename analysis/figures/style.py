@@ -1,0 +1,199 @@
+"""The style that all figures have in common: sizes, colours, axes, legends, files."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
+
+import numpy as np
+
+from analysis.files import write_whole
+from analysis.runs import Runs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+
+P = ParamSpec("P")
+Width = Literal["column", "text", "page"]
+Format = Literal["png", "pdf", "svg"]
+
+# A column of two, a page of one column, and both columns: 84, 140 and 173 mm. In inches:
+WIDTHS: dict[str, float] = {"column": 3.3, "text": 5.5, "page": 6.8}
+# Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1)), (0, (5, 1.2, 1.2, 1.2)), (0, (2.5, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "the same names in every file",
+}
+_WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in this module's style, whatever the user's settings."""
+
+    @functools.wraps(draw)
+    def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
+
+
+def save(
+    figure: Figure, out_dir: str | os.PathLike[str], name: str, formats: Sequence[Format] = ("png", "pdf")
+) -> list[Path]:
+    """Write a figure.
+
+    Args:
+        figure: the figure.
+        out_dir: the folder, made if it does not exist.
+        name: file name without suffix.
+        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`, each for a file.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from matplotlib import rc_context
+
+    paths = []
+    with rc_context(_STYLE):
+        for suffix in formats:
+
+            def write(path: Path, suffix: Format = suffix) -> None:
+                figure.savefig(path, format=suffix, dpi=200, metadata=_WITHOUT_DATE[suffix])
+
+            paths.append(write_whole(Path(out_dir) / f"{name}.{suffix}", write))
+    return paths
+
+
+def caption_of(draw: Callable[..., Figure]) -> str:
+    """The caption of a figure: what its lines and bands are.
+
+    Args:
+        draw: a function of `analysis.figures` that draws.
+
+    Returns:
+        The paragraph of its docstring that begins with "Caption:", in one line without that word.
+
+    Raises:
+        ValueError: the function has no caption.
+    """
+    for paragraph in (inspect.getdoc(draw) or "").split("\n\n"):
+        if paragraph.startswith("Caption:"):
+            return " ".join(paragraph.removeprefix("Caption:").split())
+    raise ValueError(f"{draw.__name__} has no caption: its docstring needs a paragraph that begins with “Caption:”")
+
+
+def new_figure(width: Width, height: float) -> Figure:
+    """An empty figure of a preset width; `height` is in inches."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
+
+
+def inches(width: Width) -> float:
+    """A preset width in inches."""
+    if width not in WIDTHS:
+        raise ValueError(f"width must be one of {', '.join(WIDTHS)}, not {width!r}")
+    return WIDTHS[width]
+
+
+def panel_columns(width: Width) -> int:
+    """How many panels beside each other are still legible."""
+    return max(2, int(inches(width) / 1.3))
+
+
+def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
+    """Colour and line style of a learner: they depend on its place among all labels alone."""
+    place = all_labels.index(label)
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+
+
+def marker_of(all_labels: Sequence[str], label: str) -> str:
+    """Marker of a learner, by its place among all labels."""
+    return MARKERS[all_labels.index(label) % len(MARKERS)]
+
+
+def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Label a logarithmic axis at these multiples of powers of ten, in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(axes: Axes, labels: Sequence[str], handles: Sequence[Any] | None = None) -> None:
+    """Put the legend below the axes, in as many columns as fit, and make the figure higher by as much."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    # A handle and its gaps take 0.45 inches, a letter at most 0.065.
+    texts = [textwrap.fill(label, int((width - 0.5) / 0.065)) for label in labels]
+    longest = max(len(line) for text in texts for line in text.splitlines())
+    n_columns = max(1, min(len(texts), int(width / (0.45 + 0.065 * longest))))
+    n_lines = math.ceil(len(texts) / n_columns) * max(text.count("\n") + 1 for text in texts)
+    figure.set_size_inches(width, height + 0.14 * n_lines + 0.05)
+    lines = axes.get_lines() if handles is None else handles
+    figure.legend(lines, texts, loc="outside lower center", ncols=n_columns, handlelength=2.2, columnspacing=1.2)
+
+
+def draw_boundaries(axes: Axes, runs: Runs) -> None:
+    """Mark the starts of experiences, where all runs agree on them."""
+    starts = [set(runs.configs[path]["stream_info"]["boundaries"]) for path in runs.table["path"]]
+    common = sorted(set.intersection(*starts) - {0})
+    width = float(np.clip(8 / max(1, len(common)), 0.2, 0.4))
+    axes.vlines(common, 0, 1, transform=axes.get_xaxis_transform(), color="0.75", linewidth=width, zorder=0)
+
+
+def log_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the vertical axis logarithmic, with a few labelled ticks and no others."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+
+    axes.set_ylim(low, high)  # before the scale, which would complain of data without positive values
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,), numticks=5))
+    axes.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def thousands(axes: Axes, n_ticks: int) -> None:
+    """Write 20000 as 20k, so that narrow panels have room for it."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(n_ticks))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))

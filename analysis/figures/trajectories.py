@@ -1,0 +1,301 @@
+"""Step sizes, weight decays and momenta over the stream, by learner and block."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.style import (
+    Width,
+    draw_boundaries,
+    inches,
+    line_of,
+    log_axis,
+    new_figure,
+    panel_columns,
+    styled,
+    thousands,
+)
+from analysis.runs import Runs
+from analysis.statistics import require_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MetaParameter = Literal["weight_decay", "momentum"]
+MAX_POINTS = 1000  # per line
+MAX_PANELS = 12  # per learner
+
+
+@styled
+def step_size_trajectories(
+    runs: Runs,
+    labels: Sequence[str] | None = None,
+    *,
+    blocks: Sequence[str] | None = None,
+    steps: tuple[int, int] | None = None,
+    width: Width = "page",
+) -> Figure:
+    """Step sizes over the stream: one panel per learner and block.
+
+    Caption: Thin lines are the step sizes of single seeds, bold lines their median over the seeds that have come that
+    far; thin vertical lines are the starts of experiences. Where a block holds many step sizes, lines are their
+    geometric means, and the band holds the middle half of them, its edges being medians over seeds. Panels of one
+    learner share their vertical axis.
+
+    Args:
+        runs: runs of one stream, also diverged or incomplete ones.
+        labels: the learners to draw; if None, those with learned step sizes.
+        blocks: the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.
+        steps: the first and the last step to draw; the whole stream if None.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, no step sizes were learned or recorded, or a label or block
+            does not occur.
+    """
+    runs.require_one_stream()
+    if labels is None:
+        labels = runs.select(learned_step_sizes=True).labels
+        if not labels:
+            raise ValueError("no run has learned step sizes; name learners to see fixed ones")
+    return _trajectory_figure(runs, "step_size", labels, blocks, steps, width)
+
+
+@styled
+def meta_parameter_trajectories(
+    runs: Runs,
+    quantity: MetaParameter,
+    labels: Sequence[str] | None = None,
+    *,
+    blocks: Sequence[str] | None = None,
+    steps: tuple[int, int] | None = None,
+    width: Width = "page",
+) -> Figure:
+    """Learned weight decays, or momenta, over the stream: one panel per learner and block.
+
+    Caption: Thin lines are the values of single seeds (of momenta ρ: 1 − ρ, so that 1 over it is a horizon in samples),
+    bold lines their median over the seeds that have come that far; thin vertical lines are the starts of experiences.
+    Panels of one learner share their vertical axis.
+
+    Args:
+        runs: runs of one stream, also diverged or incomplete ones.
+        quantity: `"weight_decay"` or `"momentum"`.
+        labels: the learners to draw; if None, those that have recorded the quantity.
+        blocks: the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.
+        steps: the first and the last step to draw; the whole stream if None.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, nothing has been recorded, or a label or block does not occur.
+    """
+    runs.require_one_stream()
+    return _trajectory_figure(runs, quantity, runs.labels if labels is None else labels, blocks, steps, width)
+
+
+def _trajectory_figure(
+    runs: Runs,
+    quantity: str,
+    labels: Sequence[str],
+    blocks: Sequence[str] | None,
+    steps: tuple[int, int] | None,
+    width: Width,
+) -> Figure:
+    require_labels(runs, list(labels))
+    first, last = steps or (0, int(runs.table["n_samples"].max()))
+    learners = {label: _trajectories(runs, quantity, label, blocks, first, last) for label in labels}
+    learners = {label: panels for label, panels in learners.items() if panels}
+    if not learners:
+        raise ValueError(f"no {QUANTITIES[quantity].many} have been recorded for these learners, blocks and steps")
+    # Many teeth close together would merge under a bold line.
+    n_teeth = int(runs.table["n_experiences"].max()) * (last - first) / int(runs.table["n_samples"].max())
+    bold = float(np.clip(20 / n_teeth, 0.5, 1.1))
+    n_columns = max(_balanced_columns(len(panels), panel_columns(width)) for panels in learners.values())
+    titles = {label: _row_title(runs, label, len(panels), blocks, width) for label, panels in learners.items()}
+    n_rows = {label: math.ceil(len(panels) / n_columns) for label, panels in learners.items()}
+    n_lines = sum(title.count("\n") for title in titles.values())
+    figure = new_figure(width, 0.5 + 1.05 * sum(n_rows.values()) + 0.15 * n_lines)
+    grid = figure.subplots(sum(n_rows.values()), n_columns, sharex=True, squeeze=False)
+    used = 0
+    for label, panels in learners.items():
+        colour = line_of(runs.labels, label)["color"]
+        _draw_learner(grid[used : used + n_rows[label]], runs, panels, titles[label], colour, bold)
+        used += n_rows[label]
+    grid[0, 0].set_xlim(first, last)
+    _finish_grid(figure, grid, QUANTITIES[quantity].axis)
+    return figure
+
+
+def has_meta_parameter(runs: Runs, quantity: MetaParameter) -> bool:
+    """Whether `meta_parameter_trajectories` has something to draw.
+
+    Args:
+        runs: the runs.
+        quantity: `"weight_decay"` or `"momentum"`.
+
+    Returns:
+        True if a learner has recorded it.
+    """
+    return any(
+        (runs.read(path, "measurements", ["quantity"])["quantity"] == quantity).any() for path in runs.table["path"]
+    )
+
+
+def has_trajectories(runs: Runs) -> bool:
+    """Whether `step_size_trajectories` has something to draw.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        True if a learner with learned step sizes has recorded any.
+    """
+    learned = runs.select(learned_step_sizes=True).table["path"]
+    return any(len(runs.read(path, "step_sizes", ["step"])) for path in learned)
+
+
+class _Quantity(NamedTuple):
+    """What is drawn, in words."""
+
+    many: str
+    axis: str
+
+
+QUANTITIES = {
+    "step_size": _Quantity("step sizes", "step size"),
+    "weight_decay": _Quantity("learned weight decays", "weight decay"),
+    "momentum": _Quantity("learned momenta", "1 − momentum"),
+}
+
+
+class _Panel(NamedTuple):
+    """Values of one block, and the lower and upper edge of their middle half, or None.
+
+    Tables have one row per recorded step and one column per run.
+    """
+
+    values: pd.DataFrame
+    edges: tuple[pd.Series, pd.Series] | None
+
+
+def _trajectories(
+    runs: Runs, quantity: str, label: str, blocks: Sequence[str] | None, first: int, last: int
+) -> dict[str, _Panel]:
+    """What one learner recorded of a quantity, by block."""
+    paths = list(runs.table.loc[runs.table["label"] == label, "path"])
+    names = runs.configs[paths[0]]["blocks"]
+    if blocks is None and len(names) > MAX_PANELS:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_PANELS).round().astype(int)]
+    elif blocks is not None:
+        unknown = [name for name in blocks if name not in names]
+        if unknown:
+            raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(names)}")
+        names = list(blocks)
+    records = {path: _record(runs, path, quantity) for path in paths}
+    panels = {}
+    for name in names:
+        parts = {
+            path: record.loc[(record["block"] == name) & record["step"].between(first, last)].set_index("step")
+            for path, record in records.items()
+        }
+        values = pd.DataFrame({path: part["value"].astype(float) for path, part in parts.items()})
+        if len(values):
+            low, high = (
+                pd.DataFrame({path: part[edge].astype(float) for path, part in parts.items()}).median(axis=1)
+                for edge in ("q25", "q75")
+            )
+            panels[name] = _Panel(values, (low, high) if low.notna().any() else None)
+    return panels
+
+
+def _record(runs: Runs, path: str, quantity: str) -> pd.DataFrame:
+    """What a run recorded of a quantity: step, block, value, q25, q75."""
+    if quantity == "step_size":
+        return runs.read(path, "step_sizes").rename(columns={"step_size": "value"})
+    record = runs.read(path, "measurements")
+    record = record.loc[(record["quantity"] == quantity) & (record["statistic"] == "value")]
+    if quantity == "momentum":
+        record = record.assign(value=1 - record["value"])
+    return record.assign(q25=np.nan, q75=np.nan)
+
+
+def _balanced_columns(n_panels: int, limit: int) -> int:
+    """Columns of a grid of at most `limit` columns whose last row is as full as possible."""
+    return math.ceil(n_panels / math.ceil(n_panels / limit))
+
+
+def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | None, width: Width) -> str:
+    """The learner's label, in lines that fit into the figure."""
+    n_blocks = len(runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]["blocks"])
+    title = f"{label} ({n_panels} of {n_blocks} blocks)" if blocks is None and n_panels < n_blocks else label
+    return textwrap.fill(title, int((inches(width) - 0.6) / 0.073))
+
+
+def _draw_learner(
+    grid: np.ndarray, runs: Runs, panels: dict[str, _Panel], title: str, colour: str, bold: float
+) -> None:
+    """Fill the rows of one learner, and hide the places that are left over."""
+    low, high = _limits(panels.values())
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_visible(False)
+            continue
+        block = list(panels)[place]
+        _draw_trajectories(axes, panels[block], colour, bold)
+        draw_boundaries(axes, runs)
+        log_axis(axes, low, high)
+        # Empty lines above the titles of the first row keep space free for the learner's label.
+        space = "\n" * (title.count("\n") + 1) if place < grid.shape[1] else ""
+        axes.set_title(f"{space}{block}", fontsize=7, pad=3, linespacing=1.6)
+        axes.tick_params(labelleft=place % grid.shape[1] == 0)
+    text = grid[0, 0].annotate(
+        title, (0, 1), xytext=(0, 14), xycoords="axes fraction", textcoords="offset points", fontweight="bold"
+    )
+    text.set_in_layout(False)  # it may reach over the whole row
+
+
+def _draw_trajectories(axes: Axes, panel: _Panel, colour: str, bold: float) -> None:
+    distance = math.ceil(len(panel.values) / MAX_POINTS)
+    thinned = panel.values.iloc[::distance]
+    if panel.edges is not None:
+        low, high = (edge.iloc[::distance] for edge in panel.edges)
+        axes.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
+    for run in thinned.columns:
+        axes.plot(thinned.index, thinned[run], color=colour, linewidth=0.35 * bold, alpha=0.6)
+    axes.plot(thinned.index, thinned.median(axis=1), color=colour, linewidth=bold)
+
+
+def _limits(panels: Iterable[_Panel]) -> tuple[float, float]:
+    """Limits of a logarithmic axis that shows all positive values, and a labelled tick or two."""
+    values = np.concatenate(
+        [part.to_numpy().ravel() for panel in panels for part in (panel.values, *(panel.edges or ()))]
+    )
+    values = values[np.isfinite(values) & (values > 0)]
+    low, high = (values.min(), values.max()) if len(values) else (1e-1, 1e1)
+    margin = max(1.1, math.sqrt(10 / (high / low))) if high / low < 10 else (high / low) ** 0.06
+    return low / margin, high * margin
+
+
+def _finish_grid(figure: Figure, grid: np.ndarray, label: str) -> None:
+    """Label the axes of the grid; in each column, the lowest panel shows the samples."""
+    for column in grid.T:
+        visible = [axes for axes in column if axes.get_visible()]
+        for axes in visible:
+            axes.tick_params(labelbottom=axes is visible[-1])
+    for axes in grid.flat:
+        thousands(axes, 3)
+    figure.supxlabel("sample", fontsize=8)
+    figure.supylabel(label, fontsize=8)

@@ -1,0 +1,79 @@
+"""Draw accuracy against learning time, tuning included, and tabulate what learners reach in the same time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
+from analysis.figures import accuracy_against_time
+from analysis.report import SUFFIXES, split_by_stream, write_texts
+from analysis.runs import Runs, load_runs
+from analysis.scripts import _arguments
+from analysis.tables import Format, format_columns, with_interval
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser(
+        "accuracy_against_cost", "Compare accuracies at equal learning time, tuning included."
+    )
+    parser.add_argument(
+        "--costs",
+        type=Path,
+        metavar="CSV",
+        help="times of a step from python -m benchmarks.cost (default: speeds of the runs, which are less fair)",
+    )
+    parser.add_argument(
+        "--reference", default="AdamW", metavar="LEARNER", help="whose times are the budgets (default: %(default)s)"
+    )
+    _arguments.add_diverged(parser)
+    _arguments.add_figure(parser, "page")
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    selection = load_runs(*arguments.paths, purpose=None).select(purpose="selection")
+    costs = None if arguments.costs is None else pd.read_csv(arguments.costs)
+    for part, folder in split_by_stream(runs, arguments.out):
+        seconds = seconds_per_sample(part, costs)
+        table = accuracy_at_equal_time(
+            part, seconds, selection, reference=arguments.reference, diverged=arguments.diverged
+        )
+        table = table.sort_values("in_tuned_time", ascending=False, kind="stable", ignore_index=True)
+        explanation = _explanation(arguments)
+        print(f"{_text(table, 'terminal')}\n{explanation}\n")
+        paths += write_texts({fmt: _text(table, fmt) for fmt in SUFFIXES}, explanation, folder, "equal_time")
+        figure = accuracy_against_time(table, width=arguments.width)
+        paths += _arguments.save_figure(accuracy_against_time, figure, folder, "accuracy_against_cost", arguments)
+    return paths
+
+
+def _text(table: pd.DataFrame, fmt: Format) -> str:
+    if fmt == "csv":
+        return str(table.to_csv(index=False, lineterminator="\n"))
+    columns = {
+        "learner": [f"{row.learner}, {row.setting}" for row in table.itertuples()],
+        "time": [f"{time:.2f}" for time in table["relative_time"]],
+        "accuracy (%)": with_interval(table, "online_accuracy"),
+        "in the stream's time": with_interval(table, "in_stream_time"),
+        "in the tuned time": with_interval(table, "in_tuned_time"),
+    }
+    return format_columns(columns, fmt)
+
+
+def _explanation(arguments: argparse.Namespace) -> str:
+    source = "of the runs" if arguments.costs is None else "by PyTorch's operations, measured in turns"
+    return (
+        f"“Time” is that of learning, tuning included, relative to {arguments.reference}'s for the stream, from speeds "
+        f"{source}. The last columns are the accuracy (%) in the time that {arguments.reference} needs for the stream, "
+        "and for its tuning and the stream; samples that a learner does not come to in that time count as chance."
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

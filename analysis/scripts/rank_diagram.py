@@ -1,0 +1,36 @@
+"""Draw the ranks of the learners over seeds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.figures import rank_diagram
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("rank_diagram", "Draw the ranks of the learners over seeds.")
+    _arguments.add_learners(parser)
+    _arguments.add_test(parser)
+    _arguments.add_diverged(parser)
+    _arguments.add_figure(parser)
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        figure = rank_diagram(
+            part, arguments.learners, diverged=arguments.diverged, test=arguments.test, width=arguments.width
+        )
+        paths += _arguments.save_figure(rank_diagram, figure, folder, "rank_diagram", arguments)
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""Tabulate the sawtooth of step sizes and their trend, block by block, and draw the experiences over each other."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.figures import folded_sawtooth
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
+from analysis.scripts import _arguments
+
+NOTE = (
+    "Amplitudes, rises, falls and slopes are in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is the half width "
+    "of a 95 % Student-t interval over seeds. “By chance” is the 95 % quantile of the amplitude when boundaries are "
+    "shifted at random, p the share of shifts with an amplitude at least as large, with Holm's correction for all "
+    "rows. Peak and trough are fractions of an experience; the rise is from the end of the one before to the peak, the "
+    "fall from there to the end."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser(
+        "sawtooth", "Do step sizes rise after each boundary and fall until the next? A table, and a figure per learner."
+    )
+    _arguments.add_learners(parser, default="those with learned step sizes")
+    parser.add_argument("--bins", type=int, default=BINS, help="parts of an experience (default: %(default)s)")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=SKIP,
+        metavar="N",
+        help="experiences left out at the beginning (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shifts", type=int, default=SHIFTS, metavar="N", help="random sets of boundaries (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the shifts (default: %(default)s)")
+    _arguments.add_figure(parser, default="page")
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    options = {name: getattr(arguments, name) for name in ("bins", "skip", "shifts", "seed")}
+    for part, folder in split_by_stream(runs, arguments.out):
+        table = sawtooth_table(part, arguments.learners, **options)
+        paths += _arguments.write_table(table, _rounded(table), NOTE, folder, "sawtooth")
+        for label in dict.fromkeys(table["learner"]):
+            figure = folded_sawtooth(part, label, width=arguments.width, **options)
+            name = "sawtooth_" + re.sub(r"[^\w.]+", "_", label).strip("_")
+            paths += _arguments.save_figure(folded_sawtooth, figure, folder, name, arguments)
+    return paths
+
+
+def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
+    def texts(name: str, form: str = ".2f") -> list[str]:
+        return [f"{value:{form}}".replace("-", "−") for value in table[name]]
+
+    def with_interval(name: str, form: str) -> list[str]:
+        pairs = zip(texts(name, form), table[f"{name}_ci"], strict=True)
+        return [text if pd.isna(half_width) else f"{text} ± {half_width:.2f}" for text, half_width in pairs]
+
+    return {
+        "learner": list(table["learner"]),
+        "block": list(table["block"]),
+        "seeds": [str(seeds) for seeds in table["seeds"]],
+        "amplitude": with_interval("amplitude", ".2f"),
+        "by chance": texts("chance_amplitude"),
+        "p (Holm)": texts("p_holm", ".3f"),
+        "peak": texts("peak"),
+        "trough": texts("trough"),
+        "rise": texts("rise"),
+        "fall": texts("fall"),
+        "slope per experience": with_interval("slope", "+.2f"),
+        "trend": list(table["trend"]),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,36 @@
+"""Draw how accuracy depends on one setting of the learners."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.figures import sensitivity_curves
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("sensitivity_curves", "Draw how accuracy depends on one setting.")
+
+    parser.add_argument(
+        "--setting", default="lr", metavar="OPTION", help="an option of the learner (default: %(default)s)"
+    )
+    _arguments.add_diverged(parser)
+    _arguments.add_figure(parser)
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        figure = sensitivity_curves(part, arguments.setting, diverged=arguments.diverged, width=arguments.width)
+        paths += _arguments.save_figure(sensitivity_curves, figure, folder, "sensitivity_curves", arguments)
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,83 @@
+"""Whether the runs of a study can be made: its streams, its network and its learners, each tried once."""
+
+import copy
+
+import torch
+from torch import nn
+
+from continual_metaopt.config import ConfigError, RunConfig, StudyConfig, factory_of
+from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer, step_sizes_of
+from continual_metaopt.planning import Made, kind_of, n_selection_runs, selection_length, stream_sizes
+from streams.stream import LearnerInfo
+
+
+def check_study(study: StudyConfig) -> Made:
+    """Make a study's streams, its network and its learners, so that what cannot be made shows before the first run.
+
+    Of settings of a learner that differ only in numbers, one is tried. Nothing is written but decoded images of the
+    stream's source.
+
+    Returns:
+        What there is to know about the things made.
+
+    Raises:
+        ConfigError: something cannot be made; the message names the field.
+        FileNotFoundError: the stream's source is not there.
+    """
+    runs = [(i, study.run(e, e.untuned, study.seeds[0], "report", tuned=False)) for i, e in enumerate(study.learners)]
+    sizes = _sizes(runs[0][1], "stream")
+    model = _network(runs[0][1], sizes)
+    for i, entry in enumerate(study.learners):
+        if n_selection_runs(study, entry):
+            seed = study.selection_seeds[0]
+            for setting in study.next_settings(entry, []):
+                runs.append((i, study.run(entry, entry.with_options(setting), seed, "selection")))
+            if study.tuning:
+                _sizes(runs[-1][1], "tuning.stream")
+    selection_length(study)
+    n_blocks: dict[tuple[int, str], int] = {}
+    for i, run in runs:
+        kind = i, kind_of(run.learner.model_dump(mode="json"))
+        if kind not in n_blocks:
+            n_blocks[kind] = _n_blocks(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'")
+    n_parameters = sum(param.numel() for param in model.parameters())
+    return Made(n_parameters, [max(n for (j, _), n in n_blocks.items() if j == i) for i in range(len(study.learners))])
+
+
+def _sizes(run: RunConfig, field: str) -> LearnerInfo:
+    try:
+        return stream_sizes(run.stream, run.seed)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a stream of one's own raises
+        raise ConfigError(f"{field}: {_said(error)}") from error
+
+
+def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
+    """The network, tried on one sample."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model: nn.Module = factory_of("network", run.network.name)(
+                n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **run.network.options
+            )
+            copy.deepcopy(model).eval()(torch.zeros(1, *sizes.input_shape))
+    except Exception as error:
+        shape = " × ".join(map(str, sizes.input_shape))
+        raise ConfigError(f"network: '{run.network.name}' does not fit inputs of {shape}: {_said(error)}") from error
+    return model
+
+
+def _n_blocks(run: RunConfig, model: nn.Module, sizes: LearnerInfo, where: str) -> int:
+    """How many blocks a learner has on the network."""
+    known = known_of_the_stream(run.learner.name, sizes.n_samples, sizes.batch_size)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            optimizer = make_optimizer(run.learner.name, copy.deepcopy(model), **known, **run.learner.options)
+    except Exception as error:
+        raise ConfigError(f"{where} cannot be made for the network '{run.network.name}': {_said(error)}") from error
+    return len(step_sizes_of(optimizer))
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip()
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

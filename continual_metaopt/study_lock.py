@@ -1,0 +1,230 @@
+"""One command at a time works on a study: a lock in the study's folder, which says who holds it.
+
+The lock is a file, so that it also holds among machines that share the folder, and it is rewritten every few seconds
+while its owner lives. Whether an owner on this machine is dead, the system tells. Of another machine's owner nothing is
+known but whether the file changes while we watch it: the clocks of two machines need not agree, and any may jump.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+LOCK = "lock.json"
+SECONDS_BETWEEN_BEATS = 10.0
+SECONDS_UNTIL_DEAD = 60.0  # without a change of the file
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class StudyLocked(RuntimeError):
+    """Another command works on the study; the message says which."""
+
+
+class StudyLock:
+    """The right to work on the study in a folder, while the ``with`` statement lasts.
+
+    Args:
+        folder: of the study; made if it is not there.
+        say: tells the user why this takes a while.
+        on_loss: called from another thread if somebody else has taken the lock meanwhile, because this process did not
+            live, or could not write, for a minute.
+
+    Raises:
+        StudyLocked: at the beginning of the ``with`` statement, if another command holds it.
+    """
+
+    def __init__(
+        self, folder: Path, say: Callable[[str], None] = lambda text: None, on_loss: Callable[[], None] = lambda: None
+    ) -> None:
+        self._path, self._say, self._on_loss = folder / LOCK, say, on_loss
+        self._token = uuid.uuid4().hex
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._beats = 0
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self.taken_by: str | None = None
+
+    def __enter__(self) -> "StudyLock":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while not self._create():
+            known = self._read()
+            if known is None:
+                continue
+            owner = _owner(known)
+            if is_alive(owner) or (is_alive(owner) is None and self._changes(known, owner)):
+                raise StudyLocked(
+                    f"'{self._path.parent}' is in use by another command, {describe_owner(owner)}. Wait until it has "
+                    "ended or stop it there, or choose another folder with --out"
+                )
+            if self._remove(known):
+                self._say(f"freed the lock of {describe_owner(owner)}, which is dead")
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._released.set()
+        self._heart.join()
+        if self.taken_by is None:
+            self._path.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
+        """Make the lock file with all its content at once; False if it is there already."""
+        temporary = self._write_beside()
+        try:
+            os.link(temporary, self._path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                with self._path.open("xb") as file:
+                    file.write(temporary.read_bytes())
+            except FileExistsError:
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def _write_beside(self) -> Path:
+        temporary = self._path.with_name(f".{LOCK}.{self._token}.tmp")
+        content = this_process() | {"since": self._since, "token": self._token, "beats": self._beats}
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return temporary
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _changes(self, known: bytes, owner: dict[str, Any]) -> bool:
+        """Whether somebody rewrites or removes the file while we watch it."""
+        self._say(
+            f"'{self._path}' is of {describe_owner(owner)}; waiting up to {SECONDS_UNTIL_DEAD:.0f} s for a sign of life"
+        )
+        deadline = time.monotonic() + SECONDS_UNTIL_DEAD
+        while time.monotonic() < deadline:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            now = self._read()
+            if now is None:
+                return False
+            if now != known:
+                return True
+        return False
+
+    def _remove(self, known: bytes) -> bool:
+        """Remove a dead owner's file, but not one that another waiting command has put in its place meanwhile."""
+        aside = self._path.with_name(f".{LOCK}.{self._token}.dead")
+        try:
+            self._path.rename(aside)
+        except FileNotFoundError:
+            return False
+        is_the_dead_one = aside.read_bytes() == known
+        if not is_the_dead_one:
+            with contextlib.suppress(OSError):
+                os.link(aside, self._path)
+        aside.unlink()
+        return is_the_dead_one
+
+    def _beat(self) -> None:
+        """Rewrite the file now and then, as long as it is ours."""
+        while not self._released.wait(SECONDS_BETWEEN_BEATS):
+            now = self._read()
+            owner = _owner(now) if now else {}
+            if owner and owner.get("token") != self._token:
+                self.taken_by = describe_owner(owner)
+                self._on_loss()
+                return
+            self._beats += 1
+            with contextlib.suppress(OSError):  # a disk that is full now may have space for the next beat
+                self._write_beside().replace(self._path)
+
+
+def this_process() -> dict[str, Any]:
+    """Facts by which another process can tell whether this one lives."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "born": _born(os.getpid())}
+
+
+def is_alive(owner: dict[str, Any]) -> bool | None:
+    """Whether a process lives; None if that cannot be told from here.
+
+    Args:
+        owner: its "host" and "pid"; also "machine" and "born", where known, as ``this_process`` gives them.
+    """
+    if owner.get("host") != socket.gethostname() or not isinstance(owner.get("pid"), int):
+        return None
+    if owner.get("machine", _machine()) != _machine():  # booted anew, or another container of the same name
+        return None
+    if not _exists(owner["pid"]):
+        return False
+    born = _born(owner["pid"])
+    return owner.get("born") in (None, born)  # else another process has been given its number
+
+
+def _exists(pid: int) -> bool:
+    if sys.platform == "win32":  # os.kill would end the process there
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)
+        if handle:
+            ctypes.windll.kernel32.CloseHandle(handle)
+        return bool(handle)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended, and only its parent does not know yet, where the system tells."""
+    fields = _process_table(pid)
+    return bool(fields) and fields[0] == "Z"
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, in the system's own count, where it tells."""
+    fields = _process_table(pid)
+    return fields[19] if len(fields) > 19 else None
+
+
+def _process_table(pid: int) -> list[str]:
+    """What Linux says of a process, from its state on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _machine() -> str | None:
+    """What tells this start of this machine, or this container, from others, where the system tells."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _owner(content: bytes) -> dict[str, Any]:
+    try:
+        owner = json.loads(content)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def describe_owner(owner: dict[str, Any]) -> str:
+    """Who holds a lock, and since when, given its content."""
+    if "pid" not in owner:
+        return "an unknown owner"
+    return f"process {owner['pid']} on {owner.get('host')} since {owner.get('since')}"

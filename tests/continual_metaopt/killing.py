@@ -1,0 +1,170 @@
+"""A program that kills runs at chosen moments, lets the same call go on, and compares what they leave.
+
+    python -m tests.continual_metaopt.killing torch|compiled EVERY FOLDER
+
+Each attempt is a copy of this process, which has imported everything and has one thread. Runs are killed at every
+EVERYth operation on files, and at random times. It says how many were killed; what differs is an error.
+"""
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from analysis import load_runs
+from analysis.files import write_whole
+from continual_metaopt import recording, under_way
+from continual_metaopt.config import Component, RunConfig
+from continual_metaopt.engines import compiled_learner, torch_engine
+from continual_metaopt.recording import TABLES
+from continual_metaopt.running import run_one
+
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of what changes a folder
+N_RANDOM = 20
+
+
+def config_of(engine: Any) -> RunConfig:
+    return RunConfig(
+        stream=Component(name="permuted_inputs", n_experiences=2, samples_per_experience=10),
+        network=Component(name="mlp", hidden=[4]),
+        learner=Component(name="metaoptimize", lr=3e-3),
+        record_every=10,
+        engine=engine,
+    ).resolved()
+
+
+def checkpoint_often(n_samples: int) -> None:
+    under_way.CHECKPOINT_SECONDS = 0.0
+    for engine in (torch_engine, compiled_learner):
+        engine.MAX_SAMPLES, engine.MAX_SECONDS = n_samples, 60.0
+    compiled_learner.FIRST_SAMPLES = n_samples
+    under_way.describe_software = functools.cache(under_way.describe_software)
+    os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
+
+
+def in_a_copy(do: Callable[[], object], kill_after: float | None = None) -> int:
+    """Do something in a copy of this process; returns its exit status, negative if it was killed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            do()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Killer:
+    """Kills this process before its ``at``th change of a folder, or when half of a file has been written."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.n = at, 0
+        sys.addaudithook(self._before_change)
+        recording.write_whole = self._write
+
+    def _count(self) -> bool:
+        self.n += 1
+        return self.n == self.at
+
+    def _before_change(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in CHANGES or (event != "os.rename" and str(arguments[0]).endswith(".tmp")):
+            return
+        if self._count():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _write(self, path: Path, write: Callable[[Path], object]) -> Path:
+        def write_half(temporary: Path) -> None:
+            write(temporary)
+            if self._count():
+                os.truncate(temporary, temporary.stat().st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return write_whole(path, write_half)
+
+
+def content(run: Path) -> dict[str, Any]:
+    """Everything in a run directory that must not depend on when it was made."""
+    status = json.loads((run / "status.json").read_text())
+    names = ("state", "reason", "step", "n_correct", "engine", "notes")
+    return {
+        "files": sorted(path.name for path in run.iterdir()),
+        "config": json.loads((run / "config.json").read_text()),
+        "status": {name: status[name] for name in names},
+        "tables": {name: (run / f"{name}.parquet").read_bytes() for name in TABLES},
+    }
+
+
+def check_readable(run: Path, whole: Path) -> None:
+    """What a killed run has left can be analysed: the beginning of each table."""
+    if not (run / "config.json").exists():
+        return
+    runs = load_runs(run)
+    for name in ("samples", "step_sizes", "measurements", "experiences"):
+        steps = "experience" if name == "experiences" else "step"
+        found = runs.read(str(run), name, [steps])[steps].tolist()
+        assert found == pq.read_table(whole / f"{name}.parquet")[steps].to_pylist()[: len(found)], (run, name, found)
+
+
+def main(engine: str, every: int, folder: Path) -> None:
+    checkpoint_often(10)
+    config, whole, randomly = config_of(engine), folder / "whole", random.Random(0)
+
+    def attempt(run: Path, at: int = 0) -> None:
+        killer = Killer(at)
+        assert run_one(config, run) == "finished"
+        (folder / "n_operations").write_text(str(killer.n))
+
+    assert run_one(config, whole) == "finished"  # fills caches
+    shutil.rmtree(whole)
+    start = time.monotonic()
+    assert in_a_copy(lambda: attempt(whole)) == 0
+    seconds = time.monotonic() - start
+    expected, n_killed = content(whole), 0
+    n_operations = int((folder / "n_operations").read_text())
+
+    def check(run: Path, moment: object) -> None:
+        assert in_a_copy(lambda: attempt(run)) == 0, moment
+        found = content(run)
+        assert found == expected, (moment, {key: found[key] for key in found if found[key] != expected[key]})
+        shutil.rmtree(run)
+
+    for at in range(1, n_operations + 1, every):
+        run = folder / str(at)
+        assert in_a_copy(lambda run=run, at=at: attempt(run, at)) == -signal.SIGKILL, at
+        check_readable(run, whole)
+        n_killed += 1
+        if at % 5 == 0:  # and while it goes on
+            n_killed += in_a_copy(lambda run=run: attempt(run, randomly.randrange(1, n_operations))) < 0
+            check_readable(run, whole)
+        check(run, at)
+    n_at_operations = n_killed
+    while n_killed - n_at_operations < N_RANDOM:
+        run, moments = folder / f"from {n_killed}", []
+        for _ in range(4):
+            moments.append(randomly.uniform(0, seconds))
+            n_killed += in_a_copy(lambda run=run: attempt(run), moments[-1]) < 0
+            if run.exists():
+                check_readable(run, whole)
+        check(run, moments)
+    before = content(whole), (whole / "status.json").stat().st_mtime_ns
+    assert run_one(config, whole) == "finished"
+    assert (content(whole), (whole / "status.json").stat().st_mtime_ns) == before  # not repeated
+    print(n_killed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

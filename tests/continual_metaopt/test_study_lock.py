@@ -1,0 +1,200 @@
+"""Who may work on a study: one command at a time, and a dead one does not keep others out."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continual_metaopt import study_lock
+from continual_metaopt.study_lock import LOCK, StudyLock, StudyLocked, is_alive, this_process
+
+from .conftest import environment, exactly
+
+SINCE = "2026-01-02T03:04:05+00:00"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.02)
+    monkeypatch.setattr(study_lock, "SECONDS_UNTIL_DEAD", 0.3)
+    monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_LOOKS", 0.01)
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left_behind(folder: Path, **owner: Any) -> bytes:
+    content = json.dumps(this_process() | {"since": SINCE, "token": "another", "beats": 3} | owner)
+    (folder / LOCK).write_text(content)
+    return content.encode()
+
+
+def locked(folder: Path, pid: int, host: str, since: str = SINCE) -> str:
+    return exactly(
+        f"'{folder}' is in use by another command, process {pid} on {host} since {since}. Wait until it has ended or "
+        "stop it there, or choose another folder with --out"
+    )
+
+
+def test_the_second_command_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    with StudyLock(tmp_path / "study"):
+        owner = json.loads((tmp_path / "study" / LOCK).read_text())
+        assert (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid())
+        with (
+            pytest.raises(StudyLocked, match=locked(tmp_path / "study", os.getpid(), owner["host"], owner["since"])),
+            StudyLock(tmp_path / "study"),
+        ):
+            pytest.fail("it was locked")
+        assert json.loads((tmp_path / "study" / LOCK).read_text())["token"] == owner["token"]
+
+    assert list((tmp_path / "study").iterdir()) == []
+    with StudyLock(tmp_path / "study"):
+        pass
+
+
+def test_a_dead_owner_on_this_machine_keeps_nobody_out(tmp_path: Path, dead: int) -> None:
+    left_behind(tmp_path, pid=dead)
+    said: list[str] = []
+
+    with StudyLock(tmp_path, said.append):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+    assert said == [f"freed the lock of process {dead} on {socket.gethostname()} since {SINCE}, which is dead"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_another_process_has_now_is_no_sign_of_life(tmp_path: Path) -> None:
+    if this_process()["born"] is None:
+        pytest.skip("the system does not tell when a process began")
+    left_behind(tmp_path, born="1")  # and our own number
+
+    with StudyLock(tmp_path):
+        pass
+
+
+@pytest.fixture
+def beating(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose lock another machine rewrites, with a clock that is a year behind."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for beats in range(1000):
+            (tmp_path / ".new").write_text(
+                json.dumps({"host": "elsewhere", "pid": 7, "since": SINCE, "token": "theirs", "beats": beats})
+            )
+            (tmp_path / ".new").replace(tmp_path / LOCK)
+            if ended.wait(0.05):
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    while not (tmp_path / LOCK).exists():
+        time.sleep(0.01)
+    yield tmp_path
+    ended.set()
+    thread.join()
+
+
+def test_an_owner_elsewhere_lives_while_its_file_changes(beating: Path) -> None:
+    said: list[str] = []
+
+    with pytest.raises(StudyLocked, match=locked(beating, 7, "elsewhere")), StudyLock(beating, said.append):
+        pytest.fail("it was locked")
+
+    assert said == [
+        f"'{beating / LOCK}' is of process 7 on elsewhere since {SINCE}; waiting up to 0 s for a sign of life"
+    ]
+
+
+@pytest.mark.parametrize("owner", [{"host": "elsewhere", "pid": 7}, {"machine": "before it was booted anew"}, None])
+def test_an_owner_elsewhere_is_dead_when_its_file_does_not_change(tmp_path: Path, owner: dict[str, Any] | None) -> None:
+    left_behind(tmp_path, **(owner or {}))
+    if owner is None:
+        (tmp_path / LOCK).write_text("{")  # damaged
+    # neither a clock that jumped nor the time of the file decides
+    os.utime(tmp_path / LOCK, (2**33, 2**33))
+    said: list[str] = []
+    started = time.monotonic()
+
+    with StudyLock(tmp_path, said.append):
+        assert time.monotonic() - started >= 0.3
+
+    assert len(said) == 2
+    assert said[1].startswith("freed the lock of ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Path) -> None:
+    lost = threading.Event()
+
+    with StudyLock(tmp_path, on_loss=lost.set) as lock:
+        theirs = left_behind(tmp_path, host="elsewhere", pid=7)
+        assert lost.wait(10)
+
+    assert lock.taken_by == f"process 7 on elsewhere since {SINCE}"
+    assert (tmp_path / LOCK).read_bytes() == theirs, "it is not ours to remove"
+
+
+def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> None:
+    for _ in range(20):
+        left_behind(tmp_path, pid=dead)
+        inside: list[int] = []
+        most: list[int] = []
+        refused: list[str] = []
+
+        def work(inside: list[int] = inside, most: list[int] = most, refused: list[str] = refused) -> None:
+            try:
+                with StudyLock(tmp_path):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0.01)
+                    inside.pop()
+            except StudyLocked as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert max(most) == 1
+        assert len(most) + len(refused) == 3
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*args: Any) -> None:
+        raise PermissionError("not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with StudyLock(tmp_path), pytest.raises(StudyLocked), StudyLock(tmp_path):
+        pytest.fail("it was locked")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells which processes are dead")
+def test_a_killed_process_is_dead_before_its_parent_knows() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment())
+    owner = {"host": socket.gethostname(), "pid": process.pid}
+    assert is_alive(owner) is True
+
+    process.send_signal(signal.SIGKILL)
+
+    while is_alive(owner):
+        time.sleep(0.01)
+    assert is_alive(owner) is False
+    process.communicate()
+    assert is_alive({"host": "elsewhere", "pid": process.pid}) is None
+    assert is_alive({}) is None
