@@ -12,7 +12,18 @@ from analysis.runs import Runs
 
 _PROGRAM = "continual-metaopt"
 _COMPONENTS = ("stream", "network", "learner")
-_PLAIN_FLAGS = ("seed", "record_every", "engine", "device", "evaluate", "label", "diagnostics", "imports")
+_PLAIN_FLAGS = (
+    "seed",
+    "record_every",
+    "record_samples_every",
+    "engine",
+    "device",
+    "evaluate",
+    "label",
+    "diagnostics",
+    "imports",
+)
+_ADDED_TO_STUDIES = ("n_runs",)  # that no study file may have
 
 
 class Study(NamedTuple):
@@ -20,9 +31,9 @@ class Study(NamedTuple):
 
     Attributes:
         name: of the study.
-        record: what its folder's `study.json` says, or None if it is not there.
+        record: its description in its folder's `study.json`, or None if it is not there.
         command: the command that repeats it where it is known by its name.
-        from_record: the command that repeats it from `study.json`, or None.
+        from_record: the command that repeats it from a file with this description, or None.
     """
 
     name: str
@@ -116,5 +127,5 @@ def _study_record(run: Path, name: str) -> dict[str, Any] | None:
             except ValueError:
                 return None
             if isinstance(record, dict) and record.get("name") == name and record.get("seeds"):
-                return record
+                return {key: value for key, value in record.items() if key not in _ADDED_TO_STUDIES}
     return None

@@ -201,7 +201,7 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
             block["band"] = [next(texts), next(texts)] if block["band"] else []
     explanation = (
         "One panel per block of parameters. Thin lines are single seeds, bold lines their median over the seeds that "
-        "have come that far; vertical lines are the starts of experiences. Panels of a learner share their vertical axis."
+        "have come that far; vertical lines are the starts of experiences. A learner’s panels share a vertical axis."
     )
     if any(block["band"] for learner in learners for block in learner["blocks"]):
         explanation += (

@@ -345,10 +345,8 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
         "Parameters": _ranges(runs.table["n_parameters"], ","),
         "Seeds": _ranges(runs.table["seed"]),
         "Settings chosen on": "" if selection is None or not len(selection) else _chosen_on(selection),
-        "Versions": "; ".join(
-            dict.fromkeys(_listed(config.get("versions", {}), " ") for config in runs.configs.values())
-        ),
-        "Machine": "; ".join(dict.fromkeys(_listed(config.get("platform", {})) for config in runs.configs.values())),
+        "Versions": _differing(runs, "versions", " "),
+        "Machine": _differing(runs, "platform", " = "),
     }
     return {term: text for term, text in facts.items() if text}
 
@@ -390,9 +388,10 @@ def not_finished(runs: Runs, statuses: Mapping[str, Mapping[str, Any]]) -> list[
     states = ("diverged", "failed", "running")
     chosen = runs.table[runs.table["state"].isin(states)]
     for run in sorted(chosen.to_dict("records"), key=lambda run: states.index(run["state"])):
-        reason = run["reason"] or "no reason was recorded"
-        if run["state"] == "running" and not run["reason"]:
-            reason = f"last sign of life: {statuses[run['path']].get('heartbeat', 'none')}"
+        status = statuses[run["path"]]
+        reason = status.get("reason") or "no reason was recorded"
+        if run["state"] == "running" and not status.get("reason"):
+            reason = f"last sign of life: {status.get('heartbeat', 'none')}"
         samples = f"{run['step']:,} of {run['n_samples']:,}"
         cells = [run["label"], str(run["seed"]), run["state"], samples, reason, Path(run["path"]).name]
         rows.append(Row(runs.labels.index(run["label"]), [Cell(text, text) for text in cells]))
@@ -433,7 +432,7 @@ def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
         return [None] * len(table)
 
     def place(value: float) -> float:
-        return round(2 + 96 * (value - low) / (high - low), 2)
+        return round(float(2 + 96 * (value - low) / (high - low)), 2)
 
     zero = place(0.0) if column == "difference" else None
     return [
@@ -483,6 +482,11 @@ def _short(value: Any) -> str:
 
 def _listed(content: Mapping[str, Any], between: str = " = ") -> str:
     return ", ".join(f"{key}{between}{_short(value)}" for key, value in content.items())
+
+
+def _differing(runs: Runs, key: str, between: str) -> str:
+    """What all runs recorded under a key, each content once."""
+    return "; ".join(dict.fromkeys(_listed(config.get(key, {}), between) for config in runs.configs.values()))
 
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:

@@ -355,6 +355,7 @@
         cursor: {
           y: false,
           drag: { x: true, y: false, setScale: true },
+          bind: { dblclick: () => () => this.setView(...this.span) }, // uPlot's own would end at the last point
           points: { size: 6, one: false, show: this.curves || undefined },
         },
         scales: {

@@ -35,7 +35,7 @@ TINY_RUN = [
     *("--record-every", "10", "--quiet"),
 ]
 REPORT = {
-    *("comparison.csv", "comparison.md", "comparison.tex"),
+    *("comparison.csv", "comparison.md", "comparison.tex", "report.html"),
     *("online_accuracy.pdf", "sliding_accuracy.pdf", "step_sizes.pdf"),
 }
 
