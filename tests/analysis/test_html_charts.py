@@ -127,7 +127,7 @@ def test_momenta_are_shown_as_their_distance_from_one(tmp_path):
     assert trajectory_chart(load_runs(tmp_path), "weight_decay") is None
 
 
-@pytest.mark.parametrize(("n_blocks", "most", "points"), [(2, 1000, 100), (2, 2_000_000, 1000), (40, 6000, 500)])
+@pytest.mark.parametrize(("n_blocks", "most", "points"), [(2, 1000, 500), (2, 2_000_000, 1000), (40, 600, 100)])
 def test_points_per_line_keep_a_page_small(tmp_path, monkeypatch, n_blocks, most, points):
     monkeypatch.setattr(html_charts, "MAX_VALUES", most)
     write_run(tmp_path, "A", 0, learned=True, config={"blocks": [f"b{i}" for i in range(n_blocks)]})

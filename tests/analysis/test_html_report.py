@@ -299,7 +299,7 @@ def test_hovering_shows_values_and_dragging_zooms(opened):
     figure.get_by_label("Show one experience").select_option(label="experience 4")
     assert opened.view() == [150, 200]
     figure.get_by_role("button", name="Show the whole stream").click()
-    figure.get_by_label("Scalar").uncheck()
+    figure.get_by_role("checkbox", name="Scalar").uncheck()
     assert figure.locator(".group").count() == 1
 
 
