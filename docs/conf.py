@@ -23,6 +23,7 @@ myst_links_external_new_tab = False
 
 autodoc_typehints = "none"  # the docstrings say what arguments are
 autodoc_member_order = "bysource"
+autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 python_maximum_signature_line_length = 100
@@ -34,6 +35,7 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
+INDENTED_BLOCK = re.compile(r"(?<!:):(?=\n\s*\n    +(?=\S))")  # in a docstring, a formula or a command
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -76,5 +78,9 @@ def setup(app: Sphinx) -> None:
     def included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
         content[0] = name_files_that_are_no_pages(content[0], (DOCS / path).resolve().parent)
 
+    def formulas(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        lines[:] = INDENTED_BLOCK.sub("::", "\n".join(lines)).split("\n")
+
+    app.connect("autodoc-process-docstring", formulas, priority=100)  # before Napoleon
     app.connect("source-read", page)
     app.connect("include-read", included)

@@ -1,5 +1,6 @@
 """Pages link to what exists, and the site leaves out what is no page."""
 
+import importlib
 import re
 import runpy
 from pathlib import Path
@@ -63,6 +64,12 @@ def test_the_site_names_files_that_it_does_not_hold(
     configuration: dict, folder: Path, link: str, on_the_site: str
 ) -> None:
     assert configuration["name_files_that_are_no_pages"](link, folder) == on_the_site
+
+
+@pytest.mark.parametrize("package", ["continual_metaopt", "streams", "analysis"])
+def test_the_reference_has_all_public_names(package: str) -> None:
+    described = re.findall(rf"\b{package}\.(\w+)", (DOCS / "api.md").read_text(encoding="utf-8"))
+    assert sorted(set(described)) == sorted(importlib.import_module(package).__all__)
 
 
 def test_the_index_names_every_page_and_no_records(configuration: dict) -> None:
