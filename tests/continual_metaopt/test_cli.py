@@ -64,7 +64,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         ("learners", learner_names()),
-        ("studies", ["class_split", "field", "quick", "robustness", "table2", "table3", "tracking"]),
+        (
+            "studies",
+            [
+                "class_split",
+                "field",
+                "initial_step_size",
+                "quick",
+                "robustness",
+                "table2",
+                "table3",
+                "tracking",
+                "trajectories",
+            ],
+        ),
     ],
 )
 def test_everything_that_can_be_named_is_listed(
@@ -321,7 +334,8 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)",
+            "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories "
+            "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["explain", "nowhere"], "nowhere: no such directory"),
@@ -543,6 +557,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     [
         ["--help"],
         ["compare", "--help"],
+        ["reproduce", "--help"],
         ["list", "streams"],
         ["list", "learners"],
         ["list", "studies"],

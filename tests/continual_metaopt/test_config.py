@@ -56,7 +56,17 @@ def test_packaged_studies_are_valid(name: str) -> None:
 
 
 def test_packaged_studies_are_listed() -> None:
-    assert list(packaged_studies()) == ["class_split", "field", "quick", "robustness", "table2", "table3", "tracking"]
+    assert list(packaged_studies()) == [
+        "class_split",
+        "field",
+        "initial_step_size",
+        "quick",
+        "robustness",
+        "table2",
+        "table3",
+        "tracking",
+        "trajectories",
+    ]
 
 
 def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
@@ -362,7 +372,8 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     message = (
         "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)"
+        "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories "
+        "(or the path of a .yaml file)"
     )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
