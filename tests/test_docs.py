@@ -6,6 +6,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+
+from continual_metaopt import blocks
+from continual_metaopt.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -78,3 +82,12 @@ def test_the_index_names_every_page_and_no_records(configuration: dict) -> None:
     named = {line for line in index.splitlines() if re.fullmatch(r"[\w-]+", line)}
     assert sorted(named | set(others) | {"index"}) == sorted(path.stem for path in DOCS.glob("*.md"))
     assert configuration["exclude_patterns"] == ["records"]
+
+
+def test_the_network_of_the_page_about_extending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NETWORKS, "_entries", dict(NETWORKS._entries))
+    (text,) = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(text, {})
+    network = NETWORKS["two_layers"](3, (1, 4, 4), width=5)
+    assert network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
+    assert len(blocks(network, "blockwise")) == 2
