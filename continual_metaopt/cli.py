@@ -525,13 +525,18 @@ def _show_report(
 ) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
+    from analysis.report import by_stream_and_network
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
     tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
-    table = comparison_table(loaded, diverged=diverged, selection=tried)
-    _print(format_table(table, "terminal"))
-    _print(re.sub(r"\s+", " ", caption(table)))
+    parts = by_stream_and_network(loaded)
+    for title, part in parts.items():
+        table = comparison_table(part, diverged=diverged, selection=tried)
+        if len(parts) > 1:
+            _print(f"\n{title}\n")
+        _print(format_table(table, "terminal"))
+        _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
 
 

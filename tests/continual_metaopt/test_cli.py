@@ -27,6 +27,7 @@ from continual_metaopt.study import run_study
 from continual_metaopt.study_lock import StudyLock
 from streams import STREAMS, plan_stream
 
+from ..analysis.synthetic import write_run
 from .conftest import STREAM, InProcess, environment, files_of, known_learners, learner_names, read_tables, write_study
 
 TINY_RUN = [
@@ -35,7 +36,7 @@ TINY_RUN = [
     *("--record-every", "10", "--quiet"),
 ]
 REPORT = {
-    *("comparison.csv", "comparison.md", "comparison.tex"),
+    *("comparison.csv", "comparison.md", "comparison.tex", "report.html"),
     *("online_accuracy.pdf", "sliding_accuracy.pdf", "step_sizes.pdf"),
 }
 
@@ -710,3 +711,16 @@ def test_a_module_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--imports", "no_such_module", "--quiet"]) == 2
     message = "imports: cannot import 'no_such_module' (ModuleNotFoundError: No module named 'no_such_module')"
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_report_of_several_streams(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs", "A", 0)
+    write_run(here / "runs", "A", 1, stream_info={"stationary": "repeat"})
+    status, printed, _ = call(capsys, "report", here / "runs", "--out", here / "out")
+    assert status == 0
+    assert re.findall("^class_split v1, .*$", printed, re.MULTILINE) == [
+        "class_split v1, stationary=none",
+        "class_split v1, stationary=repeat",
+    ]
+    assert f"wrote {here / 'out' / 'report.html'}\n" in printed
