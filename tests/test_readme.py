@@ -61,8 +61,3 @@ def test_a_new_stream() -> None:
     benchmark = make_stream("one_class_at_a_time", source="digits")
     assert [experience.classes for experience in benchmark.info.experiences] == [[k] for k in range(10)]
     assert {benchmark.train_stream[3].dataset[i][1] for i in range(20)} == {3}
-
-
-@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_links_lead_somewhere(path: str) -> None:
-    assert (Path(__file__).parents[1] / path).exists()

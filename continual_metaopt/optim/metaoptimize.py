@@ -144,7 +144,7 @@ class MetaOptimize(torch.optim.Optimizer):
         parametrisation: "log" learns β = log α; "linear" learns β = α itself, with h ← γ (1 − κ α) h − (u + κ w) for a
             step of direction u, as additive hypergradient descent does. Then η and Δβ are in units of the step size.
         meta_every: meta updates are made at every so many steps of a block, with the sum of their meta gradients.
-        max_meta_change: bound on |Δβ| of a single meta update (2 in Sutton 1992); None for none.
+        max_meta_change: bound on the size of Δβ in a single meta update (2 in Sutton 1992); None for none.
         effective_step_bound: bound on Σ α g u / (2 · loss), summed over the groups that learn step sizes and set it, as
             Autostep's on Σ α x², which it is for a linear model with loss ½ δ² (``guards.overshoot``). Where a step
             would exceed it, their step sizes are divided by the excess for good, before the step. None for none.

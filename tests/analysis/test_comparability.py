@@ -49,7 +49,11 @@ SCRIPT_OPTIONS = {
     "accuracy_against_cost": ["--reference", "A"],
     "initial_step_size": ["--purpose", "report"],
 }
-SCRIPTS = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
+OF_ONE_DEFINITION = {"benchmark_result", "reproduction"}  # they take only runs of a certain stream or study
+SCRIPTS = sorted(
+    {module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")}
+    - OF_ONE_DEFINITION
+)
 
 
 def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, int] = (0, 0), regression=False) -> None:

@@ -1,0 +1,86 @@
+"""How Sphinx makes the documentation site of these pages: ``sphinx-build -W -b html docs build/docs``."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+REPOSITORY = DOCS.parent
+sys.path.insert(0, str(REPOSITORY))  # the sources beside these pages are described, not an installed version
+
+project = "continual-metaopt"
+author = "The continual-metaopt developers"
+project_copyright = author
+release = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["records"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+
+autodoc_typehints = "none"  # the docstrings say what arguments are
+autodoc_member_order = "bysource"
+autoclass_content = "class"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+python_maximum_signature_line_length = 100
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_show_sourcelink = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+
+INDENTED_BLOCK = re.compile(r"(?<!:):(?=\n\s*\n    +(?=\S))")  # in a docstring, a formula or a command
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def name_files_that_are_no_pages(text: str, folder: Path) -> str:
+    """Put the paths of sources, records and examples in place of links to them, since the site does not hold them.
+
+    Links whose text is the name of a page get its title instead.
+
+    Args:
+        text: Markdown with links as they are in the repository.
+        folder: that they are relative to.
+    """
+
+    def renamed(match: re.Match[str]) -> str:
+        label, path, section = match.groups(default="")
+        target = (folder / path).resolve()
+        if target == REPOSITORY / "README.md":
+            return f"[{label}](index.md{section})"
+        if target.parent == DOCS and target.suffix == ".md":
+            return f"[]({path}{section})" if label.endswith(target.name) else match.group()
+        inside = target.relative_to(REPOSITORY).as_posix()
+        return f"`{inside}`" if inside.rstrip("/").endswith(label.rstrip("/")) else f"{label} (`{inside}`)"
+
+    return LINK.sub(renamed, text)
+
+
+def pages_that_are_not_in(index: str) -> list[str]:
+    """Names of the pages that no line of the index names, in alphabetical order."""
+    return sorted({path.stem for path in DOCS.glob("*.md")} - {*index.split(), "index"})
+
+
+def setup(app: Sphinx) -> None:
+    """Read pages, and what they include from elsewhere in the repository, without links that lead out of the site."""
+
+    def page(app: Sphinx, docname: str, content: list[str]) -> None:
+        if docname == "index":
+            content[0] = content[0].replace("OTHER PAGES", "\n".join(pages_that_are_not_in(content[0])))
+        content[0] = name_files_that_are_no_pages(content[0], DOCS)
+
+    def included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
+        content[0] = name_files_that_are_no_pages(content[0], (DOCS / path).resolve().parent)
+
+    def formulas(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        lines[:] = INDENTED_BLOCK.sub("::", "\n".join(lines)).split("\n")
+
+    app.connect("autodoc-process-docstring", formulas, priority=100)  # before Napoleon
+    app.connect("source-read", page)
+    app.connect("include-read", included)
