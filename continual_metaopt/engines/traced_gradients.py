@@ -1,5 +1,6 @@
 """Prediction, loss and gradients by one graph of PyTorch's operations, traced once: the fast twin of autograd."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class TracedGradients:
 
     The graph is that of the network as it is now (``still_holds``), and for inputs of one shape; others are left to
     autograd. Each gradient is in memory of its own, laid out as its parameter, and new at every call, so that an
-    optimizer may keep it or change it, as it may with autograd's.
+    optimizer may keep it or change it, as it may with autograd's; it is added to one that ``zero_grad`` has left.
 
     Args:
         model: the network, on the CPU.
@@ -75,14 +76,13 @@ class TracedGradients:
         self._kinds = _kind(x), _kind(y)
         self._values = list(model.parameters())
         with random_numbers_kept(), self._gradients_kept():
+            self._rehearse(x, y)
             examples = [(x, y, self._by_autograd(x, y))]
             for other in _others(x, y, examples[0][2][0].shape[-1]):
                 examples.append((*other, self._by_autograd(*other)))
             self._parameters = [param for param in self._owned() if param.grad is not None]
             self._graph = self._fastest(examples)
             self._shared = self._not_their_own(x, y)
-        if self._describe() != self._description:
-            raise NotTraceable("the network changes itself when it predicts")
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Predict, and compute the gradients.
@@ -111,7 +111,10 @@ class TracedGradients:
             gradients[index] = torch.empty_like(self._parameters[index]).copy_(gradients[index])
         forget_gradients(self.optimizer)
         for param, gradient in zip(self._parameters, gradients, strict=True):
-            param.grad = gradient
+            if param.grad is None:
+                param.grad = gradient
+            else:  # which the optimizer's own zero_grad has kept, so that autograd would add to it
+                param.grad.add_(gradient)
         return (output, loss) if seen is None else seen
 
     def still_holds(self, model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> bool:
@@ -146,8 +149,35 @@ class TracedGradients:
 
     def _describe(self) -> list[Any]:
         """All that belongs to network, loss and optimizer, but for the numbers in tensors; to be compared."""
-        modules = [*self.model.modules(), *(self.criterion.modules() if isinstance(self.criterion, nn.Module) else ())]
-        return [_description(vars(module)) for module in modules] + [_description(list(self._owned()))]
+        hooks = [[_description(getattr(param, name, None)) for name in HOOKS] for param in self.model.parameters()]
+        parts = [_description(vars(module)) for module in _modules(self.model, self.criterion)]
+        return [*parts, *hooks, torch.nn.modules.module._has_any_global_hook(), _description(list(self._owned()))]
+
+    def _rehearse(self, x: Tensor, y: Tensor) -> None:
+        """Let a copy of the network learn from what is to be compared, so that the network itself stays as it is.
+
+        Raises:
+            NotTraceable: the copy has changed, or cannot take other samples.
+        """
+        try:
+            model, criterion = copy.deepcopy((self.model, self.criterion))
+            parts = _modules(model, criterion)
+            buffers, inputs = list(model.buffers()), x.clone()
+            numbers = [*buffers, *(value for part in parts for value in vars(part).values() if isinstance(value, Tensor))]
+            descriptions, before = [_description(vars(part)) for part in parts], [value.clone() for value in numbers]
+            output = model(inputs)
+            loss_of(criterion, output, y).backward()
+            for other, target in _others(x, y, output.shape[-1]):
+                loss_of(criterion, model(other), target).backward()
+        except Exception as error:
+            raise NotTraceable(f"a copy of the network cannot be tried ({_first_line(error)})") from error
+        changed = [not torch.equal(value, known) for value, known in zip(numbers, before, strict=True)]
+        if any(changed[: len(buffers)]):
+            raise NotTraceable("a buffer changes with each sample")
+        if any(changed) or [_description(vars(part)) for part in parts] != descriptions:
+            raise NotTraceable("the network changes itself when it predicts")
+        if not torch.equal(inputs, x):
+            raise NotTraceable("the network changes its input")
 
     @contextmanager
     def _gradients_kept(self) -> Iterator[None]:
@@ -162,21 +192,14 @@ class TracedGradients:
         """Output, loss and gradients of autograd, all with the weights that the parameters hold now.
 
         Raises:
-            NotTraceable: computing them changes a buffer, or takes random numbers.
+            NotTraceable: computing them takes random numbers.
         """
-        buffers, generators = [buffer.clone() for buffer in self.model.buffers()], random_state()
+        generators = random_state()
         for param in self.model.parameters():
             param.grad = None
         output = self.model(x)
         loss = loss_of(self.criterion, output, y)
         loss.backward()
-        changed = False
-        with torch.no_grad():
-            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-                changed |= not torch.equal(buffer, value)
-                buffer.copy_(value)
-        if changed:
-            raise NotTraceable("a buffer changes with each sample")
         if random_state() != generators:
             raise NotTraceable("the network draws random numbers")
         return [output.detach(), loss.detach(), *(param.grad for param in self._owned() if param.grad is not None)]
@@ -220,13 +243,8 @@ class TracedGradients:
             traced = make_fx(step)(x, y, *self._values)
             if any(_works_in_place(node) for node in traced.graph.nodes):
                 traced = make_fx(torch.func.functionalize(traced))(x, y, *self._values)
-                if any(_works_in_place(node) for node in traced.graph.nodes):
-                    raise NotTraceable("the network changes its input")
-        except NotTraceable:
-            raise
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise NotTraceable(f"the network cannot be traced ({reason})") from error
+            raise NotTraceable(f"the network cannot be traced ({_first_line(error)})") from error
         return traced
 
     def _agrees(
@@ -265,6 +283,14 @@ def _description(value: Any) -> Any:
     if isinstance(value, dict):
         return [(key, _description(part)) for key, part in value.items()]
     return _Identical(value)
+
+
+def _modules(model: nn.Module, criterion: Any) -> list[nn.Module]:
+    return [*model.modules(), *(criterion.modules() if isinstance(criterion, nn.Module) else ())]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, bool]:

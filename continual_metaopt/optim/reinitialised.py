@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.blocks import blocks
@@ -18,6 +18,7 @@ class Reinitialised(OnBase):
 
     ``begin_experience`` tells it where one begins. The parameters of groups with ``reinitialise`` then take the values
     again that they had before their first step, and the base update forgets what it knew of them. The others go on.
+    Where a parameter has grown, its new part takes those that it was given then.
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
@@ -45,17 +46,27 @@ class Reinitialised(OnBase):
         """Let the parameters begin anew."""
         for group in self.param_groups:
             for param in group["params"] if group["reinitialise"] else []:
-                state = self.state[param]
-                if "initial" in state:
-                    param.data.copy_(state["initial"])
-                    state.pop("base", None)
+                if "initial" in self.state[param]:
+                    param.data.copy_(self._initial(param))
+                    self.state[param].pop("base", None)
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
             for param in group["params"] if group["reinitialise"] else []:
-                if "initial" not in self.state[param]:
-                    self.state[param]["initial"] = param.detach().clone()
+                self._initial(param)
         super()._update(loss)
+
+    def _initial(self, param: Tensor) -> Tensor:
+        """What a parameter began with; what has been added to it since the last call begins with the values of now."""
+        state, shape = self.state[param], list(param.shape)
+        if state.get("shape") != shape:
+            values = param.detach().clone()
+            if "initial" in state:
+                known = tuple(map(slice, state["shape"]))
+                values[known] = state["initial"][known]
+            state["initial"], state["shape"] = values, shape
+        initial: Tensor = state["initial"]
+        return initial
 
 
 def reinitialised_told(

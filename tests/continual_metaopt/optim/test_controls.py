@@ -1,5 +1,6 @@
 """Learners that are controls: replayed step sizes, fixed ones per block, and networks that begin anew."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.registry import is_told, learner_factory, learns_step_sizes, step_sizes_of
 from continual_metaopt.optim.reinitialised import reinitialised_told
 from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
@@ -157,6 +159,30 @@ def test_weights_and_moments_begin_anew_at_boundaries_alone(part: Any) -> None:
     if part == "network":
         learn(model, optimizer, 4)
         assert all(param.equal(before) for param, before in zip(model.parameters(), trained, strict=True))
+
+
+def test_a_head_that_has_grown_begins_anew_with_the_weights_of_its_new_part() -> None:
+    model = network()
+    optimizer = reinitialised_told(model, lr=0.1)
+    optimizer.begin_experience()
+    initial = model[2].weight.detach().clone()
+    learn(model, optimizer, 3)
+
+    old, trained = dict(model.named_parameters()), model[2].weight.detach().clone()
+    model[2] = nn.Linear(8, 5)
+    with torch.no_grad():
+        model[2].weight[:3] = trained
+    added = model[2].weight[3:].detach().clone()
+    follow_parameters(optimizer, old, dict(model.named_parameters()))
+    restored = copy.deepcopy(model)
+    successor = reinitialised_told(restored, lr=0.1)
+    successor.load_state_dict(optimizer.state_dict())  # a checkpoint between growing and beginning anew
+
+    for grown, told in ((model, optimizer), (restored, successor)):
+        for _ in range(2):
+            told.begin_experience()
+            assert grown[2].weight.equal(torch.cat([initial, added]))
+            learn(grown, told, 3)
 
 
 # ------------------------------------------------------------------------------------------------- in runs
