@@ -81,11 +81,12 @@ def measure(
         engines: list[Engine] = ["torch"] if label == BASELINE else ["torch", "auto"]
         try:
             for engine in engines:
-                made = contender(label, learner, network, shape, engine, 20 + samples * repeats)
+                made = contender(label, learner, network, shape, engine, 20 + samples * (repeats + 1))
                 if engine == "torch" or made.engine != "torch":
-                    made.strategy.train(few)  # compiles what is to be compiled
-                    if engine == "torch":
-                        made.memory = memory(made.strategy, few)
+                    made.strategy.train(images)  # compiles and traces what is to be compiled and traced
+                if engine == "torch":
+                    made.memory = memory(made.strategy, few)
+                if engine == "torch" or made.engine != "torch":  # which is known only now where a graph is traced
                     contenders.append(made)
         except Exception as error:  # whatever a package raises; the others are measured all the same
             if label == BASELINE:

@@ -30,12 +30,13 @@ from analysis.files import write_whole
 from continual_metaopt.config import Component, resolve
 from continual_metaopt.engines import Engine
 from continual_metaopt.engines.denormals import flushed_denormals
+from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
 from streams import make_stream
 
-FEW, MAX_SAMPLES = 10, 1000  # in a turn; ten images are needed to show all classes
+FEW, MAX_SAMPLES = 10, 1000  # to start with, and in a turn; ten images are needed to show all classes
 ENGINES: tuple[Engine, ...] = ("torch", "fused", "compiled")
 BASES = ("adamw", "rmsprop", "lion")
 VARIANTS: dict[str, dict[str, Any]] = {  # of MetaOptimize, beyond one trace with one step size or one per block
@@ -257,7 +258,7 @@ def overhead(
     Args:
         network: registered name of the network.
         shape: channels, height and width of the images.
-        seconds: that a turn of the first base update takes in an engine; the others learn from as many samples.
+        seconds: that a turn of the first base update takes in an engine, about; the others learn from as many samples.
         repeats: turns of each learner.
         bases: base updates; the variants of MetaOptimize are measured with the first.
         engines: how steps are executed.
@@ -281,7 +282,7 @@ def overhead(
         pairs = [(engine, label) for engine in engines for label in measured]
         for engine, label in track(pairs, description="starting", console=console, disable=console.quiet):
             try:
-                one = contender(label, measured[label][0], network, shape, engine, MAX_SAMPLES * repeats)
+                one = contender(label, measured[label][0], network, shape, engine, MAX_SAMPLES * (repeats + 1))
                 one.strategy.train(few)  # compiles what is to be compiled
             except ValueError:  # this engine cannot execute the learner
                 continue
@@ -294,6 +295,8 @@ def overhead(
         rows = []
         for of_engine in filter(None, contenders.values()):
             images = random_images(shape, _n_samples(next(iter(of_engine.values())), few, seconds))
+            for one in of_engine.values():
+                one.strategy.train(images)  # traces what is to be traced
             take_turns(list(of_engine.values()), images, repeats, console, _raise)
             n = len(images.dataset)
             rows += [_row(one, of_engine[measured[label][1]], n) for label, one in of_engine.items()]
@@ -301,10 +304,11 @@ def overhead(
 
 
 def _n_samples(one: Contender, few: Any, seconds: float) -> int:
-    """How many samples a learner learns from in so many seconds, within limits."""
+    """How many samples a learner learns from in so many seconds, within limits; enough for a graph to be traced."""
     start = time.perf_counter()
     one.strategy.train(few)
-    return int(np.clip(seconds * FEW / (time.perf_counter() - start), FEW, MAX_SAMPLES))
+    fewest = FEWEST_SAMPLES if one.engine == "fused" else FEW
+    return int(np.clip(seconds * FEW / (time.perf_counter() - start), fewest, MAX_SAMPLES))
 
 
 @contextmanager

@@ -149,9 +149,9 @@ class TracedGradients:
 
     def _describe(self) -> list[Any]:
         """All that belongs to network, loss and optimizer, but for the numbers in tensors; to be compared."""
-        hooks = [[_description(getattr(param, name, None)) for name in HOOKS] for param in self.model.parameters()]
-        parts = [_description(vars(module)) for module in _modules(self.model, self.criterion)]
-        return [*parts, *hooks, torch.nn.modules.module._has_any_global_hook(), _description(list(self._owned()))]
+        parts = [getattr(param, name, None) for param in self.model.parameters() for name in HOOKS]
+        parts += [_attributes(self.model, self.criterion), torch.nn.modules.module._has_any_global_hook()]
+        return [_description(part) for part in (*parts, list(self._owned()))]
 
     def _rehearse(self, x: Tensor, y: Tensor) -> None:
         """Let a copy of the network learn from what is to be compared, so that the network itself stays as it is.
@@ -161,20 +161,19 @@ class TracedGradients:
         """
         try:
             model, criterion = copy.deepcopy((self.model, self.criterion))
-            parts = _modules(model, criterion)
+            attributes = _attributes(model, criterion)
             buffers, inputs = list(model.buffers()), x.clone()
-            numbers = [*buffers, *(value for part in parts for value in vars(part).values() if isinstance(value, Tensor))]
-            descriptions, before = [_description(vars(part)) for part in parts], [value.clone() for value in numbers]
+            others = [value for held in attributes for value in held.values() if isinstance(value, Tensor)]
+            known, before = _description(attributes), [tensor.clone() for tensor in (*buffers, *others)]
             output = model(inputs)
             loss_of(criterion, output, y).backward()
             for other, target in _others(x, y, output.shape[-1]):
                 loss_of(criterion, model(other), target).backward()
         except Exception as error:
             raise NotTraceable(f"a copy of the network cannot be tried ({_first_line(error)})") from error
-        changed = [not torch.equal(value, known) for value, known in zip(numbers, before, strict=True)]
-        if any(changed[: len(buffers)]):
+        if not all(map(torch.equal, buffers, before)):
             raise NotTraceable("a buffer changes with each sample")
-        if any(changed) or [_description(vars(part)) for part in parts] != descriptions:
+        if _description(attributes) != known or not all(map(torch.equal, others, before[len(buffers) :])):
             raise NotTraceable("the network changes itself when it predicts")
         if not torch.equal(inputs, x):
             raise NotTraceable("the network changes its input")
@@ -285,8 +284,9 @@ def _description(value: Any) -> Any:
     return _Identical(value)
 
 
-def _modules(model: nn.Module, criterion: Any) -> list[nn.Module]:
-    return [*model.modules(), *(criterion.modules() if isinstance(criterion, nn.Module) else ())]
+def _attributes(model: nn.Module, criterion: Any) -> list[dict[str, Any]]:
+    modules = [*model.modules(), *(criterion.modules() if isinstance(criterion, nn.Module) else ())]
+    return [vars(module) for module in modules]
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,15 @@ from continual_metaopt import overhead
 
 
 @pytest.mark.slow
-def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path) -> None:
+def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+    take_turns = overhead.take_turns
+
+    def noted(contenders: Any, images: Any, *others: Any) -> Any:
+        turns.extend(one.strategy.engine for one in contenders)
+        return take_turns(contenders, images, *others)
+
+    monkeypatch.setattr(overhead, "take_turns", noted)
     options = {"network": "linear", "shape": (1, 8, 8), "seconds": 1e-9, "repeats": 3, "bases": ("adamw", "lion")}
     text, paths = overhead.write_overhead(tmp_path, show_progress=False, **options)
 
@@ -21,6 +30,8 @@ def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path) -> 
     assert paths == [tmp_path / "overhead.md", tmp_path / "overhead.csv"]
     assert paths[0].read_text() == text
     assert table.index.is_unique
+    reasons = [engine["reason"] for engine in turns if engine["name"] == "fused"]
+    assert set(reasons) == {"asked for; gradients by a traced graph"}  # before the first turn
     assert {engine for _, engine in table.index} == {"torch", "fused", "compiled"}
     of_fixed = [label.endswith(", fixed") for label, _ in table.index]
     assert (table.loc[of_fixed, "time_ratio"] == 1).all()

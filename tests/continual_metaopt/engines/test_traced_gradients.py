@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import streams.quiet_avalanche  # noqa: F401
@@ -202,6 +203,34 @@ def test_inputs_of_other_shapes_are_left_to_autograd() -> None:
     assert output.requires_grad
 
 
+class Accumulating(torch.optim.SGD):
+    """Whoever uses it decides when its gradients are forgotten."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing."""
+
+
+class Zeroing(torch.optim.SGD):
+    """Its gradients stay where they are."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("kind", [Accumulating, Zeroing])
+def test_gradients_are_added_to_those_that_an_optimizer_has_kept(kind: type[torch.optim.SGD]) -> None:
+    found = []
+    for traces in (True, False):
+        model = made("tied")
+        given = model, kind(model.parameters(), 1e-2), nn.CrossEntropyLoss()
+        differentiate = TracedGradients(*given, *sample(0)) if traces else partial(by_autograd, *given)
+        differentiate(*sample(0))
+        kept = [param.grad for param in model.parameters()]
+        found.append(results(model, differentiate(*sample(1))))
+        assert all(param.grad is grad for param, grad in zip(model.parameters(), kept, strict=True))
+    torch.testing.assert_close(*found)
+
+
 def test_a_label_beyond_the_outputs_is_reported() -> None:
     model = made("linear")
     traced = TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
@@ -247,6 +276,8 @@ class Body(nn.Module):
     def __init__(self, function: Callable[["Body", Tensor], Tensor]) -> None:
         super().__init__()
         self.function, self.linear, self.n_calls = function, nn.Linear(64, 4), 0
+        self.seen: list[Tensor] = []
+        self.hidden, self.wanted = torch.zeros(1, 64), sample(0)[0].sum()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.function(self, x.flatten(1)))
@@ -266,6 +297,25 @@ def with_parameter_hook() -> nn.Module:
 
 def counted(body: Body, x: Tensor) -> Tensor:
     body.n_calls += 1
+    return x
+
+
+def remembering(body: Body, x: Tensor) -> Tensor:
+    body.seen.append(x)
+    return x
+
+
+def recurrent(body: Body, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        body.hidden.mul_(0.5).add_(x)
+    return body.hidden + x
+
+
+def picky(body: Body, x: Tensor) -> Tensor:
+    body.n_calls += 1
+    body.hidden += 1
+    if x.sum() != body.wanted:
+        raise ValueError("another sum is wanted")
     return x
 
 
@@ -292,6 +342,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "numbers that leave PyTorch": (lambda: Body(through_numpy), "its traced gradients are not those of autograd"),
     "a counter": (lambda: Body(counted), "the network changes itself when it predicts"),
+    "a list": (lambda: Body(remembering), "the network changes itself when it predicts"),
+    "numbers outside buffers": (lambda: Body(recurrent), "the network changes itself when it predicts"),
+    "other samples": (lambda: Body(picky), "a copy of the network cannot be tried (another sum is wanted)"),
     "an input that changes": (lambda: Body(lambda body, x: x.mul_(2)), "the network changes its input"),
 }
 
@@ -300,9 +353,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_a_graph_does_not_hold_is_refused(name: str) -> None:
     make, reason = REFUSED[name]
     model = make()
+    given, before, state = sample(0), random_state(), copy.deepcopy(model.state_dict())
     with pytest.raises(NotTraceable) as refusal:
-        TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+        TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *given)
     assert str(refusal.value).startswith(reason)
+    assert random_state() == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(given[0], sample(0)[0])
+    if isinstance(model, Body):
+        assert (model.n_calls, model.seen, model.hidden.abs().max()) == (0, [], 0)
 
 
 def test_global_hooks_are_refused() -> None:
@@ -311,6 +370,12 @@ def test_global_hooks_are_refused() -> None:
     try:
         with pytest.raises(NotTraceable, match=exactly("there are hooks for all networks")):
             TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+    finally:
+        hook.remove()
+    traced = TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert not traced.still_holds(model, traced.optimizer, traced.criterion, *sample(1))
     finally:
         hook.remove()
 
@@ -334,6 +399,14 @@ def hook(model: nn.Module) -> None:
     model[1].register_forward_hook(lambda *_: None)
 
 
+def hook_a_gradient(model: nn.Module) -> None:
+    model[1].weight.register_hook(lambda grad: None)
+
+
+def hook_an_accumulated_gradient(model: nn.Module) -> None:
+    model[1].weight.register_post_accumulate_grad_hook(lambda param: None)
+
+
 def steepen(model: nn.Module) -> None:
     model[2].negative_slope = 0.5
 
@@ -349,7 +422,16 @@ def move(model: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("change", "holds"),
-    [(freeze, False), (grow, False), (hook, False), (steepen, False), (evaluate, False), (move, True)],
+    [
+        (freeze, False),
+        (grow, False),
+        (hook, False),
+        (hook_a_gradient, False),
+        (hook_an_accumulated_gradient, False),
+        (steepen, False),
+        (evaluate, False),
+        (move, True),
+    ],
 )
 def test_a_graph_holds_as_long_as_only_numbers_in_tensors_change(change: Any, holds: bool) -> None:
     model = made("linear")
