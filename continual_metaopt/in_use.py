@@ -78,9 +78,11 @@ def _wait_for_machines(run: Path, should_stop: Callable[[], bool]) -> None:
         _wait(lambda: not (_worker_on(_read(run)) and is_alive(owner)), run, SECONDS_FOR_OTHERS, should_stop)
     if alive is not None:
         return
-    deadline = time.monotonic() + SECONDS_UNTIL_DEAD
-    while time.monotonic() < deadline and _worker_on(_read(run)):
-        if _read(run) != found or should_stop():
+    start = last_change = time.monotonic()
+    while time.monotonic() < last_change + SECONDS_UNTIL_DEAD and _worker_on(now := _read(run)):
+        if now != found:
+            found, last_change = now, time.monotonic()
+        if last_change > start + SECONDS_FOR_OTHERS or should_stop():
             raise _in_use(run)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from continual_metaopt.files_on_disk import bytes_below, size
+from continual_metaopt.jobs import lines_by_reason
 from continual_metaopt.processes import describe_owner, is_alive
 from continual_metaopt.progress import duration
 from continual_metaopt.recording import read_json
@@ -75,13 +76,8 @@ class Overview:
         for state in ("running", "stopped"):
             lines += [f"{state}: {run.path.name}: {run.about}" for run in self.runs if run.state == state]
         for state in ("diverged", "failed", "damaged"):
-            by_reason: dict[str, list[Path]] = {}
-            for run in self.runs:
-                if run.state == state:
-                    by_reason.setdefault(run.about, []).append(run.path)
-            for reason, paths in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-                others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-                lines.append(f"{state}: {paths[0]}{others}: {reason}")
+            reasons = {run.path: run.about for run in self.runs if run.state == state}
+            lines += [f"{state}: {line}" for line in lines_by_reason(reasons)]
         lines += [f"noted: {note}" for run in self.runs for note in run.notes]
         return "\n".join(lines)
 
