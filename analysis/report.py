@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
 from analysis import figures
 from analysis.files import write_whole
+from analysis.html_report import Section, write_html
 from analysis.runs import Runs
 from analysis.statistics import Diverged, counted_runs, is_regression
 from analysis.tables import Format, caption, comparison_table, format_table
@@ -32,9 +34,10 @@ def write_report(
     width: figures.Width = "column",
     selection: Runs | None = None,
 ) -> list[Path]:
-    """Write the comparison table and all figures that apply; one folder per stream if there are several.
+    """Write the comparison table and all figures that apply, and one HTML page with everything.
 
-    Accuracies and errors need a run that has come to an end, trajectories a learner with learned step sizes.
+    Tables and figures have a folder of their own for each stream and network, if there are several. Accuracies and
+    errors need a run that has come to an end, trajectories a learner with learned step sizes.
 
     Args:
         runs: the runs.
@@ -52,7 +55,8 @@ def write_report(
         OSError: a file cannot be written.
     """
     paths = []
-    for part, folder in split_by_stream(runs, out_dir):
+    sections = []
+    for title, (part, folder) in zip(by_stream_and_network(runs), split_by_stream(runs, out_dir), strict=True):
         table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)
         paths += write_tables(table, folder)
         drawings: dict[str, Callable[[], Figure]] = {}
@@ -72,9 +76,13 @@ def write_report(
         for quantity in get_args(figures.MetaParameter):
             if figures.has_meta_parameter(part, quantity):
                 drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
+        images = {}
         for name, draw in drawings.items():
-            paths += figures.save(draw(), folder, name)
-    return paths
+            files = figures.save(draw(), folder, name)
+            images[name] = files[0]
+            paths += files
+        sections.append(Section(title, part, table, diverged, selection, images))
+    return [*paths, write_html(sections, Path(out_dir) / "report.html")]
 
 
 def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:
@@ -121,16 +129,42 @@ def write_texts(
 
 
 def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[Runs, Path]]:
-    """Give each stream a folder of its own, or `out_dir` itself if there is only one stream.
+    """Give each stream and network a folder of its own, or `out_dir` itself if there is only one.
 
     Args:
         runs: the runs.
         out_dir: the folder for everything.
 
     Returns:
-        Pairs of the runs of one stream and their folder, which is named after the stream.
+        Pairs of the runs of one stream and network and their folder, which is named after these.
     """
-    parts = runs.by_stream()
+    parts = by_stream_and_network(runs)
     if len(parts) == 1:
         return [(runs, Path(out_dir))]
     return [(part, Path(out_dir) / re.sub(r"[^\w.]+", "-", title).strip("-")) for title, part in parts.items()]
+
+
+def by_stream_and_network(runs: Runs) -> dict[str, Runs]:
+    """Split into sets that ran on the same stream, apart from its seed, with the same network.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        Title → runs. The title is that of `Runs.by_stream`, and the network where a stream was met by several.
+    """
+    parts = {}
+    for title, part in runs.by_stream().items():
+        networks: dict[str, list[str]] = {}
+        for path in part.table["path"]:
+            networks.setdefault(_network_title(part.configs[path]["network"]), []).append(path)
+        if len(networks) == 1:
+            parts[title] = part
+        else:
+            parts |= {f"{title}, {network}": part.among(paths) for network, paths in networks.items()}
+    return parts
+
+
+def _network_title(network: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in network.items() if key != "name")
+    return f"{network['name']} ({options})" if options else network["name"]

@@ -1,8 +1,10 @@
-"""The paper's tables of continual learning beside our own results, and which of its claims hold.
+"""The paper's continual experiments beside our own results, and which of its claims hold.
 
 The paper's numbers are those of the authors' reply to the reviews of "MetaOptimize" (Sharifnassab, Salehkaleybar,
 Sutton; arXiv 2402.02342): average online top-1 accuracy on CIFAR-100, its classes split into tasks of 10 (table 2) or
-20 (table 3), one epoch each, mean of 5 runs.
+20 (table 3), one epoch each, mean of 5 runs. Its findings about step sizes are that they rise when the task changes and
+fall until the next change, that those of early layers decrease from task to task, and that those of the last layer
+stay.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs import Runs
-from analysis.statistics import Diverged, mean_interval, online_accuracy
+from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy
 
 Table = Literal["table2", "table3"]
 StepSizes = Literal["fixed", "scalar", "blockwise"]
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 BASES = ("AdamW", "RMSProp", "Lion")
+LEVEL = 0.05  # of the test for a sawtooth, after correction for the number of blocks
+STAYS = 0.05  # decades per experience: a factor of 2.8 over ten experiences
+PAPERS_SETTING = (1.0, 1e-3)  # discount and meta step size
 PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyType(
     {
         "table2": {
@@ -206,6 +211,189 @@ def claims_markdown(claims: pd.DataFrame) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
+
+
+def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
+    """Which of the paper's findings about step sizes hold in ours.
+
+    - "sawtooth", for each block: holds if its teeth are larger than when boundaries are shifted at random (p ≤ 0.05,
+      corrected for the number of blocks), the peak lies in the first half of an experience, and the step size falls
+      from there; does not hold if the teeth are larger than by chance, but of another shape; undecided otherwise.
+    - "first block falls", where there are several: by the interval of its trend from experience to experience.
+    - "last block stays": holds if that interval lies within ± 0.05 decades per experience (a factor of 2.8 over ten
+      experiences), does not hold if it lies outside, and is undecided otherwise.
+
+    Args:
+        table: from `analysis.sawtooth.sawtooth_table`.
+
+    Returns:
+        One row per learner, finding and block: learner, finding, block, value and half_width (the amplitude in decades,
+        or the slope in decades per experience, over seeds), p (corrected; NaN for trends), verdict.
+    """
+    rows: list[tuple[str, str, str, float, float, float, Verdict]] = []
+    for learner, blocks in table.groupby("learner", sort=False):
+        records = blocks.to_dict("records")
+        for row in records:
+            found: Verdict = "undecided"
+            if row["p_holm"] <= LEVEL:
+                found = "holds" if row["peak"] < 0.5 and row["fall"] > 0 else "does not hold"
+            rows.append(
+                (str(learner), "sawtooth", row["block"], row["amplitude"], row["amplitude_ci"], row["p_holm"], found)
+            )
+        if len(records) > 1:
+            first, last = records[0], records[-1]
+            for finding, row, found in (
+                ("first block falls", first, verdict(-first["slope"], first["slope_ci"])),
+                ("last block stays", last, _stays(last["slope"], last["slope_ci"])),
+            ):
+                rows.append((str(learner), finding, row["block"], row["slope"], row["slope_ci"], np.nan, found))
+    return pd.DataFrame(rows, columns=["learner", "finding", "block", "value", "half_width", "p", "verdict"])
+
+
+def _stays(slope: float, half_width: float) -> Verdict:
+    if abs(slope) + half_width < STAYS:
+        return "holds"
+    return "does not hold" if abs(slope) - half_width > STAYS else "undecided"
+
+
+def findings_markdown(findings: pd.DataFrame) -> str:
+    """The findings about step sizes as a Markdown table, with a row per learner.
+
+    Args:
+        findings: from `sawtooth_findings`.
+
+    Returns:
+        The table: how many blocks have a sawtooth, and which factor each tooth spans; the trends of the first and the
+        last block, in decades per experience. Ends with a line break.
+    """
+    from tabulate import tabulate
+
+    cells = []
+    for learner, group in findings.groupby("learner", sort=False):
+        teeth = group[group["finding"] == "sawtooth"]
+        spans = [
+            f"{row['block']} × {10 ** row['value']:.2f}" + (f" ({row['verdict']})" if row["verdict"] != "holds" else "")
+            for row in teeth.to_dict("records")
+        ]
+        n_holds = int((teeth["verdict"] == "holds").sum())
+        trends = {
+            row["finding"]: f"{row['verdict']}: {row['block']} {_with_half_width(row['value'], row['half_width'])}"
+            for row in group[group["finding"] != "sawtooth"].to_dict("records")
+        }
+        name = str(learner).replace("|", r"\|")
+        trend_cells = [trends.get(finding, "") for finding in ("first block falls", "last block stays")]
+        cells.append([name, f"{n_holds} of {len(teeth)}: {', '.join(spans)}", *trend_cells])
+    headings = ["learner", "blocks with a sawtooth", "first block falls", "last block stays"]
+    return tabulate(cells, headings, "github") + "\n"
+
+
+def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
+    """How much accuracy depends on the initial step size, in the study ``robustness``.
+
+    Args:
+        tried: the study's selection runs, which are its map.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+
+    Returns:
+        One row per learner and way of choosing discount and meta step size (the paper's, and those with the best mean
+        over all initial step sizes): learner, base, settings, gamma, meta_lr (NaN for fixed step sizes), lowest and
+        highest (step size), worst and best (online accuracy in %, mean over seeds), lost (best minus worst, in
+        percentage points), fixed_lost (that of the fixed step size of the same base update over its own, narrower
+        grid), saved and half_width (of fixed_lost − lost, paired by seed), verdict ("holds" if learned step sizes lose
+        less; "undecided" for a single seed).
+
+    Raises:
+        ValueError: these are no such runs.
+    """
+    tried.require_one_stream()
+    by_seed = {int(seed): tried.select(seed=int(seed)) for seed in sorted(tried.table["seed"].unique())}
+    maps = pd.concat(
+        accuracy_by_setting(runs.select(learned_step_sizes=True), ["gamma", "meta_lr", "lr"], diverged).assign(
+            seed=seed
+        )
+        for seed, runs in by_seed.items()
+    )
+    fixed = pd.concat(
+        accuracy_by_setting(runs.select(learned_step_sizes=False), ["lr"], diverged).assign(seed=seed)
+        for seed, runs in by_seed.items()
+    )
+    maps["base"], fixed["base"] = (part["label"].str.partition(", ")[0] for part in (maps, fixed))
+    fixed_lost = {base: _lost(group) for base, group in fixed.groupby("base")}
+    rows = []
+    for learner, group in fixed.groupby("label", sort=False):
+        rows.append(_over_step_sizes(str(learner), "", (np.nan, np.nan), group, None))
+    for learner, group in maps.groupby("label", sort=False):
+        means = group.groupby(["gamma", "meta_lr"])["online_accuracy"].mean()
+        best = max(means.index, key=means.__getitem__)
+        for settings, (gamma, meta_lr) in (("as in the paper", PAPERS_SETTING), ("best", best)):
+            part = group[np.isclose(group["gamma"], gamma, 0, 1e-9) & np.isclose(group["meta_lr"], meta_lr)]
+            if len(part):
+                baseline = fixed_lost.get(group["base"].iloc[0])
+                rows.append(_over_step_sizes(str(learner), settings, (gamma, meta_lr), part, baseline))
+    return pd.DataFrame(rows)
+
+
+def _lost(group: pd.DataFrame) -> pd.Series:
+    """Best minus worst accuracy (percentage points), by seed."""
+    accuracy = group.groupby("seed")["online_accuracy"]
+    return 100 * (accuracy.max() - accuracy.min())
+
+
+def _over_step_sizes(
+    learner: str, settings: str, chosen: tuple[float, float], group: pd.DataFrame, fixed_lost: pd.Series | None
+) -> dict[str, object]:
+    means = 100 * group.groupby("lr")["online_accuracy"].mean()
+    lost = _lost(group)
+    saved, half_width = (np.nan, np.nan) if fixed_lost is None else _paired(fixed_lost, lost)
+    return {
+        "learner": learner,
+        "base": group["base"].iloc[0],
+        "settings": settings,
+        "gamma": chosen[0],
+        "meta_lr": chosen[1],
+        "lowest": group["lr"].min(),
+        "highest": group["lr"].max(),
+        "worst": means.min(),
+        "best": means.max(),
+        "lost": lost.mean(),
+        "fixed_lost": np.nan if fixed_lost is None else fixed_lost.mean(),
+        "saved": saved,
+        "half_width": half_width,
+        "verdict": "" if fixed_lost is None else verdict(saved, half_width),
+    }
+
+
+def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
+    """The dependence on the initial step size as a Markdown table.
+
+    Args:
+        table: from `initial_step_sizes`.
+
+    Returns:
+        The table; ends with a line break.
+    """
+    from tabulate import tabulate
+
+    cells = []
+    for row in table.to_dict("records"):
+        learned = bool(row["settings"])
+        cells.append(
+            [
+                row["learner"],
+                f"{row['settings']}: γ = {row['gamma']:g}, η = {row['meta_lr']:g}" if learned else "",
+                f"{row['lowest']:g} – {row['highest']:g} (× {row['highest'] / row['lowest']:,.0f})",
+                f"{row['worst']:.1f} – {row['best']:.1f}",
+                f"{row['lost']:.1f}",
+                f"{row['verdict']}: {_with_half_width(row['saved'], row['half_width'], 1)}" if learned else "",
+            ]
+        )
+    headings = ["learner", "settings", "step sizes", "accuracy (%)", "lost", "loses less than a fixed one"]
+    return tabulate(cells, headings, "github", disable_numparse=True) + "\n"
+
+
+def _with_half_width(value: float, half_width: float, decimals: int = 2) -> str:
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if np.isnan(half_width) else f"{text} ± {half_width:.{decimals}f}"
 
 
 def row_of(label: str) -> Row | None:

@@ -120,7 +120,7 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
     return (
-        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(_rounded_columns(table), fmt)
+        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(rounded_columns(table), fmt)
     )
 
 
@@ -244,7 +244,15 @@ def _tuning(config: Mapping[str, Any], selection: Runs, diverged: Diverged) -> d
     }
 
 
-def _rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of a comparison table that have content, as texts for people.
+
+    Args:
+        table: from `comparison_table`.
+
+    Returns:
+        Heading → texts, one per row, such as "41.2 ± 0.6"; empty where there is no value.
+    """
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
     score = table.attrs["score"]
     score_name = "mean squared error" if score == "squared_error" else "online accuracy (%)"

@@ -15,12 +15,8 @@ together.
 """
 
 import argparse
-import os
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +27,11 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
-from torch import Tensor, nn
 
-from benchmarks.networks import random_images
-from continual_metaopt.config import Component, ConfigError, StudyConfig, packaged_studies, resolve
+from continual_metaopt.config import Component, ConfigError, StudyConfig, packaged_studies
 from continual_metaopt.engines import Engine
-from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
+from continual_metaopt.overhead import Contender, contender, memory, random_images, take_turns, time_ratios
 
 BASELINE = "AdamW (torch.optim)"
 COLUMNS = {
@@ -52,50 +45,6 @@ COLUMNS = {
     "memory_ratio": "memory × AdamW",
     "problem": "problem",
 }
-
-
-@dataclass
-class Contender:
-    """A learner with a network of its own.
-
-    Attributes:
-        label: of the learner.
-        learner: the learner with its options.
-        strategy: what learns.
-        seconds: of its turns.
-        memory: as `memory` counts it; nothing where it is not counted.
-    """
-
-    label: str
-    learner: Component
-    strategy: OnlineLearner
-    seconds: list[float] = field(default_factory=list)
-    memory: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def engine(self) -> str:
-        """The engine that was found for it."""
-        return str(self.strategy.engine["name"])
-
-
-def contender(
-    label: str, learner: Component, network: str, shape: tuple[int, int, int], engine: Engine, n: int
-) -> Contender:
-    """Make a learner that will see ``n`` samples, with a thousandth of its step size.
-
-    Raises:
-        ConfigError: there is no such learner, its package is missing, or an option does not fit.
-        ValueError: it cannot be made with this network.
-    """
-    resolved = resolve("learner", learner, label)
-    name, options = resolved.name, resolved.options
-    if isinstance(options.get("lr"), float):
-        options["lr"] /= 1000
-    torch.manual_seed(0)
-    model = NETWORKS[network](n_outputs=10, input_shape=shape)
-    optimizer = make_optimizer(name, model, **known_of_the_stream(name, n_samples=n), **options)
-    strategy = OnlineLearner(model=model, optimizer=optimizer, engine=engine, told=is_told(name))
-    return Contender(label, resolved, strategy)
 
 
 def measure(
@@ -142,15 +91,11 @@ def measure(
             if label == BASELINE:
                 raise
             problems.append(_problem(label, learner, error))
-    for _ in track(range(repeats), description="measuring", console=console):
-        for one in list(contenders):
-            start = time.perf_counter()
-            try:
-                one.strategy.train(images)
-            except Exception as error:
-                contenders.remove(one)
-                problems.append(_problem(one.label, one.learner, error))
-            one.seconds.append(time.perf_counter() - start)
+
+    def failed(one: Contender, error: Exception) -> None:
+        problems.append(_problem(one.label, one.learner, error))
+
+    contenders = take_turns(contenders, images, repeats, console, failed)
     compiled_adamw = next((one for one in contenders if _is_adamw(one) and one.engine == "compiled"), None)
     baselines = {"torch": contenders[0], "compiled": compiled_adamw}
     rows = [
@@ -159,78 +104,6 @@ def measure(
         for label in same.get(one.label, [one.label])
     ]
     return pd.DataFrame([*rows, *problems])
-
-
-def memory(strategy: OnlineLearner, images: Any) -> dict[str, float]:
-    """Bytes of a learner: ``weights``, ``state`` (kept between steps) and ``peak`` (a step's, on top of these).
-
-    Args:
-        strategy: the learner, which has learned before.
-        images: some samples, from which it learns.
-    """
-    from torch.profiler import ProfilerActivity, profile
-
-    for param in strategy.model.parameters():
-        param.grad = None  # it is part of the peak
-    with _nothing_on_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        strategy.train(images)
-    changes = [event.nbytes() for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
-    weights = {id(param): param for param in strategy.model.parameters()}
-    return {
-        "weights": sum(param.numel() * param.element_size() for param in weights.values()),
-        "state": state_bytes(strategy.optimizer),
-        "peak": max(0, *np.cumsum(changes).tolist()) if changes else 0,
-    }
-
-
-@contextmanager
-def _nothing_on_stderr() -> Iterator[None]:
-    """PyTorch's profiler writes there from C++ what is of no use here."""
-    held = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(held, 2)
-        os.close(held)
-
-
-def state_bytes(optimizer: Any) -> int:
-    """Bytes of all tensors and arrays that an optimizer holds, but for weights, their gradients and numbers.
-
-    Each storage counts once, however it is reached.
-    """
-    taken: dict[int, int] = {}
-    weights = {_storage(param)[0] for group in optimizer.param_groups for param in group["params"]}
-    seen: set[int] = set()
-    todo: list[Any] = [vars(optimizer)]
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, type | nn.Module):
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor | np.ndarray):
-            if isinstance(value, np.ndarray) or value.dim():
-                address, size = _storage(value)
-                taken[address] = size
-        elif isinstance(value, Mapping):
-            todo += [*value.keys(), *value.values()]
-        elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-            todo += value
-        elif hasattr(value, "__dict__") and not callable(value):
-            todo.append(vars(value))
-    return sum(size for address, size in taken.items() if address not in weights)
-
-
-def _storage(value: Tensor | np.ndarray) -> tuple[int, int]:
-    if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        return storage.data_ptr(), storage.nbytes()
-    owner = value
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-    return owner.ctypes.data, owner.nbytes
 
 
 def _is_adamw(one: Contender) -> bool:
@@ -251,12 +124,7 @@ def _row(one: Contender, baseline: Contender | None, adamw: Contender, samples: 
         "step_us": 1e6 * statistics.median(one.seconds) / samples,
     }
     if baseline is not None:
-        ratios = [ours / theirs for ours, theirs in zip(one.seconds, baseline.seconds, strict=True)]
-        row |= dict(
-            zip(
-                ("time_ratio_low", "time_ratio", "time_ratio_high"), np.quantile(ratios, (0.25, 0.5, 0.75)), strict=True
-            )
-        )
+        row |= time_ratios(one, baseline)
     if one.memory:
         row |= {
             "state_bytes_per_parameter": one.memory["state"] / n_parameters,

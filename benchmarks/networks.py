@@ -44,6 +44,7 @@ class Contender:
 
         from continual_metaopt import MetaOptimizeStrategy
         from continual_metaopt.networks import NETWORKS
+        from continual_metaopt.overhead import random_images
 
         registered, _, options = name.partition(":")
         given = dict(option.split("=") for option in options.split(",") if option)
@@ -79,18 +80,6 @@ class Contender:
             "range": f"{min(speeds):,.0f}–{max(speeds):,.0f}",
             "× first": f"{statistics.median(map(float.__truediv__, speeds, firsts)):.3f}",
         }
-
-
-def random_images(shape: tuple[int, int, int], n: int) -> Any:
-    """An experience of random images with ten classes."""
-    import numpy as np
-
-    from streams import make_stream
-
-    channels, height, width = shape
-    x = np.random.RandomState(0).randint(0, 256, (n, height, width, channels)).astype(np.uint8)
-    y = np.arange(n) % 10
-    return make_stream("class_split", source=(x, y, x[:10], y[:10])).train_stream[0]
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         commands = {
             "compare": compare,
+            "reproduce": reproduce,
             "run": run_command(arguments),
             "status": status,
             "report": report,
@@ -144,14 +146,91 @@ def compare(
         slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
             sbatch.
     """
+    parts = configs.load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
+    label, first = next(iter(parts.items()))
+    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
+
+    def show(label: str, runs: list[Path], selection: list[Path]) -> None:
+        _report_part(label, runs, folder, selection)
+
+    elsewhere = partial(_backend, backend, address, slurm, workers, quiet)
+    return _run_parts(study, parts, folder, workers, quiet, show, plan, threads, elsewhere)
+
+
+def reproduce(
+    experiment: Annotated[Literal["table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional],
+    /,
+    out: Path | None = None,
+    source: str | None = None,
+    data_root: Path | None = None,
+    seeds: tuple[int, ...] | None = None,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> int:
+    """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
+
+    Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
+    images, and takes no images, seeds or workers.
+
+    Args:
+        experiment: table2 and table3 (10 and 20 classes per task), robustness (figure 2: initial step size),
+            trajectories (figure 3: the six blocks of a ResNet-18, here a narrow one), or overhead.
+        out: folder of the runs and the report; runs/EXPERIMENT if not given.
+        source: images in place of CIFAR-100, such as parquet:FOLDER.
+        data_root: folder of the files of torchvision's data sets.
+        seeds: reported seeds, instead of the study's own.
+        workers: runs at a time; one per processor if not given.
+        quiet: show neither what the study will take nor progress.
+    """
+    folder = out or Path("runs") / experiment
+    if experiment == "overhead":
+        given = {"--source": source, "--data-root": data_root, "--seeds": seeds, "--workers": workers}
+        unused = [flag for flag, value in given.items() if value is not None]
+        if unused:
+            raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
+        from continual_metaopt.overhead import write_overhead
+
+        text, paths = write_overhead(folder / "report", show_progress=not quiet)
+        _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
+        return 0
+    from continual_metaopt.reproduce import check_images
+
+    parts = configs.load_studies(experiment, source=source, data_root=data_root, seeds=seeds)
+    for config in parts.values():
+        warning = check_images(config)
+        if warning and not quiet:
+            print(f"{PROGRAM}: {warning}", file=sys.stderr)
+
+    def show(_: str, runs: list[Path], selection: list[Path]) -> None:
+        from analysis import load_runs
+        from analysis.reproduction_report import write_reproduction
+
+        loaded = load_runs(*runs, *selection, purpose=None)
+        if loaded.table["state"].isin(["running", "failed"]).any():
+            return  # an error says so
+        text, paths = write_reproduction(loaded, experiment, folder / "report")
+        _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
+
+    return _run_parts(experiment, parts, folder, workers, quiet, show)
+
+
+def _run_parts(
+    study: str,
+    parts: Mapping[str, configs.StudyConfig],
+    folder: Path,
+    workers: int | None,
+    quiet: bool,
+    show: Callable[[str, list[Path], list[Path]], None],
+    plan: bool = False,
+    threads: bool = False,
+    elsewhere: "Callable[[], Backend | None]" = lambda: None,
+) -> int:
+    """Run what is left of a study, and show each part of it: its label, its runs, and those that chose settings."""
     from continual_metaopt.backends.local import n_processors
     from continual_metaopt.checking import check_study
     from continual_metaopt.planning import plan_study, require_disk_space
     from continual_metaopt.study import PoolOptions, run_studies
 
-    parts = configs.load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
-    label, first = next(iter(parts.items()))
-    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
     plans = []
     for label, part in parts.items():
         try:
@@ -167,8 +246,7 @@ def compare(
         print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
     ctrl_c_raises()
     try:
-        elsewhere = _backend(backend, address, slurm, workers, quiet)
-        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=elsewhere)
+        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=elsewhere())
         results = run_studies(parts, folder, options)
     except KeyboardInterrupt:
         raise StudyInterrupted from None
@@ -179,10 +257,10 @@ def compare(
                 for paths in (error.runs, error.selection)
             )
             if runs:
-                _report_part(label, runs, folder, selection)
+                show(label, runs, selection)
         raise
     for label, result in results.items():
-        _report_part(label, result.runs, folder, result.selection)
+        show(label, result.runs, result.selection)
     return 0
 
 
@@ -462,13 +540,18 @@ def _show_report(
 ) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from analysis import comparison_table, format_table, load_runs, write_report
+    from analysis.report import by_stream_and_network
     from analysis.tables import caption
 
     loaded = load_runs(*runs)
     tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
-    table = comparison_table(loaded, diverged=diverged, selection=tried)
-    _print(format_table(table, "terminal"))
-    _print(re.sub(r"\s+", " ", caption(table)))
+    parts = by_stream_and_network(loaded)
+    for title, part in parts.items():
+        table = comparison_table(part, diverged=diverged, selection=tried)
+        if len(parts) > 1:
+            _print(f"\n{title}\n")
+        _print(format_table(table, "terminal"))
+        _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
 
 

@@ -5,6 +5,7 @@ that makes it, so that each is declared in one place only.
 """
 
 import copy
+import functools
 import hashlib
 import importlib
 import inspect
@@ -604,6 +605,7 @@ def factory_of(kind: Kind, name: str) -> Any:
     return {"stream": STREAMS, "network": NETWORKS}[kind][name]
 
 
+@functools.lru_cache(maxsize=256)  # a study describes the same components for each of its runs
 def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
     """A model of the options of a component, read off the signature and docstring of the function that makes it."""
     function = factory.__init__ if inspect.isclass(factory) else factory

@@ -22,6 +22,8 @@ def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
         "continual_metaopt/studies/quick.yaml",
         "continual_metaopt/py.typed",
         "analysis/scripts/step_sizes.py",
+        "analysis/templates/report.html",
+        *(f"analysis/assets/{name}" for name in ("report.js", "report.css", "uPlot.iife.min.js", "uPlot-LICENSE.txt")),
     } <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     installed = tmp_path / "installed"

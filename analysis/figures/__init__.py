@@ -11,6 +11,7 @@ from analysis.figures.accuracy import (
 )
 from analysis.figures.boundaries import ALIGNED, around_boundaries
 from analysis.figures.field import accuracy_against_time, family_styles, initial_step_sizes, ranking_dots
+from analysis.figures.paper import gaps_beside_the_papers
 from analysis.figures.ranks import rank_diagram
 from analysis.figures.settings import sensitivity_curves, sensitivity_maps
 from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, save
@@ -36,6 +37,7 @@ __all__ = [
     "cumulative_accuracy",
     "family_styles",
     "folded_sawtooth",
+    "gaps_beside_the_papers",
     "has_meta_parameter",
     "has_trajectories",
     "initial_step_sizes",

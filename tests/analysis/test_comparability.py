@@ -43,7 +43,12 @@ FIGURES = {
     "sensitivity_maps": figures.sensitivity_maps,
     "around_boundaries": lambda runs: figures.around_boundaries(runs, "A"),
 }
-SCRIPT_OPTIONS = {"squared_error": ["--window", "2"], "comparisons": ["--baseline", "A"]}
+SCRIPT_OPTIONS = {
+    "squared_error": ["--window", "2"],
+    "comparisons": ["--baseline", "A"],
+    "accuracy_against_cost": ["--reference", "A"],
+    "initial_step_size": ["--purpose", "report"],
+}
 SCRIPTS = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
 
 
@@ -58,7 +63,9 @@ def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, in
     write = write_regression if regression else write_run
     for label, lr, seed, stream_info in zip("AB", (1e-3, 1e-2), seeds, stream_infos, strict=True):
         learner = {"name": "metaoptimize", "gamma": 0.9, "meta_lr": 0.01, "lr": lr}
-        path = write(root, label, seed, [1, 0, 1, 1] * 6, config={"learner": learner}, **records) / "config.json"
+        content = {"learner": learner, "entry": label, "tuned": ["lr"]}
+        write(root, label, 100, [1, 0, 1, 1] * 6, config=content | {"purpose": "selection"}, **records)
+        path = write(root, label, seed, [1, 0, 1, 1] * 6, config=content, **records) / "config.json"
         config = json.loads(path.read_text())
         config["stream_info"] |= stream_info
         path.write_text(json.dumps(config))

@@ -244,7 +244,7 @@ def test_report(study, tmp_path):
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
     assert names[:3] == ["comparison.csv", "comparison.md", "comparison.tex"]
     figures = ["online_accuracy", "sliding_accuracy", "step_sizes"]
-    assert names[3:] == [f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")]
+    assert names[3:] == [*(f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")), "report.html"]
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     assert (tmp_path / "comparison.md").read_text(encoding="utf-8").endswith("No run diverged.\n")
     tex = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
@@ -255,14 +255,15 @@ def test_report(study, tmp_path):
 def test_report_leaves_out_what_does_not_apply(tmp_path):
     write_run(tmp_path / "runs", "A", 0, [1], n_samples=4, state="running", parts=1)
     paths = write_report(load_runs(tmp_path), tmp_path / "out")
-    assert [path.name for path in paths] == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert [path.name for path in paths] == ["comparison.csv", "comparison.md", "comparison.tex", "report.html"]
 
 
 def test_report_gives_each_stream_a_folder(tmp_path):
     write_run(tmp_path / "runs", "A", 0)
     write_run(tmp_path / "runs", "A", 1, stream_info={"stationary": "repeat"})
     paths = write_report(load_runs(tmp_path), tmp_path / "out")
-    folders = {path.parent.name for path in paths}
+    assert paths[-1] == tmp_path / "out" / "report.html"
+    folders = {path.parent.name for path in paths[:-1]}
     assert folders == {"class_split-v1-stationary-none", "class_split-v1-stationary-repeat"}
 
 

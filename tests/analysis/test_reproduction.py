@@ -1,11 +1,14 @@
 """The paper's tables beside ours: on runs whose accuracies are known."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import load_runs
+from analysis.figures import gaps_beside_the_papers
 from analysis.reproduction import (
     BASES,
     PAPER,
@@ -13,13 +16,19 @@ from analysis.reproduction import (
     Table,
     claims_markdown,
     comparison_markdown,
+    findings_markdown,
+    initial_step_sizes,
+    initial_step_sizes_markdown,
     paper_claims,
     paper_comparison,
     row_of,
+    sawtooth_findings,
     verdict,
 )
+from analysis.reproduction_report import Experiment, write_reproduction
+from analysis.scripts.reproduction import main
 
-from .synthetic import write_run
+from .synthetic import sawtooth, write_run
 
 CORRECT = {  # of 10, for two seeds
     "AdamW, fixed": (4, 5),
@@ -109,3 +118,164 @@ def test_other_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "AdamW, fixed")
     with pytest.raises(ValueError, match="none of these runs is of the study table2: run `continual-metaopt reproduce"):
         paper_comparison(load_runs(tmp_path), "table2")
+
+
+def block(**changes: Any) -> dict[str, Any]:
+    """A row of the sawtooth table, of a block whose step size rises early and falls after a boundary."""
+    plain = {"learner": "L", "block": "b", "amplitude": 0.5, "amplitude_ci": 0.1, "p_holm": 0.01}
+    return {**plain, "peak": 0.1, "fall": 0.4, "slope": 0.0, "slope_ci": 0.01, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "holds"),
+        ({"p_holm": 0.06}, "undecided"),
+        ({"peak": 0.9}, "does not hold"),
+        ({"fall": -0.1}, "does not hold"),
+    ],
+)
+def test_a_sawtooth_is_larger_than_by_chance_and_of_the_papers_shape(changes: dict[str, Any], expected: str) -> None:
+    findings = sawtooth_findings(pd.DataFrame([block(**changes)]))
+    assert findings[["finding", "block", "verdict"]].to_numpy().tolist() == [["sawtooth", "b", expected]]
+
+
+@pytest.mark.parametrize(
+    ("slope", "half_width", "falls", "stays"),
+    [
+        (-0.2, 0.1, "holds", "does not hold"),
+        (0.2, 0.1, "does not hold", "does not hold"),
+        (-0.02, 0.01, "holds", "holds"),
+        (0.0, 0.04, "undecided", "holds"),
+        (0.0, 0.06, "undecided", "undecided"),
+        (0.0, float("nan"), "undecided", "undecided"),
+    ],
+)
+def test_trends_of_the_first_and_the_last_block(slope: float, half_width: float, falls: str, stays: str) -> None:
+    table = pd.DataFrame([block(block=name, slope=slope, slope_ci=half_width) for name in ("first", "mid", "last")])
+
+    findings = sawtooth_findings(table).set_index(["finding", "block"])["verdict"]
+
+    assert findings["first block falls", "first"] == falls
+    assert findings["last block stays", "last"] == stays
+    assert len(findings) == 5
+
+
+def test_findings_as_markdown() -> None:
+    table = pd.DataFrame([block(block="first", slope=-0.2), block(block="last", p_holm=0.5)])
+    text = " ".join(findings_markdown(sawtooth_findings(table)).split())
+    assert "1 of 2: first × 3.16, last × 3.16 (undecided)" in text
+    assert "| holds: first −0.20 ± 0.01 | holds: last +0.00 ± 0.01 |" in text
+
+
+def write_map(root: Path, seeds: int = 2) -> Path:
+    """Blockwise step sizes lose 10 and 20 points where fixed ones lose 50 and 60, by seed; at another η, 0 and 10."""
+    tried = {"study": "robustness", "purpose": "selection"}
+    for seed in range(seeds):
+        for lr, fixed, paper, best in ((1e-6, 1, 4, 7), (1e-4, 6, 5, 7)):
+            setting = {"gamma": 1.0, "meta_lr": 1e-3, "lr": lr}
+            rows = [
+                ("AdamW, fixed", {"lr": lr}, fixed - seed * (lr == 1e-6), False),
+                ("AdamW, Adam, blockwise", setting, paper - seed * (lr == 1e-6), True),
+                ("AdamW, Adam, blockwise", setting | {"meta_lr": 1e-2}, best - seed * (lr == 1e-6), True),
+            ]
+            for label, options, n_correct, learned in rows:
+                named = ", ".join([label, *(f"{name} = {value}" for name, value in options.items())])
+                config = {**tried, "entry": label, "learner": {"name": label, **options}}
+                correct = [1] * n_correct + [0] * (10 - n_correct)
+                write_run(root, named, 100 + seed, correct, learned=learned, config=config)
+    return root
+
+
+def test_initial_step_sizes_lose_less_than_fixed_ones(tmp_path: Path) -> None:
+    table = initial_step_sizes(load_runs(write_map(tmp_path), purpose="selection"))
+
+    rows = {row["settings"]: row for row in table.to_dict("records")}
+    assert (rows[""]["worst"], rows[""]["best"], rows[""]["lost"]) == pytest.approx((5, 60, 55))
+    paper, best = rows["as in the paper"], rows["best"]
+    assert (paper["lost"], paper["fixed_lost"], paper["saved"], paper["verdict"]) == (
+        pytest.approx(15),
+        pytest.approx(55),
+        pytest.approx(40),
+        "holds",
+    )
+    assert (best["gamma"], best["meta_lr"], best["lost"]) == pytest.approx((1, 1e-2, 5))
+    text = " ".join(initial_step_sizes_markdown(table).split())
+    assert "| as in the paper: γ = 1, η = 0.001 | 1e-06 – 0.0001 (× 100) | 35.0 – 50.0 | 15.0 |" in text
+
+
+def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
+    table = initial_step_sizes(load_runs(write_map(tmp_path, seeds=1), purpose="selection"))
+    assert table["verdict"].tolist() == ["", "undecided", "undecided"]
+
+
+def write_teeth(root: Path, study: str, seeds: int = 2) -> Path:
+    """A tuned fixed step size beside blockwise ones with teeth, that fall in the first block."""
+    n, n_experiences = 400, 8
+    teeth = sawtooth(n, n_experiences, 1e-4, 1e-2, record_every=2)
+    falling = teeth * np.geomspace(1, 1e-4, len(teeth))
+    for seed in range(seeds):
+        for order, (label, blocks) in enumerate(
+            {"AdamW, fixed": {"all": teeth**0}, "AdamW, blockwise, no discount": {"a": falling, "b": teeth}}.items()
+        ):
+            correct = [1] * (200 + 10 * order + seed) + [0] * (200 - 10 * order - seed)
+            write_run(
+                root,
+                label,
+                seed,
+                correct,
+                n_experiences=n_experiences,
+                learned=order == 1,
+                step_sizes=blocks,
+                record_every=2,
+                config={"study": study, "order": order},
+            )
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["table2", "trajectories"])
+def test_an_experiment_is_written_with_tables_and_figures(
+    tmp_path: Path, experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = write_teeth(tmp_path / "runs", experiment)
+    arguments = [str(runs), "--table", experiment, "--out", str(tmp_path / "out"), "--shifts", "99"]
+
+    assert main(arguments) == 0
+
+    page = (tmp_path / "out" / f"{experiment}.md").read_text()
+    assert capsys.readouterr().out.startswith(page)
+    assert "2 of 2: a × " in page
+    assert "holds: a −" in page
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    name = "AdamW_blockwise_no_discount"
+    expected = {"accuracy.csv", "sawtooth.csv", f"step_sizes_{name}.png", f"sawtooth_{name}.png"}
+    expected |= {"claims.csv", "gaps.png"} if experiment == "table2" else set()
+    assert {f"{experiment}_{name}" for name in expected} <= names
+
+
+@pytest.mark.slow
+def test_a_stream_that_is_too_short_for_a_sawtooth_says_so(tmp_path: Path) -> None:
+    runs = load_runs(write_study(tmp_path / "runs", "table2"))
+    text, paths = write_reproduction(runs, "table2", tmp_path / "out")
+    assert "Not checked: " in text
+    assert "table2_sawtooth.csv" not in {path.name for path in paths}
+
+
+@pytest.mark.parametrize("experiment", ["robustness", "trajectories", "table3"])
+def test_runs_of_another_experiment_are_refused(tmp_path: Path, experiment: Experiment) -> None:
+    runs = load_runs(write_study(tmp_path, "table2"))
+    expected = f"none of these runs is of the study {experiment}: run `continual-metaopt reproduce {experiment}` first"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        write_reproduction(runs, experiment, tmp_path / "out")
+
+
+def test_gaps_need_a_fixed_step_size(tmp_path: Path) -> None:
+    write_run(tmp_path, "AdamW, scalar, no discount", config={"study": "table2"})
+    runs = load_runs(tmp_path)
+    message = "no learner has a tuned fixed step size of the same base update to be compared with"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        gaps_beside_the_papers(paper_comparison(runs, "table2"))
+    names = [path.name for path in write_reproduction(runs, "table2", tmp_path / "out")[1]]
+    assert "table2.md" in names
+    assert "table2_gaps.png" not in names

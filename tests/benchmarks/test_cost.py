@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from torch import nn
 
 from benchmarks import cost
 from continual_metaopt.optim import registry
@@ -63,17 +61,3 @@ def test_learners_are_measured_beside_each_other(
     assert len(problems) == 2
     assert out.with_suffix(".md").read_text().startswith("| learner ")
     assert "µs per step" in capsys.readouterr().out
-
-
-def test_state_counts_each_storage_once_and_no_weights() -> None:
-    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(10))])
-    weight = optimizer.param_groups[0]["params"][0]
-    shared = torch.zeros(8)
-    optimizer.state[weight] = {
-        "step": torch.tensor(1.0),
-        "mean": shared[:4],
-        "again": [shared[4:], {"weights": weight.detach()[:2]}],
-        "array": np.zeros((2, 3))[:1],
-    }
-
-    assert cost.state_bytes(optimizer) == 8 * 4 + 6 * 8

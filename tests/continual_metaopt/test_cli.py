@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from continual_metaopt.study_lock import StudyLock
 from continual_metaopt.under_way import NO_ACCESS, NO_ROOM
 from streams import STREAMS, plan_stream
 
+from ..analysis.synthetic import write_run
 from .conftest import (
     STREAM,
     InProcess,
@@ -47,7 +49,7 @@ TINY_RUN = [
     *("--record-every", "10", "--quiet"),
 ]
 REPORT = {
-    *("comparison.csv", "comparison.md", "comparison.tex"),
+    *("comparison.csv", "comparison.md", "comparison.tex", "report.html"),
     *("online_accuracy.pdf", "sliding_accuracy.pdf", "step_sizes.pdf"),
 }
 
@@ -333,7 +335,8 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)",
+            "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories "
+            "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["explain", "nowhere"], "nowhere: no such directory"),
@@ -587,6 +590,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
     [
         ["--help"],
         ["compare", "--help"],
+        ["reproduce", "--help"],
         ["list", "streams"],
         ["list", "learners"],
         ["list", "studies"],
@@ -632,12 +636,50 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-@pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
-def test_an_interrupted_study_goes_on_with_the_same_command(
-    here: Path, whole: tuple[Path, StudyResult], end: str
+def test_a_study_that_was_interrupted_and_killed_goes_on_with_the_same_command(
+    here: Path, whole: tuple[Path, StudyResult]
 ) -> None:
     path, expected = whole
     command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out"]
+
+    def statuses() -> list[dict[str, Any]]:
+        return [read_json(file) for file in here.glob("out/runs/*/status.json")]
+
+    def n_running() -> int:
+        return sum(status["state"] == "running" for status in statuses())
+
+    with started(command) as process:
+        until(lambda: n_running() == 2, process)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "Interrupted. All samples so far are recorded; the same command goes on from there."
+    stopped = statuses()
+    assert {(status["state"], status["reason"]) for status in stopped} == {("failed", "interrupted by the user")}
+    assert all(0 < status["step"] < 16800 for status in stopped)
+
+    with started(command) as process:
+        until(lambda: n_running() > 0, process)
+        stopped += statuses()
+        process.kill()  # its workers live on for a moment: the next command has to wait for them
+        process.wait()
+        again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment(), timeout=300)
+
+    assert (again.returncode, again.stderr) == (0, "")
+    for status in stopped:  # nothing was left running
+        with pytest.raises(ProcessLookupError):
+            os.kill(status["owner"]["pid"], 0)
+    for run in expected.runs:
+        ours, theirs = here / "out" / "runs" / run.name, read_tables(run)
+        assert all(read_tables(ours)[name].equals(table) for name, table in theirs.items())
+        assert read_json(ours / "status.json")["notes"] == []
+        assert {file.name for file in ours.iterdir()} == {file.name for file in run.iterdir()}
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+    """A command under way, in a group of processes of its own, which does not outlive the test."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -649,38 +691,11 @@ def test_an_interrupted_study_goes_on_with_the_same_command(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
-        statuses = [read_json(file) for file in here.glob("out/runs/*/status.json")]
-        if end == "SIGKILL":
-            process.kill()  # its workers live on for a moment: the next command has to wait for them
-            process.wait()
-        else:
-            os.killpg(process.pid, signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-            assert (process.returncode, out) == (130, "")
-            assert "Traceback" not in err
-            said = "Interrupted. All samples so far are recorded; the same command goes on from there."
-            assert err.splitlines()[-1] == said
-            statuses = [read_json(file) for file in here.glob("out/runs/*/status.json")]
-            assert {(status["state"], status["reason"]) for status in statuses} == {
-                ("failed", "interrupted by the user")
-            }
-            assert all(0 < status["step"] < 16800 for status in statuses)
-
-        again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment(), timeout=300)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-
-    assert (again.returncode, again.stderr) == (0, "")
-    for status in statuses:  # nothing was left running
-        with pytest.raises(ProcessLookupError):
-            os.kill(status["owner"]["pid"], 0)
-    for run in expected.runs:
-        ours, theirs = here / "out" / "runs" / run.name, read_tables(run)
-        assert all(read_tables(ours)[name].equals(table) for name, table in theirs.items())
-        assert read_json(ours / "status.json")["notes"] == []
-        assert {file.name for file in ours.iterdir()} == {file.name for file in run.iterdir()}
+        process.communicate()
 
 
 def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
@@ -730,3 +745,16 @@ def test_a_module_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--imports", "no_such_module", "--quiet"]) == 2
     message = "imports: cannot import 'no_such_module' (ModuleNotFoundError: No module named 'no_such_module')"
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_report_of_several_streams(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "runs", "A", 0)
+    write_run(here / "runs", "A", 1, stream_info={"stationary": "repeat"})
+    status, printed, _ = call(capsys, "report", here / "runs", "--out", here / "out")
+    assert status == 0
+    assert re.findall("^class_split v1, .*$", printed, re.MULTILINE) == [
+        "class_split v1, stationary=none",
+        "class_split v1, stationary=repeat",
+    ]
+    assert f"wrote {here / 'out' / 'report.html'}\n" in printed

@@ -363,7 +363,8 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     message = (
         "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, quick, robustness, table2, table3, tracking (or the path of a .yaml file)"
+        "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories "
+        "(or the path of a .yaml file)"
     )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):

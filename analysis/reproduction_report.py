@@ -1,0 +1,205 @@
+"""What `continual-metaopt reproduce` writes: an experiment of the paper from its run directories."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import pandas as pd
+
+from analysis import figures
+from analysis.files import write_whole
+from analysis.reproduction import (
+    Table,
+    claims_markdown,
+    comparison_markdown,
+    findings_markdown,
+    initial_step_sizes,
+    initial_step_sizes_markdown,
+    paper_claims,
+    paper_comparison,
+    row_of,
+    sawtooth_findings,
+)
+from analysis.runs import Runs
+from analysis.sawtooth import SHIFTS, sawtooth_table
+from analysis.statistics import Diverged
+from analysis.tables import caption, comparison_table, format_table
+from analysis.tuning import chosen_setting
+
+Experiment = Literal["table2", "table3", "robustness", "trajectories"]
+
+TITLES: dict[Experiment, str] = {
+    "table2": "The paper's table 2: 10 classes in each of 10 experiences",
+    "table3": "The paper's table 3: 20 classes in each of 5 experiences",
+    "robustness": "The paper's figure 2: the initial step size",
+    "trajectories": "The paper's figure 3: step sizes of ResNet-18's six blocks (an analogue: a narrow network)",
+}
+ACCURACY_NOTE = (
+    "Average online accuracy (%), mean over seeds ± half width of a 95 % Student-t interval; in brackets the gap to "
+    "the tuned fixed step size of the same base update, paired by seed. The paper's numbers are means of 5 runs on "
+    "CIFAR-100."
+)
+CLAIMS_NOTE = (
+    "Differences in percentage points, paired by seed. An ordering of the paper holds if the 95 % interval of the "
+    "difference lies above zero, does not hold if it lies below, and is undecided otherwise."
+)
+FINDINGS_NOTE = (
+    "×: by what factor a tooth's maximum exceeds its minimum. A sawtooth holds if the teeth are larger than with "
+    "boundaries shifted at random (p ≤ 0.05 after Holm's correction for all rows), with the peak in the first half of "
+    "an experience. Trends are in decades per experience, with 95 % Student-t intervals over seeds; “stays” means "
+    "within ± 0.05. Only finished runs count."
+)
+STEP_SIZES_NOTE = (
+    "Each row: accuracy over all initial step sizes with the same discount and meta step size, or over fixed step "
+    "sizes; “lost” is best minus worst, in percentage points. The last column is by how much more the fixed step size "
+    "of the same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds; without "
+    "several seeds it is undecided."
+)
+
+
+class Section(NamedTuple):
+    """A part of a reproduction.
+
+    Attributes:
+        title: its heading.
+        name: of its CSV file, without suffix.
+        table: all numbers; without rows where something could not be computed.
+        text: a Markdown table and what it means, or why there is none.
+    """
+
+    title: str
+    name: str
+    table: pd.DataFrame
+    text: str
+
+
+def sections(
+    runs: Runs, experiment: Experiment, *, diverged: Diverged = "chance", shifts: int = SHIFTS
+) -> Iterator[Section]:
+    """Ours beside the paper's, and its findings with verdicts.
+
+    Args:
+        runs: of the experiment's study, those that chose settings included.
+        experiment: which one.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
+
+    Yields:
+        The parts.
+
+    Raises:
+        ValueError: there is no such experiment, or these are no runs of it.
+    """
+    if experiment not in get_args(Experiment):
+        raise ValueError(f"the experiment must be one of {', '.join(get_args(Experiment))}, not {experiment!r}")
+    if experiment == "robustness":
+        table = initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
+        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE}"
+        yield Section("Does the initial step size matter?", "initial_step_sizes", table, text)
+        return
+    reported = _of_study(runs, experiment, "report")
+    if experiment == "trajectories":
+        table = comparison_table(reported, diverged=diverged)
+        yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
+    else:
+        of_paper: Table = experiment
+        table = paper_comparison(reported, of_paper, diverged=diverged)
+        text = f"{comparison_markdown(table)}\n{ACCURACY_NOTE}{_chosen(reported)}"
+        yield Section("Accuracy", "accuracy", table, text)
+        claims = paper_claims(reported, of_paper, diverged=diverged)
+        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE}")
+    try:
+        teeth = sawtooth_table(reported, _drawn(reported), shifts=shifts)
+    except ValueError as error:
+        yield Section("Step sizes", "sawtooth", pd.DataFrame(), f"Not checked: {error}.")
+        return
+    yield Section("Step sizes", "sawtooth", teeth, f"{findings_markdown(sawtooth_findings(teeth))}\n{FINDINGS_NOTE}")
+
+
+def reproduction_markdown(experiment: Experiment, parts: list[Section]) -> str:
+    """All parts as one Markdown page.
+
+    Args:
+        experiment: which one.
+        parts: from `sections`.
+
+    Returns:
+        The page; ends with a line break.
+    """
+    body = "\n\n".join(f"## {part.title}\n\n{part.text}" for part in parts)
+    return f"# {TITLES[experiment]}\n\n{body}\n"
+
+
+def write_reproduction(
+    runs: Runs,
+    experiment: Experiment,
+    out_dir: str | os.PathLike[str],
+    *,
+    diverged: Diverged = "chance",
+    shifts: int = SHIFTS,
+) -> tuple[str, list[Path]]:
+    """Write an experiment's page, its tables as CSV, and its figures.
+
+    Args:
+        runs: as of `sections`.
+        experiment: which one.
+        out_dir: the folder, made if it does not exist.
+        diverged: as of `sections`.
+        shifts: as of `sections`.
+
+    Returns:
+        The page in Markdown, and the paths of the files written.
+
+    Raises:
+        ValueError: as of `sections`.
+        OSError: a file cannot be written.
+    """
+    folder = Path(out_dir)
+    parts = list(sections(runs, experiment, diverged=diverged, shifts=shifts))
+    text = reproduction_markdown(experiment, parts)
+    page = folder / f"{experiment}.md"
+    paths = [write_whole(page, partial(Path.write_text, data=text, encoding="utf-8"))]
+    for part in parts:
+        if len(part.table):
+            to_csv = partial(part.table.to_csv, index=False, lineterminator="\n", float_format="%.6g")
+            paths.append(write_whole(folder / f"{experiment}_{part.name}.csv", to_csv))
+    if experiment == "robustness":
+        learned = _of_study(runs, experiment, "selection").select(learned_step_sizes=True)
+        figure = figures.sensitivity_maps(learned, ("gamma", "meta_lr", "lr"), diverged=diverged)
+        return text, paths + figures.save(figure, folder, "robustness")
+    reported = _of_study(runs, experiment, "report")
+    if experiment != "trajectories" and parts[0].table["gap"].notna().any():
+        drawing = figures.gaps_beside_the_papers(parts[0].table)
+        paths += figures.save(drawing, folder, f"{experiment}_gaps")
+    for label in _drawn(reported) if len(parts[-1].table) else []:
+        name = re.sub(r"[^\w.]+", "_", label).strip("_")
+        trajectories = figures.step_size_trajectories(reported, [label])
+        paths += figures.save(trajectories, folder, f"{experiment}_step_sizes_{name}")
+        paths += figures.save(figures.folded_sawtooth(reported, label), folder, f"{experiment}_sawtooth_{name}")
+    return text, paths
+
+
+def _of_study(runs: Runs, experiment: Experiment, purpose: str) -> Runs:
+    found = runs.select(study=experiment, purpose=purpose)
+    if not len(found):
+        raise ValueError(
+            f"none of these runs is of the study {experiment}: run `continual-metaopt reproduce {experiment}` first"
+        )
+    return found
+
+
+def _chosen(runs: Runs) -> str:
+    """Which settings were chosen on other seeds; nothing if none were."""
+    labels = {config["label"]: None for config in runs.configs.values() if chosen_setting(config)}
+    return f" Chosen on other seeds: {'; '.join(labels)}." if labels else ""
+
+
+def _drawn(runs: Runs) -> list[str]:
+    """Learners of which the paper shows step sizes: those with several blocks that finished a run."""
+    finished = runs.select(learned_step_sizes=True, state="finished")
+    return [label for label in finished.labels if (row := row_of(label)) is None or row.step_sizes == "blockwise"]

@@ -1,0 +1,46 @@
+"""The paper's continual experiments: packaged studies on images of CIFAR-100's shape."""
+
+from pathlib import Path
+from typing import Literal
+
+from continual_metaopt.config import StudyConfig
+from streams.sources import NAMED_SOURCES, load_source
+
+Experiment = Literal["table2", "table3", "robustness", "trajectories"]
+
+N_CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)  # of CIFAR-100
+
+
+def check_images(study: StudyConfig) -> str | None:
+    """Look at the images of an experiment before anything runs.
+
+    Args:
+        study: whose stream is of images.
+
+    Returns:
+        What the images lack for the paper's experiment, as a sentence; None if they have CIFAR-100's shape.
+
+    Raises:
+        FileNotFoundError: there are none; the message says what to give instead.
+    """
+    options = study.stream.options
+    source = str(options["source"])
+    try:
+        images = load_source(source, Path(options.get("data_root", "data")))
+    except FileNotFoundError as error:
+        if source not in NAMED_SOURCES:
+            raise
+        raise FileNotFoundError(
+            f"{error} The experiment takes any images of CIFAR-100's shape with --source, {N_CLASSES} classes of "
+            "about 500 colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or "
+            "--source folder:DIR for DIR/CLASS/IMAGE"
+        ) from error
+    n_classes, shape = len(images.classes), images.input_shape
+    if (n_classes, shape) == (N_CLASSES, IMAGE_SHAPE):
+        return None
+    height_width = " × ".join(map(str, shape[1:]))
+    return (
+        f"the source '{source}' has {n_classes} classes of images of {height_width} with {shape[0]} channel"
+        f"{'s' * (shape[0] != 1)}, and CIFAR-100 {N_CLASSES} of 32 × 32 with 3: results are not comparable with the "
+        "paper's"
+    )
