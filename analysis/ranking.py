@@ -43,7 +43,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "pytorch_optimizer:TRAC",
     ),
     "made for changing streams": ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop"),
-    "schedule, or told of changes": ("cosine", "aruba_told"),
+    "schedule, or told of changes": ("cosine", "aruba_told", "reinitialised_told"),
     "other": ("",),
 }
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")

@@ -38,6 +38,7 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.trajectories import with_digest
 from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
 from streams import STREAMS
 from streams.registry import UnknownNameError, unknown_name
@@ -139,6 +140,8 @@ class RunConfig(BaseModel):
             content |= {"diagnostics": sorted(set(self.diagnostics)), "diagnostics_every": self.diagnostics_every}
         for name in ("data_root", "memory_limit"):  # where files and pixels lie does not decide what they hold
             content["stream"].pop(name, None)
+        if content["learner"].get("digest"):  # of what is replayed, wherever it lies
+            content["learner"].pop("trajectory", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -165,6 +168,11 @@ class RunConfig(BaseModel):
             kind: resolve(kind, component, f"{where}{kind}" if kind == "learner" else kind)
             for kind, component in components.items()
         }
+        learner = resolved["learner"]
+        try:
+            resolved["learner"] = Component(name=learner.name, **with_digest(learner.options))
+        except ValueError as error:
+            raise ConfigError(f"{where}learner.trajectory: {error}") from error
         return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
 
 
@@ -176,6 +184,20 @@ def _kind_of_tuning(given: Any) -> str:
     return "search" if searches else "grid"
 
 
+class Replay(BaseModel):
+    """Which of a study's reported runs a learner replays.
+
+    Attributes:
+        learner: label of another learner.
+        seed: "same" for its run on the same seed, "next" for that on the next of the study's seeds, or after the last
+            on the first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    learner: str
+    seed: Literal["same", "next"] = "same"
+
+
 class LearnerEntry(Component):
     """A learner of a study: a component with a label and perhaps options to tune.
 
@@ -184,9 +206,11 @@ class LearnerEntry(Component):
         tune: values to try of some options, or a ``Search``; the study's ``tuning`` if not given, and {} for none. The
             setting with the highest average online accuracy, or the lowest mean loss in a regression, on the selection
             seeds is run on the reported seeds.
+        replays: the runs whose step sizes it replays, which are done before; it has an option ``trajectory`` for them.
     """
 
     label: str = ""
+    replays: Replay | None = None
     tune: (
         Annotated[Annotated[Search, Tag("search")] | Annotated[Grid, Tag("grid")], Discriminator(_kind_of_tuning)]
         | None
@@ -290,6 +314,23 @@ class StudyConfig(BaseModel):
             raise ValueError("diagnostics: none are possible with engine: population; use engine: auto")
         return self
 
+    @model_validator(mode="after")
+    def _replays_are_possible(self) -> "StudyConfig":
+        by_label = {entry.label or entry.name: entry for entry in self.learners}
+        for position, entry in enumerate(self.learners):
+            if entry.replays is None:
+                continue
+            where, label = f"learners.{position}.replays", entry.replays.learner
+            if label not in by_label:
+                raise ValueError(f"{where}.learner: {unknown_name('label', label, list(by_label))}")
+            if by_label[label].replays or self.is_tuned(by_label[label]):
+                raise ValueError(f"{where}.learner: '{label}' is tuned or a replay itself; name one that is neither")
+            if self.is_tuned(entry):
+                raise ValueError(f"{where}: reported runs alone are replayed, so a replay cannot be tuned")
+            if entry.replays.seed == "next" and len(self.seeds) < 2:
+                raise ValueError(f'{where}.seed: "next" needs at least two seeds')
+        return self
+
     @property
     def components(self) -> dict[Kind, Component]:
         """The stream and the network, which all runs share."""
@@ -368,6 +409,8 @@ class StudyConfig(BaseModel):
             tuned: whether it is the setting of a tuned learner, which its label tells; False for its untuned one.
         """
         position = self.learners.index(entry)
+        if entry.replays is not None:
+            _require_trajectory(entry.name, f"learners.{position}")
         search = self.search(entry) if tuned else None
         options = tuple(search.space) if search else ()
         label = entry.label or entry.name
@@ -394,6 +437,15 @@ class StudyConfig(BaseModel):
             order=position,
             imports=tuple(self.imports),
         ).resolved(f"learners.{position}: ")
+
+
+def _require_trajectory(name: str, where: str) -> None:
+    try:
+        options = inspect.signature(learner_factory(name)).parameters
+    except (UnknownNameError, MissingPackageError):
+        return  # which resolving says
+    if "trajectory" not in options:
+        raise ConfigError(f"{where}.replays: the learner '{name}' has no option trajectory")
 
 
 def _n_settings(tune: Search | Grid | None) -> int | None:
@@ -665,8 +717,8 @@ def _try_learner(name: str, factory: Any, options: Mapping[str, Any], where: str
     """Make the optimizer for a tiny network, so that values out of range show before anything has run."""
     import torch
 
-    if not isinstance(options.get("step_sizes", ""), str):
-        return  # prefixes of the real network's names
+    if not isinstance(options.get("step_sizes", ""), str) or getattr(factory, "names_blocks", False):
+        return  # names in the real network
     try:
         with torch.random.fork_rng(devices=[]):
             factory(torch.nn.Linear(1, 1), **known_of_the_stream(name, n_samples=1), **options)

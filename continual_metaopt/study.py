@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
-from continual_metaopt.config import Component, LearnerEntry, StudyConfig, resolve
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.planning import n_samples_of, size_of
 from continual_metaopt.recording import read_json, write_json
@@ -89,7 +89,8 @@ def run_study(
 
     Raises:
         BackendError: the runs cannot be done by the backend.
-        ConfigError: selection runs have another length than the study's tuning says.
+        ConfigError: selection runs have another length than the study's tuning says; or a run that was to be replayed
+            diverged, after all others have been run.
         FileExistsError: the folder holds another study.
         StudyLocked: another command works on it.
         StudyInterrupted: after Ctrl-C; nothing recorded is lost.
@@ -184,16 +185,38 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     best = positions_of_best(scores, study.tuning.best if study.tuning else None)
     jobs = []
     for i, entry in enumerate(study.learners):
-        if study.reports_untuned(entry):
+        if study.reports_untuned(entry) and entry.replays is None:
             jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
         if i in best:
             jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
     do(jobs, "reported runs")
-    runs = [path for _, path in jobs]
+    replays, impossible = _replays(study, jobs, out)
+    do(replays, "replays")
+    runs = [path for _, path in jobs + replays]
     selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
     if failures:
-        raise RunsFailed(failures, n_runs, [undecided[i] for i in sorted(undecided)], runs, selection)
+        raise RunsFailed(failures, n_runs, [*(undecided[i] for i in sorted(undecided)), *impossible], runs, selection)
+    if impossible:
+        raise ConfigError("\n".join(impossible))
     return StudyResult(runs, selection)
+
+
+def _replays(study: StudyConfig, done: Sequence[Job], out: Path) -> tuple[list[Job], list[str]]:
+    """The runs that replay others, which have ended; and a sentence for each that is not possible."""
+    paths = {(config.entry, config.seed): path for config, path in done}
+    following = dict(zip(study.seeds, [*study.seeds[1:], study.seeds[0]], strict=True))
+    jobs, impossible = [], []
+    for entry in study.learners:
+        if entry.replays is None:
+            continue
+        for seed in study.seeds:
+            replayed = following[seed] if entry.replays.seed == "next" else seed
+            learner = entry.with_options({"trajectory": str(paths[entry.replays.learner, replayed])})
+            try:
+                jobs.append(_job(study, entry, learner, seed, "report", out, tuned=False))
+            except ConfigError as error:
+                impossible.append(f"'{entry.label or entry.name}' was not run on seed {seed}: {error}")
+    return jobs, impossible
 
 
 def _why_without_score(path: Path) -> str | None:

@@ -10,6 +10,7 @@ from analysis.figures.accuracy import (
     sliding_squared_error,
 )
 from analysis.figures.boundaries import ALIGNED, around_boundaries
+from analysis.figures.controls import control_dots
 from analysis.figures.field import accuracy_against_time, family_styles, initial_step_sizes, ranking_dots
 from analysis.figures.paper import gaps_beside_the_papers
 from analysis.figures.ranks import rank_diagram
@@ -34,6 +35,7 @@ __all__ = [
     "accuracy_against_time",
     "around_boundaries",
     "caption_of",
+    "control_dots",
     "cumulative_accuracy",
     "family_styles",
     "folded_sawtooth",

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from analysis.comparisons import Test
 from analysis.figures import WIDTHS, Format, caption_of, save
 from analysis.files import write_whole
+from analysis.report import split_by_stream
 from analysis.runs import Runs, load_runs
 
 if TYPE_CHECKING:
@@ -117,6 +118,27 @@ def save_figure(
     if arguments.caption:
         text = f"{caption_of(draw)}\n"
         paths.append(write_whole(folder / f"{name}.txt", partial(Path.write_text, data=text, encoding="utf-8")))
+    return paths
+
+
+def draw_each_stream(
+    draw: Callable[..., Figure], runs: Runs, name: str, arguments: argparse.Namespace, **options: Any
+) -> list[Path]:
+    """Draw a figure of each stream, and write it as the options of `add_figure` say.
+
+    Args:
+        draw: draws the runs of one stream, given `options` and the width.
+        runs: the runs.
+        name: file name without suffix.
+        arguments: the command's.
+        **options: for `draw`.
+
+    Returns:
+        The paths of the files.
+    """
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        paths += save_figure(draw, draw(part, width=arguments.width, **options), folder, name, arguments)
     return paths
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import cumulative_accuracy
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -22,11 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = cumulative_accuracy(part, arguments.learners, diverged=arguments.diverged, width=arguments.width)
-        paths += _arguments.save_figure(cumulative_accuracy, figure, folder, "cumulative_accuracy", arguments)
-    return paths
+    options = {"labels": arguments.learners, "diverged": arguments.diverged}
+    return _arguments.draw_each_stream(cumulative_accuracy, runs, "cumulative_accuracy", arguments, **options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import online_accuracy_by_experience
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -22,13 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = online_accuracy_by_experience(
-            part, arguments.learners, diverged=arguments.diverged, width=arguments.width
-        )
-        paths += _arguments.save_figure(online_accuracy_by_experience, figure, folder, "online_accuracy", arguments)
-    return paths
+    options = {"labels": arguments.learners, "diverged": arguments.diverged}
+    return _arguments.draw_each_stream(online_accuracy_by_experience, runs, "online_accuracy", arguments, **options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import rank_diagram
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -23,13 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = rank_diagram(
-            part, arguments.learners, diverged=arguments.diverged, test=arguments.test, width=arguments.width
-        )
-        paths += _arguments.save_figure(rank_diagram, figure, folder, "rank_diagram", arguments)
-    return paths
+    options = {"labels": arguments.learners, "diverged": arguments.diverged, "test": arguments.test}
+    return _arguments.draw_each_stream(rank_diagram, runs, "rank_diagram", arguments, **options)
 
 
 if __name__ == "__main__":

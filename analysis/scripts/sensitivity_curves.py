@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import sensitivity_curves
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -25,11 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = sensitivity_curves(part, arguments.setting, diverged=arguments.diverged, width=arguments.width)
-        paths += _arguments.save_figure(sensitivity_curves, figure, folder, "sensitivity_curves", arguments)
-    return paths
+    options = {"setting": arguments.setting, "diverged": arguments.diverged}
+    return _arguments.draw_each_stream(sensitivity_curves, runs, "sensitivity_curves", arguments, **options)
 
 
 if __name__ == "__main__":

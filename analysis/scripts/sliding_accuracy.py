@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import sliding_accuracy
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -25,13 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = sliding_accuracy(
-            part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
-        )
-        paths += _arguments.save_figure(sliding_accuracy, figure, folder, "sliding_accuracy", arguments)
-    return paths
+    options = {"window": arguments.window, "labels": arguments.learners, "diverged": arguments.diverged}
+    return _arguments.draw_each_stream(sliding_accuracy, runs, "sliding_accuracy", arguments, **options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import step_size_trajectories
-from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 
@@ -25,13 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = step_size_trajectories(
-            part, arguments.learners, blocks=arguments.blocks, steps=arguments.steps, width=arguments.width
-        )
-        paths += _arguments.save_figure(step_size_trajectories, figure, folder, "step_sizes", arguments)
-    return paths
+    options = {"labels": arguments.learners, "blocks": arguments.blocks, "steps": arguments.steps}
+    return _arguments.draw_each_stream(step_size_trajectories, runs, "step_sizes", arguments, **options)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.le
 for _name, _module, _description in (
     ("metaoptimize", "learners", "MetaOptimize: step sizes learned online"),
     ("fixed", "learners", "a base update with a fixed step size"),
+    ("fixed_per_block", "learners", "a base update with a fixed step size for each block"),
     ("idbd", "learners", "IDBD, for linear models and squared error"),
     ("autostep", "learners", "Autostep, for linear models and squared error"),
     ("idbd_network", "learners", "IDBD for networks, a step size for each weight"),
@@ -37,6 +38,8 @@ for _name, _module, _description in (
     ("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values"),
     ("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced"),
     ("aruba_told", "aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
+    ("reinitialised_told", "reinitialised", "a base update; network or head begin anew at experiences it is told of"),
+    ("replayed_step_sizes", "replayed_step_sizes", "a base update with the step sizes that another run has recorded"),
     ("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length"),
     ("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told"),
     ("glocal", "learners", "step sizes learned from estimated global hypergradients"),
@@ -59,7 +62,8 @@ register_learner = LEARNERS.register
 
 GIVEN_STEP_SIZES = (
     "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop", "cosine",
-    "cosine_restarts_told", "lion", "schedulefree_sgd", "schedulefree_adamw",
+    "cosine_restarts_told", "lion", "schedulefree_sgd", "schedulefree_adamw", "fixed_per_block", "reinitialised_told",
+    "replayed_step_sizes",
 )  # fmt: skip
 
 TORCH_PREFIX = "torch:"

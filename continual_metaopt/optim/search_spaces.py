@@ -23,6 +23,7 @@ _INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy 
 SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "metaoptimize": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": _DECOUPLED_DECAY},
     "fixed": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "fixed_per_block": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "idbd": {"lr": (1e-3, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
     "autostep": {"lr": (1e-4, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
     "idbd_network": {"lr": (1e-5, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
@@ -44,6 +45,7 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "weight_clipping": {"lr": _LR, "bound": [1.0, 2.0, 3.0, 5.0], "weight_decay": _DECOUPLED_DECAY},
     "cosine": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "cosine_restarts_told": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
+    "reinitialised_told": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "continual_backprop": {"lr": _LR, "replacement_rate": [1e-6, 1e-5, 1e-4], "weight_decay": _DECOUPLED_DECAY},
     "aruba_told": {"lr": (1e-3, 1.0, "log"), "zeta": [0.1, 1.0, 10.0]},
     "adamw_lion_package": {
@@ -70,6 +72,7 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
 NOTHING_TO_TUNE: Mapping[str, str] = {
     "vsgd": "it estimates its step sizes; what it has beside are lengths of its start",
     "cocob": "it has no step size",
+    "replayed_step_sizes": "its step sizes are those of another run",
 }
 
 

@@ -363,7 +363,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     message = (
         "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories "
+        "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories, why "
         "(or the path of a .yaml file)"
     )
 
