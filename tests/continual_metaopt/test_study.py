@@ -34,6 +34,7 @@ from continual_metaopt.study import (
     run_study,
 )
 from continual_metaopt.study_lock import StudyLocked
+from continual_metaopt.under_way import reason_of
 
 from .conftest import STREAM, STUDY, InProcess, exactly, files_of, read_tables, write_study
 
@@ -221,7 +222,7 @@ def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypa
     (failed,) = caught.value.failures
     assert str(caught.value).splitlines() == [
         "1 of 8 runs failed:",
-        f"{failed}: RuntimeError: out of memory",
+        f"{failed}: {reason_of(RuntimeError('out of memory'))}",
         "'fails': no setting was chosen, because 1 of its selection runs failed; its tuned learner was not run on the "
         "reported seeds",
     ]
