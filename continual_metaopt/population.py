@@ -67,9 +67,11 @@ def run_population(
         raise ValueError("each run needs a directory of its own")
     runs: dict[int, TorchRun] = {}
     with ExitStack() as stack:
-        for path in sorted(paths):
-            stack.enter_context(alone_in(path))
-        states = [earlier_state(path, config) for config, path in zip(configs, paths, strict=True)]
+        states: list[str | None] = [None] * len(paths)
+        # those that exist first, so that a mistake shows before others are made
+        for number in sorted(range(len(paths)), key=lambda number: (not paths[number].exists(), paths[number])):
+            stack.enter_context(alone_in(paths[number]))
+            states[number] = earlier_state(paths[number], configs[number])
         for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
             if states[number] is not None:
                 continue

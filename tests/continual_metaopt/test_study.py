@@ -106,7 +106,7 @@ def test_directories_are_where_the_result_says(done: tuple[Path, StudyResult]) -
     )
     assert all(read_json(path / "status.json")["state"] == "finished" for path in (*result.runs, *result.selection))
     assert {path.name for path in out.iterdir()} == {"study.json", "runs", "selection"}
-    assert read_json(out / "study.json")["learners"][0] == STUDY["learners"][0] | {"label": "tuned"}
+    assert read_json(out / "study.json")["learners"][0] == STUDY["learners"][0] | {"label": "tuned", "replays": None}
     assert len(load_runs(out)) == 4  # selection runs are not reported
 
 
