@@ -14,6 +14,7 @@ from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
 from analysis.scripts import _arguments
+from analysis.tables import interval_text
 
 NOTE = (
     "Amplitudes, rises, falls and slopes are in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is the half width "
@@ -64,8 +65,8 @@ def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
         return [f"{value:{form}}".replace("-", "−") for value in table[name]]
 
     def with_interval(name: str, form: str) -> list[str]:
-        pairs = zip(texts(name, form), table[f"{name}_ci"], strict=True)
-        return [text if pd.isna(half_width) else f"{text} ± {half_width:.2f}" for text, half_width in pairs]
+        pairs = zip(table[name], table[f"{name}_ci"], strict=True)
+        return [interval_text(value, half_width, form) for value, half_width in pairs]
 
     return {
         "learner": list(table["learner"]),
