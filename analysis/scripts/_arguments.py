@@ -70,8 +70,9 @@ def write_table(table: pd.DataFrame, columns: dict[str, list[str]], note: str, f
         The paths of the files.
     """
     print(f"{format_columns(columns, 'terminal')}\n{note}\n")
-    texts = {fmt: format_columns(columns, fmt) for fmt in SUFFIXES if fmt != "csv"}
-    return write_texts({"csv": table.to_csv(index=False, lineterminator="\n"), **texts}, note, folder, name)
+    csv = table.to_csv(index=False, lineterminator="\n")
+    texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
+    return write_texts(texts, note, folder, name)
 
 
 def add_figure(parser: argparse.ArgumentParser, default: str = "column") -> None:

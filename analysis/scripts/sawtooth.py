@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.figures import folded_sawtooth
+from analysis.files import file_names
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
@@ -52,12 +53,23 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     options = {name: getattr(arguments, name) for name in ("bins", "skip", "shifts", "seed")}
     for part, folder in split_by_stream(runs, arguments.out):
         table = sawtooth_table(part, arguments.learners, **options)
-        paths += _arguments.write_table(table, _rounded(table), NOTE, folder, "sawtooth")
+        note = f"{NOTE}{_limits(len(table), arguments.shifts)}"
+        paths += _arguments.write_table(table, _rounded(table), note, folder, "sawtooth")
+        names = file_names(part.labels)
         for label in dict.fromkeys(table["learner"]):
             figure = folded_sawtooth(part, label, width=arguments.width, **options)
-            name = "sawtooth_" + re.sub(r"[^\w.]+", "_", label).strip("_")
-            paths += _arguments.save_figure(folded_sawtooth, figure, folder, name, arguments)
+            paths += _arguments.save_figure(folded_sawtooth, figure, folder, f"sawtooth_{names[label]}", arguments)
     return paths
+
+
+def _limits(n_rows: int, shifts: int, level: float = 0.05) -> str:
+    """A sentence where so few shifts can show nothing after the correction; none otherwise."""
+    if n_rows <= level * (shifts + 1):
+        return ""
+    return (
+        f" With {shifts} shifts and {n_rows} rows no p (Holm) can be below {min(1, n_rows / (shifts + 1)):.3g}; "
+        f"--shifts {math.ceil(n_rows / level) - 1} are enough."
+    )
 
 
 def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
