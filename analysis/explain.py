@@ -32,14 +32,9 @@ _GROWING = {
 _STEP_SIZE_GROWTH, _LOSS_GROWTH = 10.0, 10.0
 _REGRESSION_LOSS_GROWTH = 100.0  # of a quantile, because squared errors vary that much
 
-# What the reason of a failure may hold → what to do about it.
+# What the reason of a failure may hold → what to do about it, where the reason itself does not say it.
 _REMEDIES = {
     "interrupted by the user": "The same command goes on from the last checkpoint.",
-    "No space left": "Make room on the disk; the same command then goes on from the last checkpoint.",
-    "Read-only file system": "Make the folder writable, or choose another one with --out.",
-    "Permission denied": "Make the folder writable, or choose another one with --out.",
-    "MemoryError": "Let fewer runs go at a time (--workers); the same command then goes on from the last checkpoint.",
-    "out of memory": "Let fewer runs go at a time (--workers); the same command then goes on from the last checkpoint.",
     "ModuleNotFoundError": "Install the missing module; the same command then tries the run again.",
     "MissingPackageError": "Install the missing package; the same command then tries the run again.",
 }
@@ -87,9 +82,9 @@ def explain(path: str | os.PathLike[str]) -> str:
     if status["state"] == "failed":
         reason = status.get("reason") or ""
         found = [remedy for mark, remedy in _REMEDIES.items() if mark in reason]
-        sentences.append(
-            (found or ["The same command tries the run again, from its last checkpoint if it has one."])[0]
-        )
+        if found or "the same command" not in reason:
+            again = "The same command tries the run again, from its last checkpoint if it has one."
+            sentences.append((found or [again])[0])
     return "\n".join(_wrapped(sentence) for sentence in sentences) + "\n"
 
 

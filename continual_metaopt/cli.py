@@ -1,5 +1,6 @@
 """The command ``continual-metaopt``."""
 
+import errno
 import itertools
 import os
 import re
@@ -18,6 +19,7 @@ from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.recording import read_json
 from continual_metaopt.study_lock import StudyLocked
 from streams.stream import StreamAbout
 
@@ -81,8 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:
-        said = f"{error.strerror}: '{error.filename}'" if error.strerror and error.filename else str(error)
-        print(f"{PROGRAM}: {said}", file=sys.stderr)
+        print(f"{PROGRAM}: {_said(error)}", file=sys.stderr)
         return EXIT_USAGE
     except StudyInterrupted as error:
         print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
@@ -90,6 +91,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _said(error: OSError) -> str:
+    """A sentence about files that cannot be read or written, and what to do if it is because of the disk."""
+    from continual_metaopt.under_way import NO_ACCESS, NO_ROOM
+
+    said = (
+        f"{error.strerror}: '{error.filename}'" if error.strerror and error.filename else error.strerror or str(error)
+    )
+    advice = {errno.ENOSPC: NO_ROOM, errno.EDQUOT: NO_ROOM, errno.EROFS: NO_ACCESS}.get(error.errno or 0)
+    return f"{said}. {advice}" if advice else said
 
 
 DESCRIPTION = """Streams non-stationary image tasks, one sample at a time, to learners whose step sizes are fixed or
@@ -280,6 +292,9 @@ def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None
     except KeyboardInterrupt:
         again = shlex.join([PROGRAM, "report", str(folder)])
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
+    for status in (path / "status.json" for path in (*runs, *selection)):
+        for note in read_json(status).get("notes", []) if status.exists() else []:
+            print(f"noted: {note}", file=sys.stderr)
 
 
 def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:

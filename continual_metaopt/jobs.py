@@ -44,16 +44,21 @@ class RunsFailed(RuntimeError):
 
 
 def describe_failures(failures: Mapping[Path, str], n_runs: int) -> str:
-    """How many runs failed, and a line for each reason, the most frequent first."""
+    """How many runs failed, and a line for each reason."""
+    return "\n".join([f"{len(failures)} of {n_runs} runs failed:", *lines_by_reason(failures)])
+
+
+def lines_by_reason(reasons: Mapping[Path, str]) -> list[str]:
+    """A line for each reason, given that of each run directory: one of the runs, and how many more; most runs first."""
     by_reason: dict[str, list[Path]] = {}
-    for path, reason in failures.items():
+    for path, reason in reasons.items():
         # runs of several folders may have the same reason but for their own folder in it
         by_reason.setdefault(reason.replace(str(path), "the run's folder"), []).append(path)
-    lines = [f"{len(failures)} of {n_runs} runs failed:"]
+    lines = []
     for paths in sorted(by_reason.values(), key=len, reverse=True):
         others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        lines.append(f"{paths[0]}{others}: {failures[paths[0]]}")
-    return "\n".join(lines)
+        lines.append(f"{paths[0]}{others}: {reasons[paths[0]]}")
+    return lines
 
 
 def title(config: RunConfig) -> str:

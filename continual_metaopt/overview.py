@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from continual_metaopt.files_on_disk import bytes_below, size
+from continual_metaopt.jobs import lines_by_reason
+from continual_metaopt.processes import describe_owner, is_alive
 from continual_metaopt.progress import duration
 from continual_metaopt.recording import read_json
-from continual_metaopt.study_lock import LOCK, describe_owner, is_alive
+from continual_metaopt.study_lock import LOCK
 
 INTERRUPTED = "interrupted by the user"
 SECONDS_WITHOUT_SIGN_OF_LIFE = 300.0  # runs give one every half minute
@@ -25,11 +27,13 @@ class RunState:
         state: "finished", "diverged", "running", "stopped" (it says that it is running, but nobody runs it),
             "interrupted" (by the user), "failed" or "damaged" (its files cannot be read).
         about: for runs that have not finished, a sentence.
+        notes: sentences about damaged files that were set aside.
     """
 
     path: Path
     state: str
     about: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,9 @@ class Overview:
         for state in ("running", "stopped"):
             lines += [f"{state}: {run.path.name}: {run.about}" for run in self.runs if run.state == state]
         for state in ("diverged", "failed", "damaged"):
-            by_reason: dict[str, list[Path]] = {}
-            for run in self.runs:
-                if run.state == state:
-                    by_reason.setdefault(run.about, []).append(run.path)
-            for reason, paths in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-                others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-                lines.append(f"{state}: {paths[0]}{others}: {reason}")
+            reasons = {run.path: run.about for run in self.runs if run.state == state}
+            lines += [f"{state}: {line}" for line in lines_by_reason(reasons)]
+        lines += [f"noted: {note}" for run in self.runs for note in run.notes]
         return "\n".join(lines)
 
 
@@ -110,12 +110,12 @@ def overview(folder: Path) -> Overview:
 def _run_state(path: Path) -> RunState:
     try:
         status = read_json(path / "status.json") if (path / "status.json").exists() else {"state": "running"}
-        state, reason = status["state"], status.get("reason") or ""
+        state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
         if state == "running":
-            return RunState(path, *_running(path, status))
+            return RunState(path, *_running(path, status), notes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return RunState(path, "damaged", str(error))
-    return RunState(path, "interrupted" if reason == INTERRUPTED else state, reason)
+    return RunState(path, "interrupted" if reason == INTERRUPTED else state, reason, notes)
 
 
 def _running(path: Path, status: dict[str, Any]) -> tuple[str, str]:

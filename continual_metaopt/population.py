@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, WEIGHTS_CHECKED_EVERY, Diverged
 from continual_metaopt.engines.population_engine import Population, Replica, check_alike
 from continual_metaopt.engines.torch_engine import state_at_end
+from continual_metaopt.in_use import alone_in
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.running import TorchRun, available_device
@@ -58,26 +60,32 @@ def run_population(
 
     Raises:
         FileExistsError: a directory holds another run. Nothing has been run.
+        RunInUse: another process works on one of the runs. Nothing has been run.
         ValueError: the runs cannot be done side by side; the message says what differs. Nothing has been run.
     """
     if len({path.resolve() for path in paths}) < len(configs):
         raise ValueError("each run needs a directory of its own")
-    states = [earlier_state(path, config) for config, path in zip(configs, paths, strict=True)]
     runs: dict[int, TorchRun] = {}
-    for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
-        if states[number] is not None:
-            continue
-        directory = RunDirectory(path)
-        try:
-            runs[number] = TorchRun(config, directory)
-        except Exception as error:
-            states[number] = fail(directory, error)
-    if runs:
-        _check_side_by_side(list(runs.values()))
-        course = _Course(list(runs.values()), available_device(str(device)), on_progress, should_stop)
-        course.run()
-        for number, run in runs.items():
-            states[number] = course.states[run]
+    with ExitStack() as stack:
+        states: list[str | None] = [None] * len(paths)
+        # those that exist first, so that a mistake shows before others are made
+        for number in sorted(range(len(paths)), key=lambda number: (not paths[number].exists(), paths[number])):
+            stack.enter_context(alone_in(paths[number]))
+            states[number] = earlier_state(paths[number], configs[number])
+        for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
+            if states[number] is not None:
+                continue
+            directory = RunDirectory(path)
+            try:
+                runs[number] = TorchRun(config, directory)
+            except Exception as error:
+                states[number] = fail(directory, error)
+        if runs:
+            _check_side_by_side(list(runs.values()))
+            course = _Course(list(runs.values()), available_device(str(device)), on_progress, should_stop)
+            course.run()
+            for number, run in runs.items():
+                states[number] = course.states[run]
     return [str(state) for state in states]
 
 

@@ -17,7 +17,7 @@ from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
-from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, load_checkpoint
+from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, load_checkpoint, of_another_version
 from streams import plan_stream
 
 
@@ -71,7 +71,7 @@ class Beginning:
                 self.optimizer.load_state_dict(checkpoint.pop("optimizer"))
                 self.random = checkpoint.pop("random")
             except (KeyError, ValueError, RuntimeError) as error:
-                raise ValueError(_of_another_version(path / CHECKPOINT)) from error
+                raise ValueError(of_another_version(path / CHECKPOINT)) from error
             return checkpoint
         checkpoint = load_checkpoint(path, COMPILED_CHECKPOINT, read_compiled_checkpoint, self._run_id)
         if checkpoint is not None:
@@ -80,7 +80,7 @@ class Beginning:
             engine = CompiledEngine(self.model, cast(MetaOptimize, self.optimizer), self.criterion, shape)
             engine.load()  # makes the optimizer's state
             if [array.shape for array in learned] != [array.shape for array in engine.learner.learned]:
-                raise ValueError(_of_another_version(path / COMPILED_CHECKPOINT))
+                raise ValueError(of_another_version(path / COMPILED_CHECKPOINT))
             engine.learner.learned = learned
             engine.store()
             return checkpoint
@@ -90,10 +90,6 @@ class Beginning:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint
-
-
-def _of_another_version(path: Path) -> str:
-    return f"'{path}' was written by another version of this package; remove its folder to run again"
 
 
 def prepare(config: RunConfig, path: Path) -> PreparedRun | None:

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,12 +22,17 @@ import pyarrow.parquet as pq
 
 from analysis.files import write_whole
 from continual_metaopt.engines.observations import Observations
+from continual_metaopt.in_use import require_own
 from continual_metaopt.optim.summaries import QUANTILES
+from continual_metaopt.processes import this_process
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
 STATES = ("running", "finished", "diverged", "failed")
 ROW_GROUP = 2**18  # rows of a table that are written together, and so are in memory at once
+IN_CHECKPOINT = (  # of how far a run is; and of its records, under "progress"
+    *("run_id", "n_samples", "n_correct", "n_ended", "n_correct_in_experience", "loss_in_experience", "progress"),
+)
 DAMAGED = "damaged"  # folder of what cannot be read any more
 REASON = "reason.txt"
 
@@ -166,6 +170,9 @@ class RunDirectory:
             save: writes the learner's state, and the progress it is given, to a path.
             engine: how the steps are executed, for the status.
             name: of the file, ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``; one of the other kind is removed.
+
+        Raises:
+            RunInUse: another process has begun to work on the run.
         """
         self._status["engine"] = engine
         self._write_parts()
@@ -186,6 +193,7 @@ class RunDirectory:
             keep_parts: leave parts and checkpoint, for a run that may go on later.
 
         Raises:
+            RunInUse: another process has begun to work on the run.
             ValueError: a part is damaged; it has been set aside with all that was recorded.
         """
         if self._began:
@@ -219,6 +227,7 @@ class RunDirectory:
             self._add(name, list(zip(*rows, strict=True)))
 
     def _write_parts(self) -> None:
+        require_own(self.path)
         for name, schema in TABLES.items():
             table = pa.Table.from_batches(self._rows[name], schema=schema)
             part = _folder(self.path, name) / f"part-{self._n_parts:05d}.parquet"
@@ -266,7 +275,7 @@ class RunDirectory:
             self._status
             | {
                 "heartbeat": datetime.now(UTC).isoformat(timespec="seconds"),
-                "owner": {"host": socket.gethostname(), "pid": os.getpid()},
+                "owner": this_process(),
                 "wall_time": round(self.wall_time, 3),
                 "samples_per_second": round(speed, 1) if speed else None,
             }
@@ -294,6 +303,9 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
 
     Returns:
         None if there is nothing to go on from.
+
+    Raises:
+        ValueError: the checkpoint lacks something, because another version of this package wrote it.
     """
     path = run / name
     if not path.exists():
@@ -301,6 +313,8 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
     suspect = path
     try:
         content = read(path)
+        if missing := [name for name in IN_CHECKPOINT if name not in content]:
+            raise KeyError(*missing)
         if content["run_id"] != run_id:
             raise ValueError(f"it belongs to run {content['run_id']}")
         suspect = run / "config.json"
@@ -310,12 +324,22 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
             for number in range(content["progress"]["n_parts"]):
                 suspect = parts.get(number, run / table / f"part-{number:05d}.parquet")
                 pq.read_metadata(suspect)
+    except KeyError as error:
+        raise ValueError(of_another_version(path)) from error
     except Exception as error:  # whatever NumPy, PyTorch or PyArrow make of damaged files
         if not _is_damage(error):
             raise
         set_aside(run, suspect, error)
         return None
     return content
+
+
+def of_another_version(checkpoint: Path) -> str:
+    """What to do about a checkpoint that cannot be gone on from, although it is whole."""
+    return (
+        f"'{checkpoint}' was written by another version of this package; go on with that version, or remove "
+        f"'{checkpoint.parent}' to run again"
+    )
 
 
 def set_aside(run: Path, file: Path, error: Exception, names: Iterable[str] = ()) -> str:

@@ -17,6 +17,7 @@ from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.engines.torch_engine import accuracy, check_weights, state_at_end
+from continual_metaopt.in_use import alone_in
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
 from continual_metaopt.memory import keep_freed_memory
 from continual_metaopt.metrics import OnlineMetric
@@ -53,11 +54,8 @@ def run_one(
 
     Raises:
         FileExistsError: the directory holds another run.
+        RunInUse: another process works on the run.
     """
-    ended = earlier_state(path, config)
-    if ended is not None:
-        return ended
-    directory = RunDirectory(path)
 
     def make() -> CompiledRun | LearnerRun:
         prepared = prepare(config, path)
@@ -65,7 +63,12 @@ def run_one(
             return CompiledRun(prepared, directory, on_progress, should_stop)
         return LearnerRun(config, directory, on_progress, should_stop)
 
-    return bring_to_end(directory, make)
+    with alone_in(path):
+        ended = earlier_state(path, config)
+        if ended is not None:
+            return ended
+        directory = RunDirectory(path)
+        return bring_to_end(directory, make)
 
 
 def run_by_torch(config: RunConfig, path: Path, on_progress: OnProgress, should_stop: ShouldStop) -> str:

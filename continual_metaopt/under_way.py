@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import Diverged, Observations
+from continual_metaopt.in_use import RunInUse
 from continual_metaopt.recording import (
     CHECKPOINT,
     COMPILED_CHECKPOINT,
@@ -259,6 +260,9 @@ def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
 
     Returns:
         The state that the run ended in: "finished", "diverged", or "failed" with the reason in ``status.json``.
+
+    Raises:
+        RunInUse: another process has begun to work on the run.
     """
     try:
         run = make()
@@ -279,10 +283,15 @@ def fail(directory: RunDirectory, error: Exception) -> str:
 
     Raises:
         OSError: not even the status can be written.
+        RunInUse: another process works on the run, so nothing is written.
     """
+    if isinstance(error, RunInUse):
+        raise error
     reason = reason_of(error)
     try:
         directory.finish("failed", reason, None, keep_parts=True)
+    except RunInUse:
+        raise
     except Exception:  # no room for the last rows, perhaps, which are made again from the last checkpoint
         try:
             directory.say("failed", reason)
@@ -313,6 +322,8 @@ def reason_of(error: BaseException) -> str:
     """The sentences about an error in a run's status: what happened, and what to do about it."""
     if isinstance(error, Interrupted):
         return "interrupted by the user"
+    if isinstance(error, RunInUse):
+        return str(error)
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     no_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason.lower()
     advice = NO_MEMORY if no_memory else ADVICE.get(getattr(error, "errno", None) or 0)

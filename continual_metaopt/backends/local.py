@@ -8,20 +8,21 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.config import Component, RunConfig
+from continual_metaopt.in_use import alone_in
 from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.planning import n_done_before, n_samples_of
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import RunDirectory, read_json
-from continual_metaopt.under_way import earlier_state, fail, reason_of
+from continual_metaopt.under_way import Interrupted, ShouldStop, earlier_state, fail, reason_of
 
 if TYPE_CHECKING:
     from continual_metaopt.compiled_run import PreparedRun
@@ -127,17 +128,17 @@ class LocalPool:
             return states
         if self._in_threads:
             return [self._work("thread", task, _in_this_process, first, path)]
-        state = earlier_state(path, first)
-        if state is None:
+        with alone_in(path, self._stop.is_set):
+            state = earlier_state(path, first)
+            if state is not None:
+                return [state]
             try:
                 prepared = _prepare(first, path)
             except Exception as error:
                 return [fail(RunDirectory(path), error)]
-            if prepared is not None:
-                state = self._work("compiled", task, _by_compiled_code, prepared, path)
-            else:
-                state = self._work("torch", task, _by_torch, first, path)
-        return [state]
+        if prepared is not None:
+            return [self._work("compiled", task, _by_compiled_code, prepared, path)]
+        return [self._work("torch", task, _by_torch, first, path)]
 
     def _work(self, kind: str, task: list[Job], do: Callable[..., Any], *arguments: Any) -> Any:
         """Do what ``do`` does in this thread's process of a kind, or in the thread itself; returns what it returns."""
@@ -327,6 +328,18 @@ def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
             messages.put((name, None, None))
 
 
+@contextmanager
+def _alone(path: Path, should_stop: ShouldStop) -> Iterator[None]:
+    """Let nobody else work on a run, nor this worker if it is to stop.
+
+    The next command may have begun since the main process was killed, and wait for its turn.
+    """
+    with alone_in(path, should_stop):
+        if should_stop():
+            raise Interrupted
+        yield
+
+
 # What is imported here is imported by the process or thread that needs it
 
 
@@ -339,13 +352,15 @@ def _prepare(config: RunConfig, path: Path) -> "PreparedRun | None":
 def _by_compiled_code(prepared: "PreparedRun", path: Path, tell: Any, should_stop: Any) -> str:
     from continual_metaopt.compiled_run import run_compiled
 
-    return run_compiled(prepared, path, tell, should_stop)
+    with _alone(path, should_stop):
+        return earlier_state(path, prepared.config) or run_compiled(prepared, path, tell, should_stop)
 
 
 def _by_torch(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
     from continual_metaopt.running import run_by_torch
 
-    return run_by_torch(config, path, tell, should_stop)
+    with _alone(path, should_stop):
+        return earlier_state(path, config) or run_by_torch(config, path, tell, should_stop)
 
 
 def _in_this_process(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:

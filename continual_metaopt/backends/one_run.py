@@ -4,6 +4,7 @@ from pathlib import Path
 
 from continual_metaopt.compiled_run import run_compiled
 from continual_metaopt.config import RunConfig
+from continual_metaopt.in_use import alone_in
 from continual_metaopt.recording import RunDirectory, read_json
 from continual_metaopt.under_way import OnProgress, ShouldStop, earlier_state, fail, reason_of
 
@@ -21,8 +22,9 @@ def do_run(config: RunConfig, path: Path, tell: OnProgress, should_stop: ShouldS
         Why the run failed; None if it finished or diverged.
     """
     try:
-        state = earlier_state(path, config) or _do(config, path, tell, should_stop)
-    except Exception as error:  # such as another run's directory
+        with alone_in(path, should_stop):
+            state = earlier_state(path, config) or _do(config, path, tell, should_stop)
+    except Exception as error:  # such as another run's directory, or one that is in use
         return reason_of(error)
     return str(read_json(path / "status.json")["reason"]) if state == "failed" else None
 

@@ -25,6 +25,7 @@ from typing import Any
 from analysis.files import write_whole
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.config import RunConfig, import_modules
+from continual_metaopt.in_use import alone_in
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.progress import ProgressDisplay
 from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, describe_software
@@ -151,6 +152,10 @@ class RayPool:
             if earlier_state(path, config) is not None:
                 self._display.update(n_ended=1)
                 return
+            earlier = {}
+            if not self._all_share:
+                with alone_in(path):
+                    earlier = _files_of(path)
             task = _Task(
                 config,
                 path.absolute(),
@@ -158,7 +163,7 @@ class RayPool:
                 str(Path.cwd()),
                 self._versions,
                 self._sources_of(config),
-                {} if self._all_share else _files_of(path),
+                earlier,
             )
         except Exception as error:
             failures[path] = reason_of(error)
@@ -337,6 +342,7 @@ def _folder_of_this_node(files: dict[str, bytes]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="continual-metaopt-") as folder:
         path = Path(folder) / "run"
         _write(path, files)
+        (path / "status.json").unlink(missing_ok=True)  # its owner has ended, which only the other machine can tell
         yield path
 
 

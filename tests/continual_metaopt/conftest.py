@@ -54,6 +54,11 @@ def learner_names() -> list[str]:
     return [*registry.LEARNERS.own, "torch:NAME", "pytorch_optimizer:NAME"]
 
 
+def packaged_study_names() -> list[str]:
+    """All studies that come with this package, as its folder has them."""
+    return sorted(path.stem for path in (Path(registry.__file__).parents[1] / "studies").glob("*.yaml"))
+
+
 def known_learners() -> str:
     """How messages list them."""
     return ", ".join(sorted(learner_names()))

@@ -3,13 +3,15 @@
     python -m tests.continual_metaopt.killing torch|compiled EVERY FOLDER
 
 Each attempt is a copy of this process, which has imported everything and has one thread. Runs are killed at every
-EVERYth operation on files, and at random times. It says how many were killed; what differs is an error.
+EVERYth operation on files, or, where that is 0, at one operation of each kind, such as the writing of a checkpoint; and
+20 times at random. It says how many were killed, and at how many kinds; what differs is an error.
 """
 
 import functools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -26,7 +28,7 @@ from analysis.files import write_whole
 from continual_metaopt import recording, under_way
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import compiled_learner, torch_engine
-from continual_metaopt.recording import TABLES
+from continual_metaopt.recording import TABLES, read_json, write_json
 from continual_metaopt.running import run_one
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of what changes a folder
@@ -72,24 +74,25 @@ class Killer:
     """Kills this process before its ``at``th change of a folder, or when half of a file has been written."""
 
     def __init__(self, at: int) -> None:
-        self.at, self.n = at, 0
+        self.at, self.kinds = at, list[str]()
         sys.addaudithook(self._before_change)
         recording.write_whole = self._write
 
-    def _count(self) -> bool:
-        self.n += 1
-        return self.n == self.at
+    def _count(self, what: str, path: Path) -> bool:
+        table = path.parent.name if "part-" in path.name else ""
+        self.kinds.append(f"{what} {table} {re.sub('[0-9]+', '', path.name)}")
+        return len(self.kinds) == self.at
 
     def _before_change(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in CHANGES or (event != "os.rename" and str(arguments[0]).endswith(".tmp")):
             return
-        if self._count():
+        if self._count(event, Path(str(arguments[0]))):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> Path:
         def write_half(temporary: Path) -> None:
             write(temporary)
-            if self._count():
+            if self._count("write", path):
                 os.truncate(temporary, temporary.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,14 +122,21 @@ def check_readable(run: Path, whole: Path) -> None:
         assert found == pq.read_table(whole / f"{name}.parquet")[steps].to_pylist()[: len(found)], (run, name, found)
 
 
+def _one_of(kind: str, kinds: list[str], randomly: random.Random) -> int:
+    """The number of an operation of a kind, counted from 1."""
+    return randomly.choice([number for number, other in enumerate(kinds, 1) if other == kind])
+
+
 def main(engine: str, every: int, folder: Path) -> None:
     checkpoint_often(10)
     config, whole, randomly = config_of(engine), folder / "whole", random.Random(0)
+    operations = folder / "operations.json"
 
     def attempt(run: Path, at: int = 0) -> None:
         killer = Killer(at)
         assert run_one(config, run) == "finished"
-        (folder / "n_operations").write_text(str(killer.n))
+        if not operations.exists():
+            write_json(operations, {"kinds": killer.kinds})
 
     assert run_one(config, whole) == "finished"  # fills caches
     shutil.rmtree(whole)
@@ -134,7 +144,10 @@ def main(engine: str, every: int, folder: Path) -> None:
     assert in_a_copy(lambda: attempt(whole)) == 0
     seconds = time.monotonic() - start
     expected, n_killed = content(whole), 0
-    n_operations = int((folder / "n_operations").read_text())
+    kinds = read_json(operations)["kinds"]
+    moments = (
+        range(1, len(kinds) + 1, every) if every else [_one_of(kind, kinds, randomly) for kind in dict.fromkeys(kinds)]
+    )
 
     def check(run: Path, moment: object) -> None:
         assert in_a_copy(lambda: attempt(run)) == 0, moment
@@ -142,28 +155,29 @@ def main(engine: str, every: int, folder: Path) -> None:
         assert found == expected, (moment, {key: found[key] for key in found if found[key] != expected[key]})
         shutil.rmtree(run)
 
-    for at in range(1, n_operations + 1, every):
+    for number, at in enumerate(sorted(moments)):
         run = folder / str(at)
         assert in_a_copy(lambda run=run, at=at: attempt(run, at)) == -signal.SIGKILL, at
         check_readable(run, whole)
         n_killed += 1
-        if at % 5 == 0:  # and while it goes on
-            n_killed += in_a_copy(lambda run=run: attempt(run, randomly.randrange(1, n_operations))) < 0
+        if number % 5 == 0:  # and while it goes on
+            again = randomly.randrange(1, len(kinds))
+            n_killed += in_a_copy(lambda run=run, again=again: attempt(run, again)) < 0
             check_readable(run, whole)
         check(run, at)
     n_at_operations = n_killed
     while n_killed - n_at_operations < N_RANDOM:
-        run, moments = folder / f"from {n_killed}", []
-        for _ in range(4):
-            moments.append(randomly.uniform(0, seconds))
-            n_killed += in_a_copy(lambda run=run: attempt(run), moments[-1]) < 0
-            if run.exists():
-                check_readable(run, whole)
-        check(run, moments)
+        run, times = folder / f"from {n_killed}", []
+        for _ in range(5):
+            times.append(randomly.uniform(0, seconds))
+            n_killed += in_a_copy(lambda run=run: attempt(run), times[-1]) < 0
+        if run.exists():
+            check_readable(run, whole)
+        check(run, times)
     before = content(whole), (whole / "status.json").stat().st_mtime_ns
     assert run_one(config, whole) == "finished"
     assert (content(whole), (whole / "status.json").stat().st_mtime_ns) == before  # not repeated
-    print(n_killed)
+    print(n_killed, len({*kinds}))
 
 
 if __name__ == "__main__":

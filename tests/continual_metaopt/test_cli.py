@@ -1,5 +1,6 @@
 """The command line: what it prints, writes and returns, and what it says about mistakes."""
 
+import errno
 import os
 import re
 import shlex
@@ -8,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,23 @@ from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
 from continual_metaopt.jobs import StudyInterrupted
 from continual_metaopt.recording import read_json
-from continual_metaopt.study import run_study
+from continual_metaopt.study import StudyResult, run_study
 from continual_metaopt.study_lock import StudyLock
+from continual_metaopt.under_way import NO_ACCESS, NO_ROOM
 from streams import STREAMS, plan_stream
 
 from ..analysis.synthetic import write_run
-from .conftest import STREAM, InProcess, environment, files_of, known_learners, learner_names, read_tables, write_study
+from .conftest import (
+    STREAM,
+    InProcess,
+    environment,
+    files_of,
+    known_learners,
+    learner_names,
+    packaged_study_names,
+    read_tables,
+    write_study,
+)
 
 TINY_RUN = [
     "run",
@@ -65,21 +78,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
         ("learners", learner_names()),
-        (
-            "studies",
-            [
-                "class_split",
-                "field",
-                "initial_step_size",
-                "quick",
-                "robustness",
-                "table2",
-                "table3",
-                "tracking",
-                "trajectories",
-                "why",
-            ],
-        ),
+        ("studies", packaged_study_names()),
     ],
 )
 def test_everything_that_can_be_named_is_listed(
@@ -465,6 +464,38 @@ def test_a_folder_that_cannot_be_written_is_named(here: Path, capsys: pytest.Cap
     assert (status, err) == (2, "continual-metaopt: Not a directory: 'file/out'\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device. {NO_ROOM}"),
+        (OSError(errno.EROFS, "Read-only file system", "out"), f"Read-only file system: 'out'. {NO_ACCESS}"),
+        (OSError("the socket is gone"), "the socket is gone"),
+    ],
+)
+def test_what_the_disk_does_not_take_is_said_with_what_to_do(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    def write_json(*args: Any) -> None:
+        raise error
+
+    write_study(here / "tiny.yaml")
+    monkeypatch.setattr(study, "write_json", write_json)
+
+    assert call(capsys, "compare", "tiny.yaml", "--quiet") == (2, "", f"continual-metaopt: {said}\n")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_damaged_files_that_were_set_aside_are_told_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, *TINY_RUN, "--out", "out")[0] == 0
+    (here / "out" / "status.json").write_text("{")
+
+    status, _, err = call(capsys, *TINY_RUN, "--out", "out")
+
+    (note,) = read_json(here / "out" / "status.json")["notes"]
+    assert (status, err) == (0, f"noted: {note}\n")
+    assert "noted: 'out/status.json' is damaged" in err
+
+
 @pytest.mark.usefixtures("in_process")
 def test_ctrl_c_while_the_report_is_drawn_says_how_to_have_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -586,10 +617,12 @@ def test_what_does_not_learn_does_not_import_torch(here: Path, arguments: list[s
     assert found.stdout
 
 
-@pytest.mark.slow
-def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
+    """A study long enough to be stopped, and its result if it is not."""
+    folder = tmp_path_factory.mktemp("whole")
     path = write_study(
-        here / "tiny.yaml",
+        folder / "tiny.yaml",
         {
             "stream": {"name": "permuted_inputs", "n_experiences": 12, "samples_per_experience": 1400},
             "network": {"name": "mlp", "hidden": [128]},
@@ -598,7 +631,55 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
             "evaluate": False,
         },
     )
+    return path, run_study(load_study(path), folder / "whole", show_progress=False, threads=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_study_that_was_interrupted_and_killed_goes_on_with_the_same_command(
+    here: Path, whole: tuple[Path, StudyResult]
+) -> None:
+    path, expected = whole
     command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out"]
+
+    def statuses() -> list[dict[str, Any]]:
+        return [read_json(file) for file in here.glob("out/runs/*/status.json")]
+
+    def n_running() -> int:
+        return sum(status["state"] == "running" for status in statuses())
+
+    with started(command) as process:
+        until(lambda: n_running() == 2, process)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "Interrupted. All samples so far are recorded; the same command goes on from there."
+    stopped = statuses()
+    assert {(status["state"], status["reason"]) for status in stopped} == {("failed", "interrupted by the user")}
+    assert all(0 < status["step"] < 16800 for status in stopped)
+
+    with started(command) as process:
+        until(lambda: n_running() > 0, process)
+        stopped += statuses()
+        process.kill()  # its workers live on for a moment: the next command has to wait for them
+        process.wait()
+        again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment(), timeout=300)
+
+    assert (again.returncode, again.stderr) == (0, "")
+    for status in stopped:  # nothing was left running
+        with pytest.raises(ProcessLookupError):
+            os.kill(status["owner"]["pid"], 0)
+    for run in expected.runs:
+        ours, theirs = here / "out" / "runs" / run.name, read_tables(run)
+        assert all(read_tables(ours)[name].equals(table) for name, table in theirs.items())
+        assert read_json(ours / "status.json")["notes"] == []
+        assert {file.name for file in ours.iterdir()} == {file.name for file in run.iterdir()}
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+    """A command under way, in a group of processes of its own, which does not outlive the test."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -610,59 +691,11 @@ def test_an_interrupted_study_goes_on_with_the_same_command(here: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-
-    assert (process.returncode, out) == (130, "")
-    assert "Traceback" not in err
-    assert err.splitlines()[-1] == "Interrupted. All samples so far are recorded; the same command goes on from there."
-    statuses = [read_json(file) for file in here.glob("out/runs/*/status.json")]
-    assert {(status["state"], status["reason"]) for status in statuses} == {("failed", "interrupted by the user")}
-    assert all(0 < status["step"] < 16800 for status in statuses)
-    # nothing was left running
-    for status in statuses:
-        with pytest.raises(ProcessLookupError):
-            os.kill(status["owner"]["pid"], 0)
-
-    again = subprocess.run([*command, "--quiet"], capture_output=True, text=True, env=environment(), timeout=300)
-
-    assert (again.returncode, again.stderr) == (0, "")
-    expected = run_study(load_study(path), here / "whole", show_progress=False)
-    for whole in expected.runs:
-        ours, theirs = read_tables(here / "out" / "runs" / whole.name), read_tables(whole)
-        assert all(ours[name].equals(table) for name, table in theirs.items())
-
-
-@pytest.mark.slow
-def test_workers_end_with_their_work_saved_when_the_main_process_is_killed(here: Path) -> None:
-    path = write_study(
-        here / "tiny.yaml",
-        {
-            "stream": {"name": "permuted_inputs", "n_experiences": 100, "samples_per_experience": 1400},
-            "learners": [{"name": "metaoptimize", "lr": 0.001}],
-            "selection_seeds": None,
-        },
-    )
-    command = [sys.executable, "-m", "continual_metaopt.cli", "compare", str(path), "--out", "out", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-    until(lambda: len(list(here.glob("out/runs/*/status.json"))) == 2, process)
-    files = list(here.glob("out/runs/*/status.json"))
-    process.kill()
-    process.wait()
-
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{read_json(file)['owner']['pid']}").exists() for file in files):
-        assert time.monotonic() < deadline, "a worker was left running"
-        time.sleep(0.1)
-    for file in files:
-        status = read_json(file)
-        assert (status["state"], status["reason"]) == ("failed", "interrupted by the user")
-        assert 0 < status["step"] < 140_000
-        assert (file.parent / "checkpoint.npz").exists()
+        process.communicate()
 
 
 def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:

@@ -1,6 +1,7 @@
 """What goes wrong on a machine: it is said clearly, and nothing that was recorded is lost."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -113,6 +114,27 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_with(interrupted: Path, tm
         f"'{run / 'checkpoint.npz'}' is damaged (it belongs to run {config_of().run_id}); what was recorded is kept in "
         f"'{run / 'damaged'}', and the run begins again"
     ]
+
+
+@pytest.mark.parametrize("lacks", ["loss_in_experience", "long_trace"])
+def test_a_checkpoint_of_another_version_is_left_alone(interrupted: Path, tmp_path: Path, lacks: str) -> None:
+    run = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    path = run / "checkpoint.npz"
+    with np.load(path) as file:
+        content = {name: file[name] for name in file.files}
+    about = json.loads(str(content.pop("about")))
+    for part in (about, content):
+        part.pop(lacks, None)
+    np.savez(path, about=json.dumps(about), **content)
+    before = files_of(run)
+
+    assert run_one(config_of(), run) == "failed"
+
+    assert read_json(run / "status.json")["reason"] == (
+        f"ValueError: '{path}' was written by another version of this package; go on with that version, or remove "
+        f"'{run}' to run again"
+    )
+    assert {name for name, content in files_of(run).items() if content != before[name]} == {"status.json"}
 
 
 def test_a_part_that_rots_shows_when_the_records_are_merged(tmp_path: Path) -> None:

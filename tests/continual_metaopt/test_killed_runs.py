@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment leave the record of runs that are not."""
+"""Runs that are killed at any moment leave the record of runs that are not; ``killing`` can try every moment."""
 
 import subprocess
 import sys
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "every"), [("compiled", 3), ("torch", 5)])
-def test_a_run_that_was_killed_at_any_moment_leaves_the_record_of_one_that_was_not(
-    tmp_path: Path, engine: str, every: int
-) -> None:
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_a_run_that_was_killed_at_any_moment_leaves_the_record_of_one_that_was_not(tmp_path: Path, engine: str) -> None:
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.continual_metaopt.killing", engine, str(every), str(tmp_path)]
+    command = [sys.executable, "-m", "tests.continual_metaopt.killing", engine, "0", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment(), check=False)
 
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 40
+    n_killed, n_kinds = map(int, done.stdout.split())
+    assert n_kinds >= 25
+    assert n_killed >= n_kinds + 20

@@ -12,7 +12,8 @@ import pytest
 from continual_metaopt import cli
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.overview import overview
-from continual_metaopt.study_lock import LOCK, this_process
+from continual_metaopt.processes import this_process
+from continual_metaopt.study_lock import LOCK
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 DEAD = {"host": socket.gethostname(), "pid": 2**22 + 1}  # beyond the highest number of a process
@@ -133,3 +134,11 @@ def test_a_folder_without_runs_is_a_mistake(
 )
 def test_sizes_for_people(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
+
+
+def test_what_was_set_aside_is_told(tmp_path: Path) -> None:
+    note = "'a/checkpoint.npz' is damaged (empty); what was recorded is kept in 'a/damaged', and the run begins again"
+    write_run(tmp_path / "a", "finished", notes=[note])
+    write_run(tmp_path / "b", "running", notes=[])
+
+    assert overview(tmp_path).text().splitlines()[3:] == [f"noted: {note}"]

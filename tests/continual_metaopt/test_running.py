@@ -244,7 +244,7 @@ def test_status_says_how_it_went(finished: Path) -> None:
     assert status.keys() == STATUS_KEYS
     assert (status["state"], status["reason"], status["step"]) == ("finished", None, N_SAMPLES)
     assert datetime.fromisoformat(status["heartbeat"]).utcoffset().total_seconds() == 0
-    assert status["owner"].keys() == {"host", "pid"}
+    assert status["owner"].keys() == {"host", "pid", "machine", "born"}
     assert status["wall_time"] > 0
     # learning is part of the time
     assert status["samples_per_second"] >= 0.99 * N_SAMPLES / status["wall_time"]

@@ -34,6 +34,7 @@ from continual_metaopt.study import (
     run_study,
 )
 from continual_metaopt.study_lock import StudyLocked
+from continual_metaopt.under_way import reason_of
 
 from .conftest import STREAM, STUDY, InProcess, exactly, files_of, read_tables, write_study
 
@@ -105,7 +106,7 @@ def test_directories_are_where_the_result_says(done: tuple[Path, StudyResult]) -
     )
     assert all(read_json(path / "status.json")["state"] == "finished" for path in (*result.runs, *result.selection))
     assert {path.name for path in out.iterdir()} == {"study.json", "runs", "selection"}
-    assert read_json(out / "study.json")["learners"][0] == STUDY["learners"][0] | {"label": "tuned"}
+    assert read_json(out / "study.json")["learners"][0] == STUDY["learners"][0] | {"label": "tuned", "replays": None}
     assert len(load_runs(out)) == 4  # selection runs are not reported
 
 
@@ -221,7 +222,7 @@ def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypa
     (failed,) = caught.value.failures
     assert str(caught.value).splitlines() == [
         "1 of 8 runs failed:",
-        f"{failed}: RuntimeError: out of memory",
+        f"{failed}: {reason_of(RuntimeError('out of memory'))}",
         "'fails': no setting was chosen, because 1 of its selection runs failed; its tuned learner was not run on the "
         "reported seeds",
     ]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from continual_metaopt import study_lock
-from continual_metaopt.study_lock import LOCK, StudyLock, StudyLocked, is_alive, this_process
+from continual_metaopt.processes import is_alive, this_process
+from continual_metaopt.study_lock import LOCK, StudyLock, StudyLocked
 
 from .conftest import environment, exactly
 

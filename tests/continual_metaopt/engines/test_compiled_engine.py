@@ -1306,11 +1306,11 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds_per_sample", "n", "expected"),
     [
-        (0.0, 2500, [16, 1000, 1000, 484]),  # a clock so coarse that it did not move
-        (1e-6, 2500, [16, 1000, 1000, 484]),
+        (0.0, 2500, [16, 984, 1000, 500]),  # a clock so coarse that it did not move
+        (1e-6, 2500, [16, 984, 1000, 500]),
         (0.0, 10, [10]),
         (0.0, 16, [16]),
-        (1 / 1024, 1100, [16, 512, 512, 60]),
+        (1 / 1024, 1100, [16, 512, 472, 100]),
         (1 / 64, 100, [16, 32, 32, 20]),
         (1.0, 20, [16, 1, 1, 1, 1]),
     ],
@@ -1318,6 +1318,7 @@ class Clock:
 def test_portions_last_half_a_second_but_have_at_most_a_thousand_samples(
     monkeypatch: pytest.MonkeyPatch, seconds_per_sample: float, n: int, expected: list[int]
 ) -> None:
+    """And they end where weights are checked, after each thousand samples."""
     Clock(monkeypatch, seconds_per_sample)
     assert portions(n) == expected
 

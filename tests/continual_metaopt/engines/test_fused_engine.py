@@ -28,6 +28,7 @@ from ..conftest import Collector, exactly
 
 LENGTH = 120  # samples of an experience
 FOR_LINEAR_MODELS = {"idbd", "autostep"}
+OF_OTHER_RUNS = {"replayed_step_sizes"}
 TRACED = "gradients by a traced graph"
 OWN_UPDATE = f"{TRACED}; the optimizer makes its own update"
 DIFFERENTIATES = "the optimizer differentiates the loss itself"
@@ -84,11 +85,11 @@ def trained(
 
 
 # learners whose step is compiled, and sums in another order
-COMPILED_UPDATES = ("metaoptimize", "fixed")
+COMPILED_UPDATES = ("metaoptimize", "fixed", "fixed_per_block")
 REFUSED = {"vsgd": DIFFERENTIATES}
 LEFT_TO_AUTOGRAD = {"continual_backprop": HOOKS}
 ALL = [
-    *(name for name in LEARNERS.own if name not in FOR_LINEAR_MODELS),
+    *(name for name in LEARNERS.own if name not in FOR_LINEAR_MODELS | OF_OTHER_RUNS),
     "torch:SGD",
     "torch:Adam",
     "torch:Rprop",
