@@ -70,7 +70,7 @@ def write_table(table: pd.DataFrame, columns: dict[str, list[str]], note: str, f
         The paths of the files.
     """
     print(f"{format_columns(columns, 'terminal')}\n{note}\n")
-    csv = table.to_csv(index=False, lineterminator="\n")
+    csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")  # without rounding errors
     texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
     return write_texts(texts, note, folder, name)
 
