@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import mean_interval, online_accuracy
+from analysis.tables import interval_text
 from analysis.tuning import chosen_setting, selection_of
 
 SCHEMA_VERSION = 1
@@ -336,7 +337,7 @@ def comparison_columns(table: pd.DataFrame) -> dict[str, list[str]]:
 
     def with_interval(column: str, sign: str = "") -> list[str]:
         pairs = zip(table[column], table[f"{column}_ci"], strict=True)
-        return ["" if np.isnan(a) else f"{a:{sign}.2f} ± {b:.2f}".replace("-", "−") for a, b in pairs]
+        return [interval_text(value, half_width, f"{sign}.2f") for value, half_width in pairs]
 
     return {
         "learner": list(table["label"]),

@@ -276,10 +276,15 @@ def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
 
 
 def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
-    """The least p-value that a test can give: 2 / 2ⁿ for random signs, 0 for Student's t of two pairs or more."""
+    """The least p-value that a test can give, NaN where there is none.
+
+    It is 2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t.
+    """
     if n_pairs < 1 or (test == "t" and n_pairs < 2):
         return math.nan
-    return 2.0 ** (1 - n_pairs) if test == "sign_flip" else 0.0
+    if test == "t":
+        return 0.0
+    return 2.0 ** (1 - n_pairs) if 2**n_pairs <= RESAMPLES else 2 / (1 + RESAMPLES)
 
 
 def scores_by_seed(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
@@ -404,7 +409,7 @@ def paired_comparisons(
         "score": scores.attrs["score"],
         "test": test,
         "power": power,
-        "smallest_p": min(least, default=math.nan),
+        "smallest_p": float(np.nanmin(least)) if np.isfinite(least).any() else math.nan,
         "smallest_p_holm": float(np.nanmin(holm(least))) if np.isfinite(least).any() else math.nan,
     }
     return table
@@ -421,16 +426,20 @@ def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
     if comparisons.attrs["test"] == "t":
         return f"Paired t-tests, which take differences as normal; p_holm is corrected for {n} comparisons (Holm)."
     least, corrected = comparisons.attrs["smallest_p"], comparisons.attrs["smallest_p_holm"]
+    if not pairs:
+        return "No two learners have a seed in common, so nothing was tested."
+    kind = "Exact sign-flip tests" if 2**pairs <= RESAMPLES else f"Sign-flip tests with {RESAMPLES:,} random signs"
     text = (
-        f"Exact sign-flip tests: with {pairs} seeds p cannot be less than {least:.3g}, and corrected for "
+        f"{kind}: with {pairs} seeds p cannot be less than {least:.3g}, and corrected for "
         f"{n} comparison{'s' * (n != 1)} (Holm) not less than {corrected:.3g}."
     )
     if not corrected > level:
         return text
-    needed = math.ceil(1 + math.log2(n / level))
-    return (
-        f"{text} So no difference can be significant at {100 * level:g} % here, however large; it takes {needed} seeds."
-    )
+    text = f"{text} So no difference can be significant at {100 * level:g} % here, however large"
+    if n * smallest_p(MAX_SEEDS) > level:
+        return f"{text}, with any number of seeds; make fewer comparisons."
+    needed = next(seeds for seeds in itertools.count(1) if n * smallest_p(seeds) <= level)
+    return f"{text}; it takes {needed} seeds."
 
 
 class Ranks(NamedTuple):

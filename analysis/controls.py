@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.runs import Runs
-from analysis.statistics import is_regression, mean_interval, require_labels
+from analysis.statistics import counted_runs, is_regression, mean_interval, require_labels
 
 Pair = tuple[str, str]
 
@@ -35,14 +35,15 @@ def control_table(
         Student-t intervals over seeds, NaN for fewer than two.
 
     Raises:
-        ValueError: the runs come from several streams, classify nothing, or a label does not occur.
+        ValueError: the runs come from several streams, classify nothing, a label does not occur, or a seed occurs
+            twice.
     """
     runs.require_one_stream()
     if pairs is None:
         baseline = runs.labels[0] if baseline is None else baseline
         pairs = [(label, baseline) for label in runs.labels if label != baseline]
     require_labels(runs, list(dict.fromkeys(label for pair in pairs for label in pair)))
-    finished = runs.table.loc[runs.table["state"] == "finished", "path"]
+    finished = counted_runs(runs, "exclude")["path"]
     experiences = runs.experiences[runs.experiences["run"].isin(finished)]
     if is_regression(runs):
         raise ValueError("these runs are of a regression, which has no accuracy to compare")

@@ -1,9 +1,11 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and naming them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -33,3 +35,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
+    """Names of files for labels: letters, digits and dots, with a separator for everything else.
+
+    Args:
+        labels: all labels whose files share a folder, each once.
+        separator: between words.
+
+    Returns:
+        Label → name. Where several would have the same name, all but the first have a number too.
+    """
+    names: dict[str, str] = {}
+    known: Counter[str] = Counter()
+    for label in labels:
+        name = re.sub(r"[^\w.]+", separator, label).strip(separator)
+        known[name.casefold()] += 1  # some file systems do not tell capital letters from small ones
+        repeated = known[name.casefold()]
+        names[label] = name if repeated == 1 else f"{name}{separator}{repeated}"
+    return names

@@ -126,8 +126,18 @@ def format_ranking(table: pd.DataFrame, fmt: Format) -> str:
     Returns:
         The text, ending with a line break.
     """
-    if fmt == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+    return table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(columns_of(table), fmt)
+
+
+def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of a ranking that have content, as texts for people.
+
+    Args:
+        table: from `ranking`.
+
+    Returns:
+        Heading → texts, one per row; empty where there is no value.
+    """
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
     columns = {
         "learner": [f"{place}. {label}" for place, label in zip(table["rank"], table["learner"], strict=True)],
@@ -146,7 +156,7 @@ def format_ranking(table: pd.DataFrame, fmt: Format) -> str:
     if "tuning_samples" in table:
         each = table["tuning_samples"] / table["tuning_runs"]
         columns["tuning"] = [f"{n} × {k:,.0f}" if n else "" for n, k in zip(columns["tuning"], each, strict=True)]
-    return format_columns({name: cells for name, cells in columns.items() if set(cells) - {"", "0"}}, fmt)
+    return {name: cells for name, cells in columns.items() if set(cells) - {"", "0"}}
 
 
 def caption(table: pd.DataFrame) -> str:

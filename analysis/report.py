@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 from analysis import figures
-from analysis.files import write_whole
+from analysis.files import file_names, write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
 from analysis.statistics import Diverged, counted_runs, is_regression
@@ -141,7 +140,8 @@ def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[R
     parts = by_stream_and_network(runs)
     if len(parts) == 1:
         return [(runs, Path(out_dir))]
-    return [(part, Path(out_dir) / re.sub(r"[^\w.]+", "-", title).strip("-")) for title, part in parts.items()]
+    names = file_names(parts, "-")
+    return [(part, Path(out_dir) / names[title]) for title, part in parts.items()]
 
 
 def by_stream_and_network(runs: Runs) -> dict[str, Runs]:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from analysis.runs import Runs
 from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy
+from analysis.tables import interval_text
 
 Table = Literal["table2", "table3"]
 StepSizes = Literal["fixed", "scalar", "blockwise"]
@@ -176,9 +177,10 @@ def comparison_markdown(table: pd.DataFrame) -> str:
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
-        ours, paper = f"{row['online_accuracy']:.2f} ± {row['online_accuracy_ci']:.2f}", f"{row['paper']:.2f}"
+        ours, paper = interval_text(row["online_accuracy"], row["online_accuracy_ci"]), f"{row['paper']:.2f}"
+        if np.isfinite(row["gap"]):
+            ours += f" ({interval_text(row['gap'], row['gap_ci'], '+.2f')})"
         if np.isfinite(row["paper_gap"]):
-            ours += f" ({_signed(row['gap'])} ± {row['gap_ci']:.2f})"
             paper += f" ({_signed(row['paper_gap'])})"
         cells.setdefault(name, {}).update({f"{row['base']}, ours": ours, f"{row['base']}, paper": paper})
     columns = [f"{base}, {whose}" for base in BASES for whose in ("ours", "paper")]
@@ -201,7 +203,7 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     rows = []
     for claim, group in claims.groupby("claim", sort=False):
         found = {
-            row["settings"]: f"{row['verdict']}: {_signed(row['difference'])} ± {row['half_width']:.2f}"
+            row["settings"]: f"{row['verdict']}: {interval_text(row['difference'], row['half_width'], '+.2f')}"
             for row in group.to_dict("records")
         }
         paper = _signed(group["paper"].iloc[0])
@@ -277,7 +279,7 @@ def findings_markdown(findings: pd.DataFrame) -> str:
         ]
         n_holds = int((teeth["verdict"] == "holds").sum())
         trends = {
-            row["finding"]: f"{row['verdict']}: {row['block']} {_with_half_width(row['value'], row['half_width'])}"
+            row["finding"]: f"{row['verdict']}: {row['block']} {interval_text(row['value'], row['half_width'], '+.2f')}"
             for row in group[group["finding"] != "sawtooth"].to_dict("records")
         }
         name = str(learner).replace("|", r"\|")
@@ -384,16 +386,11 @@ def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
                 f"{row['lowest']:g} – {row['highest']:g} (× {row['highest'] / row['lowest']:,.0f})",
                 f"{row['worst']:.1f} – {row['best']:.1f}",
                 f"{row['lost']:.1f}",
-                f"{row['verdict']}: {_with_half_width(row['saved'], row['half_width'], 1)}" if learned else "",
+                f"{row['verdict']}: {interval_text(row['saved'], row['half_width'], '+.1f')}" if learned else "",
             ]
         )
     headings = ["learner", "settings", "step sizes", "accuracy (%)", "lost", "loses less than a fixed one"]
     return tabulate(cells, headings, "github", disable_numparse=True) + "\n"
-
-
-def _with_half_width(value: float, half_width: float, decimals: int = 2) -> str:
-    text = f"{value:+.{decimals}f}".replace("-", "−")
-    return text if np.isnan(half_width) else f"{text} ± {half_width:.{decimals}f}"
 
 
 def row_of(label: str) -> Row | None:
@@ -410,11 +407,19 @@ def _by_seed(runs: Runs, table: Table, diverged: Diverged) -> dict[Row, pd.Serie
     runs.require_one_stream()
     accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
     values: dict[Row, dict[int, float]] = {}
+    paths: dict[tuple[Row, int], str] = {}
     for run, seed, fraction in accuracy[["run", "seed", "online_accuracy"]].itertuples(index=False, name=None):
         config = runs.configs[run]
-        row = row_of(config.get("entry") or config["label"]) if config["study"] == table else None
+        label = config.get("entry") or config["label"]
+        row = row_of(label) if config["study"] == table else None
         if row is not None:
-            values.setdefault(row, {})[seed] = 100 * fraction
+            of_row = values.setdefault(row, {})
+            if seed in of_row:
+                first = paths[row, seed]
+                raise ValueError(
+                    f"{first} and {run} are both {label!r} with seed {seed}: give one of their folders alone"
+                )
+            of_row[seed], paths[row, seed] = 100 * fraction, run
     if not values:
         raise ValueError(f"none of these runs is of the study {table}: run `continual-metaopt reproduce {table}` first")
     return {row: pd.Series(of_seeds).sort_index() for row, of_seeds in values.items()}

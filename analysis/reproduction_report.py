@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import pandas as pd
 
 from analysis import figures
-from analysis.files import write_whole
+from analysis.files import file_names, write_whole
 from analysis.reproduction import (
     Table,
     claims_markdown,
@@ -176,8 +175,7 @@ def write_reproduction(
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
         drawing = figures.gaps_beside_the_papers(parts[0].table)
         paths += figures.save(drawing, folder, f"{experiment}_gaps")
-    for label in _drawn(reported) if len(parts[-1].table) else []:
-        name = re.sub(r"[^\w.]+", "_", label).strip("_")
+    for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
         trajectories = figures.step_size_trajectories(reported, [label])
         paths += figures.save(trajectories, folder, f"{experiment}_step_sizes_{name}")
         paths += figures.save(figures.folded_sawtooth(reported, label), folder, f"{experiment}_sawtooth_{name}")

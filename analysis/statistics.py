@@ -186,15 +186,31 @@ def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance
             rest = json.dumps([learner, runs.configs[run].get("network")], sort_keys=True)
             found.setdefault(rest, {}).setdefault(float(value), []).append(fraction)
             labels.setdefault(rest, {})[label] = None
-    rows = []
-    for rest, by_value in found.items():
-        if len(by_value) > 1:
-            name = _common_part(list(labels[rest]))
-            for value, fractions in sorted(by_value.items()):
-                rows.append((name, value, len(fractions), *mean_interval(fractions)))
+    found = {rest: by_value for rest, by_value in found.items() if len(by_value) > 1}
+    names = _told_apart({rest: _common_part(list(labels[rest])) for rest in found})
+    rows = [
+        (names[rest], value, len(fractions), *mean_interval(fractions))
+        for rest, by_value in found.items()
+        for value, fractions in sorted(by_value.items())
+    ]
     if not rows:
         raise ValueError(f"no learner of these runs was run with two values of {setting}")
     return pd.DataFrame(rows, columns=["learner", "value", "n_runs", "online_accuracy", "half_width"])
+
+
+def _told_apart(names: dict[str, str]) -> dict[str, str]:
+    """Names of learners, of which those that are equal get the options in which they differ.
+
+    Args:
+        names: a learner's options and its network, as JSON → its name.
+    """
+    options = {rest: json.loads(rest)[0] | {"network": json.loads(rest)[1]} for rest in names}
+    told = {}
+    for rest, name in names.items():
+        namesakes = [options[other] for other, same in names.items() if same == name]
+        differing = [key for key, value in options[rest].items() if any(o.get(key) != value for o in namesakes)]
+        told[rest] = ", ".join([name, *(f"{key} = {options[rest][key]}" for key in differing)])
+    return told
 
 
 def _common_part(labels: list[str]) -> str:
@@ -240,15 +256,21 @@ def _spread(runs: Runs, run: str, recorded: np.ndarray, mean: str) -> np.ndarray
 
     Returns:
         Array [samples the run has seen]. Each recorded value stands for the samples up to the next one, shifted by
-        what is missing to the mean of its experience, if that has come to its end.
+        what is missing to the mean of its experience; of accuracies, also in the one in which the run diverged, which
+        has no row.
     """
-    n_seen = int(runs.table.loc[runs.table["path"] == run, "step"].item())
+    n_seen, n_correct = runs.table.loc[runs.table["path"] == run, ["step", "n_correct"]].iloc[0]
     every = record_samples_every(runs.configs[run])
-    values = np.repeat(recorded, every)[:n_seen]
+    values = np.repeat(recorded, every)[: int(n_seen)]
     experiences = runs.read(run, "experiences", ["first_step", "n_samples", mean])
+    n_complete = 0
     for first, n, exact in experiences.itertuples(index=False, name=None):
         part = values[first : first + n]
         part += exact - part.mean()
+        n_complete = max(n_complete, first + n)
+    rest = values[n_complete:]
+    if mean == "online_accuracy" and len(rest) and pd.notna(n_correct):
+        rest += (n_correct - values.sum()) / len(rest)
     return values
 
 
@@ -270,14 +292,14 @@ def squared_errors(runs: Runs, run: str) -> np.ndarray:
         run: the path of a finished or diverged run.
 
     Returns:
-        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come. Where only some samples
-        have been recorded, see `sample_scores`.
+        Array [n_samples], twice the recorded loss; infinite where a diverged run did not come, and where its loss was
+        no number. Where only some samples have been recorded, see `sample_scores`.
     """
     errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
     loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
     if record_samples_every(runs.configs[run]) > 1:
         loss = _spread(runs, run, loss, "mean_loss")
-    errors[: len(loss)] = 2 * loss
+    errors[: len(loss)] = np.where(np.isnan(loss), np.inf, 2 * loss)
     return errors
 
 

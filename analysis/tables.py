@@ -295,11 +295,25 @@ def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]
     """
     half_widths = table[f"{column}_ci"]
     decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
-    cells = []
-    for value, half_width in zip(table[column], half_widths, strict=True):
-        cell = "" if math.isnan(value) else f"{value:{sign}.{decimals}f}".replace("-", "−").replace("inf", "∞")
-        cells.append(cell if math.isnan(half_width) else f"{cell} ± {half_width:.{decimals}f}")
-    return cells
+    pairs = zip(table[column], half_widths, strict=True)
+    return [interval_text(value, half_width, f"{sign}.{decimals}f") for value, half_width in pairs]
+
+
+def interval_text(value: float, half_width: float, form: str = ".2f") -> str:
+    """A value with its interval, such as "−1.20 ± 0.34".
+
+    Args:
+        value: of any unit.
+        half_width: of its interval; NaN where there is none, which is left out then.
+        form: as of Python's `format`; a half width has no sign.
+
+    Returns:
+        The text; empty if the value is missing.
+    """
+    if math.isnan(value):
+        return ""
+    text = f"{value:{form}}".replace("-", "−").replace("inf", "∞")
+    return text if math.isnan(half_width) else f"{text} ± {half_width:{form.lstrip('+')}}"
 
 
 def _escape_markdown(text: str) -> str:

@@ -38,7 +38,7 @@ def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:
         config: the content of the reported run's `config.json`.
 
     Returns:
-        Those of the same learner, study and stream, whose length may differ; possibly none.
+        Those of the same learner, study, network and stream, whose length may differ; possibly none.
     """
     wanted = _belonging(config)
     return selection.among(path for path, candidate in selection.configs.items() if _belonging(candidate) == wanted)
@@ -207,4 +207,5 @@ def _is_positive(value: Any) -> bool:
 def _belonging(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a learner's reported and selection runs have in common; with nobody where that was not recorded."""
     info = config["stream_info"]
-    return (config["study"], config.get("entry") or object(), *(info.get(key) for key in _SAME_STREAM))
+    same = (info.get(key) for key in _SAME_STREAM)
+    return (config["study"], config.get("entry") or object(), config.get("network"), *same)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, Width, legend_below, new_figure, plain_ticks, styled
+from analysis.figures.style import COLOURS, MARKERS, Width, inches, legend_below, new_figure, plain_ticks, styled
 from analysis.ranking import FAMILIES, family
 
 if TYPE_CHECKING:
@@ -108,8 +108,9 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
     """Accuracy of learners over the time that they took, tuning included.
 
     Caption: Hollow markers are untuned settings, filled ones tuned settings, whose time includes all selection runs;
-    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Named are the
-    learners to which none was superior in less time. Colours and shapes are kinds of learners.
+    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Numbered, from
+    left to right, and named below are the learners to which none was superior in less time. Colours and shapes are
+    kinds of learners.
 
     Args:
         table: from `analysis.equal_time.accuracy_at_equal_time`.
@@ -124,6 +125,7 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
     axes = figure.subplots()
     styles = family_styles(table["family"])
     best = -math.inf
+    superior: list[str] = []
     for row in table.sort_values("relative_time").to_dict("records"):
         colour, marker = styles[row["family"]]
         filled = colour if row["setting"] == "tuned" else "white"
@@ -133,16 +135,20 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
         axes.errorbar(*place, yerr=bar, markersize=4, elinewidth=0.6, markeredgewidth=0.8, **drawn)
         if row["online_accuracy"] > best:
             best = row["online_accuracy"]
-            axes.annotate(row["learner"], place, (4, 4), textcoords="offset points", fontsize=6)
+            superior.append(f"{len(superior) + 1}: {row['learner']}, {row['setting']}")
+            # above and left of such a marker there is no other
+            axes.annotate(str(len(superior)), place, (-2, 2), textcoords="offset points", fontsize=7, ha="right")
     axes.set_xscale("log")
     plain_ticks(axes.xaxis)
-    axes.set_xlabel("learning time, tuning included (relative to the reference's for the stream)")
+    label = "learning time, tuning included (relative to the reference's for the stream)"
+    axes.set_xlabel(textwrap.fill(label, int((inches(width) - 0.5) / 0.062)))
     axes.set_ylabel("average online accuracy (%)")
     axes.margins(x=0.12)
     point: dict[str, Any] = {"linestyle": "", "markersize": 4}
     handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
     settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
-    legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    names = [Line2D([], [], linestyle="") for _ in superior]
+    legend_below(axes, [*styles, "untuned", "tuned", *superior], [*handles, *settings, *names])
     return figure
 
 

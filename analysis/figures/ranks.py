@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -57,29 +58,31 @@ def rank_diagram(
     whole = [learner.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for learner in learners]
     texts = [textwrap.fill(learner, int(0.45 * inches(width) / 0.055)) for learner in whole]
     note = textwrap.fill(limits_of(ranks.comparisons, level), int((inches(width) - 0.2) / 0.052))
-    n_lines = max(1.3, *(text.count("\n") + 1 for text in texts))
-    figure = new_figure(width, 0.55 + 0.135 * n_lines * n + 0.11 * (note.count("\n") + 1))
+    heights = np.array([max(1.0, (text.count("\n") + 1) / 1.3) for text in texts])
+    places = np.cumsum(heights) - heights / 2 - 0.5  # 0, 1, 2, … where all names have one line
+    figure = new_figure(width, 0.55 + 0.1755 * heights.sum() + 0.11 * (note.count("\n") + 1))
     axes = figure.subplots()
-    for place, learner in enumerate(learners):
+    for number, (place, learner) in enumerate(zip(places, learners, strict=True)):
         colour = line_of(runs.labels, learner)["color"]
         seeds = ranks.by_seed[learner].to_numpy()
         offsets = np.linspace(-0.25, 0.25, len(seeds))  # so that equal ranks can be told apart
         axes.plot(seeds, place + offsets, "o", color=colour, markersize=2, alpha=0.45, markeredgewidth=0)
-        mean, half_width = ranks.table.loc[place, ["rank", "rank_ci"]].to_numpy(dtype=float)
+        mean, half_width = ranks.table.loc[number, ["rank", "rank_ci"]].to_numpy(dtype=float)
         edges = np.clip([mean - half_width, mean + half_width], 1, n)
         axes.plot(edges, [place, place], color=colour, linewidth=1.1)
         axes.plot([mean], [place], "o", color=colour, markersize=4)
     for number, (first, last) in enumerate(ranks.groups(level)):
         x = n + 0.4 + 0.25 * number
-        axes.plot([x, x], [first - 0.3, last + 0.3], color="black", linewidth=1.8, clip_on=False)
-    axes.set_yticks(range(n), texts)
-    axes.set_ylim(n - 0.5, -0.5)
+        axes.plot([x, x], [places[first] - 0.3, places[last] + 0.3], color="black", linewidth=1.8, clip_on=False)
+    axes.set_yticks(places, texts)
+    axes.set_ylim(heights.sum() - 0.5, -0.5)
     axes.set_xlim(0.8, n + 0.2)
-    axes.set_xticks(range(1, n + 1))
+    apart = math.ceil(0.18 * n / (0.5 * inches(width)))  # a number takes 0.18 inches, the axis half of the width
+    axes.set_xticks(range(1, n + 1, apart))
     axes.grid(axis="x", color="0.9", linewidth=0.4)
     axes.set_axisbelow(True)
     axes.set_xlabel("rank")
-    figure.text(0.02, 0.01, note, fontsize=6, va="bottom")
+    figure.text(0.02, 0.03 / figure.get_figheight(), note, fontsize=6, va="bottom")
     below = (0.11 * (note.count("\n") + 1)) / figure.get_figheight()
     figure.set_layout_engine("constrained", rect=(0, below, 1, 1 - below))
     return figure

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from analysis.comparisons import Test
 from analysis.figures import WIDTHS, Format, caption_of, save
 from analysis.files import write_whole
-from analysis.report import split_by_stream
+from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
+from analysis.tables import format_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,28 +57,22 @@ def add_test(parser: argparse.ArgumentParser) -> None:
 
 
 def write_table(table: pd.DataFrame, columns: dict[str, list[str]], note: str, folder: Path, name: str) -> list[Path]:
-    """Print a table, and write it as CSV and Markdown.
+    """Print a table, and write it as CSV, Markdown and LaTeX.
 
     Args:
-        table: with all columns, unrounded.
-        columns: what is printed: heading → texts.
-        note: sentences below the printed table.
+        table: with all columns, unrounded, for the CSV file.
+        columns: what all others show: heading → texts.
+        note: sentences below the table.
         folder: where to write.
         name: file name without suffix.
 
     Returns:
-        The paths of the CSV and the Markdown file.
+        The paths of the files.
     """
-    from tabulate import tabulate
-
-    print(f"{tabulate(columns, headers='keys', tablefmt='simple', disable_numparse=True)}\n{note}\n")
-    escaped = {heading: [cell.replace("|", r"\|") for cell in cells] for heading, cells in columns.items()}
-    text = f"{tabulate(escaped, headers='keys', tablefmt='github', disable_numparse=True)}\n\n{note}\n"
-    to_csv = partial(table.to_csv, index=False, lineterminator="\n", float_format="%.6g")
-    return [
-        write_whole(folder / f"{name}.csv", to_csv),
-        write_whole(folder / f"{name}.md", partial(Path.write_text, data=text, encoding="utf-8")),
-    ]
+    print(f"{format_columns(columns, 'terminal')}\n{note}\n")
+    csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")  # without rounding errors
+    texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
+    return write_texts(texts, note, folder, name)
 
 
 def add_figure(parser: argparse.ArgumentParser, default: str = "column") -> None:

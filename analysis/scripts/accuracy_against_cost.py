@@ -10,10 +10,10 @@ import pandas as pd
 
 from analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
 from analysis.figures import accuracy_against_time
-from analysis.report import SUFFIXES, split_by_stream, write_texts
+from analysis.report import split_by_stream
 from analysis.runs import Runs, load_runs
 from analysis.scripts import _arguments
-from analysis.tables import Format, format_columns, with_interval
+from analysis.tables import with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,25 +45,20 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
             part, seconds, selection, reference=arguments.reference, diverged=arguments.diverged
         )
         table = table.sort_values("in_tuned_time", ascending=False, kind="stable", ignore_index=True)
-        explanation = _explanation(arguments)
-        print(f"{_text(table, 'terminal')}\n{explanation}\n")
-        paths += write_texts({fmt: _text(table, fmt) for fmt in SUFFIXES}, explanation, folder, "equal_time")
+        paths += _arguments.write_table(table, _columns(table), _explanation(arguments), folder, "equal_time")
         figure = accuracy_against_time(table, width=arguments.width)
         paths += _arguments.save_figure(accuracy_against_time, figure, folder, "accuracy_against_cost", arguments)
     return paths
 
 
-def _text(table: pd.DataFrame, fmt: Format) -> str:
-    if fmt == "csv":
-        return str(table.to_csv(index=False, lineterminator="\n"))
-    columns = {
+def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    return {
         "learner": [f"{row.learner}, {row.setting}" for row in table.itertuples()],
         "time": [f"{time:.2f}" for time in table["relative_time"]],
         "accuracy (%)": with_interval(table, "online_accuracy"),
         "in the stream's time": with_interval(table, "in_stream_time"),
         "in the tuned time": with_interval(table, "in_tuned_time"),
     }
-    return format_columns(columns, fmt)
 
 
 def _explanation(arguments: argparse.Namespace) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures import ALIGNED, around_boundaries
+from analysis.files import file_names
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
     for part, folder in split_by_stream(runs, arguments.out):
+        names = file_names(part.labels)
         for label in arguments.learners or part.labels:
             figure = around_boundaries(
                 part,
@@ -46,7 +47,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
                 after=arguments.after,
                 width=arguments.width,
             )
-            name = "around_boundaries_" + re.sub(r"[^\w.]+", "_", label).strip("_")
+            name = f"around_boundaries_{names[label]}"
             paths += _arguments.save_figure(around_boundaries, figure, folder, name, arguments)
     return paths
 

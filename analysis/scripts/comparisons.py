@@ -13,6 +13,7 @@ from analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_lear
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
+from analysis.tables import interval_text
 
 SUMMARY = (
     "Means over seeds, ± the half width of a 95 % Student-t interval; in brackets 95 % bootstrap intervals, which are "
@@ -69,10 +70,6 @@ def _range(low: float, high: float, form: str = ".2f") -> str:
     return "" if pd.isna(low) or pd.isna(high) else f" [{_number(low, form)}, {_number(high, form)}]"
 
 
-def _with_interval(value: float, half_width: float, form: str = ".2f") -> str:
-    return _number(value, form) + ("" if pd.isna(half_width) else f" ± {half_width:.2f}")
-
-
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
@@ -83,7 +80,7 @@ def _summary(table: pd.DataFrame) -> dict[str, list[str]]:
         "learner": [str(row["learner"]) for row in rows],
         "seeds": [str(row["seeds"]) for row in rows],
         "mean": [
-            _with_interval(row["mean"], row["mean_ci"]) + _range(row["bootstrap_low"], row["bootstrap_high"])
+            interval_text(row["mean"], row["mean_ci"]) + _range(row["bootstrap_low"], row["bootstrap_high"])
             for row in rows
         ],
         "IQM": [_number(row["iqm"]) + _range(row["iqm_low"], row["iqm_high"]) for row in rows],
@@ -96,7 +93,7 @@ def _pairs(table: pd.DataFrame) -> dict[str, list[str]]:
         "learner": [str(row["learner"]) for row in rows],
         "than": [str(row["baseline"]) for row in rows],
         "pairs": [str(row["pairs"]) for row in rows],
-        "difference": [_with_interval(row["difference"], row["difference_ci"], "+.2f") for row in rows],
+        "difference": [interval_text(row["difference"], row["difference_ci"], "+.2f") for row in rows],
         "d": [_number(row["effect_size"]) + _range(row["effect_low"], row["effect_high"]) for row in rows],
         "better on": [
             _number(row["improvement"], ".0%") + _range(row["improvement_low"], row["improvement_high"], ".0%")
@@ -113,7 +110,7 @@ def _ranks(ranks: Ranks) -> dict[str, list[str]]:
     return {
         "learner": [str(row["learner"]) for row in rows],
         "seeds": [str(row["seeds"]) for row in rows],
-        "rank": [_with_interval(row["rank"], row["rank_ci"]) for row in rows],
+        "rank": [interval_text(row["rank"], row["rank_ci"]) for row in rows],
     }
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.figures import initial_step_sizes, save
-from analysis.files import write_whole
-from analysis.report import SUFFIXES, split_by_stream, write_texts
+from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import Format, format_columns
 from analysis.tuning import scores_over_option
 
 EXPLANATION = (
@@ -37,13 +34,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
     for part, folder in split_by_stream(runs, arguments.out):
         table = scores_over_option(part, arguments.diverged)
-        columns = _columns(table)
-        print(f"{format_columns(columns, 'terminal')}\n{EXPLANATION}\n")
+        paths += _arguments.write_table(table, _columns(table), EXPLANATION, folder, "initial_step_size")
         paths += save(initial_step_sizes(table), folder, "initial_step_size")
-        to_csv = functools.partial(table.to_csv, index=False, float_format="%.6g")
-        paths.append(write_whole(folder / "initial_step_size.csv", to_csv))
-        texts: dict[Format, str] = {fmt: format_columns(columns, fmt) for fmt in SUFFIXES if fmt != "csv"}
-        paths += write_texts(texts, EXPLANATION, folder, "initial_step_size")
     return paths
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures import ranking_dots
-from analysis.ranking import caption, format_ranking, ranking
-from analysis.report import SUFFIXES, split_by_stream, write_texts
+from analysis.ranking import caption, columns_of, ranking
+from analysis.report import split_by_stream
 from analysis.runs import Runs, load_runs
 from analysis.scripts import _arguments
 
@@ -37,8 +37,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         table = ranking(
             part, selection=selection, costs=costs, diverged=arguments.diverged, baseline=arguments.baseline
         )
-        print(f"{format_ranking(table, 'terminal')}\n{caption(table)}\n")
-        paths += write_texts({fmt: format_ranking(table, fmt) for fmt in SUFFIXES}, caption(table), folder, "ranking")
+        paths += _arguments.write_table(table, columns_of(table), caption(table), folder, "ranking")
         figure = ranking_dots(table, width=arguments.width)
         paths += _arguments.save_figure(ranking_dots, figure, folder, "ranking", arguments)
     return paths

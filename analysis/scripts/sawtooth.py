@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.figures import folded_sawtooth
+from analysis.files import file_names
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
 from analysis.scripts import _arguments
+from analysis.tables import interval_text
 
 NOTE = (
     "Amplitudes, rises, falls and slopes are in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is the half width "
@@ -51,12 +53,23 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     options = {name: getattr(arguments, name) for name in ("bins", "skip", "shifts", "seed")}
     for part, folder in split_by_stream(runs, arguments.out):
         table = sawtooth_table(part, arguments.learners, **options)
-        paths += _arguments.write_table(table, _rounded(table), NOTE, folder, "sawtooth")
+        note = f"{NOTE}{_limits(len(table), arguments.shifts)}"
+        paths += _arguments.write_table(table, _rounded(table), note, folder, "sawtooth")
+        names = file_names(part.labels)
         for label in dict.fromkeys(table["learner"]):
             figure = folded_sawtooth(part, label, width=arguments.width, **options)
-            name = "sawtooth_" + re.sub(r"[^\w.]+", "_", label).strip("_")
-            paths += _arguments.save_figure(folded_sawtooth, figure, folder, name, arguments)
+            paths += _arguments.save_figure(folded_sawtooth, figure, folder, f"sawtooth_{names[label]}", arguments)
     return paths
+
+
+def _limits(n_rows: int, shifts: int, level: float = 0.05) -> str:
+    """A sentence where so few shifts can show nothing after the correction; none otherwise."""
+    if n_rows <= level * (shifts + 1):
+        return ""
+    return (
+        f" With {shifts} shifts and {n_rows} rows no p (Holm) can be below {min(1, n_rows / (shifts + 1)):.3g}; "
+        f"--shifts {math.ceil(n_rows / level) - 1} are enough."
+    )
 
 
 def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -64,8 +77,8 @@ def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
         return [f"{value:{form}}".replace("-", "−") for value in table[name]]
 
     def with_interval(name: str, form: str) -> list[str]:
-        pairs = zip(texts(name, form), table[f"{name}_ci"], strict=True)
-        return [text if pd.isna(half_width) else f"{text} ± {half_width:.2f}" for text, half_width in pairs]
+        pairs = zip(table[name], table[f"{name}_ci"], strict=True)
+        return [interval_text(value, half_width, form) for value, half_width in pairs]
 
     return {
         "learner": list(table["learner"]),

@@ -13,6 +13,7 @@ from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 from analysis.statistics import mean_interval, mean_squared_error
+from analysis.tables import interval_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +49,8 @@ def _print_means(runs: Runs, arguments: argparse.Namespace) -> None:
         errors = counted.loc[counted["label"] == label, "squared_error"].to_numpy()
         with np.errstate(invalid="ignore"):  # infinite errors
             mean, half_width = mean_interval(errors)
-        print(f"{label}: {mean:.3f} ± {half_width:.3f} ({len(errors)} seeds)")
+        n = len(errors)
+        print(f"{label}: {interval_text(mean, half_width, '.3f') or 'no run counts'} ({n} seed{'s' * (n != 1)})")
 
 
 if __name__ == "__main__":

@@ -204,6 +204,39 @@ def test_the_limits_of_few_seeds_are_told(three):
     assert limits_of(paired_comparisons(three, test="t")).startswith("Paired t-tests")
 
 
+def test_drawn_signs_cannot_give_less_than_one_of_all_draws():
+    """From 14 pairs on there are more signs than draws, and the observed signs count as one of the draws."""
+    improvements = np.linspace(1, 2, 20)
+    assert sign_flip_test(improvements) == smallest_p(20) == 2 / 10_000
+    assert sign_flip_test(improvements[:13]) == smallest_p(13) == 2 / 2**13
+
+
+@pytest.mark.parametrize(
+    ("pairs", "n", "least", "end"),
+    [
+        (5, 10, 2 / 32, "it takes 9 seeds."),
+        (5, 231, 2 / 32, "it takes 14 seeds."),
+        (20, 231, 2 / 10_000, "not less than 0.0462."),
+        (20, 595, 2 / 10_000, "however large, with any number of seeds; make fewer comparisons."),
+        (5, 595, 2 / 32, "however large, with any number of seeds; make fewer comparisons."),
+    ],
+)
+def test_limits_of_many_comparisons(pairs, n, least, end):
+    table = pd.DataFrame({"pairs": [pairs] * n})
+    table.attrs = {"test": "sign_flip", "smallest_p": least, "smallest_p_holm": min(1, n * least)}
+    assert limits_of(table).endswith(end)
+
+
+def test_a_learner_without_common_seeds_does_not_hide_the_limits(tmp_path):
+    for label, seeds in {"A": (7,), "B": range(2), "C": range(2)}.items():
+        for seed in seeds:
+            write_run(tmp_path, label, seed, [1, 0])
+    table = paired_comparisons(load_runs(tmp_path), "B")
+    assert table["pairs"].tolist() == [0, 2]
+    assert table.attrs["smallest_p"] == table.attrs["smallest_p_holm"] == 0.5
+    assert "nan" not in limits_of(table)
+
+
 def test_ranks(three):
     ranks = rank_learners(three)
     assert ranks.table["learner"].tolist() == ["A", "B", "C"]

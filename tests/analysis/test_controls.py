@@ -49,6 +49,12 @@ def test_runs_that_have_not_finished_are_left_out(runs_at):
     assert control_table(load_runs(runs_at))["pairs"].tolist() == [2, 2]
 
 
+def test_the_same_seed_twice_is_an_error(runs_at):
+    write_run(runs_at, "frozen", 0, [1] * 8, config={"network": {"name": "cnn"}}, folder="another network")
+    with pytest.raises(ValueError, match="are both 'frozen' with seed 0: leave one of them out"):
+        control_table(load_runs(runs_at))
+
+
 def test_a_stream_of_one_experience_has_nothing_after_the_first(tmp_path):
     for label in ("closed", "frozen"):
         write_run(tmp_path, label, 0, [1, 0], n_experiences=1)
@@ -94,5 +100,5 @@ def test_the_script(runs_at, capsys):
     assert controls.main([str(runs_at), "--out", str(out), "--pair", "folded", "frozen", "--format", "png"]) == 0
     printed = capsys.readouterr().out
     assert "+12.5" in printed
-    names = ["controls.csv", "controls.md", "controls.png"]
+    names = ["controls.csv", "controls.md", "controls.tex", "controls.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, *(f"pairs_of_{name}" for name in names)])

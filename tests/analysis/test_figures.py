@@ -1,14 +1,18 @@
+import itertools
+import math
 import re
 import warnings
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import load_runs, write_report
 from analysis.figures import (
     COLOURS,
     WIDTHS,
+    accuracy_against_time,
     around_boundaries,
     caption_of,
     cumulative_accuracy,
@@ -458,6 +462,42 @@ def test_rank_diagram(tmp_path):
     box = figure.texts[0].get_window_extent()
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.axes[0].get_tightbbox().y0
+
+
+def test_ranks_of_many_learners_with_long_names_are_legible(tmp_path):
+    for seed in range(2):
+        for place in range(22):
+            label = f"Learner {place}" + ", weight_decay = 0.01, meta_lr = 0.001, lr = 0.001" * (place == 3)
+            write_run(tmp_path, label, seed, [1] * (22 - place) + [0] * place)
+    figure = rank_diagram(load_runs(tmp_path))
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    for axis in (axes.xaxis, axes.yaxis):
+        boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+    assert figure.texts[0].get_window_extent().y1 <= axes.get_tightbbox().y0
+    assert figure.get_figheight() < 6
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_accuracy_against_time_fits_and_names_whom_none_surpasses_in_less_time(width):
+    rows = [
+        ("A learner with a name that is long", "untuned", 1.0, 30.0),
+        ("Another one with such a name", "tuned", 1.1, 40.0),
+        ("Slow and bad", "tuned", 5.0, 35.0),
+        ("Slow and good, which is a long name too", "untuned", 20.0, 41.0),
+    ]
+    table = pd.DataFrame(rows, columns=["learner", "setting", "relative_time", "online_accuracy"])
+    table = table.assign(family="MetaOptimize", online_accuracy_ci=[1.0, math.nan, 1.0, 1.0])
+    figure = accuracy_against_time(table, width=width)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in axes.texts] == ["1", "2", "3"]
+    named = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()][3:]
+    assert named == [f"{n}: {rows[row][0]}, {rows[row][1]}" for n, row in ((1, 0), (2, 1), (3, 3))]
+    for box in (axes.get_tightbbox(), figure.legends[0].get_window_extent()):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
 
 
 def test_captions():

@@ -114,6 +114,27 @@ def test_every_learner_of_the_studies_has_a_row() -> None:
     assert row_of("AdamW tuned") is None
 
 
+def test_two_networks_are_not_mixed(tmp_path: Path) -> None:
+    """Their labels differ by the chosen settings, which a row of the table leaves out."""
+    for setting, network in {"lr = 0.001": "paper_cnn", "lr = 0.01": "mlp"}.items():
+        config = {"study": "table2", "entry": "AdamW, fixed", "network": {"name": network}}
+        write_run(tmp_path, f"AdamW, fixed, {setting}", 0, [1, 0], config=config)
+
+    with pytest.raises(ValueError, match="are both 'AdamW, fixed' with seed 0: give one of their folders alone"):
+        paper_comparison(load_runs(tmp_path), "table2")
+
+
+def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
+    write_study(tmp_path, "table2")
+    runs = load_runs(tmp_path).select(seed=0)
+
+    text = comparison_markdown(paper_comparison(runs, "table2")) + claims_markdown(paper_claims(runs, "table2"))
+
+    assert "nan" not in text
+    assert "60.00 (+20.00)" in text
+    assert "undecided: +20.00" in text
+
+
 def test_other_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "AdamW, fixed")
     with pytest.raises(ValueError, match="none of these runs is of the study table2: run `continual-metaopt reproduce"):

@@ -68,8 +68,8 @@ def test_sawtooth(tmp_path, capsys):
     assert row[:6] == ["A", "all", "2", "0.75", "±", "0.00"]
     assert row[7] == "0.050"
     assert "95 % quantile of the amplitude when boundaries are shifted" in output
-    names = ["sawtooth.csv", "sawtooth.md", "sawtooth_A.png"]
-    assert output.splitlines()[-3:] == [str(tmp_path / "out" / name) for name in names]
+    names = ["sawtooth.csv", "sawtooth.md", "sawtooth.tex", "sawtooth_A.png"]
+    assert output.splitlines()[-4:] == [str(tmp_path / "out" / name) for name in names]
     header, first = (tmp_path / "out" / "sawtooth.csv").read_text().splitlines()
     assert header.startswith(
         "learner,block,seeds,experiences,amplitude,amplitude_ci,chance_amplitude,peak,trough,rise,"
@@ -82,7 +82,9 @@ def test_comparisons(study, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "with 2 seeds p cannot be less than 0.5, and corrected for 2 comparisons (Holm) not less than 1" in output
     assert "Friedman's test that all are equal" in output
-    names = [f"{name}.{suffix}" for name in ("summary", "paired_comparisons", "ranks") for suffix in ("csv", "md")]
+    names = [
+        f"{name}.{suffix}" for name in ("summary", "paired_comparisons", "ranks") for suffix in ("csv", "md", "tex")
+    ]
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     rows = (tmp_path / "paired_comparisons.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["Meta", "AdamW"], ["Scalar", "AdamW"]]
@@ -194,7 +196,7 @@ def test_initial_step_sizes(tmp_path, capsys):
     assert initial_step_size.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
 
     names = [line.rsplit("/", 1)[-1] for line in capsys.readouterr().out.splitlines()[-5:]]
-    assert names == [f"initial_step_size.{suffix}" for suffix in ("png", "pdf", "csv", "md", "tex")]
+    assert names == [f"initial_step_size.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf")]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in (tmp_path / "out" / "initial_step_size.md").read_text().splitlines()

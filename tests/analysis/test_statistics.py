@@ -2,10 +2,12 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import load_runs
 from analysis.statistics import (
+    accuracy_over_setting,
     aligned,
     around_boundaries,
     at_bounds,
@@ -20,10 +22,11 @@ from analysis.statistics import (
     paired_differences,
     recorded_blocks,
     sample_scores,
+    squared_errors,
     windowed_accuracy,
 )
 
-from .synthetic import write_regression, write_run
+from .synthetic import write_regression, write_run, write_table
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
 T_1 = 12.706204736432095
@@ -292,6 +295,44 @@ def test_a_thinned_run_that_diverged_counts_what_it_saw(tmp_path):
     runs = load_runs(tmp_path)
     assert runs.correct_counts.loc[run].tolist() == [4, 3]
     assert online_accuracy(runs)["online_accuracy"].tolist() == [(3 + 8 / 2) / 12]
+
+
+def test_scores_of_a_thinned_run_that_diverged_have_the_exact_mean(tmp_path):
+    """The experience in which it diverged has no row; what is missing to the exact count belongs to that one."""
+    correct = [1, 0, 1, 0, 1, 1, 1, 0, 1, 0]  # five of six, then one of four: recorded are 1, 1, 1, 1, 1
+    config = {"record_samples_every": 2}
+    path = write_run(tmp_path, "A", 0, correct, n_samples=12, state="diverged", config=config, status={"n_correct": 6})
+    rows = pd.read_parquet(path / "experiences.parquet")
+    write_table(path, "experiences", rows[:1], 0)
+    runs = load_runs(tmp_path)
+
+    scores = sample_scores(runs, str(path))
+
+    assert scores.mean() == pytest.approx(online_accuracy(runs)["online_accuracy"].item()) == pytest.approx(7 / 12)
+    assert scores[:6].mean() == pytest.approx(4 / 6)
+    assert scores[6:10].mean() == pytest.approx(2 / 4)
+
+
+def test_an_error_that_is_no_number_is_infinite(tmp_path):
+    """The loss with which a run diverged may be NaN; the run counts all the same."""
+    path = write_regression(tmp_path, "A", 0, [1.0, 2.0, math.nan], n_samples=6, state="diverged")
+    runs = load_runs(tmp_path)
+
+    assert mean_squared_error(runs)["squared_error"].item() == math.inf
+    assert not np.isnan(squared_errors(runs, str(path))).any()
+
+
+def test_curves_over_a_setting_are_told_apart(tmp_path):
+    """Labels of settings tried have in common what is before the first option that differs."""
+    for rate in (0.001, 0.01):
+        for decay, right in ((0.1, 1), (0.01, 0)):
+            learner = {"name": "fixed", "lr": rate, "weight_decay": decay}
+            write_run(tmp_path, f"A, lr = {rate}, weight_decay = {decay}", 0, [right, 1], config={"learner": learner})
+
+    curves = accuracy_over_setting(load_runs(tmp_path), "lr")
+
+    accuracies = curves.groupby("learner")["online_accuracy"].apply(list).to_dict()
+    assert accuracies == {"A, weight_decay = 0.1": [1, 1], "A, weight_decay = 0.01": [0.5, 0.5]}
 
 
 def test_a_thinned_run_must_have_all_samples_that_are_recorded(tmp_path):

@@ -1,10 +1,12 @@
 """What tuning took, and what is lost when a step size is off, on made-up runs."""
 
+import json
 import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis import comparison_table, format_table, load_runs
@@ -109,6 +111,23 @@ def test_runs_of_another_study_or_stream_do_not_count(study: Path) -> None:
     table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection"))
 
     assert table["tuning_runs"].tolist()[1] == 10
+
+
+def test_runs_with_another_network_do_not_count(study: Path) -> None:
+    """A study with several networks has a folder for each, and chooses settings for each alone."""
+    runs = load_runs(study, purpose=None)
+    for number, (path, config) in enumerate(runs.configs.items()):
+        if config["purpose"] == "selection":
+            copy = study / f"other network {number}"
+            shutil.copytree(path, copy)
+            changed = config | {"network": {"name": "mlp", "hidden": [7]}}
+            (copy / "config.json").write_text(json.dumps(changed))
+    reported = runs.select(purpose="report")
+    alone = comparison_table(reported, selection=runs.select(purpose="selection"))
+
+    both = comparison_table(reported, selection=load_runs(study, purpose="selection"))
+
+    pd.testing.assert_frame_equal(both, alone)
 
 
 def test_runs_of_earlier_versions_have_no_tuning(tmp_path: Path) -> None:
