@@ -295,8 +295,9 @@ def test_a_lost_node_and_images_sent_once_to_each(cluster: Any, tmp_path: Path) 
     beginnings = begun(cluster)
     of_run = {run: [(node, n) for other, node, n in beginnings if other == run] for run, _, _ in beginnings}
     moved = [begun for begun in of_run.values() if len({node for node, _ in begun}) > 1]
-    assert moved  # to the other node, from the checkpoint
-    assert all(begun[0][1] == 0 and begun[-1][1] > 0 for begun in moved)
+    assert all(begun[0][1] == 0 for begun in moved)
+    # to the other node, from a checkpoint where there was one: a run may have just begun
+    assert any(begun[-1][1] > 0 for begun in moved)
     size = noise.nbytes
     assert all(size <= used < 1.5 * size for used in stored)  # one copy, however many processes
     assert not list(cluster.folder.glob("cache-*"))  # nor has a node decoded anything
