@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock
+
 from continual_metaopt.processes import describe_owner, is_alive, this_process
 
 LOCK = "lock.json"
@@ -122,17 +124,16 @@ class StudyLock:
 
     def _remove(self, known: bytes) -> bool:
         """Remove a dead owner's file, but not one that another waiting command has put in its place meanwhile."""
-        aside = self._path.with_name(f".{LOCK}.{self._token}.dead")
+        one_at_a_time = FileLock(self._path.with_name(f".{LOCK}.freed"))
+        with contextlib.suppress(NotImplementedError):  # a file system without such locks
+            one_at_a_time.acquire()
         try:
-            self._path.rename(aside)
-        except FileNotFoundError:
-            return False
-        is_the_dead_one = aside.read_bytes() == known
-        if not is_the_dead_one:
-            with contextlib.suppress(OSError):
-                os.link(aside, self._path)
-        aside.unlink()
-        return is_the_dead_one
+            if self._read() != known:
+                return False
+            self._path.unlink()
+            return True
+        finally:
+            one_at_a_time.release()
 
     def _beat(self) -> None:
         """Rewrite the file now and then, as long as it is ours."""

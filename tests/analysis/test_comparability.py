@@ -94,6 +94,7 @@ def test_equal_seeds_with_other_samples_are_refused(name, tmp_path):
         combine(load_runs(tmp_path / "A-0", tmp_path / "B-0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_refuse_them_too(name, tmp_path, capsys):
     main = import_module(f"analysis.scripts.{name}").main

@@ -243,6 +243,7 @@ def test_a_file_that_fails_leaves_nothing_behind(study, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_report(study, tmp_path):
     paths = write_report(study, tmp_path)
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
@@ -508,6 +509,7 @@ def test_captions():
         caption_of(save)
 
 
+@pytest.mark.slow
 def test_three_formats(study, tmp_path):
     paths = save(online_accuracy_by_experience(study), tmp_path, "accuracy", ("png", "pdf", "svg"))
     assert [path.suffix for path in paths] == [".png", ".pdf", ".svg"]

@@ -100,6 +100,7 @@ def test_verdicts(difference: float, expected: str) -> None:
     assert verdict(difference, 1.0) == expected
 
 
+@pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row() -> None:
     from continual_metaopt.config import load_study
 

@@ -179,6 +179,7 @@ def test_a_preview_of_a_stream_of_ones_own(here: Path, capsys: pytest.CaptureFix
 # ------------------------------------------------------------------------------------------------------ run and report
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_run_leaves_a_directory_and_a_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--learner.lr", "0.005", "--learner.step-sizes", "scalar", "--seed", "3", "--label", "mine")
@@ -207,6 +208,7 @@ def test_run_leaves_a_directory_and_a_report(here: Path, capsys: pytest.CaptureF
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("options", "expected"),
@@ -230,6 +232,7 @@ def test_options_are_those_of_the_learner_that_is_named(
     assert read_json(here / "out" / "config.json")["evaluate"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(here / "tiny.yaml")
@@ -484,6 +487,7 @@ def test_what_the_disk_does_not_take_is_said_with_what_to_do(
     assert call(capsys, "compare", "tiny.yaml", "--quiet") == (2, "", f"continual-metaopt: {said}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_damaged_files_that_were_set_aside_are_told_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, *TINY_RUN, "--out", "out")[0] == 0
@@ -584,6 +588,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
 # --------------------------------------------------------------------------------------------------- separate processes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     "arguments",

@@ -211,6 +211,7 @@ def test_the_command_tells_the_plan_and_runs_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
+@pytest.mark.slow
 def test_the_field_is_tuned_with_one_budget() -> None:
     pytest.importorskip("optuna")
     study = load_study("field")

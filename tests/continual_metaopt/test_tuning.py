@@ -243,6 +243,7 @@ def test_tpe_without_optuna_is_refused_before_anything_has_run(tmp_path: Path, m
         tuned_study(path, tuning=TUNING | {"method": "tpe"})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
@@ -308,6 +309,7 @@ def test_the_best_are_those_with_the_highest_scores(scores: dict[int, float], n:
     assert positions_of_best(scores, n) == best
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path) -> None:
     learners = [

@@ -75,6 +75,7 @@ def test_runs_in_tasks(tmp_path: Path, per_task: int, sizes: list[int]) -> None:
     assert {read_json(path / "status.json")["state"] for _, path in jobs} == {"finished"}
 
 
+@pytest.mark.slow
 def test_runs_that_failed_are_named_and_tried_again(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path)
     (lost, other), damaged = (path for _, path in jobs[:2]), jobs[2][1]
@@ -146,6 +147,7 @@ def test_options() -> None:
             array_options([given])
 
 
+@pytest.mark.slow
 def test_the_command_line_names_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 

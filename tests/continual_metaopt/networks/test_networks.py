@@ -359,6 +359,7 @@ def test_vit_is_torchvisions(options: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LEARNING)
 def test_metaoptimize_learns_blockwise(case: str) -> None:
     model = make(case)

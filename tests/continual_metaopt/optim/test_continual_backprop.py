@@ -193,6 +193,7 @@ def test_saved_and_copied_optimizers_go_on_bit_for_bit() -> None:
         assert all(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "growing_head"), [(MLP, False), (MLP, True), (LeNet, False), (PaperCNN, True)])
 def test_networks_with_and_without_growing_heads_learn(make: Any, growing_head: bool) -> None:
     stream = make_stream("class_split", source="digits", classes_per_experience=2, labels="global", seed=0)
