@@ -1,10 +1,15 @@
 """Whether a process that works on a folder still lives, on this machine or another one that shares the folder."""
 
+import contextlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
 
 LARGEST_PID = 2**31 - 1
 
@@ -28,6 +33,24 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
         return False
     born = _born(owner["pid"])
     return owner.get("born") in (None, born)  # else another process has been given its number
+
+
+@contextlib.contextmanager
+def one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process, or thread, of this machine is between these lines for this folder.
+
+    On Windows, and on a file system without such locks, nobody waits.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _exists(pid: int) -> bool:

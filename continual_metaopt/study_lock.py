@@ -17,9 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock
-
-from continual_metaopt.processes import describe_owner, is_alive, this_process
+from continual_metaopt.processes import describe_owner, is_alive, one_process_at_a_time, this_process
 
 LOCK = "lock.json"
 SECONDS_BETWEEN_BEATS = 10.0
@@ -124,16 +122,11 @@ class StudyLock:
 
     def _remove(self, known: bytes) -> bool:
         """Remove a dead owner's file, but not one that another waiting command has put in its place meanwhile."""
-        one_at_a_time = FileLock(self._path.with_name(f".{LOCK}.freed"))
-        with contextlib.suppress(NotImplementedError):  # a file system without such locks
-            one_at_a_time.acquire()
-        try:
+        with one_process_at_a_time(self._path.parent):
             if self._read() != known:
                 return False
             self._path.unlink()
-            return True
-        finally:
-            one_at_a_time.release()
+        return True
 
     def _beat(self) -> None:
         """Rewrite the file now and then, as long as it is ours."""
