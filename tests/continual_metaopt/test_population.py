@@ -18,6 +18,8 @@ from continual_metaopt.running import run_one
 from .conftest import exactly, files_of, read_tables
 from .test_running import STATUS_KEYS, stop_at
 
+pytestmark = pytest.mark.slow  # together
+
 N_SAMPLES, PORTION = 150, 20
 ENGINE = {"name": "population", "reason": "3 runs side by side on cpu"}
 

@@ -20,6 +20,8 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 
+pytestmark = pytest.mark.slow  # together
+
 STEPS = 200
 RECORD_EVERY = 10
 SHAPE = (2, 6, 5)  # channels, height and width
