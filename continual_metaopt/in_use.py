@@ -6,18 +6,13 @@ run goes on, it is written with each checkpoint.
 """
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from continual_metaopt.processes import describe_owner, is_alive, this_process
-
-if sys.platform != "win32":
-    import fcntl
+from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 SECONDS_FOR_OTHERS = 30.0  # to end: workers whose main process was killed write a checkpoint first
 SECONDS_UNTIL_DEAD = 90.0  # without a change of status.json, of which one is due every 30 seconds
@@ -40,14 +35,10 @@ def alone_in(run: Path, should_stop: Callable[[], bool] = lambda: False) -> Iter
         RunInUse: at the beginning of the ``with`` statement, if another process goes on working on the run.
     """
     run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run, os.O_RDONLY) if sys.platform != "win32" else None
-    try:
-        _wait(lambda: descriptor is None or _locks(descriptor), run, SECONDS_FOR_OTHERS, should_stop)
+    with folder_lock(run) as take_it:
+        _wait(take_it, run, SECONDS_FOR_OTHERS, should_stop)
         _wait_for_machines(run, should_stop)
         yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def require_own(run: Path) -> None:
@@ -93,19 +84,6 @@ def _in_use(run: Path) -> RunInUse:
     return RunInUse(
         f"'{run}' is in use by {who}. Wait until it has ended, or stop it there, and give the command again"
     )
-
-
-def _locks(descriptor: int) -> bool:
-    """Lock an open directory; False if another process has. True, too, on a file system that has no such locks."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _read(run: Path) -> bytes:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,32 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
 
 
 @contextlib.contextmanager
-def one_process_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process, or thread, of this machine is between these lines for this folder.
+def folder_lock(folder: Path) -> Iterator[Callable[[], bool]]:
+    """The system's lock on a folder, among the processes and threads of this machine; it leaves no file.
 
-    On Windows, and on a file system without such locks, nobody waits.
+    Yields:
+        A function that tries to take it, for the rest of the ``with`` statement; returns False if another has it. True,
+        too, on Windows and on a file system that has no such locks.
     """
     if sys.platform == "win32":
-        yield
+        yield lambda: True
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield lambda: _locks(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _locks(descriptor: int) -> bool:
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def _exists(pid: int) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from continual_metaopt.processes import describe_owner, is_alive, one_process_at_a_time, this_process
+from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 LOCK = "lock.json"
 SECONDS_BETWEEN_BEATS = 10.0
@@ -122,7 +122,9 @@ class StudyLock:
 
     def _remove(self, known: bytes) -> bool:
         """Remove a dead owner's file, but not one that another waiting command has put in its place meanwhile."""
-        with one_process_at_a_time(self._path.parent):
+        with folder_lock(self._path.parent) as take_it:
+            while not take_it():
+                time.sleep(0.01)
             if self._read() != known:
                 return False
             self._path.unlink()

@@ -169,7 +169,6 @@ def test_each_replica_learns_as_if_it_were_alone(base: str, meta: str) -> None:
     assert all(9.9e-4 <= value <= 1.01e-3 for value in bounded)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("base", list(BASE_UPDATES))
 @pytest.mark.parametrize("meta", list(META_UPDATES))
 def test_each_replica_learns_as_if_it_were_alone_by_every_rule(base: str, meta: str) -> None:
