@@ -2,12 +2,12 @@
 
     python -m benchmarks.cost [--study field] [--network paper_cnn] [--samples 100] [--repeats 11] [--out cost.csv]
 
-All learners of a study, with their untuned settings, learn in turns in one process on one thread, from the same random
-images, each with a network of its own; denormal numbers are flushed. Step sizes are a thousandth of the untuned ones:
-a step takes as long, and nobody diverges on such images. With PyTorch's operations (engine "torch") each learner is as
-its package or its paper has it; where this package has a faster engine for it ("compiled", "fused"), there is a second
-row. Ratios are medians over turns, each to the baseline's time in the same turn, with the quartiles beside them: to
-``torch.optim.AdamW`` with PyTorch's operations, and to the compiled AdamW with compiled code.
+All learners of a study, with their untuned settings, learn in turns in one process, which is set up as for a run
+(``process_settings``), from the same random images, each with a network of its own. Step sizes are a thousandth of the
+untuned ones: a step takes as long, and nobody diverges on such images. With PyTorch's operations (engine "torch") each
+learner is as its package or its paper has it; where this package has a faster engine for it ("compiled", "fused"),
+there is a second row. Ratios are medians over turns, each to the baseline's time in the same turn, with the quartiles
+beside them: to ``torch.optim.AdamW`` with PyTorch's operations, and to the compiled AdamW with compiled code.
 
 Memory is counted in bytes of tensors with PyTorch's operations: what the optimizer keeps between steps, and the most
 that a step takes on top of that, gradients and activations included. The ratio is of weights, state and that peak
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
@@ -32,6 +31,7 @@ from continual_metaopt.config import Component, ConfigError, StudyConfig, packag
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.overhead import Contender, contender, memory, random_images, take_turns, time_ratios
+from continual_metaopt.process_settings import set_up_process
 
 BASELINE = "AdamW (torch.optim)"
 COLUMNS = {
@@ -172,8 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=11, help="turns of each learner (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("cost.csv"), help="a .csv; the .md is put beside it")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    set_up_process()
     study = _read_study(arguments.study)
     if arguments.learners:
         kept = [entry for entry in study.learners if (entry.label or entry.name) in arguments.learners]

@@ -45,6 +45,7 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Param
 from continual_metaopt.optim.curvature import make_curvature
 from continual_metaopt.optim.meta_updates import SGD
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, MetaStep, TracedParameter, TraceRule, check_memory
+from continual_metaopt.process_settings import set_up_process
 from streams import make_stream
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -309,6 +310,5 @@ def _mini_batches(experiences: Iterable[Any]) -> Iterator[Sample]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # for small networks, more are slower
-    torch.set_flush_denormal(True)
+    set_up_process()
     sys.exit(main())

@@ -1,9 +1,9 @@
 """What learning step sizes costs: time and memory of a step at batch size 1, relative to the base optimizer.
 
-The learners of an engine take turns in one process on one thread and learn from the same random images, each with a
-network of its own; ratios are medians over turns, each to the time of the baseline in the same turn, so that what else
-the machine does falls on both. Denormal numbers are flushed. Step sizes are a thousandth of the usual ones: a step
-takes as long, and nobody diverges on such images.
+The learners of an engine take turns in one process, which is set up as for a run (``process_settings``), and learn from
+the same random images, each with a network of its own; ratios are medians over turns, each to the time of the baseline
+in the same turn, so that what else the machine does falls on both. Step sizes are a thousandth of the usual ones: a
+step takes as long, and nobody diverges on such images.
 """
 
 import os
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from analysis.files import write_whole
 from continual_metaopt.config import Component, resolve
 from continual_metaopt.engines import Engine
-from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
+from continual_metaopt.process_settings import set_up_process
 from streams import make_stream
 
 FEW, MAX_SAMPLES = 10, 1000  # to start with, and in a turn; ten images are needed to show all classes
@@ -271,35 +271,37 @@ def overhead(
 
     Raises:
         ValueError: turns take no time, or there are none.
+
+    The process stays set up as for a run.
     """
     if not seconds > 0 or repeats < 1:
         raise ValueError(f"turns must take time, and there must be one at least, not {repeats} of {seconds} seconds")
     console = console or Console(quiet=True)
-    with _one_thread(), flushed_denormals():
-        few = random_images(shape, FEW)
-        measured = learners(bases)
-        contenders: dict[Engine, dict[str, Contender]] = {engine: {} for engine in engines}
-        pairs = [(engine, label) for engine in engines for label in measured]
-        for engine, label in track(pairs, description="starting", console=console, disable=console.quiet):
-            try:
-                one = contender(label, measured[label][0], network, shape, engine, MAX_SAMPLES * (repeats + 1))
-                one.strategy.train(few)  # compiles what is to be compiled
-            except ValueError:  # this engine cannot execute the learner
-                continue
-            if one.engine != engine:  # only forward and backward pass would be faster
-                continue
-            one.memory = {"state": state_bytes(one.strategy.optimizer)}
-            if engine != "compiled":
-                one.memory = memory(one.strategy, few)
-            contenders[engine][label] = one
-        rows = []
-        for of_engine in filter(None, contenders.values()):
-            images = random_images(shape, _n_samples(next(iter(of_engine.values())), few, seconds))
-            for one in of_engine.values():
-                one.strategy.train(images)  # traces what is to be traced
-            take_turns(list(of_engine.values()), images, repeats, console, _raise)
-            n = len(images.dataset)
-            rows += [_row(one, of_engine[measured[label][1]], n) for label, one in of_engine.items()]
+    set_up_process()
+    few = random_images(shape, FEW)
+    measured = learners(bases)
+    contenders: dict[Engine, dict[str, Contender]] = {engine: {} for engine in engines}
+    pairs = [(engine, label) for engine in engines for label in measured]
+    for engine, label in track(pairs, description="starting", console=console, disable=console.quiet):
+        try:
+            one = contender(label, measured[label][0], network, shape, engine, MAX_SAMPLES * (repeats + 1))
+            one.strategy.train(few)  # compiles what is to be compiled
+        except ValueError:  # this engine cannot execute the learner
+            continue
+        if one.engine != engine:  # only forward and backward pass would be faster
+            continue
+        one.memory = {"state": state_bytes(one.strategy.optimizer)}
+        if engine != "compiled":
+            one.memory = memory(one.strategy, few)
+        contenders[engine][label] = one
+    rows = []
+    for of_engine in filter(None, contenders.values()):
+        images = random_images(shape, _n_samples(next(iter(of_engine.values())), few, seconds))
+        for one in of_engine.values():
+            one.strategy.train(images)  # traces what is to be traced
+        take_turns(list(of_engine.values()), images, repeats, console, _raise)
+        n = len(images.dataset)
+        rows += [_row(one, of_engine[measured[label][1]], n) for label, one in of_engine.items()]
     return pd.DataFrame(rows)
 
 
@@ -309,16 +311,6 @@ def _n_samples(one: Contender, few: Any, seconds: float) -> int:
     one.strategy.train(few)
     fewest = FEWEST_SAMPLES if one.engine == "fused" else FEW
     return int(np.clip(seconds * FEW / (time.perf_counter() - start), fewest, MAX_SAMPLES))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _raise(_: Contender, error: Exception) -> None:

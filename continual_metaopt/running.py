@@ -19,13 +19,12 @@ from continual_metaopt.engines.random_numbers import SHARED
 from continual_metaopt.engines.torch_engine import accuracy, check_weights, state_at_end
 from continual_metaopt.in_use import alone_in
 from continual_metaopt.learner import OnlineLearner, n_batches, quiet_evaluator
-from continual_metaopt.memory import keep_freed_memory
 from continual_metaopt.metrics import OnlineMetric
 from continual_metaopt.optim.registry import is_told, step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
+from continual_metaopt.process_settings import set_up_process
 from continual_metaopt.recording import RunDirectory
 from continual_metaopt.under_way import (
-    THREADS,
     OnProgress,
     RunUnderWay,
     ShouldStop,
@@ -109,9 +108,7 @@ class TorchRun(RunUnderWay):
         on_progress: OnProgress = no_progress,
         should_stop: ShouldStop = never,
     ) -> None:
-        torch.set_num_threads(THREADS)
-        torch.set_flush_denormal(True)  # decaying traces become denormal numbers, which are slow to compute with
-        keep_freed_memory()
+        set_up_process()
         self.begun = Beginning(config)
         self.model, self.optimizer, self.criterion = self.begun.model, self.begun.optimizer, self.begun.criterion
         self.diagnostics: list[OnlineMetric] = []

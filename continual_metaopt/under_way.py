@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.in_use import RunInUse
+from continual_metaopt.process_settings import THREADS
 from continual_metaopt.recording import (
     CHECKPOINT,
     COMPILED_CHECKPOINT,
@@ -31,7 +32,6 @@ from streams.stream import Stream
 
 CHECKPOINT_SECONDS = 30.0
 MAX_UNSAVED = 2**18  # rows of tables in memory, whatever the time
-THREADS = 1  # the steps of small networks do not profit from more, and runs share the cores
 
 OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]

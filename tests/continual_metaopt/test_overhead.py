@@ -48,13 +48,6 @@ def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path, mon
     assert ("adamw, blockwise, trace l", "compiled") not in table.index  # it needs the loss's curvature
 
 
-def test_threads_are_given_back() -> None:
-    before = torch.get_num_threads()
-    with overhead._one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
-
-
 @pytest.mark.parametrize("base", overhead.BASES)
 def test_learners_are_compared_with_their_own_base_update(base: str) -> None:
     measured = overhead.learners()
