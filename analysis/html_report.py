@@ -49,6 +49,7 @@ class Section(NamedTuple):
         diverged: how diverged runs count in it.
         selection: runs that served to choose settings.
         images: PNG files of figures, by name.
+        captions: of those that the page shows as pictures, by name.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Section(NamedTuple):
     diverged: Diverged = "chance"
     selection: Runs | None = None
     images: Mapping[str, Path] = {}
+    captions: Mapping[str, str] = {}
 
 
 class Interval(NamedTuple):
@@ -206,6 +208,7 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
         "caption": caption(section.table),
         "charts": charts,
         "images": images,
+        "captions": section.captions,
         "drawn_only": [name for name in images if name not in {chart["name"] for chart in charts}],
         "runs": run_rows(runs, statuses, section.diverged, anchors),
         "not_finished": not_finished(runs, statuses),

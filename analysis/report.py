@@ -15,6 +15,7 @@ from analysis import figures
 from analysis.files import file_names, write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
+from analysis.sawtooth import block_trajectories, can_fold
 from analysis.statistics import Diverged, counted_runs, is_regression
 from analysis.tables import Format, caption, comparison_table, format_table
 
@@ -36,7 +37,8 @@ def write_report(
     """Write the comparison table and all figures that apply, and one HTML page with everything.
 
     Tables and figures have a folder of their own for each stream and network, if there are several. Accuracies and
-    errors need a run that has come to an end, trajectories a learner with learned step sizes.
+    errors need a run that has come to an end, trajectories a learner with learned step sizes. Of the best of these, all
+    experiences are laid over each other, where there are enough.
 
     Args:
         runs: the runs.
@@ -75,13 +77,30 @@ def write_report(
         for quantity in get_args(figures.MetaParameter):
             if figures.has_meta_parameter(part, quantity):
                 drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
+        captions = {}
+        folded = _first_with_teeth(part, table)
+        if folded is not None:
+            drawings["sawtooth"] = partial(figures.folded_sawtooth, part, folded)
+            captions["sawtooth"] = figures.caption_of(figures.folded_sawtooth)
         images = {}
         for name, draw in drawings.items():
             files = figures.save(draw(), folder, name)
             images[name] = files[0]
             paths += files
-        sections.append(Section(title, part, table, diverged, selection, images))
+        sections.append(Section(title, part, table, diverged, selection, images, captions))
     return [*paths, write_html(sections, Path(out_dir) / "report.html")]
+
+
+def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
+    """The best learner with learned step sizes whose experiences can be laid over each other; None without one."""
+    learned = runs.select(learned_step_sizes=True).labels
+    score = table.attrs["score"]
+    ranked = table.sort_values(score, ascending=score == "squared_error", kind="stable")["learner"]
+    for label in ranked[ranked.isin(learned)]:
+        trajectories = block_trajectories(runs, label)
+        if trajectories and all(map(can_fold, trajectories.values())):
+            return str(label)
+    return None
 
 
 def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:

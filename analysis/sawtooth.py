@@ -120,17 +120,7 @@ def sawtooth(
         raise ValueError("there is no trajectory to fold")
     if bins < 4 or skip < 1 or shifts < 19:
         raise ValueError(f"needs bins ≥ 4, skip ≥ 1 and shifts ≥ 19, not {bins}, {skip} and {shifts}")
-    folders = [_Folder.of(trajectory, skip) for trajectory in trajectories]
-    n_experiences = min(len(folder.numbers) for folder in folders)
-    if n_experiences < 2:
-        raise ValueError(
-            f"fewer than two complete experiences follow the first {skip}: the sawtooth needs a longer stream"
-        )
-    n_bins = min(bins, *(folder.fewest // 2 for folder in folders))
-    if n_bins < 4:
-        raise ValueError(
-            "an experience has fewer than eight recorded step sizes: record them more often (record_every)"
-        )
+    folders, n_experiences, n_bins = _laid_out(trajectories, bins, skip)
     random = np.random.default_rng(seed)
     observed = np.stack([folder.rows(folder.starts[None], n_bins)[0, :n_experiences] for folder in folders])
     shifted = [folder.rows(folder.shifted(random, shifts), n_bins)[:, :n_experiences] for folder in folders]
@@ -238,6 +228,15 @@ def block_trajectories(runs: Runs, label: str) -> dict[str, list[Trajectory]]:
     return found
 
 
+def can_fold(trajectories: Sequence[Trajectory], *, bins: int = BINS, skip: int = SKIP) -> bool:
+    """Whether `sawtooth` has enough experiences, with enough records in each; arguments as there."""
+    try:
+        _laid_out(trajectories, bins, skip)
+    except ValueError:
+        return False
+    return True
+
+
 def sawtooth_table(
     runs: Runs,
     labels: Sequence[str] | None = None,
@@ -284,6 +283,22 @@ def sawtooth_table(
     table = pd.DataFrame(rows)
     table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"]))
     return table
+
+
+def _laid_out(trajectories: Sequence[Trajectory], bins: int, skip: int) -> tuple[list[_Folder], int, int]:
+    """The trajectories, the number of experiences that all of them have beyond the first, and that of bins."""
+    folders = [_Folder.of(trajectory, skip) for trajectory in trajectories]
+    n_experiences = min((len(folder.numbers) for folder in folders), default=0)
+    if n_experiences < 2:
+        raise ValueError(
+            f"fewer than two complete experiences follow the first {skip}: the sawtooth needs a longer stream"
+        )
+    n_bins = min(bins, *(folder.fewest // 2 for folder in folders))
+    if n_bins < 4:
+        raise ValueError(
+            "an experience has fewer than eight recorded step sizes: record them more often (record_every)"
+        )
+    return folders, n_experiences, n_bins
 
 
 class _Folder(NamedTuple):

@@ -263,6 +263,24 @@ def test_report_leaves_out_what_does_not_apply(tmp_path):
     assert [path.name for path in paths] == ["comparison.csv", "comparison.md", "comparison.tex", "report.html"]
 
 
+@pytest.mark.slow
+def test_report_folds_the_step_sizes_of_the_best_learner_with_enough_experiences(tmp_path):
+    step_sizes = {"all": [1e-3 * 2 ** (-(step % 16) / 16) for step in range(64)]}
+    options = {"n_experiences": 4, "learned": True, "step_sizes": step_sizes}
+    write_run(tmp_path / "runs", "best, short", 0, [1] * 64, **options | {"n_experiences": 2})
+    write_run(tmp_path / "runs", "good", 0, [1, 1, 0, 1] * 16, **options)
+    write_run(tmp_path / "runs", "bad", 0, [1, 0, 0, 0] * 16, **options)
+    runs = load_runs(tmp_path)
+    assert "sawtooth.pdf" not in {path.name for path in write_report(runs.select(label="best, short"), tmp_path / "a")}
+    longer = runs.select(label=["good", "bad"])
+    paths = write_report(longer, tmp_path / "b")
+    assert {"sawtooth.png", "sawtooth.pdf"} < {path.name for path in paths}
+    page = paths[-1].read_text(encoding="utf-8")
+    assert page.count("Step sizes over the position within an experience, from boundary to boundary") == 1
+    save(folded_sawtooth(longer, "good"), tmp_path, "good", ("png",))
+    assert (tmp_path / "good.png").read_bytes() == (tmp_path / "b" / "sawtooth.png").read_bytes()
+
+
 def test_report_gives_each_stream_a_folder(tmp_path):
     write_run(tmp_path / "runs", "A", 0)
     write_run(tmp_path / "runs", "A", 1, stream_info={"stationary": "repeat"})
