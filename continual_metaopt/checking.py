@@ -1,11 +1,12 @@
 """Whether the runs of a study can be made: its streams, its network and its learners, each tried once."""
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from continual_metaopt.config import ConfigError, RunConfig, StudyConfig, factory_of
+from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, factory_of
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer, step_sizes_of
 from continual_metaopt.planning import Made, kind_of, n_selection_runs, selection_length, stream_sizes
 from streams.stream import LearnerInfo
@@ -24,24 +25,27 @@ def check_study(study: StudyConfig) -> Made:
         ConfigError: something cannot be made; the message names the field.
         FileNotFoundError: the stream's source is not there.
     """
-    runs = [(i, study.run(e, e.untuned, study.seeds[0], "report", tuned=False)) for i, e in enumerate(study.learners)]
+    tried = [(i, e, learner) for i, e in enumerate(study.learners) for learner in _one_of_each_kind(study, e)]
+    runs = [(i, study.run(e, learner, study.seeds[0], "report", tuned=False)) for i, e, learner in tried]
     sizes = _sizes(runs[0][1], "stream")
     model = _network(runs[0][1], sizes)
-    for i, entry in enumerate(study.learners):
-        if n_selection_runs(study, entry):
-            seed = study.selection_seeds[0]
-            for setting in study.next_settings(entry, []):
-                runs.append((i, study.run(entry, entry.with_options(setting), seed, "selection")))
-            if study.tuning:
-                _sizes(runs[-1][1], "tuning.stream")
+    to_choose = [(e, learner) for _, e, learner in tried if n_selection_runs(study, e)]
+    if to_choose and study.tuning:
+        _sizes(study.run(*to_choose[0], study.selection_seeds[0], "selection", tuned=False), "tuning.stream")
     selection_length(study)
-    n_blocks: dict[tuple[int, str], int] = {}
+    n_blocks = [0] * len(study.learners)
     for i, run in runs:
-        kind = i, kind_of(run.learner.model_dump(mode="json"))
-        if kind not in n_blocks:
-            n_blocks[kind] = _n_blocks(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'")
-    n_parameters = sum(param.numel() for param in model.parameters())
-    return Made(n_parameters, [max(n for (j, _), n in n_blocks.items() if j == i) for i in range(len(study.learners))])
+        n_blocks[i] = max(n_blocks[i], _n_blocks(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'"))
+    return Made(sum(param.numel() for param in model.parameters()), n_blocks)
+
+
+def _one_of_each_kind(study: StudyConfig, entry: LearnerEntry) -> Collection[Component]:
+    """The learner with settings that are known before the first run; as it was given only if it is run so."""
+    untuned = [entry.untuned] if study.reports_untuned(entry) else []
+    found: dict[str, Component] = {}
+    for learner in untuned + [entry.with_options(setting) for setting in study.next_settings(entry, [])]:
+        found.setdefault(kind_of(learner.model_dump(mode="json")), learner)
+    return found.values()
 
 
 def _sizes(run: RunConfig, field: str) -> LearnerInfo:

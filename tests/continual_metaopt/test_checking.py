@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from continual_metaopt.checking import check_study
-from continual_metaopt.config import ConfigError, load_study
+from continual_metaopt.config import ConfigError, load_studies, load_study, packaged_studies
 
+from ..streams.synthetic import encode, write_parquet
 from .conftest import STREAM, exactly, write_study
 
 DIGITS = {"name": "class_split", "source": "digits"}
@@ -27,6 +29,27 @@ def test_what_is_made_is_counted(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     blockwise = {"learners": [{"name": "metaoptimize", "step_sizes": "blockwise"}], "selection_seeds": None}
     assert check_study(load_study(write_study(tmp_path / "study.yaml", blockwise))).n_blocks == [2]
+
+
+def test_a_learner_is_tried_only_with_settings_that_are_run(tmp_path: Path) -> None:
+    """The default discount, "auto", does not go with this meta update."""
+    lion = {"name": "metaoptimize", "meta": "lion", "trace": "hessian_free", "tune": {"gamma": [0.9, 1.0]}}
+    assert check_study(load_study(write_study(tmp_path / "study.yaml", {"learners": [lion]}))).n_blocks == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(packaged_studies()))
+def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(100), 4)
+    images = [encode(np.full((32, 32, 3), label, np.uint8)) for label in labels]
+    for part in ("train", "test"):
+        write_parquet(tmp_path / f"{part}-00000-of-00001.parquet", images, labels)
+    needs_images = "cifar100" in packaged_studies()[name]
+
+    (study,) = load_studies(name, source=f"parquet:{tmp_path}" if needs_images else None).values()
+    study = study.model_copy(update={"tuning": None}) if study.tuning else study  # of more samples than there are
+
+    assert len(check_study(study).n_blocks) == len(study.learners) >= 2
 
 
 @pytest.mark.parametrize(
