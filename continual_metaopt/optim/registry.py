@@ -103,17 +103,19 @@ def learner_factory(name: str) -> Any:
         MissingPackageError: the package that it is from is not installed.
     """
     try:
-        if name.startswith(PREFIXES):
-            return _factory_by_prefix(*name.split(":", 1))
-        if name not in list(LEARNERS):
-            raise UnknownNameError(
-                unknown_name("learner", name, [*LEARNERS, *(f"{prefix}NAME" for prefix in PREFIXES)])
-            )
-        return LEARNERS[name]
+        return _factory_by_prefix(*name.split(":", 1)) if name.startswith(PREFIXES) else _factory_by_name(name)
     except ModuleNotFoundError as error:
         if error.name not in PIP_NAMES:
             raise
         raise MissingPackageError(name, error.name) from error
+
+
+def _factory_by_name(name: str) -> Any:
+    try:
+        return LEARNERS[name]
+    except UnknownNameError:
+        names = [*LEARNERS, *(f"{prefix}NAME" for prefix in PREFIXES)]
+        raise UnknownNameError(unknown_name("learner", name, names)) from None
 
 
 def _factory_by_prefix(prefix: str, name: str) -> Any:
