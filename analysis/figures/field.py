@@ -52,6 +52,7 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
+    axes.set_xlim(*np.clip(axes.get_xlim(), 0, 100))
     axes.set_xlabel("average online accuracy (%)")
     point: dict[str, Any] = {"linestyle": "", "markersize": 4}
     handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
@@ -144,6 +145,7 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
     axes.set_xlabel(textwrap.fill(label, int((inches(width) - 0.5) / 0.062)))
     axes.set_ylabel("average online accuracy (%)")
     axes.margins(x=0.12)
+    axes.set_ylim(*np.clip(axes.get_ylim(), 0, 100))
     point: dict[str, Any] = {"linestyle": "", "markersize": 4}
     handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
     settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
