@@ -15,7 +15,7 @@ from analysis.files import write_whole
 from analysis.runs import TABLES, load_runs
 
 SUFFIX = ".tar.xz"
-_ENDED = ("finished", "diverged", "failed")
+_ENDED = ("finished", "diverged")  # a failed run can go on, and its tables are in parts
 _DESCRIPTIONS = ("config.json", "status.json")
 _OF_STUDY = "study.json"
 
@@ -49,16 +49,16 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     contents = {path: path.read_bytes() for path in [root / _OF_STUDY] if path.is_file()}
     for run in map(Path, runs.table["path"]):
         contents |= {run / name: (run / name).read_bytes() for name in _DESCRIPTIONS}
-        tables = {run / f"{name}.parquet": name for name in TABLES}
-        contents |= {path: _without_losses(path, name) for path, name in tables.items() if path.is_file()}
+        others = [run / f"{name}.parquet" for name in TABLES if name != "samples"]
+        contents |= {path: path.read_bytes() for path in others if path.is_file()}
+        contents[run / "samples.parquet"] = _without_losses(run / "samples.parquet")
     return write_whole(
         target, partial(_write, {str(path.relative_to(root.parent)): contents[path] for path in contents})
     )
 
 
-def _without_losses(path: Path, table: str) -> bytes:
-    if table != "samples":
-        return path.read_bytes()
+def _without_losses(path: Path) -> bytes:
+    """The table of samples with null in place of losses."""
     rows = pq.read_table(path)
     place = rows.schema.get_field_index("loss")
     none = pa.nulls(len(rows), rows.schema.field(place).type)
