@@ -89,6 +89,7 @@ class LocalPool:
         """
         self._display.stage(stage)
         tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
+        tasks.sort(key=_n_done, reverse=True)  # so that what has been done is counted before the time left is told
         futures = {self._threads.submit(self._do, task): task for task in tasks}
         try:
             self._wait(futures)
@@ -108,8 +109,7 @@ class LocalPool:
 
     def _do(self, task: list[Job]) -> list[str]:
         """Do one run, or several side by side; returns the states in which they ended."""
-        for config, path in task:
-            self._display.add_earlier(n_done_before(path, config))
+        self._display.add_earlier(_n_done(task))
         try:
             return self._try(task)
         except BrokenProcessPool:
@@ -251,6 +251,11 @@ def _leave_ctrl_c_to_others() -> None:
 def n_processors() -> int:
     """Processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _n_done(task: list[Job]) -> int:
+    """Samples that earlier attempts at runs have learned from."""
+    return sum(n_done_before(path, config) for config, path in task)
 
 
 def _alike(jobs: Sequence[Job]) -> list[list[Job]]:

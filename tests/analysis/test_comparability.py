@@ -50,9 +50,11 @@ SCRIPT_OPTIONS = {
     "initial_step_size": ["--purpose", "report"],
 }
 OF_ONE_DEFINITION = {"benchmark_result", "reproduction"}  # they take only runs of a certain stream or study
+COPYING = {"archive"}  # it keeps each run as it is and makes no result of them
 SCRIPTS = sorted(
     {module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")}
     - OF_ONE_DEFINITION
+    - COPYING
 )
 
 

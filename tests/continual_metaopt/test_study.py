@@ -123,6 +123,26 @@ def test_running_again_repeats_nothing(done: tuple[Path, StudyResult], copied: P
 
 
 @pytest.mark.usefixtures("in_process")
+def test_what_has_been_done_is_counted_before_the_time_left_is_told(
+    done: tuple[Path, StudyResult], copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = [copied / path.relative_to(done[0]) for path in done[1].runs]
+    shutil.rmtree(first)
+    counted: list[Path] = []
+    count = local.LocalPool._do
+
+    def noting(self: local.LocalPool, task: list[Any]) -> list[str]:
+        counted.extend(path for _, path in task)
+        return count(self, task)
+
+    monkeypatch.setattr(local.LocalPool, "_do", noting)
+    run_study(tiny(tmp_path), copied, workers=1, show_progress=False)
+
+    assert counted[-1] == first
+    assert sorted(counted[-4:-1]) == sorted(others)
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("changes", "new"),
     [
