@@ -28,14 +28,18 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from rich.console import Console
+from rich.progress import track
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from analysis.files import write_whole
 from continual_metaopt.config import Component, load_study
 from continual_metaopt.engines.torch_engine import are_correct
 from continual_metaopt.learner import SampleLoader
@@ -84,7 +88,7 @@ def best_schedule(
     largest_change: float = 1.0,
     lr_bounds: tuple[float, float] = (1e-8, 10.0),
     memory_limit: float | None = DEFAULT_LIMIT,
-) -> list[Run]:
+) -> Iterator[Run]:
     """Search for the step sizes with which a run has the least mean online loss.
 
     Args:
@@ -101,8 +105,8 @@ def best_schedule(
         lr_bounds: step sizes stay within these.
         memory_limit: bytes that traces may take; None for no limit.
 
-    Returns:
-        The runs in the order in which they were made; ``min(runs, key=lambda run: run.loss)`` is the best.
+    Yields:
+        The runs as they are made; ``min(runs, key=lambda run: run.loss)`` is the best.
 
     Raises:
         ValueError: a setting is out of range, or the traces do not fit into the limit.
@@ -114,12 +118,11 @@ def best_schedule(
         raise ValueError(f"n_passes must be at least 1, but is {n_passes}")
     log_step_sizes = torch.full((n_segments,), math.log(lr), dtype=torch.float64)
     changes = torch.full_like(log_step_sizes, first_change)
-    runs: list[Run] = []
     best: Run | None = None
-    while len(runs) < n_passes:
+    for _ in range(n_passes):
         step_sizes = log_step_sizes.exp().clamp(low, high).tolist()
         run = run_schedule(model, samples, criterion, step_sizes, base, weight_decay, memory_limit=memory_limit)
-        runs.append(run)
+        yield run
         if run.hypergradient is None and best is None:
             log_step_sizes -= math.log(10)
             continue
@@ -131,7 +134,6 @@ def best_schedule(
             best = run
         slopes = torch.tensor(best.hypergradient, dtype=torch.float64)
         log_step_sizes = torch.tensor(best.step_sizes, dtype=torch.float64).log() - changes * slopes.sign()
-    return runs
 
 
 def run_schedule(
@@ -261,14 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="a .csv for all passes, the best marked as such")
+    parser.add_argument("--out", type=Path, help="a .csv, written after each pass, for all of them and the best again")
     arguments = parser.parse_args(argv)
     stream, network = _described(arguments)
     benchmark = make_stream(stream.name, **stream.options, seed=arguments.seed)
     known = benchmark.info.for_learner
     samples = list(itertools.islice(_mini_batches(benchmark.train_stream), arguments.samples))
     torch.manual_seed(arguments.seed)
-    runs = best_schedule(
+    search = best_schedule(
         NETWORKS[network.name](known.n_outputs, known.input_shape, **network.options),
         samples,
         criterion_of(known.task),
@@ -278,18 +280,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         weight_decay=arguments.weight_decay,
         n_passes=arguments.passes,
     )
-    best = min(runs, key=lambda run: run.loss)
-    rows = [
-        [number, run.loss, run.online_accuracy, *run.step_sizes] for number, run in (*enumerate(runs), ("best", best))
-    ]
-    headers = ["pass", "loss", "online accuracy", *(f"step size {j}" for j in range(arguments.segments))]
-    print(tabulate(rows, headers, floatfmt=".4g"))
-    if arguments.out is not None:
-        table = pd.DataFrame(rows, columns=headers).assign(learner="best step sizes in hindsight (offline)")
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        table.assign(seed=arguments.seed, samples=len(samples)).to_csv(arguments.out, index=False)
+    table = pd.DataFrame()
+    runs: list[Run] = []
+    try:
+        for run in track(search, "passes", arguments.passes, console=Console(stderr=True)):
+            runs.append(run)
+            table = _table(runs)
+            if arguments.out is not None:
+                known_as = table.assign(learner="best step sizes in hindsight (offline)", seed=arguments.seed)
+                write_whole(arguments.out, partial(known_as.assign(samples=len(samples)).to_csv, index=False))
+    except KeyboardInterrupt:
+        print(f"interrupted: {len(runs)} of {arguments.passes} passes were made", file=sys.stderr)
+    print(tabulate(table, "keys", floatfmt=".4g", showindex=False))
+    if arguments.out is not None and runs:
         print(f"wrote {arguments.out}")
-    return 0
+    return 0 if len(runs) == arguments.passes else 130
+
+
+def _table(runs: Sequence[Run]) -> pd.DataFrame:
+    """All passes, and then the best of them again."""
+    passes = (*enumerate(runs), ("best", min(runs, key=lambda run: run.loss)))
+    rows = [[number, run.loss, run.online_accuracy, *run.step_sizes] for number, run in passes]
+    names = [f"step size {j}" for j in range(len(runs[0].step_sizes))]
+    return pd.DataFrame(rows, columns=["pass", "loss", "online accuracy", *names])
 
 
 def _described(arguments: argparse.Namespace) -> tuple[Component, Component]:

@@ -1,6 +1,7 @@
 """The offline oracle: hypergradients against finite differences, and schedules that are known to be best."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from continual_metaopt import oracle
 from continual_metaopt.losses import HalfSquaredError
-from continual_metaopt.oracle import best_schedule, main, run_schedule
+from continual_metaopt.oracle import Run, best_schedule, main, run_schedule
 
 from .conftest import exactly, write_study
 
 TARGETS = [(-1.0) ** t for t in range(20)] + [3.0] * 20 + [3.0 + (-1.0) ** t for t in range(20)]
+
+
+def passes(*arguments: Any, **options: Any) -> list[Run]:
+    return list(best_schedule(*arguments, **options))
 
 
 def scalar() -> nn.Linear:
@@ -31,7 +37,7 @@ def targets(values: list[float]) -> list[tuple[Tensor, Tensor]]:
 def test_the_best_schedule_is_found_where_it_is_known() -> None:
     """Alternating targets around the weight are best left alone, and a jump without noise wants one step of 1."""
     model = scalar()
-    runs = best_schedule(
+    runs = passes(
         model,
         targets(TARGETS),
         HalfSquaredError(),
@@ -51,7 +57,7 @@ def test_the_best_schedule_is_found_where_it_is_known() -> None:
 
 def test_one_segment_gives_the_best_single_step_size() -> None:
     samples = targets([2 * math.sin(0.3 * t) + 0.5 * (-1) ** t for t in range(40)])
-    runs = best_schedule(scalar(), samples, HalfSquaredError(), n_segments=1, lr=0.1, base="sgd", n_passes=25)
+    runs = passes(scalar(), samples, HalfSquaredError(), n_segments=1, lr=0.1, base="sgd", n_passes=25)
     grid = [0.01 * 1.1**i for i in range(60)]
     losses = [run_schedule(scalar(), samples, HalfSquaredError(), [lr], "sgd", differentiate=False).loss for lr in grid]
     best = min(runs, key=lambda run: run.loss)
@@ -107,7 +113,7 @@ def test_a_run_is_that_of_torch() -> None:
 
 def test_a_run_that_diverges_is_left_behind() -> None:
     samples = [(x.float(), y.float()) for x, y in targets([float(t) for t in range(60)])]
-    runs = best_schedule(scalar().float(), samples, HalfSquaredError(), n_segments=2, lr=8.0, base="sgd", n_passes=15)
+    runs = passes(scalar().float(), samples, HalfSquaredError(), n_segments=2, lr=8.0, base="sgd", n_passes=15)
     assert runs[0].loss == math.inf
     assert runs[0].hypergradient is None
     best = min(runs, key=lambda run: run.loss)
@@ -137,6 +143,23 @@ def test_the_command_prints_the_passes(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[2].split()[-2:] == ["0.001", "0.001"]
 
 
+def test_passes_are_kept_when_the_search_is_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Run]:
+        yield Run([0.1, 0.2], 2.5, 0.25, [0.5, -0.5])
+        yield Run([0.2, 0.1], 2.0, 0.5, [0.5, -0.5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(oracle, "best_schedule", interrupted)
+    out = tmp_path / "oracle.csv"
+
+    assert main(["--samples", "20", "--segments", "2", "--passes", "3", "--out", str(out)]) == 130
+
+    assert pd.read_csv(out)["loss"].tolist() == [2.5, 2.0, 2.0]
+    assert "interrupted: 2 of 3 passes were made\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -151,9 +174,9 @@ def test_the_command_prints_the_passes(capsys: pytest.CaptureFixture[str]) -> No
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     settings = {"n_segments": 1} | settings
     with pytest.raises(ValueError, match=exactly(message)):
-        best_schedule(scalar(), targets([1.0] * 3), HalfSquaredError(), **settings)
+        passes(scalar(), targets([1.0] * 3), HalfSquaredError(), **settings)
 
 
 def test_traces_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="over the limit"):
-        best_schedule(scalar(), targets([1.0] * 3), HalfSquaredError(), n_segments=2, memory_limit=1)
+        passes(scalar(), targets([1.0] * 3), HalfSquaredError(), n_segments=2, memory_limit=1)
