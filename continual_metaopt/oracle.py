@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_whole(arguments.out, partial(known_as.assign(samples=len(samples)).to_csv, index=False))
     except KeyboardInterrupt:
         print(f"interrupted: {len(runs)} of {arguments.passes} passes were made", file=sys.stderr)
-    print(tabulate(table, "keys", floatfmt=".4g", showindex=False))
+    print(tabulate(table.to_numpy().tolist(), list(table.columns), floatfmt=".4g"))
     if arguments.out is not None and runs:
         print(f"wrote {arguments.out}")
     return 0 if len(runs) == arguments.passes else 130
