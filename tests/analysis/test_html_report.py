@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from analysis import comparison_table, load_runs
+from analysis.figures.style import new_figure, save
 from analysis.html_report import Section, comparison_rows, configurations, html_page, learner_settings, write_html
 from analysis.report import by_stream_and_network, split_by_stream
 
@@ -184,7 +185,11 @@ def report(tmp_path_factory) -> Path:
     write_run(folder, EVIL, 0, [1] * 50, n_samples=200, n_experiences=4, state="diverged", folder="bad",
               status={"reason": EVIL}, config={"order": 3})  # fmt: skip
     runs = load_runs(folder)
-    return write_html([Section("class_split v1", runs, comparison_table(runs))], folder / "report.html")
+    (picture,) = save(new_figure("page", 2), folder, "sawtooth", ["png"])
+    section = Section(
+        "class_split v1", runs, comparison_table(runs), images={"sawtooth": picture}, captions={"sawtooth": "Folded."}
+    )
+    return write_html([section], folder / "report.html")
 
 
 class Page:
@@ -335,6 +340,10 @@ def test_a_phone(browser, report, tmp_path, scheme):
         ".map(e => parseFloat(getComputedStyle(e).fontSize)))"
     )
     assert smallest >= 12
+    picture = opened.page.locator(".picture[tabindex='0']")
+    assert picture.locator("img").evaluate("image => image.width") == 800  # letters of 10 to 13 pixels, as on a desktop
+    picture.evaluate("region => region.scrollLeft = 1000")
+    assert picture.evaluate("region => region.scrollLeft") > 400
     opened.page.screenshot(path=tmp_path / f"phone-{scheme}.png", full_page=True)
     assert opened.wrong == []
 
