@@ -76,6 +76,11 @@ def test_the_reference_has_all_public_names(package: str) -> None:
     assert sorted(set(described)) == sorted(importlib.import_module(package).__all__)
 
 
+def test_the_page_about_figures_names_every_script() -> None:
+    scripts = {path.stem for path in (ROOT / "analysis" / "scripts").glob("[!_]*.py")}
+    assert scripts - set(re.findall(r"`(\w+)`", (DOCS / "figures.md").read_text(encoding="utf-8"))) == set()
+
+
 def test_the_index_names_every_page_and_no_records(configuration: dict) -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     others = configuration["pages_that_are_not_in"](index)
