@@ -126,7 +126,14 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("memory_limit", [1, LIMIT, 200], ids=["an image ahead", "four ahead", "twelve ahead"])
+@pytest.mark.parametrize(
+    "memory_limit",
+    [
+        pytest.param(1, id="an image ahead"),
+        pytest.param(LIMIT, id="four ahead"),
+        pytest.param(200, id="twelve ahead", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("stationary", [None, "shuffled", "repeat"])
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("kind", ["parquet", "folder alone"])

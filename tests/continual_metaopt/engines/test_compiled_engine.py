@@ -806,7 +806,13 @@ CHANGES: dict[str, Callable[[nn.Module, MetaOptimize], Any]] = {
 }
 
 
-@pytest.mark.parametrize("beyond", [{}, {"gamma": "auto", "trace": "dutch"}], ids=["plain", "both"])
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"gamma": "auto", "trace": "dutch"}, id="both", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("one_per", ONE_PER)
 @pytest.mark.parametrize("name", CHANGES)
 def test_follows_what_others_change_between_calls(name: str, one_per: str, beyond: dict[str, Any]) -> None:

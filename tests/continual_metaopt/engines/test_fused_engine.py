@@ -263,7 +263,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("name", ["sgd_hd", "schedulefree_adamw"])
-@pytest.mark.parametrize("after", [LENGTH // 2, LENGTH, LENGTH + 30])
+@pytest.mark.parametrize("after", [LENGTH // 2, LENGTH, pytest.param(LENGTH + 30, marks=pytest.mark.slow)])
 def test_checkpoints_go_on_bit_for_bit(name: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (learner_module, torch_engine):
         monkeypatch.setattr(module, "MAX_SAMPLES", 10)

@@ -125,7 +125,7 @@ def results(model: nn.Module, returned: tuple[Tensor, Tensor]) -> list[Tensor | 
 
 
 @DTYPES
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gives_autograds_output_loss_and_gradients(name: str, dtype: torch.dtype, n: int) -> None:
     model, criterion = made(name, dtype), nn.CrossEntropyLoss()
@@ -472,7 +472,7 @@ def learner_of(model: nn.Module, engine: Any, **options: Any) -> OnlineLearner:
 
 
 @DTYPES
-@pytest.mark.parametrize("name", ["linear", "convolutional", "residual"])
+@pytest.mark.parametrize("name", ["linear", "convolutional", pytest.param("residual", marks=pytest.mark.slow)])
 def test_learners_take_the_same_way(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     n_traced = []
     trace = TracedGradients._trace
