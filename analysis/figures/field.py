@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, Width, inches, legend_below, new_figure, plain_ticks, styled
+from analysis.figures.style import (
+    COLOURS,
+    MARKERS,
+    Width,
+    inches,
+    legend_below,
+    new_figure,
+    panel_columns,
+    plain_ticks,
+    styled,
+)
 from analysis.ranking import FAMILIES, family
 
 if TYPE_CHECKING:
@@ -62,7 +72,7 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
 
 
 @styled
-def initial_step_sizes(table: pd.DataFrame) -> Figure:
+def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
     """Accuracy over the initial step size, one panel for each learner.
 
     Caption: Dots are average online accuracies of single seeds, lines their means. The grey line is the first learner,
@@ -70,14 +80,15 @@ def initial_step_sizes(table: pd.DataFrame) -> Figure:
 
     Args:
         table: from `analysis.tuning.scores_over_option`.
+        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
-        The figure, as wide as the page.
+        The figure.
     """
     labels = list(dict.fromkeys(table["learner"]))
-    n_columns = min(5, len(labels))
+    n_columns = min(panel_columns(width), len(labels))
     n_rows = math.ceil(len(labels) / n_columns)
-    figure = new_figure("page", 0.4 + 0.98 * n_rows)
+    figure = new_figure(width, 0.4 + 0.98 * n_rows)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     percent = table.assign(percent=100 * table["online_accuracy"])
     of_first = percent[percent["learner"] == labels[0]].groupby("value")["percent"].mean()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import initial_step_sizes, save
+from analysis.figures import initial_step_sizes
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.set_defaults(purpose="selection")
     _arguments.add_diverged(parser)
+    _arguments.add_figure(parser, "page")
     return _arguments.run_command(parser, argv, _write)
 
 
@@ -35,7 +36,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     for part, folder in split_by_stream(runs, arguments.out):
         table = scores_over_option(part, arguments.diverged)
         paths += _arguments.write_table(table, _columns(table), EXPLANATION, folder, "initial_step_size")
-        paths += save(initial_step_sizes(table), folder, "initial_step_size")
+        figure = initial_step_sizes(table, width=arguments.width)
+        paths += _arguments.save_figure(initial_step_sizes, figure, folder, "initial_step_size", arguments)
     return paths
 
 
