@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from analysis.files import write_whole
 from analysis.runs import TABLES, load_runs
+from analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"
 _ENDED = ("finished", "diverged")  # a failed run can go on, and its tables are in parts
@@ -24,8 +25,9 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     """Write the run directories below a folder into one file, without the losses of single samples.
 
     These take nine tenths of the space, because they cannot be compressed. All else is kept bit for bit: whether each
-    prediction was correct, mean losses of experiences, step sizes, measurements, descriptions. Unpacked (`tar -xf`),
-    the directories are read as any others. The same runs make the same file.
+    prediction was correct, mean losses of experiences, step sizes, measurements, descriptions. Of a regression, whose
+    score they are, losses are kept. Unpacked (`tar -xf`), the directories are read as any others. The same runs make
+    the same file.
 
     Args:
         folder: a study's folder, or a folder of run directories. Its name is that of the unpacked folder.
@@ -51,23 +53,26 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         contents |= {run / name: (run / name).read_bytes() for name in _DESCRIPTIONS}
         others = [run / f"{name}.parquet" for name in TABLES if name != "samples"]
         contents |= {path: path.read_bytes() for path in others if path.is_file()}
-        contents[run / "samples.parquet"] = _without_losses(run / "samples.parquet")
+        keep = is_regression(runs.among([str(run)]))
+        contents[run / "samples.parquet"] = _samples(run / "samples.parquet", keep)
     return write_whole(
         target, partial(_write, {str(path.relative_to(root.parent)): contents[path] for path in contents})
     )
 
 
-def _without_losses(path: Path) -> bytes:
-    """The table of samples with null in place of losses."""
+def _samples(path: Path, with_losses: bool) -> bytes:
+    """The table of samples, with null in place of losses unless they are kept."""
     rows = pq.read_table(path)
-    place = rows.schema.get_field_index("loss")
-    none = pa.nulls(len(rows), rows.schema.field(place).type)
+    if not with_losses:
+        place = rows.schema.get_field_index("loss")
+        none = pa.nulls(len(rows), rows.schema.field(place).type)
+        rows = rows.set_column(place, rows.schema.field(place), none)
     written = io.BytesIO()
     pq.write_table(
-        rows.set_column(place, rows.schema.field(place), none),
+        rows,
         written,
         compression="none",  # the archive's is better
-        use_dictionary=[name for name in rows.column_names if name != "step"],
+        use_dictionary=[name for name in rows.column_names if name not in ("step", "loss")],
         column_encoding={"step": "DELTA_BINARY_PACKED"},
         write_page_checksum=True,
     )

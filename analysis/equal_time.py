@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.ranking import family, settings_of_learners
+from analysis.families import family
+from analysis.ranking import settings_of_learners
 from analysis.runs import Runs
 from analysis.statistics import Diverged, counted_runs, mean_interval, sample_scores
 from analysis.tuning import selection_of

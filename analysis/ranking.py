@@ -9,57 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.families import family
 from analysis.runs import Runs
 from analysis.statistics import Diverged, average_score, is_regression, mean_interval
 from analysis.tables import Format, comparison_table, format_columns, with_interval
 from analysis.tuning import FACTORS, chosen_setting, setting_text
 
-# Kind of learner → names of learners, in the order in which kinds are listed. Others are of the last kind.
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "fixed step size": ("fixed", "lion", "torch:", "pytorch_optimizer:"),
-    "MetaOptimize": ("metaoptimize", "adamw_lion_package"),
-    "learned step sizes": (
-        "idbd",
-        "autostep",
-        "sgd_hd",
-        "adam_hd",
-        "meta_mirror_descent",
-        "exponentiated_gradient",
-        "glocal",
-        "gdtuo",
-    ),
-    "no step size to choose": (
-        "sps",
-        "vsgd",
-        "cocob",
-        "obgd",
-        "dog",
-        "ldog",
-        "dadapt_",
-        "prodigy",
-        "mechanic",
-        "trac",
-        "schedulefree_",
-        "pytorch_optimizer:TRAC",
-    ),
-    "made for changing streams": ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop"),
-    "schedule, or told of changes": ("cosine", "aruba_told", "reinitialised_told"),
-    "other": ("",),
-}
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
-
-
-def family(name: str) -> str:
-    """The kind of a learner.
-
-    Args:
-        name: the registered name, such as `"dadapt_adam"`.
-
-    Returns:
-        A key of `FAMILIES`: the one whose entry is the longest beginning of the name.
-    """
-    beginnings = [(len(start), kind) for kind, starts in FAMILIES.items() for start in starts if name.startswith(start)]
-    return max(beginnings, key=lambda beginning: beginning[0])[1]
 
 
 def ranking(
@@ -183,7 +139,7 @@ def caption(table: pd.DataFrame) -> str:
         sentences.append(
             "Settings were chosen on other seeds, with “tuning” runs × samples; “selection” is the accuracy of the "
             "chosen setting there, and “lost … off” by how many percentage points it was better than settings with a "
-            "step size about so many times larger or smaller."
+            "step size about so many times larger or smaller; a run that diverged has 0 there."
         )
     if "time_ratio" in table:
         sentences.append(

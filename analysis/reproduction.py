@@ -299,28 +299,19 @@ def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.Data
     Returns:
         One row per learner and way of choosing discount and meta step size (the paper's, and those with the best mean
         over all initial step sizes): learner, base, settings, gamma, meta_lr (NaN for fixed step sizes), lowest and
-        highest (step size), worst and best (online accuracy in %, mean over seeds), lost (best minus worst, in
-        percentage points), fixed_lost (that of the fixed step size of the same base update over its own, narrower
-        grid), saved and half_width (of fixed_lost − lost, paired by seed), verdict ("holds" if learned step sizes lose
-        less; "undecided" for a single seed).
+        highest (step size that all seeds have), worst and best (online accuracy in %, mean over seeds), lost (best
+        minus worst, in percentage points), fixed_lost (that of the fixed step size of the same base update over its
+        own, narrower grid), saved and half_width (of fixed_lost − lost, paired by seed), verdict ("holds" if learned
+        step sizes lose less; "undecided" for a single seed).
 
     Raises:
         ValueError: these are no such runs.
     """
     tried.require_one_stream()
-    by_seed = {int(seed): tried.select(seed=int(seed)) for seed in sorted(tried.table["seed"].unique())}
-    maps = pd.concat(
-        accuracy_by_setting(runs.select(learned_step_sizes=True), ["gamma", "meta_lr", "lr"], diverged).assign(
-            seed=seed
-        )
-        for seed, runs in by_seed.items()
-    )
-    fixed = pd.concat(
-        accuracy_by_setting(runs.select(learned_step_sizes=False), ["lr"], diverged).assign(seed=seed)
-        for seed, runs in by_seed.items()
-    )
+    maps = _of_all_seeds(tried, True, ["gamma", "meta_lr", "lr"], diverged)
+    fixed = _of_all_seeds(tried, False, ["lr"], diverged)
     maps["base"], fixed["base"] = (part["label"].str.partition(", ")[0] for part in (maps, fixed))
-    fixed_lost = {base: _lost(group) for base, group in fixed.groupby("base")}
+    fixed_lost = {base: _lost(_by_step_size(group)) for base, group in fixed.groupby("base")}
     rows = []
     for learner, group in fixed.groupby("label", sort=False):
         rows.append(_over_step_sizes(str(learner), "", (np.nan, np.nan), group, None))
@@ -335,17 +326,33 @@ def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.Data
     return pd.DataFrame(rows)
 
 
-def _lost(group: pd.DataFrame) -> pd.Series:
-    """Best minus worst accuracy (percentage points), by seed."""
-    accuracy = group.groupby("seed")["online_accuracy"]
-    return 100 * (accuracy.max() - accuracy.min())
+def _of_all_seeds(tried: Runs, learned: bool, settings: list[str], diverged: Diverged) -> pd.DataFrame:
+    """Accuracy of each setting on each seed, of learners whose step sizes are learned, or fixed."""
+    of_kind = tried.select(learned_step_sizes=learned)
+    if not len(of_kind):
+        raise ValueError(f"there are no selection runs with {'learned' if learned else 'fixed'} step sizes")
+    return pd.concat(
+        accuracy_by_setting(of_kind.select(seed=int(seed)), settings, diverged).assign(seed=seed)
+        for seed in sorted(of_kind.table["seed"].unique())
+    )
+
+
+def _by_step_size(group: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy (%) by seed and step size, of the step sizes that all seeds have."""
+    return 100 * group.pivot(index="seed", columns="lr", values="online_accuracy").dropna(axis="columns")
+
+
+def _lost(accuracy: pd.DataFrame) -> pd.Series:
+    """Best minus worst by seed; which these are is told by the means over seeds, not by each seed's own luck."""
+    means = accuracy.mean()
+    return accuracy[means.idxmax()] - accuracy[means.idxmin()]
 
 
 def _over_step_sizes(
     learner: str, settings: str, chosen: tuple[float, float], group: pd.DataFrame, fixed_lost: pd.Series | None
 ) -> dict[str, object]:
-    means = 100 * group.groupby("lr")["online_accuracy"].mean()
-    lost = _lost(group)
+    accuracy = _by_step_size(group)
+    means, lost = accuracy.mean(), _lost(accuracy)
     saved, half_width = (np.nan, np.nan) if fixed_lost is None else _paired(fixed_lost, lost)
     return {
         "learner": learner,
@@ -353,8 +360,8 @@ def _over_step_sizes(
         "settings": settings,
         "gamma": chosen[0],
         "meta_lr": chosen[1],
-        "lowest": group["lr"].min(),
-        "highest": group["lr"].max(),
+        "lowest": means.index.min(),
+        "highest": means.index.max(),
         "worst": means.min(),
         "best": means.max(),
         "lost": lost.mean(),

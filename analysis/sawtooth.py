@@ -95,12 +95,13 @@ def sawtooth(
     in an experience, their mean is subtracted, and the straight line whose slope is that between the means of the
     experiences before and after: a steady drift leaves nothing, a regular sawtooth all of itself.
 
-    Under the null hypothesis, each experience of each seed is replaced by an equally long stretch that begins up to
-    half its length earlier or later, uniformly at random, with neighbours as long as the experience's; everything else
-    is computed as before. (A common circular shift of all boundaries would not do: with equal lengths it merely
-    rotates the profile, and leaves its amplitude as it is.) Where the trajectory knows nothing of boundaries, and what
-    it does next does not depend on its level, as in a random walk or in noise with a memory, both have nearly the same
-    distribution.
+    Under the null hypothesis, each experience is replaced by an equally long stretch that begins up to half its length
+    earlier or later, uniformly at random, with neighbours as long as the experience's; everything else is computed as
+    before. All seeds are shifted alike: what they have in common without knowing boundaries, such as the way up from
+    the initial step size, would otherwise be smeared by the shifts and sharp without. (A common circular shift of all
+    boundaries would not do: with equal lengths it merely rotates the profile, and leaves its amplitude as it is.) Where
+    the trajectories know nothing of boundaries, and what they do next does not depend on their level, as in a random
+    walk or in noise with a memory, both have nearly the same distribution.
 
     Args:
         trajectories: of one block, one for each seed.
@@ -123,7 +124,8 @@ def sawtooth(
     folders, n_experiences, n_bins = _laid_out(trajectories, bins, skip)
     random = np.random.default_rng(seed)
     observed = np.stack([folder.rows(folder.starts[None], n_bins)[0, :n_experiences] for folder in folders])
-    shifted = [folder.rows(folder.shifted(random, shifts), n_bins)[:, :n_experiences] for folder in folders]
+    places = random.random((shifts, max(len(folder.numbers) for folder in folders)))
+    shifted = [folder.rows(folder.shifted(places), n_bins)[:, :n_experiences] for folder in folders]
     profiles = np.nanmean(np.stack(shifted), axis=(0, 2))
     amplitudes = np.nanmax(profiles, axis=1) - np.nanmin(profiles, axis=1)
 
@@ -342,11 +344,14 @@ class _Folder(NamedTuple):
         """Recorded values in the experience that has fewest."""
         return int(np.diff(np.searchsorted(self.steps, self.edges[self.skip :])).min())
 
-    def shifted(self, random: np.random.Generator, n: int) -> Array:
-        """Random starts in place of those of the experiences, [n, n_experiences]; none reaches over the end."""
+    def shifted(self, places: Array) -> Array:
+        """Starts in place of those of the experiences, [n, n_experiences], at `places` in [0, 1), [n, ≥ n_experiences].
+
+        They are within half a length of the experience's start; none reaches over the end.
+        """
         lengths = self.lengths[self.numbers]
         low = np.minimum(self.starts - lengths / 2, self.edges[-1] - 2 * lengths)
-        return np.maximum(low, 0) + random.random((n, len(lengths))) * lengths
+        return np.maximum(low, 0) + places[:, : len(lengths)] * lengths
 
     def mean(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Mean logarithm, and mean step, of what was recorded in [low, high); NaN if nothing was."""

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from analysis.families import family
 from analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
@@ -447,6 +448,10 @@ def is_at_bound(runs: Runs, run: str) -> bool:
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
     """The learner with fixed step sizes that has the best mean of `average_score`.
 
+    Learners that do more than that are left out (of the kinds of `analysis.families`: schedules, replays, those that
+    are told of changes, those made for them), and so are those with fewer counted runs than others, whose means are
+    over other samples.
+
     Args:
         runs: runs of one stream.
         diverged: how diverged runs count, see `online_accuracy`.
@@ -459,10 +464,13 @@ def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
     """
     runs.require_one_stream()
     scores, name = average_score(runs, diverged)
-    fixed = scores[~scores["learned_step_sizes"].astype(bool)].dropna(subset=name)
+    kinds = scores["run"].map(lambda run: family(runs.configs[run]["learner"]["name"]))
+    plain = kinds.isin(["fixed step size", "other"]) & ~scores["learned_step_sizes"].astype(bool)
+    fixed = scores[plain].dropna(subset=name)
     if fixed.empty:
         return None
-    means = fixed.groupby("label", sort=False)[name].mean()
+    by_label = fixed.groupby("label", sort=False)[name]
+    means = by_label.mean()[by_label.count() == by_label.count().max()]
     return str(means.idxmin() if name == "squared_error" else means.idxmax())
 
 

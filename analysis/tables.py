@@ -96,7 +96,7 @@ def comparison_table(
         group = scores[scores["label"] == label]
         config = runs.configs[group["run"].iloc[0]]
         reported_elsewhere = not chosen_setting(config) and config.get("entry") in tuned_entries
-        tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection, diverged)
+        tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection)
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
@@ -227,19 +227,19 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
     }
 
 
-def _tuning(config: Mapping[str, Any], selection: Runs, diverged: Diverged) -> dict[str, object]:
+def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
     """Columns about how the setting of a learner was chosen; none if it was not."""
     reported, tried = chosen_setting(config), selection_of(selection, config)
     if not len(tried):
         return {}
-    chosen = reported or best_setting(tried, diverged)
+    chosen = reported or best_setting(tried)
     scale = 1 if is_regression(tried) else 100
-    lost = sensitivity(tried, chosen, diverged=diverged)
+    lost = sensitivity(tried, chosen)
     return {
         "setting": setting_text(reported) or None,
         "tuning_runs": len(tried),
         "tuning_samples": int(tried.table["n_samples"].sum()),
-        "selection_score": scale * score_of_setting(tried, chosen, diverged),
+        "selection_score": scale * score_of_setting(tried, chosen),
         **{f"lost_at_{factor:g}x": scale * loss for factor, loss in lost.items()},
     }
 

@@ -44,24 +44,23 @@ def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:
     return selection.among(path for path, candidate in selection.configs.items() if _belonging(candidate) == wanted)
 
 
-def scores_by_setting(
-    selection: Runs, options: Sequence[str], diverged: Diverged = "chance"
-) -> tuple[list[tuple[dict[str, Any], float]], str]:
-    """Mean score of each setting that was tried of one learner.
+def scores_by_setting(selection: Runs, options: Sequence[str]) -> tuple[list[tuple[dict[str, Any], float]], str]:
+    """Mean score of each setting that was tried of one learner, as settings are chosen by.
 
     Args:
-        selection: the learner's selection runs.
+        selection: the learner's selection runs. One that diverged has an accuracy of 0, or an infinite error.
         options: names of the options that were tuned.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
-        Pairs of a setting (option → value) and its mean score over the runs that count; and what the score is,
-        `"online_accuracy"` (a fraction) or `"squared_error"`.
+        Pairs of a setting (option → value) and its mean score; and what the score is, `"online_accuracy"` (a fraction)
+        or `"squared_error"`.
 
     Raises:
         ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
-    table, score = average_score(selection, diverged)
+    table, score = average_score(selection)
+    ended = selection.table["state"].to_numpy()
+    table.loc[ended == "diverged", score] = math.inf if score == "squared_error" else 0.0
     settings: list[dict[str, Any]] = []
     scores: list[list[float]] = []
     for run, value in table.dropna(subset=score)[["run", score]].itertuples(index=False, name=None):
@@ -73,12 +72,11 @@ def scores_by_setting(
     return [(setting, float(np.mean(values))) for setting, values in zip(settings, scores, strict=True)], score
 
 
-def best_setting(selection: Runs, diverged: Diverged = "chance") -> dict[str, Any]:
+def best_setting(selection: Runs) -> dict[str, Any]:
     """The setting with the best mean score over one learner's selection runs, of equal ones the first.
 
     Args:
         selection: the learner's selection runs.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
         Option → value, of the options that were tried; empty if no run counts.
@@ -87,18 +85,17 @@ def best_setting(selection: Runs, diverged: Diverged = "chance") -> dict[str, An
         ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
     options = dict.fromkeys(name for config in selection.configs.values() for name in chosen_setting(config))
-    tried, score = scores_by_setting(selection, list(options), diverged)
+    tried, score = scores_by_setting(selection, list(options))
     sign = -1 if score == "squared_error" else 1
     return max(tried, key=lambda setting: sign * setting[1], default=({}, math.nan))[0]
 
 
-def score_of_setting(selection: Runs, setting: Mapping[str, Any], diverged: Diverged = "chance") -> float:
+def score_of_setting(selection: Runs, setting: Mapping[str, Any]) -> float:
     """Mean score of one setting over one learner's selection runs.
 
     Args:
         selection: the learner's selection runs.
         setting: the values of all tuned options.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
         Accuracy (a fraction), or the squared error of a regression; NaN if no run of this setting counts.
@@ -106,7 +103,7 @@ def score_of_setting(selection: Runs, setting: Mapping[str, Any], diverged: Dive
     Raises:
         ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
-    tried, _ = scores_by_setting(selection, list(setting), diverged)
+    tried, _ = scores_by_setting(selection, list(setting))
     return next((value for candidate, value in tried if candidate == setting), math.nan)
 
 
@@ -119,9 +116,7 @@ def setting_text(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in setting.items())
 
 
-def sensitivity(
-    selection: Runs, chosen: Mapping[str, Any], option: str = "lr", diverged: Diverged = "chance"
-) -> dict[float, float]:
+def sensitivity(selection: Runs, chosen: Mapping[str, Any], option: str = "lr") -> dict[float, float]:
     """How much is lost when one option is off by a factor, on the selection runs of one learner.
 
     The setting tried whose value is nearest to the factor times the chosen one stands for it, above and below, if it is
@@ -132,7 +127,6 @@ def sensitivity(
         selection: the learner's selection runs.
         chosen: the chosen values of all tuned options.
         option: the one that is off.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
         3 and 10 → the loss of accuracy (a fraction), or the gain in squared error, on the worse side; NaN where no
@@ -144,7 +138,7 @@ def sensitivity(
     nothing = dict.fromkeys(FACTORS, math.nan)
     if not _is_positive(chosen.get(option)):
         return nothing
-    tried, score = scores_by_setting(selection, list(chosen), diverged)
+    tried, score = scores_by_setting(selection, list(chosen))
     best = next((value for setting, value in tried if setting == chosen), None)
     if best is None:
         return nothing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.families import FAMILIES, family
 from analysis.figures.style import (
     COLOURS,
     MARKERS,
@@ -21,7 +22,6 @@ from analysis.figures.style import (
     plain_ticks,
     styled,
 )
-from analysis.ranking import FAMILIES, family
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,7 +169,7 @@ def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each kind of learner that occurs: they depend on the kind alone.
 
     Args:
-        families: keys of `analysis.ranking.FAMILIES`.
+        families: keys of `analysis.families.FAMILIES`.
     """
     present = set(families)
     kinds = zip(FAMILIES, COLOURS, MARKERS, strict=False)

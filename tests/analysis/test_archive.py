@@ -4,11 +4,11 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis import load_runs
+from analysis import comparison_table, load_runs
 from analysis.runs import TABLES
 from analysis.scripts import archive
 
-from .synthetic import write_run
+from .synthetic import write_regression, write_run
 
 SIZES, GRADIENTS = {"first": [0.1, 0.2], "last": [0.3, 0.4]}, {"meta_gradient": {"first": [1.5, -2.5]}}
 
@@ -43,6 +43,17 @@ def test_all_but_the_losses_is_kept(study, tmp_path, capsys):
         assert after.read(ours, "samples")["loss"].isna().all()
         assert pq.read_schema(f"{ours}/samples.parquet") == pq.read_schema(f"{theirs}/samples.parquet")
     assert (tmp_path / "again" / "study" / "study.json").read_text() == '{"name": "synthetic"}'
+
+
+def test_losses_of_a_regression_are_its_score_and_kept(tmp_path):
+    for label, errors in {"A": [1.0, 0.5], "B": [0.8, 0.2]}.items():
+        write_regression(tmp_path / "study", label, 0, errors)
+    assert archive.main([str(tmp_path / "study"), "--out", str(tmp_path / "records.tar.xz")]) == 0
+    with tarfile.open(tmp_path / "records.tar.xz") as file:
+        file.extractall(tmp_path / "again", filter="data")
+    before, after = (comparison_table(load_runs(place / "study")) for place in (tmp_path, tmp_path / "again"))
+    assert_frame_equal(before, after)
+    assert after["squared_error"].tolist() == pytest.approx([0.75, 0.5])
 
 
 def test_the_same_runs_make_the_same_file(study, tmp_path):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
-from analysis.ranking import caption, family, format_ranking, ranking
+from analysis.families import family
+from analysis.ranking import caption, format_ranking, ranking
 from analysis.scripts import ranking as script
 
 from .synthetic import write_regression, write_run

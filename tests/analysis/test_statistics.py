@@ -143,9 +143,29 @@ def test_paired_differences_by_hand(paired):
 
 
 def test_best_fixed(paired):
-    assert best_fixed(load_runs(paired)) == "D"  # B is better than A, but learns its step sizes
-    assert best_fixed(load_runs(paired).select(label=["A", "B"])) == "A"
+    assert best_fixed(load_runs(paired)) == "A"  # B is better, but learns its step sizes; C and D have fewer seeds
+    assert best_fixed(load_runs(paired).select(label=["B", "C", "D"])) == "C"  # two seeds
     assert best_fixed(load_runs(paired).select(label="B")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fixed"),
+    [
+        ("fixed", True),
+        ("fixed_per_block", True),
+        ("torch:SGD", True),
+        ("of_ones_own", True),
+        ("replayed_step_sizes", False),
+        ("reinitialised_told", False),
+        ("cosine", False),
+        ("continual_backprop", False),
+        ("schedulefree_sgd", False),
+    ],
+)
+def test_fixed_step_sizes_and_nothing_else_are_compared_with(tmp_path, name, is_fixed):
+    write_run(tmp_path, "plain", 0, [1, 0, 0, 0], config={"learner": {"name": "fixed"}})
+    write_run(tmp_path, "other", 0, [1, 1, 1, 0], config={"learner": {"name": name}})
+    assert best_fixed(load_runs(tmp_path)) == ("other" if is_fixed else "plain")
 
 
 def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import comparison_table, format_table, load_runs
 from analysis.tables import caption
-from analysis.tuning import sensitivity
+from analysis.tuning import best_setting, scores_by_setting, sensitivity
 
 from .synthetic import write_regression, write_run
 
@@ -199,3 +199,24 @@ def test_regressions_lose_squared_error(tmp_path: Path) -> None:
     assert (table["lost_at_3x"].item(), table["lost_at_10x"].item()) == (2.0, math.inf)
     assert "∞" in format_table(table, "terminal")
     assert "were better than those" in caption(table)
+
+
+def test_diverged_trials_count_as_in_the_choice_of_settings(tmp_path: Path) -> None:
+    """A larger step size is better until it diverges: the study counts that as 0, not as chance."""
+    for seed in (100, 101):
+        write_trial(tmp_path, "AdamW", seed, 2, lr=0.01)
+    write_trial(tmp_path, "AdamW", 100, 3, lr=0.1)
+    config = entry("AdamW", tuned=("lr",), lr=0.1) | {"purpose": "selection"}
+    write_run(
+        tmp_path, "AdamW, lr = 0.1", 101, [1, 1, 0], n_samples=10, state="diverged", config=config, folder="diverged"
+    )
+    selection = load_runs(tmp_path, purpose="selection")
+
+    tried, score = scores_by_setting(selection, ["lr"])
+
+    assert (score, sorted((setting["lr"], value) for setting, value in tried)) == (
+        "online_accuracy",
+        [(0.01, pytest.approx(0.2)), (0.1, pytest.approx(0.15))],
+    )
+    assert best_setting(selection) == {"lr": 0.01}
+    assert sensitivity(selection, {"lr": 0.01})[10] == pytest.approx(0.05)
