@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from analysis.reproduction_report import Experiment, write_reproduction
+from analysis.reproduction_report import SHIFTS_OF_TABLES, Experiment, write_reproduction
 from analysis.runs import Runs
-from analysis.sawtooth import SHIFTS
 from analysis.scripts import _arguments
 
 
@@ -19,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(purpose="all")
     parser.add_argument("--table", choices=get_args(Experiment), required=True, help="which experiment of the paper")
     parser.add_argument(
-        "--shifts", type=int, default=SHIFTS, metavar="N", help="random sets of boundaries (default: %(default)s)"
+        "--shifts",
+        type=int,
+        default=SHIFTS_OF_TABLES,
+        metavar="N",
+        help="random sets of boundaries (default: %(default)s)",
     )
     _arguments.add_diverged(parser)
     return _arguments.run_command(parser, argv, _write)
