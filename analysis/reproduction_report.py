@@ -55,9 +55,9 @@ FINDINGS_NOTE = (
 )
 STEP_SIZES_NOTE = (
     "Each row: accuracy over all initial step sizes with the same discount and meta step size, or over fixed step "
-    "sizes; “lost” is best minus worst, in percentage points. The last column is by how much more the fixed step size "
-    "of the same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds; without "
-    "several seeds it is undecided."
+    "sizes; “lost” is the best of these means minus the worst, in percentage points. The last column is by how much "
+    "more the fixed step size of the same base update loses over its own, narrower grid, with a 95 % Student-t "
+    "interval over seeds; without several seeds it is undecided."
 )
 
 # Corrected for the forty blocks of a table, p-values can come far below 0.05.

@@ -3,7 +3,7 @@
 A learner is not told where an experience begins. If the step size of a block nevertheless rises after each boundary and
 falls until the next, laying all experiences over each other shows a tooth; if it does not, the same averages over
 stretches that begin anywhere look the same. That is the test here: nothing but the place of the boundaries is
-randomised, so drift, noise and slow transients count on both sides.
+randomised, for all seeds alike, so drift, noise and transients count on both sides.
 """
 
 from __future__ import annotations
