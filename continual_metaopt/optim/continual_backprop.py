@@ -53,6 +53,10 @@ class ContinualBackprop(OnBase):
       not, and so takes its default, which is the same 100.
     - Their ``AdamGnT`` computes the factor √(1 − β₂ᵗ) / (1 − β₁ᵗ) of Adam's bias correction and drops it; its steps
       have 1 − β₂ᵗ instead, so that they are near 0 at first, and again for weights of new units. Here it is Adam.
+    - Where a convolution feeds a linear layer, the code averages |h| · |w| over positions; here it is the mean of |h|
+      times that of |w|.
+    - Without its option ``accumulate``, the code for linear networks draws at random whether the fraction of a unit in
+      the budget counts, in place of adding fractions up. Its class has a maturity of 20 by default.
     - For convolutions, the code leaves Adam's first moment of the weights that lead to a new unit as it was.
     - Defaults: ρ = 1e-4, η = 0.99 and m = 100 are those of the experiments with permuted MNIST and of the code for
       convolutions. ``ContinualBackprop`` itself has ρ = 1e-3, η = 0.9. Utility "contribution" is the classes' default

@@ -16,6 +16,7 @@ What is this implementation's reading, because the paper leaves it open or is ab
 - A term that lasts counts as it is at the end of the collection. Growing terms (|λ| above 1 by more than the tolerance)
   are left out with the decaying ones.
 - Where no term lasts there is no estimate, and the hyperparameters stay as they are. ``n_skipped`` counts it.
+- Ten delays, the distance ||λ| − 1| and Adam are the paper's; lengths, tolerance, γ and meta step size are from here.
 """
 
 from collections.abc import Collection, Iterator

@@ -33,9 +33,9 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "meta_mirror_descent": {"lr": _LR, "meta_lr": (1e-5, 1e-1, "log"), "weight_decay": _DECAY_IN_GRADIENT},
     "exponentiated_gradient": {"lr": _LR, "gain_lr": (1e-4, 1e-1, "log"), "scale_lr": (1e-5, 1e-2, "log")},
     "sps": {"lr": (1e-3, 1e1, "log"), "c": [0.2, 0.5, 1.0, 2.0, 5.0]},
-    "obgd": {"lr": (1e-3, 1e1, "log"), "kappa": [1.0, 2.0, 3.0]},
+    "obgd": {"kappa": (0.1, 3.0, "log")},  # its bound always holds here, so that lr does nothing
     "upgd": {
-        "lr": (1e-5, 1e-1, "log"),
+        "lr": (1e-5, 3e-2, "log"),
         "weight_decay": [0.0, 1e-4, 1e-3, 1e-2],
         "beta_utility": [0.9, 0.99, 0.999, 0.9999],
         "sigma": _NOISE,
@@ -55,8 +55,8 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
         "weight_decay": _DECOUPLED_DECAY,
     },
     "glocal": {"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-2, 1.0, "log"), "window": [20, 50, 100]},
-    "dog": {"reps_rel": (1e-8, 1e-4, "log"), "weight_decay": _DECAY_IN_GRADIENT},
-    "ldog": {"reps_rel": (1e-8, 1e-4, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "dog": {"reps_rel": (1e-6, 1e-2, "log"), "weight_decay": _DECAY_IN_GRADIENT},
+    "ldog": {"reps_rel": (1e-6, 1e-2, "log"), "weight_decay": _DECAY_IN_GRADIENT},
     "prodigy": {"d_coef": [0.25, 0.5, 1.0, 2.0, 4.0], "d0": _INITIAL_DISTANCE, "weight_decay": _DECOUPLED_DECAY},
     "dadapt_sgd": {"d0": _INITIAL_DISTANCE, "weight_decay": _DECAY_IN_GRADIENT},
     "dadapt_adam": {"d0": _INITIAL_DISTANCE, "weight_decay": _DECAY_IN_GRADIENT},
@@ -66,7 +66,7 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "schedulefree_sgd": {"lr": (1e-3, 1e1, "log"), "momentum": [0.9, 0.95, 0.98]},
     "schedulefree_adamw": {"lr": _LR, "weight_decay": _DECOUPLED_DECAY},
     "lion": {"lr": (1e-6, 1e-2, "log"), "weight_decay": _DECOUPLED_DECAY},
-    "gdtuo": {"lr": (1e-5, 1e-1, "log"), "meta_lr": (1e-7, 1e-3, "log")},
+    "gdtuo": {"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-10, 1e-5, "log")},
 }
 
 NOTHING_TO_TUNE: Mapping[str, str] = {

@@ -28,7 +28,8 @@ class SPS(CheckedOptimizer):
     (``n_batches_per_epoch`` there), a step size of 1 before the first sample and ε = 1e-8 are the authors' code's.
 
     In their code a sample with loss 0, or a gradient below 1e-8, makes the step size 0, and the smoothed form never
-    leaves 0 again: 2^(1/n) · 0 = 0. Here such a sample moves no weights and leaves the last step size as it was.
+    leaves 0 again: 2^(1/n) · 0 = 0. Here such a sample moves no weights and leaves the last step size as it was. Their
+    smoothed form takes L* for 0; here it counts in both.
 
     ``step`` wants a closure that returns the loss.
 

@@ -27,7 +27,8 @@ class UPGD(CheckedOptimizer):
 
     The authors' repository has two sets of defaults and two step lengths. Here are the README's: 2 α, α = 1e-5,
     κ = 0.001, β = 0.999, σ = 0.001. Its experiment code (``FirstOrderGlobalUPGD``) steps by α instead of 2 α and has
-    κ = 0, β = 0, σ = 1: there, take half the step size and give those.
+    κ = 0, β = 0, σ = 1: there, take half the step size and give those. The repository of weight clipping has a third
+    form, with the README's defaults and α instead of 2 α.
 
     Known defects of the original, which are kept because they are the algorithm that was published: η is the largest
     of the uncorrected utilities while u in the numerator is corrected for its start at 0, so that s is 0 or 1 for

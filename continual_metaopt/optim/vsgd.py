@@ -34,7 +34,9 @@ class VSGD(CheckedOptimizer):
     by C², and τ = 2. The authors' two implementations differ. n₀ = 10, C = 2, τ = 2 and ε = 1e-9 are those of Schaul's
     PyOptim, which multiplies v̄ alone and has k = 1; k = 2 and what C multiplies are those of their code for Lua Torch,
     which for d weights has n₀ = √d and C = max(2, d / 10). Weights that a growing head adds have a slow start of their
-    own.
+    own. Of PyOptim two more things are otherwise: it adds ε to v̄ in every step, so that v̄ has a surplus of τ ε, where
+    here g² + ε is averaged; and its slow start measures all n₀ curvatures along the mean gradient of these samples,
+    where here the direction is the mean so far.
 
     The curvature is the one of "fd", hᵢ = |∂ᵢL(w + v) − ∂ᵢL(w)| / |vᵢ| along v = ḡ + ε (at a weight's first sample
     v = g + ε), rather than the first paper's, a diagonal that is propagated backwards layer by layer and would need

@@ -21,10 +21,11 @@ class TRAC(pytorch_optimizer.TRAC):
     finds a loss that is not), and can be saved; the recursions are the same.
 
     Known of both: once Σs is negative the weights are back at the initial ones, where h = 0 from then on, so that Σs
-    keeps its sign for good; with single samples this is often so after a few of them. The distance gone is recovered
-    from the weights, whose rounding in single precision is larger than the first steps: the sign of the first h is then
-    noise. The imaginary error function is a series in single precision, of about six digits. A network whose head
-    grows is not followed, and copies cannot be made.
+    keeps its sign for good. With single samples this is often so after the second one, whose gradient need only oppose
+    the first step; that is not a matter of rounding. The distance gone is recovered from the weights, whose rounding in
+    single precision is larger than the first steps. The imaginary error function is a series in single precision, of
+    about six digits; the package pads its coefficients by one zero more than the authors do. A network whose head grows
+    is not followed, and copies cannot be made.
     """
 
     def step_size_report(self) -> dict[str, float]:
