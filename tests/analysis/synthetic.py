@@ -40,6 +40,7 @@ def write_run(
     boundaries = [total * experience // n_experiences for experience in range(n_experiences)]
     info = {
         "definition": "class_split v1",
+        "task": "classification",
         "fingerprint": f"stream-{seed}",
         "source": "digits",
         "n_experiences": n_experiences,

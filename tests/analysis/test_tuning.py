@@ -12,6 +12,7 @@ import pytest
 from analysis import comparison_table, format_table, load_runs
 from analysis.tables import caption
 from analysis.tuning import best_setting, scores_by_setting, sensitivity
+from continual_metaopt.study import average_score
 
 from .synthetic import write_regression, write_run
 
@@ -218,5 +219,8 @@ def test_diverged_trials_count_as_in_the_choice_of_settings(tmp_path: Path) -> N
         "online_accuracy",
         [(0.01, pytest.approx(0.2)), (0.1, pytest.approx(0.15))],
     )
+    for setting, value in tried:
+        trials = [Path(path) for path, config in selection.configs.items() if config["learner"]["lr"] == setting["lr"]]
+        assert value == pytest.approx(sum(map(average_score, trials)) / len(trials))
     assert best_setting(selection) == {"lr": 0.01}
     assert sensitivity(selection, {"lr": 0.01})[10] == pytest.approx(0.05)
