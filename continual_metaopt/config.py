@@ -353,7 +353,7 @@ class StudyConfig(BaseModel):
         """How settings of a learner are chosen, with nothing left open; None if it is not tuned.
 
         Raises:
-            ConfigError: there is nothing to try, or a package is missing for it.
+            ConfigError: there is nothing to try, a package is missing for it, or an option does not fit.
         """
         if not self.is_tuned(entry):
             return None
@@ -363,13 +363,12 @@ class StudyConfig(BaseModel):
         if given.method == "grid":
             return given.model_copy(update={"trials": len(grid(given.space))})
         where = f"learners.{self.learners.index(entry)}"
+        base = resolve("learner", entry.untuned, f"{where}: learner").options.get("base")
         try:
-            space = given.space or {name: list(values) for name, values in search_space(entry.name).items()}
+            space = given.space or {name: list(values) for name, values in search_space(entry.name, base).items()}
             method = given.method or (self.tuning.method if self.tuning else "random")
             if method == "tpe":
                 require_optuna()
-        except UnknownNameError as error:
-            raise ConfigError(f"{where}: learner.name: {error}") from error
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
         if not space:

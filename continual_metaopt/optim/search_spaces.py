@@ -16,6 +16,7 @@ SearchSpace: TypeAlias = dict[str, Range | list[Any]]
 
 _LR: Range = (1e-5, 1e-1, "log")
 _DECOUPLED_DECAY = [0.0, 1e-3, 1e-2, 1e-1]  # multiplied by the step size
+_DECAY_OF_LARGE_STEPS = [0.0, 1e-4, 1e-3, 1e-2]  # likewise
 _DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
 _NOISE = [0.0, 1e-3, 1e-2, 1e-1]
 _INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy begin with
@@ -69,6 +70,25 @@ SEARCH_SPACES: Mapping[str, SearchSpace] = {
     "gdtuo": {"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-10, 1e-5, "log")},
 }
 
+# of base updates whose usual step sizes are others than those of Adam's kin; where they are larger, decays are smaller
+SPACES_OF_BASES: Mapping[str, SearchSpace] = {
+    "sgd": {"lr": (1e-4, 1e-1, "log"), "weight_decay": _DECAY_OF_LARGE_STEPS},
+    "sgdm": {"lr": (1e-5, 1e-2, "log"), "weight_decay": _DECAY_OF_LARGE_STEPS},
+    "lion": {"lr": (1e-6, 1e-2, "log")},
+}
+# learners whose step size is their base update's own
+ON_A_BASE = (
+    "fixed",
+    "fixed_per_block",
+    "l2_init",
+    "shrink_and_perturb",
+    "weight_clipping",
+    "cosine",
+    "cosine_restarts_told",
+    "reinitialised_told",
+    "continual_backprop",
+)
+
 NOTHING_TO_TUNE: Mapping[str, str] = {
     "vsgd": "it estimates its step sizes; what it has beside are lengths of its start",
     "cocob": "it has no step size",
@@ -80,11 +100,12 @@ class NoSearchSpaceError(ValueError):
     """Nobody has said where to look for settings of a learner."""
 
 
-def search_space(name: str) -> SearchSpace:
+def search_space(name: str, base: str | None = None) -> SearchSpace:
     """Where to look for good settings of a learner.
 
     Args:
         name: of the learner, as for ``make_optimizer``.
+        base: its base update, if it is given one.
 
     Returns:
         Option → ``(low, high, "log")`` for numbers between two bounds, uniform in their logarithm, or a list of values;
@@ -98,11 +119,15 @@ def search_space(name: str) -> SearchSpace:
     Example:
         >>> search_space("fixed")["lr"]
         (1e-05, 0.1, 'log')
+        >>> search_space("fixed", base="lion")["lr"]
+        (1e-06, 0.01, 'log')
     """
     if name in NOTHING_TO_TUNE:
         return {}
     if name in SEARCH_SPACES:
-        return dict(SEARCH_SPACES[name])
+        space = dict(SEARCH_SPACES[name])
+        of_base = SPACES_OF_BASES.get(base or "", {}) if name in ON_A_BASE else {}
+        return space | {option: values for option, values in of_base.items() if option in space}
     factory = learner_factory(name)
     if declared := getattr(factory, "search_space", None):
         return dict(declared)

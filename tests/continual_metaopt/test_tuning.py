@@ -145,6 +145,7 @@ def test_a_study_s_tuning_is_every_learner_s(tmp_path: Path) -> None:
         {"name": "upgd", "tune": {"space": {"lr": [1e-3, 1e-2, "log"]}}},
         {"label": "grid", "name": "fixed", "tune": {"lr": [1e-3, 1e-2, 1e-1]}},
         {"label": "as it is", "name": "fixed", "tune": {}},
+        {"label": "SGD", "name": "fixed", "base": "sgd"},
         {"name": "cocob"},
     ]
     study = tuned_study(tmp_path / "study.yaml", learners=learners)
@@ -155,10 +156,13 @@ def test_a_study_s_tuning_is_every_learner_s(tmp_path: Path) -> None:
         ("random", 3, ["lr"]),
         ("grid", 3, ["lr"]),
         None,
+        ("random", 3, ["lr", "weight_decay"]),
         None,
     ]
-    assert searches[0] is not None
-    assert searches[0].space == {name: list(values) for name, values in search_space("fixed").items()}
+    for position, base in [(0, None), (4, "sgd")]:
+        search = searches[position]
+        assert search is not None
+        assert search.space == {name: list(values) for name, values in search_space("fixed", base).items()}
     assert study.next_settings(study.learners[0], [])[0] == {"lr": 0.02, "weight_decay": 0.01}
 
 

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from continual_metaopt import register_learner
+from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.registry import LEARNERS, known_of_the_stream, learner_factory, make_optimizer
 from continual_metaopt.optim.search_spaces import (
     NOTHING_TO_TUNE,
+    ON_A_BASE,
     SEARCH_SPACES,
+    SPACES_OF_BASES,
     NoSearchSpaceError,
     is_inside,
     is_range,
@@ -66,6 +69,34 @@ def test_learners_with_nothing_to_tune_say_why(name: str) -> None:
 
 def test_weight_decay_of_fixed_baselines_is_tuned() -> None:
     assert all("weight_decay" in search_space(name) for name in ("fixed", "cosine", "cosine_restarts_told"))
+
+
+# these scale their base update's step sizes themselves, or begin with others and learn them
+OTHERS_WITH_A_BASE = {"metaoptimize", "replayed_step_sizes", "glocal", "gdtuo", "mechanic", "trac"}
+
+
+def test_learners_with_their_base_s_step_size_are_known() -> None:
+    with_a_base = {name for name in OWN if "base" in inspect.signature(learner_factory(name)).parameters}
+
+    assert with_a_base == {*ON_A_BASE} | OTHERS_WITH_A_BASE
+
+
+@pytest.mark.parametrize("base", list(BASE_UPDATES))
+@pytest.mark.parametrize("name", ON_A_BASE)
+def test_the_base_update_decides_where_its_step_sizes_are_sought(name: str, base: str) -> None:
+    parameters = inspect.signature(learner_factory(name)).parameters
+    usual, space = search_space(name), search_space(name, base)
+
+    assert space.keys() == usual.keys()
+    for option, values in space.items():
+        assert values == SPACES_OF_BASES.get(base, {}).get(option, usual[option])
+        assert is_inside(values, parameters[option].default)
+
+
+def test_spaces_of_bases_name_bases_and_move_no_other_step_sizes() -> None:
+    assert SPACES_OF_BASES.keys() <= set(BASE_UPDATES)
+    assert search_space("metaoptimize", "sgd") == search_space("metaoptimize")
+    assert search_space("fixed", "sgd")["lr"] == (1e-4, 1e-1, "log") != search_space("fixed")["lr"]
 
 
 def test_optimizers_of_packages_get_two_decades_around_their_default() -> None:
