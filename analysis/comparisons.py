@@ -93,11 +93,14 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
         seed: of the draws.
 
     Returns:
-        The p-value; NaN for no pairs, or where a difference is not finite.
+        The p-value; NaN for no pairs, or where a difference is missing. Infinite ones, as of regressions that diverged,
+        outweigh all others together.
     """
     observed = np.asarray(differences, dtype=float)
-    if not len(observed) or not np.isfinite(observed).all():
+    if not len(observed) or np.isnan(observed).any():
         return math.nan
+    largest = 1 + np.abs(observed[np.isfinite(observed)]).sum()
+    observed = np.clip(observed, -largest, largest)
     from scipy.stats import permutation_test
 
     # SciPy wants two values at least; one has two signs, which are equally far from zero.
@@ -422,7 +425,10 @@ def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
         comparisons: from `paired_comparisons`.
         level: of the tests.
     """
-    pairs, n = int(comparisons["pairs"].max()), len(comparisons)
+    n = len(comparisons)
+    if not n:
+        return "There is nothing to compare."
+    pairs = int(comparisons["pairs"].max())
     if comparisons.attrs["test"] == "t":
         return f"Paired t-tests, which take differences as normal; p_holm is corrected for {n} comparisons (Holm)."
     least, corrected = comparisons.attrs["smallest_p"], comparisons.attrs["smallest_p_holm"]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs, load_runs, read_status
-from analysis.statistics import AT_BOUND, at_bounds, is_regression
+from analysis.runs import Runs, load_runs, read_status, record_samples_every
+from analysis.statistics import AT_BOUND, at_bounds, is_regression, sample_scores, squared_errors
 
 MAX_BLOCKS = 8  # that are told about
 QUIET_SAMPLES = 100  # after which a loss that had grown counts as having come back
@@ -293,13 +293,20 @@ def _success(runs: Runs, samples: pd.DataFrame, config: Mapping[str, Any]) -> li
     if samples.empty:
         return ["Nothing has been recorded."]
     regression = is_regression(runs)
-    scores = 2 * samples["loss"] if regression else 100 * samples["correct"].astype(float)
+    if record_samples_every(config) > 1:
+        run, n_seen = runs.table[["path", "step"]].iloc[0]
+        values = squared_errors(runs, run) if regression else 100 * sample_scores(runs, run)
+        scores = pd.Series(values[: int(n_seen)])
+        experiences = np.searchsorted(config["stream_info"]["boundaries"], scores.index, side="right") - 1
+    else:
+        scores = 2 * samples["loss"] if regression else 100 * samples["correct"].astype(float)
+        experiences = samples["experience"].to_numpy()
     unit, name = ("", "Mean squared error") if regression else (" %", "Online accuracy")
 
     def text(value: float) -> str:
         return f"{value:.3g}" if regression else f"{value:.1f}{unit}"
 
-    by_experience = scores.groupby(samples["experience"]).mean()
+    by_experience = scores.groupby(experiences).mean()
     sentence = f"{name} {text(scores.mean())}"
     if len(by_experience) > 1:
         worst = int((by_experience if regression else -by_experience).to_numpy().argmax())

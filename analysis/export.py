@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import pandas as pd
 import pyarrow as pa
 
+from analysis.files import short_name
 from analysis.runs import TABLES, Runs, read_status
 
 Format = Literal["csv", "parquet", "tensorboard", "wandb"]
@@ -66,7 +67,7 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
         The files, or folders of runs, that were written.
 
     Raises:
-        ValueError: there is no such format, or a record cannot be read.
+        ValueError: there is no such format, the folder is or holds the current one, or a record cannot be read.
         FileExistsError: the folder holds something else.
         ModuleNotFoundError: the format needs a package that is not installed.
     """
@@ -79,6 +80,8 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
     if fmt not in writers:
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
     folder = Path(out)
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(f"{out}: a folder that is replaced cannot be the current one, or hold it; give another")
     _require_own(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -151,7 +154,8 @@ def write_tensorboard(runs: Runs, folder: Path) -> list[Path]:
             summary = Summary(value=[Summary.Value(tag=scalar.tag, simple_value=scalar.value)])
             writer.add_event(Event(wall_time=began + scalar.step / speed, step=scalar.step, summary=summary))
         writer.close()
-        (folders[-1] / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        # under another name than in a run directory, for which the folder would be taken
+        (folders[-1] / "run.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return folders
 
 
@@ -238,7 +242,8 @@ def _means(runs: Runs, run: str, length: int) -> Iterator[Scalar]:
             step = int(part["step"].iloc[-1])
             if part["correct"].notna().all():
                 yield Scalar("online/accuracy", step, float(part["correct"].astype(float).mean()))
-            yield Scalar("online/loss", step, float(part["loss"].mean()))
+            if part["loss"].notna().any():
+                yield Scalar("online/loss", step, float(part["loss"].mean()))
         rest = frame[~complete]
 
 
@@ -310,7 +315,7 @@ def _clock(status: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _folder_name(config: Mapping[str, Any]) -> str:
-    label = re.sub(r"[^\w.=,+-]+", "-", config["label"]).strip("-.") or "run"
+    label = short_name(re.sub(r"[^\w.=,+-]+", "-", config["label"]).strip("-.")) or "run"
     return f"{label}-seed{config['seed']}-{config['run_id']}"
 
 

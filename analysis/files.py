@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+MAX_BYTES = 120  # of a label in a file's name; most file systems allow 255 in all
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -38,7 +40,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
-    """Names of files for labels: letters, digits and dots, with a separator for everything else.
+    """Names of files for labels: letters, digits and dots, with a separator for everything else, and not too long.
 
     Args:
         labels: all labels whose files share a folder, each once.
@@ -48,10 +50,17 @@ def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
         Label → name. Where several would have the same name, all but the first have a number too.
     """
     names: dict[str, str] = {}
-    known: Counter[str] = Counter()
+    known: set[str] = set()
     for label in labels:
-        name = re.sub(r"[^\w.]+", separator, label).strip(separator)
-        known[name.casefold()] += 1  # some file systems do not tell capital letters from small ones
-        repeated = known[name.casefold()]
-        names[label] = name if repeated == 1 else f"{name}{separator}{repeated}"
+        first = name = short_name(re.sub(r"[^\w.]+", separator, label).strip(separator)) or "unnamed"
+        numbers = itertools.count(2)
+        while name.casefold() in known:  # some file systems do not tell capital letters from small ones
+            name = f"{first}{separator}{next(numbers)}"
+        known.add(name.casefold())
+        names[label] = name
     return names
+
+
+def short_name(name: str) -> str:
+    """The beginning of a name, so short that a file system takes it with something before and behind."""
+    return name.encode()[:MAX_BYTES].decode(errors="ignore")

@@ -17,9 +17,13 @@ import pandas as pd
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
+    common_boundaries,
     counted_runs,
+    default_window,
     is_regression,
     mean_interval,
+    means_by_experience,
+    recorded_trajectories,
     sample_scores,
     squared_errors,
     windowed_accuracy,
@@ -117,8 +121,7 @@ def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
             _curves(runs, "squared_error", "Squared error", "mean squared error", explanation, points + 1, curves)
             | {"x_title": "sample", "span": [0, n_samples]}
         ]
-    # A quarter of an experience shows the course within it; of many, only the trend over them is visible.
-    window = int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)
+    window = default_window(runs)
     points = _points(window, n_samples)
     sliding = _means(runs, counted, lambda path, _: 100 * windowed_accuracy(sample_scores(runs, path), window)[points])
     interval = "mean over seeds and, where there are several, its 95 % interval."
@@ -131,8 +134,7 @@ def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
     if 1 < len(lengths) <= MAX_POINTS:
 
         def by_experience(path: str, boundaries: Sequence[int]) -> np.ndarray:
-            scores = sample_scores(runs, path)
-            return 100 * np.add.reduceat(scores, boundaries) / np.diff([*boundaries, len(scores)])
+            return 100 * means_by_experience(sample_scores(runs, path), boundaries)
 
         means = _means(runs, counted, by_experience)
         x = np.arange(1, len(lengths) + 1)
@@ -161,7 +163,7 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         group = runs.table[runs.table["label"] == label]
         if quantity == "step_size" and not group["learned_step_sizes"].any():
             continue
-        records = {path: _record(runs, path, quantity) for path in group["path"]}
+        records = {path: recorded_trajectories(runs, path, quantity) for path in group["path"]}
         steps = np.unique(np.concatenate([record["step"].to_numpy(dtype=int) for record in records.values()]))
         if not len(steps):
             continue
@@ -219,7 +221,7 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         "x_title": "sample",
         "y_title": y_title,
         "span": [0, int(runs.table["n_samples"].max())],
-        "boundaries": _common_boundaries(runs),
+        "boundaries": common_boundaries(runs),
         "scale": scale,
         "learners": learners,
     }
@@ -276,7 +278,7 @@ def _curves(
         "explanation": explanation,
         "y_title": y_title,
         "x": _compact(x),
-        "boundaries": _common_boundaries(runs),
+        "boundaries": common_boundaries(runs),
         "scale": scale,
         "learners": learners,
     }
@@ -288,24 +290,6 @@ def _compact(x: np.ndarray) -> dict[str, int] | list[int]:
     if len(x) > 2 and len(distances) == 1:
         return {"first": int(x[0]), "distance": int(distances[0]), "count": len(x)}
     return [int(value) for value in x]
-
-
-def _common_boundaries(runs: Runs) -> list[int]:
-    """The starts of experiences, without the first one, where all runs agree on them."""
-    starts = [set(config["stream_info"]["boundaries"]) for config in runs.configs.values()]
-    return sorted(int(start) for start in set.intersection(*starts) - {0})
-
-
-def _record(runs: Runs, path: str, quantity: str) -> pd.DataFrame:
-    """What a run recorded of a quantity: step, block, value, q25, q75."""
-    if quantity == "step_size":
-        columns = ["step", "block", "step_size", "q25", "q75"]
-        return runs.read(path, "step_sizes", columns).rename(columns={"step_size": "value"})
-    record = runs.read(path, "measurements", ["step", "quantity", "block", "statistic", "value"])
-    record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
-    if quantity == "momentum":
-        record = record.assign(value=1 - record["value"])
-    return record.assign(q25=np.nan, q75=np.nan)
 
 
 def _median(columns: np.ndarray) -> np.ndarray:

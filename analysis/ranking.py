@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.families import family
 from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, is_regression, mean_interval
-from analysis.tables import Format, comparison_table, format_columns, with_interval
+from analysis.statistics import Diverged, average_score, is_regression, paired_interval
+from analysis.tables import comparison_table, number_text, with_interval
 from analysis.tuning import FACTORS, chosen_setting, setting_text
 
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
@@ -71,20 +71,6 @@ def ranking(
     return ranked
 
 
-def format_ranking(table: pd.DataFrame, fmt: Format) -> str:
-    """Write a ranking as text.
-
-    Args:
-        table: from `ranking`.
-        fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
-            columns, unrounded). All but the last round, and leave out columns without content.
-
-    Returns:
-        The text, ending with a line break.
-    """
-    return table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(columns_of(table), fmt)
-
-
 def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of a ranking that have content, as texts for people.
 
@@ -101,13 +87,13 @@ def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
         "tuned (%)": with_interval(table, "tuned"),
         "tuned − untuned": with_interval(table, "gain", sign="+"),
         f"− {reference}": with_interval(table, "difference", sign="+"),
-        "tuning": _numbers(table, "tuning_runs", "{:.0f}"),
-        "selection (%)": _numbers(table, "selection_score", "{:.1f}"),
-        **{f"lost {factor:g}× off": _numbers(table, f"lost_at_{factor:g}x", "{:.1f}") for factor in FACTORS},
-        "diverged": _numbers(table, "diverged", "{:.0f}"),
-        "time × AdamW": _numbers(table, "time_ratio", "{:.1f}"),
-        "memory × AdamW": _numbers(table, "memory_ratio", "{:.2f}"),
-        "state bytes": _numbers(table, "state_bytes_per_parameter", "{:.0f}"),
+        "tuning": _numbers(table, "tuning_runs", ".0f"),
+        "selection (%)": _numbers(table, "selection_score", ".1f"),
+        **{f"lost {factor:g}× off": _numbers(table, f"lost_at_{factor:g}x", ".1f") for factor in FACTORS},
+        "diverged": _numbers(table, "diverged", ".0f"),
+        "time × AdamW": _numbers(table, "time_ratio", ".1f"),
+        "memory × AdamW": _numbers(table, "memory_ratio", ".2f"),
+        "state bytes": _numbers(table, "state_bytes_per_parameter", ".0f"),
     }
     if "tuning_samples" in table:
         each = table["tuning_samples"] / table["tuning_runs"]
@@ -125,9 +111,10 @@ def caption(table: pd.DataFrame) -> str:
         Sentences that say what decides the place, what ± means, and how learners were paired and tuned.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
+    seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
     role = "the best learner with fixed step sizes, " if table.attrs["best_fixed"] else ""
     sentences = [
-        f"Average online accuracy over {most if fewest == most else f'{fewest} to {most}'} seeds; ± is the half width "
+        f"Average online accuracy over {seeds}; ± is the half width "
         "of a 95 % Student-t interval over seeds. Places are those of the tuned setting where it was reported, else of "
         "the untuned one.",
         f"Differences are in percentage points and paired by seed; those of the place's setting are from {role}"
@@ -220,10 +207,9 @@ def _paired(by_seed: pd.DataFrame, label: str | None, other: str | None) -> tupl
     """Mean difference over common seeds, and the half width of its interval; NaN if there is nothing to compare."""
     if label is None or other is None or label == other or not {label, other} <= {*by_seed.columns}:
         return math.nan, math.nan
-    mean, half_width = mean_interval((by_seed[label] - by_seed[other]).dropna().to_numpy())
-    return float(mean), float(half_width)
+    return paired_interval(by_seed[label], by_seed[other])
 
 
 def _numbers(table: pd.DataFrame, column: str, form: str) -> list[str]:
     values = table[column] if column in table else [math.nan] * len(table)
-    return ["" if pd.isna(value) else form.format(value).replace("-", "−") for value in values]
+    return [number_text(value, form) for value in values]

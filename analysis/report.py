@@ -136,11 +136,11 @@ def write_texts(
     Raises:
         OSError: a file cannot be written.
     """
-    explained = {"markdown": f"{{}}\n{explanation}\n", "latex": f"% {explanation}\n{{}}"}
+    before, behind = {"latex": f"% {explanation}\n"}, {"markdown": f"\n{explanation}\n"}
     return [
         write_whole(
             Path(out_dir) / f"{name}.{SUFFIXES[fmt]}",
-            partial(Path.write_text, data=explained.get(fmt, "{}").replace("{}", text), encoding="utf-8"),
+            partial(Path.write_text, data=before.get(fmt, "") + text + behind.get(fmt, ""), encoding="utf-8"),
         )
         for fmt, text in texts.items()
     ]

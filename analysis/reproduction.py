@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs import Runs
-from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy
-from analysis.tables import interval_text
+from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy, paired_interval
+from analysis.tables import interval_text, number_text
 
 Table = Literal["table2", "table3"]
 StepSizes = Literal["fixed", "scalar", "blockwise"]
@@ -87,7 +87,9 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     for row, accuracy in by_seed.items():
         mean, half_width = mean_interval(accuracy.to_numpy())
         fixed = by_seed.get(Row(row.base, "fixed", ""))
-        gap, gap_ci = (np.nan, np.nan) if fixed is None or row.step_sizes == "fixed" else _paired(accuracy, fixed)
+        gap, gap_ci = (np.nan, np.nan)
+        if fixed is not None and row.step_sizes != "fixed":
+            gap, gap_ci = paired_interval(accuracy, fixed)
         paper = PAPER[table]
         rows.append(
             {
@@ -133,7 +135,7 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
         for way in ways if {better[1], worse[1]} != {"fixed"} else [""]:
             rows = [Row(base, kind, "" if kind == "fixed" else way) for base, kind in (better, worse)]
             if all(row in by_seed for row in rows):
-                difference, half_width = _paired(by_seed[rows[0]], by_seed[rows[1]])
+                difference, half_width = paired_interval(by_seed[rows[0]], by_seed[rows[1]])
                 claims.append((claim, way, difference, half_width, paper, verdict(difference, half_width)))
     return pd.DataFrame(claims, columns=["claim", "settings", "difference", "half_width", "paper", "verdict"])
 
@@ -181,7 +183,7 @@ def comparison_markdown(table: pd.DataFrame) -> str:
         if np.isfinite(row["gap"]):
             ours += f" ({interval_text(row['gap'], row['gap_ci'], '+.2f')})"
         if np.isfinite(row["paper_gap"]):
-            paper += f" ({_signed(row['paper_gap'])})"
+            paper += f" ({number_text(row['paper_gap'], '+.2f')})"
         cells.setdefault(name, {}).update({f"{row['base']}, ours": ours, f"{row['base']}, paper": paper})
     columns = [f"{base}, {whose}" for base in BASES for whose in ("ours", "paper")]
     rows = [[name, *(of_row.get(column, "") for column in columns)] for name, of_row in cells.items()]
@@ -206,13 +208,9 @@ def claims_markdown(claims: pd.DataFrame) -> str:
             row["settings"]: f"{row['verdict']}: {interval_text(row['difference'], row['half_width'], '+.2f')}"
             for row in group.to_dict("records")
         }
-        paper = _signed(group["paper"].iloc[0])
+        paper = number_text(group["paper"].iloc[0], "+.2f")
         rows.append([claim, paper, *(found.get(way, found.get("", "")) for way in ways)])
     return tabulate(rows, ["claim", "paper", *ways], "github", colalign=["left", *["right"] * (1 + len(ways))]) + "\n"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
@@ -353,7 +351,7 @@ def _over_step_sizes(
 ) -> dict[str, object]:
     accuracy = _by_step_size(group)
     means, lost = accuracy.mean(), _lost(accuracy)
-    saved, half_width = (np.nan, np.nan) if fixed_lost is None else _paired(fixed_lost, lost)
+    saved, half_width = (np.nan, np.nan) if fixed_lost is None else paired_interval(fixed_lost, lost)
     return {
         "learner": learner,
         "base": group["base"].iloc[0],
@@ -430,9 +428,3 @@ def _by_seed(runs: Runs, table: Table, diverged: Diverged) -> dict[Row, pd.Serie
     if not values:
         raise ValueError(f"none of these runs is of the study {table}: run `continual-metaopt reproduce {table}` first")
     return {row: pd.Series(of_seeds).sort_index() for row, of_seeds in values.items()}
-
-
-def _paired(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
-    """Mean difference over common seeds, and the half width of its interval."""
-    mean, half_width = mean_interval((better - worse).dropna().to_numpy())
-    return float(mean), float(half_width)

@@ -115,15 +115,15 @@ def sawtooth(
 
     Raises:
         ValueError: there is no trajectory, fewer than two complete experiences remain, experiences were recorded fewer
-            than eight times, or an argument is out of range.
+            than eight times, a part of all experiences has no positive step size, or an argument is out of range.
     """
     if not trajectories:
         raise ValueError("there is no trajectory to fold")
     if bins < 4 or skip < 1 or shifts < 19:
         raise ValueError(f"needs bins ≥ 4, skip ≥ 1 and shifts ≥ 19, not {bins}, {skip} and {shifts}")
-    folders, n_experiences, n_bins = _laid_out(trajectories, bins, skip)
+    folders, observed = _laid_out(trajectories, bins, skip)
+    n_experiences, n_bins = observed.shape[1:]
     random = np.random.default_rng(seed)
-    observed = np.stack([folder.rows(folder.starts[None], n_bins)[0, :n_experiences] for folder in folders])
     places = random.random((shifts, max(len(folder.numbers) for folder in folders)))
     shifted = [folder.rows(folder.shifted(places), n_bins)[:, :n_experiences] for folder in folders]
     profiles = np.nanmean(np.stack(shifted), axis=(0, 2))
@@ -287,8 +287,8 @@ def sawtooth_table(
     return table
 
 
-def _laid_out(trajectories: Sequence[Trajectory], bins: int, skip: int) -> tuple[list[_Folder], int, int]:
-    """The trajectories, the number of experiences that all of them have beyond the first, and that of bins."""
+def _laid_out(trajectories: Sequence[Trajectory], bins: int, skip: int) -> tuple[list[_Folder], Array]:
+    """The trajectories, and the experiences after the first that all have: [n_seeds, n_experiences, n_bins]."""
     folders = [_Folder.of(trajectory, skip) for trajectory in trajectories]
     n_experiences = min((len(folder.numbers) for folder in folders), default=0)
     if n_experiences < 2:
@@ -300,7 +300,10 @@ def _laid_out(trajectories: Sequence[Trajectory], bins: int, skip: int) -> tuple
         raise ValueError(
             "an experience has fewer than eight recorded step sizes: record them more often (record_every)"
         )
-    return folders, n_experiences, n_bins
+    observed = np.stack([folder.rows(folder.starts[None], n_bins)[0, :n_experiences] for folder in folders])
+    if np.isnan(observed).all(axis=1).any():
+        raise ValueError("at some position within experiences, none of them has a positive step size")
+    return folders, observed
 
 
 class _Folder(NamedTuple):

@@ -55,11 +55,11 @@ def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
     """Mean of the last `window` samples, at each sample.
 
     Args:
-        correct: 1 or 0 (or a chance level in between) for each sample, [n].
+        correct: 1 or 0 (or a chance level in between, or an error) for each sample, [n].
         window: number of samples, from 1 to n.
 
     Returns:
-        Array [n]; NaN before the first full window.
+        Array [n]; NaN before the first full window, and where one holds NaN.
 
     Raises:
         ValueError: the window is empty or longer than the stream.
@@ -67,10 +67,34 @@ def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
     scores = np.asarray(correct, dtype=float)
     if not 1 <= window <= len(scores):
         raise ValueError(f"the window must have 1 to {len(scores)} samples, not {window}")
-    totals = np.concatenate([[0.0], np.cumsum(scores)])
-    accuracy = np.full(len(scores), np.nan)
-    accuracy[window - 1 :] = (totals[window:] - totals[:-window]) / window
-    return accuracy
+    # pandas compensates rounding errors, as differences of cumulative sums would not after one huge error.
+    return pd.Series(scores).rolling(window).mean().to_numpy()
+
+
+def default_window(runs: Runs) -> int:
+    """Samples that a sliding mean takes together.
+
+    Args:
+        runs: runs of one stream.
+
+    Returns:
+        A quarter of the shortest experience, which shows the course within one; of more than 20 experiences the length
+        of the longest, since only the trend over them is visible.
+    """
+    info = runs.configs[runs.table["path"].iloc[0]]["stream_info"]
+    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)
+
+
+def means_by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
+    """Mean score of each experience, [n_experiences], of scores of all samples and the first sample of each."""
+    return np.add.reduceat(scores, boundaries) / np.diff([*boundaries, len(scores)])
+
+
+def common_boundaries(runs: Runs) -> list[int]:
+    """The first samples of experiences, without that of the first one, on which all runs agree."""
+    starts = [set(runs.configs[path]["stream_info"]["boundaries"]) for path in runs.table["path"]]
+    return sorted(int(start) for start in set.intersection(*starts) - {0})
 
 
 def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
@@ -353,26 +377,47 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
 
     Args:
         runs: the runs.
-        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs; `"exclude"`:
-            diverged runs are not counted.
+        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs, if any of
+            the runs has been measured; `"exclude"`: diverged runs are not counted.
 
     Returns:
-        Fractions, indexed by path like `runs.table`; NaN where it was not measured or the run is not counted.
+        Fractions, indexed by path like `runs.table`; NaN where it was not measured, as in regressions and streams
+        without test samples, or where the run is not counted.
 
     Raises:
         ValueError: the runs cannot be averaged (see `counted_runs`).
     """
     accuracy = pd.Series(np.nan, index=pd.Index(runs.table["path"], name="run"), name="held_out_accuracy")
-    for path, state in counted_runs(runs, diverged)[["path", "state"]].itertuples(index=False):
-        if not runs.configs[path]["evaluate"]:
-            continue
-        measured = runs.read(path, "experiences", ["test_accuracy"])["test_accuracy"].dropna().to_numpy(dtype=float)
+    counted = counted_runs(runs, diverged).set_index("path")["state"]
+    measured = {
+        path: runs.read(path, "experiences", ["test_accuracy"])["test_accuracy"].dropna().to_numpy(dtype=float)
+        for path in counted.index
+        if runs.configs[path]["evaluate"]
+    }
+    if not any(map(len, measured.values())):
+        return accuracy
+    for path, scores in measured.items():
         info = runs.configs[path]["stream_info"]
-        missing = info["n_experiences"] - len(measured) if state == "diverged" else 0
-        scores = np.concatenate([measured, np.full(missing, 1 / info["n_outputs"])])
+        missing = info["n_experiences"] - len(scores) if counted[path] == "diverged" else 0
+        scores = np.concatenate([scores, np.full(missing, 1 / info["n_outputs"])])
         if len(scores):
             accuracy[path] = scores.mean()
     return accuracy
+
+
+def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
+    """Mean difference over common seeds, with its interval.
+
+    Args:
+        better: scores of a learner, by seed.
+        worse: those of another.
+
+    Returns:
+        Mean of better − worse, and the half width of its 95 % Student-t interval; NaN as in `mean_interval`.
+    """
+    with np.errstate(invalid="ignore"):  # infinite errors
+        mean, half_width = mean_interval((better - worse).dropna().to_numpy())
+    return float(mean), float(half_width)
 
 
 def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = "chance") -> pd.DataFrame:
@@ -399,8 +444,7 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     for label in runs.labels:
         if label != baseline_label:
             pairs = by_seed.reindex(columns=[label, baseline_label]).dropna()
-            differences = (pairs[label] - pairs[baseline_label]).to_numpy()
-            rows[label] = (len(differences), *mean_interval(differences))
+            rows[label] = (len(pairs), *paired_interval(pairs[label], pairs[baseline_label]))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
         "label"
     )
@@ -599,6 +643,27 @@ def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = Non
         record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
     of_block = record["block"].isna() if block is None else record["block"] == block
     return record.loc[of_block, ["step", "value"]]
+
+
+def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
+    """What one run recorded of a meta-parameter, of all blocks.
+
+    Args:
+        runs: the runs.
+        run: the path of the run.
+        quantity: `"step_size"`, or a quantity of the table of measurements; momentum as 1 − momentum.
+
+    Returns:
+        step, block, value, q25, q75; quartiles are NaN where there are none.
+    """
+    if quantity == "step_size":
+        columns = ["step", "block", "step_size", "q25", "q75"]
+        return runs.read(run, "step_sizes", columns).rename(columns={"step_size": "value"})
+    record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])
+    record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
+    if quantity == "momentum":
+        record = record.assign(value=1 - record["value"])
+    return record.assign(q25=np.nan, q75=np.nan)
 
 
 def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:

@@ -44,10 +44,13 @@ _LATEX_SIGNS = {
     "β": r"$\beta$",
     "γ": r"$\gamma$",
     "η": r"$\eta$",
+    "θ": r"$\theta$",
     "κ": r"$\kappa$",
     "λ": r"$\lambda$",
     "μ": r"$\mu$",
     "ρ": r"$\rho$",
+    "₀": "$_0$",
+    "∞": r"$\infty$",
 }
 
 
@@ -168,7 +171,7 @@ def caption(table: pd.DataFrame) -> str:
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
     regression = table.attrs["score"] == "squared_error"
     reference = table.attrs["baseline"]
-    if reference is not None:
+    if reference is not None and len(table) > 1:
         role = ", the best learner with fixed step sizes in this table," if table.attrs["best_fixed"] else ""
         unit = "paired" if regression else "in percentage points and paired"
         sentences.append(
@@ -274,9 +277,7 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         ]
         for factor in FACTORS:
             columns[f"lost {factor:g}× off"] = [
-                ""
-                if math.isnan(loss)
-                else f"{loss:.{2 if score == 'squared_error' else 1}f}".replace("-", "−").replace("inf", "∞")
+                number_text(loss, ".2f" if score == "squared_error" else ".1f")
                 for loss in table[f"lost_at_{factor:g}x"]
             ]
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
@@ -310,10 +311,21 @@ def interval_text(value: float, half_width: float, form: str = ".2f") -> str:
     Returns:
         The text; empty if the value is missing.
     """
-    if math.isnan(value):
-        return ""
-    text = f"{value:{form}}".replace("-", "−").replace("inf", "∞")
-    return text if math.isnan(half_width) else f"{text} ± {half_width:{form.lstrip('+')}}"
+    text = number_text(value, form)
+    return text if not text or math.isnan(half_width) else f"{text} ± {half_width:{form.lstrip('+')}}"
+
+
+def number_text(value: float, form: str = ".2f") -> str:
+    """A number for people, such as "−1.20" or "∞".
+
+    Args:
+        value: of any unit.
+        form: as of Python's `format`.
+
+    Returns:
+        The text; empty if the value is missing.
+    """
+    return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
 
 
 def _escape_markdown(text: str) -> str:

@@ -8,6 +8,8 @@ from continual_metaopt.config import RunConfig
 
 Job = tuple[RunConfig, Path]
 
+MAX_LABEL = 120  # characters of a label in a folder's name; most file systems allow 255 bytes in all
+
 
 class BackendError(ValueError):
     """Runs cannot be done where they were to be done; the message says what to do."""
@@ -68,5 +70,5 @@ def title(config: RunConfig) -> str:
 
 def run_folder_name(config: RunConfig) -> str:
     """A folder name that tells people the learner and the seed, and programs the identity of the run."""
-    label = re.sub(r"[^a-z0-9.]+", "-", (config.label or config.learner.name).lower()).strip("-")
+    label = re.sub(r"[^a-z0-9.]+", "-", (config.label or config.learner.name).lower()).strip("-")[:MAX_LABEL] or "run"
     return f"{label}-seed{config.seed}-{config.run_id}"

@@ -91,11 +91,11 @@ def overview(folder: Path) -> Overview:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     studies = [*folder.glob("study.json"), *folder.glob("*/study.json")]  # of one stream and network, or of several
-    runs = [
-        _run_state(Path(directory))
-        for directory, _, files in os.walk(folder)
-        if "status.json" in files or "config.json" in files
-    ]
+    runs = []
+    for directory, subdirectories, files in os.walk(folder):
+        if "status.json" in files or "config.json" in files:
+            subdirectories.clear()  # what lies below belongs to the run
+            runs.append(_run_state(Path(directory)))
     if not runs and not studies:
         raise FileNotFoundError(f"{folder}: no run directory (a directory with config.json) here or below")
     return Overview(

@@ -374,10 +374,14 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
             if path in seen or "status.json" not in files:
                 continue
             seen.add(path)
-            status = read_json(path / "status.json")
-            speed, host = status.get("samples_per_second"), (status.get("owner") or {}).get("host")
+            try:
+                status, config = read_json(path / "status.json"), read_json(path / "config.json")
+                speed, host = status.get("samples_per_second"), (status.get("owner") or {}).get("host")
+                described = {"network": dict(config["network"]), "learner": {"name": None, **config["learner"]}}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # damaged, or of another program: an estimate can do without
             if status.get("state") == "finished" and host == socket.gethostname() and speed:
-                yield read_json(path / "config.json"), speed
+                yield described, speed
 
 
 def _runs(n: int, samples: int) -> str:

@@ -21,8 +21,10 @@ from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
     counted_runs,
+    default_window,
     is_regression,
     mean_interval,
+    means_by_experience,
     require_labels,
     sample_scores,
     squared_errors,
@@ -60,8 +62,7 @@ def online_accuracy_by_experience(
     """
 
     def by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
-        lengths = np.diff([*boundaries, len(scores)])
-        return 100 * np.add.reduceat(scores, boundaries) / lengths
+        return 100 * means_by_experience(scores, boundaries)
 
     curves = _curves(runs, labels, diverged, by_experience)
     n_experiences = next(iter(curves.values())).shape[1]
@@ -105,7 +106,7 @@ def sliding_accuracy(
     """
     runs.require_one_stream()
     n_samples = int(runs.table["n_samples"].min())
-    size = _default_window(runs) if window is None else window
+    size = default_window(runs) if window is None else window
     if not 1 <= size <= n_samples:
         raise ValueError(f"the window must have 1 to {n_samples} samples, not {size}")
     points = np.unique(np.linspace(size - 1, n_samples - 1, MAX_POINTS).astype(int))
@@ -201,9 +202,10 @@ def sliding_squared_error(
     axes.set_ylabel(f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     _draw_means(axes, points + 1, curves, runs.labels, limits=(0, np.inf))
-    least = min(float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any())
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, least / 1.5), min(high, 100 * least))
+    known = [float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any()]
+    if known:  # something lasted for a window
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(known) / 1.5), min(high, 100 * min(known)))
     axes.set_xlim(0, n_samples)
     plain_ticks(axes.yaxis)
     thousands(axes, 6)
@@ -255,9 +257,3 @@ def _draw_means(
             low, high = np.clip([mean - half_width, mean + half_width], *limits)
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     legend_below(axes, list(curves))
-
-
-def _default_window(runs: Runs) -> int:
-    info = runs.configs[runs.table["path"].iloc[0]]["stream_info"]
-    lengths = np.diff([*info["boundaries"], info["n_samples"]])
-    return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)

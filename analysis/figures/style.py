@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis.files import write_whole
 from analysis.runs import Runs
+from analysis.statistics import common_boundaries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,11 +144,6 @@ def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
 
 
-def marker_of(all_labels: Sequence[str], label: str) -> str:
-    """Marker of a learner, by its place among all labels."""
-    return MARKERS[all_labels.index(label) % len(MARKERS)]
-
-
 def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
     """Label a logarithmic axis at these multiples of powers of ten, in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -174,8 +170,7 @@ def legend_below(axes: Axes, labels: Sequence[str], handles: Sequence[Any] | Non
 
 def draw_boundaries(axes: Axes, runs: Runs) -> None:
     """Mark the starts of experiences, where all runs agree on them."""
-    starts = [set(runs.configs[path]["stream_info"]["boundaries"]) for path in runs.table["path"]]
-    common = sorted(set.intersection(*starts) - {0})
+    common = common_boundaries(runs)
     width = float(np.clip(8 / max(1, len(common)), 0.2, 0.4))
     axes.vlines(common, 0, 1, transform=axes.get_xaxis_transform(), color="0.75", linewidth=width, zorder=0)
 

@@ -22,7 +22,7 @@ from analysis.figures.style import (
     thousands,
 )
 from analysis.runs import Runs
-from analysis.statistics import require_labels
+from analysis.statistics import recorded_trajectories, require_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +204,7 @@ def _trajectories(
         if unknown:
             raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(names)}")
         names = list(blocks)
-    records = {path: _record(runs, path, quantity) for path in paths}
+    records = {path: recorded_trajectories(runs, path, quantity) for path in paths}
     panels = {}
     for name in names:
         parts = {
@@ -219,17 +219,6 @@ def _trajectories(
             )
             panels[name] = _Panel(values, (low, high) if low.notna().any() else None)
     return panels
-
-
-def _record(runs: Runs, path: str, quantity: str) -> pd.DataFrame:
-    """What a run recorded of a quantity: step, block, value, q25, q75."""
-    if quantity == "step_size":
-        return runs.read(path, "step_sizes").rename(columns={"step_size": "value"})
-    record = runs.read(path, "measurements")
-    record = record.loc[(record["quantity"] == quantity) & (record["statistic"] == "value")]
-    if quantity == "momentum":
-        record = record.assign(value=1 - record["value"])
-    return record.assign(q25=np.nan, q75=np.nan)
 
 
 def _balanced_columns(n_panels: int, limit: int) -> int:

@@ -13,7 +13,7 @@ from analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_lear
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import interval_text
+from analysis.tables import interval_text, number_text
 
 SUMMARY = (
     "Means over seeds, ± the half width of a 95 % Student-t interval; in brackets 95 % bootstrap intervals, which are "
@@ -62,12 +62,8 @@ def _about(pairs: pd.DataFrame) -> str:
     )
 
 
-def _number(value: float, form: str = ".2f") -> str:
-    return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
-
-
 def _range(low: float, high: float, form: str = ".2f") -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f" [{_number(low, form)}, {_number(high, form)}]"
+    return "" if pd.isna(low) or pd.isna(high) else f" [{number_text(low, form)}, {number_text(high, form)}]"
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -83,7 +79,7 @@ def _summary(table: pd.DataFrame) -> dict[str, list[str]]:
             interval_text(row["mean"], row["mean_ci"]) + _range(row["bootstrap_low"], row["bootstrap_high"])
             for row in rows
         ],
-        "IQM": [_number(row["iqm"]) + _range(row["iqm_low"], row["iqm_high"]) for row in rows],
+        "IQM": [number_text(row["iqm"]) + _range(row["iqm_low"], row["iqm_high"]) for row in rows],
     }
 
 
@@ -94,13 +90,13 @@ def _pairs(table: pd.DataFrame) -> dict[str, list[str]]:
         "than": [str(row["baseline"]) for row in rows],
         "pairs": [str(row["pairs"]) for row in rows],
         "difference": [interval_text(row["difference"], row["difference_ci"], "+.2f") for row in rows],
-        "d": [_number(row["effect_size"]) + _range(row["effect_low"], row["effect_high"]) for row in rows],
+        "d": [number_text(row["effect_size"]) + _range(row["effect_low"], row["effect_high"]) for row in rows],
         "better on": [
-            _number(row["improvement"], ".0%") + _range(row["improvement_low"], row["improvement_high"], ".0%")
+            number_text(row["improvement"], ".0%") + _range(row["improvement_low"], row["improvement_high"], ".0%")
             for row in rows
         ],
-        "p": [_number(row["p"], ".3g") for row in rows],
-        "p (Holm)": [_number(row["p_holm"], ".3g") for row in rows],
+        "p": [number_text(row["p"], ".3g") for row in rows],
+        "p (Holm)": [number_text(row["p_holm"], ".3g") for row in rows],
         "seeds": ["" if pd.isna(row["seeds_needed"]) else str(row["seeds_needed"]) for row in rows],
     }
 

@@ -15,7 +15,7 @@ from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
 from analysis.scripts import _arguments
-from analysis.tables import interval_text
+from analysis.tables import interval_text, number_text
 
 NOTE = (
     "Amplitudes, rises, falls and slopes are in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is the half width "
@@ -74,7 +74,7 @@ def _limits(n_rows: int, shifts: int, level: float = 0.05) -> str:
 
 def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
     def texts(name: str, form: str = ".2f") -> list[str]:
-        return [f"{value:{form}}".replace("-", "−") for value in table[name]]
+        return [number_text(value, form) for value in table[name]]
 
     def with_interval(name: str, form: str) -> list[str]:
         pairs = zip(table[name], table[f"{name}_ci"], strict=True)

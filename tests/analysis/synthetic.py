@@ -54,7 +54,7 @@ def write_run(
     blocks = list(step_sizes or {"all": ()})
     content = {
         "schema_version": 1,
-        "run_id": hashlib.sha256(f"{root.name}/{directory.name}".encode()).hexdigest()[:12],  # the same every time
+        "run_id": hashlib.sha256(directory.name.encode()).hexdigest()[:12],
         "study": "synthetic",
         "label": label,
         "purpose": "report",

@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from analysis.comparisons import (
     smallest_p,
     summary_table,
 )
+from analysis.statistics import paired_differences
 
 from .synthetic import write_regression, write_run
 
@@ -78,8 +80,14 @@ def test_sign_flips_of_many_pairs_are_drawn():
     assert sign_flip_test(differences) == sign_flip_test(differences)
     assert sign_flip_test(differences) == pytest.approx(paired_t_test(differences), abs=0.02)
     assert sign_flip_test(np.ones(40)) == 2 / 10_000  # counts the observed signs, and both sides
-    assert math.isnan(sign_flip_test([np.inf, 1]))
+    assert math.isnan(sign_flip_test([np.nan, 1]))
     assert math.isnan(sign_flip_test([]))
+
+
+def test_an_infinite_difference_outweighs_all_others():
+    assert sign_flip_test([np.inf, 1, 2]) == 0.25
+    assert sign_flip_test([np.inf, -1, -2, -3]) == 1.0  # as many signs give a mean beyond as before
+    assert sign_flip_test([np.inf, -np.inf]) == 1.0
 
 
 def test_paired_t_test():
@@ -292,13 +300,23 @@ def test_less_error_is_better(tmp_path):
 
 
 def test_errors_that_are_infinite(tmp_path):
-    for seed in range(2):
+    for seed in range(6):
         write_regression(tmp_path, "Small", seed, [1, 1])
         write_regression(tmp_path, "Diverged", seed, [1], n_samples=2, state="diverged")
     runs = load_runs(tmp_path)
     (row,) = paired_comparisons(runs, "Diverged").to_dict("records")
     assert row["difference"] == math.inf
-    assert math.isnan(row["p"])
+    assert row["p"] == row["p_holm"] == 2 / 2**6
     assert math.isnan(row["effect_size"])
     assert row["improvement"] == 1
-    assert rank_learners(runs).table["rank"].tolist() == [1, 2]
+    ranks = rank_learners(runs)
+    assert ranks.table["rank"].tolist() == [1, 2]
+    assert ranks.groups() == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert paired_differences(runs, "Small").loc["Diverged", "difference"] == math.inf
+
+
+def test_nothing_to_compare_is_said(tmp_path):
+    write_run(tmp_path, "A", 0)
+    assert limits_of(paired_comparisons(load_runs(tmp_path), "A")) == "There is nothing to compare."

@@ -36,6 +36,13 @@ def test_a_finished_run(tmp_path):
     )
 
 
+def test_samples_recorded_in_part_count_exactly(tmp_path):
+    """All recorded samples are right, and no other is."""
+    options = {"config": CONFIG | {"record_samples_every": 4}, "status": FINISHED | {"n_correct": 3}}
+    path = write(tmp_path, [1, 0, 0, 0] * 3, step_sizes={"all": [0.01] * 12}, **options)
+    assert "Online accuracy 25.0 %: 25.0 % in the first experience, 25.0 % in the last" in explain(path)
+
+
 def test_a_regression(tmp_path):
     path = write_regression(tmp_path, "LMS", 0, [9] * 10 + [1] * 10, n_experiences=1)
     assert explain(path).splitlines()[2:] == [

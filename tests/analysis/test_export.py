@@ -78,6 +78,12 @@ def test_a_regression_has_no_accuracy(tmp_path):
     assert list(scalars(runs, runs.table["path"].item())) == [("online/loss", 0, 2.0), ("online/loss", 1, 1.0)]
 
 
+def test_losses_that_were_not_kept_are_left_out(tmp_path):
+    write_regression(tmp_path, "LMS", 0, [np.nan, 2])
+    runs = load_runs(tmp_path)
+    assert list(scalars(runs, runs.table["path"].item())) == [("online/loss", 1, 1.0)]
+
+
 EXPECTED = {
     "online/accuracy": [(0, 1), (1, 0), (2, 1), (3, 1)],
     "online/loss": [(0, 0.5), (1, 0.5), (2, 0.5), (3, 0.5)],
@@ -93,6 +99,9 @@ def test_tensorboard(runs, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
     folders = export(runs, tmp_path / "out", "tensorboard")
     assert [folder.name for folder in folders] == ["Fixed-seed1-ID1", "Meta,-α₀-=-1-2-seed0-ID0"]
+    assert json.loads((folders[1] / "run.json").read_text("utf-8"))["run_id"] == "ID0"
+    with pytest.raises(FileNotFoundError):  # which an export beside runs must not be taken for
+        load_runs(tmp_path / "out")
     events = accumulator(str(folders[1]), size_guidance={"scalars": 0}).Reload()
     assert set(events.Tags()["scalars"]) == set(EXPECTED)
     for tag, values in EXPECTED.items():
@@ -160,7 +169,7 @@ def test_what_is_missing_is_said(runs, tmp_path, fmt, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_only_an_earlier_export_is_replaced(runs, tmp_path):
+def test_only_an_earlier_export_is_replaced(runs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     export(runs, out, "parquet")
@@ -178,6 +187,10 @@ def test_only_an_earlier_export_is_replaced(runs, tmp_path):
         export(runs, out, "csv")
     with pytest.raises(FileExistsError, match="holds what no export has written"):
         export(runs, tmp_path / "runs", "csv")
+    monkeypatch.chdir(tmp_path / "runs")
+    for current in (".", ".."):
+        with pytest.raises(ValueError, match=r"cannot be the current one, or hold it; give another$"):
+            export(runs, current, "csv")
     with pytest.raises(ValueError, match=r"^fmt must be one of csv, parquet, tensorboard, wandb, not 'xls'$"):
         export(runs, tmp_path / "new", "xls")
 

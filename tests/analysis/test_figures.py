@@ -307,6 +307,12 @@ def test_sliding_squared_error(tmp_path):
     assert low < 1 < 4.5 < high <= 100
 
 
+def test_nothing_is_drawn_where_no_run_lasted_for_a_window(tmp_path):
+    write_regression(tmp_path, "LMS", 0, [1] * 5, n_samples=40, state="diverged")
+    (axes,) = sliding_squared_error(load_runs(tmp_path), 10).axes
+    assert not np.isfinite(axes.get_lines()[0].get_ydata()).any()
+
+
 def test_squared_errors_are_of_regressions(tmp_path):
     write_run(tmp_path)
     with pytest.raises(ValueError, match=r"^these runs are of a classification; sliding_accuracy shows how they went$"):

@@ -185,6 +185,11 @@ def test_runs_that_stopped_early_or_hold_zeros():
             {},
             "an experience has fewer than eight recorded step sizes: record them more often (record_every)",
         ),
+        (
+            [trajectory(np.where(np.arange(1000) % 100 < 30, -np.inf, 0.0))],
+            {},
+            "at some position within experiences, none of them has a positive step size",
+        ),
         ([trajectory(np.zeros(1000))], {"skip": 0}, "needs bins ≥ 4, skip ≥ 1 and shifts ≥ 19, not 20, 0 and 999"),
     ],
 )

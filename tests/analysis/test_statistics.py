@@ -58,6 +58,10 @@ def test_windowed_accuracy_looks_back():
     np.testing.assert_allclose(windowed_accuracy([1, 0, 0, 1], 2), [np.nan, 0.5, 0, 0.5])
     np.testing.assert_allclose(windowed_accuracy([1, 0], 1), [1, 0])
     np.testing.assert_allclose(windowed_accuracy([1, 0], 2), [np.nan, 0.5])
+    np.testing.assert_allclose(windowed_accuracy([1, np.nan, 1, 2, 2], 2), [np.nan, np.nan, np.nan, 1.5, 2])
+    errors = np.full(1000, 0.01)
+    errors[5] = 1e18  # which leaves nothing of what follows in a cumulative sum
+    np.testing.assert_allclose(windowed_accuracy(errors, 100)[105:], 0.01)
     for window in (0, 3):
         with pytest.raises(ValueError, match=f"the window must have 1 to 2 samples, not {window}"):
             windowed_accuracy([1, 0], window)
@@ -118,6 +122,13 @@ def test_held_out_accuracy(tmp_path):
     runs = load_runs(tmp_path)
     np.testing.assert_allclose(held_out_accuracy(runs), [0.7, (0.9 + 0.5) / 2, np.nan, np.nan])
     np.testing.assert_allclose(held_out_accuracy(runs, "exclude"), [0.7, np.nan, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("write", [write_run, write_regression])
+def test_what_nobody_measured_is_no_held_out_accuracy_of_diverged_runs(tmp_path, write):
+    write(tmp_path, "A", 0, [1, 0, 1, 1], test_accuracy=[None, None])
+    write(tmp_path, "B", 0, [1, 0], n_samples=4, state="diverged", test_accuracy=[None, None])
+    assert held_out_accuracy(load_runs(tmp_path)).isna().all()
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_tables_and_figures_are_written(
     monkeypatch.setattr(hypergradients, "DIGITS_END", 20)
     monkeypatch.setattr(hypergradients, "CENTRE", hypergradients.CENTRE | {"tau": 120, "window": 5})
     monkeypatch.setitem(hypergradients.SWEPT, "tau", (60, 120))
-    monkeypatch.setattr("sys.argv", f"hypergradients --seeds 2 --out {tmp_path}".split())
+    monkeypatch.setattr("sys.argv", ["hypergradients", "--seeds", "2", "--out", str(tmp_path)])
 
     hypergradients.main()
 

@@ -139,6 +139,9 @@ def test_sizes_for_people(n_bytes: float, text: str) -> None:
 def test_what_was_set_aside_is_told(tmp_path: Path) -> None:
     note = "'a/checkpoint.npz' is damaged (empty); what was recorded is kept in 'a/damaged', and the run begins again"
     write_run(tmp_path / "a", "finished", notes=[note])
+    write_run(tmp_path / "a" / "damaged", "failed")
     write_run(tmp_path / "b", "running", notes=[])
 
-    assert overview(tmp_path).text().splitlines()[3:] == [f"noted: {note}"]
+    found = overview(tmp_path)
+    assert found.text().splitlines()[3:] == [f"noted: {note}"]
+    assert (found.is_sound, len(found.runs)) == (True, 2)  # what was set aside is no run

@@ -96,6 +96,9 @@ def test_speeds_are_those_of_this_machine_s_earlier_runs(tmp_path: Path) -> None
     write_earlier(runs / "another network", study, 3, 7, network={"name": "linear"})
     write_earlier(runs / "another machine", study, 3, 7, owner={"host": "elsewhere", "pid": 1})
     write_earlier(runs / "diverged", study, 3, 7, state="diverged")
+    for name, file, content in [("a", "status", ""), ("b", "config", "{"), ("c", "config", '{"learner": {}}')]:
+        write_earlier(runs / f"damaged {name}", study, 3, 7)
+        (runs / f"damaged {name}" / f"{file}.json").write_text(content)
 
     plan = plan_study(study, [runs, runs / "adamw1", tmp_path / "nothing"], workers=1)
 

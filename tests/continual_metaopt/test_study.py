@@ -395,6 +395,12 @@ def run_of(study: StudyConfig, seed: int) -> Any:
     return study.run(entry, entry.candidates()[0], seed, "report")
 
 
+def test_any_label_makes_a_folder_s_name(tmp_path: Path) -> None:
+    for label, beginning in [("l" * 300, "l" * 120 + "-seed0-"), ("α", "run-seed0-"), ("β", "run-seed0-")]:
+        study = tiny(tmp_path, learners=[{"name": "fixed", "label": label}], selection_seeds=None)
+        assert run_folder_name(run_of(study, 0)).startswith(beginning)
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path) -> None:
     study = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None)

@@ -118,11 +118,12 @@ def test_another_process_decodes_nothing_and_shares_the_memory(tmp_path, cache):
     source = load(spec)
     code = (
         "import sys; from streams import sources; sources._decode = None\n"
-        "x = sources.load_source(sys.argv[1]).train.x; print(type(x).__name__, x.filename, x.tobytes().hex())"
+        "x = sources.load_source(sys.argv[1]).train.x\n"
+        "print(type(x).__name__, x.filename, x.tobytes().hex(), sep='\\n')"
     )
     found = subprocess.run([sys.executable, "-c", code, spec], cwd=ROOT, capture_output=True, text=True, check=True)
     (entry,) = entries(cache)
-    assert found.stdout.split() == ["memmap", str(entry / "train_x.npy"), source.train.x.tobytes().hex()]
+    assert found.stdout.splitlines() == ["memmap", str(entry / "train_x.npy"), source.train.x.tobytes().hex()]
 
 
 def test_images_are_mapped_and_may_be_given_to_torch(tmp_path, cache):
