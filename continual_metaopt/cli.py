@@ -1,6 +1,7 @@
 """The command ``continual-metaopt``."""
 
 import errno
+import inspect
 import itertools
 import os
 import re
@@ -525,7 +526,7 @@ def _part(kind: configs.Kind, name: str) -> tuple[Any, Any]:
 
 
 def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
-    descriptions = configs.argument_descriptions(RunConfig.__doc__ or "")
+    descriptions = configs.argument_descriptions(inspect.getdoc(RunConfig) or "")
     plain = {
         name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
         for name, field in RunConfig.model_fields.items()

@@ -690,10 +690,14 @@ def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
-    """What a Google-style docstring says about each argument."""
+    """What a Google-style docstring, without indentation, says about each argument; nothing if it is of no such style."""
     import docstring_parser
 
-    parsed = docstring_parser.parse(docstring, style=docstring_parser.DocstringStyle.GOOGLE)
+    style = docstring_parser.DocstringStyle.GOOGLE
+    try:
+        parsed = docstring_parser.parse(f"Options.\n\n{docstring}", style=style)  # it wants something before a section
+    except docstring_parser.ParseError:
+        return {}
     return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parsed.params}
 
 

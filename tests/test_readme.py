@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from continual_metaopt import make_optimizer
+from continual_metaopt import cli, make_optimizer
 from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS
@@ -54,10 +54,18 @@ def test_a_new_optimizer() -> None:
     assert weight.equal(before + 0.5 * before.sign())
 
 
-def test_a_new_stream() -> None:
+def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command line prints, which reads options off signature and docstring."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(list(arguments))
+    return capsys.readouterr().out
+
+
+def test_a_new_stream(capsys: pytest.CaptureFixture[str]) -> None:
     text = example("register_stream")
     assert len(text.splitlines()) <= 20
     exec(text, {})
     benchmark = make_stream("one_class_at_a_time", source="digits")
     assert [experience.classes for experience in benchmark.info.experiences] == [[k] for k in range(10)]
     assert {benchmark.train_stream[3].dataset[i][1] for i in range(20)} == {3}
+    assert "--transition-width" in described(capsys, "preview", "one_class_at_a_time", "--help")

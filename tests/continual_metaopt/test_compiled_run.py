@@ -266,7 +266,8 @@ def test_a_run_whose_worker_is_killed_twice_is_reported_and_can_go_on(tmp_path: 
 
     def kill() -> None:
         killed: set[int] = set()
-        while len(killed) < 2:
+        deadline = time.monotonic() + 300
+        while len(killed) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
             owner = read_json(path / "status.json")["owner"]["pid"] if (path / "status.json").exists() else None
             if owner not in (None, *killed):

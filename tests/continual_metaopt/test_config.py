@@ -1,5 +1,6 @@
 """Descriptions of runs and studies: what is accepted, what is refused in which words, what decides a run's identity."""
 
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -532,8 +533,10 @@ def test_descriptions_of_several_lines_are_joined() -> None:
         b: three.
     """
 
-    assert argument_descriptions(text) == {"a": "one and two.", "b": "three."}
+    assert argument_descriptions(inspect.cleandoc(text)) == {"a": "one and two.", "b": "three."}
     assert argument_descriptions("") == {}
+    assert argument_descriptions("Args:\n    a: one.") == {"a": "one."}
+    assert argument_descriptions("Args:") == {}
 
 
 def later(model: nn.Module, *, lr: "float" = 0.5, schedule: "Schedule | None" = None, steps: "list[int]" = [3]) -> Any:  # noqa: B006
