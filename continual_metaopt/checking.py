@@ -39,6 +39,34 @@ def check_study(study: StudyConfig) -> Made:
     return Made(sum(param.numel() for param in model.parameters()), n_blocks)
 
 
+def check_run(config: RunConfig) -> None:
+    """Make a run's stream, network and learner, so that what cannot be made shows before anything is recorded.
+
+    Raises:
+        ConfigError: something cannot be made; the message names the field.
+        ValueError: there is no such device.
+        FileNotFoundError: the stream's source is not there.
+    """
+    if not config.learner.options.get("trajectory", "given"):
+        raise ConfigError("learner.trajectory: needed, the directory of a finished run whose step sizes are replayed")
+    available_device(config.device)
+    sizes = _sizes(config, "stream")
+    _n_blocks(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
+
+
+def available_device(name: str) -> torch.device:
+    """A device by name.
+
+    Raises:
+        ValueError: PyTorch cannot use it here.
+    """
+    device = torch.device(name)
+    module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
+    if module is not None and not module.is_available():
+        raise ValueError(f'device="{name}" is not possible: PyTorch finds no such device here; use device="cpu"')
+    return device
+
+
 def _one_of_each_kind(study: StudyConfig, entry: LearnerEntry) -> Collection[Component]:
     """The learner with settings that are known before the first run; as it was given only if it is run so."""
     untuned = [entry.untuned] if study.reports_untuned(entry) else []

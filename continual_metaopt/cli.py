@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
@@ -228,7 +228,7 @@ def _run_parts(
 ) -> int:
     """Run what is left of a study, and show each part of it: its label, its runs, and those that chose settings."""
     from continual_metaopt.backends.local import n_processors
-    from continual_metaopt.checking import check_study
+    from continual_metaopt.checking import available_device, check_study
     from continual_metaopt.planning import plan_study, require_disk_space
     from continual_metaopt.study import PoolOptions, run_studies
 
@@ -243,14 +243,18 @@ def _run_parts(
         print("\n\n".join(planned.table() for planned in plans))
         return 0
     require_disk_space(sum(planned.bytes for planned in plans), folder)
+    backend = elsewhere()
+    if backend is None:
+        for part in parts.values():
+            available_device(part.device)
     if not quiet:
         print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
     ctrl_c_raises()
     try:
-        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=elsewhere())
+        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
         results = run_studies(parts, folder, options)
-    except KeyboardInterrupt:
-        raise StudyInterrupted from None
+    except (KeyboardInterrupt, StudyInterrupted):
+        raise _interruption(folder) from None
     except RunsFailed as error:
         for label in parts:
             runs, selection = (
@@ -263,6 +267,11 @@ def _run_parts(
     for label, result in results.items():
         show(label, result.runs, result.selection)
     return 0
+
+
+def _interruption(folder: Path) -> BaseException:
+    """What to raise after Ctrl-C: whether there are runs to go on with is told."""
+    return StudyInterrupted() if next(folder.rglob("status.json"), None) else KeyboardInterrupt()
 
 
 def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
@@ -436,15 +445,24 @@ def run_command(arguments: list[str]) -> Any:
             parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
+        from continual_metaopt.checking import check_run
         from continual_metaopt.study import run_jobs
+        from continual_metaopt.under_way import earlier_state
 
-        config = RunConfig(**description.model_dump(mode="json")).resolved()
+        try:
+            config = RunConfig(**description.model_dump(mode="json")).resolved()
+        except ValidationError as error:
+            raise configs.ConfigError(configs.describe(error, "")) from error
         path = out or Path("runs") / run_folder_name(config)
+        if earlier_state(path, config) is None:
+            check_run(config)
+        if not path.is_dir():
+            path.mkdir(parents=True)
         ctrl_c_raises()
         try:
             run_jobs([(config, path)], workers=1, show_progress=not quiet)
-        except KeyboardInterrupt:
-            raise StudyInterrupted from None
+        except (KeyboardInterrupt, StudyInterrupted):
+            raise _interruption(path) from None
         _report_study([path], path, [])
         return 0
 

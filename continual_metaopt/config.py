@@ -690,7 +690,7 @@ def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
-    """What a Google-style docstring, without indentation, says about each argument; nothing if it is of no such style."""
+    """What a Google-style docstring, not indented, says about each argument; nothing if it is of no such style."""
     import docstring_parser
 
     style = docstring_parser.DocstringStyle.GOOGLE

@@ -13,6 +13,7 @@ from avalanche.models import DynamicModule
 from torch import Tensor
 
 from continual_metaopt import under_way
+from continual_metaopt.checking import available_device
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, WEIGHTS_CHECKED_EVERY, Diverged
 from continual_metaopt.engines.population_engine import Population, Replica, check_alike
@@ -20,7 +21,7 @@ from continual_metaopt.engines.torch_engine import state_at_end
 from continual_metaopt.in_use import alone_in
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.recording import RunDirectory
-from continual_metaopt.running import TorchRun, available_device
+from continual_metaopt.running import TorchRun
 from continual_metaopt.under_way import (
     Interrupted,
     OnProgress,

@@ -11,6 +11,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 
+from continual_metaopt.checking import available_device
 from continual_metaopt.compiled_run import CompiledRun
 from continual_metaopt.config import RunConfig
 from continual_metaopt.diagnostic_metrics import named_diagnostics
@@ -74,19 +75,6 @@ def run_by_torch(config: RunConfig, path: Path, on_progress: OnProgress, should_
     """Do a run that ``prepare`` has found not to be one for compiled code; see ``run_one``."""
     directory = RunDirectory(path)
     return bring_to_end(directory, lambda: LearnerRun(config, directory, on_progress, should_stop))
-
-
-def available_device(name: str) -> torch.device:
-    """A device by name.
-
-    Raises:
-        ValueError: PyTorch cannot use it here.
-    """
-    device = torch.device(name)
-    module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
-    if module is not None and not module.is_available():
-        raise ValueError(f'device="{name}" is not possible: PyTorch finds no such device here; use device="cpu"')
-    return device
 
 
 class TorchRun(RunUnderWay):

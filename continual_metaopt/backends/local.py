@@ -245,6 +245,9 @@ def _torch_context() -> Any:
 def _leave_ctrl_c_to_others() -> None:
     """Keep Ctrl-C from this thread, and from the processes that it starts; the main thread decides what it means."""
     if hasattr(signal, "pthread_sigmask"):
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which lets Ctrl-C come to the thread that starts it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import analysis
 from continual_metaopt import cli, preparing, study
@@ -408,15 +409,50 @@ def test_a_folder_with_another_study_is_refused(here: Path, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("in_process")
-def test_failed_runs_have_an_exit_status_of_their_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = call(capsys, *TINY_RUN, "--stream.source", "parquet:nothing", "--out", "out")
+def test_failed_runs_have_an_exit_status_of_their_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_stream(*args: Any, **options: Any) -> None:
+        raise OSError("the disk is on fire")
+
+    monkeypatch.setattr(preparing, "plan_stream", plan_stream)
+    status, out, err = call(capsys, *TINY_RUN, "--out", "my out")
 
     assert (status, out) == (1, "")
-    first, second, third = err.splitlines()
-    assert first == "continual-metaopt: 1 of 1 runs failed:"
-    assert second.startswith("out: FileNotFoundError: no parquet file or folder at 'nothing'")
-    again = shlex.join(["continual-metaopt", *TINY_RUN, "--stream.source", "parquet:nothing", "--out", "out"])
-    assert third == f"This command tries them again: {again}"
+    assert err.splitlines() == [
+        "continual-metaopt: 1 of 1 runs failed:",
+        "my out: OSError: the disk is on fire",
+        f"This command tries them again: {shlex.join(['continual-metaopt', *TINY_RUN, '--out', 'my out'])}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--stream.source", "parquet:nothing"], "no parquet file or folder at 'nothing'"),
+        (["--stream.source", "nothing"], "stream: unknown source 'nothing'"),
+        (["--stream.n-experiences", "0"], "stream: n_experiences must be at least 1, not 0"),
+        (["--learner.name", "idbd"], "learner 'idbd' cannot be made for the network 'mlp': "),
+        (["--learner.name", "replayed_step_sizes"], "learner.trajectory: needed, the directory of a finished run"),
+        (["--record-every", "0"], "record_every: Input should be greater than or equal to 10 (given: 0)"),
+        (["--out", "file"], "File exists: 'file'"),
+        pytest.param(
+            ["--device", "cuda"],
+            'device="cuda" is not possible: PyTorch finds no such device here; use device="cpu"',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_recorded(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    (here / "file").touch()
+    status, out, err = call(capsys, "run", *options)
+
+    assert (status, out) == (2, "")
+    assert err.startswith(f"continual-metaopt: {said}")
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in here.iterdir()] == ["file"]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -587,10 +623,11 @@ def test_interruptions_have_an_exit_status_of_their_own(
     monkeypatch.setattr(study, "run_studies", interrupted)
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
-    status, out, err = call(capsys, *command)
-
+    assert call(capsys, *command, "--out", "out") == (130, "", f"{NOTHING_BEGUN}\n")
+    (here / "out" / "runs").mkdir(parents=True, exist_ok=True)
+    (here / "out" / "runs" / "status.json").write_text("{}")
     message = "Interrupted. All samples so far are recorded; the same command goes on from there.\n"
-    assert (status, out, err) == (130, "", message)
+    assert call(capsys, *command, "--out", "out") == (130, "", message)
 
 
 # --------------------------------------------------------------------------------------------------- separate processes
