@@ -36,7 +36,7 @@ from continual_metaopt.study import (
 from continual_metaopt.study_lock import StudyLocked
 from continual_metaopt.under_way import reason_of
 
-from .conftest import STREAM, STUDY, InProcess, exactly, files_of, read_tables, write_study
+from .conftest import STREAM, STUDY, InProcess, environment, exactly, files_of, read_tables, write_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
@@ -583,3 +583,27 @@ def test_an_idle_worker_ends_when_the_main_process_is_killed(tmp_path: Path, met
 
     assert process.returncode == -signal.SIGKILL
     assert int(out) != process.pid
+
+
+FORK_SERVER = """
+import threading
+from multiprocessing import forkserver
+from continual_metaopt.backends import local
+
+def start():
+    local._leave_ctrl_c_to_others()
+    forkserver.ensure_running()
+
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+with open(f"/proc/{forkserver._forkserver._forkserver_pid}/status") as status:
+    print(next(line for line in status if line.startswith("SigBlk")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are started in another way")
+def test_ctrl_c_does_not_reach_what_imports_for_workers() -> None:
+    found = subprocess.run([sys.executable, "-c", FORK_SERVER], capture_output=True, text=True, env=environment())
+
+    assert int(found.stdout.split()[1], 16) & 1 << (signal.SIGINT - 1)
