@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
-    """Names of files for labels: letters, digits and dots, with a separator for everything else, and not too long.
+    """Names of files for labels: ASCII letters, digits, dots, and a separator for everything else; not too long.
+
+    Greek letters are spelt out, since journals and arXiv take ASCII names only.
 
     Args:
         labels: all labels whose files share a folder, each once.
@@ -52,13 +55,24 @@ def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
     names: dict[str, str] = {}
     known: set[str] = set()
     for label in labels:
-        first = name = short_name(re.sub(r"[^\w.]+", separator, label).strip(separator)) or "unnamed"
+        first = name = (
+            short_name(re.sub(r"[^A-Za-z0-9_.]+", separator, _spelt_out(label)).strip(separator)) or "unnamed"
+        )
         numbers = itertools.count(2)
         while name.casefold() in known:  # some file systems do not tell capital letters from small ones
             name = f"{first}{separator}{next(numbers)}"
         known.add(name.casefold())
         names[label] = name
     return names
+
+
+def _spelt_out(label: str) -> str:
+    """α as "alpha", ₀ as 0, é as e and a sign."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", label) if not unicodedata.combining(letter)]
+    names = ((letter, unicodedata.name(letter, "")) for letter in letters)
+    return "".join(
+        name.rsplit(" ", 1)[-1].lower() if name.startswith("GREEK SMALL LETTER") else letter for letter, name in names
+    )
 
 
 def short_name(name: str) -> str:

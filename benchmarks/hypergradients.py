@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
 from continual_metaopt.optim.koopman import dynamic_modes, lasting
 
 Array = NDArray[np.float64]
@@ -286,7 +287,7 @@ def shown(table: pd.DataFrame, quantity: str) -> str:
         for middle, low, high, skipped, seeds in zip(*columns, strict=True)
     ]
     text = table.assign(cell=cells).pivot(index="problem", columns="estimate", values="cell").fillna("")
-    estimates = [name for name in (*STYLES, "exact") if name in text.columns]
+    estimates = [name for name in (*ESTIMATES, "exact") if name in text.columns]
     return str(text.loc[table["problem"].unique(), estimates].to_markdown(disable_numparse=True))
 
 
@@ -297,29 +298,21 @@ def error_shown(value: float) -> str:
 
 LEAST_ERROR = 1e-3  # that the figure shows
 
-STYLES = {
-    "glocal, exact": ("C3", "o"),
-    "glocal, greedy": ("C0", "s"),
-    "glocal, Hessian-free": ("C2", "^"),
-    "truncated": ("C1", "v"),
-    "mean": ("C4", "D"),
-    "local": ("0.5", "x"),
-}
+ESTIMATES = ("glocal, exact", "glocal, greedy", "glocal, Hessian-free", "truncated", "mean", "local")
 
 
+@styled
 def figure(table: pd.DataFrame, quantity: str) -> Any:
     """One row of panels per problem, one column per setting that is varied about the central ones.
 
     Points are medians over seeds, bands quartiles; where more than half of the seeds have no estimate, there is none.
     """
-    from matplotlib.figure import Figure
-
     problems = list(table["problem"].unique())
-    drawing = Figure(figsize=(11, 1.7 * len(problems) + 0.8), layout="constrained")
+    drawing = new_figure("page", 1.05 * len(problems) + 0.7)
     grid: Any = drawing.subplots(len(problems), len(SWEPT), sharey="row", sharex="col", squeeze=False)
     for (row, problem), (column, (setting, values)) in itertools.product(enumerate(problems), enumerate(SWEPT.items())):
         axes = grid[row, column]
-        for name, (colour, marker) in STYLES.items():
+        for name, colour, marker in zip(ESTIMATES, COLOURS, MARKERS, strict=False):
             part = table[(table["problem"] == problem) & (table["estimate"] == name)]
             for other, value in CENTRE.items():
                 if other != setting:
@@ -332,8 +325,8 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
                 part[quantity].clip(lower=LEAST_ERROR if quantity == "error" else -1),
                 color=colour,
                 marker=marker,
-                ms=4,
-                lw=1.2,
+                ms=3,
+                lw=0.9,
                 label=name,
             )
             if len(part) and part["seeds"].max() > 1:
@@ -352,8 +345,8 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
             axes.set_xlabel({"tau": "τ (samples)", "window": "window (samples)"}.get(setting, setting))
         if column == 0:
             axes.set_ylabel({"error": "relative error", "cosine": "cosine"}[quantity])
-            axes.set_title(problem, loc="left", fontsize=9)
-    drawing.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(STYLES), fontsize=8)
+            axes.set_title(problem, loc="left")
+    drawing.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(ESTIMATES))
     return drawing
 
 
@@ -460,7 +453,7 @@ def main() -> None:
     around_centre(table).round(4).to_csv(arguments.out / "around_centre.csv", index=False)
     best(table).round(4).to_csv(arguments.out / "best.csv", index=False)
     for quantity in ("error", "cosine"):
-        figure(table, quantity).savefig(arguments.out / f"{quantity}.png", dpi=110)
+        save(figure(table, quantity), arguments.out, quantity, ["png"])
     centre = around_centre(table)
     for name, value in CENTRE.items():
         centre = centre[(centre[name] == value) | centre[name].isna()]

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
+from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import (
     LEARNERS,
     PREFIXES,
@@ -33,6 +34,7 @@ from continual_metaopt.optim.registry import (
     switches_weights,
     wants_graph,
 )
+from streams import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,11 @@ def load_target(target: str) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the checks on the optimizer that the arguments name; the exit status is 1 if one is not fulfilled."""
+    """Run the checks on the optimizer that the arguments name.
+
+    Returns:
+        Exit status: 1 if one is not fulfilled, 2 if there is no such optimizer.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m continual_metaopt.contract", description=(__doc__ or "").split(":")[0]
     )
@@ -294,7 +300,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     pairs = (option.partition("=") for option in arguments.option)
     options = {name: _value(text) for name, _, text in pairs}
-    results = run_contract(partial(load_target(arguments.target), **options), arguments.linear)
+    try:
+        make = load_target(arguments.target)
+    except (UnknownNameError, MissingPackageError, ImportError, AttributeError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    results = run_contract(partial(make, **options), arguments.linear)
     for requirement, finding in results.items():
         print(
             f"{'fulfilled' if finding is None else 'BROKEN   '}  {requirement}"

@@ -31,7 +31,15 @@ Format = Literal["png", "pdf", "svg"]
 WIDTHS: dict[str, float] = {"column": 3.3, "text": 5.5, "page": 6.8}
 # Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1)), (0, (5, 1.2, 1.2, 1.2)), (0, (2.5, 1)))
+LINE_STYLES: tuple[Any, ...] = (  # one fewer than colours, so that both together come again late
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.2, 1)),
+    (0, (5, 1.2, 1.2, 1.2)),
+    (0, (2.5, 1)),
+    (0, (5, 1, 1.2, 1, 1.2, 1)),
+    (0, (9, 2)),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 _STYLE: dict[Any, Any] = {

@@ -961,8 +961,8 @@ def _check_group(group: Group) -> None:
         raise ValueError(f'gamma must be between 0 and 1, or "auto", but is {group["gamma"]!r}')
     if not group["weight_decay"] >= 0:
         raise ValueError(f"weight_decay must not be negative, but is {group['weight_decay']}")
-    if not group["lr"] > 0:
-        raise ValueError(f"lr must be positive, but is {group['lr']}")
+    if isinstance(group["lr"], str) or not group["lr"] > 0:
+        raise ValueError(f"lr must be positive, but is {group['lr']!r}")
     if group["meta_lr"] > 0 and "lr" in group["learn"] and not low <= group["lr"] <= high:
         raise ValueError(f"lr = {group['lr']} is outside lr_bounds = {group['lr_bounds']}")
     for kind, of, bounds in (

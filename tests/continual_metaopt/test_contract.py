@@ -113,6 +113,19 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(CHECKS)
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("torch:AdamX", "unknown optimizer in torch.optim 'AdamX'"),
+        ("no_such_module:Halving", "No module named 'no_such_module'"),
+        ("math:Halving", "module 'math' has no attribute 'Halving'"),
+    ],
+)
+def test_what_is_not_there_is_said(capsys: pytest.CaptureFixture[str], target: str, said: str) -> None:
+    assert main([target]) == 2
+    assert capsys.readouterr().err.startswith(f"python -m continual_metaopt.contract: {said}")
+
+
 @pytest.mark.slow
 def test_a_package_of_somebody_else_is_listed_tested_and_run(tmp_path: Path) -> None:
     (tmp_path / "halving_package.py").write_text(EXTERNAL_PACKAGE)
