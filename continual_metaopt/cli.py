@@ -167,11 +167,12 @@ def reproduce(
     seeds: tuple[int, ...] | None = None,
     workers: int | None = None,
     quiet: bool = False,
+    plan: bool = False,
 ) -> int:
     """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
 
     Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
-    images, and takes no images, seeds or workers.
+    images, and takes no images, seeds, workers or plan.
 
     Args:
         experiment: table2 and table3 (10 and 20 classes per task), robustness (figure 2: initial step size),
@@ -182,10 +183,17 @@ def reproduce(
         seeds: reported seeds, instead of the study's own.
         workers: runs at a time; one per processor if not given.
         quiet: show neither what the study will take nor progress.
+        plan: only say what the experiment will take, in runs, samples, hours and disk space; run nothing.
     """
     folder = out or Path("runs") / experiment
     if experiment == "overhead":
-        given = {"--source": source, "--data-root": data_root, "--seeds": seeds, "--workers": workers}
+        given = {
+            "--source": source,
+            "--data-root": data_root,
+            "--seeds": seeds,
+            "--workers": workers,
+            "--plan": plan or None,
+        }
         unused = [flag for flag, value in given.items() if value is not None]
         if unused:
             raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
@@ -212,7 +220,7 @@ def reproduce(
         text, paths = write_reproduction(loaded, experiment, folder / "report")
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
 
-    return _run_parts(experiment, parts, folder, workers, quiet, show)
+    return _run_parts(experiment, parts, folder, workers, quiet, show, plan)
 
 
 def _run_parts(

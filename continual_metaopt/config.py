@@ -92,7 +92,7 @@ class RunConfig(BaseModel):
         seed: of stream, initial weights and learner alike.
         engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
         device: where the learner is: "cpu" or "cuda".
-        record_every: distance in steps between recorded step sizes.
+        record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
@@ -246,7 +246,7 @@ class StudyConfig(BaseModel):
             too then, and with their tuned ones if these are among the best, where it says of how many.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
         device: where the learners are: "cpu" or "cuda".
-        record_every: distance in steps between recorded step sizes.
+        record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
         diagnostics: what to measure inside the networks while they learn, as of a run.

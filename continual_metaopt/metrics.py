@@ -39,7 +39,7 @@ def online_metrics(
     Values come at the iterations 0, ``every``, 2 ``every``, …, counted over the whole stream: x is the strategy's
     ``clock.train_iterations``, the number of iterations before. Accuracies and losses at x are those of the
     predictions in the x iterations before, all of them made before the update that learned from them. Step size, meta
-    gradient, cos(h, g) and |h| at x are those of the update in iteration x: its step size, its gradient g, and the
+    gradient, cos(h, g) and ``|h|`` at x are those of the update in iteration x: its step size, its gradient g, and the
     trace h before it changes. Accuracies, losses and step sizes come at the end of every epoch as well. No name
     contains task or experience, so that each quantity of each block is one curve.
 
@@ -60,7 +60,7 @@ def online_metrics(
         step_sizes: step size of each block.
         meta_gradients: surrogate meta gradient of each block, as ``MetaOptimize.meta_gradient_report``.
         trace_cosines: cos(h, g) of each block.
-        trace_norms: Euclidean norm |h| of each block.
+        trace_norms: Euclidean norm ``|h|`` of each block.
 
     Returns:
         The metrics, to be given to ``EvaluationPlugin`` as they are.

@@ -238,10 +238,16 @@ def image_stream(
     return decorate
 
 
+SOURCE_OPTION = (
+    "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
+    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``."
+)
+
+
 def _with_common_options(doc: str) -> str:
     """A plan function's docstring, with the options of all image streams instead of its images."""
     before, found, after = doc.partition("Args:\n")
-    lines = [*before.rstrip().splitlines(), "", "Args:", "    source: see ``streams.sources.load_source``."]
+    lines = [*before.rstrip().splitlines(), "", "Args:", f"    source: {SOURCE_OPTION}"]
     options, *rest = after.split("\n\n", 1)
     lines += [line for line in options.splitlines() if found and not line.startswith("    images:")]
     lines += [f"    {line}" for line in COMMON_OPTIONS.splitlines()]

@@ -72,7 +72,7 @@ def test_the_site_names_files_that_it_does_not_hold(
 
 @pytest.mark.parametrize("package", ["continual_metaopt", "streams", "analysis"])
 def test_the_reference_has_all_public_names(package: str) -> None:
-    described = re.findall(rf"\b{package}\.(\w+)", (DOCS / "api.md").read_text(encoding="utf-8"))
+    described = re.findall(rf"\b{package}\.(\w+)\b(?!\.)", (DOCS / "api.md").read_text(encoding="utf-8"))
     assert sorted(set(described)) == sorted(importlib.import_module(package).__all__)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -163,11 +166,17 @@ def run_command(
         The exit code: 0, or 2 after an error that is told in one line.
     """
     arguments = parser.parse_args(argv)
+    status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:
         purpose = None if arguments.purpose == "all" else arguments.purpose
-        for path in write(load_runs(*arguments.paths, purpose=purpose), arguments):
-            print(path)
+        with redirect_stdout(said):
+            for path in write(load_runs(*arguments.paths, purpose=purpose), arguments):
+                print(path)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        status = 2
+    try:
+        print(said.getvalue(), end="", flush=True)
+    except BrokenPipeError:  # as in `… | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status

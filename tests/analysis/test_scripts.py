@@ -208,3 +208,11 @@ def test_initial_step_sizes(tmp_path, capsys):
 def test_initial_step_sizes_need_runs_of_a_single_option(study, capsys):
     assert initial_step_size.main([study, "--purpose", "report"]) == 2
     assert "of none of these learners a single option was tried" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(study, tmp_path):
+    command = [sys.executable, "-m", "analysis.scripts.comparison_table", study, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (0, "")
+    assert (tmp_path / "comparison.csv").exists()

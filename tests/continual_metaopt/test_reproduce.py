@@ -100,6 +100,7 @@ def test_a_folder_that_is_not_there_is_named() -> None:
         (["--source", "digits"], "--source"),
         (["--data-root", "data"], "--data-root"),
         (["--workers", "2"], "--workers"),
+        (["--plan"], "--plan"),
     ],
 )
 def test_overhead_takes_no_images(capsys: pytest.CaptureFixture[str], arguments: list[str], flag: str) -> None:
