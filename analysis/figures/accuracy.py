@@ -85,9 +85,9 @@ def sliding_accuracy(
 ) -> Figure:
     """Online accuracy in a sliding window over the stream.
 
-    Caption: Lines are means over seeds of the online accuracy over the last `window` samples; bands are 95 % Student-t
-    intervals over seeds; thin vertical lines are the starts of experiences. Samples that a diverged run did not see
-    count as chance.
+    Caption: Lines are means over seeds of the online accuracy over the last samples, as many as the axis says; bands
+    are 95 % Student-t intervals over seeds; thin vertical lines are the starts of experiences. Samples that a diverged
+    run did not see count as chance.
 
     Args:
         runs: runs of one stream.
@@ -166,9 +166,9 @@ def sliding_squared_error(
 ) -> Figure:
     """Squared error of a regression in a sliding window over the stream, on a logarithmic axis.
 
-    Caption: Lines are means over seeds of the mean squared error of predictions over the last `window` samples; bands
-    are 95 % Student-t intervals over seeds. A line ends where the first of its runs diverged. Errors beyond a hundred
-    times the least one are off the axis.
+    Caption: Lines are means over seeds of the mean squared error of predictions over the last samples, as many as the
+    axis says; bands are 95 % Student-t intervals over seeds. A line ends where the first of its runs diverged. Errors
+    beyond a hundred times the least one are off the axis.
 
     Args:
         runs: runs of one stream.

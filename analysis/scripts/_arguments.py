@@ -98,23 +98,32 @@ def add_figure(parser: argparse.ArgumentParser, default: str = "column") -> None
 
 
 def save_figure(
-    draw: Callable[..., Figure], figure: Figure, folder: Path, name: str, arguments: argparse.Namespace
+    draw: Callable[..., Figure],
+    runs: Runs,
+    figure: Figure,
+    folder: Path,
+    name: str,
+    arguments: argparse.Namespace,
+    note: str = "",
 ) -> list[Path]:
     """Write a figure as the options of `add_figure` say.
 
     Args:
         draw: the function that drew it, whose docstring holds the caption.
+        runs: what it shows.
         figure: the figure.
         folder: where to write.
         name: file name without suffix.
         arguments: the command's.
+        note: what the caption says of this figure beside what it says of all such figures.
 
     Returns:
         The paths of the files.
     """
     paths = save(figure, folder, name, arguments.format)
     if arguments.caption:
-        text = f"{caption_of(draw)}\n"
+        n = runs.table["seed"].nunique()
+        text = " ".join([caption_of(draw), *([note] if note else []), f"{n} seed{'s' * (n != 1)}.\n"])
         paths.append(write_whole(folder / f"{name}.txt", partial(Path.write_text, data=text, encoding="utf-8")))
     return paths
 
@@ -136,7 +145,8 @@ def draw_each_stream(
     """
     paths = []
     for part, folder in split_by_stream(runs, arguments.out):
-        paths += save_figure(draw, draw(part, width=arguments.width, **options), folder, name, arguments)
+        figure = draw(part, width=arguments.width, **options)
+        paths += save_figure(draw, part, figure, folder, name, arguments)
     return paths
 
 

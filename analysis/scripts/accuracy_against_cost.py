@@ -46,8 +46,11 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         )
         table = table.sort_values("in_tuned_time", ascending=False, kind="stable", ignore_index=True)
         paths += _arguments.write_table(table, _columns(table), _explanation(arguments), folder, "equal_time")
+        note = f"The reference is “{arguments.reference}”."
         figure = accuracy_against_time(table, width=arguments.width)
-        paths += _arguments.save_figure(accuracy_against_time, figure, folder, "accuracy_against_cost", arguments)
+        paths += _arguments.save_figure(
+            accuracy_against_time, part, figure, folder, "accuracy_against_cost", arguments, note
+        )
     return paths
 
 

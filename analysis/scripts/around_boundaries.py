@@ -48,7 +48,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
                 width=arguments.width,
             )
             name = f"around_boundaries_{names[label]}"
-            paths += _arguments.save_figure(around_boundaries, figure, folder, name, arguments)
+            paths += _arguments.save_figure(around_boundaries, part, figure, folder, name, arguments)
     return paths
 
 

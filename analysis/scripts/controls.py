@@ -52,7 +52,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         name = "controls" if pairs is None else "pairs_of_controls"
         paths += _arguments.write_table(table, columns, NOTE, folder, name)
         figure = control_dots(table, width=arguments.width)
-        paths += _arguments.save_figure(control_dots, figure, folder, name, arguments)
+        paths += _arguments.save_figure(control_dots, part, figure, folder, name, arguments)
     return paths
 
 

@@ -36,8 +36,9 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     for part, folder in split_by_stream(runs, arguments.out):
         table = scores_over_option(part, arguments.diverged)
         paths += _arguments.write_table(table, _columns(table), EXPLANATION, folder, "initial_step_size")
+        note = f"The first learner is “{table['learner'].iloc[0]}”."
         figure = initial_step_sizes(table, width=arguments.width)
-        paths += _arguments.save_figure(initial_step_sizes, figure, folder, "initial_step_size", arguments)
+        paths += _arguments.save_figure(initial_step_sizes, part, figure, folder, "initial_step_size", arguments, note)
     return paths
 
 

@@ -40,7 +40,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
                     steps=arguments.steps,
                     width=arguments.width,
                 )
-                paths += _arguments.save_figure(meta_parameter_trajectories, figure, folder, quantity, arguments)
+                paths += _arguments.save_figure(meta_parameter_trajectories, part, figure, folder, quantity, arguments)
     if not paths:
         raise ValueError("no learned weight decays or momenta have been recorded")
     return paths

@@ -38,8 +38,9 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
             part, selection=selection, costs=costs, diverged=arguments.diverged, baseline=arguments.baseline
         )
         paths += _arguments.write_table(table, columns_of(table), caption(table), folder, "ranking")
+        note = f"The baseline is “{table.attrs['baseline']}”."
         figure = ranking_dots(table, width=arguments.width)
-        paths += _arguments.save_figure(ranking_dots, figure, folder, "ranking", arguments)
+        paths += _arguments.save_figure(ranking_dots, part, figure, folder, "ranking", arguments, note)
     return paths
 
 

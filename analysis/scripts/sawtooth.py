@@ -58,7 +58,9 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         names = file_names(part.labels)
         for label in dict.fromkeys(table["learner"]):
             figure = folded_sawtooth(part, label, width=arguments.width, **options)
-            paths += _arguments.save_figure(folded_sawtooth, figure, folder, f"sawtooth_{names[label]}", arguments)
+            paths += _arguments.save_figure(
+                folded_sawtooth, part, figure, folder, f"sawtooth_{names[label]}", arguments
+            )
     return paths
 
 

@@ -36,7 +36,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     for part, folder in split_by_stream(runs, arguments.out):
         figure = sensitivity_maps(part, tuple(arguments.settings), diverged=arguments.diverged, width=arguments.width)
         table = accuracy_by_setting(part, arguments.settings, arguments.diverged)
-        paths += _arguments.save_figure(sensitivity_maps, figure, folder, "sensitivity", arguments)
+        paths += _arguments.save_figure(sensitivity_maps, part, figure, folder, "sensitivity", arguments)
         to_csv = functools.partial(table.to_csv, index=False, float_format="%.6g")
         paths.append(write_whole(folder / "sensitivity.csv", to_csv))
     return paths

@@ -38,7 +38,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
             part, arguments.window, arguments.learners, diverged=arguments.diverged, width=arguments.width
         )
         _print_means(part, arguments)
-        paths += _arguments.save_figure(sliding_squared_error, figure, folder, "squared_error", arguments)
+        paths += _arguments.save_figure(sliding_squared_error, part, figure, folder, "squared_error", arguments)
     return paths
 
 

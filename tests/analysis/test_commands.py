@@ -69,7 +69,7 @@ def test_studies(tmp_path, record, folder, command, from_record):
     [
         {},
         {
-            "stream": {"name": "class_split", "classes": [1, 2, 3, 4]},
+            "stream": {"name": "class_split", "classes": [1, 2, 3, 4], "classes_per_experience": 2},
             "network": {"name": "mlp", "hidden": [8]},
             "learner": {"name": "metaoptimize", "base": "adamw_released", "meta": "adam_released", "gamma": 0.999},
             "seed": 3,
@@ -80,7 +80,7 @@ def test_studies(tmp_path, record, folder, command, from_record):
         },
     ],
 )
-def test_the_command_line_understands_a_command_as_the_same_run(given, monkeypatch):
+def test_the_command_line_understands_a_command_as_the_same_run(given, tmp_path, monkeypatch):
     from continual_metaopt import cli, study
     from continual_metaopt.config import RunConfig
 
@@ -91,6 +91,7 @@ def test_the_command_line_understands_a_command_as_the_same_run(given, monkeypat
         asked.extend(jobs)
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "run_jobs", catch)
     command = run_command(config.model_dump(mode="json"))
     assert cli.main(shlex.split(command)[1:]) == cli.EXIT_INTERRUPTED

@@ -54,7 +54,9 @@ def test_format_and_caption(study, tmp_path, capsys):
     assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg", "--caption"]) == 0
     expected = [tmp_path / "online_accuracy.svg", tmp_path / "online_accuracy.txt"]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
-    assert expected[1].read_text(encoding="utf-8").startswith("Lines are means over seeds")
+    text = expected[1].read_text(encoding="utf-8")
+    assert text.startswith("Lines are means over seeds")
+    assert text.endswith(". 2 seeds.\n")
 
 
 def test_sawtooth(tmp_path, capsys):
