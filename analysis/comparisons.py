@@ -267,6 +267,9 @@ def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
         effect_size: mean over standard deviation of the paired differences.
         n: number of pairs, at least 2.
         level: of the test.
+
+    Returns:
+        The probability, from the noncentral t distribution.
     """
     from scipy.special import stdtrit
     from scipy.stats import nct
@@ -279,9 +282,15 @@ def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
 
 
 def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
-    """The least p-value that a test can give, NaN where there is none.
+    """The least p-value that a test can give.
 
-    It is 2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t.
+    Args:
+        n_pairs: number of pairs.
+        test: as of `paired_comparisons`.
+
+    Returns:
+        2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t. NaN for too few
+        pairs.
     """
     if n_pairs < 1 or (test == "t" and n_pairs < 2):
         return math.nan

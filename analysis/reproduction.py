@@ -159,7 +159,15 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
 
 
 def verdict(difference: float, half_width: float) -> Verdict:
-    """What an interval says about the claim that a difference is positive."""
+    """What an interval says about the claim that a difference is positive.
+
+    Args:
+        difference: the middle of the interval.
+        half_width: of the interval, in the same unit; with NaN nothing is decided.
+
+    Returns:
+        "holds" if the interval lies above 0, "does not hold" if it lies below, else "undecided".
+    """
     if difference - half_width > 0:
         return "holds"
     return "does not hold" if difference + half_width < 0 else "undecided"

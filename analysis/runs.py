@@ -194,7 +194,14 @@ class Runs:
         return self.among(self.table.loc[keep, "path"])
 
     def among(self, paths: Iterable[str]) -> Runs:
-        """Keep the runs at some paths, as in `table`, in the same order."""
+        """Keep some of the runs.
+
+        Args:
+            paths: of the runs to keep, as in `table`; others are passed over.
+
+        Returns:
+            These runs, in the order of `table`.
+        """
         table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
         return Runs(table, {path: self.configs[path] for path in table["path"]})
 

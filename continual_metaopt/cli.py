@@ -137,7 +137,7 @@ def compare(
         data_root: folder of the files of torchvision's data sets.
         seeds: reported seeds, instead of the study's own.
         engine: how steps are executed, instead of the study's own way; "population" lets runs learn side by side.
-        device: where the learners are, cpu or cuda.
+        device: where the learners are: cpu, cuda, cuda:N or mps.
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.

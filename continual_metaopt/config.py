@@ -91,7 +91,7 @@ class RunConfig(BaseModel):
         learner: the optimizer and its options.
         seed: of stream, initial weights and learner alike.
         engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
-        device: where the learner is: "cpu" or "cuda".
+        device: where the learner is: "cpu", "cuda", "cuda:N" or "mps".
         record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.
@@ -245,7 +245,7 @@ class StudyConfig(BaseModel):
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
             too then, and with their tuned ones if these are among the best, where it says of how many.
         engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
-        device: where the learners are: "cpu" or "cuda".
+        device: where the learners are: "cpu", "cuda", "cuda:N" or "mps".
         record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
         evaluate: whether held-out accuracy is measured at the end of each experience.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_CURVES = 8
 _NAMES = {"lr": "initial or fixed step size (lr)", "meta_lr": "meta step size (meta_lr)", "gamma": "discount (gamma)"}
+_SYMBOLS = {"lr": "α₀", "meta_lr": "η", "gamma": "γ"}
 
 
 @styled
@@ -29,8 +30,8 @@ def sensitivity_maps(
     """Average online accuracy over three settings of each learner.
 
     Caption: Numbers and colours are average online accuracies in percent, means over runs. Each row of panels is a
-    learner, each panel a value of the third setting. The frame marks the best of each learner. Samples that a diverged
-    run did not see count as chance.
+    learner, each panel a value of the third setting. The frame marks the best of each learner. γ is the discount, η the
+    meta step size, α₀ the initial step size. Samples that a diverged run did not see count as chance.
 
     Args:
         runs: runs of one stream.
@@ -60,13 +61,19 @@ def sensitivity_maps(
             for x, y, accuracy in zip(part[across], part[up], part["online_accuracy"], strict=True):
                 values[ys.index(y), xs.index(x)] = 100 * accuracy
             _draw_map(axes, values, (percent.min(), percent.max()), best)
-            title = f"{panel} = {value:g}"
+            title = f"{_SYMBOLS.get(panel, panel)} = {_short(value)}"
             axes.set_title(f"{label}\n{title}" if axes is row[0] else title, loc="left", fontsize=6, pad=2)
-            axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs], fontsize=4.4)
-            axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys], fontsize=4.4)
-    figure.supxlabel(across, fontsize=8)
-    figure.supylabel(up, fontsize=8)
+            axes.set_xticks(range(len(xs)), [_short(x) for x in xs], fontsize=4.4)
+            axes.set_yticks(range(len(ys)), [_short(y) for y in ys], fontsize=4.4)
+    figure.supxlabel(_SYMBOLS.get(across, across), fontsize=8)
+    figure.supylabel(_SYMBOLS.get(up, up), fontsize=8)
     return figure
+
+
+def _short(value: float) -> str:
+    """0.003, and 3e-4 in place of 0.0003."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if 0 < abs(value) < 1e-3 else f"{value:g}"
 
 
 @styled
