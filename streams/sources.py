@@ -185,7 +185,7 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
         raise FileNotFoundError(
             f"source '{name}' was not found under '{data_root}' and could not be downloaded ({error}). "
             f"Put its files there as {Path(data_root) / files} (from {address}), or point data_root to the folder "
-            f"that holds {files}. Without a network, source='digits' always works, as do 'parquet:…' and 'folder:…'."
+            f"that holds {files}. Without network, the source 'digits' always works, as do 'parquet:…' and 'folder:…'."
         ) from error
 
 

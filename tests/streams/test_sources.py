@@ -740,7 +740,7 @@ def test_files_not_there_and_no_network(tmp_path, no_network, name, state):
     assert "there is no network here" in message
     assert message.endswith(
         f"Put its files there as {tmp_path / files} (from {address}), or point data_root to the folder that holds "
-        f"{files}/. Without a network, source='digits' always works, as do 'parquet:…' and 'folder:…'."
+        f"{files}/. Without network, the source 'digits' always works, as do 'parquet:…' and 'folder:…'."
     )
 
 
