@@ -396,8 +396,7 @@ def paired_comparisons(
     rows = []
     for label, reference in pairs:
         differences = (scores[label] - scores[reference]).dropna().to_numpy() if reference in scores else np.empty(0)
-        with np.errstate(invalid="ignore"):  # infinite errors
-            mean, half_width = mean_interval(differences)
+        mean, half_width = mean_interval(differences)
         effect = paired_effect_size(differences)
         chance = probability_of_improvement(differences)
         needed = seeds_needed(effect.size, power=power)

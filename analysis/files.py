@@ -67,7 +67,7 @@ def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
 
 
 def _spelt_out(label: str) -> str:
-    """α as "alpha", ₀ as 0, é as e and a sign."""
+    """α as "alpha", ₀ as 0, é as e; other signs as they are."""
     letters = [letter for letter in unicodedata.normalize("NFKD", label) if not unicodedata.combining(letter)]
     names = ((letter, unicodedata.name(letter, "")) for letter in letters)
     return "".join(

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.families import family
 from analysis.runs import Runs
 from analysis.statistics import Diverged, average_score, is_regression, paired_interval
-from analysis.tables import comparison_table, number_text, with_interval
+from analysis.tables import comparison_table, number_text, seeds_text, with_interval
 from analysis.tuning import FACTORS, chosen_setting, setting_text
 
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
@@ -111,10 +111,9 @@ def caption(table: pd.DataFrame) -> str:
         Sentences that say what decides the place, what ± means, and how learners were paired and tuned.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
-    seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
     role = "the best learner with fixed step sizes, " if table.attrs["best_fixed"] else ""
     sentences = [
-        f"Average online accuracy over {seeds}; ± is the half width "
+        f"Average online accuracy over {seeds_text(fewest, most)}; ± is the half width "
         "of a 95 % Student-t interval over seeds. Places are those of the tuned setting where it was reported, else of "
         "the untuned one.",
         f"Differences are in percentage points and paired by seed; those of the place's setting are from {role}"

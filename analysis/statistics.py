@@ -32,7 +32,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any
 
     Returns:
         (mean, half width), in the unit of `values`: floats for [n], arrays [...] for [n, ...]. The half width is NaN
-        for fewer than two observations, the mean for none.
+        for fewer than two observations, and where one is infinite as errors of diverged runs are; the mean for none.
 
     Raises:
         ValueError: `confidence` is not between 0 and 1.
@@ -42,13 +42,16 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any
     observations = np.asarray(values, dtype=float)
     n = len(observations)
     undefined = np.full(observations.shape[1:], np.nan)[()]
-    mean = observations.mean(axis=0) if n else undefined
-    if n < 2:
-        return mean, undefined
-    from scipy.special import stdtrit
+    if not n:
+        return undefined, undefined
+    with np.errstate(invalid="ignore"):  # infinite observations
+        mean = observations.mean(axis=0)
+        if n < 2:
+            return mean, undefined
+        from scipy.special import stdtrit
 
-    quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
-    return mean, quantile * observations.std(axis=0, ddof=1) / np.sqrt(n)
+        quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
+        return mean, quantile * observations.std(axis=0, ddof=1) / np.sqrt(n)
 
 
 def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
@@ -415,8 +418,7 @@ def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
     Returns:
         Mean of better − worse, and the half width of its 95 % Student-t interval; NaN as in `mean_interval`.
     """
-    with np.errstate(invalid="ignore"):  # infinite errors
-        mean, half_width = mean_interval((better - worse).dropna().to_numpy())
+    mean, half_width = mean_interval((better - worse).dropna().to_numpy())
     return float(mean), float(half_width)
 
 
@@ -639,8 +641,7 @@ def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = Non
     if quantity == "step_size":
         record = runs.read(run, "step_sizes", ["step", "block", "step_size"]).rename(columns={"step_size": "value"})
     else:
-        record = runs.read(run, "measurements")
-        record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
+        record = _measured(runs, run, quantity)
     of_block = record["block"].isna() if block is None else record["block"] == block
     return record.loc[of_block, ["step", "value"]]
 
@@ -659,11 +660,16 @@ def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     if quantity == "step_size":
         columns = ["step", "block", "step_size", "q25", "q75"]
         return runs.read(run, "step_sizes", columns).rename(columns={"step_size": "value"})
-    record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])
-    record = record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
+    record = _measured(runs, run, quantity)
     if quantity == "momentum":
         record = record.assign(value=1 - record["value"])
     return record.assign(q25=np.nan, q75=np.nan)
+
+
+def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
+    """What one run measured of a quantity, without its quantiles: step, block, value and more."""
+    record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])
+    return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
 
 
 def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:

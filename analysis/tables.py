@@ -167,7 +167,7 @@ def caption(table: pd.DataFrame) -> str:
         incomplete runs count, and when a step size counts as being at its bound.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
-    seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
+    seeds = f"{seeds_text(fewest, most)}{' per learner' * (fewest != most)}"
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
     regression = table.attrs["score"] == "squared_error"
     reference = table.attrs["baseline"]
@@ -210,8 +210,7 @@ def caption(table: pd.DataFrame) -> str:
 def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
-    with np.errstate(invalid="ignore"):  # infinite errors
-        mean, half_width = mean_interval(scale * counted[score].to_numpy())
+    mean, half_width = mean_interval(scale * counted[score].to_numpy())
     held_out, held_out_ci = mean_interval(100 * counted["held_out_accuracy"].dropna().to_numpy())
     return {
         "learner": label,
@@ -326,6 +325,11 @@ def number_text(value: float, form: str = ".2f") -> str:
         The text; empty if the value is missing.
     """
     return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
+
+
+def seeds_text(fewest: int, most: int) -> str:
+    """Numbers of seeds in words, such as "1 seed", "5 seeds" or "2 to 5 seeds"."""
+    return f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
 
 
 def _escape_markdown(text: str) -> str:

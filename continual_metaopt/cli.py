@@ -464,8 +464,7 @@ def run_command(arguments: list[str]) -> Any:
         path = out or Path("runs") / run_folder_name(config)
         if earlier_state(path, config) is None:
             check_run(config)
-        if not path.is_dir():
-            path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         ctrl_c_raises()
         try:
             run_jobs([(config, path)], workers=1, show_progress=not quiet)

@@ -346,7 +346,7 @@ def _plan(
 def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]]) -> tuple[float, str]:
     """Expected samples per second of a learner, and from where."""
     same = [speed for known, speed in earlier if kind_of(known) == kind_of(learner)]
-    alike = [speed for known, speed in earlier if known["name"] == learner["name"]]
+    alike = [speed for known, speed in earlier if known.get("name") == learner["name"]]
     for speeds, basis in ((same, "earlier runs"), (alike, "earlier runs alike")):
         if speeds:
             return median(speeds), basis
@@ -375,13 +375,15 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
                 continue
             seen.add(path)
             try:
-                status, config = read_json(path / "status.json"), read_json(path / "config.json")
+                status = read_json(path / "status.json")
                 speed, host = status.get("samples_per_second"), (status.get("owner") or {}).get("host")
-                described = {"network": dict(config["network"]), "learner": {"name": None, **config["learner"]}}
+                if status.get("state") != "finished" or host != socket.gethostname() or not speed:
+                    continue
+                config = read_json(path / "config.json")
+                described = {kind: dict(config[kind]) for kind in ("network", "learner")}
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # damaged, or of another program: an estimate can do without
-            if status.get("state") == "finished" and host == socket.gethostname() and speed:
-                yield described, speed
+            yield described, speed
 
 
 def _runs(n: int, samples: int) -> str:

@@ -6,14 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from analysis.figures import sliding_squared_error
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
 from analysis.statistics import mean_interval, mean_squared_error
-from analysis.tables import interval_text
+from analysis.tables import interval_text, seeds_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +45,9 @@ def _print_means(runs: Runs, arguments: argparse.Namespace) -> None:
     print(f"mean squared error after {arguments.burn_in} samples, ± 95 % interval over seeds")
     for label in arguments.learners or runs.labels:
         errors = counted.loc[counted["label"] == label, "squared_error"].to_numpy()
-        with np.errstate(invalid="ignore"):  # infinite errors
-            mean, half_width = mean_interval(errors)
+        mean, half_width = mean_interval(errors)
         n = len(errors)
-        print(f"{label}: {interval_text(mean, half_width, '.3f') or 'no run counts'} ({n} seed{'s' * (n != 1)})")
+        print(f"{label}: {interval_text(mean, half_width, '.3f') or 'no run counts'} ({seeds_text(n, n)})")
 
 
 if __name__ == "__main__":
