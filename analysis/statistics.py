@@ -408,6 +408,16 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     return accuracy
 
 
+def test_accuracy_by_experience(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Placeholder that the merge replaces."""
+    counted = counted_runs(runs, diverged)
+    parts = [
+        runs.read(path, "experiences", ["experience", "test_accuracy"]).assign(label=label, seed=seed)
+        for path, label, seed in counted[["path", "label", "seed"]].itertuples(index=False)
+    ]
+    return pd.concat(parts)
+
+
 def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
     """Mean difference over common seeds, with its interval.
 

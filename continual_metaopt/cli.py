@@ -159,7 +159,9 @@ def compare(
 
 
 def reproduce(
-    experiment: Annotated[Literal["table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional],
+    experiment: Annotated[
+        Literal["published", "table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional
+    ],
     /,
     out: Path | None = None,
     source: str | None = None,
@@ -175,8 +177,9 @@ def reproduce(
     images, and takes no images, seeds, workers or plan.
 
     Args:
-        experiment: table2 and table3 (10 and 20 classes per task), robustness (figure 2: initial step size),
-            trajectories (figure 3: the six blocks of a ResNet-18, here a narrow one), or overhead.
+        experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
+            per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
+            ResNet-18, here a narrow one), or overhead.
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
@@ -202,19 +205,25 @@ def reproduce(
         text, paths = write_overhead(folder / "report", show_progress=not quiet)
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
         return 0
-    from continual_metaopt.reproduce import check_images
+    from continual_metaopt.reproduce import check_images, load_parts
 
-    parts = configs.load_studies(experiment, source=source, data_root=data_root, seeds=seeds)
-    for config in parts.values():
-        warning = check_images(config)
+    parts = load_parts(experiment, source=source, data_root=data_root, seeds=seeds)
+    for warning in dict.fromkeys(map(check_images, parts.values())):
         if warning and not quiet:
             print(f"{PROGRAM}: {warning}", file=sys.stderr)
+    done: list[Path] = []
+    shown = 0
 
     def show(_: str, runs: list[Path], selection: list[Path]) -> None:
         from analysis import load_runs
         from analysis.reproduction_report import write_reproduction
 
-        loaded = load_runs(*runs, *selection, purpose=None)
+        nonlocal shown
+        done.extend([*runs, *selection])
+        shown += 1
+        if shown < len(parts):
+            return
+        loaded = load_runs(*done, purpose=None)
         if loaded.table["state"].isin(["running", "failed"]).any():
             return  # an error says so
         text, paths = write_reproduction(loaded, experiment, folder / "report")

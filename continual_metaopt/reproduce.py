@@ -1,14 +1,39 @@
 """The paper's continual experiments: packaged studies on images of CIFAR-100's shape."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from continual_metaopt.config import StudyConfig
+from continual_metaopt.config import StudyConfig, load_studies
 from streams.sources import NAMED_SOURCES, load_source
 
-Experiment = Literal["table2", "table3", "robustness", "trajectories"]
+# experiments of several studies, by the label of each; all others are a packaged study of their name
+STUDIES = {"published": {"within": "published", "global": "published_global"}}
 
 N_CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)  # of CIFAR-100
+
+
+def load_parts(
+    experiment: str, *, source: str | None, data_root: Path | None, seeds: Sequence[int] | None
+) -> dict[str, StudyConfig]:
+    """Read the studies of an experiment.
+
+    Args:
+        experiment: which one.
+        source: the images, instead of CIFAR-100.
+        data_root: folder of the files of torchvision's data sets.
+        seeds: the reported seeds, instead of the studies' own.
+
+    Returns:
+        Each study by its label, which is empty for the only one.
+
+    Raises:
+        ConfigError: the seeds do not fit a study.
+    """
+    studies = STUDIES.get(experiment, {"": experiment})
+    return {
+        label: load_studies(study, source=source, data_root=data_root, seeds=seeds)[""]
+        for label, study in studies.items()
+    }
 
 
 def check_images(study: StudyConfig) -> str | None:

@@ -13,6 +13,11 @@ from analysis.figures.boundaries import ALIGNED, around_boundaries
 from analysis.figures.controls import control_dots
 from analysis.figures.field import accuracy_against_time, family_styles, initial_step_sizes, ranking_dots
 from analysis.figures.paper import gaps_beside_the_papers
+from analysis.figures.published import (
+    published_cumulative_accuracy,
+    published_step_sizes,
+    published_test_accuracy,
+)
 from analysis.figures.ranks import rank_diagram
 from analysis.figures.settings import sensitivity_curves, sensitivity_maps
 from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, save
@@ -45,6 +50,9 @@ __all__ = [
     "initial_step_sizes",
     "meta_parameter_trajectories",
     "online_accuracy_by_experience",
+    "published_cumulative_accuracy",
+    "published_step_sizes",
+    "published_test_accuracy",
     "rank_diagram",
     "ranking_dots",
     "save",

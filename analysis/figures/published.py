@@ -1,0 +1,244 @@
+"""The published continual experiment beside ours: cumulative accuracy, step sizes, test accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.figures.style import (
+    COLOURS,
+    LINE_STYLES,
+    Width,
+    draw_boundaries,
+    legend_below,
+    log_axis,
+    new_figure,
+    styled,
+    thousands,
+)
+from analysis.published import (
+    ACCURACY,
+    CUMULATIVE_ACCURACY,
+    FORMS,
+    NO_RUNS,
+    STEP_SIZES,
+    STUDIES,
+    TEST_ACCURACY,
+    Learner,
+    Row,
+    learners_of,
+    papers_rows,
+)
+from analysis.runs import Runs
+from analysis.statistics import (
+    Diverged,
+    counted_runs,
+    mean_interval,
+    recorded_trajectories,
+    sample_scores,
+    test_accuracy_by_experience,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_POINTS = 500  # per line
+OF_PAPER: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.8,
+    "linestyle": "none",
+    "clip_on": False,
+    "zorder": 4,
+}
+# what is drawn, in this order, which decides on colours
+NAMES = ("fixed", "scalar", "two blocks", "four blocks")
+
+
+@styled
+def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", width: Width = "page") -> Figure:
+    """Cumulative online accuracy in the published setting, beside the paper's figure 3.
+
+    Caption: Lines are means over seeds of the online accuracy over all samples so far; bands are 95 % Student-t
+    intervals over seeds; thin vertical lines are changes of task. Learned step sizes are those with γ = 0.999, and the
+    fixed one is the best of the paper's decades, or its 1e-4 with global labels. Diamonds at the end are the paper's
+    averages over the stream; the grey ones after one and two tasks were read off its figure.
+
+    Args:
+        runs: of the studies ``published`` and ``published_global``, or one of them.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    for axes, learners in panels:
+        n_samples = 0
+        for name, learner in learners.items():
+            paths = counted_runs(learner.runs, diverged)["path"]
+            scores = np.stack([sample_scores(learner.runs, path) for path in paths])
+            n_samples = scores.shape[1]
+            points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
+            _draw_mean(axes, points + 1, 100 * np.cumsum(scores, axis=1)[:, points] / (points + 1), name)
+            if name in ACCURACY:
+                axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
+        any_learner = next(iter(learners.values()))
+        length = n_samples / int(any_learner.runs.table["n_experiences"].iloc[0])
+        axes.plot(
+            [length * n_tasks for n_tasks in CUMULATIVE_ACCURACY],
+            list(CUMULATIVE_ACCURACY.values()),
+            color="0.45",
+            **OF_PAPER,
+        )
+        draw_boundaries(axes, any_learner.runs)
+        axes.set_xlim(0, n_samples)
+        thousands(axes, 4)
+    _finish(figure, panels, "sample", "online accuracy (%),\nall samples so far")
+    return figure
+
+
+@styled
+def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
+    """Step sizes of the paper's two blocks in the published setting, beside its figures 4 and 8.
+
+    Caption: Thin lines are the step sizes of single seeds, bold lines their median; thin vertical lines are changes of
+    task. Diamonds were read off the paper's figures. The first block is the first three layers, the last one the output
+    layer; γ = 0.999, α₀ = 1e-4.
+
+    Args:
+        runs: as of `published_cumulative_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels, with both blocks.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    low, high = 1e-6, 3e-3
+    for axes, learners in panels:
+        learner = learners.get("two blocks")
+        if learner is None:
+            continue
+        paths = list(learner.runs.table["path"])
+        blocks = learner.runs.configs[paths[0]]["blocks"]
+        n_samples = int(learner.runs.table["n_samples"].iloc[0])
+        length = n_samples / int(learner.runs.table["n_experiences"].iloc[0])
+        records = {path: recorded_trajectories(learner.runs, path, "step_size") for path in paths}
+        for name, block, colour in zip(("first", "last"), (blocks[0], blocks[-1]), COLOURS, strict=False):
+            of_seeds = [
+                record[record["block"] == block].set_index("step")["value"].astype(float) for record in records.values()
+            ]
+            for series in of_seeds:
+                axes.plot(series.index[::2], series.iloc[::2], color=colour, linewidth=0.3, alpha=0.5)
+            steps = of_seeds[0].index
+            median = np.median([series.reindex(steps) for series in of_seeds], axis=0)
+            axes.plot(steps, median, color=colour, label=f"{name} block")
+            low, high = min(low, float(median.min())), max(high, float(median.max()))
+            points = STEP_SIZES[name]
+            axes.plot([length * n for n in points], list(points.values()), color=colour, **OF_PAPER)
+        draw_boundaries(axes, learner.runs)
+        axes.set_xlim(0, n_samples)
+        thousands(axes, 4)
+    for axes, _ in panels:
+        log_axis(axes, low / 1.3, high * 1.3)
+    _finish(figure, panels, "sample", "step size")
+    return figure
+
+
+@styled
+def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width: Width = "page") -> Figure:
+    """Test accuracy of each task at its end in the published setting, beside the paper's figure 7.
+
+    Caption: Lines are means over seeds of the accuracy on the test images of each task at its end; bands are 95 %
+    Student-t intervals over seeds. Diamonds, joined by dotted lines, were read off the paper's figure; each seed deals
+    classes to tasks anew, so that single tasks cannot be compared with the paper's.
+
+    Args:
+        runs: as of `published_cumulative_accuracy`.
+        diverged: as of `published_cumulative_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    for axes, learners in panels:
+        for name, learner in learners.items():
+            table = test_accuracy_by_experience(learner.runs, diverged=diverged)
+            of_seeds = 100 * table.pivot(index="seed", columns="experience", values="test_accuracy").to_numpy(float)
+            _draw_mean(axes, np.arange(1, of_seeds.shape[1] + 1), of_seeds, name)
+            if name in TEST_ACCURACY:
+                paper = TEST_ACCURACY[name]
+                style = OF_PAPER | {"linestyle": ":", "linewidth": 0.7, "markersize": 2.5}
+                axes.plot(np.arange(1, len(paper) + 1), paper, color=_style(name)["color"], **style)
+        axes.locator_params(axis="x", integer=True)
+    _finish(figure, panels, "task", "test accuracy (%)\nat the task's end")
+    return figure
+
+
+Panels = list[tuple["Axes", dict[str, Learner]]]
+
+
+def _panels(runs: Runs, width: Width, height: float) -> tuple[Figure, Panels]:
+    """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
+    found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
+    if not found:
+        raise ValueError(NO_RUNS)
+    rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
+    figure = new_figure(width, 0.4 + height * len(rows))
+    grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
+    panels = []
+    for (labels, form), learners in found.items():
+        axes = grid[rows.index(labels), FORMS.index(form)]
+        axes.set_title(f"{form} momentum, labels {labels}", fontsize=8)
+        panels.append((axes, learners))
+    return figure, panels
+
+
+def _shown(learners: dict[Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
+    """For each form the paper's learners, and ours with four blocks."""
+    for form in FORMS:
+        four = learners.get(Row(form, "four blocks", "γ = 0.999"))
+        yield form, papers_rows(learners, form) | ({"four blocks": four} if four else {})
+
+
+def _style(name: str) -> dict[str, Any]:
+    place = NAMES.index(name)
+    return {"color": COLOURS[place], "linestyle": LINE_STYLES[place]}
+
+
+def _draw_mean(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, name: str) -> None:
+    mean, half_width = mean_interval(of_seeds)
+    style = _style(name)
+    axes.plot(x, mean, label=name, **style)
+    axes.fill_between(x, mean - half_width, mean + half_width, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Figure, panels: Panels, x_label: str, y_label: str) -> None:
+    """Label the outer axes, hide panels without runs, and draw one legend for all, with the paper's marker."""
+    from matplotlib.lines import Line2D
+
+    drawn = [axes for axes, _ in panels]
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        assert place is not None
+        axes.set_visible(axes in drawn)
+        axes.set_xlabel(x_label if place.is_last_row() else "")
+        axes.set_ylabel(y_label if place.is_first_col() else "")
+    lines = {str(line.get_label()): line for axes in drawn for line in axes.get_lines()}
+    named = {name: line for name, line in lines.items() if not name.startswith("_")}
+    paper = Line2D([], [], color="0.45", **OF_PAPER)
+    legend_below(drawn[0], [*named, "the paper"], [*named.values(), paper])
