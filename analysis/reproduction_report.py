@@ -62,10 +62,10 @@ STEP_SIZES_NOTE = (
 )
 
 PUBLISHED_NOTE = (
-    "Average online accuracy (%), mean over seeds ± half width of a 95 % Student-t interval; all learners have "
-    "the same five seeds, 0 to 4, unless --seeds says otherwise. “Decades” is the best of 1e-5 … 1e-1 and “finer grid” the best "
-    "of three values a factor of 2 apart, both chosen on seed 100; the value is in brackets. The paper's numbers are "
-    "means of 5 runs. It does not say which form of momentum and which labels they belong to."
+    "Average online accuracy (%), mean over seeds ± half width of a 95 % Student-t interval; all learners have the "
+    "same five seeds, 0 to 4, unless --seeds says otherwise. “Decades” is the best of 1e-5 … 1e-1 and “finer grid” the "
+    "best of three values a factor of 2 apart, both chosen on seed 100; the value is in brackets. The paper's numbers "
+    "are means of 5 runs. It does not say which form of momentum and which labels they belong to."
 )
 PUBLISHED_CLAIMS_NOTE = (
     "Mean over seeds ± half width of its 95 % Student-t interval. A claim holds, or does not, if p ≤ 0.05 after Holm's "

@@ -65,8 +65,8 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
 
     Caption: Lines are means over seeds of the online accuracy over all samples so far; bands are 95 % Student-t
     intervals over seeds; thin vertical lines are changes of task. Learned step sizes are those with γ = 0.999, and the
-    fixed one is 1e-4, the paper's (with the released form, the best of the paper's decades). Diamonds at the end are the paper's
-    averages over the stream; the grey ones after one and two tasks were read off its figure.
+    fixed one is 1e-4. Diamonds at the end are the paper's averages over the stream; the grey ones after one and two
+    tasks were read off its figure.
 
     Args:
         runs: of the studies ``published`` and ``published_global``, or one of them.
