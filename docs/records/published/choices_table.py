@@ -3,7 +3,7 @@ r"""Print what each choice that the paper leaves open is worth, in percentage po
 From this folder, with the folders of runs and the CSV file of ``after_update.py``:
 
     python choices_table.py ../../../runs/published ../../../runs/published_global ../../../runs/choices_* \
-        --after ../../../runs/choices_after_update.csv --out choices.csv
+        --after ../../../runs/after_update.csv --out choices.csv
 """
 
 import argparse
