@@ -28,6 +28,18 @@ TINY: dict[str, Any] = {
 }
 
 
+BLOCKS = [["linear1"], ["linear2"]]
+PUBLISHED = TINY | {
+    "selection_seeds": [],
+    "seeds": [0],
+    "evaluate": True,
+    "learners": [
+        {"label": "released, fixed, 1e-4", "name": "fixed", "lr": 1e-4},
+        {"label": "released, two blocks, γ = 0.999", "name": "metaoptimize", "lr": 0.001, "step_sizes": BLOCKS},
+    ],
+}
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short study in place of the packaged one."""
@@ -65,7 +77,26 @@ def test_a_table_is_run_and_shown_beside_the_papers(tmp_path: Path, capsys: pyte
     )
 
 
-@pytest.mark.parametrize("experiment", ["table2", "trajectories"])
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_an_experiment_of_two_studies_has_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("published", "published_global")
+    studies = {name: yaml.safe_dump(PUBLISHED | {"name": name}, allow_unicode=True) for name in names}
+    monkeypatch.setattr(config, "packaged_studies", lambda: studies)
+
+    assert cli.main(["reproduce", "published", "--out", str(tmp_path / "out"), "--workers", "1", "--quiet"]) == 0
+
+    page = (tmp_path / "out" / "report" / "published.md").read_text()
+    assert capsys.readouterr().out.startswith(page)
+    for labels in ("within", "global"):
+        assert f"## All columns, labels {labels}" in page
+        assert len(list((tmp_path / "out" / labels / "runs").glob("*/config.json"))) == 2
+    assert "36.6" in page
+
+
+@pytest.mark.parametrize("experiment", ["published", "table2", "trajectories"])
 def test_missing_images_are_told_with_what_to_give_instead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
