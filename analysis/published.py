@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.comparisons import holm, paired_t_test
 from analysis.reproduction import verdict
 from analysis.runs import Runs
-from analysis.sawtooth import block_trajectories, sawtooth, trend
+from analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
 from analysis.statistics import (
     Diverged,
     counted_runs,
@@ -288,6 +288,8 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
     if "two blocks" not in shown:
         return
     trajectories = list(block_trajectories(shown["two blocks"].runs, shown["two blocks"].label).values())
+    if not (trajectories and all(map(can_fold, trajectories))):
+        return  # no run has come to its end, or experiences are too short
     for block, course in zip(("first", "last"), trajectories, strict=True):
         tooth = sawtooth(course, shifts=shifts)
         text = f"the {block} block's step size rises after a change of task and falls until the next"
