@@ -338,14 +338,16 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     """
     from tabulate import tabulate
 
-    columns = list(dict.fromkeys(zip(claims["form"], claims["labels"], strict=True)))
+    groups = dict(list(claims.groupby(["form", "labels"], sort=False)))
+    order = dict.fromkeys(max(groups.values(), key=len)["claim"]) | dict.fromkeys(claims["claim"])
     rows = []
-    for claim, group in claims.groupby("claim", sort=False):
-        cells = {
-            (row["form"], row["labels"]): f"{row['verdict']}: {interval_text(row['value'], row['half_width'], '+.2f')}"
-            for row in group.to_dict("records")
+    for claim in order:
+        found = {
+            key: f"{row['verdict']}: {interval_text(row['value'], row['half_width'], '+.2f')}"
+            for key, group in groups.items()
+            for row in group[group["claim"] == claim].to_dict("records")
         }
-        unit, paper = group["unit"].iloc[0], group["paper"].iloc[0]
-        rows.append([f"{claim} ({unit})", paper, *(cells.get(column, "") for column in columns)])
-    headings = ["claim", "the paper", *(f"{form}, labels {labels}" for form, labels in columns)]
+        about = claims[claims["claim"] == claim].iloc[0]
+        rows.append([f"{claim} ({about['unit']})", about["paper"], *(found.get(key, "") for key in groups)])
+    headings = ["claim", "the paper", *(f"{form}, labels {labels}" for form, labels in groups)]
     return tabulate(rows, headings, "github", disable_numparse=True) + "\n"
