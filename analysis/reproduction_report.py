@@ -44,20 +44,27 @@ ACCURACY_NOTE = (
     "CIFAR-100."
 )
 CLAIMS_NOTE = (
-    "Differences in percentage points, paired by seed. An ordering of the paper holds if the 95 % interval of the "
-    "difference lies above zero, does not hold if it lies below, and is undecided otherwise."
+    "Mean differences in percentage points, paired by seed; ± is the half width of a 95 % Student-t interval, which is "
+    "not corrected. Verdicts are corrected: each difference has a paired two-sided t-test, with Holm's correction for "
+    "all verdicts of the table. An ordering of the paper holds if p ≤ 0.05 and the difference is positive, does not "
+    "hold if p ≤ 0.05 and it is negative, and is undecided otherwise. The t-test takes differences as normally "
+    "distributed; an exact sign-flip test of five seeds cannot give less than 0.0625."
 )
 FINDINGS_NOTE = (
     "×: by what factor a tooth's maximum exceeds its minimum. A sawtooth holds if the teeth are larger than with "
     "boundaries shifted at random (p ≤ 0.05 after Holm's correction for all rows), with the peak in the first half of "
-    "an experience. Trends are in decades per experience, with 95 % Student-t intervals over seeds; “stays” means "
-    "within ± 0.05. Only finished runs count."
+    "an experience. Trends are means over seeds in decades per experience, each with a 95 % Student-t interval that is "
+    "not corrected. “Falls” is decided by two-sided t-tests over seeds with Holm's correction for all first blocks. "
+    "“Stays” means within ± 0.05, by intervals that hold for all last blocks together (Bonferroni). Only finished runs "
+    "count."
 )
 STEP_SIZES_NOTE = (
-    "Each row: accuracy over all initial step sizes with the same discount and meta step size, or over fixed step "
-    "sizes; “lost” is the best of these means minus the worst, in percentage points. The last column is by how much "
-    "more the fixed step size of the same base update loses over its own, narrower grid, with a 95 % Student-t "
-    "interval over seeds; without several seeds it is undecided."
+    "Each row: mean accuracy over seeds, over all initial step sizes with the same discount and meta step size, or "
+    "over fixed step sizes; “lost” is the best of these means minus the worst, in percentage points. γ = 1 and η = 1e-3 are "
+    "the values of the paper's stationary experiments. The last column is by how much more the fixed step size of the "
+    "same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds, which is not "
+    "corrected. Verdicts are by paired two-sided t-tests with Holm's correction for all of them, since exact sign-flip "
+    "tests of few seeds cannot give small p-values; without several seeds they are undecided."
 )
 
 # Corrected for the forty blocks of a table, p-values can come far below 0.05.
