@@ -422,8 +422,10 @@ def _totals(parts: Sequence[Runs]) -> dict[str, str]:
 
 
 def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
-    """Means and intervals of a column as places on an axis that shows all of them."""
+    """Means and intervals of a column as places on an axis that shows all of them; None where seeds are bimodal."""
     mean = table[column].to_numpy(dtype=float)
+    if f"{column}_seeds" in table:
+        mean = np.where(table[f"{column}_seeds"] == "", mean, np.nan)
     half_width = np.nan_to_num(table[f"{column}_ci"].to_numpy(dtype=float), nan=0.0, posinf=0.0)
     known = np.isfinite(mean)
     if known.sum() < 2:
@@ -445,7 +447,8 @@ def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
 
 
 def _number(text: str) -> float | None:
-    """The number that a text such as "−1,234.5 ± 0.6" begins with."""
+    """The number that a text such as "−1,234.5 ± 0.6" or "median 39.9 (…)" begins with."""
+    text = text.removeprefix("median ")
     if text.startswith("∞"):
         return math.inf
     found = re.match(r"[−+-]?[\d,]*\.?\d+(e[+-]?\d+)?", text)

@@ -20,7 +20,14 @@ import pandas as pd
 
 from analysis.comparisons import holm, paired_t_test
 from analysis.runs import Runs
-from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy, paired_interval
+from analysis.statistics import (
+    Diverged,
+    accuracy_by_setting,
+    mean_interval,
+    online_accuracy,
+    paired_interval,
+    seeds_if_bimodal,
+)
 from analysis.tables import interval_text, number_text
 
 Table = Literal["table2", "table3"]
@@ -80,7 +87,8 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     Returns:
         One row per learner of the study: base, step_sizes, settings, seeds, online_accuracy (%), online_accuracy_ci
         (half width of the 95 % interval), gap and gap_ci (percentage points above the tuned fixed step size of the same
-        base update, paired by seed; NaN for itself), paper, paper_gap (the same of the paper).
+        base update, paired by seed; NaN for itself), online_accuracy_seeds and gap_seeds (single seeds where these are
+        bimodal, see `analysis.statistics.seeds_if_bimodal`), paper, paper_gap (the same of the paper).
 
     Raises:
         ValueError: there are no runs of that study, or they are of several streams.
@@ -90,9 +98,10 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     for row, accuracy in by_seed.items():
         mean, half_width = mean_interval(accuracy.to_numpy())
         fixed = by_seed.get(Row(row.base, "fixed", ""))
-        gap, gap_ci = (np.nan, np.nan)
+        gap, gap_ci, gap_seeds = np.nan, np.nan, ""
         if fixed is not None and row.step_sizes != "fixed":
             gap, gap_ci = paired_interval(accuracy, fixed)
+            gap_seeds = seeds_if_bimodal(accuracy - fixed)
         paper = PAPER[table]
         rows.append(
             {
@@ -102,8 +111,10 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
                 "seeds": len(accuracy),
                 "online_accuracy": mean,
                 "online_accuracy_ci": half_width,
+                "online_accuracy_seeds": seeds_if_bimodal(accuracy),
                 "gap": gap,
                 "gap_ci": gap_ci,
+                "gap_seeds": gap_seeds,
                 "paper": paper[row.step_sizes][row.base],
                 "paper_gap": np.nan
                 if row.step_sizes == "fixed"
@@ -199,9 +210,11 @@ def comparison_markdown(table: pd.DataFrame) -> str:
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
-        ours, paper = interval_text(row["online_accuracy"], row["online_accuracy_ci"]), f"{row['paper']:.2f}"
+        ours = interval_text(row["online_accuracy"], row["online_accuracy_ci"], seeds=row["online_accuracy_seeds"])
+        paper = f"{row['paper']:.2f}"
         if np.isfinite(row["gap"]):
-            ours += f" ({interval_text(row['gap'], row['gap_ci'], '+.2f')})"
+            gap = interval_text(row["gap"], row["gap_ci"], "+.2f", row["gap_seeds"])
+            ours += f"; gap {gap}" if row["online_accuracy_seeds"] or row["gap_seeds"] else f" ({gap})"
         if np.isfinite(row["paper_gap"]):
             paper += f" ({number_text(row['paper_gap'], '+.2f')})"
         cells.setdefault(name, {}).update({f"{row['base']}, ours": ours, f"{row['base']}, paper": paper})

@@ -27,7 +27,7 @@ from analysis.reproduction import (
 from analysis.runs import Runs
 from analysis.sawtooth import sawtooth_table
 from analysis.statistics import Diverged
-from analysis.tables import caption, comparison_table, format_table
+from analysis.tables import bimodal_note, caption, comparison_table, format_table
 from analysis.tuning import chosen_setting
 
 Experiment = Literal["table2", "table3", "robustness", "trajectories"]
@@ -44,27 +44,27 @@ ACCURACY_NOTE = (
     "CIFAR-100."
 )
 CLAIMS_NOTE = (
-    "Mean differences in percentage points, paired by seed; ± is the half width of a 95 % Student-t interval, which is "
-    "not corrected. Verdicts are corrected: each difference has a paired two-sided t-test, with Holm's correction for "
-    "all verdicts of the table. An ordering of the paper holds if p ≤ 0.05 and the difference is positive, does not "
-    "hold if p ≤ 0.05 and it is negative, and is undecided otherwise. The t-test takes differences as normally "
+    "Mean differences in percentage points, paired by seed; ± is the half width of a 95 % Student-t interval, which "
+    "is not corrected. Verdicts are corrected: each difference has a paired two-sided t-test, with Holm's correction "
+    "for all verdicts of the table. An ordering of the paper holds if p ≤ 0.05 and the difference is positive, does "
+    "not hold if p ≤ 0.05 and it is negative, and is undecided otherwise. The t-test takes differences as normally "
     "distributed; an exact sign-flip test of five seeds cannot give less than 0.0625."
 )
 FINDINGS_NOTE = (
     "×: by what factor a tooth's maximum exceeds its minimum. A sawtooth holds if the teeth are larger than with "
     "boundaries shifted at random (p ≤ 0.05 after Holm's correction for all rows), with the peak in the first half of "
-    "an experience. Trends are means over seeds in decades per experience, each with a 95 % Student-t interval that is "
-    "not corrected. “Falls” is decided by two-sided t-tests over seeds with Holm's correction for all first blocks. "
-    "“Stays” means within ± 0.05, by intervals that hold for all last blocks together (Bonferroni). Only finished runs "
-    "count."
+    "an experience. Trends are means over seeds in decades per experience, each with a 95 % Student-t interval that "
+    "is not corrected. “Falls” is decided by two-sided t-tests over seeds with Holm's correction for all first "
+    "blocks. “Stays” means within ± 0.05, by intervals that hold for all last blocks together (Bonferroni). Only "
+    "finished runs count."
 )
 STEP_SIZES_NOTE = (
     "Each row: mean accuracy over seeds, over all initial step sizes with the same discount and meta step size, or "
-    "over fixed step sizes; “lost” is the best of these means minus the worst, in percentage points. γ = 1 and η = 1e-3 are "
-    "the values of the paper's stationary experiments. The last column is by how much more the fixed step size of the "
-    "same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds, which is not "
-    "corrected. Verdicts are by paired two-sided t-tests with Holm's correction for all of them, since exact sign-flip "
-    "tests of few seeds cannot give small p-values; without several seeds they are undecided."
+    "over fixed step sizes; “lost” is the best of these means minus the worst, in percentage points. γ = 1 and η = "
+    "1e-3 are the values of the paper's stationary experiments. The last column is by how much more the fixed step "
+    "size of the same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds, which "
+    "is not corrected. Verdicts are by paired two-sided t-tests with Holm's correction for all of them, since exact "
+    "sign-flip tests of few seeds cannot give small p-values; without several seeds they are undecided."
 )
 
 # Corrected for the forty blocks of a table, p-values can come far below 0.05.
@@ -118,7 +118,7 @@ def sections(
     else:
         of_paper: Table = experiment
         table = paper_comparison(reported, of_paper, diverged=diverged)
-        text = f"{comparison_markdown(table)}\n{ACCURACY_NOTE}{_chosen(reported)}"
+        text = f"{comparison_markdown(table)}\n{' '.join([ACCURACY_NOTE, *bimodal_note(table)])}{_chosen(reported)}"
         yield Section("Accuracy", "accuracy", table, text)
         claims = paper_claims(reported, of_paper, diverged=diverged)
         yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE}")

@@ -19,6 +19,7 @@ from analysis.families import family
 from analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
+BIMODAL_GAP = 5.0  # percentage points of accuracy
 AT_BOUND = 0.1  # share of a run's recorded steps from which on a step size counts as being at its bound
 BOUND_TOLERANCE = 1e-6  # relative; a step size is computed as the exponential of its logarithm
 
@@ -52,6 +53,48 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any
 
         quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
         return mean, quantile * observations.std(axis=0, ddof=1) / np.sqrt(n)
+
+
+def is_bimodal(percent: ArrayLike) -> bool:
+    """Whether accuracies of seeds fall in two groups, so that their mean describes none of them.
+
+    They do if the largest gap between sorted neighbours is more than 5 percentage points, and more than twice the sum
+    of the two groups' ranges. A group may be a single seed. Two values are no groups.
+
+    Args:
+        percent: accuracies in %, or differences between them in percentage points, [n]; NaN do not count.
+
+    Returns:
+        Whether they do; always False for fewer than three values.
+    """
+    values = np.sort(np.asarray(percent, dtype=float))
+    values = values[~np.isnan(values)]
+    if len(values) < 3:
+        return False
+    gaps = np.diff(values)
+    largest = gaps.max()
+    within = values[-1] - values[0] - largest
+    return bool(largest > BIMODAL_GAP and largest > 2 * within)
+
+
+def seeds_if_bimodal(percent: ArrayLike) -> str:
+    """Single values where a mean with an interval would mislead, for a column of a table.
+
+    Args:
+        percent: as of `is_bimodal`.
+
+    Returns:
+        The values in rising order, separated by spaces; empty if they are not bimodal.
+    """
+    if not is_bimodal(percent):
+        return ""
+    values = np.asarray(percent, dtype=float)
+    return " ".join(f"{value:.6g}" for value in np.sort(values[~np.isnan(values)]))
+
+
+def numbers_of(seeds: str) -> list[float]:
+    """The single values in a text from `seeds_if_bimodal`."""
+    return [float(value) for value in seeds.split()]
 
 
 def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
@@ -433,7 +476,8 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     Returns:
         Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline;
         NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
-        than two pairs).
+        than two pairs), seeds (single differences in percentage points where they are bimodal, see
+        `seeds_if_bimodal`; empty otherwise and for a regression).
 
     Raises:
         ValueError: there is no such label, or the runs cannot be paired (see `Runs.require_one_stream`).
@@ -446,10 +490,11 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     for label in runs.labels:
         if label != baseline_label:
             pairs = by_seed.reindex(columns=[label, baseline_label]).dropna()
-            rows[label] = (len(pairs), *paired_interval(pairs[label], pairs[baseline_label]))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
-        "label"
-    )
+            interval = paired_interval(pairs[label], pairs[baseline_label])
+            points = 100 * (pairs[label] - pairs[baseline_label])
+            rows[label] = (len(pairs), *interval, "" if name == "squared_error" else seeds_if_bimodal(points))
+    columns = ["pairs", "difference", "half_width", "seeds"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("label")
 
 
 def at_bounds(runs: Runs, run: str) -> pd.DataFrame:

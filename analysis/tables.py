@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.runs import Runs
 from analysis.statistics import (
     AT_BOUND,
+    BIMODAL_GAP,
     Diverged,
     average_score,
     best_fixed,
@@ -19,8 +20,10 @@ from analysis.statistics import (
     is_at_bound,
     is_regression,
     mean_interval,
+    numbers_of,
     paired_differences,
     require_labels,
+    seeds_if_bimodal,
 )
 from analysis.tuning import (
     FACTORS,
@@ -35,6 +38,11 @@ from analysis.tuning import (
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
 _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
+BIMODAL_NOTE = (
+    "Where seeds fall in two groups, the median and the single seeds in brackets stand instead of a mean with an "
+    f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than twice the sum "
+    "of the two groups' ranges."
+)
 # Characters that LaTeX sets only in mathematics; tabulate escapes the others.
 _LATEX_SIGNS = {
     "±": r"$\pm$",
@@ -69,10 +77,12 @@ def comparison_table(
     Returns:
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
-        measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
-        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), at_bound (number of runs
-        with a step size at its bound, see `analysis.statistics.is_at_bound`), samples_per_second (median of the counted
-        runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
+        measured), each in % (differences in percentage points), followed by the half width of its 95 % interval
+        (`…_ci`) and by the single values of seeds where they are bimodal (`…_seeds`, a text, empty otherwise; see
+        `analysis.statistics.is_bimodal`), pairs (number of common seeds), diverged and incomplete (numbers of runs),
+        at_bound (number of runs with a step size at its bound, see `analysis.statistics.is_at_bound`),
+        samples_per_second (median of the counted runs). A regression has squared_error, the mean over the stream, in
+        place of online_accuracy.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
         these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
         error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
@@ -169,6 +179,7 @@ def caption(table: pd.DataFrame) -> str:
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = f"{seeds_text(fewest, most)}{' per learner' * (fewest != most)}"
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
+    sentences += bimodal_note(table)
     regression = table.attrs["score"] == "squared_error"
     reference = table.attrs["baseline"]
     if reference is not None and len(table) > 1:
@@ -211,17 +222,21 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
     mean, half_width = mean_interval(scale * counted[score].to_numpy())
-    held_out, held_out_ci = mean_interval(100 * counted["held_out_accuracy"].dropna().to_numpy())
+    held_out = 100 * counted["held_out_accuracy"].dropna().to_numpy()
+    held_out_mean, held_out_ci = mean_interval(held_out)
     return {
         "learner": label,
         "seeds": len(counted),
         score: mean,
         f"{score}_ci": half_width,
+        f"{score}_seeds": "" if score == "squared_error" else seeds_if_bimodal(100 * counted[score].to_numpy()),
         "difference": np.nan if difference is None else scale * difference["difference"],
         "difference_ci": np.nan if difference is None else scale * difference["half_width"],
+        "difference_seeds": "" if difference is None else difference["seeds"],
         "pairs": 0 if difference is None else int(difference["pairs"]),
-        "held_out_accuracy": held_out,
+        "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
+        "held_out_accuracy_seeds": seeds_if_bimodal(held_out),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
         "at_bound": int(group["at_bound"].sum()),
@@ -286,7 +301,8 @@ def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]
     """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
 
     Args:
-        table: with the column, and its half widths in one whose name ends with `_ci`.
+        table: with the column, its half widths in one whose name ends with `_ci`, and perhaps the single values of
+            bimodal rows in one whose name ends with `_seeds`.
         column: its name.
         sign: `"+"` to write a sign before positive numbers too.
 
@@ -295,21 +311,28 @@ def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]
     """
     half_widths = table[f"{column}_ci"]
     decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
-    pairs = zip(table[column], half_widths, strict=True)
-    return [interval_text(value, half_width, f"{sign}.{decimals}f") for value, half_width in pairs]
+    seeds = table[f"{column}_seeds"] if f"{column}_seeds" in table else [""] * len(table)
+    cells = zip(table[column], half_widths, seeds, strict=True)
+    return [interval_text(value, half_width, f"{sign}.{decimals}f", single) for value, half_width, single in cells]
 
 
-def interval_text(value: float, half_width: float, form: str = ".2f") -> str:
-    """A value with its interval, such as "−1.20 ± 0.34".
+def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str = "") -> str:
+    """A value with its interval, such as "−1.20 ± 0.34", or a median such as "median 39.9 (10.1, 39.9, 40.0)".
 
     Args:
         value: of any unit.
         half_width: of its interval; NaN where there is none, which is left out then.
         form: as of Python's `format`; a half width has no sign.
+        seeds: from `analysis.statistics.seeds_if_bimodal`; if not empty, it takes the place of mean and interval.
 
     Returns:
         The text; empty if the value is missing.
     """
+    if seeds:
+        single = numbers_of(seeds)
+        return (
+            f"median {number_text(float(np.median(single)), form)} ({', '.join(number_text(s, form) for s in single)})"
+        )
     text = number_text(value, form)
     return text if not text or math.isnan(half_width) else f"{text} ± {half_width:{form.lstrip('+')}}"
 
@@ -325,6 +348,16 @@ def number_text(value: float, form: str = ".2f") -> str:
         The text; empty if the value is missing.
     """
     return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
+
+
+def bimodal_note(table: pd.DataFrame) -> list[str]:
+    """What a cell with a median is, as a list of one sentence; empty if the table has none.
+
+    Args:
+        table: with columns whose names end with `_seeds`.
+    """
+    columns = table[[column for column in table if str(column).endswith("_seeds")]]
+    return [BIMODAL_NOTE] if (columns.fillna("") != "").any(axis=None) else []
 
 
 def seeds_text(fewest: int, most: int) -> str:

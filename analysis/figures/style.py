@@ -152,6 +152,38 @@ def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
 
 
+def draw_single_seeds(
+    axes: Axes,
+    values: Sequence[float],
+    place: float,
+    colour: str,
+    marker: str,
+    along: Literal["horizontal", "vertical"],
+    filled: str | None = None,
+) -> None:
+    """Draw single seeds as small markers with a tick at their median, for seeds that fall in two groups.
+
+    Args:
+        axes: where to draw.
+        values: of the seeds.
+        place: on the other axis.
+        colour: of markers and tick.
+        marker: shape of the markers.
+        along: axis of the values.
+        filled: colour inside the markers; that of their edge if None.
+    """
+    style: dict[str, Any] = {"color": colour, "markersize": 2.2, "markeredgewidth": 0.6, "linestyle": ""}
+    style |= {"marker": marker, "markerfacecolor": colour if filled is None else filled}
+    tick: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgewidth": 1.2}
+    median, places = float(np.median(values)), [place] * len(values)
+    if along == "horizontal":
+        axes.plot(values, places, **style)
+        axes.plot(median, place, marker="|", **tick)
+    else:
+        axes.plot(places, values, **style)
+        axes.plot(place, median, marker="_", **tick)
+
+
 def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
     """Label a logarithmic axis at these multiples of powers of ten, in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter

@@ -137,6 +137,22 @@ def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> N
     assert (row["p_holm"], row["verdict"]) == (pytest.approx(6 * ttest_1samp([10, 11, 13], 0).pvalue), "holds")
 
 
+def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
+    counts = {"AdamW, fixed": (50, 50, 50), "AdamW, scalar, chosen": (10, 60, 61)}
+    for order, (label, of_seeds) in enumerate(counts.items()):
+        for seed, n in enumerate(of_seeds):
+            config = {"study": "table2", "entry": label, "order": order}
+            write_run(tmp_path, label, seed, [1] * n + [0] * (100 - n), config=config)
+    table = paper_comparison(load_runs(tmp_path), "table2")
+
+    assert table["gap_seeds"].tolist() == ["", "-40 10 11"]
+    text = " ".join(comparison_markdown(table).split())
+    assert "| median 60.00 (10.00, 60.00, 61.00); gap median +10.00 (−40.00, +10.00, +11.00) |" in text
+    points = [line.get_xydata().tolist() for line in gaps_beside_the_papers(table).axes[0].lines]
+    assert [[0, -40], [0, 10], [0, 11]] in points
+    assert [[0, 10]] in points  # the median
+
+
 @pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row() -> None:
     from continual_metaopt.config import load_study

@@ -15,13 +15,16 @@ from analysis.statistics import (
     counted_runs,
     held_out_accuracy,
     is_at_bound,
+    is_bimodal,
     is_regression,
     mean_interval,
     mean_squared_error,
+    numbers_of,
     online_accuracy,
     paired_differences,
     recorded_blocks,
     sample_scores,
+    seeds_if_bimodal,
     squared_errors,
     windowed_accuracy,
 )
@@ -52,6 +55,25 @@ def test_mean_interval_of_too_few():
     assert all(math.isnan(value) for value in mean_interval([]))
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, not 95"):
         mean_interval([1, 2], confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [
+        ([38, 39, 40, 41, 42], False),
+        ([35.5, 40, 40.1, 40.2, 40.3], False),  # an outlier by less than 5 points
+        ([30, 36, 37, 38, 39], False),  # a gap of 6 points, which is no more than twice the 3 points of the others
+        ([30, 37, 38, 39, 40], True),
+        ([10.1, 10.2, 39.9, 40.0, 40.1], True),
+        ([40, 9.8, 40.2, 40.1, 39.9], True),
+        ([10, 40], False),
+        ([10, 40, np.nan], False),
+        ([], False),
+    ],
+)
+def test_seeds_in_two_groups(percent, expected):
+    assert is_bimodal(percent) is expected
+    assert numbers_of(seeds_if_bimodal(percent)) == (sorted(percent) if expected else [])
 
 
 def test_windowed_accuracy_looks_back():

@@ -166,6 +166,25 @@ def test_caption(runs):
     assert text.endswith("What a diverged run did not see counts as chance, 1 / number of outputs.")
 
 
+def test_seeds_in_two_groups_have_a_median_and_no_interval(tmp_path):
+    """The tuned learner's five seeds are far apart, and so are the differences from the other's."""
+    counts = {"Prodigy": (101, 401, 400, 102, 399), "AdamW": (350, 351, 352, 353, 354)}
+    for order, (label, seeds) in enumerate(counts.items()):
+        for seed, n in enumerate(seeds):
+            config = {"order": order, "learner": {"name": "fixed"}}
+            write_run(tmp_path, label, seed, [1] * n + [0] * (1000 - n), config=config)
+    table = comparison_table(load_runs(tmp_path), baseline="AdamW")
+    assert table["online_accuracy_seeds"].tolist() == ["10.1 10.2 39.9 40 40.1", ""]
+    assert table["online_accuracy"][0] == pytest.approx(28.06)
+    text = format_table(table, "markdown")
+    assert "median 39.9 (10.1, 10.2, 39.9, 40.0, 40.1)" in text
+    assert "median +4.5 (−25.1, −24.9, +4.5, +4.8, +5.0)" in text
+    assert "35.2 ± 0.2" in text
+    assert "28.1" not in text
+    assert "the median and the single seeds in brackets stand instead of a mean" in caption(table)
+    assert "median" not in caption(table[1:])
+
+
 def test_regressions_are_compared_by_squared_errors(tmp_path):
     errors = {"LMS": ([2, 4], [4, 6]), "LMS 2": ([8, 8], [8, 8]), "IDBD": ([1, 2], [1, 4])}
     for order, (label, seeds) in enumerate(errors.items()):
