@@ -25,7 +25,7 @@ from analysis.figures import COLOURS
 from analysis.files import write_whole
 from analysis.runs import Runs, read_status
 from analysis.statistics import Diverged, average_score, held_out_accuracy
-from analysis.tables import caption, rounded_columns
+from analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -35,6 +35,8 @@ _COLUMNS_WITH_INTERVALS = {
     "online accuracy (%)": "online_accuracy",
     "mean squared error": "squared_error",
     "held-out accuracy (%)": "held_out_accuracy",
+    "loss": "loss",
+    DISCOUNTED_LOSS: "discounted_loss",
 }
 _MAX_ITEMS = 12  # of a list that is shown
 

@@ -13,6 +13,7 @@ from analysis.runs import Runs
 from analysis.statistics import (
     AT_BOUND,
     BIMODAL_GAP,
+    GAMMA,
     Diverged,
     average_score,
     best_fixed,
@@ -21,6 +22,7 @@ from analysis.statistics import (
     is_regression,
     mean_interval,
     numbers_of,
+    online_loss,
     paired_differences,
     require_labels,
     seeds_if_bimodal,
@@ -38,6 +40,7 @@ from analysis.tuning import (
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
 _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
+DISCOUNTED_LOSS = f"loss, γ = {GAMMA:g}"
 BIMODAL_NOTE = (
     "Where seeds fall in two groups, the median and the single seeds in brackets stand instead of a mean with an "
     f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than twice the sum "
@@ -82,7 +85,8 @@ def comparison_table(
         `analysis.statistics.is_bimodal`), pairs (number of common seeds), diverged and incomplete (numbers of runs),
         at_bound (number of runs with a step size at its bound, see `analysis.statistics.is_at_bound`),
         samples_per_second (median of the counted runs). A regression has squared_error, the mean over the stream, in
-        place of online_accuracy.
+        place of online_accuracy. Else there are loss and discounted_loss, each followed by `…_ci`: means over the
+        finished runs with finite losses, see `analysis.statistics.online_loss`.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
         these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
         error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
@@ -99,6 +103,8 @@ def comparison_table(
     reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
     scores, score = average_score(runs, diverged)
     scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+    if score != "squared_error":
+        scores = scores.join(online_loss(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
     scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
@@ -122,7 +128,8 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     Args:
         table: from `comparison_table`.
         fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
-            columns, unrounded). All but the last round, and leave out columns without content.
+            columns, unrounded). All but the last round, and leave out columns without content. The terminal has no
+            room for the discounted loss.
 
     Returns:
         The text, ending with a line break.
@@ -132,9 +139,12 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
-    return (
-        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(rounded_columns(table), fmt)
-    )
+    if fmt == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    columns = rounded_columns(table)
+    if fmt == "terminal":  # which is not wide enough
+        columns.pop(DISCOUNTED_LOSS, None)
+    return format_columns(columns, fmt)
 
 
 def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
@@ -181,6 +191,8 @@ def caption(table: pd.DataFrame) -> str:
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
     sentences += bimodal_note(table)
     regression = table.attrs["score"] == "squared_error"
+    if "loss" in table and table["loss"].notna().any():
+        sentences.append(_loss_note(table))
     reference = table.attrs["baseline"]
     if reference is not None and len(table) > 1:
         role = ", the best learner with fixed step sizes in this table," if table.attrs["best_fixed"] else ""
@@ -218,6 +230,17 @@ def caption(table: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
+def _loss_note(table: pd.DataFrame) -> str:
+    text = "Losses are means over the stream and over the runs that finished with finite losses; each sample's loss is "
+    text += "that of its prediction, made before learning from it."
+    if table["discounted_loss"].notna().any():
+        text += (
+            f" “{DISCOUNTED_LOSS}” is the discounted loss that MetaOptimize minimises, averaged over the stream, with "
+            "the same γ for all learners."
+        )
+    return text
+
+
 def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
@@ -237,11 +260,21 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
         "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
         "held_out_accuracy_seeds": seeds_if_bimodal(held_out),
+        **_losses(counted),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
         "at_bound": int(group["at_bound"].sum()),
         "samples_per_second": counted["samples_per_second"].median(),
     }
+
+
+def _losses(counted: pd.DataFrame) -> dict[str, float]:
+    """Means of the losses of counted runs, with intervals; nothing for a regression."""
+    row = {}
+    for column in ("loss", "discounted_loss"):
+        if column in counted:
+            row[column], row[f"{column}_ci"] = mean_interval(counted[column].dropna().to_numpy())
+    return row
 
 
 def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
@@ -279,6 +312,8 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         score_name: with_interval(table, score),
         f"− {reference}": with_interval(table, "difference", sign="+"),
         "held-out accuracy (%)": with_interval(table, "held_out_accuracy"),
+        "loss": with_interval(table, "loss", decimals=3) if "loss" in table else [""],
+        DISCOUNTED_LOSS: with_interval(table, "discounted_loss", decimals=3) if "loss" in table else [""],
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
         "at bound": [str(count) for count in table["at_bound"]],
@@ -297,7 +332,29 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 
-def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
+def columns_by_experience(measured: pd.DataFrame) -> dict[str, list[str]]:
+    """Test accuracies as texts, with a row for each learner and a column for each experience.
+
+    Args:
+        measured: from `analysis.statistics.test_accuracy_by_experience`.
+
+    Returns:
+        Heading → texts: learner, and the mean over seeds in % with its 95 % interval for each experience, from 1; empty
+        where nothing was measured.
+    """
+    labels = list(dict.fromkeys(measured["label"]))
+    columns = {"learner": [str(label) for label in labels]}
+    for experience in sorted(measured["experience"].unique()):
+        group = measured[measured["experience"] == experience]
+        cells = []
+        for label in labels:
+            percent = 100 * group.loc[group["label"] == label, "test_accuracy"].to_numpy(dtype=float)
+            cells.append(interval_text(*mean_interval(percent), ".1f", seeds_if_bimodal(percent)))
+        columns[f"task {experience + 1}"] = cells
+    return columns
+
+
+def with_interval(table: pd.DataFrame, column: str, sign: str = "", decimals: int | None = None) -> list[str]:
     """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
 
     Args:
@@ -305,12 +362,14 @@ def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]
             bimodal rows in one whose name ends with `_seeds`.
         column: its name.
         sign: `"+"` to write a sign before positive numbers too.
+        decimals: how many; if None, as many as the intervals need.
 
     Returns:
         One for each row; empty where the value is missing.
     """
     half_widths = table[f"{column}_ci"]
-    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
+    if decimals is None:
+        decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
     seeds = table[f"{column}_seeds"] if f"{column}_seeds" in table else [""] * len(table)
     cells = zip(table[column], half_widths, seeds, strict=True)
     return [interval_text(value, half_width, f"{sign}.{decimals}f", single) for value, half_width, single in cells]

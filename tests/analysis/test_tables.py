@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis import comparison_table, format_table, load_runs
-from analysis.tables import caption
+from analysis import comparison_table, format_table, load_runs, statistics
+from analysis.tables import caption, columns_by_experience
 
 from .synthetic import write_regression, write_run
 
@@ -97,8 +97,10 @@ def test_terminal(runs):
         "2",
         "80.0 ± 127.1",
         "+20.0 ± 127.1",
+        "0.500 ± 0.000",
         "100",
     ]
+    assert "loss, γ = 0.999" not in lines[0]
     assert "−45.0 ± 63.5" in lines[4]
 
 
@@ -128,14 +130,15 @@ def test_markdown(runs):
 
 def test_latex(runs):
     text = format_table(comparison_table(load_runs(runs)), "latex")
-    assert text.startswith("\\begin{tabular}{lrrrr}\n\\toprule\n")
+    assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\n")
     assert "\\bottomrule\n\\end{tabular}\n" in text
     assert r"Meta\_1 (100 \%)" in text
     assert r"online accuracy (\%)" in text
     assert r"$-$45.0 $\pm$ 63.5" in text
     assert text.isascii()
     rows = [line for line in text.splitlines() if "&" in line]
-    assert {line.count("&") for line in rows} == {4}
+    assert {line.count("&") for line in rows} == {6}
+    assert r"loss, $\gamma$ = 0.999" in text
     assert all(line.endswith(r"\\") for line in rows)
 
 
@@ -145,6 +148,18 @@ def test_csv_is_complete_and_unrounded(runs):
     assert list(rows[0]) == list(table.columns)
     assert float(rows[0]["online_accuracy_ci"]) == table["online_accuracy_ci"][0]
     assert rows[1]["difference"] == ""
+
+
+def test_columns_by_experience(tmp_path):
+    for seed, accuracy in enumerate(([0.5, 0.75], [0.5, 0.25])):
+        write_run(tmp_path, "A", seed, test_accuracy=accuracy, config={"order": 0})
+    write_run(tmp_path, "B", 0, test_accuracy=[0.5, None], config={"order": 1})
+    columns = columns_by_experience(statistics.test_accuracy_by_experience(load_runs(tmp_path)))
+    assert columns == {
+        "learner": ["A", "B"],
+        "task 1": ["50.0 ± 0.0", "50.0"],
+        "task 2": [f"50.0 ± {25 * T_1:.1f}", ""],
+    }
 
 
 def test_unknown_format(runs):
