@@ -68,7 +68,7 @@ def ranking(
         for column in _COSTS:
             ranked[column] = ranked["learner"].map(known[column])
     ranked = ranked.drop(columns="online_accuracy")
-    ranked.attrs = {name: compared.attrs[name] for name in ("baseline", "best_fixed", "diverged")}
+    ranked.attrs = {name: compared.attrs[name] for name in ("baseline", "best_fixed", "diverged", "seeds")}
     return ranked
 
 
@@ -114,7 +114,7 @@ def caption(table: pd.DataFrame) -> str:
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     role = "the best learner with fixed step sizes, " if table.attrs["best_fixed"] else ""
     sentences = [
-        f"Average online accuracy over {seeds_text(fewest, most)}; ± is the half width "
+        f"Average online accuracy, mean over {seeds_text(fewest, most, table.attrs['seeds'])}; ± is the half width "
         "of a 95 % Student-t interval over seeds. Places are those of the tuned setting where it was reported, else of "
         "the untuned one.",
         f"Differences are in percentage points and paired by seed; those of the place's setting are from {role}"

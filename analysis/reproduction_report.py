@@ -27,7 +27,7 @@ from analysis.reproduction import (
 from analysis.runs import Runs
 from analysis.sawtooth import sawtooth_table
 from analysis.statistics import Diverged
-from analysis.tables import bimodal_note, caption, comparison_table, format_table
+from analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
 from analysis.tuning import chosen_setting
 
 Experiment = Literal["table2", "table3", "robustness", "trajectories"]
@@ -108,26 +108,30 @@ def sections(
         raise ValueError(f"the experiment must be one of {', '.join(get_args(Experiment))}, not {experiment!r}")
     if experiment == "robustness":
         table = initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
-        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE}"
+        seeds = seeds_of(_of_study(runs, experiment, "selection"))
+        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
         yield Section("Does the initial step size matter?", "initial_step_sizes", table, text)
         return
     reported = _of_study(runs, experiment, "report")
+    seeds = seeds_of(reported)
     if experiment == "trajectories":
         table = comparison_table(reported, diverged=diverged)
         yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
     else:
         of_paper: Table = experiment
         table = paper_comparison(reported, of_paper, diverged=diverged)
-        text = f"{comparison_markdown(table)}\n{' '.join([ACCURACY_NOTE, *bimodal_note(table)])}{_chosen(reported)}"
+        note = " ".join([ACCURACY_NOTE, *bimodal_note(table), f"{seeds}.{_chosen(reported)}"])
+        text = f"{comparison_markdown(table)}\n{note}"
         yield Section("Accuracy", "accuracy", table, text)
         claims = paper_claims(reported, of_paper, diverged=diverged)
-        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE}")
+        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
     try:
         teeth = sawtooth_table(reported, _drawn(reported), shifts=shifts)
     except ValueError as error:
         yield Section("Step sizes", "sawtooth", pd.DataFrame(), f"Not checked: {error}.")
         return
-    yield Section("Step sizes", "sawtooth", teeth, f"{findings_markdown(sawtooth_findings(teeth))}\n{FINDINGS_NOTE}")
+    findings = findings_markdown(sawtooth_findings(teeth))
+    yield Section("Step sizes", "sawtooth", teeth, f"{findings}\n{FINDINGS_NOTE} {seeds}.")
 
 
 def reproduction_markdown(experiment: Experiment, parts: list[Section]) -> str:

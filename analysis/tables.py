@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -119,6 +119,7 @@ def comparison_table(
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
+    table.attrs["seeds"] = sorted(int(seed) for seed in scores.dropna(subset=score)["seed"].unique())
     return table
 
 
@@ -183,11 +184,11 @@ def caption(table: pd.DataFrame) -> str:
         table: from `comparison_table`.
 
     Returns:
-        Sentences that say how many seeds there are, what ± means, how learners were paired, how diverged and
-        incomplete runs count, and when a step size counts as being at its bound.
+        Sentences that say what numbers are, how many seeds there are and which, what ± means, how learners were paired,
+        how diverged and incomplete runs count, and when a step size counts as being at its bound.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
-    seeds = f"{seeds_text(fewest, most)}{' per learner' * (fewest != most)}"
+    seeds = seeds_text(fewest, most, table.attrs["seeds"])
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
     sentences += bimodal_note(table)
     regression = table.attrs["score"] == "squared_error"
@@ -225,6 +226,8 @@ def caption(table: pd.DataFrame) -> str:
             f"“At bound” counts runs in which a step size was at its bound at {100 * AT_BOUND:.0f} % of the recorded "
             "steps or more."
         )
+    if table["samples_per_second"].notna().any():
+        sentences.append("“samples/s” is the median over runs.")
     if n_incomplete:
         sentences.append(f"Not counted: {n_incomplete} run{'s' * (n_incomplete != 1)} that did not come to an end.")
     return " ".join(sentences)
@@ -419,9 +422,35 @@ def bimodal_note(table: pd.DataFrame) -> list[str]:
     return [BIMODAL_NOTE] if (columns.fillna("") != "").any(axis=None) else []
 
 
-def seeds_text(fewest: int, most: int) -> str:
-    """Numbers of seeds in words, such as "1 seed", "5 seeds" or "2 to 5 seeds"."""
-    return f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
+def seeds_text(fewest: int, most: int, seeds: Iterable[int] = ()) -> str:
+    """How many seeds, and which, in words: "1 seed", "5 seeds (0–4)" or "2 to 5 seeds per learner (0–3, 7)".
+
+    Args:
+        fewest: of any learner.
+        most: of any learner.
+        seeds: all that occur; left out if empty.
+    """
+    ranges: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    which = ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
+    text = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
+    return f"{text} ({which})" if which else text
+
+
+def seeds_of(runs: Runs) -> str:
+    """How many seeds runs have per learner, and which, in words as of `seeds_text`.
+
+    Args:
+        runs: the runs; where some have come to an end, others do not count.
+    """
+    ended = runs.table[runs.table["state"].isin(["finished", "diverged"])]
+    table = ended if len(ended) else runs.table
+    counts = table.groupby("label", observed=True)["seed"].nunique()
+    return seeds_text(int(counts.min()), int(counts.max()), table["seed"].astype(int))
 
 
 def _escape_markdown(text: str) -> str:

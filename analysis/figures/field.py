@@ -126,10 +126,10 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
 def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figure:
     """Accuracy of learners over the time that they took, tuning included.
 
-    Caption: Hollow markers are untuned settings, filled ones tuned settings, whose time includes all selection runs;
-    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Numbered, from
-    left to right, and named below are the learners to which none was superior in less time. Colours and shapes are
-    kinds of learners.
+    Caption: Markers are means over seeds, hollow ones of untuned settings, filled ones of tuned settings, whose time
+    includes all selection runs; bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for
+    the stream. Numbered, from left to right, and named below are the learners to which none was superior in less time.
+    Colours and shapes are kinds of learners.
 
     Args:
         table: from `analysis.equal_time.accuracy_at_equal_time`.

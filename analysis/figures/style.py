@@ -16,6 +16,7 @@ import numpy as np
 from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import common_boundaries
+from analysis.tables import seeds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,21 +109,24 @@ def save(
     return paths
 
 
-def caption_of(draw: Callable[..., Figure]) -> str:
-    """The caption of a figure: what its lines and bands are.
+def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
+    """The caption of a figure: what its lines and bands are, and of how many seeds.
 
     Args:
         draw: a function of `analysis.figures` that draws.
+        runs: what was drawn; None to say nothing of seeds.
 
     Returns:
-        The paragraph of its docstring that begins with "Caption:", in one line without that word.
+        The paragraph of its docstring that begins with "Caption:", in one line without that word; then how many seeds
+        there are, and which.
 
     Raises:
         ValueError: the function has no caption.
     """
     for paragraph in (inspect.getdoc(draw) or "").split("\n\n"):
         if paragraph.startswith("Caption:"):
-            return " ".join(paragraph.removeprefix("Caption:").split())
+            text = " ".join(paragraph.removeprefix("Caption:").split())
+            return text if runs is None else f"{text} {seeds_of(runs)}."
     raise ValueError(f"{draw.__name__} has no caption: its docstring needs a paragraph that begins with “Caption:”")
 
 

@@ -13,7 +13,7 @@ from analysis.files import write_whole
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import BIMODAL_NOTE, columns_by_experience, format_columns
+from analysis.tables import BIMODAL_NOTE, columns_by_experience, format_columns, seeds_of
 
 NOTE = (
     "Test accuracy (%) on held-out samples of each task, measured at its end: mean over seeds ± half width of a 95 % "
@@ -41,7 +41,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         columns = columns_by_experience(measured)
         has_medians = any(cell.startswith("median ") for cells in columns.values() for cell in cells)
         note = f"{NOTE} {BIMODAL_NOTE}" if has_medians else NOTE
-        print(f"{format_columns(columns, 'markdown')}\n{note}\n")
+        print(f"{format_columns(columns, 'markdown')}\n{note} {seeds_of(part)}.\n")
         to_csv = partial(measured.drop(columns="run").to_csv, index=False, lineterminator="\n")
         paths.append(write_whole(folder / "test_accuracy.csv", to_csv))
         paths += _arguments.save_figure(draw, part, figure, folder, "test_accuracy", arguments)

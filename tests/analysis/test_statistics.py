@@ -138,17 +138,6 @@ def test_the_same_seed_twice_is_an_error(tmp_path):
         counted_runs(load_runs(tmp_path))
 
 
-def test_held_out_accuracy(tmp_path):
-    write_run(tmp_path, "A", 0, test_accuracy=[0.8, 0.6])
-    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.9, None])
-    write_run(tmp_path, "B", 0)
-    write_run(tmp_path, "C", 0, [1, 0], n_samples=4, state="running", test_accuracy=[0.9, None])
-    runs = load_runs(tmp_path)
-    np.testing.assert_allclose(held_out_accuracy(runs), [0.7, (0.9 + 0.5) / 2, np.nan, np.nan])
-    np.testing.assert_allclose(held_out_accuracy(runs, "exclude"), [0.7, np.nan, np.nan, np.nan])
-
-
-@pytest.mark.parametrize("write", [write_run, write_regression])
 def test_test_accuracy_of_each_experience(tmp_path):
     write_run(tmp_path, "A", 0, test_accuracy=[0.5, 0.75])
     write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.25, None])
@@ -163,6 +152,17 @@ def test_test_accuracy_of_each_experience(tmp_path):
     assert len(statistics.test_accuracy_by_experience(load_runs(tmp_path), "exclude")) == 2
 
 
+def test_held_out_accuracy(tmp_path):
+    write_run(tmp_path, "A", 0, test_accuracy=[0.8, 0.6])
+    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.9, None])
+    write_run(tmp_path, "B", 0)
+    write_run(tmp_path, "C", 0, [1, 0], n_samples=4, state="running", test_accuracy=[0.9, None])
+    runs = load_runs(tmp_path)
+    np.testing.assert_allclose(held_out_accuracy(runs), [0.7, (0.9 + 0.5) / 2, np.nan, np.nan])
+    np.testing.assert_allclose(held_out_accuracy(runs, "exclude"), [0.7, np.nan, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("write", [write_run, write_regression])
 def test_what_nobody_measured_is_no_held_out_accuracy_of_diverged_runs(tmp_path, write):
     write(tmp_path, "A", 0, [1, 0, 1, 1], test_accuracy=[None, None])
     write(tmp_path, "B", 0, [1, 0], n_samples=4, state="diverged", test_accuracy=[None, None])
