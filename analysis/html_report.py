@@ -25,7 +25,7 @@ from analysis.figures import COLOURS
 from analysis.files import write_whole
 from analysis.runs import Runs, read_status
 from analysis.statistics import Diverged, average_score, held_out_accuracy
-from analysis.tables import caption, rounded_columns
+from analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -35,6 +35,8 @@ _COLUMNS_WITH_INTERVALS = {
     "online accuracy (%)": "online_accuracy",
     "mean squared error": "squared_error",
     "held-out accuracy (%)": "held_out_accuracy",
+    "loss": "loss",
+    DISCOUNTED_LOSS: "discounted_loss",
 }
 _MAX_ITEMS = 12  # of a list that is shown
 
@@ -422,8 +424,10 @@ def _totals(parts: Sequence[Runs]) -> dict[str, str]:
 
 
 def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
-    """Means and intervals of a column as places on an axis that shows all of them."""
+    """Means and intervals of a column as places on an axis that shows all of them; None where seeds are bimodal."""
     mean = table[column].to_numpy(dtype=float)
+    if f"{column}_seeds" in table:
+        mean = np.where(table[f"{column}_seeds"] == "", mean, np.nan)
     half_width = np.nan_to_num(table[f"{column}_ci"].to_numpy(dtype=float), nan=0.0, posinf=0.0)
     known = np.isfinite(mean)
     if known.sum() < 2:
@@ -445,7 +449,8 @@ def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
 
 
 def _number(text: str) -> float | None:
-    """The number that a text such as "−1,234.5 ± 0.6" begins with."""
+    """The number that a text such as "−1,234.5 ± 0.6" or "median 39.9 (…)" begins with."""
+    text = text.removeprefix("median ")
     if text.startswith("∞"):
         return math.inf
     found = re.match(r"[−+-]?[\d,]*\.?\d+(e[+-]?\d+)?", text)

@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.families import family
 from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, is_regression, paired_interval
-from analysis.tables import comparison_table, number_text, seeds_text, with_interval
+from analysis.statistics import Diverged, average_score, is_regression, paired_interval, seeds_if_bimodal
+from analysis.tables import bimodal_note, comparison_table, number_text, seeds_text, with_interval
 from analysis.tuning import FACTORS, chosen_setting, setting_text
 
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
@@ -40,7 +40,8 @@ def ranking(
 
     Returns:
         One row per learner, the best first, with accuracies in % and differences in percentage points, each followed by
-        the half width of its 95 % interval (`…_ci`): rank, learner, name (as registered), family, seeds, untuned,
+        the half width of its 95 % interval (`…_ci`) and by single seeds where they are bimodal (`…_seeds`, see
+        `analysis.tables.comparison_table`): rank, learner, name (as registered), family, seeds, untuned,
         tuned, gain (tuned − untuned, paired by seed), difference (to the baseline, paired by seed; NaN for itself),
         setting, tuning_runs, tuning_samples, selection_score, lost_at_3x, lost_at_10x, diverged (runs of either
         setting), samples_per_second, and, with costs, time_ratio, memory_ratio and state_bytes_per_parameter. What does
@@ -67,7 +68,7 @@ def ranking(
         for column in _COSTS:
             ranked[column] = ranked["learner"].map(known[column])
     ranked = ranked.drop(columns="online_accuracy")
-    ranked.attrs = {name: compared.attrs[name] for name in ("baseline", "best_fixed", "diverged")}
+    ranked.attrs = {name: compared.attrs[name] for name in ("baseline", "best_fixed", "diverged", "seeds")}
     return ranked
 
 
@@ -113,7 +114,7 @@ def caption(table: pd.DataFrame) -> str:
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     role = "the best learner with fixed step sizes, " if table.attrs["best_fixed"] else ""
     sentences = [
-        f"Average online accuracy over {seeds_text(fewest, most)}; ± is the half width "
+        f"Average online accuracy, mean over {seeds_text(fewest, most, table.attrs['seeds'])}; ± is the half width "
         "of a 95 % Student-t interval over seeds. Places are those of the tuned setting where it was reported, else of "
         "the untuned one.",
         f"Differences are in percentage points and paired by seed; those of the place's setting are from {role}"
@@ -121,6 +122,7 @@ def caption(table: pd.DataFrame) -> str:
         if table.attrs["baseline"]
         else "",
     ]
+    sentences += bimodal_note(table)
     if "tuning_runs" in table and table["tuning_runs"].notna().any():
         sentences.append(
             "Settings were chosen on other seeds, with “tuning” runs × samples; “selection” is the accuracy of the "
@@ -193,8 +195,9 @@ def _row(
     for column, label in (("untuned", untuned), ("tuned", tuned)):
         row[column] = math.nan if label is None else table.loc[label, "online_accuracy"]
         row[f"{column}_ci"] = math.nan if label is None else table.loc[label, "online_accuracy_ci"]
-    row["gain"], row["gain_ci"] = _paired(by_seed, tuned, untuned)
-    row["difference"], row["difference_ci"] = _paired(by_seed, labels[-1], baseline)
+        row[f"{column}_seeds"] = "" if label is None else table.loc[label, "online_accuracy_seeds"]
+    row |= _paired(by_seed, "gain", tuned, untuned)
+    row |= _paired(by_seed, "difference", labels[-1], baseline)
     tuning = ["tuning_runs", "tuning_samples", "selection_score", *(f"lost_at_{factor:g}x" for factor in FACTORS)]
     row |= {"setting": setting_text(chosen_setting(config))}
     row |= {column: decisive.get(column, math.nan) for column in tuning}
@@ -202,11 +205,13 @@ def _row(
     return row | {"samples_per_second": decisive["samples_per_second"]}
 
 
-def _paired(by_seed: pd.DataFrame, label: str | None, other: str | None) -> tuple[float, float]:
-    """Mean difference over common seeds, and the half width of its interval; NaN if there is nothing to compare."""
+def _paired(by_seed: pd.DataFrame, column: str, label: str | None, other: str | None) -> dict[str, float | str]:
+    """Columns of a mean difference over common seeds; NaN if there is nothing to compare."""
+    names = (column, f"{column}_ci", f"{column}_seeds")
     if label is None or other is None or label == other or not {label, other} <= {*by_seed.columns}:
-        return math.nan, math.nan
-    return paired_interval(by_seed[label], by_seed[other])
+        return dict(zip(names, (math.nan, math.nan, ""), strict=True))
+    better, worse = by_seed[label], by_seed[other]
+    return dict(zip(names, (*paired_interval(better, worse), seeds_if_bimodal(better - worse)), strict=True))
 
 
 def _numbers(table: pd.DataFrame, column: str, form: str) -> list[str]:

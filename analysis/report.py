@@ -81,7 +81,7 @@ def write_report(
         folded = _first_with_teeth(part, table)
         if folded is not None:
             drawings["sawtooth"] = partial(figures.folded_sawtooth, part, folded)
-            captions["sawtooth"] = figures.caption_of(figures.folded_sawtooth)
+            captions["sawtooth"] = figures.caption_of(figures.folded_sawtooth, part)
         images = {}
         for name, draw in drawings.items():
             files = figures.save(draw(), folder, name)

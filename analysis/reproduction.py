@@ -9,17 +9,25 @@ stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons import holm, paired_t_test
 from analysis.runs import Runs
-from analysis.statistics import Diverged, accuracy_by_setting, mean_interval, online_accuracy, paired_interval
+from analysis.statistics import (
+    Diverged,
+    accuracy_by_setting,
+    mean_interval,
+    online_accuracy,
+    paired_interval,
+    seeds_if_bimodal,
+)
 from analysis.tables import interval_text, number_text
 
 Table = Literal["table2", "table3"]
@@ -27,9 +35,11 @@ StepSizes = Literal["fixed", "scalar", "blockwise"]
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 BASES = ("AdamW", "RMSProp", "Lion")
-LEVEL = 0.05  # of the test for a sawtooth, after correction for the number of blocks
+LEVEL = 0.05  # of all tests of a table together, after correction for their number
 STAYS = 0.05  # decades per experience: a factor of 2.8 over ten experiences
-PAPERS_SETTING = (1.0, 1e-3)  # discount and meta step size
+# Of the paper's stationary experiments; its continual experiment has γ = 0.999.
+STATIONARY_SETTING = (1.0, 1e-3)  # discount and meta step size
+STATIONARY_NAME = "γ = 1, η = 1e-3"
 PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyType(
     {
         "table2": {
@@ -77,7 +87,8 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     Returns:
         One row per learner of the study: base, step_sizes, settings, seeds, online_accuracy (%), online_accuracy_ci
         (half width of the 95 % interval), gap and gap_ci (percentage points above the tuned fixed step size of the same
-        base update, paired by seed; NaN for itself), paper, paper_gap (the same of the paper).
+        base update, paired by seed; NaN for itself), online_accuracy_seeds and gap_seeds (single seeds where these are
+        bimodal, see `analysis.statistics.seeds_if_bimodal`), paper, paper_gap (the same of the paper).
 
     Raises:
         ValueError: there are no runs of that study, or they are of several streams.
@@ -87,9 +98,10 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     for row, accuracy in by_seed.items():
         mean, half_width = mean_interval(accuracy.to_numpy())
         fixed = by_seed.get(Row(row.base, "fixed", ""))
-        gap, gap_ci = (np.nan, np.nan)
+        gap, gap_ci, gap_seeds = np.nan, np.nan, ""
         if fixed is not None and row.step_sizes != "fixed":
             gap, gap_ci = paired_interval(accuracy, fixed)
+            gap_seeds = seeds_if_bimodal(accuracy - fixed)
         paper = PAPER[table]
         rows.append(
             {
@@ -99,8 +111,10 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
                 "seeds": len(accuracy),
                 "online_accuracy": mean,
                 "online_accuracy_ci": half_width,
+                "online_accuracy_seeds": seeds_if_bimodal(accuracy),
                 "gap": gap,
                 "gap_ci": gap_ci,
+                "gap_seeds": gap_seeds,
                 "paper": paper[row.step_sizes][row.base],
                 "paper_gap": np.nan
                 if row.step_sizes == "fixed"
@@ -113,8 +127,8 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
 def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> pd.DataFrame:
     """Which orderings of the paper's table hold in ours.
 
-    A claim holds if the 95 % interval of the difference, paired by seed, lies above zero, does not hold if it lies
-    below, and is undecided otherwise.
+    Each difference is tested by a two-sided t-test of the differences between equal seeds. (Exact sign-flip tests
+    cannot give less than 0.0625 with five seeds.) Holm's correction is for all rows of the table. See `verdict`.
 
     Args:
         runs: of the study ``table2`` or ``table3``.
@@ -123,21 +137,29 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
 
     Returns:
         One row per claim and way of finding the settings: claim, settings, difference and half_width (percentage
-        points), paper (the same difference there), verdict.
+        points; of one 95 % interval, not corrected), p_holm, paper (the same difference there), verdict.
 
     Raises:
         ValueError: there are no runs of that study, or they are of several streams.
     """
     by_seed = _by_seed(runs, table, diverged)
     ways = list(dict.fromkeys(row.settings for row in by_seed if row.settings))
-    claims = []
+    claims: list[tuple[str, str, float, float, float, float]] = []
     for claim, better, worse, paper in _orderings(table):
         for way in ways if {better[1], worse[1]} != {"fixed"} else [""]:
             rows = [Row(base, kind, "" if kind == "fixed" else way) for base, kind in (better, worse)]
             if all(row in by_seed for row in rows):
-                difference, half_width = paired_interval(by_seed[rows[0]], by_seed[rows[1]])
-                claims.append((claim, way, difference, half_width, paper, verdict(difference, half_width)))
-    return pd.DataFrame(claims, columns=["claim", "settings", "difference", "half_width", "paper", "verdict"])
+                pair = by_seed[rows[0]], by_seed[rows[1]]
+                claims.append((claim, way, *paired_interval(*pair), _paired_p(*pair), paper))
+    decided = pd.DataFrame(claims, columns=["claim", "settings", "difference", "half_width", "p_holm", "paper"])
+    decided["p_holm"] = holm(decided["p_holm"])
+    decided["verdict"] = list(map(verdict, decided["difference"], decided["p_holm"]))
+    return decided
+
+
+def _paired_p(better: pd.Series, worse: pd.Series) -> float:
+    """The p-value of a paired t-test over common seeds."""
+    return paired_t_test((better - worse).dropna().to_numpy())
 
 
 Cell = tuple[str, StepSizes]
@@ -158,19 +180,20 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
             yield f"{kind}: {better} above {worse}", (better, kind), (worse, kind), gap
 
 
-def verdict(difference: float, half_width: float) -> Verdict:
-    """What an interval says about the claim that a difference is positive.
+def verdict(difference: float, p: float) -> Verdict:
+    """What a test says about the claim that a difference is positive.
 
     Args:
-        difference: the middle of the interval.
-        half_width: of the interval, in the same unit; with NaN nothing is decided.
+        difference: the mean difference, in any unit.
+        p: its two-sided p-value, corrected for the number of tests in the table; with NaN nothing is decided.
 
     Returns:
-        "holds" if the interval lies above 0, "does not hold" if it lies below, else "undecided".
+        "holds" if p ≤ 0.05 and the difference is positive, "does not hold" if p ≤ 0.05 and it is negative, else
+        "undecided".
     """
-    if difference - half_width > 0:
-        return "holds"
-    return "does not hold" if difference + half_width < 0 else "undecided"
+    if not p <= LEVEL or difference == 0:
+        return "undecided"
+    return "holds" if difference > 0 else "does not hold"
 
 
 def comparison_markdown(table: pd.DataFrame) -> str:
@@ -187,9 +210,11 @@ def comparison_markdown(table: pd.DataFrame) -> str:
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
-        ours, paper = interval_text(row["online_accuracy"], row["online_accuracy_ci"]), f"{row['paper']:.2f}"
+        ours = interval_text(row["online_accuracy"], row["online_accuracy_ci"], seeds=row["online_accuracy_seeds"])
+        paper = f"{row['paper']:.2f}"
         if np.isfinite(row["gap"]):
-            ours += f" ({interval_text(row['gap'], row['gap_ci'], '+.2f')})"
+            gap = interval_text(row["gap"], row["gap_ci"], "+.2f", row["gap_seeds"])
+            ours += f"; gap {gap}" if row["online_accuracy_seeds"] or row["gap_seeds"] else f" ({gap})"
         if np.isfinite(row["paper_gap"]):
             paper += f" ({number_text(row['paper_gap'], '+.2f')})"
         cells.setdefault(name, {}).update({f"{row['base']}, ours": ours, f"{row['base']}, paper": paper})
@@ -227,35 +252,62 @@ def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
     - "sawtooth", for each block: holds if its teeth are larger than when boundaries are shifted at random (p ≤ 0.05,
       corrected for the number of blocks), the peak lies in the first half of an experience, and the step size falls
       from there; does not hold if the teeth are larger than by chance, but of another shape; undecided otherwise.
-    - "first block falls", where there are several: by the interval of its trend from experience to experience.
-    - "last block stays": holds if that interval lies within ± 0.05 decades per experience (a factor of 2.8 over ten
-      experiences), does not hold if it lies outside, and is undecided otherwise.
+    - "first block falls", where there are several: by a t-test of its trend from experience to experience over seeds,
+      with Holm's correction for the number of first blocks. See `verdict`.
+    - "last block stays": holds if the interval of its trend lies within ± 0.05 decades per experience (a factor of 2.8
+      over ten experiences), does not hold if it lies outside, and is undecided otherwise. The intervals are
+      simultaneous: for k last blocks each is a (100 − 5/k) % Student-t interval (Bonferroni), so that all of them
+      together hold the true trends in 95 % of cases. half_width is that of a single 95 % interval.
 
     Args:
         table: from `analysis.sawtooth.sawtooth_table`.
 
     Returns:
         One row per learner, finding and block: learner, finding, block, value and half_width (the amplitude in decades,
-        or the slope in decades per experience, over seeds), p (corrected; NaN for trends), verdict.
+        or the slope in decades per experience, over seeds), p_holm (corrected; NaN for "last block stays", which is
+        decided by intervals), verdict.
     """
     rows: list[tuple[str, str, str, float, float, float, Verdict]] = []
-    for learner, blocks in table.groupby("learner", sort=False):
-        records = blocks.to_dict("records")
-        for row in records:
-            found: Verdict = "undecided"
-            if row["p_holm"] <= LEVEL:
-                found = "holds" if row["peak"] < 0.5 and row["fall"] > 0 else "does not hold"
-            rows.append(
-                (str(learner), "sawtooth", row["block"], row["amplitude"], row["amplitude_ci"], row["p_holm"], found)
-            )
-        if len(records) > 1:
-            first, last = records[0], records[-1]
-            for finding, row, found in (
-                ("first block falls", first, verdict(-first["slope"], first["slope_ci"])),
-                ("last block stays", last, _stays(last["slope"], last["slope_ci"])),
-            ):
-                rows.append((str(learner), finding, row["block"], row["slope"], row["slope_ci"], np.nan, found))
-    return pd.DataFrame(rows, columns=["learner", "finding", "block", "value", "half_width", "p", "verdict"])
+    for row in table.to_dict("records"):
+        found: Verdict = "undecided"
+        if row["p_holm"] <= LEVEL:
+            found = "holds" if row["peak"] < 0.5 and row["fall"] > 0 else "does not hold"
+        rows.append(
+            (row["learner"], "sawtooth", row["block"], row["amplitude"], row["amplitude_ci"], row["p_holm"], found)
+        )
+    several = table[table.groupby("learner")["block"].transform("size") > 1].groupby("learner", sort=False)
+    first, last = several.head(1), several.tail(1)
+    for row, p in zip(first.to_dict("records"), _trend_p_holm(first), strict=True):
+        found = verdict(-row["slope"], p)
+        rows.append((row["learner"], "first block falls", row["block"], row["slope"], row["slope_ci"], p, found))
+    for row, half_width in zip(last.to_dict("records"), _simultaneous_half_widths(last), strict=True):
+        found = _stays(row["slope"], half_width)
+        rows.append((row["learner"], "last block stays", row["block"], row["slope"], row["slope_ci"], np.nan, found))
+    return pd.DataFrame(rows, columns=["learner", "finding", "block", "value", "half_width", "p_holm", "verdict"])
+
+
+def _standard_errors(trends: pd.DataFrame) -> np.ndarray:
+    """Standard errors of slopes, from the half widths of their 95 % Student-t intervals."""
+    from scipy.special import stdtrit
+
+    return trends["slope_ci"].to_numpy() / stdtrit(trends["seeds"].to_numpy() - 1, 1 - LEVEL / 2)
+
+
+def _trend_p_holm(trends: pd.DataFrame) -> np.ndarray:
+    """Two-sided p-values of t-tests of slopes over seeds, with Holm's correction for their number."""
+    from scipy.special import stdtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all
+        t = np.abs(trends["slope"].to_numpy()) / _standard_errors(trends)
+    return holm(2 * stdtr(trends["seeds"].to_numpy() - 1, -t))
+
+
+def _simultaneous_half_widths(trends: pd.DataFrame) -> np.ndarray:
+    """Half widths of intervals that together hold all slopes in 95 % of cases, by Bonferroni's correction."""
+    from scipy.special import stdtrit
+
+    quantiles = stdtrit(trends["seeds"].to_numpy() - 1, 1 - LEVEL / (2 * max(1, len(trends))))
+    return _standard_errors(trends) * quantiles
 
 
 def _stays(slope: float, half_width: float) -> Verdict:
@@ -303,12 +355,14 @@ def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.Data
         diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
-        One row per learner and way of choosing discount and meta step size (the paper's, and those with the best mean
-        over all initial step sizes): learner, base, settings, gamma, meta_lr (NaN for fixed step sizes), lowest and
-        highest (step size that all seeds have), worst and best (online accuracy in %, mean over seeds), lost (best
-        minus worst, in percentage points), fixed_lost (that of the fixed step size of the same base update over its
-        own, narrower grid), saved and half_width (of fixed_lost − lost, paired by seed), verdict ("holds" if learned
-        step sizes lose less; "undecided" for a single seed).
+        One row per learner and way of choosing discount and meta step size (γ = 1 and η = 1e-3, the values of the
+        paper's stationary experiments, and those with the best mean over all initial step sizes): learner, base,
+        settings, gamma, meta_lr (NaN for fixed step sizes), lowest and highest (step size that all seeds have), worst
+        and best (online accuracy in %, mean over seeds), lost (best minus worst, in percentage points), fixed_lost
+        (that of the fixed step size of the same base update over its own, narrower grid), saved and half_width (of
+        fixed_lost − lost, paired by seed; of one 95 % interval), p_holm (of paired t-tests of saved, with Holm's
+        correction for all learned rows), verdict ("holds" if learned step sizes lose less; "undecided" for a single
+        seed; empty for fixed step sizes).
 
     Raises:
         ValueError: these are no such runs.
@@ -324,12 +378,16 @@ def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.Data
     for learner, group in maps.groupby("label", sort=False):
         means = group.groupby(["gamma", "meta_lr"])["online_accuracy"].mean()
         best = max(means.index, key=means.__getitem__)
-        for settings, (gamma, meta_lr) in (("as in the paper", PAPERS_SETTING), ("best", best)):
+        for settings, (gamma, meta_lr) in ((STATIONARY_NAME, STATIONARY_SETTING), ("best", best)):
             part = group[np.isclose(group["gamma"], gamma, 0, 1e-9) & np.isclose(group["meta_lr"], meta_lr)]
             if len(part):
                 baseline = fixed_lost.get(group["base"].iloc[0])
                 rows.append(_over_step_sizes(str(learner), settings, (gamma, meta_lr), part, baseline))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p_holm"])
+    verdicts = map(verdict, table["saved"], table["p_holm"])
+    table["verdict"] = [found if learned else "" for found, learned in zip(verdicts, table["settings"], strict=True)]
+    return table
 
 
 def _of_all_seeds(tried: Runs, learned: bool, settings: list[str], diverged: Diverged) -> pd.DataFrame:
@@ -359,7 +417,9 @@ def _over_step_sizes(
 ) -> dict[str, object]:
     accuracy = _by_step_size(group)
     means, lost = accuracy.mean(), _lost(accuracy)
-    saved, half_width = (np.nan, np.nan) if fixed_lost is None else paired_interval(fixed_lost, lost)
+    saved, half_width, p = (np.nan,) * 3
+    if fixed_lost is not None:
+        saved, half_width, p = *paired_interval(fixed_lost, lost), _paired_p(fixed_lost, lost)
     return {
         "learner": learner,
         "base": group["base"].iloc[0],
@@ -374,7 +434,7 @@ def _over_step_sizes(
         "fixed_lost": np.nan if fixed_lost is None else fixed_lost.mean(),
         "saved": saved,
         "half_width": half_width,
-        "verdict": "" if fixed_lost is None else verdict(saved, half_width),
+        "p_holm": p,  # to be corrected when all rows are there
     }
 
 
@@ -395,7 +455,7 @@ def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
         cells.append(
             [
                 row["learner"],
-                f"{row['settings']}: γ = {row['gamma']:g}, η = {row['meta_lr']:g}" if learned else "",
+                _settings_text(row),
                 f"{row['lowest']:g} – {row['highest']:g} (× {row['highest'] / row['lowest']:,.0f})",
                 f"{row['worst']:.1f} – {row['best']:.1f}",
                 f"{row['lost']:.1f}",
@@ -404,6 +464,13 @@ def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
         )
     headings = ["learner", "settings", "step sizes", "accuracy (%)", "lost", "loses less than a fixed one"]
     return tabulate(cells, headings, "github", disable_numparse=True) + "\n"
+
+
+def _settings_text(row: Mapping[Hashable, Any]) -> str:
+    """Discount and meta step size of a row, each once."""
+    if row["settings"] in ("", STATIONARY_NAME):
+        return str(row["settings"])
+    return f"{row['settings']}: γ = {row['gamma']:g}, η = {row['meta_lr']:g}"
 
 
 def row_of(label: str) -> Row | None:

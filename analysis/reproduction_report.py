@@ -27,7 +27,7 @@ from analysis.reproduction import (
 from analysis.runs import Runs
 from analysis.sawtooth import sawtooth_table
 from analysis.statistics import Diverged
-from analysis.tables import caption, comparison_table, format_table
+from analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
 from analysis.tuning import chosen_setting
 
 Experiment = Literal["published", "table2", "table3", "robustness", "trajectories"]
@@ -45,20 +45,27 @@ ACCURACY_NOTE = (
     "CIFAR-100."
 )
 CLAIMS_NOTE = (
-    "Differences in percentage points, paired by seed. An ordering of the paper holds if the 95 % interval of the "
-    "difference lies above zero, does not hold if it lies below, and is undecided otherwise."
+    "Mean differences in percentage points, paired by seed; ± is the half width of a 95 % Student-t interval, which "
+    "is not corrected. Verdicts are corrected: each difference has a paired two-sided t-test, with Holm's correction "
+    "for all verdicts of the table. An ordering of the paper holds if p ≤ 0.05 and the difference is positive, does "
+    "not hold if p ≤ 0.05 and it is negative, and is undecided otherwise. The t-test takes differences as normally "
+    "distributed; an exact sign-flip test of five seeds cannot give less than 0.0625."
 )
 FINDINGS_NOTE = (
     "×: by what factor a tooth's maximum exceeds its minimum. A sawtooth holds if the teeth are larger than with "
     "boundaries shifted at random (p ≤ 0.05 after Holm's correction for all rows), with the peak in the first half of "
-    "an experience. Trends are in decades per experience, with 95 % Student-t intervals over seeds; “stays” means "
-    "within ± 0.05. Only finished runs count."
+    "an experience. Trends are means over seeds in decades per experience, each with a 95 % Student-t interval that "
+    "is not corrected. “Falls” is decided by two-sided t-tests over seeds with Holm's correction for all first "
+    "blocks. “Stays” means within ± 0.05, by intervals that hold for all last blocks together (Bonferroni). Only "
+    "finished runs count."
 )
 STEP_SIZES_NOTE = (
-    "Each row: accuracy over all initial step sizes with the same discount and meta step size, or over fixed step "
-    "sizes; “lost” is the best of these means minus the worst, in percentage points. The last column is by how much "
-    "more the fixed step size of the same base update loses over its own, narrower grid, with a 95 % Student-t "
-    "interval over seeds; without several seeds it is undecided."
+    "Each row: mean accuracy over seeds, over all initial step sizes with the same discount and meta step size, or "
+    "over fixed step sizes; “lost” is the best of these means minus the worst, in percentage points. γ = 1 and η = "
+    "1e-3 are the values of the paper's stationary experiments. The last column is by how much more the fixed step "
+    "size of the same base update loses over its own, narrower grid, with a 95 % Student-t interval over seeds, which "
+    "is not corrected. Verdicts are by paired two-sided t-tests with Holm's correction for all of them, since exact "
+    "sign-flip tests of few seeds cannot give small p-values; without several seeds they are undecided."
 )
 
 PUBLISHED_NOTE = (
@@ -118,26 +125,30 @@ def sections(
         return
     if experiment == "robustness":
         table = initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
-        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE}"
+        seeds = seeds_of(_of_study(runs, experiment, "selection"))
+        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
         yield Section("Does the initial step size matter?", "initial_step_sizes", table, text)
         return
     reported = _of_study(runs, experiment, "report")
+    seeds = seeds_of(reported)
     if experiment == "trajectories":
         table = comparison_table(reported, diverged=diverged)
         yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
     else:
         of_paper: Table = experiment
         table = paper_comparison(reported, of_paper, diverged=diverged)
-        text = f"{comparison_markdown(table)}\n{ACCURACY_NOTE}{_chosen(reported)}"
+        note = " ".join([ACCURACY_NOTE, *bimodal_note(table), f"{seeds}.{_chosen(reported)}"])
+        text = f"{comparison_markdown(table)}\n{note}"
         yield Section("Accuracy", "accuracy", table, text)
         claims = paper_claims(reported, of_paper, diverged=diverged)
-        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE}")
+        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
     try:
         teeth = sawtooth_table(reported, _drawn(reported), shifts=shifts)
     except ValueError as error:
         yield Section("Step sizes", "sawtooth", pd.DataFrame(), f"Not checked: {error}.")
         return
-    yield Section("Step sizes", "sawtooth", teeth, f"{findings_markdown(sawtooth_findings(teeth))}\n{FINDINGS_NOTE}")
+    findings = findings_markdown(sawtooth_findings(teeth))
+    yield Section("Step sizes", "sawtooth", teeth, f"{findings}\n{FINDINGS_NOTE} {seeds}.")
 
 
 def _published(runs: Runs, diverged: Diverged, shifts: int) -> Iterator[Section]:

@@ -19,6 +19,8 @@ from analysis.families import family
 from analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
+BIMODAL_GAP = 5.0  # percentage points of accuracy
+GAMMA = 0.999  # discount of the discounted loss of all learners, whatever theirs
 AT_BOUND = 0.1  # share of a run's recorded steps from which on a step size counts as being at its bound
 BOUND_TOLERANCE = 1e-6  # relative; a step size is computed as the exponential of its logarithm
 
@@ -52,6 +54,48 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any
 
         quantile = float(stdtrit(n - 1, (1 + confidence) / 2))
         return mean, quantile * observations.std(axis=0, ddof=1) / np.sqrt(n)
+
+
+def is_bimodal(percent: ArrayLike) -> bool:
+    """Whether accuracies of seeds fall in two groups, so that their mean describes none of them.
+
+    They do if the largest gap between sorted neighbours is more than 5 percentage points, and more than twice the sum
+    of the two groups' ranges. A group may be a single seed. Two values are no groups.
+
+    Args:
+        percent: accuracies in %, or differences between them in percentage points, [n]; NaN do not count.
+
+    Returns:
+        Whether they do; always False for fewer than three values.
+    """
+    values = np.sort(np.asarray(percent, dtype=float))
+    values = values[~np.isnan(values)]
+    if len(values) < 3:
+        return False
+    gaps = np.diff(values)
+    largest = gaps.max()
+    within = values[-1] - values[0] - largest
+    return bool(largest > BIMODAL_GAP and largest > 2 * within)
+
+
+def seeds_if_bimodal(percent: ArrayLike) -> str:
+    """Single values where a mean with an interval would mislead, for a column of a table.
+
+    Args:
+        percent: as of `is_bimodal`.
+
+    Returns:
+        The values in rising order, separated by spaces; empty if they are not bimodal.
+    """
+    if not is_bimodal(percent):
+        return ""
+    values = np.asarray(percent, dtype=float)
+    return " ".join(f"{value:.6g}" for value in np.sort(values[~np.isnan(values)]))
+
+
+def numbers_of(seeds: str) -> list[float]:
+    """The single values in a text from `seeds_if_bimodal`."""
+    return [float(value) for value in seeds.split()]
 
 
 def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
@@ -324,11 +368,46 @@ def squared_errors(runs: Runs, run: str) -> np.ndarray:
         no number. Where only some samples have been recorded, see `sample_scores`.
     """
     errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
-    loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
-    if record_samples_every(runs.configs[run]) > 1:
-        loss = _spread(runs, run, loss, "mean_loss")
+    loss = _sample_losses(runs, run)
     errors[: len(loss)] = np.where(np.isnan(loss), np.inf, 2 * loss)
     return errors
+
+
+def _sample_losses(runs: Runs, run: str) -> np.ndarray:
+    """Loss of each sample that a run has seen, before learning from it; NaN where it was not recorded."""
+    loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
+    return _spread(runs, run, loss, "mean_loss") if record_samples_every(runs.configs[run]) > 1 else loss
+
+
+def online_loss(runs: Runs) -> pd.DataFrame:
+    """Mean loss of each finished run over the stream, and the discounted loss that MetaOptimize minimises.
+
+    Each sample's loss is that of its prediction, made before learning from it.
+
+    At each sample t, MetaOptimize minimises F_t = (1 − γ) Σ_{τ ≥ t} γ^(τ − t) f_τ(w_τ), where f_τ(w_τ) is the loss of
+    sample τ. The discounted loss is the mean of F_t over all t of the stream, divided by the sum of its weights: a mean
+    of all losses, in which sample τ (from 0) has a weight in proportion to 1 − γ^(τ + 1). γ is `GAMMA` for all
+    learners, so that they can be compared. Source: Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        Indexed by path like `runs.table`: loss and discounted_loss. NaN for runs that did not finish, and where a loss
+        is not finite. Where single losses were not kept, as in archives of `analysis.archive`, loss comes from the
+        means of experiences, and discounted_loss is NaN. Where only some samples have been recorded, see
+        `sample_scores`.
+    """
+    table = pd.DataFrame(np.nan, index=pd.Index(runs.table["path"], name="run"), columns=["loss", "discounted_loss"])
+    for path in runs.table.loc[runs.table["state"] == "finished", "path"]:
+        losses = _sample_losses(runs, path)
+        if np.isfinite(losses).all():
+            weights = 1 - GAMMA ** np.arange(1, len(losses) + 1)
+            table.loc[path] = (losses.mean(), np.average(losses, weights=weights))
+        elif np.isnan(losses).all():
+            means = runs.read(path, "experiences", ["n_samples", "mean_loss"]).astype(float)
+            table.loc[path, "loss"] = np.average(means["mean_loss"], weights=means["n_samples"])
+    return table.replace(np.inf, np.nan)
 
 
 def mean_squared_error(runs: Runs, diverged: Diverged = "chance", burn_in: int = 0) -> pd.DataFrame:
@@ -375,6 +454,38 @@ def _one_row_per_run(runs: Runs) -> pd.DataFrame:
     return table.rename(columns={"path": "run"})
 
 
+def test_accuracy_by_experience(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
+    """Test accuracy of each run at the end of each experience, on held-out samples of that experience.
+
+    Args:
+        runs: the runs.
+        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs, if any of
+            the runs has been measured; `"exclude"`: diverged runs are not counted.
+
+    Returns:
+        One row per counted run and experience that was measured: run, label, seed, experience (from 0), test_accuracy
+        (fraction). No rows for regressions and streams without test samples.
+
+    Raises:
+        ValueError: the runs cannot be averaged (see `counted_runs`).
+    """
+    parts = []
+    was_measured = False
+    counted = counted_runs(runs, diverged)[["path", "label", "seed", "state"]]
+    for path, label, seed, state in counted.itertuples(index=False, name=None):
+        if runs.configs[path]["evaluate"]:
+            record = runs.read(path, "experiences", ["experience", "test_accuracy"]).dropna()
+            accuracy = record.set_index("experience")["test_accuracy"].astype(float)
+            was_measured |= len(accuracy) > 0
+            if state == "diverged":
+                info = runs.configs[path]["stream_info"]
+                everywhere = pd.RangeIndex(info["n_experiences"], name="experience")
+                accuracy = accuracy.reindex(everywhere, fill_value=1 / info["n_outputs"])
+            parts.append(accuracy.reset_index().assign(run=path, label=label, seed=seed))
+    columns = ["run", "label", "seed", "experience", "test_accuracy"]
+    return pd.concat(parts, ignore_index=True)[columns] if was_measured else pd.DataFrame(columns=columns)
+
+
 def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     """Held-out accuracy of each run: the mean over experiences of the test accuracy at the experience's end.
 
@@ -390,32 +501,9 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     Raises:
         ValueError: the runs cannot be averaged (see `counted_runs`).
     """
-    accuracy = pd.Series(np.nan, index=pd.Index(runs.table["path"], name="run"), name="held_out_accuracy")
-    counted = counted_runs(runs, diverged).set_index("path")["state"]
-    measured = {
-        path: runs.read(path, "experiences", ["test_accuracy"])["test_accuracy"].dropna().to_numpy(dtype=float)
-        for path in counted.index
-        if runs.configs[path]["evaluate"]
-    }
-    if not any(map(len, measured.values())):
-        return accuracy
-    for path, scores in measured.items():
-        info = runs.configs[path]["stream_info"]
-        missing = info["n_experiences"] - len(scores) if counted[path] == "diverged" else 0
-        scores = np.concatenate([scores, np.full(missing, 1 / info["n_outputs"])])
-        if len(scores):
-            accuracy[path] = scores.mean()
-    return accuracy
-
-
-def test_accuracy_by_experience(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Placeholder that the merge replaces."""
-    counted = counted_runs(runs, diverged)
-    parts = [
-        runs.read(path, "experiences", ["experience", "test_accuracy"]).assign(label=label, seed=seed)
-        for path, label, seed in counted[["path", "label", "seed"]].itertuples(index=False)
-    ]
-    return pd.concat(parts)
+    measured = test_accuracy_by_experience(runs, diverged)
+    paths = pd.Index(runs.table["path"], name="run")
+    return measured.groupby("run")["test_accuracy"].mean().reindex(paths).rename("held_out_accuracy")
 
 
 def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
@@ -443,7 +531,8 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     Returns:
         Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline;
         NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
-        than two pairs).
+        than two pairs), seeds (single differences in percentage points where they are bimodal, see
+        `seeds_if_bimodal`; empty otherwise and for a regression).
 
     Raises:
         ValueError: there is no such label, or the runs cannot be paired (see `Runs.require_one_stream`).
@@ -456,10 +545,11 @@ def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = 
     for label in runs.labels:
         if label != baseline_label:
             pairs = by_seed.reindex(columns=[label, baseline_label]).dropna()
-            rows[label] = (len(pairs), *paired_interval(pairs[label], pairs[baseline_label]))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "difference", "half_width"]).rename_axis(
-        "label"
-    )
+            interval = paired_interval(pairs[label], pairs[baseline_label])
+            points = 100 * (pairs[label] - pairs[baseline_label])
+            rows[label] = (len(pairs), *interval, "" if name == "squared_error" else seeds_if_bimodal(points))
+    columns = ["pairs", "difference", "half_width", "seeds"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("label")
 
 
 def at_bounds(runs: Runs, run: str) -> pd.DataFrame:

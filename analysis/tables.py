@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -12,6 +12,8 @@ import pandas as pd
 from analysis.runs import Runs
 from analysis.statistics import (
     AT_BOUND,
+    BIMODAL_GAP,
+    GAMMA,
     Diverged,
     average_score,
     best_fixed,
@@ -19,8 +21,11 @@ from analysis.statistics import (
     is_at_bound,
     is_regression,
     mean_interval,
+    numbers_of,
+    online_loss,
     paired_differences,
     require_labels,
+    seeds_if_bimodal,
 )
 from analysis.tuning import (
     FACTORS,
@@ -35,6 +40,12 @@ from analysis.tuning import (
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
 _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
+DISCOUNTED_LOSS = f"loss, γ = {GAMMA:g}"
+BIMODAL_NOTE = (
+    "Where seeds fall in two groups, the median and the single seeds in brackets stand instead of a mean with an "
+    f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than twice the sum "
+    "of the two groups' ranges."
+)
 # Characters that LaTeX sets only in mathematics; tabulate escapes the others.
 _LATEX_SIGNS = {
     "±": r"$\pm$",
@@ -69,10 +80,13 @@ def comparison_table(
     Returns:
         One row per label, in the order of `runs.labels`: learner, seeds (number of counted runs), online_accuracy,
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
-        measured), each in % (differences in percentage points) and followed by the half width of its 95 % interval
-        (`…_ci`), pairs (number of common seeds), diverged and incomplete (numbers of runs), at_bound (number of runs
-        with a step size at its bound, see `analysis.statistics.is_at_bound`), samples_per_second (median of the counted
-        runs). A regression has squared_error, the mean over the stream, in place of online_accuracy.
+        measured), each in % (differences in percentage points), followed by the half width of its 95 % interval
+        (`…_ci`) and by the single values of seeds where they are bimodal (`…_seeds`, a text, empty otherwise; see
+        `analysis.statistics.is_bimodal`), pairs (number of common seeds), diverged and incomplete (numbers of runs),
+        at_bound (number of runs with a step size at its bound, see `analysis.statistics.is_at_bound`),
+        samples_per_second (median of the counted runs). A regression has squared_error, the mean over the stream, in
+        place of online_accuracy. Else there are loss and discounted_loss, each followed by `…_ci`: means over the
+        finished runs with finite losses, see `analysis.statistics.online_loss`.
         With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
         these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
         error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
@@ -89,6 +103,8 @@ def comparison_table(
     reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
     scores, score = average_score(runs, diverged)
     scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+    if score != "squared_error":
+        scores = scores.join(online_loss(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
     scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
     differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
@@ -103,6 +119,7 @@ def comparison_table(
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
+    table.attrs["seeds"] = sorted(int(seed) for seed in scores.dropna(subset=score)["seed"].unique())
     return table
 
 
@@ -112,7 +129,8 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     Args:
         table: from `comparison_table`.
         fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
-            columns, unrounded). All but the last round, and leave out columns without content.
+            columns, unrounded). All but the last round, and leave out columns without content. The terminal has no
+            room for the discounted loss.
 
     Returns:
         The text, ending with a line break.
@@ -122,9 +140,12 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
-    return (
-        table.to_csv(index=False, lineterminator="\n") if fmt == "csv" else format_columns(rounded_columns(table), fmt)
-    )
+    if fmt == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    columns = rounded_columns(table)
+    if fmt == "terminal":  # which is not wide enough
+        columns.pop(DISCOUNTED_LOSS, None)
+    return format_columns(columns, fmt)
 
 
 def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
@@ -163,13 +184,16 @@ def caption(table: pd.DataFrame) -> str:
         table: from `comparison_table`.
 
     Returns:
-        Sentences that say how many seeds there are, what ± means, how learners were paired, how diverged and
-        incomplete runs count, and when a step size counts as being at its bound.
+        Sentences that say what numbers are, how many seeds there are and which, what ± means, how learners were paired,
+        how diverged and incomplete runs count, and when a step size counts as being at its bound.
     """
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
-    seeds = f"{seeds_text(fewest, most)}{' per learner' * (fewest != most)}"
+    seeds = seeds_text(fewest, most, table.attrs["seeds"])
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
+    sentences += bimodal_note(table)
     regression = table.attrs["score"] == "squared_error"
+    if "loss" in table and table["loss"].notna().any():
+        sentences.append(_loss_note(table))
     reference = table.attrs["baseline"]
     if reference is not None and len(table) > 1:
         role = ", the best learner with fixed step sizes in this table," if table.attrs["best_fixed"] else ""
@@ -202,31 +226,58 @@ def caption(table: pd.DataFrame) -> str:
             f"“At bound” counts runs in which a step size was at its bound at {100 * AT_BOUND:.0f} % of the recorded "
             "steps or more."
         )
+    if table["samples_per_second"].notna().any():
+        sentences.append("“samples/s” is the median over runs.")
     if n_incomplete:
         sentences.append(f"Not counted: {n_incomplete} run{'s' * (n_incomplete != 1)} that did not come to an end.")
     return " ".join(sentences)
+
+
+def _loss_note(table: pd.DataFrame) -> str:
+    text = "Losses are means over the stream and over the runs that finished with finite losses; each sample's loss is "
+    text += "that of its prediction, made before learning from it."
+    if table["discounted_loss"].notna().any():
+        text += (
+            f" “{DISCOUNTED_LOSS}” is the discounted loss that MetaOptimize minimises, averaged over the stream, with "
+            "the same γ for all learners."
+        )
+    return text
 
 
 def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
     mean, half_width = mean_interval(scale * counted[score].to_numpy())
-    held_out, held_out_ci = mean_interval(100 * counted["held_out_accuracy"].dropna().to_numpy())
+    held_out = 100 * counted["held_out_accuracy"].dropna().to_numpy()
+    held_out_mean, held_out_ci = mean_interval(held_out)
     return {
         "learner": label,
         "seeds": len(counted),
         score: mean,
         f"{score}_ci": half_width,
+        f"{score}_seeds": "" if score == "squared_error" else seeds_if_bimodal(100 * counted[score].to_numpy()),
         "difference": np.nan if difference is None else scale * difference["difference"],
         "difference_ci": np.nan if difference is None else scale * difference["half_width"],
+        "difference_seeds": "" if difference is None else difference["seeds"],
         "pairs": 0 if difference is None else int(difference["pairs"]),
-        "held_out_accuracy": held_out,
+        "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
+        "held_out_accuracy_seeds": seeds_if_bimodal(held_out),
+        **_losses(counted),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
         "at_bound": int(group["at_bound"].sum()),
         "samples_per_second": counted["samples_per_second"].median(),
     }
+
+
+def _losses(counted: pd.DataFrame) -> dict[str, float]:
+    """Means of the losses of counted runs, with intervals; nothing for a regression."""
+    row = {}
+    for column in ("loss", "discounted_loss"):
+        if column in counted:
+            row[column], row[f"{column}_ci"] = mean_interval(counted[column].dropna().to_numpy())
+    return row
 
 
 def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
@@ -264,6 +315,8 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         score_name: with_interval(table, score),
         f"− {reference}": with_interval(table, "difference", sign="+"),
         "held-out accuracy (%)": with_interval(table, "held_out_accuracy"),
+        "loss": with_interval(table, "loss", decimals=3) if "loss" in table else [""],
+        DISCOUNTED_LOSS: with_interval(table, "discounted_loss", decimals=3) if "loss" in table else [""],
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
         "at bound": [str(count) for count in table["at_bound"]],
@@ -282,34 +335,66 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 
-def with_interval(table: pd.DataFrame, column: str, sign: str = "") -> list[str]:
+def columns_by_experience(measured: pd.DataFrame) -> dict[str, list[str]]:
+    """Test accuracies as texts, with a row for each learner and a column for each experience.
+
+    Args:
+        measured: from `analysis.statistics.test_accuracy_by_experience`.
+
+    Returns:
+        Heading → texts: learner, and the mean over seeds in % with its 95 % interval for each experience, from 1; empty
+        where nothing was measured.
+    """
+    labels = list(dict.fromkeys(measured["label"]))
+    columns = {"learner": [str(label) for label in labels]}
+    for experience in sorted(measured["experience"].unique()):
+        group = measured[measured["experience"] == experience]
+        cells = []
+        for label in labels:
+            percent = 100 * group.loc[group["label"] == label, "test_accuracy"].to_numpy(dtype=float)
+            cells.append(interval_text(*mean_interval(percent), ".1f", seeds_if_bimodal(percent)))
+        columns[f"task {experience + 1}"] = cells
+    return columns
+
+
+def with_interval(table: pd.DataFrame, column: str, sign: str = "", decimals: int | None = None) -> list[str]:
     """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
 
     Args:
-        table: with the column, and its half widths in one whose name ends with `_ci`.
+        table: with the column, its half widths in one whose name ends with `_ci`, and perhaps the single values of
+            bimodal rows in one whose name ends with `_seeds`.
         column: its name.
         sign: `"+"` to write a sign before positive numbers too.
+        decimals: how many; if None, as many as the intervals need.
 
     Returns:
         One for each row; empty where the value is missing.
     """
     half_widths = table[f"{column}_ci"]
-    decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
-    pairs = zip(table[column], half_widths, strict=True)
-    return [interval_text(value, half_width, f"{sign}.{decimals}f") for value, half_width in pairs]
+    if decimals is None:
+        decimals = 2 if half_widths[half_widths > 0].min() < 0.1 or table.attrs.get("score") == "squared_error" else 1
+    seeds = table[f"{column}_seeds"] if f"{column}_seeds" in table else [""] * len(table)
+    cells = zip(table[column], half_widths, seeds, strict=True)
+    return [interval_text(value, half_width, f"{sign}.{decimals}f", single) for value, half_width, single in cells]
 
 
-def interval_text(value: float, half_width: float, form: str = ".2f") -> str:
-    """A value with its interval, such as "−1.20 ± 0.34".
+def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str = "") -> str:
+    """A value with its interval, such as "−1.20 ± 0.34", or a median such as "median 39.9 (10.1, 39.9, 40.0)".
 
     Args:
         value: of any unit.
         half_width: of its interval; NaN where there is none, which is left out then.
         form: as of Python's `format`; a half width has no sign.
+        seeds: from `analysis.statistics.seeds_if_bimodal`; if not empty, it takes the place of mean and interval.
 
     Returns:
         The text; empty if the value is missing.
     """
+    if seeds:
+        single = numbers_of(seeds)
+        return (
+            f"median {number_text(float(np.median(single)), form)} ({', '.join(number_text(s, form) for s in single)})"
+        )
     text = number_text(value, form)
     return text if not text or math.isnan(half_width) else f"{text} ± {half_width:{form.lstrip('+')}}"
 
@@ -327,9 +412,45 @@ def number_text(value: float, form: str = ".2f") -> str:
     return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
 
 
-def seeds_text(fewest: int, most: int) -> str:
-    """Numbers of seeds in words, such as "1 seed", "5 seeds" or "2 to 5 seeds"."""
-    return f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
+def bimodal_note(table: pd.DataFrame) -> list[str]:
+    """What a cell with a median is, as a list of one sentence; empty if the table has none.
+
+    Args:
+        table: with columns whose names end with `_seeds`.
+    """
+    columns = table[[column for column in table if str(column).endswith("_seeds")]]
+    return [BIMODAL_NOTE] if (columns.fillna("") != "").any(axis=None) else []
+
+
+def seeds_text(fewest: int, most: int, seeds: Iterable[int] = ()) -> str:
+    """How many seeds, and which, in words: "1 seed", "5 seeds (0–4)" or "2 to 5 seeds per learner (0–3, 7)".
+
+    Args:
+        fewest: of any learner.
+        most: of any learner.
+        seeds: all that occur; left out if empty.
+    """
+    ranges: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    which = ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
+    text = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
+    return f"{text} ({which})" if which else text
+
+
+def seeds_of(runs: Runs) -> str:
+    """How many seeds runs have per learner, and which, in words as of `seeds_text`.
+
+    Args:
+        runs: the runs; where some have come to an end, others do not count.
+    """
+    ended = runs.table[runs.table["state"].isin(["finished", "diverged"])]
+    table = ended if len(ended) else runs.table
+    counts = table.groupby("label", observed=True)["seed"].nunique()
+    return seeds_text(int(counts.min()), int(counts.max()), table["seed"].astype(int))
 
 
 def _escape_markdown(text: str) -> str:

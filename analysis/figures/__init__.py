@@ -8,6 +8,7 @@ from analysis.figures.accuracy import (
     online_accuracy_by_experience,
     sliding_accuracy,
     sliding_squared_error,
+    test_accuracy_by_experience,
 )
 from analysis.figures.boundaries import ALIGNED, around_boundaries
 from analysis.figures.controls import control_dots
@@ -61,4 +62,5 @@ __all__ = [
     "sliding_accuracy",
     "sliding_squared_error",
     "step_size_trajectories",
+    "test_accuracy_by_experience",
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis import statistics
 from analysis.figures.style import (
     Width,
     draw_boundaries,
@@ -70,6 +71,45 @@ def online_accuracy_by_experience(
     marker = "o" if n_experiences <= 20 else None
     _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
     axes.set_xlim(0.5, n_experiences + 0.5)
+    axes.locator_params(axis="x", integer=True)
+    return figure
+
+
+@styled
+def test_accuracy_by_experience(
+    runs: Runs, labels: Sequence[str] | None = None, *, diverged: Diverged = "chance", width: Width = "column"
+) -> Figure:
+    """Test accuracy at the end of each experience, on held-out samples of that experience.
+
+    Caption: Lines are means over seeds of the test accuracy on held-out samples of an experience, measured at its end;
+    bands are 95 % Student-t intervals over seeds. Experiences that a diverged run did not complete count as chance.
+
+    Args:
+        runs: runs of one stream.
+        labels: the learners to draw; all if None. Colours do not depend on the choice.
+        diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the runs come from several streams, none recorded a test accuracy, or a label does not occur.
+    """
+    runs.require_one_stream()
+    require_labels(runs, list(labels or []))
+    measured = statistics.test_accuracy_by_experience(runs, diverged)
+    drawn = measured[measured["label"].isin(runs.labels if labels is None else labels)]
+    if drawn.empty:
+        raise ValueError("none of these runs recorded a test accuracy, so there is nothing to draw")
+    numbers = sorted(drawn["experience"].unique())
+    curves = {
+        str(label): 100 * group.pivot(index="seed", columns="experience", values="test_accuracy")[numbers].to_numpy()
+        for label, group in drawn.groupby("label", sort=False, observed=True)
+    }
+    figure, axes = _accuracy_figure(width, "experience")
+    axes.set_ylabel("test accuracy (%)")
+    _draw_means(axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None)
     axes.locator_params(axis="x", integer=True)
     return figure
 

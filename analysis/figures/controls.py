@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def control_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     """Differences in average online accuracy between controls and what they are controls of.
 
-    Caption: Filled markers are mean paired differences over all experiences, hollow ones those without the first
-    experience; lines are 95 % Student-t intervals over seeds. Left of the vertical line the control is worse.
+    Caption: Filled markers are paired differences over all experiences, means over seeds; hollow ones are those without
+    the first experience; lines are 95 % Student-t intervals over seeds. Left of the vertical line the control is worse.
 
     Args:
         table: from `analysis.controls.control_table`.

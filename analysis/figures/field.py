@@ -15,6 +15,7 @@ from analysis.figures.style import (
     COLOURS,
     MARKERS,
     Width,
+    draw_single_seeds,
     inches,
     legend_below,
     new_figure,
@@ -22,6 +23,7 @@ from analysis.figures.style import (
     plain_ticks,
     styled,
 )
+from analysis.statistics import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     """Average online accuracy of many learners, untuned and tuned, one line for each.
 
-    Caption: Hollow markers are untuned settings, filled ones tuned settings; lines through them are 95 % Student-t
-    intervals over seeds. Learners are in the order of their tuned setting, where it was reported, else of their untuned
+    Caption: Markers are means over seeds, hollow ones of untuned settings, filled ones of tuned settings; lines through
+    them are 95 % Student-t intervals over seeds. Where seeds fall in two groups, small markers are single seeds and the
+    tick is their median. Learners are in the order of their tuned setting, where it was reported, else of their untuned
     one. Colours and shapes are kinds of learners. The vertical line is the baseline.
 
     Args:
@@ -53,6 +56,10 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
         both = bool(np.isfinite(row["untuned"]) and np.isfinite(row["tuned"]))
         apart = 0.15 * both  # so that neither hides the other
         for column, filled, shift in (("untuned", "white", apart), ("tuned", colour, -apart)):
+            if row[f"{column}_seeds"]:
+                single = numbers_of(row[f"{column}_seeds"])
+                draw_single_seeds(axes, single, place + shift, colour, marker, "horizontal", filled)
+                continue
             drawn: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
@@ -119,10 +126,10 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
 def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figure:
     """Accuracy of learners over the time that they took, tuning included.
 
-    Caption: Hollow markers are untuned settings, filled ones tuned settings, whose time includes all selection runs;
-    bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for the stream. Numbered, from
-    left to right, and named below are the learners to which none was superior in less time. Colours and shapes are
-    kinds of learners.
+    Caption: Markers are means over seeds, hollow ones of untuned settings, filled ones of tuned settings, whose time
+    includes all selection runs; bars are 95 % Student-t intervals over seeds. Time is relative to the reference's for
+    the stream. Numbered, from left to right, and named below are the learners to which none was superior in less time.
+    Colours and shapes are kinds of learners.
 
     Args:
         table: from `analysis.equal_time.accuracy_at_equal_time`.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, Width, legend_below, new_figure, styled
+from analysis.figures.style import COLOURS, MARKERS, Width, draw_single_seeds, legend_below, new_figure, styled
+from analysis.statistics import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +19,9 @@ def gaps_beside_the_papers(table: pd.DataFrame, *, width: Width = "page") -> Fig
     """Gains over the tuned fixed step size: ours with intervals, the paper's as lines.
 
     Caption: Average online accuracy of learned step sizes minus that of the tuned fixed step size of the same base
-    update, paired by seed, with 95 % Student-t intervals over seeds. Horizontal bars: the same difference in the paper.
+    update, paired by seed: means over seeds with 95 % Student-t intervals. Where seeds fall in two groups, small
+    markers are single seeds and the tick is their median. Long horizontal bars: the same difference in the paper, of
+    means of 5 runs.
 
     Args:
         table: from `analysis.reproduction.paper_comparison`.
@@ -44,12 +47,17 @@ def gaps_beside_the_papers(table: pd.DataFrame, *, width: Width = "page") -> Fig
             rows = learned[(learned["base"] == base) & (learned["step_sizes"] == kind)].to_dict("records")
             for row in rows:
                 number = settings.index(row["settings"])
+                x = place + 0.5 * ((number + 0.5) / len(settings) - 0.5)
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                if row["gap_seeds"]:
+                    draw_single_seeds(axes, numbers_of(row["gap_seeds"]), x, colour, marker, "vertical")
+                    continue
                 axes.errorbar(
-                    place + 0.5 * ((number + 0.5) / len(settings) - 0.5),
+                    x,
                     row["gap"],
                     yerr=None if np.isnan(row["gap_ci"]) else row["gap_ci"],
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
+                    color=colour,
+                    marker=marker,
                     markersize=3.5,
                     linewidth=0.9,
                     capsize=1.5,

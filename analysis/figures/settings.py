@@ -29,7 +29,7 @@ def sensitivity_maps(
 ) -> Figure:
     """Average online accuracy over three settings of each learner.
 
-    Caption: Numbers and colours are average online accuracies in percent, means over runs. Each row of panels is a
+    Caption: Numbers and colours are average online accuracies in percent, means over seeds. Each row of panels is a
     learner, each panel a value of the third setting. The frame marks the best of each learner. γ is the discount, η the
     meta step size, α₀ the initial step size. Samples that a diverged run did not see count as chance.
 

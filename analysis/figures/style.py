@@ -16,6 +16,7 @@ import numpy as np
 from analysis.files import write_whole
 from analysis.runs import Runs
 from analysis.statistics import common_boundaries
+from analysis.tables import seeds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,21 +109,24 @@ def save(
     return paths
 
 
-def caption_of(draw: Callable[..., Figure]) -> str:
-    """The caption of a figure: what its lines and bands are.
+def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
+    """The caption of a figure: what its lines and bands are, and of how many seeds.
 
     Args:
         draw: a function of `analysis.figures` that draws.
+        runs: what was drawn; None to say nothing of seeds.
 
     Returns:
-        The paragraph of its docstring that begins with "Caption:", in one line without that word.
+        The paragraph of its docstring that begins with "Caption:", in one line without that word; then how many seeds
+        there are, and which.
 
     Raises:
         ValueError: the function has no caption.
     """
     for paragraph in (inspect.getdoc(draw) or "").split("\n\n"):
         if paragraph.startswith("Caption:"):
-            return " ".join(paragraph.removeprefix("Caption:").split())
+            text = " ".join(paragraph.removeprefix("Caption:").split())
+            return text if runs is None else f"{text} {seeds_of(runs)}."
     raise ValueError(f"{draw.__name__} has no caption: its docstring needs a paragraph that begins with “Caption:”")
 
 
@@ -150,6 +154,38 @@ def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
     """Colour and line style of a learner: they depend on its place among all labels alone."""
     place = all_labels.index(label)
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+
+
+def draw_single_seeds(
+    axes: Axes,
+    values: Sequence[float],
+    place: float,
+    colour: str,
+    marker: str,
+    along: Literal["horizontal", "vertical"],
+    filled: str | None = None,
+) -> None:
+    """Draw single seeds as small markers with a tick at their median, for seeds that fall in two groups.
+
+    Args:
+        axes: where to draw.
+        values: of the seeds.
+        place: on the other axis.
+        colour: of markers and tick.
+        marker: shape of the markers.
+        along: axis of the values.
+        filled: colour inside the markers; that of their edge if None.
+    """
+    style: dict[str, Any] = {"color": colour, "markersize": 2.2, "markeredgewidth": 0.6, "linestyle": ""}
+    style |= {"marker": marker, "markerfacecolor": colour if filled is None else filled}
+    tick: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgewidth": 1.2}
+    median, places = float(np.median(values)), [place] * len(values)
+    if along == "horizontal":
+        axes.plot(values, places, **style)
+        axes.plot(median, place, marker="|", **tick)
+    else:
+        axes.plot(places, values, **style)
+        axes.plot(place, median, marker="_", **tick)
 
 
 def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:

@@ -17,7 +17,7 @@ from analysis.figures import WIDTHS, Format, caption_of, save
 from analysis.files import write_whole
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
-from analysis.tables import format_columns, seeds_text
+from analysis.tables import format_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,8 +122,7 @@ def save_figure(
     """
     paths = save(figure, folder, name, arguments.format)
     if arguments.caption:
-        n = runs.table["seed"].nunique()
-        text = " ".join([caption_of(draw), *([note] if note else []), f"{seeds_text(n, n)}.\n"])
+        text = f"{caption_of(draw, runs)} {note}".rstrip() + "\n"
         paths.append(write_whole(folder / f"{name}.txt", partial(Path.write_text, data=text, encoding="utf-8")))
     return paths
 

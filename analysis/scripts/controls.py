@@ -11,11 +11,11 @@ from analysis.figures import control_dots
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import with_interval
+from analysis.tables import seeds_of, with_interval
 
 NOTE = (
     "Average online accuracy (%) and paired differences in percentage points, over all experiences and without the "
-    "first; ± is the half width of a 95 % Student-t interval over seeds."
+    "first, means over seeds; ± is the half width of a 95 % Student-t interval over seeds."
 )
 
 
@@ -50,7 +50,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
             "without the first": with_interval(table, "late_difference", "+"),
         }
         name = "controls" if pairs is None else "pairs_of_controls"
-        paths += _arguments.write_table(table, columns, NOTE, folder, name)
+        paths += _arguments.write_table(table, columns, f"{NOTE} {seeds_of(part)}.", folder, name)
         figure = control_dots(table, width=arguments.width)
         paths += _arguments.save_figure(control_dots, part, figure, folder, name, arguments)
     return paths

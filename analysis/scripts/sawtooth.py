@@ -15,14 +15,14 @@ from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
 from analysis.scripts import _arguments
-from analysis.tables import interval_text, number_text
+from analysis.tables import interval_text, number_text, seeds_of
 
 NOTE = (
-    "Amplitudes, rises, falls and slopes are in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is the half width "
-    "of a 95 % Student-t interval over seeds. “By chance” is the 95 % quantile of the amplitude when boundaries are "
-    "shifted at random, p the share of shifts with an amplitude at least as large, with Holm's correction for all "
-    "rows. Peak and trough are fractions of an experience; the rise is from the end of the one before to the peak, the "
-    "fall from there to the end."
+    "Amplitudes, rises, falls and slopes are means over seeds in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is "
+    "the half width of a 95 % Student-t interval over seeds. “By chance” is the 95 % quantile of the amplitude when "
+    "boundaries are shifted at random, p the share of shifts with an amplitude at least as large, with Holm's "
+    "correction for all rows. Peak and trough are fractions of an experience; the rise is from the end of the one "
+    "before to the peak, the fall from there to the end."
 )
 
 
@@ -53,7 +53,7 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     options = {name: getattr(arguments, name) for name in ("bins", "skip", "shifts", "seed")}
     for part, folder in split_by_stream(runs, arguments.out):
         table = sawtooth_table(part, arguments.learners, **options)
-        note = f"{NOTE}{_limits(len(table), arguments.shifts)}"
+        note = f"{NOTE} {seeds_of(part)}.{_limits(len(table), arguments.shifts)}"
         paths += _arguments.write_table(table, _rounded(table), note, folder, "sawtooth")
         names = file_names(part.labels)
         for label in dict.fromkeys(table["learner"]):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_runs, write_report
+from analysis import figures, load_runs, write_report
 from analysis.figures import (
     COLOURS,
     WIDTHS,
@@ -58,6 +58,22 @@ def test_online_accuracy_by_experience(tmp_path):
     assert figure.get_figwidth() == 3.3
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["A", "B"]
+
+
+def test_figure_of_test_accuracy(tmp_path):
+    write_run(tmp_path, "A", 0, test_accuracy=[0.5, 0.75])
+    write_run(tmp_path, "A", 1, test_accuracy=[0.5, 0.25])
+    write_run(tmp_path, "B", 0, [1, 0], n_samples=4, state="diverged", test_accuracy=[1, None])
+    figure = figures.test_accuracy_by_experience(load_runs(tmp_path))
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("experience", "test accuracy (%)")
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == ["A", "B"]
+    assert lines[0].get_xdata().tolist() == [1, 2]
+    np.testing.assert_allclose([line.get_ydata() for line in lines], [[50, 50], [100, 50]])
+    assert len(axes.collections) == 1  # one seed has no band
+    (chosen,) = figures.test_accuracy_by_experience(load_runs(tmp_path), ["B"]).axes[0].get_lines()
+    assert chosen.get_color() == lines[1].get_color()
 
 
 def test_sliding_accuracy(study):
@@ -525,10 +541,11 @@ def test_accuracy_against_time_fits_and_names_whom_none_surpasses_in_less_time(w
         assert box.x1 <= figure.bbox.x1
 
 
-def test_captions():
+def test_captions(study):
     text = caption_of(online_accuracy_by_experience)
     assert text.startswith("Lines are means over seeds of the online accuracy within each experience; bands are 95 %")
     assert "\n" not in text
+    assert caption_of(online_accuracy_by_experience, study) == f"{text} 2 seeds (0–1)."
     with pytest.raises(ValueError, match=r"^save has no caption: its docstring needs a paragraph that begins with"):
         caption_of(save)
 

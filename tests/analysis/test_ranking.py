@@ -9,6 +9,7 @@ import pytest
 
 from analysis import load_runs
 from analysis.families import family
+from analysis.figures import ranking_dots
 from analysis.ranking import caption, columns_of, ranking
 from analysis.scripts import ranking as script
 
@@ -113,6 +114,22 @@ def test_the_ranking_as_text(study: Path) -> None:
     assert first[5:7] == ("3 × 10", "80.0")
     assert "the best learner with fixed step sizes, “SGD by TPE, lr = 0.9”" in caption(table)
     assert "over 2 seeds" in caption(table)
+
+
+def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
+    write_learner(tmp_path, "SGD", 0, [5, 5, 5])
+    write_learner(tmp_path, "Prodigy", 1, [1, 9, 9])
+    table = ranking(load_runs(tmp_path), baseline="SGD")
+
+    columns = columns_of(table)
+
+    assert columns["learner"] == ["1. Prodigy", "2. SGD"]
+    assert columns["untuned (%)"] == ["median 90.0 (10.0, 90.0, 90.0)", "50.0 ± 0.0"]
+    assert columns["− SGD"] == ["median +40.0 (−40.0, +40.0, +40.0)", ""]
+    assert "the median and the single seeds in brackets stand instead of a mean" in caption(table)
+    points = [line.get_xydata().tolist() for line in ranking_dots(table).axes[0].lines]
+    assert [[10, 0], [90, 0], [90, 0]] in points
+    assert [[90, 0]] in points  # the median
 
 
 def test_regressions_are_not_ranked(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ from analysis.scripts import (
     squared_error,
     step_sizes,
 )
+from analysis.scripts import (
+    test_accuracy as of_tests,
+)
 
 from .synthetic import write_regression, write_run, write_study
 
@@ -50,13 +53,32 @@ def test_figures(script, options, name, study, tmp_path, capsys):
     assert all(path.stat().st_size > 1000 for path in expected)
 
 
+def test_test_accuracy(study, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert of_tests.main([study, "--out", str(out), "--learners", "Meta", "--format", "png", "--caption"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["learner", "task 1", "task 2", "task 3", "task 4"]
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["Meta", *["50.0 ± 0.0"] * 4]
+    assert lines[4].endswith("interval. 2 seeds (0–1).")
+    assert lines[-3:] == [str(out / f"test_accuracy.{suffix}") for suffix in ("csv", "png", "txt")]
+    rows = (out / "test_accuracy.csv").read_text().splitlines()
+    assert rows[:2] == ["label,seed,experience,test_accuracy", "Meta,0,0,0.5"]
+    assert len(rows) == 1 + 2 * 4
+
+
+def test_runs_without_test_accuracy_are_told(tmp_path, capsys):
+    write_run(tmp_path, "A")
+    assert of_tests.main([str(tmp_path)]) == 2
+    assert "none of these runs recorded a test accuracy, so there is nothing to draw" in capsys.readouterr().err
+
+
 def test_format_and_caption(study, tmp_path, capsys):
     assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg", "--caption"]) == 0
     expected = [tmp_path / "online_accuracy.svg", tmp_path / "online_accuracy.txt"]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     text = expected[1].read_text(encoding="utf-8")
     assert text.startswith("Lines are means over seeds")
-    assert text.endswith(". 2 seeds.\n")
+    assert text.endswith(". 2 seeds (0–1).\n")
 
 
 def test_sawtooth(tmp_path, capsys):

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_runs
+from analysis import load_runs, statistics
 from analysis.statistics import (
+    GAMMA,
     accuracy_over_setting,
     aligned,
     around_boundaries,
@@ -15,13 +16,17 @@ from analysis.statistics import (
     counted_runs,
     held_out_accuracy,
     is_at_bound,
+    is_bimodal,
     is_regression,
     mean_interval,
     mean_squared_error,
+    numbers_of,
     online_accuracy,
+    online_loss,
     paired_differences,
     recorded_blocks,
     sample_scores,
+    seeds_if_bimodal,
     squared_errors,
     windowed_accuracy,
 )
@@ -52,6 +57,25 @@ def test_mean_interval_of_too_few():
     assert all(math.isnan(value) for value in mean_interval([]))
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, not 95"):
         mean_interval([1, 2], confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"),
+    [
+        ([38, 39, 40, 41, 42], False),
+        ([35.5, 40, 40.1, 40.2, 40.3], False),  # an outlier by less than 5 points
+        ([30, 36, 37, 38, 39], False),  # a gap of 6 points, which is no more than twice the 3 points of the others
+        ([30, 37, 38, 39, 40], True),
+        ([10.1, 10.2, 39.9, 40.0, 40.1], True),
+        ([40, 9.8, 40.2, 40.1, 39.9], True),
+        ([10, 40], False),
+        ([10, 40, np.nan], False),
+        ([], False),
+    ],
+)
+def test_seeds_in_two_groups(percent, expected):
+    assert is_bimodal(percent) is expected
+    assert numbers_of(seeds_if_bimodal(percent)) == (sorted(percent) if expected else [])
 
 
 def test_windowed_accuracy_looks_back():
@@ -112,6 +136,20 @@ def test_the_same_seed_twice_is_an_error(tmp_path):
     message = f"{first} and {second} are both 'A' with seed 0: leave one of them out"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         counted_runs(load_runs(tmp_path))
+
+
+def test_test_accuracy_of_each_experience(tmp_path):
+    write_run(tmp_path, "A", 0, test_accuracy=[0.5, 0.75])
+    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.25, None])
+    write_run(tmp_path, "B", 0)  # not measured
+    table = statistics.test_accuracy_by_experience(load_runs(tmp_path))
+    assert table[["label", "seed", "experience", "test_accuracy"]].to_numpy().tolist() == [
+        ["A", 0, 0, 0.5],
+        ["A", 0, 1, 0.75],
+        ["A", 1, 0, 0.25],
+        ["A", 1, 1, 0.5],  # chance
+    ]
+    assert len(statistics.test_accuracy_by_experience(load_runs(tmp_path), "exclude")) == 2
 
 
 def test_held_out_accuracy(tmp_path):
@@ -191,6 +229,39 @@ def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):
     assert np.isnan(excluded.iloc[1])
     with pytest.raises(ValueError, match=r"^the burn-in must have 0 to 3 samples, not 4$"):
         mean_squared_error(runs, burn_in=4)
+
+
+@pytest.fixture
+def losses(tmp_path):
+    """A run that finished with the losses 4, 1, 0 and 2, and one that diverged."""
+    for seed, state in enumerate(("finished", "diverged")):
+        run = write_run(tmp_path, "A", seed, n_samples=4 + seed, state=state)
+        samples, experiences = (pd.read_parquet(run / f"{name}.parquet") for name in ("samples", "experiences"))
+        samples["loss"] = np.float32([4, 1, 0, 2])
+        write_table(run, "samples", samples, 0)
+        write_table(run, "experiences", experiences.assign(mean_loss=[2.5, 1.0]), 0)
+    return tmp_path
+
+
+def test_the_discounted_loss_is_the_mean_of_what_metaoptimize_minimises(losses):
+    def mean_of_discounted_sums(loss):
+        sums = [sum(GAMMA ** (tau - t) * loss[tau] for tau in range(t, 4)) for t in range(4)]
+        return (1 - GAMMA) * sum(sums) / 4
+
+    table = online_loss(load_runs(losses))
+
+    expected = mean_of_discounted_sums([4, 1, 0, 2]) / mean_of_discounted_sums([1] * 4)
+    np.testing.assert_allclose(table, [[7 / 4, expected], [np.nan, np.nan]])
+    assert expected == pytest.approx((4 * 1 + 1 * 2 + 0 * 3 + 2 * 4) / (1 + 2 + 3 + 4), rel=1e-2)  # γ is nearly 1
+
+
+@pytest.mark.parametrize(("recorded", "loss"), [([None] * 4, 7 / 4), ([4, 1, 0, np.inf], np.nan)])
+def test_losses_that_were_not_kept_and_infinite_ones(losses, recorded, loss):
+    run = losses / "A-0"
+    samples = pd.read_parquet(run / "samples.parquet")
+    write_table(run, "samples", samples.assign(loss=np.array(recorded, dtype="float32")), 0)
+
+    np.testing.assert_equal(online_loss(load_runs(losses)).iloc[0].to_numpy(), [loss, np.nan])
 
 
 def test_alignment_by_hand():

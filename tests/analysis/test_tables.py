@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis import comparison_table, format_table, load_runs
-from analysis.tables import caption
+from analysis import comparison_table, format_table, load_runs, statistics
+from analysis.tables import caption, columns_by_experience, seeds_text
 
 from .synthetic import write_regression, write_run
 
@@ -41,6 +41,7 @@ def test_comparison_table_by_hand(runs):
         "best_fixed": True,
         "diverged": "chance",
         "score": "online_accuracy",
+        "seeds": [0, 1],
     }
 
 
@@ -53,7 +54,8 @@ def test_diverged_and_incomplete_runs_are_reported(runs):
     table = comparison_table(load_runs(runs), diverged="exclude")
     assert table.iloc[2]["online_accuracy"] == pytest.approx(15)
     assert table["seeds"].tolist() == [2, 2, 2]
-    assert "Diverged runs are left out of the means. Not counted: 1 run that did not come to an end." in caption(table)
+    assert "Diverged runs are left out of the means." in caption(table)
+    assert caption(table).endswith("Not counted: 1 run that did not come to an end.")
 
 
 def test_runs_with_a_step_size_at_its_bound_are_counted(runs):
@@ -62,9 +64,7 @@ def test_runs_with_a_step_size_at_its_bound_are_counted(runs):
     table = comparison_table(load_runs(runs))
     assert table.set_index("learner")["at_bound"].to_dict() == {"Meta_1 (100 %)": 1, "AdamW|a": 0, "SGD": 0}
     assert "at bound" in format_table(table, "terminal")
-    assert caption(table).endswith(
-        "“At bound” counts runs in which a step size was at its bound at 10 % of the recorded steps or more."
-    )
+    assert "“At bound” counts runs in which a step size was at its bound at 10 % of the recorded" in caption(table)
 
 
 def test_explicit_baseline(runs):
@@ -97,8 +97,10 @@ def test_terminal(runs):
         "2",
         "80.0 ± 127.1",
         "+20.0 ± 127.1",
+        "0.500 ± 0.000",
         "100",
     ]
+    assert "loss, γ = 0.999" not in lines[0]
     assert "−45.0 ± 63.5" in lines[4]
 
 
@@ -128,14 +130,15 @@ def test_markdown(runs):
 
 def test_latex(runs):
     text = format_table(comparison_table(load_runs(runs)), "latex")
-    assert text.startswith("\\begin{tabular}{lrrrr}\n\\toprule\n")
+    assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\n")
     assert "\\bottomrule\n\\end{tabular}\n" in text
     assert r"Meta\_1 (100 \%)" in text
     assert r"online accuracy (\%)" in text
     assert r"$-$45.0 $\pm$ 63.5" in text
     assert text.isascii()
     rows = [line for line in text.splitlines() if "&" in line]
-    assert {line.count("&") for line in rows} == {4}
+    assert {line.count("&") for line in rows} == {6}
+    assert r"loss, $\gamma$ = 0.999" in text
     assert all(line.endswith(r"\\") for line in rows)
 
 
@@ -147,6 +150,31 @@ def test_csv_is_complete_and_unrounded(runs):
     assert rows[1]["difference"] == ""
 
 
+def test_columns_by_experience(tmp_path):
+    for seed, accuracy in enumerate(([0.5, 0.75], [0.5, 0.25])):
+        write_run(tmp_path, "A", seed, test_accuracy=accuracy, config={"order": 0})
+    write_run(tmp_path, "B", 0, test_accuracy=[0.5, None], config={"order": 1})
+    columns = columns_by_experience(statistics.test_accuracy_by_experience(load_runs(tmp_path)))
+    assert columns == {
+        "learner": ["A", "B"],
+        "task 1": ["50.0 ± 0.0", "50.0"],
+        "task 2": [f"50.0 ± {25 * T_1:.1f}", ""],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fewest", "most", "seeds", "text"),
+    [
+        (1, 1, [3], "1 seed (3)"),
+        (5, 5, [4, 0, 1, 2, 3], "5 seeds (0–4)"),
+        (2, 5, [0, 1, 2, 3, 7, 100, 101], "2 to 5 seeds per learner (0–3, 7, 100–101)"),
+        (5, 5, [], "5 seeds"),
+    ],
+)
+def test_seeds_in_words(fewest, most, seeds, text):
+    assert seeds_text(fewest, most, seeds) == text
+
+
 def test_unknown_format(runs):
     with pytest.raises(ValueError, match="fmt must be one of terminal, markdown, latex, csv, not 'html'"):
         format_table(comparison_table(load_runs(runs)), "html")
@@ -154,16 +182,38 @@ def test_unknown_format(runs):
 
 def test_caption(runs):
     assert caption(comparison_table(load_runs(runs))) == (
-        "Mean over 2 seeds; ± is the half width of a 95 % Student-t interval over seeds. Differences from “AdamW|a”, "
-        "the best learner with fixed step sizes in this table, are in percentage points and paired by seed: both runs "
-        "of a pair saw the same samples in the same order. No run diverged."
+        "Mean over 2 seeds (0–1); ± is the half width of a 95 % Student-t interval over seeds. Losses are means over "
+        "the stream and over the runs that finished with finite losses; each sample's loss is that of its prediction, "
+        "made before learning from it. “loss, γ = 0.999” is the discounted loss that MetaOptimize minimises, averaged "
+        "over the stream, with the same γ for all learners. Differences from “AdamW|a”, the best learner with fixed "
+        "step sizes in this table, are in percentage points and paired by seed: both runs of a pair saw the same "
+        "samples in the same order. No run diverged. “samples/s” is the median over runs."
     )
     write_run(runs, "Other", 0, [1] * 10)
     write_run(runs, "Other", 1, [1], n_samples=10, state="diverged")
     write_run(runs, "Other", 2, [1] * 10)
     text = caption(comparison_table(load_runs(runs)))
-    assert text.startswith("Mean over 2 to 3 seeds per learner;")
-    assert text.endswith("What a diverged run did not see counts as chance, 1 / number of outputs.")
+    assert text.startswith("Mean over 2 to 3 seeds per learner (0–2);")
+    assert "What a diverged run did not see counts as chance, 1 / number of outputs." in text
+
+
+def test_seeds_in_two_groups_have_a_median_and_no_interval(tmp_path):
+    """The tuned learner's five seeds are far apart, and so are the differences from the other's."""
+    counts = {"Prodigy": (101, 401, 400, 102, 399), "AdamW": (350, 351, 352, 353, 354)}
+    for order, (label, seeds) in enumerate(counts.items()):
+        for seed, n in enumerate(seeds):
+            config = {"order": order, "learner": {"name": "fixed"}}
+            write_run(tmp_path, label, seed, [1] * n + [0] * (1000 - n), config=config)
+    table = comparison_table(load_runs(tmp_path), baseline="AdamW")
+    assert table["online_accuracy_seeds"].tolist() == ["10.1 10.2 39.9 40 40.1", ""]
+    assert table["online_accuracy"][0] == pytest.approx(28.06)
+    text = format_table(table, "markdown")
+    assert "median 39.9 (10.1, 10.2, 39.9, 40.0, 40.1)" in text
+    assert "median +4.5 (−25.1, −24.9, +4.5, +4.8, +5.0)" in text
+    assert "35.2 ± 0.2" in text
+    assert "28.1" not in text
+    assert "the median and the single seeds in brackets stand instead of a mean" in caption(table)
+    assert "median and the single seeds" not in caption(table[1:])
 
 
 def test_regressions_are_compared_by_squared_errors(tmp_path):
@@ -180,9 +230,9 @@ def test_regressions_are_compared_by_squared_errors(tmp_path):
     assert "online accuracy" not in text
     assert "4.00 ± 12.71" in text
     assert caption(table) == (
-        "Mean over 2 seeds; ± is the half width of a 95 % Student-t interval over seeds. Differences from “LMS”, the "
-        "best learner with fixed step sizes in this table, are paired by seed: both runs of a pair saw the same "
-        "samples in the same order. No run diverged."
+        "Mean over 2 seeds (0–1); ± is the half width of a 95 % Student-t interval over seeds. Differences from “LMS”, "
+        "the best learner with fixed step sizes in this table, are paired by seed: both runs of a pair saw the same "
+        "samples in the same order. No run diverged. “samples/s” is the median over runs."
     )
 
 

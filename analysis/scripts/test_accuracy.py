@@ -1,0 +1,52 @@
+"""Draw and tabulate the test accuracy at the end of each experience."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from analysis import statistics
+from analysis.figures import test_accuracy_by_experience
+from analysis.files import write_whole
+from analysis.report import split_by_stream
+from analysis.runs import Runs
+from analysis.scripts import _arguments
+from analysis.tables import BIMODAL_NOTE, columns_by_experience, format_columns, seeds_of
+
+NOTE = (
+    "Test accuracy (%) on held-out samples of each task, measured at its end: mean over seeds ± half width of a 95 % "
+    "Student-t interval."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = _arguments.make_parser("test_accuracy", "Draw and tabulate the test accuracy of each experience.")
+    _arguments.add_learners(parser)
+    _arguments.add_diverged(parser)
+    _arguments.add_figure(parser)
+    return _arguments.run_command(parser, argv, _write)
+
+
+def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
+    paths = []
+    for part, folder in split_by_stream(runs, arguments.out):
+        draw = test_accuracy_by_experience
+        figure = draw(part, arguments.learners, diverged=arguments.diverged, width=arguments.width)
+        measured = statistics.test_accuracy_by_experience(part, arguments.diverged)
+        if arguments.learners:
+            measured = measured[measured["label"].isin(arguments.learners)]
+        columns = columns_by_experience(measured)
+        has_medians = any(cell.startswith("median ") for cells in columns.values() for cell in cells)
+        note = f"{NOTE} {BIMODAL_NOTE}" if has_medians else NOTE
+        print(f"{format_columns(columns, 'markdown')}\n{note} {seeds_of(part)}.\n")
+        to_csv = partial(measured.drop(columns="run").to_csv, index=False, lineterminator="\n")
+        paths.append(write_whole(folder / "test_accuracy.csv", to_csv))
+        paths += _arguments.save_figure(draw, part, figure, folder, "test_accuracy", arguments)
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
