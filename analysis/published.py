@@ -29,6 +29,7 @@ from analysis.statistics import (
     means_by_experience,
     online_accuracy,
     sample_scores,
+    seeds_if_bimodal,
     test_accuracy_by_experience,
 )
 from analysis.tables import interval_text, number_text
@@ -118,8 +119,9 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
 
     Returns:
         One row per learner: labels, form, step_sizes, setting, lr (that of a fixed step size, or the initial one),
-        seeds, online_accuracy and test_accuracy (%, each task's at its end) with half widths of 95 % Student-t
-        intervals (`…_ci`), paper (online accuracy; NaN where the paper has no such learner).
+        seeds, online_accuracy and test_accuracy (%, each task's at its end), followed by half widths of 95 % Student-t
+        intervals (`…_ci`), and the former by the values of bimodal seeds (`…_seeds`, see
+        `analysis.statistics.seeds_if_bimodal`), paper (online accuracy; NaN where the paper has no such learner).
 
     Raises:
         ValueError: there are no such runs.
@@ -143,6 +145,7 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
                     "seeds": len(online),
                     "online_accuracy": online_mean,
                     "online_accuracy_ci": online_ci,
+                    "online_accuracy_seeds": seeds_if_bimodal(online),
                     "test_accuracy": test_mean,
                     "test_accuracy_ci": test_ci,
                     "paper": ACCURACY.get(of_paper.get(learner.label, ""), np.nan),
@@ -173,7 +176,7 @@ def table_markdown(table: pd.DataFrame) -> str:
     columns = [(form, labels) for labels in STUDIES for form in FORMS]
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for row in table.to_dict("records"):
-        text = interval_text(row["online_accuracy"], row["online_accuracy_ci"], ".1f")
+        text = interval_text(row["online_accuracy"], row["online_accuracy_ci"], ".1f", row["online_accuracy_seeds"])
         if row["setting"] in ("decades", "finer grid"):
             text += f" ({row['lr']:g})"
         of_row = cells.setdefault(f"{row['step_sizes']}, {row['setting']}", {})
@@ -194,6 +197,7 @@ class _Claim(NamedTuple):
         unit: of the mean.
         value: the mean.
         half_width: of its 95 % Student-t interval.
+        value_seeds: the values of bimodal seeds, see `analysis.statistics.seeds_if_bimodal`.
         seeds: number of seeds.
         p: two-sided, that the mean is zero.
         supports: whether the numbers support the claim, as far as they are no accident.
@@ -204,6 +208,7 @@ class _Claim(NamedTuple):
     unit: str
     value: float
     half_width: float
+    value_seeds: str
     seeds: int
     p: float
     supports: bool
@@ -224,8 +229,8 @@ def published_claims(runs: Runs, *, diverged: Diverged = "chance", shifts: int =
 
     Returns:
         One row per claim, form and kind of labels: claim, paper (in words or numbers), labels, form, unit, value and
-        half_width (mean over seeds, and half width of its 95 % Student-t interval, not corrected), seeds, p, p_holm,
-        verdict.
+        half_width (mean over seeds, and half width of its 95 % Student-t interval, not corrected), value_seeds (the
+        values of bimodal seeds), seeds, p, p_holm, verdict.
 
     Raises:
         ValueError: there are no such runs, or a run cannot be scored.
@@ -294,7 +299,7 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
         tooth = sawtooth(course, shifts=shifts)
         text = f"the {block} block's step size rises after a change of task and falls until the next"
         fits = tooth.peak < 0.5 and tooth.fall > 0
-        amplitude = (tooth.amplitude, tooth.amplitude_ci, tooth.seeds)
+        amplitude = (tooth.amplitude, tooth.amplitude_ci, "", tooth.seeds)
         yield _Claim(text, "rises and falls", "decades", *amplitude, tooth.p, fits)
     for course, sign, text, paper in (
         (trajectories[0], -1, "the first block's step size falls from task to task", "falls"),
@@ -314,7 +319,8 @@ def _tested(text: str, paper: str, unit: str, values: pd.Series, sign: int = 1) 
     """A claim that the mean over seeds is positive, or negative, by Student's t-test."""
     numbers = values.dropna().to_numpy(dtype=float)
     mean, half_width = mean_interval(numbers)
-    return _Claim(text, paper, unit, mean, half_width, len(numbers), paired_t_test(numbers), sign * mean > 0)
+    single = seeds_if_bimodal(numbers) if unit == "points" else ""
+    return _Claim(text, paper, unit, mean, half_width, single, len(numbers), paired_t_test(numbers), sign * mean > 0)
 
 
 def _by_task(runs: Runs, diverged: Diverged) -> pd.DataFrame:
@@ -343,7 +349,7 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     rows = []
     for claim in order:
         found = {
-            key: f"{row['verdict']}: {interval_text(row['value'], row['half_width'], '+.2f')}"
+            key: f"{row['verdict']}: {interval_text(row['value'], row['half_width'], '+.2f', row['value_seeds'])}"
             for key, group in groups.items()
             for row in group[group["claim"] == claim].to_dict("records")
         }

@@ -153,7 +153,8 @@ def sections(
 
 def _published(runs: Runs, diverged: Diverged, shifts: int) -> Iterator[Section]:
     table = published.published_table(runs, diverged=diverged)
-    yield Section("Accuracy", "accuracy", table, f"{published.table_markdown(table)}\n{PUBLISHED_NOTE}")
+    note = " ".join([PUBLISHED_NOTE, *bimodal_note(table)])
+    yield Section("Accuracy", "accuracy", table, f"{published.table_markdown(table)}\n{note}")
     claims = published.published_claims(runs, diverged=diverged, shifts=shifts)
     text = f"{published.claims_markdown(claims)}\n{PUBLISHED_CLAIMS_NOTE}"
     yield Section("Claims of section 7.2 and of the reviewers' discussion", "claims", claims, text)

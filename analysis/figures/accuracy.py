@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from analysis.statistics import (
     Diverged,
     counted_runs,
     default_window,
+    is_bimodal,
     is_regression,
     mean_interval,
     means_by_experience,
@@ -47,7 +48,8 @@ def online_accuracy_by_experience(
     """Online accuracy in each experience of the stream.
 
     Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
-    intervals over seeds. Samples that a diverged run did not see count as chance.
+    intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
+    two groups, thin lines are single seeds, and the bold one is their median.
 
     Args:
         runs: runs of one stream.
@@ -83,6 +85,7 @@ def test_accuracy_by_experience(
 
     Caption: Lines are means over seeds of the test accuracy on held-out samples of an experience, measured at its end;
     bands are 95 % Student-t intervals over seeds. Experiences that a diverged run did not complete count as chance.
+    Where the seeds of a learner fall in two groups, thin lines are single seeds, and the bold one is their median.
 
     Args:
         runs: runs of one stream.
@@ -127,7 +130,8 @@ def sliding_accuracy(
 
     Caption: Lines are means over seeds of the online accuracy over the last samples, as many as the axis says; bands
     are 95 % Student-t intervals over seeds; thin vertical lines are the starts of experiences. Samples that a diverged
-    run did not see count as chance.
+    run did not see count as chance. Where the seeds of a learner fall in two groups, thin lines are single seeds, and
+    the bold one is their median.
 
     Args:
         runs: runs of one stream.
@@ -168,7 +172,8 @@ def cumulative_accuracy(
 
     Caption: Lines are means over seeds of the online accuracy over all samples so far; where they end is the average
     online accuracy. Bands are 95 % Student-t intervals over seeds; thin vertical lines are the starts of experiences.
-    Samples that a diverged run did not see count as chance. The first hundredth of the stream is left out.
+    Samples that a diverged run did not see count as chance. The first hundredth of the stream is left out. Where the
+    seeds of a learner fall in two groups, thin lines are single seeds, and the bold one is their median.
 
     Args:
         runs: runs of one stream.
@@ -290,10 +295,36 @@ def _draw_means(
 ) -> None:
     """Draw means over seeds with their intervals, and the legend."""
     for label, seeds in curves.items():
-        mean, half_width = mean_interval(seeds)
-        style = line_of(all_labels, label)
-        axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
-        if len(seeds) > 1:
-            low, high = np.clip([mean - half_width, mean + half_width], *limits)
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    legend_below(axes, list(curves))
+        draw_curve(axes, x, seeds, label, line_of(all_labels, label), marker, limits)
+    legend_below(axes, list(curves), [line for line in axes.get_lines() if line.get_label() in curves])
+
+
+def draw_curve(
+    axes: Axes,
+    x: np.ndarray,
+    seeds: np.ndarray,
+    label: str,
+    style: Mapping[str, Any],
+    marker: str | None = None,
+    limits: tuple[float, float] = (0, 100),
+) -> None:
+    """Draw the mean over seeds with its interval; of accuracies in two groups, the median and each seed.
+
+    Args:
+        axes: where to draw.
+        x: horizontal positions, [n_points].
+        seeds: values, [n_seeds, n_points]; accuracies are in %.
+        label: of the line.
+        style: colour and line style.
+        marker: at each point; None for none.
+        limits: of the values; those of accuracies are (0, 100).
+    """
+    if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
+        axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)
+        axes.plot(x, np.median(seeds, axis=0), label=label, marker=marker, markersize=2.5, **style)
+        return
+    mean, half_width = mean_interval(seeds)
+    axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
+    if len(seeds) > 1:
+        low, high = np.clip([mean - half_width, mean + half_width], *limits)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

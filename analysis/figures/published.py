@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.figures.accuracy import draw_curve
 from analysis.figures.style import (
     COLOURS,
     LINE_STYLES,
@@ -35,7 +36,6 @@ from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
     counted_runs,
-    mean_interval,
     recorded_trajectories,
     sample_scores,
     test_accuracy_by_experience,
@@ -66,7 +66,8 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
     Caption: Lines are means over seeds of the online accuracy over all samples so far; bands are 95 % Student-t
     intervals over seeds; thin vertical lines are changes of task. Learned step sizes are those with γ = 0.999, and the
     fixed one is 1e-4. Diamonds at the end are the paper's averages over the stream; the grey ones after one and two
-    tasks were read off its figure.
+    tasks were read off its figure. Where the seeds of a learner fall in two groups, thin lines are single seeds, and
+    the bold one is their median.
 
     Args:
         runs: of the studies ``published`` and ``published_global``, or one of them.
@@ -87,7 +88,8 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
             scores = np.stack([sample_scores(learner.runs, path) for path in paths])
             n_samples = scores.shape[1]
             points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
-            _draw_mean(axes, points + 1, 100 * np.cumsum(scores, axis=1)[:, points] / (points + 1), name)
+            so_far = 100 * np.cumsum(scores, axis=1)[:, points] / (points + 1)
+            draw_curve(axes, points + 1, so_far, name, _style(name))
             if name in ACCURACY:
                 axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
         any_learner = next(iter(learners.values()))
@@ -161,7 +163,8 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
 
     Caption: Lines are means over seeds of the accuracy on the test images of each task at its end; bands are 95 %
     Student-t intervals over seeds. Diamonds, joined by dotted lines, were read off the paper's figure; each seed deals
-    classes to tasks anew, so that single tasks cannot be compared with the paper's.
+    classes to tasks anew, so that single tasks cannot be compared with the paper's. Where the seeds of a learner fall
+    in two groups, thin lines are single seeds, and the bold one is their median.
 
     Args:
         runs: as of `published_cumulative_accuracy`.
@@ -179,7 +182,7 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
         for name, learner in learners.items():
             table = test_accuracy_by_experience(learner.runs, diverged=diverged)
             of_seeds = 100 * table.pivot(index="seed", columns="experience", values="test_accuracy").to_numpy(float)
-            _draw_mean(axes, np.arange(1, of_seeds.shape[1] + 1), of_seeds, name)
+            draw_curve(axes, np.arange(1, of_seeds.shape[1] + 1), of_seeds, name, _style(name))
             if name in TEST_ACCURACY:
                 paper = TEST_ACCURACY[name]
                 style = OF_PAPER | {"linestyle": ":", "linewidth": 0.7, "markersize": 2.5}
@@ -218,13 +221,6 @@ def _shown(learners: dict[Row, Learner]) -> Iterator[tuple[str, dict[str, Learne
 def _style(name: str) -> dict[str, Any]:
     place = NAMES.index(name)
     return {"color": COLOURS[place], "linestyle": LINE_STYLES[place]}
-
-
-def _draw_mean(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, name: str) -> None:
-    mean, half_width = mean_interval(of_seeds)
-    style = _style(name)
-    axes.plot(x, mean, label=name, **style)
-    axes.fill_between(x, mean - half_width, mean + half_width, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _finish(figure: Figure, panels: Panels, x_label: str, y_label: str) -> None:
