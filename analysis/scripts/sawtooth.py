@@ -22,7 +22,7 @@ NOTE = (
     "of a 95 % Student-t interval over seeds. “By chance” is the 95 % quantile of the amplitude when boundaries are "
     "shifted at random, p the share of shifts with an amplitude at least as large, with Holm's correction for all "
     "rows. Peak and trough are fractions of an experience; the rise is from the end of the one before to the peak, the "
-    "fall from there to the end. The change, as a factor, is from the first experience after those left out to the last."
+    "fall from there to the end. The change is the factor between the first experience that counts and the last."
 )
 
 
