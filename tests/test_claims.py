@@ -53,6 +53,16 @@ def value(cell: str) -> float:
     return float(cell.partition("±")[0])
 
 
+OTHER_PAGES = sorted(path.name for path in DOCS.glob("*.md") if path.name != "reproduction.md")
+
+
+@pytest.mark.parametrize("name", OTHER_PAGES)
+def test_the_papers_discount_is_1_in_its_stationary_experiments_only(name: str) -> None:
+    sentences = re.split(r"(?<=[.;|]) ", page(name))
+    wrong = [text for text in sentences if re.search(r"γ = 1(?![.\d])", text) and re.search(r"paper\b", text)]
+    assert [text for text in wrong if "stationary" not in text] == []
+
+
 @pytest.fixture(scope="module")
 def spread() -> pd.DataFrame:
     return spread_over_last(pd.read_csv(RECORDS / "robustness" / "sensitivity.csv"))
