@@ -169,6 +169,11 @@ class Trend(NamedTuple):
     slope_ci: float
 
     @property
+    def change(self) -> float:
+        """From the first of these experiences to the last, in decades, mean over seeds."""
+        return float((self.means[:, -1] - self.means[:, 0]).mean())
+
+    @property
     def verdict(self) -> str:
         """`"falls"`, `"rises"`, or `"undecided"` where the interval holds zero or there is none."""
         # Rounding errors of constant step sizes are no trend.
@@ -261,8 +266,8 @@ def sawtooth_table(
     Returns:
         One row per learner and block: learner, block, seeds, experiences (number of those laid over each other),
         amplitude, amplitude_ci, chance_amplitude, peak, trough, rise, fall, p, p_holm (corrected for the number of
-        blocks of all learners in the table), slope, slope_ci, trend (`Trend.verdict`). Amplitudes, rises, falls and
-        slopes are in decades.
+        blocks of all learners in the table), slope, slope_ci, change (`Trend.change`), trend (`Trend.verdict`).
+        Amplitudes, rises, falls, slopes and changes are in decades.
 
     Raises:
         ValueError: the runs come from several streams, a label does not occur, nothing was recorded, or a trajectory
@@ -279,7 +284,8 @@ def sawtooth_table(
             row = {"learner": label, "block": block, "seeds": tooth.seeds, "experiences": len(tooth.experiences)}
             names = ("amplitude", "amplitude_ci", "chance_amplitude", "peak", "trough", "rise", "fall", "p")
             row |= {name: getattr(tooth, name) for name in names}
-            rows.append(row | {"slope": course.slope, "slope_ci": course.slope_ci, "trend": course.verdict})
+            slope = {"slope": course.slope, "slope_ci": course.slope_ci, "change": course.change}
+            rows.append(row | slope | {"trend": course.verdict})
     if not rows:
         raise ValueError("no learner of these runs has recorded learned step sizes; name learners to see fixed ones")
     table = pd.DataFrame(rows)

@@ -22,7 +22,8 @@ NOTE = (
     "the half width of a 95 % Student-t interval over seeds. “By chance” is the 95 % quantile of the amplitude when "
     "boundaries are shifted at random, p the share of shifts with an amplitude at least as large, with Holm's "
     "correction for all rows. Peak and trough are fractions of an experience; the rise is from the end of the one "
-    "before to the peak, the fall from there to the end."
+    "before to the peak, the fall from there to the end. The change is the factor between the first experience that "
+    "counts and the last."
 )
 
 
@@ -94,6 +95,7 @@ def _rounded(table: pd.DataFrame) -> dict[str, list[str]]:
         "rise": texts("rise"),
         "fall": texts("fall"),
         "slope per experience": with_interval("slope", "+.2f"),
+        "change": [f"× {number_text(10**value, '.3g')}" for value in table["change"]],
         "trend": list(table["trend"]),
     }
 

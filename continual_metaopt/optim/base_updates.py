@@ -13,7 +13,8 @@ be a tensor that broadcasts against the parameter: that is how ρ can be learned
 is a sign, whose derivative is 0.
 
 Plain names follow ``torch.optim``. ``…Released`` names are the forms of the MetaOptimize authors' released experiment
-code (Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342); the paper's hyper-parameters belong to those.
+code (Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342). The paper does not say to which of the two its printed
+hyper-parameters belong.
 """
 
 from dataclasses import dataclass, replace

@@ -213,6 +213,7 @@ def test_sawtooth_table(tmp_path):
     assert table["p"].tolist() == [0.01, 1]
     assert table["p_holm"].tolist() == [0.02, 1]
     assert table["trend"].tolist() == ["falls", "undecided"]
+    assert (table["change"] - 8 * table["slope"]).abs().max() < 0.02  # nine experiences
     assert sawtooth_table(runs, ["Fixed"], shifts=99)["p"].tolist() == [1]
     with pytest.raises(ValueError, match="no learner of these runs has recorded learned step sizes"):
         sawtooth_table(runs.select(label="Fixed"))

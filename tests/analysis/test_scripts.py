@@ -129,7 +129,13 @@ def test_sensitivity(tmp_path, capsys):
         write_run(tmp_path, label, correct=[1] * number + [0] * (4 - number), config={"learner": learner})
     write_run(tmp_path, "Fixed", config={"learner": {"name": "fixed", "lr": 1e-3}})
     assert sensitivity.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    assert [line.rsplit(".", 1)[-1] for line in capsys.readouterr().out.splitlines()] == ["png", "pdf", "csv"]
+    output = capsys.readouterr().out
+    assert [line.rsplit(".", 1)[-1] for line in output.splitlines()[-3:]] == ["png", "pdf", "csv"]
+    assert [line.split()[-6:] for line in output.splitlines() if line.startswith("Meta")] == [
+        ["1", "0.01", "50.0", "50.0", "0.0", "0.001"],
+        ["0.9", "0.01", "0.0", "25.0", "25.0", "0.01"],
+    ]
+    assert "The largest lr is the best in 1 of 2 rows: Meta 1 of 2\n" in output
     assert (tmp_path / "out" / "sensitivity.csv").read_text().splitlines() == [
         "label,gamma,meta_lr,lr,n_runs,n_diverged,online_accuracy",
         "Meta,0.9,0.01,0.001,1,0,0",
