@@ -59,8 +59,8 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any
 def is_bimodal(percent: ArrayLike) -> bool:
     """Whether accuracies of seeds fall in two groups, so that their mean describes none of them.
 
-    They do if the largest gap between sorted neighbours is more than 5 percentage points, and more than twice the sum
-    of the two groups' ranges. A group may be a single seed. Two values are no groups.
+    They do if the largest gap between sorted neighbours is more than 5 percentage points, and more than half of the
+    whole range. A group may be a single seed. Two values are no groups.
 
     Args:
         percent: accuracies in %, or differences between them in percentage points, [n]; NaN do not count.
@@ -72,10 +72,8 @@ def is_bimodal(percent: ArrayLike) -> bool:
     values = values[~np.isnan(values)]
     if len(values) < 3:
         return False
-    gaps = np.diff(values)
-    largest = gaps.max()
-    within = values[-1] - values[0] - largest
-    return bool(largest > BIMODAL_GAP and largest > 2 * within)
+    largest = np.diff(values).max()
+    return bool(largest > BIMODAL_GAP and largest > (values[-1] - values[0]) / 2)
 
 
 def seeds_if_bimodal(percent: ArrayLike) -> str:

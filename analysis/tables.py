@@ -43,8 +43,8 @@ _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex
 DISCOUNTED_LOSS = f"loss, γ = {GAMMA:g}"
 BIMODAL_NOTE = (
     "Where seeds fall in two groups, the median and the single seeds in brackets stand instead of a mean with an "
-    f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than twice the sum "
-    "of the two groups' ranges."
+    f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than half of their "
+    "range."
 )
 # Characters that LaTeX sets only in mathematics; tabulate escapes the others.
 _LATEX_SIGNS = {

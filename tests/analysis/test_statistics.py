@@ -64,7 +64,8 @@ def test_mean_interval_of_too_few():
     [
         ([38, 39, 40, 41, 42], False),
         ([35.5, 40, 40.1, 40.2, 40.3], False),  # an outlier by less than 5 points
-        ([30, 36, 37, 38, 39], False),  # a gap of 6 points, which is no more than twice the 3 points of the others
+        ([30, 36, 38, 40, 42], False),  # a gap of 6 points, which is no more than half of 12
+        ([9.3, 9.5, 25.4, 39.8, 40.2], True),
         ([30, 37, 38, 39, 40], True),
         ([10.1, 10.2, 39.9, 40.0, 40.1], True),
         ([40, 9.8, 40.2, 40.1, 39.9], True),
