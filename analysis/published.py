@@ -184,7 +184,8 @@ def table_markdown(table: pd.DataFrame) -> str:
         if np.isfinite(row["paper"]):
             of_row["paper", ""] = f"{row['paper']:.1f}"
     headings = ["", "the paper", *(f"{form}, labels {labels}" for form, labels in columns)]
-    rows = [[name, *(found.get(column, "") for column in [("paper", ""), *columns])] for name, found in cells.items()]
+    names = sorted(cells, key=lambda name: not name.startswith("fixed"))  # which come first
+    rows = [[name, *(cells[name].get(column, "") for column in [("paper", ""), *columns])] for name in names]
     return tabulate(rows, headings, "github", colalign=["left", *["right"] * (len(headings) - 1)]) + "\n"
 
 
@@ -348,12 +349,13 @@ def claims_markdown(claims: pd.DataFrame) -> str:
     order = dict.fromkeys(max(groups.values(), key=len)["claim"]) | dict.fromkeys(claims["claim"])
     rows = []
     for claim in order:
+        about = claims[claims["claim"] == claim].iloc[0]
+        form = "+.2f" if about["unit"] == "points" else "+.3f"
         found = {
-            key: f"{row['verdict']}: {interval_text(row['value'], row['half_width'], '+.2f', row['value_seeds'])}"
+            key: f"{row['verdict']}: {interval_text(row['value'], row['half_width'], form, row['value_seeds'])}"
             for key, group in groups.items()
             for row in group[group["claim"] == claim].to_dict("records")
         }
-        about = claims[claims["claim"] == claim].iloc[0]
         rows.append([f"{claim} ({about['unit']})", about["paper"], *(found.get(key, "") for key in groups)])
     headings = ["claim", "the paper", *(f"{form}, labels {labels}" for form, labels in groups)]
     return tabulate(rows, headings, "github", disable_numparse=True) + "\n"
