@@ -393,8 +393,8 @@ def online_loss(runs: Runs) -> pd.DataFrame:
     Returns:
         Indexed by path like `runs.table`: loss and discounted_loss. NaN for runs that did not finish, and where a loss
         is not finite. Where single losses were not kept, as in archives of `analysis.archive`, loss comes from the
-        means of experiences, and discounted_loss is NaN. Where only some samples have been recorded, see
-        `sample_scores`.
+        means of experiences, which runs of earlier versions lack, and discounted_loss is NaN. Where only some samples
+        have been recorded, see `sample_scores`.
     """
     table = pd.DataFrame(np.nan, index=pd.Index(runs.table["path"], name="run"), columns=["loss", "discounted_loss"])
     for path in runs.table.loc[runs.table["state"] == "finished", "path"]:

@@ -13,7 +13,7 @@ from analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_lear
 from analysis.report import split_by_stream
 from analysis.runs import Runs
 from analysis.scripts import _arguments
-from analysis.tables import interval_text, number_text
+from analysis.tables import interval_text, number_text, seeds_of
 
 SUMMARY = (
     "Means over seeds, ± the half width of a 95 % Student-t interval; in brackets 95 % bootstrap intervals, which are "
@@ -38,15 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
     for part, folder in split_by_stream(runs, arguments.out):
+        seeds = seeds_of(part)
         options = {"diverged": arguments.diverged, "test": arguments.test}
         summary = summary_table(part, diverged=arguments.diverged)
         pairs = paired_comparisons(part, arguments.baseline, power=arguments.power, **options)
         ranks = rank_learners(part, **options)
-        paths += _arguments.write_table(summary, _summary(summary), SUMMARY, folder, "summary")
-        paths += _arguments.write_table(pairs, _pairs(pairs), _about(pairs), folder, "paired_comparisons")
+        paths += _arguments.write_table(summary, _summary(summary), f"{SUMMARY} {seeds}.", folder, "summary")
+        paths += _arguments.write_table(pairs, _pairs(pairs), f"{_about(pairs)} {seeds}.", folder, "paired_comparisons")
         note = (
             f"Mean rank over seeds, 1 is best. Friedman's test that all are equal: p = {ranks.p:.3g} (permutations "
-            f"within seeds). {limits_of(ranks.comparisons)}"
+            f"within seeds). {limits_of(ranks.comparisons)} {seeds}."
         )
         paths += _arguments.write_table(ranks.table, _ranks(ranks), note, folder, "ranks")
     return paths
@@ -55,8 +56,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
 def _about(pairs: pd.DataFrame) -> str:
     unit = " in percentage points" if pairs.attrs["score"] == "online_accuracy" else " of squared errors"
     return (
-        f"Differences{unit}, paired by seed; positive: the learner is better than the other. ± is the half width of a "
-        "95 % Student-t interval. d: mean over standard deviation of the differences. “Better on”: share of seeds, "
+        f"Mean differences{unit}, paired by seed; positive: the learner is better than the other. ± is the half width "
+        "of a 95 % Student-t interval. d: mean over standard deviation of the differences. “Better on”: share of seeds, "
         "with a Clopper-Pearson interval. Seeds: so many would let a single paired t-test find such a difference with "
         f"probability {pairs.attrs['power']:g}. {limits_of(pairs)}"
     )

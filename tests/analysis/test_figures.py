@@ -267,7 +267,11 @@ def test_report(study, tmp_path):
     figures = ["online_accuracy", "sliding_accuracy", "step_sizes"]
     assert names[3:] == [*(f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")), "report.html"]
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
-    assert (tmp_path / "comparison.md").read_text(encoding="utf-8").endswith("“samples/s” is the median over runs.\n")
+    assert (
+        (tmp_path / "comparison.md")
+        .read_text(encoding="utf-8")
+        .endswith("No run diverged. “samples/s” is the median over runs.\n")
+    )
     tex = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
     assert tex[0].startswith("% Mean over 2 seeds")
     assert tex[1].startswith(r"\begin{tabular}")
