@@ -57,9 +57,9 @@ def _about(pairs: pd.DataFrame) -> str:
     unit = " in percentage points" if pairs.attrs["score"] == "online_accuracy" else " of squared errors"
     return (
         f"Mean differences{unit}, paired by seed; positive: the learner is better than the other. ± is the half width "
-        "of a 95 % Student-t interval. d: mean over standard deviation of the differences. “Better on”: share of seeds, "
-        "with a Clopper-Pearson interval. Seeds: so many would let a single paired t-test find such a difference with "
-        f"probability {pairs.attrs['power']:g}. {limits_of(pairs)}"
+        "of a 95 % Student-t interval. d: mean over standard deviation of the differences. “Better on”: share of "
+        "seeds, with a Clopper-Pearson interval. Seeds: so many would let a single paired t-test find such a "
+        f"difference with probability {pairs.attrs['power']:g}. {limits_of(pairs)}"
     )
 
 
