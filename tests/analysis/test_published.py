@@ -196,6 +196,21 @@ def test_figures_show_the_papers_values(tmp_path: Path) -> None:
     assert [text.get_text() for text in blocks.legends[0].get_texts()] == ["first block", "last block", "the paper"]
 
 
+def test_unequal_streams_are_refused(tmp_path: Path) -> None:
+    paths = sorted(write_studies(tmp_path).glob("released, scalar, γ = 0.999-0/config.json"))
+    paths[0].write_text(paths[0].read_text().replace("stream-0", "another"))
+    runs = load_runs(tmp_path)
+    for ask in (
+        published_table,
+        published_claims,
+        figures.published_cumulative_accuracy,
+        figures.published_step_sizes,
+        figures.published_test_accuracy,
+    ):
+        with pytest.raises(ValueError, match="did not see the same samples in the same order"):
+            ask(runs)
+
+
 def test_other_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "AdamW, fixed")
     runs = load_runs(tmp_path)
