@@ -339,8 +339,8 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories, "
-            "why (or the path of a .yaml file)",
+            "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, "
+            "table3, tracking, trajectories, why (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["explain", "nowhere"], "nowhere: no such directory"),

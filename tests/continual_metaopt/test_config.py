@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from continual_metaopt import register_learner, register_network
+from continual_metaopt import PaperCNN, register_learner, register_network
 from continual_metaopt.config import (
     Component,
     ConfigError,
@@ -53,7 +53,7 @@ def test_packaged_studies_are_valid(name: str) -> None:
             run = study.run(entry, learner, 7, "report")
             assert (run.order, run.seed, run.study, run.purpose) == (position, 7, name, "report")
             assert run.label.startswith(entry.label)
-            make_optimizer(run.learner.name, nn.Linear(2, 2), **run.learner.options)
+            make_optimizer(run.learner.name, PaperCNN(), **run.learner.options)
 
 
 def test_packaged_studies_are_listed() -> None:
@@ -364,8 +364,8 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
     message = (
         "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, initial_step_size, quick, robustness, table2, table3, tracking, trajectories, why "
-        "(or the path of a .yaml file)"
+        "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, table3, "
+        "tracking, trajectories, why (or the path of a .yaml file)"
     )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
