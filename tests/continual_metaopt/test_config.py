@@ -40,8 +40,11 @@ LEARNED = {"name": "metaoptimize"}
 # --------------------------------------------------------------------------------------------------------- studies
 
 
-@pytest.mark.parametrize("name", ["quick", "class_split", "tracking"])
-def test_packaged_studies_are_valid(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("quick", nn.Linear(2, 2)), ("class_split", PaperCNN()), ("published", PaperCNN()), ("tracking", nn.Linear(2, 2))],
+)
+def test_packaged_studies_are_valid(name: str, network: nn.Module) -> None:
     study = load_study(name)
 
     assert study.name == name
@@ -53,7 +56,7 @@ def test_packaged_studies_are_valid(name: str) -> None:
             run = study.run(entry, learner, 7, "report")
             assert (run.order, run.seed, run.study, run.purpose) == (position, 7, name, "report")
             assert run.label.startswith(entry.label)
-            make_optimizer(run.learner.name, PaperCNN(), **run.learner.options)
+            make_optimizer(run.learner.name, network, **run.learner.options)
 
 
 def test_packaged_studies_are_listed() -> None:
