@@ -2,7 +2,7 @@
 
 The learners are those of ``choices_streams.yaml``, on ``class_split``. Writes a CSV file. From this folder:
 
-    python after_update.py --source parquet:../../../data/cifar100 --out ../../../runs/after_update.csv
+    python after_update.py --source parquet:../../../data/cifar100 --out after_update.csv
 """
 
 import argparse

@@ -1,12 +1,12 @@
-r"""Print what each choice that the paper leaves open is worth, in percentage points of average online accuracy.
+"""Print what each choice that the paper leaves open is worth, in percentage points of average online accuracy.
 
 From this folder, with the folders of runs and the CSV file of ``after_update.py``:
 
-    python choices_table.py ../../../runs/published ../../../runs/published_global ../../../runs/choices_* \
-        --after ../../../runs/after_update.csv --out choices.csv
+    python choices_table.py ../../../runs/published ../../../runs/choices_* --after after_update.csv --out choices.csv
 """
 
 import argparse
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ def choices_table(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cell(row: pd.Series, kind: str) -> str:
+    """An accuracy, and in brackets its change against the base."""
+    change = interval_text(row[f"{kind}_change"], row[f"{kind}_change_ci"], "+.1f")
+    return number_text(row[kind], ".1f") + (f" ({change})" if change else "")
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,25 +120,24 @@ def main() -> None:
     arguments = parser.parse_args()
     scores = accuracies(load_runs(*arguments.paths), pd.read_csv(arguments.after), arguments.seeds)
     table = choices_table(scores)
-    columns = {"choice": table["choice"].tolist(), "form": table["form"].tolist()}
-    for kind in PUBLISHED:
-        columns[kind] = [number_text(value, ".1f") for value in table[kind]]
-    for kind in PUBLISHED:
-        pairs = zip(table[f"{kind}_change"], table[f"{kind}_change_ci"], strict=True)
-        columns[f"{kind} − base"] = [interval_text(value, half_width, "+.1f") for value, half_width in pairs]
-    columns["distance"] = [number_text(value, ".1f") for value in table["distance"]]
+    columns = {"choice": list(table["choice"].unique())}
+    for form, kind in itertools.product(FORMS.values(), ("fixed", "two blocks")):
+        rows = table[table["form"] == form].set_index("choice")
+        columns[f"{form}, {kind}"] = [cell(rows.loc[choice], kind) for choice in columns["choice"]]
     counts = scores.groupby(["choice", "form", "kind"]).size()
     n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    nearest = table.loc[table["distance"].idxmin()]
-    measured = ", ".join(f"{kind} {nearest[kind]:.2f}" for kind in PUBLISHED if pd.notna(nearest[kind]))
     published = ", ".join(f"{kind} {value:.2f}" for kind, value in PUBLISHED.items())
     print(format_columns(columns, "markdown"))
+    seeds = ", ".join(map(str, sorted(scores["seed"].unique())))
     print(
-        f"Average online accuracy in percent, n = {n} (seeds {', '.join(map(str, sorted(scores['seed'].unique())))}). "
-        "Changes are in points, paired by seed; ± is the half width of a 95 % Student-t interval. Distance is the mean "
-        f"of the absolute differences from the paper's numbers ({published}) over those that were measured.\n\n"
-        f"Nearest: {nearest['choice']}, {nearest['form']} ({measured}; distance {nearest['distance']:.2f})."
+        f"Average online accuracy in percent, mean of n = {n} (seeds {seeds}); in brackets the change against the base in "
+        "points, paired by seed, ± half width of a 95 % Student-t interval.\n\n"
+        f"The nearest, by the mean absolute difference from the paper's numbers ({published}) over those that were "
+        "measured:\n"
     )
+    for _, row in table.sort_values("distance").head(3).iterrows():
+        measured = ", ".join(f"{kind} {row[kind]:.1f}" for kind in PUBLISHED if pd.notna(row[kind]))
+        print(f"- {row['choice']}, {row['form']} ({measured}): {row['distance']:.1f} points off")
     table.to_csv(arguments.out, index=False, lineterminator="\n")
 
 
