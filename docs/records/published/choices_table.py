@@ -130,8 +130,8 @@ def main() -> None:
     print(format_columns(columns, "markdown"))
     seeds = ", ".join(map(str, sorted(scores["seed"].unique())))
     print(
-        f"Average online accuracy in percent, mean of n = {n} (seeds {seeds}); in brackets the change against the base in "
-        "points, paired by seed, ± half width of a 95 % Student-t interval.\n\n"
+        f"Average online accuracy in percent, mean of n = {n} (seeds {seeds}); in brackets the change against the base "
+        "in points, paired by seed, ± half width of a 95 % Student-t interval.\n\n"
         f"The nearest, by the mean absolute difference from the paper's numbers ({published}) over those that were "
         "measured:\n"
     )
