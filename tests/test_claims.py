@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
+from analysis.published import claims_markdown, published_claims, published_table, table_markdown
 from analysis.ranking import columns_of, ranking
 from analysis.scripts.comparison_table import main as comparison_table
 from analysis.scripts.initial_step_size import main as initial_step_size
@@ -53,10 +54,10 @@ def value(cell: str) -> float:
     return float(cell.partition("±")[0])
 
 
-OTHER_PAGES = sorted(path.name for path in DOCS.glob("*.md") if path.name != "reproduction.md")
+PAGES = [*sorted(path.name for path in DOCS.glob("*.md")), "../README.md"]
 
 
-@pytest.mark.parametrize("name", OTHER_PAGES)
+@pytest.mark.parametrize("name", PAGES)
 def test_the_papers_discount_is_1_in_its_stationary_experiments_only(name: str) -> None:
     sentences = re.split(r"(?<=[.;|]) ", page(name))
     wrong = [text for text in sentences if re.search(r"γ = 1(?![.\d])", text) and re.search(r"paper\b", text)]
@@ -231,6 +232,31 @@ def unpacked(archive: str, folder: Path) -> Path:
 
 def table_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
+def test_the_table_of_cifar_100_in_the_readme_is_that_of_the_archived_runs(tmp_path: Path) -> None:
+    assert comparison_table([str(unpacked("class_split", tmp_path)), "--out", str(tmp_path)]) == 0
+
+    columns = ("online accuracy (%)", "− best fixed", "held-out accuracy (%)", "loss")
+    heading, *rows = table_rows((tmp_path / "comparison.md").read_text(encoding="utf-8"))
+    places = [heading.index(name) for name in columns]
+    readme = table_rows((ROOT / "README.md").read_text(encoding="utf-8"))
+    first = readme.index(["learner", "online accuracy (%)", "− AdamW tuned", "test accuracy (%)", "loss"])
+    assert [row[1:] for row in readme[first + 1 : first + 1 + len(rows)]] == [
+        [row[place] for place in places] for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_the_published_experiment_on_its_page_is_that_of_the_archived_runs(tmp_path: Path) -> None:
+    runs = load_runs(unpacked("published", tmp_path), purpose=None)
+
+    table, claims = published_table(runs), published_claims(runs, shifts=9_999)
+
+    lines = [*table_lines(table_markdown(table)), *table_lines(claims_markdown(claims))]
+    assert len(lines) > 20
+    assert set(lines) <= set(table_lines((DOCS / "reproduction.md").read_text(encoding="utf-8")))
 
 
 @pytest.mark.slow
