@@ -182,11 +182,12 @@ def table_markdown(table: pd.DataFrame) -> str:
         of_row = cells.setdefault(f"{row['step_sizes']}, {row['setting']}", {})
         of_row[row["form"], row["labels"]] = text
         if np.isfinite(row["paper"]):
-            of_row["paper", ""] = f"{row['paper']:.1f}"
+            of_row["paper", ""] = f"{row['paper']:.2f}"
     headings = ["", "the paper", *(f"{form}, labels {labels}" for form, labels in columns)]
     names = sorted(cells, key=lambda name: not name.startswith("fixed"))  # which come first
     rows = [[name, *(cells[name].get(column, "") for column in [("paper", ""), *columns])] for name in names]
-    return tabulate(rows, headings, "github", colalign=["left", *["right"] * (len(headings) - 1)]) + "\n"
+    alignment = ["left", *["right"] * (len(headings) - 1)]
+    return tabulate(rows, headings, "github", colalign=alignment, disable_numparse=True) + "\n"
 
 
 class _Claim(NamedTuple):
