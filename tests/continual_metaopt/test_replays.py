@@ -118,4 +118,7 @@ def test_the_packaged_study_answers_what_earns_the_gain() -> None:
         assert (entry.options["base"], entry.options["weight_decay"]) == ("adamw_released", 0.1)
         assert ("anew" in entry.label) is is_told(entry.name)
         assert entry.replays is None or entry.replays.learner in closed
+    tuned = next(entry for entry in why.learners if entry.name == "fixed_per_block")
+    space = why.search(tuned).space  # type: ignore[union-attr]
+    assert all(low <= tuned.options[name] <= high for name, (low, high, _) in space.items())
     assert all(len(grid(entry.tune)) > 1 for entry in why.learners if isinstance(entry.tune, dict))
