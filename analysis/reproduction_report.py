@@ -36,8 +36,8 @@ TITLES: dict[Experiment, str] = {
     "published": "The published continual experiment: 10 tasks of 10 classes, AdamW with Adam, γ = 0.999, α₀ = 1e-4",
     "table2": "Table 2 of the reviewers' discussion: 10 classes in each of 10 experiences",
     "table3": "Table 3 of the reviewers' discussion: 20 classes in each of 5 experiences",
-    "robustness": "The paper's figure 2: the initial step size",
-    "trajectories": "The paper's figure 3: step sizes of ResNet-18's six blocks (an analogue: a narrow network)",
+    "robustness": "The initial step size",
+    "trajectories": "Step sizes of ResNet-18's six blocks (an analogue: a narrow network)",
 }
 ACCURACY_NOTE = (
     "Average online accuracy (%), mean over seeds ± half width of a 95 % Student-t interval; in brackets the gap to "

@@ -11,7 +11,7 @@ from continual_metaopt.networks.output_layer import output_layer
 class ResNet18(nn.Sequential):
     """ResNet-18 (He et al., 2016) for small images: a stem, four stages, and a linear head, six blocks.
 
-    These are the six blocks of the MetaOptimize paper's figure 3. The stem is a 3 × 3 convolution without pooling, as
+    These are the six blocks of the MetaOptimize paper's ResNet-18. The stem is a 3 × 3 convolution without pooling, as
     is usual for images of 32 × 32. Otherwise it is ``torchvision.models.resnet18(norm_layer=…)``, initial weights
     included: with the standard width it computes the same function of the same parameters. It is written out because
     torchvision's has no width, and neither separate ReLUs nor biases in place of a normalisation.
