@@ -276,7 +276,8 @@ def test_every_kind_follows_the_formulas(
             auto = (first, second)[b]["gamma"] == "auto"
             for i, p in enumerate(params):
                 state = optimizer.state[p]
-                close(p.detach(), moment.weights[b][i])
+                # a weight on its way through zero has rounding errors of the size that it came from
+                close(p.detach(), moment.weights[b][i], scale=np.abs(problem.initial[b][i]).max())
                 close(state["trace"], moment.traces["lr"][b][i], scale=1.0)
                 assert (LONG_TRACE in state) == auto
                 if auto:
