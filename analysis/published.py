@@ -268,7 +268,7 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
     ):
         if better in accuracy and worse in accuracy:
             papers = number_text(ACCURACY[better] - ACCURACY[worth], "+.2f")
-            text = f"online accuracy: {better} above {'fixed, 1e-4' if worse == 'fixed' else worse}"
+            text = f"online accuracy: {better} above {worse}"
             yield _tested(text, papers, "points", accuracy[better] - accuracy[worse])
     for blocks in ("scalar", "two blocks"):
         pair = [learners.get(Row(form, blocks, f"γ = {gamma}")) for gamma in ("0.999", "1")]
