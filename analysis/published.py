@@ -25,12 +25,12 @@ from analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
 from analysis.statistics import (
     Diverged,
     counted_runs,
+    held_out_accuracy,
     mean_interval,
     means_by_experience,
     online_accuracy,
     sample_scores,
     seeds_if_bimodal,
-    test_accuracy_by_experience,
 )
 from analysis.tables import interval_text, number_text
 
@@ -132,11 +132,9 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
         of_paper = {learner.label: name for form in FORMS for name, learner in papers_rows(learners, form).items()}
         for row, learner in learners.items():
             online = _by_seed(learner.runs, diverged)
-            held_out = test_accuracy_by_experience(learner.runs, diverged=diverged)
-            means = 100 * held_out.groupby("seed")["test_accuracy"].mean()
             path = learner.runs.table["path"].iloc[0]
             online_mean, online_ci = mean_interval(online.to_numpy())
-            test_mean, test_ci = mean_interval(means.to_numpy())
+            test_mean, test_ci = mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
             rows.append(
                 {
                     "labels": labels,
@@ -160,6 +158,11 @@ def _by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
     """Average online accuracy (%) by seed."""
     accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy").set_index("seed")["online_accuracy"]
     return 100 * accuracy.sort_index()
+
+
+def _test_by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
+    """Mean test accuracy of the tasks at their ends (%) by seed."""
+    return 100 * held_out_accuracy(runs, diverged).set_axis(runs.table["seed"]).dropna().sort_index()
 
 
 def table_markdown(table: pd.DataFrame) -> str:
@@ -271,9 +274,9 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
             text = f"online accuracy: {better} above {worse}"
             yield _tested(text, papers, "points", accuracy[better] - accuracy[worse])
     for blocks in ("scalar", "two blocks"):
-        pair = [learners.get(Row(form, blocks, f"γ = {gamma}")) for gamma in ("0.999", "1")]
-        if pair[0] and pair[1]:
-            difference = _by_seed(pair[0].runs, diverged) - _by_seed(pair[1].runs, diverged)
+        undiscounted = learners.get(Row(form, blocks, "γ = 1"))
+        if blocks in accuracy and undiscounted is not None:
+            difference = accuracy[blocks] - _by_seed(undiscounted.runs, diverged)
             yield _tested(f"γ = 0.999 better than 1, {blocks}", "slightly", "points", difference)
     if "two blocks" in shown and "fixed" in shown:
         courses = {name: _by_task(shown[name].runs, diverged) for name in ("two blocks", "fixed")}
@@ -283,15 +286,10 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
         yield _tested("the lead of two blocks grows: second half − first", "grows", "points", growth)
     for name in ("scalar", "two blocks"):
         if name in shown and "fixed" in shown:
-            ours = [
-                test_accuracy_by_experience(shown[which].runs, diverged=diverged)
-                .groupby("seed")["test_accuracy"]
-                .mean()
-                for which in (name, "fixed")
-            ]
+            ours, fixed = (_test_by_seed(shown[which].runs, diverged) for which in (name, "fixed"))
             gap = float(np.mean(TEST_ACCURACY[name]) - np.mean(TEST_ACCURACY["fixed"]))
             text, paper = f"test accuracy: {name} above fixed", f"≈ {number_text(gap, '+.1f')}"
-            yield _tested(text, paper, "points", 100 * (ours[0] - ours[1]))
+            yield _tested(text, paper, "points", ours - fixed)
     if "two blocks" not in shown:
         return
     trajectories = list(block_trajectories(shown["two blocks"].runs, shown["two blocks"].label).values())
@@ -312,9 +310,7 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
             "rises (reviewers' discussion: stays)",
         ),
     ):
-        means = trend(course).means
-        slopes = np.polyfit(np.arange(means.shape[1]), means.T, 1)[0]
-        yield _tested(text, paper, "decades per task", pd.Series(slopes), sign)
+        yield _tested(text, paper, "decades per task", pd.Series(trend(course).slopes), sign)
 
 
 def _tested(text: str, paper: str, unit: str, values: pd.Series, sign: int = 1) -> _Claim:

@@ -169,6 +169,11 @@ class Trend(NamedTuple):
     slope_ci: float
 
     @property
+    def slopes(self) -> Array:
+        """Least-squares slope of each seed, in decades per experience, [n_seeds]."""
+        return np.polyfit(np.arange(self.means.shape[1]), self.means.T, 1)[0]
+
+    @property
     def change(self) -> float:
         """From the first of these experiences to the last, in decades, mean over seeds."""
         return float((self.means[:, -1] - self.means[:, 0]).mean())
@@ -202,7 +207,7 @@ def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
     if n_experiences < 2:
         raise ValueError(f"fewer than two complete experiences follow the first {skip}: there is no trend")
     means = np.stack([folder.levels(1)[1 : n_experiences + 1, 0] for folder in folders])
-    slope, slope_ci = mean_interval(np.polyfit(np.arange(n_experiences), means.T, 1)[0])
+    slope, slope_ci = mean_interval(Trend(means, np.nan, np.nan).slopes)
     return Trend(means, float(slope), float(slope_ci))
 
 

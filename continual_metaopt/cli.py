@@ -211,19 +211,16 @@ def reproduce(
     for warning in dict.fromkeys(map(check_images, parts.values())):
         if warning and not quiet:
             print(f"{PROGRAM}: {warning}", file=sys.stderr)
-    done: list[Path] = []
-    shown = 0
+    done: dict[str, list[Path]] = {}
 
-    def show(_: str, runs: list[Path], selection: list[Path]) -> None:
+    def show(label: str, runs: list[Path], selection: list[Path]) -> None:
         from analysis import load_runs
         from analysis.reproduction_report import write_reproduction
 
-        nonlocal shown
-        done.extend([*runs, *selection])
-        shown += 1
-        if shown < len(parts):
+        done[label] = [*runs, *selection]
+        if len(done) < len(parts):
             return
-        loaded = load_runs(*done, purpose=None)
+        loaded = load_runs(*(path for paths in done.values() for path in paths), purpose=None)
         if loaded.table["state"].isin(["running", "failed"]).any():
             return  # an error says so
         text, paths = write_reproduction(loaded, experiment, folder / "report")
