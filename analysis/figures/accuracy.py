@@ -187,15 +187,12 @@ def cumulative_accuracy(
     Raises:
         ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
-    runs.require_one_stream()
-    n_samples = int(runs.table["n_samples"].min())
-    points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
-    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * np.cumsum(scores)[points] / (points + 1))
+    seen, curves = cumulative_curves(runs, labels, diverged)
     figure, axes = _accuracy_figure(width, "sample")
     axes.set_ylabel("online accuracy (%),\nall samples so far")
-    _draw_means(axes, points + 1, curves, runs.labels)
+    _draw_means(axes, seen, curves, runs.labels)
     draw_boundaries(axes, runs)
-    axes.set_xlim(0, n_samples)
+    axes.set_xlim(0, int(seen[-1]))
     thousands(axes, 6)
     return figure
 
@@ -255,6 +252,30 @@ def sliding_squared_error(
     plain_ticks(axes.yaxis)
     thousands(axes, 6)
     return figure
+
+
+def cumulative_curves(
+    runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Online accuracy over all samples so far, without the first hundredth of the stream.
+
+    Args:
+        runs: runs of one stream.
+        labels: the learners; all if None.
+        diverged: how diverged runs count.
+
+    Returns:
+        Numbers of samples seen, [n_points], at most 1,000 up to the whole stream; label → accuracies in %, [n_seeds,
+        n_points].
+
+    Raises:
+        ValueError: as of `cumulative_accuracy`.
+    """
+    runs.require_one_stream()
+    n_samples = int(runs.table["n_samples"].min())
+    points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
+    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * np.cumsum(scores)[points] / (points + 1))
+    return points + 1, curves
 
 
 def _curves(

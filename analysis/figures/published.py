@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.figures.accuracy import draw_curve
+from analysis.figures.accuracy import cumulative_curves, draw_curve
 from analysis.figures.style import (
     COLOURS,
     LINE_STYLES,
@@ -19,6 +19,7 @@ from analysis.figures.style import (
     styled,
     thousands,
 )
+from analysis.figures.trajectories import block_panels, draw_trajectories
 from analysis.published import (
     ACCURACY,
     CUMULATIVE_ACCURACY,
@@ -35,9 +36,6 @@ from analysis.published import (
 from analysis.runs import Runs
 from analysis.statistics import (
     Diverged,
-    counted_runs,
-    recorded_trajectories,
-    sample_scores,
     test_accuracy_by_experience,
 )
 
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_POINTS = 500  # per line
 OF_PAPER: dict[str, Any] = {
     "marker": "D",
     "markersize": 3.5,
@@ -82,17 +79,13 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
     """
     figure, panels = _panels(runs, width, 1.7)
     for axes, learners in panels:
-        n_samples = 0
+        any_learner = next(iter(learners.values()))
+        n_samples = int(any_learner.runs.table["n_samples"].iloc[0])
         for name, learner in learners.items():
-            paths = counted_runs(learner.runs, diverged)["path"]
-            scores = np.stack([sample_scores(learner.runs, path) for path in paths])
-            n_samples = scores.shape[1]
-            points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
-            so_far = 100 * np.cumsum(scores, axis=1)[:, points] / (points + 1)
-            draw_curve(axes, points + 1, so_far, name, _style(name))
+            seen, curves = cumulative_curves(learner.runs, diverged=diverged)
+            draw_curve(axes, seen, curves[learner.label], name, _style(name))
             if name in ACCURACY:
                 axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
-        any_learner = next(iter(learners.values()))
         length = n_samples / int(any_learner.runs.table["n_experiences"].iloc[0])
         axes.plot(
             [length * n_tasks for n_tasks in CUMULATIVE_ACCURACY],
@@ -131,20 +124,13 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
         learner = learners.get("two blocks")
         if learner is None:
             continue
-        paths = list(learner.runs.table["path"])
-        blocks = learner.runs.configs[paths[0]]["blocks"]
         n_samples = int(learner.runs.table["n_samples"].iloc[0])
         length = n_samples / int(learner.runs.table["n_experiences"].iloc[0])
-        records = {path: recorded_trajectories(learner.runs, path, "step_size") for path in paths}
-        for name, block, colour in zip(("first", "last"), (blocks[0], blocks[-1]), COLOURS, strict=False):
-            of_seeds = [
-                record[record["block"] == block].set_index("step")["value"].astype(float) for record in records.values()
-            ]
-            for series in of_seeds:
-                axes.plot(series.index[::2], series.iloc[::2], color=colour, linewidth=0.3, alpha=0.5)
-            steps = of_seeds[0].index
-            median = np.median([series.reindex(steps) for series in of_seeds], axis=0)
-            axes.plot(steps, median, color=colour, label=f"{name} block")
+        blocks = block_panels(learner.runs, "step_size", learner.label, None, 0, n_samples)
+        for name, panel, colour in zip(("first", "last"), blocks.values(), COLOURS, strict=False):
+            draw_trajectories(axes, panel, colour, 1.1)
+            axes.get_lines()[-1].set_label(f"{name} block")
+            median = panel.values.median(axis=1)
             low, high = min(low, float(median.min())), max(high, float(median.max()))
             points = STEP_SIZES[name]
             axes.plot([length * n for n in points], list(points.values()), color=colour, **OF_PAPER)

@@ -116,7 +116,7 @@ def _trajectory_figure(
 ) -> Figure:
     require_labels(runs, list(labels))
     first, last = steps or (0, int(runs.table["n_samples"].max()))
-    learners = {label: _trajectories(runs, quantity, label, blocks, first, last) for label in labels}
+    learners = {label: block_panels(runs, quantity, label, blocks, first, last) for label in labels}
     learners = {label: panels for label, panels in learners.items() if panels}
     if not learners:
         raise ValueError(f"no {QUANTITIES[quantity].many} have been recorded for these learners, blocks and steps")
@@ -181,7 +181,7 @@ QUANTITIES = {
 }
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
     """Values of one block, and the lower and upper edge of their middle half, or None.
 
     Tables have one row per recorded step and one column per run.
@@ -191,10 +191,22 @@ class _Panel(NamedTuple):
     edges: tuple[pd.Series, pd.Series] | None
 
 
-def _trajectories(
+def block_panels(
     runs: Runs, quantity: str, label: str, blocks: Sequence[str] | None, first: int, last: int
-) -> dict[str, _Panel]:
-    """What one learner recorded of a quantity, by block."""
+) -> dict[str, Panel]:
+    """What one learner recorded of a quantity, by block.
+
+    Args:
+        runs: runs of one stream.
+        quantity: one of `QUANTITIES`.
+        label: of the learner.
+        blocks: the blocks; if None, all of them, or 12 from first to last where there are more.
+        first: the first step that counts.
+        last: the last one.
+
+    Raises:
+        ValueError: there is no such block.
+    """
     paths = list(runs.table.loc[runs.table["label"] == label, "path"])
     names = runs.configs[paths[0]]["blocks"]
     if blocks is None and len(names) > MAX_PANELS:
@@ -217,7 +229,7 @@ def _trajectories(
                 pd.DataFrame({path: part[edge].astype(float) for path, part in parts.items()}).median(axis=1)
                 for edge in ("q25", "q75")
             )
-            panels[name] = _Panel(values, (low, high) if low.notna().any() else None)
+            panels[name] = Panel(values, (low, high) if low.notna().any() else None)
     return panels
 
 
@@ -233,9 +245,7 @@ def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | No
     return textwrap.fill(title, int((inches(width) - 0.6) / 0.073))
 
 
-def _draw_learner(
-    grid: np.ndarray, runs: Runs, panels: dict[str, _Panel], title: str, colour: str, bold: float
-) -> None:
+def _draw_learner(grid: np.ndarray, runs: Runs, panels: dict[str, Panel], title: str, colour: str, bold: float) -> None:
     """Fill the rows of one learner, and hide the places that are left over."""
     low, high = _limits(panels.values())
     for place, axes in enumerate(grid.flat):
@@ -243,7 +253,7 @@ def _draw_learner(
             axes.set_visible(False)
             continue
         block = list(panels)[place]
-        _draw_trajectories(axes, panels[block], colour, bold)
+        draw_trajectories(axes, panels[block], colour, bold)
         draw_boundaries(axes, runs)
         log_axis(axes, low, high)
         # Empty lines above the titles of the first row keep space free for the learner's label.
@@ -256,7 +266,15 @@ def _draw_learner(
     text.set_in_layout(False)  # it may reach over the whole row
 
 
-def _draw_trajectories(axes: Axes, panel: _Panel, colour: str, bold: float) -> None:
+def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> None:
+    """Draw the values of single seeds as thin lines, then their median as a bold one.
+
+    Args:
+        axes: where to draw.
+        panel: values of a block, from `block_panels`.
+        colour: of all lines.
+        bold: width of the bold line, in points.
+    """
     distance = math.ceil(len(panel.values) / MAX_POINTS)
     thinned = panel.values.iloc[::distance]
     if panel.edges is not None:
@@ -267,7 +285,7 @@ def _draw_trajectories(axes: Axes, panel: _Panel, colour: str, bold: float) -> N
     axes.plot(thinned.index, thinned.median(axis=1), color=colour, linewidth=bold)
 
 
-def _limits(panels: Iterable[_Panel]) -> tuple[float, float]:
+def _limits(panels: Iterable[Panel]) -> tuple[float, float]:
     """Limits of a logarithmic axis that shows all positive values, and a labelled tick or two."""
     values = np.concatenate(
         [part.to_numpy().ravel() for panel in panels for part in (panel.values, *(panel.edges or ()))]
