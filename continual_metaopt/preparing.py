@@ -100,12 +100,13 @@ def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
         path: the run directory.
 
     Returns:
-        None if the run is not to be compiled, or cannot be; ``OnlineLearner`` says why.
+        None if the run is not to be compiled, or cannot be, or its optimizer is told of experiences; ``OnlineLearner``
+        then chooses the engine.
     """
     if config.engine not in ("auto", "compiled") or config.device != "cpu" or config.diagnostics:
         return None
     begun = Beginning(config)
-    if begun.stream.info.for_learner.batch_size > 1:
+    if begun.stream.info.for_learner.batch_size > 1 or hasattr(begun.optimizer, "begin_experience"):
         return None
     first = begun.stream.train[0].batch(slice(0, 1))
     sample = [torch.from_numpy(part) for part in first]

@@ -35,10 +35,10 @@ class Trajectory:
     boundaries: tuple[int, ...]
     n_samples: int
 
-    def at(self, step: int) -> Array:
-        """The step sizes of all blocks at a step, [blocks]."""
-        row: Array = self.step_sizes[max(int(np.searchsorted(self.steps, step, side="right")) - 1, 0)]
-        return row
+    def at(self, steps: int | NDArray[np.int64]) -> Array:
+        """The step sizes of all blocks at a step, [blocks], or at several steps, [steps, blocks]."""
+        rows: Array = self.step_sizes[np.maximum(np.searchsorted(self.steps, steps, side="right") - 1, 0)]
+        return rows
 
     @property
     def digest(self) -> str:

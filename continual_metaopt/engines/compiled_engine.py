@@ -25,6 +25,7 @@ from continual_metaopt.engines.compiled_network import (
 from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
+from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.two_horizons import AUTO
 
 META_STATE = {"step": k.META_STEP, "exp_avg": k.META_MEAN, "exp_avg_sq": k.META_SQUARE}  # and its columns
@@ -125,6 +126,7 @@ class CompiledEngine:
             blocks,
             [names[id(parameter)] for parameter in self._parameters],
             {field: key for field, key in keys.items() if key is not None} | {"long_trace": LONG_TRACE},
+            optimizer.trajectory if isinstance(optimizer, ReplayedStepSizes) else None,
         )
 
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
@@ -195,6 +197,7 @@ class CompiledEngine:
                 for name, column in columns.items():
                     row[column] = first["learned"][kept][name]
             row[k.HAS_TWO_HORIZONS] = first["gamma"] == AUTO
+            row[k.N_REPLAYED] = first.get("n_done", 0)
             for group in block:
                 for parameter in group["params"]:
                     if parameter.requires_grad:
@@ -229,6 +232,8 @@ class CompiledEngine:
                 kept["meta_state"] = {name: row[column] for name, column in META_STATE.items()}
                 kept["typical_sizes"] = {name: row[column] for name, column in TYPICAL_SIZES.items()}
                 optimizer.take_step_size(block, row[k.STEP_SIZE], kept)
+        if isinstance(optimizer, ReplayedStepSizes):
+            optimizer.go_to(int(learned.blocks[0, k.N_REPLAYED]))
 
     def _arrays_in_state(self) -> Iterator[tuple[str, Array]]:
         """The arrays that hold a part of each parameter's state, with its key there."""

@@ -29,6 +29,7 @@ from continual_metaopt.engines.observations import (
     weights_are_due,
     weights_not_finite,
 )
+from continual_metaopt.trajectories import Trajectory
 from streams.samples import Samples
 
 FIRST_SAMPLES = 16  # in the first call, when it is not known yet how long a sample takes
@@ -74,6 +75,7 @@ class CompiledLearner:
         blocks: names of the blocks of parameters that have a step size of their own.
         parameters: names of the parameters, in the order of the tables.
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
+        trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class CompiledLearner:
         blocks: Sequence[str],
         parameters: Sequence[str],
         states: dict[str, str],
+        trajectory: Trajectory | None = None,
     ) -> None:
         self.tables, self.network, self.rules, self.blocks = tables, network, rules, list(blocks)
-        self.parameters, self.states = list(parameters), states
+        self.parameters, self.states, self.trajectory = list(parameters), states, trajectory
         self.learned = k.Learned(*(aligned(array) if array.ndim == 1 else array.copy() for array in learned))
         self.dtype = learned.weights.dtype
         self.classifies = network.loss == k.CROSS_ENTROPY
@@ -95,8 +98,8 @@ class CompiledLearner:
         self._seconds_per_sample: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        parts = (self.tables, self.network, self.rules, self.learned, self.blocks, self.parameters, self.states)
-        return CompiledLearner, parts
+        rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory)
+        return CompiledLearner, (self.tables, self.network, self.rules, *rest)
 
     def learn(
         self,
@@ -200,6 +203,9 @@ class CompiledLearner:
         correct, losses = np.zeros(n, np.bool_), np.zeros(n)
         step_sizes = np.zeros((len(recorded), len(self.blocks)))
         meta_gradients = np.zeros_like(step_sizes)
+        planned = np.zeros((0, len(self.blocks)))
+        if self.trajectory is not None:
+            planned = self.trajectory.at(int(self.learned.blocks[0, k.N_REPLAYED]) + np.arange(n))
         with _one_thread, flushed_denormals():
             n_learned, reason, value = k.learn(
                 self.network,
@@ -209,6 +215,7 @@ class CompiledLearner:
                 self._inputs(x[:n]),
                 labels,
                 targets,
+                planned,
                 step,
                 record_every,
                 correct,
@@ -216,6 +223,7 @@ class CompiledLearner:
                 step_sizes,
                 meta_gradients,
             )
+        self.learned.blocks[:, k.N_REPLAYED] += n_learned
         observations.correct += correct[:n_learned].tolist() if self.classifies else [None] * n_learned
         observations.loss += losses[:n_learned].tolist()
         for row, recorded_step in enumerate(recorded):

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from continual_metaopt.engines import kernels
 from continual_metaopt.optim import base_updates, meta_updates
 from continual_metaopt.optim.metaoptimize import MetaOptimize, discounts
+from continual_metaopt.optim.reinitialised import Reinitialised
+from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,16 @@ META_RULES: dict[type, int] = {
 }
 
 
+HAVE_KERNELS = (MetaOptimize, ReplayedStepSizes, Reinitialised)
 KERNELS_HAVE = ("max_meta_change", "gamma", "trace")
 
 
 def why_no_kernels(optimizer: Optimizer) -> str | None:
     """What keeps an optimizer's update from being computed by the kernels; None if nothing does."""
-    if type(optimizer) is not MetaOptimize:
+    if type(optimizer) not in HAVE_KERNELS:
         return "the optimizer is not MetaOptimize"
+    if isinstance(optimizer, ReplayedStepSizes) and optimizer.trajectory is None:
+        return "there are no step sizes to replay"
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return "the optimizer has hooks"
     beyond = optimizer.why_not_plain(besides=KERNELS_HAVE)

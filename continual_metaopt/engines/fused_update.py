@@ -10,6 +10,7 @@ from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_learner import room_for_update
 from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
+from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 
 Group = dict[str, Any]
 
@@ -81,6 +82,8 @@ class FusedUpdate:
         if self._rules.revises:
             by_member = [changes.get(index, 0.0) if group["meta_lr"] > 0 else 0.0 for index, group, _ in members]
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
+        if isinstance(optimizer, ReplayedStepSizes):
+            optimizer.go_to(optimizer.n_done + 1)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:
         """Where a parameter and what belongs to it are in memory, and the number of this update."""

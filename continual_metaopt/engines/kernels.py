@@ -394,9 +394,9 @@ _two_horizons = njit(**OPTIONS)(two_horizons.two_horizons_rule)
 
 # Columns of the table of blocks
 STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
-HORIZON_STEP, SHORT_SIZE, LONG_SIZE = range(6, 9)  # likewise
-REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS = range(9, 15)
-N_BLOCK_COLUMNS = 15
+HORIZON_STEP, SHORT_SIZE, LONG_SIZE, N_REPLAYED = range(6, 10)  # likewise
+REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS = range(10, 16)
+N_BLOCK_COLUMNS = 16
 
 
 @njit(**OPTIONS)
@@ -1135,6 +1135,7 @@ def learn(
     x: Array,
     labels: Array,
     targets: Array,
+    planned: Array,
     first_step: int,
     record_every: int,
     correct: Array,
@@ -1152,6 +1153,7 @@ def learn(
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples], for cross-entropy.
         targets: [samples, outputs], for squared errors.
+        planned: step sizes at each sample, float64 [samples, blocks]; [0, blocks] for those of the table of blocks.
         first_step: number of the first sample in the stream.
         record_every: distance in steps between recorded step sizes.
         correct: receives whether the largest output was at the label, bool [samples].
@@ -1182,6 +1184,8 @@ def learn(
         if not np.isfinite(loss):
             return i, LOSS_NOT_FINITE, loss
         losses[i] = loss
+        if len(planned):
+            learned.blocks[:, STEP_SIZE] = planned[i]
         recorded = (first_step + i) % record_every == 0
         if recorded:
             step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]

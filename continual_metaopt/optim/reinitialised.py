@@ -7,13 +7,13 @@ from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.learners import Base
-from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.weightwise import Group
 
 Part = Literal["network", "head"]
 
 
-class Reinitialised(OnBase):
+class Reinitialised(MetaOptimize):
     """A base update with a fixed step size, whose weights and moments begin anew at each experience.
 
     ``begin_experience`` tells it where one begins. The parameters of groups with ``reinitialise`` then take the values
@@ -40,7 +40,20 @@ class Reinitialised(OnBase):
         weight_decay: float = 0.01,
         reinitialise: bool = True,
     ) -> None:
-        super().__init__(params, lr, base=base, weight_decay=weight_decay, reinitialise=reinitialise)
+        self.reinitialise = reinitialise
+        super().__init__(params, lr, base=base, meta_lr=0.0, weight_decay=weight_decay)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"reinitialise": self.reinitialise}
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group, which may say itself whether to ``reinitialise``.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        param_group.setdefault("reinitialise", self.reinitialise)
+        super().add_param_group(param_group)
 
     def begin_experience(self) -> None:
         """Let the parameters begin anew."""
@@ -48,13 +61,14 @@ class Reinitialised(OnBase):
             for param in group["params"] if group["reinitialise"] else []:
                 if "initial" in self.state[param]:
                     param.data.copy_(self._initial(param))
-                    self.state[param].pop("base", None)
+                    self.state[param].update(self.base.init(param))
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            for param in group["params"] if group["reinitialise"] else []:
-                self._initial(param)
-        super()._update(loss)
+    def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
+        """A parameter's state, made at its first update; with its initial values, where it begins anew."""
+        state = super().prepared_state(group, param)
+        if group["reinitialise"]:
+            self._initial(param)
+        return state
 
     def _initial(self, param: Tensor) -> Tensor:
         """What a parameter began with; what has been added to it since the last call begins with the values of now."""

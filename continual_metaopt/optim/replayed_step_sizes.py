@@ -3,19 +3,21 @@
 A control for learned step sizes: what a learner gains by the step sizes as such, a replay gains as well.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.blocks import Granularity, blocks
 from continual_metaopt.optim.learners import Base
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.weightwise import Group
+from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.trajectories import Change, Trajectory, changed, read_trajectory, require_digest
 
 
-class ReplayedStepSizes(OnBase):
+class ReplayedStepSizes(MetaOptimize):
     """A base update whose step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
 
     A step size holds until the next recorded one, and the last one after the end. Of boundaries the optimizer
@@ -34,46 +36,49 @@ class ReplayedStepSizes(OnBase):
     def __init__(
         self, params: ParamsT, trajectory: Trajectory | None, *, base: str = "adamw", weight_decay: float = 0.01
     ) -> None:
+        super().__init__(params, base=base, meta_lr=0.0, weight_decay=weight_decay)
         self.trajectory = trajectory
-        super().__init__(params, 0.0, base=base, weight_decay=weight_decay)
-        names = [group["name"] for group in self.param_groups]
-        if trajectory is not None and set(names) != set(trajectory.blocks):
+        if trajectory is None:
+            return
+        names = self.block_names()
+        if set(names) != set(trajectory.blocks):
             raise ValueError(
                 f"the trajectory has step sizes of {', '.join(trajectory.blocks)}, but the network's blocks are "
                 f"{', '.join(names)}; take the network and the step_sizes of the run that is replayed"
             )
+        order = [trajectory.blocks.index(name) for name in names]
+        self.trajectory = replace(trajectory, blocks=tuple(names), step_sizes=trajectory.step_sizes[:, order])
+        self.go_to(0)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own keeps only defaults, state and groups
         return super().__getstate__() | {"trajectory": self.trajectory}
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a block.
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make the base update of all parameters; arguments and result as of any torch optimizer.
 
         Raises:
-            ValueError: a setting is out of range.
+            ValueError: there are no step sizes to replay, or a gradient is sparse or complex.
         """
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        group.setdefault("name", f"group{len(self.param_groups) - 1}")
-        group["n_done"] = 0
-        group["lr"] = self._planned(group)
-
-    def _update(self, loss: Any) -> None:
         if self.trajectory is None:
             raise ValueError(
                 "there are no step sizes to replay: give trajectory, the directory of a finished run, or, in a study, "
                 "replays, the label of another learner"
             )
-        super()._update(loss)
-        for group in self.param_groups:
-            group["n_done"] += 1
-            group["lr"] = self._planned(group)
+        loss = super().step(closure)
+        self.go_to(self.n_done + 1)
+        return loss
 
-    def _planned(self, group: Group) -> float:
-        if self.trajectory is None or group["name"] not in self.trajectory.blocks:
-            return 0.0
-        return float(self.trajectory.at(group["n_done"])[self.trajectory.blocks.index(group["name"])])
+    @property
+    def n_done(self) -> int:
+        """Number of steps that have been made."""
+        return int(self.param_groups[0]["n_done"])
+
+    def go_to(self, n_done: int) -> None:
+        """Take the step sizes that hold after so many steps, all of which have been made."""
+        if self.trajectory is not None:
+            for group, step_size in zip(self.param_groups, self.trajectory.at(n_done).tolist(), strict=True):
+                group["n_done"], group["lr"] = n_done, step_size
 
 
 def replayed_step_sizes(

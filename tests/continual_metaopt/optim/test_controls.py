@@ -1,6 +1,7 @@
 """Learners that are controls: replayed step sizes, fixed ones per block, and networks that begin anew."""
 
 import copy
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from continual_metaopt import learner as online_learner
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.contract import run_contract
+from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.registry import is_told, learner_factory, learns_step_sizes, step_sizes_of
@@ -155,7 +158,7 @@ def test_weights_and_moments_begin_anew_at_boundaries_alone(part: Any) -> None:
     for i, (param, before, initial) in enumerate(zip(model.parameters(), trained, fresh.parameters(), strict=True)):
         anew = part == "network" or i >= 2
         assert param.equal(initial if anew else before)
-        assert ("base" in optimizer.state[param]) is not anew
+        assert optimizer.state[param]["step"] == (0 if anew else 4)
     if part == "network":
         learn(model, optimizer, 4)
         assert all(param.equal(before) for param, before in zip(model.parameters(), trained, strict=True))
@@ -216,17 +219,51 @@ def test_a_replay_on_the_same_seed_repeats_the_closed_loop(tmp_path: Path) -> No
     assert np.abs(losses[2] - losses[0]).max() > 1e-2
 
 
-@pytest.mark.slow
-def test_a_replay_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from continual_metaopt.engines import torch_engine
-
-    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 30)
-    common = {"stream": Component(**STREAM), "network": Component(name="mlp", hidden=[8])}
+@pytest.fixture(scope="module")
+def recorded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("closed") / "run"
     closed = Component(name="metaoptimize", base="adamw_released", lr=1e-3, meta_lr=0.05)
-    source = RunConfig(**common, learner=closed, record_every=10, engine="torch").resolved()
-    assert run_one(source, tmp_path / "closed") == "finished"
-    learner = Component(name="replayed_step_sizes", trajectory=str(tmp_path / "closed"), base="adamw_released")
-    config = RunConfig(**common, learner=learner).resolved()
+    assert run_one(RunConfig(**COMMON, learner=closed, record_every=10).resolved(), path) == "finished"
+    return path
+
+
+COMMON = {"stream": Component(**STREAM), "network": Component(name="mlp", hidden=[8])}
+IN_RUNS: dict[str, Any] = {
+    "replay": {"name": "replayed_step_sizes"},
+    "exchanged": {"name": "replayed_step_sizes", "change": "exchanged"},
+    "network anew": {"name": "reinitialised_told", "lr": 0.01},
+    "head anew": {"name": "reinitialised_told", "lr": 0.01, "part": "head"},
+}
+
+
+def described(learner: dict[str, Any], recorded: Path, **settings: Any) -> RunConfig:
+    trajectory = {"trajectory": str(recorded)} if learner["name"] == "replayed_step_sizes" else {}
+    component = Component(**learner, **trajectory, base="adamw_released", weight_decay=0.1)
+    return RunConfig(**COMMON, learner=component, **settings).resolved()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_RUNS)
+def test_every_engine_does_the_same(name: str, recorded_run: Path, tmp_path: Path) -> None:
+    runs = {}
+    for engine in ("torch", "fused", "compiled"):
+        assert run_one(described(IN_RUNS[name], recorded_run, engine=engine), tmp_path / engine) == "finished"
+        assert json.loads((tmp_path / engine / "status.json").read_text())["engine"]["name"] == engine
+        runs[engine] = read_tables(tmp_path / engine)
+    for engine in ("fused", "compiled"):
+        assert runs[engine]["step_sizes"]["step_size"].equals(runs["torch"]["step_sizes"]["step_size"])
+        np.testing.assert_allclose(runs[engine]["samples"]["loss"], runs["torch"]["samples"]["loss"], rtol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "compiled"])
+@pytest.mark.parametrize("name", ["replay", "head anew"])
+def test_resumes_bit_for_bit(
+    name: str, engine: str, recorded_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (torch_engine, compiled_learner, online_learner):
+        monkeypatch.setattr(module, "MAX_SAMPLES", 30)
+    config = described(IN_RUNS[name], recorded_run, engine=engine)
     assert run_one(config, tmp_path / "whole") == "finished"
     calls = iter([False, False, True])
     assert run_one(config, tmp_path / "resumed", should_stop=lambda: next(calls, False)) == "failed"
