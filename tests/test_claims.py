@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import load_runs
+from analysis import load_runs, reproduction
 from analysis.published import claims_markdown, published_claims, published_table, table_markdown
 from analysis.ranking import columns_of, ranking
 from analysis.scripts.comparison_table import main as comparison_table
@@ -256,6 +256,19 @@ def test_the_published_experiment_on_its_page_is_that_of_the_archived_runs(tmp_p
 
     lines = [*table_lines(table_markdown(table)), *table_lines(claims_markdown(claims))]
     assert len(lines) > 20
+    assert set(lines) <= set(table_lines((DOCS / "reproduction.md").read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["table2", "table3"])
+def test_the_reviewers_tables_on_their_page_are_those_of_the_archived_runs(
+    table: reproduction.Table, tmp_path: Path
+) -> None:
+    runs = load_runs(unpacked(table, tmp_path))
+
+    lines = table_lines(reproduction.comparison_markdown(reproduction.paper_comparison(runs, table)))
+    lines += table_lines(reproduction.claims_markdown(reproduction.paper_claims(runs, table)))
+    assert len(lines) == 8 + 19
     assert set(lines) <= set(table_lines((DOCS / "reproduction.md").read_text(encoding="utf-8")))
 
 
