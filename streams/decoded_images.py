@@ -11,6 +11,7 @@ place on the disk have changed, or where it was changed so shortly before that i
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -70,10 +71,13 @@ def decode_once(origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
         OSError: a file of the origin is not there.
         Exception: whatever ``decode`` raises; nothing is kept then.
     """
-    return _decode_once(*_described(origin), decode)
+    key, files = _described(origin)
+    return _decode_once(key, files, functools.partial(_seal, files), decode)
 
 
-def _decode_once(key: str, files: list[str], decode: Callable[[], ImageSource]) -> ImageSource:
+def _decode_once(
+    key: str, files: list[str], seal_files: Callable[[], Seal], decode: Callable[[], ImageSource]
+) -> ImageSource:
     entry = cache_folder() / key
     images = _use(entry, files)
     if images is not None:
@@ -90,7 +94,7 @@ def _decode_once(key: str, files: list[str], decode: Callable[[], ImageSource]) 
         images = _use(entry, files)
         if images is not None:
             return images
-        seal = _seal(files)
+        seal = seal_files()
         images = decode()
         try:
             if _stamp(files) != seal["stamp"]:  # a file was changed meanwhile, or downloaded
@@ -124,20 +128,22 @@ def decode_or_index_once(
         Exception: whatever ``decode`` and ``index`` raise; nothing is kept then.
     """
     key, files = _described(origin)
-    entry = cache_folder() / f"{key}-index"
+    entry, seal_files = cache_folder() / f"{key}-index", functools.cache(functools.partial(_seal, files))
     indexed = _use(entry, files)
     if indexed is not None and indexed.decoded_bytes > memory_limit:
         return indexed
     try:
-        decoded = _decode_once(key, files, decode)
+        decoded = _decode_once(key, files, seal_files, decode)
         if decoded.decoded_bytes <= memory_limit:
             return decoded
     except LargerThanMemory:
         pass
-    return indexed or _index_once(entry, files, index)
+    return indexed or _index_once(entry, files, seal_files, index)
 
 
-def _index_once(entry: Path, files: list[str], index: Callable[[Path], ImageSource]) -> ImageSource:
+def _index_once(
+    entry: Path, files: list[str], seal_files: Callable[[], Seal], index: Callable[[Path], ImageSource]
+) -> ImageSource:
     try:
         _prepare(entry.parent)
         with FileLock(f"{entry}.lock"):
@@ -145,7 +151,7 @@ def _index_once(entry: Path, files: list[str], index: Callable[[Path], ImageSour
             if images is not None:
                 return images
             with _begin(entry) as folder:
-                seal = _seal(files)
+                seal = seal_files()
                 _write(folder, index(folder), seal)
                 if _stamp(files) != seal["stamp"]:
                     raise ValueError("files were changed while they were read; begin again when they are complete")

@@ -10,9 +10,10 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 TRAINING, TEST, VALIDATION = "training", "test", "validation"
 WORDS = {
@@ -42,10 +43,11 @@ class Found:
     left_out: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _File:
     path: Path
     resolved: str
+    linked: bool
     split: str = ""
     class_name: str = ""
 
@@ -73,9 +75,9 @@ def parquet_files(path: Path) -> Found:
         with open_regular(path):
             return Found([[path], []], _taken([path.name], []))
     files = []
-    for shard, resolved in _files_below(path, {".parquet"}):
-        named = set[str]().union(*map(splits_named, shard.relative_to(path).parts))
-        files.append(_File(shard, resolved, _one_of(named, shard)))
+    for file in _files_below(path, {".parquet"}):
+        named = set[str]().union(*map(splits_named, file.path.relative_to(path).parts))
+        files.append(replace(file, split=_one_of(named, file.path)))
     if not files:
         raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
     by_split = {split: [file for file in files if file.split == split] for split in ("", *WORDS)}
@@ -107,7 +109,13 @@ def image_files(path: Path) -> Found:
     folders: dict[str, list[Path]] = {split: [] for split in ("", *WORDS)}
     for folder in _subfolders(path):
         named = splits_named(folder.name)
-        folders[_one_of(named, folder) if named and not _images_in(folder) else ""].append(folder)
+        images = _images_in(folder) if named else []
+        if images and _subfolders(folder):
+            raise ValueError(
+                f"'{folder}' is named after a split, but holds images as well as folders; move its images into folders "
+                "of classes, or rename it"
+            )
+        folders[_one_of(named, folder) if named and not images else ""].append(folder)
     training, unnamed = folders[TRAINING], folders[""]
     held_out = folders[TEST] or folders[VALIDATION]
     spare = folders[VALIDATION] if folders[TEST] else []
@@ -145,7 +153,7 @@ def _images_of_class(folder: Path, splits: set[str], left_out: list[str]) -> lis
     found = _files_below(folder, IMAGE_SUFFIXES)
     if not found:
         left_out.append(f"the folder '{folder}' holds no images, so that it is not a class")
-    for parent in dict.fromkeys(file.parent for file, _ in found):
+    for parent in dict.fromkeys(file.path.parent for file in found):
         for number, part in enumerate(parent.relative_to(folder).parts):
             if splits_named(part) - splits:
                 within = folder.joinpath(*parent.relative_to(folder).parts[: number + 1])
@@ -153,13 +161,14 @@ def _images_of_class(folder: Path, splits: set[str], left_out: list[str]) -> lis
                     f"'{within}' is named after a split, but its images would belong to the class '{folder.name}'; "
                     "give the path of the folder that holds the splits, or rename it"
                 )
-    return [_File(file, resolved, class_name=folder.name) for file, resolved in found]
+    return [replace(file, class_name=folder.name) for file in found]
 
 
 def _refuse_splits_as_classes(path: Path, files: Iterable[_File]) -> None:
     names = sorted({file.class_name for file in files})
     outright = [name for name in names if _words(name) and _words(name) <= set[str]().union(*WORDS.values())]
-    if all(map(splits_named, names)) or len(set[str]().union(*map(splits_named, outright)) & {TRAINING, TEST}) > 1:
+    splits = set[str]().union(*map(splits_named, outright))
+    if all(map(splits_named, names)) or (TRAINING in splits and len(splits) > 1):
         raise ValueError(
             f"the folders in '{path}' that would be classes are named after splits ({_listed(names)}); expected "
             "train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE with names of classes"
@@ -195,7 +204,7 @@ def _each_once(parts: list[list[_File]], left_out: list[str]) -> list[list[_File
     seen: dict[str, tuple[int, _File]] = {}
     again = []
     for number, part in enumerate(parts):
-        for file in part:
+        for file in sorted(part, key=lambda file: file.linked):
             split, first = seen.setdefault(file.resolved, (number, file))
             if (split, first.class_name) != (number, file.class_name):
                 raise ValueError(
@@ -216,7 +225,8 @@ def _taken(training: Sequence[str], test: Sequence[str], validation: Sequence[st
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)})"
+    shown = [name if name.isprintable() else ascii(name) for name in names]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} … {shown[-1]} ({len(shown)})"
 
 
 def _left_out(paths: Sequence[Path], what: str, why: str) -> str:
@@ -239,8 +249,8 @@ def _images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names) if _is_data(name) and Path(name).suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _files_below(folder: Path, suffixes: set[str]) -> list[tuple[Path, str]]:
-    """Files with one of the suffixes, and where each really lies, in the order of their names.
+def _files_below(folder: Path, suffixes: set[str]) -> list[_File]:
+    """Files with one of the suffixes, in the order of their names.
 
     The order is the same on Windows, where paths themselves ignore upper case.
     """
@@ -265,8 +275,8 @@ def _files_below(folder: Path, suffixes: set[str]) -> list[tuple[Path, str]]:
                 elif path.suffix.lower() in suffixes:
                     if not entry.is_file():
                         raise ValueError(f"'{path}' is {_what_else(path)}; remove it, or put the file there")
-                    found.append((path, resolved))
-    return sorted(found, key=lambda file: file[0].relative_to(folder).parts)
+                    found.append(_File(path, resolved, linked or len(above) > 1))
+    return sorted(found, key=lambda file: file.path.relative_to(folder).parts)
 
 
 def _is_within(place: str, folder: str) -> bool:
@@ -277,7 +287,7 @@ def _what_else(path: Path) -> str:
     return "not a regular file" if path.exists() else "a link that leads nowhere"
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read it, but not a device or a pipe, which may never end.
 
     Raises:

@@ -152,8 +152,8 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
         found = find(Path(path).expanduser())
         for message in found.left_out:
             warnings.warn(message, stacklevel=3)
-        read = {"parquet": _parquet, "folder": _image_folder}[kind]
-        images = _load_encoded(read(found, option == AS_STORED), skip_unreadable, memory_limit)
+        files = (_parquet if kind == "parquet" else _image_folder)(found, option == AS_STORED)
+        images = _load_encoded(files, skip_unreadable, memory_limit)
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
@@ -487,11 +487,12 @@ def _refuse_unknown(labels: list[list[Any]], validation: str | None = None) -> N
     for split, found in zip(("training", "test"), labels, strict=True):
         below = sorted({label for label in found if isinstance(label, int) and label < 0})
         if below:
-            instead = f"take the test files away, and the test split is {validation.removesuffix(', not used')}"
             remedy = "leave its samples out, or number the classes from 0"
+            if split == "test" and validation:
+                remedy = f"take the test files away, and the test split is {validation.removesuffix(', not used')}"
             raise ValueError(
                 f"the {split} split has labels below 0, {below[:5]}, which usually mean that a label is not known; "
-                f"{instead if validation and split == 'test' else remedy}"
+                f"{remedy}"
             )
 
 
@@ -502,7 +503,8 @@ def _number_classes(labels: list[Any], test_labels: list[Any]) -> tuple[list[Any
     unknown = sorted(set(test_labels) - number.keys())
     if unknown:
         raise ValueError(f"the test split has classes that the training split lacks: {unknown[:5]}")
-    return classes, *(np.array([number[label] for label in part], np.int64) for part in (labels, test_labels))
+    y, y_test = (np.array([number[label] for label in part], np.int64) for part in (labels, test_labels))
+    return classes, y, y_test
 
 
 def _held_out(y: NDArray[np.int64], fraction: float = 0.1) -> NDArray[np.bool_]:

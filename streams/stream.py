@@ -248,8 +248,8 @@ def image_stream(
 
 SOURCE_OPTION = (
     "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned as "
-    "their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."
+    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
+    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."
 )
 
 
