@@ -276,7 +276,8 @@ def _files_below(folder: Path, suffixes: set[str]) -> list[_File]:
                     if not entry.is_file():
                         raise ValueError(f"'{path}' is {_what_else(path)}; remove it, or put the file there")
                     found.append(_File(path, resolved, linked or len(above) > 1))
-    return sorted(found, key=lambda file: file.path.relative_to(folder).parts)
+    n = len(folder.parts)
+    return sorted(found, key=lambda file: file.path.parts[n:])
 
 
 def _is_within(place: str, folder: str) -> bool:

@@ -152,8 +152,8 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
         found = find(Path(path).expanduser())
         for message in found.left_out:
             warnings.warn(message, stacklevel=3)
-        files = (_parquet if kind == "parquet" else _image_folder)(found, option == AS_STORED)
-        images = _load_encoded(files, skip_unreadable, memory_limit)
+        encoded = (_parquet if kind == "parquet" else _image_folder)(found, option == AS_STORED)
+        images = _load_encoded(encoded, skip_unreadable, memory_limit)
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
