@@ -199,11 +199,15 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         ValueError: its pixels are deeper than 8 bits.
         Exception: Pillow cannot read it; of many kinds.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if content.startswith(LFS_POINTER):
         raise ValueError(FETCH_LFS)
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
+    with opened as image:
         image.load()
         turn = None if as_stored else TURNS.get(_orientation(image))
         if turn is None:

@@ -143,13 +143,15 @@ def image_files(path: Path) -> Found:
     _refuse_splits_as_classes(path, parts[0])
     names = [[folder.name for folder in part] for part in (training or unnamed, held_out if parts[1] else [], spare)]
     if not (training or held_out):
-        parts, names = _by_names_of_files(parts, names)
+        parts, names = _by_names_of_files(parts, names, left_out)
     splits = _each_once(parts, left_out)
     return Found([[(file.path, file.class_name) for file in part] for part in splits], _taken(*names), left_out)
 
 
 def _images_of_class(folder: Path, splits: set[str], left_out: list[str]) -> list[_File]:
     """The images of a class, whose deeper folders must not be other splits."""
+    if folder.name.encode(errors="replace").decode() != folder.name:
+        raise ValueError(f"the name of the folder {str(folder)!a} is not Unicode text; rename it")
     found = _files_below(folder, IMAGE_SUFFIXES)
     if not found:
         left_out.append(f"the folder '{folder}' holds no images, so that it is not a class")
@@ -175,9 +177,15 @@ def _refuse_splits_as_classes(path: Path, files: Iterable[_File]) -> None:
         )
 
 
-def _by_names_of_files(parts: list[list[_File]], names: list[list[str]]) -> tuple[list[list[_File]], list[list[str]]]:
+def _by_names_of_files(
+    parts: list[list[_File]], names: list[list[str]], left_out: list[str]
+) -> tuple[list[list[_File]], list[list[str]]]:
     """Divide images by their own names, if all of them are named after a split, and not all after the same one."""
     named = [splits_named(file.path.name) for file in parts[0]]
+    if any(named) and not all(named):
+        some = [file.path for file, splits in zip(parts[0], named, strict=True) if splits]
+        why = "since others are named without one"
+        left_out.append(f"the splits in the names of {len(some)} images, such as '{some[0]}', are not used, {why}")
     if not all(len(splits) == 1 for splits in named) or {TRAINING} not in named or all(n == {TRAINING} for n in named):
         return parts, names
     held_out = TEST if {TEST} in named else VALIDATION

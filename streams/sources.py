@@ -250,7 +250,9 @@ def _opened(shard: Path) -> Iterator[Any]:
         with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as table:
             yield table
     except (pa.ArrowException, OSError) as error:  # of the latter kind is what pyarrow says of damaged pages
-        raise ValueError(f"cannot read '{shard}' ({error}); it is damaged or not a parquet file") from error
+        raise ValueError(
+            f"cannot read '{shard}' ({str(error).strip()}); it is damaged or not a parquet file"
+        ) from error
 
 
 def _parquet_rows(shards: list[Path]) -> Iterator[Row]:
@@ -278,6 +280,8 @@ def _count_parquet_rows(shards: list[Path]) -> int:
     n = 0
     for shard in shards:
         with _opened(shard) as file:
+            if file.metadata.num_rows > shard.stat().st_size:
+                raise ValueError(f"'{shard}' says that it holds {file.metadata.num_rows:,} images, more than its bytes")
             n += file.metadata.num_rows
     return n
 

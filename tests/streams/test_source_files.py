@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -283,11 +284,18 @@ def test_splits_by_names_of_images(tmp_path):
     }
 
 
-@pytest.mark.parametrize("names", [["a/val_1.png", "b/val_2.png"], ["a/train_1.png", "b/2.png", "b/test.png"]])
-def test_names_of_images_that_divide_nothing(tmp_path, names):
+@pytest.mark.parametrize(
+    ("names", "n_unused"), [(["a/val_1.png", "b/val_2.png"], 0), (["a/2.png", "b/test.png", "b/train_1.png"], 2)]
+)
+def test_names_of_images_that_divide_nothing(tmp_path, names, n_unused):
     """As of ImageNet's validation images, whose folder is the source."""
     make(tmp_path, names)
     assert images(tmp_path) == [[(name, name[0]) for name in names], []]
+    unused = (
+        f"the splits in the names of {n_unused} images, such as '{tmp_path / 'b' / 'test.png'}', are not used, since "
+        "others are named without one"
+    )
+    assert image_files(tmp_path).left_out == ([unused] if n_unused else [])
 
 
 def test_folders_that_are_no_splits_beside_such_as_are(tmp_path):
@@ -325,6 +333,12 @@ def test_what_is_no_data(tmp_path):
     make(tmp_path, ["cat/1.png", "dog/1.png", *no_data])
     assert images(tmp_path) == [[("cat/1.png", "cat"), ("dog/1.png", "dog")], []]
     assert image_files(tmp_path).left_out == []
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are Unicode here")
+def test_names_of_classes_are_text(tmp_path):
+    make(tmp_path, [os.fsdecode(b"c\xff/1.png"), "dog/1.png"])
+    refuses(image_files, tmp_path, f"the name of the folder '{tmp_path}/c\\udcff' is not Unicode text; rename it")
 
 
 def test_linked_images_and_folders(tmp_path):

@@ -434,6 +434,16 @@ def test_shards_that_are_something_else(tmp_path, content, message):
     raises_exactly(ValueError, f"cannot read '{shard}'{message}", f"parquet:{tmp_path}")
 
 
+def test_more_rows_than_bytes(tmp_path):
+    """As somebody may make them who wants to fill a disk: a page of equal images takes a few bytes."""
+    images = pa.DictionaryArray.from_arrays(pa.array(np.zeros(200_000, np.int32)), pa.array([ENCODED[0]]))
+    column = pa.StructArray.from_arrays([images.cast(pa.binary())], ["bytes"])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": column, "label": np.zeros(200_000, int)}), path)
+    assert path.stat().st_size < 20_000
+    raises_exactly(ValueError, f"'{path}' says that it holds 200,000 images, more than its bytes", f"parquet:{path}")
+
+
 @pytest.mark.parametrize("where", [20, 200, 2000], ids=["first page", "later page", "end"])
 def test_damaged_shards_are_named(tmp_path, where):
     images = [encode(np.random.RandomState(i).randint(0, 256, (8, 8)).astype(np.uint8)) for i in range(20)]
@@ -682,7 +692,12 @@ DAMAGED = {
 def test_unreadable_images(tmp_path, kind, damage):
     images = [*ENCODED[:5], DAMAGED[damage], *ENCODED[6:10]]
     spec, places = save(tmp_path, kind, images)
-    advice = r"\); with the stream's option skip_unreadable, such images are left out$"
+    reasons = {
+        "truncated": ".*truncated.*",
+        "pointer of Git LFS": "it is a pointer of Git LFS in place of the file; .*",
+    }
+    reason = reasons.get(damage, "it is none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM")
+    advice = rf" \({reason}\); with the stream's option skip_unreadable, such images are left out$"
     with pytest.raises(ValueError, match=advice) as error:
         load_source(spec)
     assert str(error.value).startswith(f"cannot read the image at {places[5]} (")
