@@ -214,6 +214,19 @@ def test_changed_files_are_decoded_anew(tmp_path, cache, decoded, change):
         assert source.content_hash != first.content_hash
 
 
+def test_folders_that_change_places(tmp_path, cache, monkeypatch):
+    """No time of their files changes, nor a size."""
+    monkeypatch.setattr(decoded_images, "CLOCK_TICK", 0)
+    here, there = (write_folder(tmp_path / name, x, CLASSES) for name, x in (("a", IMAGES), ("b", 255 - IMAGES)))
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, ns=(0, 0))
+    first = load(f"folder:{here}")
+    here.rename(tmp_path / "c")
+    there.rename(here)
+    second = load(f"folder:{here}")
+    np.testing.assert_array_equal(second.train.x, 255 - first.train.x)
+
+
 def test_files_that_were_only_touched_are_not_decoded_anew(tmp_path, cache, decoded):
     folder = write_folder(tmp_path / "images", IMAGES, CLASSES)
     first = load(f"folder:{folder}")
