@@ -343,6 +343,7 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
     network = {key: value for key, value in first["network"].items() if key != "name"}
     facts = {
         "Stream": f"{info['definition']}, images of {info['source']}" if info.get("source") else info["definition"],
+        "Images of": _listed(info.get("splits") or {}, ": "),
         "Stream’s options": _listed(options),
         "Length": f"{n_samples:,} samples, {n_experiences:,} experience{'s' * (n_experiences != 1)}",
         "Inputs and outputs": f"{shape} → {info['n_outputs']}" if shape else f"{info['n_outputs']} outputs",

@@ -243,7 +243,7 @@ def _run_parts(
     """Run what is left of a study, and show each part of it: its label, its runs, and those that chose settings."""
     from continual_metaopt.backends.local import n_processors
     from continual_metaopt.checking import available_device, check_study
-    from continual_metaopt.planning import plan_study, require_disk_space
+    from continual_metaopt.planning import plan_study, require_disk_space, splits_of
     from continual_metaopt.study import PoolOptions, run_studies
 
     plans = []
@@ -262,7 +262,9 @@ def _run_parts(
         for part in parts.values():
             available_device(part.device)
     if not quiet:
-        print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
+        lines = [planned.summary() for planned in plans]
+        lines += dict.fromkeys(filter(None, (splits_of(part.stream, part.seeds[0]) for part in parts.values())))
+        print("\n".join(lines), file=sys.stderr, flush=True)
     ctrl_c_raises()
     try:
         options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
@@ -460,6 +462,7 @@ def run_command(arguments: list[str]) -> Any:
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
         from continual_metaopt.checking import check_run
+        from continual_metaopt.planning import splits_of
         from continual_metaopt.study import run_jobs
         from continual_metaopt.under_way import earlier_state
 
@@ -470,6 +473,8 @@ def run_command(arguments: list[str]) -> Any:
         path = out or Path("runs") / run_folder_name(config)
         if earlier_state(path, config) is None:
             check_run(config)
+            if (splits := splits_of(config.stream, config.seed)) and not quiet:
+                print(splits, file=sys.stderr)
         path.mkdir(parents=True, exist_ok=True)
         ctrl_c_raises()
         try:
@@ -523,6 +528,8 @@ def preview_command(arguments: list[str]) -> Any:
         counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
         facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
         print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
+        if planned.info.splits:
+            print(planned.info.said_of_splits())
         return 0
 
     preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.

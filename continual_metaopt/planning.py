@@ -236,14 +236,24 @@ def stream_length(stream: Component, seed: int) -> int:
 
 def stream_sizes(stream: Component, seed: int) -> LearnerInfo:
     """What learners and networks are sized from; it is the same for all seeds, so the stream is made for one only."""
+    return _about(stream, seed)[0]
+
+
+def splits_of(stream: Component, seed: int) -> str:
+    """Which files of a stream's source were taken for which split, as a line of text; empty for other sources."""
+    return _about(stream, seed)[1]
+
+
+def _about(stream: Component, seed: int) -> tuple[LearnerInfo, str]:
     resolved = resolve("stream", stream, "stream")
     content = resolved.model_dump_json()
-    if content not in _known_sizes:
-        _known_sizes[content] = plan_stream(resolved.name, **resolved.options, seed=seed).info.for_learner
-    return _known_sizes[content]
+    if content not in _known:
+        info = plan_stream(resolved.name, **resolved.options, seed=seed).info
+        _known[content] = info.for_learner, info.said_of_splits()
+    return _known[content]
 
 
-_known_sizes: dict[str, LearnerInfo] = {}
+_known: dict[str, tuple[LearnerInfo, str]] = {}
 
 
 def n_samples_of(config: RunConfig) -> int:

@@ -3,16 +3,22 @@
 An entry of the cache is a folder: the arrays of both splits as .npy files, and the other facts of an ``ImageSource`` as
 JSON. Processes map the images into memory instead of reading them, so that the operating system keeps them once for
 all. Of a source that is larger than memory, an entry holds an index instead of the images; see
-``streams.lazy_images``. Entries are written under another name, renamed when complete, and never changed.
+``streams.lazy_images``. Entries are written under another name and renamed when complete.
+
+An entry is used only if the content of the files that it was made of, and its own, are what they were, and if nobody
+else could have written it. Content is known by hashes; these are computed again only where a file's size, times or
+place on the disk have changed, or where it was changed so shortly before that its times could not tell.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
-import shutil
+import re
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +29,16 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from streams.images import ImageSet, ImageSource
-from streams.lazy_images import LazyImages
+from streams.lazy_images import FACTS, OFFSETS, RECORDS, LazyImages
+from streams.source_files import open_regular
 
 CACHE_VARIABLE = "CONTINUAL_METAOPT_CACHE"
-DECODER_VERSION = 2  # to be raised whenever the same files come to mean other pixels, labels or splits
+DECODER_VERSION = 3  # to be raised whenever the same files come to mean other pixels, labels or splits
 MAX_BYTES = 10 * 10**9  # of all entries together
+CLOCK_TICK = 2 * 10**9  # ns; the coarsest times that file systems keep
+SEAL = "seal.json"
+CONTENT = ("facts.json", "train_x.npy", "train_y.npy", "test_x.npy", "test_y.npy", FACTS, OFFSETS, RECORDS)
+Seal = dict[str, Any]  # what is known of the content of files; see ``_seal``
 
 
 class LargerThanMemory(Exception):
@@ -49,7 +60,7 @@ def decode_once(origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
 
     Args:
         origin: all that the images depend on, as nested lists of plain values and of the paths of files. A file that is
-            moved, or has another size or modification time, makes another origin; its content is not read.
+            moved makes another origin.
         decode: makes the images.
 
     Returns:
@@ -60,16 +71,19 @@ def decode_once(origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
         OSError: a file of the origin is not there.
         Exception: whatever ``decode`` raises; nothing is kept then.
     """
-    return _decode_once(_key(origin), origin, decode)
+    key, files = _described(origin)
+    return _decode_once(key, files, functools.partial(_seal, files), decode)
 
 
-def _decode_once(key: str, origin: Any, decode: Callable[[], ImageSource]) -> ImageSource:
+def _decode_once(
+    key: str, files: list[str], seal_files: Callable[[], Seal], decode: Callable[[], ImageSource]
+) -> ImageSource:
     entry = cache_folder() / key
-    images = _use(entry)
+    images = _use(entry, files)
     if images is not None:
         return images
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(entry.parent)
         # The operating system frees the lock of a process that dies. Lock files stay: if one were deleted while a
         # process waits for it, the next process would make another, and both would decode.
         lock = FileLock(f"{entry}.lock").acquire()
@@ -77,20 +91,21 @@ def _decode_once(key: str, origin: Any, decode: Callable[[], ImageSource]) -> Im
         _warn_of(error, entry.parent)
         return decode()
     with lock:
-        images = _use(entry)
+        images = _use(entry, files)
         if images is not None:
             return images
+        seal = seal_files()
         images = decode()
         try:
-            if _key(origin) != key:  # a file was changed meanwhile, or downloaded
+            if _stamp(files) != seal["stamp"]:  # a file was changed meanwhile, or downloaded
                 return images
             with _begin(entry) as folder:
-                _write(folder, images)
+                _write(folder, images, seal)
         except OSError as error:
             _warn_of(error, entry.parent)
             return images
         _delete_least_recently_used(but=entry)
-        return _read(entry) or images
+        return _read(entry, files) or images
 
 
 def decode_or_index_once(
@@ -112,33 +127,36 @@ def decode_or_index_once(
         ValueError: a file was changed while the index was made.
         Exception: whatever ``decode`` and ``index`` raise; nothing is kept then.
     """
-    key = _key(origin)
-    entry = cache_folder() / f"{key}-index"
-    indexed = _use(entry)
+    key, files = _described(origin)
+    entry, seal_files = cache_folder() / f"{key}-index", functools.cache(functools.partial(_seal, files))
+    indexed = _use(entry, files)
     if indexed is not None and indexed.decoded_bytes > memory_limit:
         return indexed
     try:
-        decoded = _decode_once(key, origin, decode)
+        decoded = _decode_once(key, files, seal_files, decode)
         if decoded.decoded_bytes <= memory_limit:
             return decoded
     except LargerThanMemory:
         pass
-    return indexed or _index_once(entry, key, origin, index)
+    return indexed or _index_once(entry, files, seal_files, index)
 
 
-def _index_once(entry: Path, key: str, origin: Any, index: Callable[[Path], ImageSource]) -> ImageSource:
+def _index_once(
+    entry: Path, files: list[str], seal_files: Callable[[], Seal], index: Callable[[Path], ImageSource]
+) -> ImageSource:
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(entry.parent)
         with FileLock(f"{entry}.lock"):
-            images = _use(entry)
+            images = _use(entry, files)
             if images is not None:
                 return images
             with _begin(entry) as folder:
-                _write(folder, index(folder))
-                if _key(origin) != key:
+                seal = seal_files()
+                _write(folder, index(folder), seal)
+                if _stamp(files) != seal["stamp"]:
                     raise ValueError("files were changed while they were read; begin again when they are complete")
             _delete_least_recently_used(but=entry)
-            return _read_whole(entry)
+            return _read_whole(entry, files)
     except (OSError, NotImplementedError) as error:
         raise OSError(
             f"images larger than memory_limit cannot be indexed in '{entry.parent}' ({error}); make room there, set "
@@ -146,20 +164,76 @@ def _index_once(entry: Path, key: str, origin: Any, index: Callable[[Path], Imag
         ) from error
 
 
-def _key(origin: Any) -> str:
-    """The name of an entry; Pillow is part of what decodes."""
-    description = json.dumps([DECODER_VERSION, PIL.__version__, origin], default=_identity)
-    return hashlib.sha256(description.encode()).hexdigest()[:32]
+def _described(origin: Any) -> tuple[str, list[str]]:
+    """The name of an entry, and the files that it is made of; Pillow is part of what decodes."""
+    files: list[str] = []
+
+    def resolve(file: Path) -> str:
+        files.append(os.path.realpath(file))
+        return files[-1]
+
+    description = json.dumps([DECODER_VERSION, PIL.__version__, origin], default=resolve)
+    return hashlib.sha256(description.encode()).hexdigest()[:32], files
 
 
-def _identity(file: Path) -> list[Any]:
-    status = file.stat()
-    return [os.path.realpath(file), status.st_size, status.st_mtime_ns]
+def _seal(files: Sequence[str]) -> Seal:
+    """What files hold: a hash of their contents, when it was computed, and what tells that it still holds."""
+    began = time.time_ns()
+    stamp = _stamp(files)
+    digest = hashlib.sha256()
+    for file in files:
+        with open_regular(Path(file)) as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return {"stamp": stamp, "content": digest.hexdigest(), "computed": began}
 
 
-def _use(entry: Path) -> ImageSource | None:
+def _stamp(files: Sequence[str]) -> list[Any]:
+    """What changes when the content of a file does: a hash of it, and the time of the last change, in nanoseconds.
+
+    Nobody can set the time at which a file's status changed, as one can its modification time.
+    """
+    digest, last = hashlib.sha256(), 0
+    for file in files:
+        status = os.stat(file)  # noqa: PTH116
+        digest.update(b"%d %d %d %d," % (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        last = max(last, status.st_ctime_ns)
+    return [digest.hexdigest(), last]
+
+
+def _still(seal: Seal, files: Sequence[str]) -> Seal | None:
+    """The seal, or a newer one, if files hold what they held; None if they do not."""
+    stamp = _stamp(files)
+    if seal["stamp"] == stamp and stamp[1] + CLOCK_TICK < seal["computed"]:
+        return seal
+    newer = _seal(files)
+    return newer if newer["content"] == seal["content"] else None
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder of the entries.
+
+    Raises:
+        OSError: it cannot be made, or others could write to it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if why := _distrusted(folder):
+        raise PermissionError(why)
+
+
+def _distrusted(folder: Path) -> str:
+    """Why a folder's content may be somebody else's; empty if it is not."""
+    if not hasattr(os, "getuid"):
+        return ""
+    status = folder.stat()
+    if status.st_uid not in (os.getuid(), 0):
+        return "it belongs to another user"
+    return f"others may write to it; take that from them with chmod go-w '{folder}'" if status.st_mode & 0o022 else ""
+
+
+def _use(entry: Path, files: Sequence[str]) -> ImageSource | None:
     """Images of an entry, which counts as used now; says again what was left out when they were decoded."""
-    images = _read(entry)
+    images = _read(entry, files)
     if images is not None:
         with contextlib.suppress(OSError):  # a cache that others have filled may be read-only
             os.utime(entry)
@@ -168,19 +242,39 @@ def _use(entry: Path) -> ImageSource | None:
     return images
 
 
-def _read(entry: Path) -> ImageSource | None:
-    """Images of an entry; None if it is not there or damaged."""
+def _read(entry: Path, files: Sequence[str]) -> ImageSource | None:
+    """Images of an entry; None if it is not there, damaged, somebody else's, or of other files."""
     try:
-        return _read_whole(entry)
+        return _read_whole(entry, files)
     except Exception:  # NumPy raises many kinds for a damaged file
         return None
 
 
-def _read_whole(entry: Path) -> ImageSource:
+def _read_whole(entry: Path, files: Sequence[str]) -> ImageSource:
+    if _distrusted(entry.parent) or _distrusted(entry):
+        raise PermissionError(f"'{entry}' may be somebody else's")
+    seals = json.loads((entry / SEAL).read_text(encoding="ascii"))
+    newer = {"origin": _still(seals["origin"], files), "entry": _still(seals["entry"], _content(entry))}
+    if None in newer.values():
+        raise ValueError(f"'{entry}' is damaged, or its files have changed")
+    if newer != seals:
+        with contextlib.suppress(OSError):  # as above
+            _write_seals(entry, newer)
     facts = json.loads((entry / "facts.json").read_text(encoding="ascii"))
     read = _read_lazily if facts.pop("lazy") else _map
     train, test = (ImageSet(read(entry, split), np.load(entry / f"{split}_y.npy")) for split in ("train", "test"))
     return ImageSource(train=train, test=test, **facts)
+
+
+def _content(folder: Path) -> list[str]:
+    """The files of an entry, but for its seal."""
+    return [str(folder / name) for name in CONTENT if (folder / name).exists()]
+
+
+def _write_seals(entry: Path, seals: dict[str, Any]) -> None:
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.{SEAL}")
+    temporary.write_text(json.dumps(seals), encoding="ascii")
+    temporary.replace(entry / SEAL)
 
 
 def _map(entry: Path, split: str) -> NDArray[np.uint8]:
@@ -198,18 +292,18 @@ def _read_lazily(entry: Path, split: str) -> LazyImages:
 def _begin(entry: Path) -> Iterator[Path]:
     """A folder to write an entry to, which becomes the entry in the end; nothing stays of it after an error."""
     for left_over in entry.parent.glob(f".{entry.name}.*"):  # by a process that died
-        shutil.rmtree(left_over, ignore_errors=True)
+        _remove(left_over)
     temporary = entry.with_name(f".{entry.name}.{os.getpid()}.new")
     try:
-        temporary.mkdir()
+        temporary.mkdir(mode=0o700)
         yield temporary
-        _delete(entry)  # if it is there, it is damaged
+        _delete(entry)  # if it is there, it is damaged, or of other content
         temporary.rename(entry)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
 
 
-def _write(folder: Path, images: ImageSource) -> None:
+def _write(folder: Path, images: ImageSource, origin: Seal) -> None:
     for split, part in (("train", images.train), ("test", images.test)):
         for name, array in (("x", part.x.rows if isinstance(part.x, LazyImages) else part.x), ("y", part.y)):
             with (folder / f"{split}_{name}.npy").open("wb") as file:
@@ -219,30 +313,48 @@ def _write(folder: Path, images: ImageSource) -> None:
     facts = {name: getattr(images, name) for name in ("name", "classes", "content_hash", "left_out")}
     facts["lazy"] = isinstance(images.train.x, LazyImages)
     (folder / "facts.json").write_text(json.dumps(facts), encoding="ascii")
+    (folder / SEAL).write_text(json.dumps({"origin": origin, "entry": _seal(_content(folder))}), encoding="ascii")
 
 
 def _delete_least_recently_used(but: Path) -> None:
     """Keep the entries within ``MAX_BYTES``; what processes have mapped stays in their memory."""
     with contextlib.suppress(OSError):  # another process may be deleting too
-        folders = [path for path in but.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        folders = [path for path in but.parent.iterdir() if re.fullmatch("[0-9a-f]{32}(-index)?", path.name)]
         total = 0
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        for folder in sorted(filter(_is_entry, folders), key=lambda path: path.stat().st_mtime_ns, reverse=True):
             total += sum(file.stat().st_size for file in folder.iterdir())
             if total > MAX_BYTES and folder != but:
                 _delete(folder)
+
+
+def _is_entry(folder: Path) -> bool:
+    """Whether all that a folder holds was written here."""
+    return folder.is_dir() and not folder.is_symlink() and {file.name for file in folder.iterdir()} <= {*CONTENT, SEAL}
 
 
 def _delete(entry: Path) -> None:
     """Delete an entry as a whole; not at all under Windows while a process has it mapped."""
     old = entry.with_name(f".{entry.name}.{os.getpid()}.old")
     with contextlib.suppress(OSError):
-        entry.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
+        if _is_entry(entry):
+            entry.rename(old)
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove an entry under another name, or a new seal, as a process that died may have left them."""
+    with contextlib.suppress(OSError):
+        if _is_entry(path):
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        elif path.name.endswith(SEAL):
+            path.unlink()
 
 
 def _warn_of(error: Exception, folder: Path) -> None:
     warnings.warn(
         f"decoded images cannot be kept in '{folder}' ({error}), so every process decodes them and holds a copy of its "
-        f"own; make room there, or set {CACHE_VARIABLE} to a folder that can be written",
+        f"own; make room there, or set {CACHE_VARIABLE} to a folder of your own that can be written",
         stacklevel=3,
     )

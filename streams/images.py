@@ -27,7 +27,8 @@ class ImageSource:
         train, test: the images.
         classes: the source's own label of each class 0 … K−1.
         content_hash: SHA-256 over the stored bytes and labels (not over decoded pixels, which depend on the decoder).
-        left_out: messages about images that could not be decoded, one for each split that had such.
+        left_out: messages about files that were left out, and images that could not be decoded.
+        splits: which files were taken for which split, in words; empty for sources that are not found by their names.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ImageSource:
     classes: list[Any]
     content_hash: str = field(repr=False)
     left_out: list[str] = field(default_factory=list, repr=False)
+    splits: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

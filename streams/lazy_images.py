@@ -8,6 +8,7 @@ rows of a group are compressed together), and streams present images in random o
 encoded images, one after the other, and where each begins. Of images that are files of their own it holds the paths.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -24,10 +25,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.source_files import FETCH_LFS, LFS_POINTER, open_regular
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 RECORDS, OFFSETS, FACTS = "records.bin", "offsets.npy", "records.json"
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+ORIENTATION = 0x0112  # in EXIF data; its values, and what turns an image upright:
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 MAX_THREADS = 4
 MAX_AHEAD = 2048  # images; an engine asks for at most 1,000 at once
 MAX_AHEAD_BYTES = 32 * 10**6
@@ -50,7 +64,7 @@ class LazyImages:
         facts = json.loads((folder / FACTS).read_text(encoding="ascii"))
         self.rows = rows
         self.shape: tuple[int, ...] = (len(rows), *facts["image_shape"])
-        self._folder, self._in_files = folder, facts["in_files"]
+        self._folder, self._in_files, self._as_stored = folder, facts["in_files"], facts["as_stored"]
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
         self._records = (folder / RECORDS).open("rb", buffering=0)  # stays readable when the folder is deleted
         if os.fstat(self._records.fileno()).st_size != self._offsets[-1]:
@@ -94,9 +108,9 @@ class LazyImages:
         where = f"row {row} of the index in '{self._folder}'"
         try:
             if self._in_files:
-                where = os.fsdecode(record.split(b" ", 2)[2])
+                where = os.fsdecode(record.split(b" ", 1)[1])
                 record = _read_file(record)
-            image = decode(record)
+            image, _ = decode(record, self._as_stored)
             if image.shape[:2] != self.shape[1:3]:
                 raise ValueError(f"it is of another size, {image.shape[0]}×{image.shape[1]}")
         except Exception as error:  # Pillow raises many kinds for a damaged file
@@ -137,12 +151,13 @@ class IndexWriter:
         self._file.write(record)
         self._offsets.append(self._offsets[-1] + len(record))
 
-    def finish(self, image_shape: tuple[int, int, int], in_files: bool) -> LazyImages:
+    def finish(self, image_shape: tuple[int, int, int], in_files: bool, as_stored: bool) -> LazyImages:
         """Write the rest of the index.
 
         Args:
             image_shape: height, width and channels.
             in_files: whether the records describe files.
+            as_stored: as for ``decode``.
 
         Returns:
             All the images.
@@ -150,40 +165,61 @@ class IndexWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.int64))
-        facts = {"image_shape": image_shape, "in_files": in_files}
+        facts = {"image_shape": image_shape, "in_files": in_files, "as_stored": as_stored}
         (self._folder / FACTS).write_text(json.dumps(facts), encoding="ascii")
         return LazyImages(self._folder, np.arange(len(self._offsets) - 1))
 
 
-def file_record(path: str) -> bytes:
-    """What an index keeps of an image that is a file: its size, when it was changed, and where it is."""
-    status = Path(path).stat()
-    return b"%d %d " % (status.st_size, status.st_mtime_ns) + os.fsencode(os.path.realpath(path))
+def file_record(path: str, content: bytes) -> bytes:
+    """What an index keeps of an image that is a file: a hash of its content, and where it is."""
+    return hashlib.sha256(content).hexdigest().encode() + b" " + os.fsencode(os.path.realpath(path))
 
 
 def _read_file(record: bytes) -> bytes:
-    size, changed, path = record.split(b" ", 2)
-    with Path(os.fsdecode(path)).open("rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != (int(size), int(changed)):
-            raise ValueError("the file has changed")
-        return file.read()
+    digest, path = record.split(b" ", 1)
+    with open_regular(Path(os.fsdecode(path))) as file:
+        content = file.read()
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("the file has changed")
+    return content
 
 
-def decode(content: bytes) -> NDArray[np.uint8]:
+def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], bool]:
     """Pixels of an encoded image.
 
+    Args:
+        content: of the file, in one of ``FORMATS``; Pillow starts programs for some of the others.
+        as_stored: whether to leave the image as it is stored, whatever orientation its EXIF data says. Pillow itself
+            turns TIFF images.
+
     Returns:
-        uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours.
+        uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours, and whether the image was turned or mirrored.
 
     Raises:
         ValueError: its pixels are deeper than 8 bits.
         Exception: Pillow cannot read it; of many kinds.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(content)) as image:
-        return _pixels(image)
+    if content.startswith(LFS_POINTER):
+        raise ValueError(FETCH_LFS)
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
+    with opened as image:
+        image.load()
+        turn = None if as_stored else TURNS.get(_orientation(image))
+        if turn is None:
+            return _pixels(image), False
+        return _pixels(image.transpose(Image.Transpose[turn])), True
+
+
+def _orientation(image: "Image") -> Any:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+        return None
 
 
 def _pixels(image: "Image") -> NDArray[np.uint8]:

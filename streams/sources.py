@@ -9,9 +9,9 @@ no test split of its own gets one: a tenth of its images, the same ones every ti
 import contextlib
 import functools
 import hashlib
-import re
+import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,21 @@ from streams.decoded_images import LargerThanMemory, decode_once, decode_or_inde
 from streams.images import ImageSet, ImageSource
 from streams.lazy_images import IndexWriter, LazyImages, decode, file_record
 from streams.registry import UnknownNameError, unknown_name
+from streams.source_files import (
+    FETCH_LFS,
+    LFS_POINTER,
+    VALIDATION,
+    Found,
+    image_files,
+    open_regular,
+    parquet_files,
+)
 
 MEMORY_LIMIT = 2 * 10**9
 LEAST_MEMORY_LIMIT = 10**6
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# Hugging Face's names of splits, in the order of preference for the test split
-HELD_OUT = ("test|testing|eval|evaluation", "validation|valid|val|dev")
 LABEL_COLUMNS = ("fine_label", "label", "labels")
+IMAGE_COLUMNS = ("image", "img")  # where there are several columns of images
+AS_STORED = "as_stored"
 READ_BUFFER = 2**20  # bytes; without it, and with pre_buffer, pyarrow reads a group of rows at once
 READ_AT_ONCE = 256  # rows
 
@@ -70,8 +78,10 @@ def load_source(
     Args:
         source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
             torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR" (``[train|test/]CLASS/
-            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C]. Where
-            files are called test and validation, those called test are the test split, and the others are not used.
+            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
+            Splits of files are found as ``streams.source_files`` says; where files are called test and validation,
+            those called test are the test split, and the others are not used. Images are turned upright as their EXIF
+            data says; "parquet+as_stored:…" and "folder+as_stored:…" leave them as they are stored.
         data_root: the folder of torchvision's files.
         skip_unreadable: leave images out that cannot be decoded, instead of stopping with their names.
         memory_limit: bytes; where the images of parquet files or of a folder take up more when decoded, ``x`` of both
@@ -81,8 +91,8 @@ def load_source(
         UnknownNameError: no such source.
         FileNotFoundError: the files are not there and cannot be downloaded.
         OSError: images larger than ``memory_limit`` cannot be indexed.
-        ValueError: images of different sizes, an unreadable image, arrays of the wrong type or shape, or a memory limit
-            that is too small.
+        ValueError: images of different sizes, an unreadable image or file, labels that cannot be classes, splits that
+            are not clear, arrays of the wrong type or shape, or a memory limit that is too small.
     """
     if memory_limit < LEAST_MEMORY_LIMIT:
         raise ValueError(f"memory_limit must be at least {LEAST_MEMORY_LIMIT} bytes, not {memory_limit}")
@@ -130,16 +140,21 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
     if source == "digits":
         return _digits()
     kind, _, path = source.partition(":")
+    kind, _, option = kind.partition("+")
+    find = {"parquet": parquet_files, "folder": image_files}.get(kind)
     if source in TORCHVISION:
         folder = Path(data_root).expanduser() / TORCHVISION[source][2]
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         read = functools.partial(_torchvision, source, data_root)
         # torchvision downloads what is not there; without files nothing tells whether images kept are those
         images = decode_once([kind, files], read) if files else read()
-    elif path and kind == "parquet":
-        images = _load_encoded(_parquet(Path(path).expanduser()), skip_unreadable, memory_limit)
-    elif path and kind == "folder":
-        images = _load_encoded(_image_folder(Path(path).expanduser()), skip_unreadable, memory_limit)
+    elif path and find and option in ("", AS_STORED):
+        found = find(Path(path).expanduser())
+        for message in found.left_out:
+            warnings.warn(message, stacklevel=3)
+        encoded = (_parquet if kind == "parquet" else _image_folder)(found, option == AS_STORED)
+        images = _load_encoded(encoded, skip_unreadable, memory_limit)
+        images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
         raise UnknownNameError(unknown_name("source", source, known))
@@ -165,7 +180,7 @@ def _torchvision(name: str, data_root: str) -> ImageSource:
         arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(split.targets, dtype=np.int64)))
     (x, labels), (x_test, test_labels) = arrays
     content = _hash(_bytes(part) for pair in arrays for part in pair)
-    classes, y, y_test = _number_classes(labels, test_labels)
+    classes, y, y_test = _number_classes(labels.tolist(), test_labels.tolist())
     return ImageSource(name, ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
 
 
@@ -199,6 +214,8 @@ class _EncodedFiles:
         rows: reads a split, an image at a time.
         count: counts the images of a split.
         one_each: whether each image is a file of its own.
+        as_stored: whether images stay as they are stored, whatever orientation their EXIF data says.
+        validation: names of files for validation that are not used; None if there are none.
     """
 
     kind: str
@@ -206,116 +223,114 @@ class _EncodedFiles:
     rows: Callable[[list[Any]], Iterator[Row]]
     count: Callable[[list[Any]], int]
     one_each: bool
+    as_stored: bool
+    validation: str | None
 
 
-def _parquet(path: Path) -> _EncodedFiles:
-    return _EncodedFiles("parquet", _parquet_shards(path), _parquet_rows, _count_parquet_rows, one_each=False)
+def _parquet(found: Found, as_stored: bool) -> _EncodedFiles:
+    validation = found.taken.get(VALIDATION)
+    return _EncodedFiles("parquet", found.splits, _parquet_rows, _count_parquet_rows, False, as_stored, validation)
 
 
-def _parquet_shards(path: Path) -> list[list[Path]]:
-    """The files of the training and of the test split: train-00000-of-00001.parquet, or train/0000.parquet."""
-    if not path.exists():
-        raise FileNotFoundError(f"no parquet file or folder at '{path}'; give the path of a .parquet file or a folder")
-    shards = _sorted(path.glob("**/*.parquet"), path) if path.is_dir() else [path]
-    if not shards:
-        raise FileNotFoundError(f"the folder '{path}' holds no .parquet file")
-    test, validation = (
-        [
-            shard
-            for shard in shards
-            if any(re.match(f"({names})(?![a-z])", part) for part in shard.relative_to(path).parts)
-        ]
-        for names in HELD_OUT
-    )
-    train = [shard for shard in shards if shard not in test and shard not in validation]
-    if not train:
-        raise FileNotFoundError(f"the folder '{path}' holds test shards only; the names of training shards: train-*")
-    return [train, test or validation]
+def _image_folder(found: Found, as_stored: bool) -> _EncodedFiles:
+    return _EncodedFiles("folder", found.splits, _image_file_rows, len, True, as_stored, found.taken.get(VALIDATION))
+
+
+@contextlib.contextmanager
+def _opened(shard: Path) -> Iterator[Any]:
+    """A parquet file; whatever is wrong with it is told with its name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_regular(shard) as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"cannot read '{shard}': {FETCH_LFS}")
+    try:
+        # without a buffer, and with pre_buffer, pyarrow reads a group of rows at once
+        with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as table:
+            yield table
+    except (pa.ArrowException, OSError) as error:  # of the latter kind is what pyarrow says of damaged pages
+        raise ValueError(
+            f"cannot read '{shard}' ({str(error).strip()}); it is damaged or not a parquet file"
+        ) from error
 
 
 def _parquet_rows(shards: list[Path]) -> Iterator[Row]:
     """Of a group of rows, which may be a whole shard, a part is in memory at a time."""
-    import pyarrow.parquet as pq
-
     for shard in shards:
-        with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as file:
+        with _opened(shard) as file:
             image_column, label_column = _columns(file.schema_arrow, shard)
+            n_classes = _n_class_names(file.schema_arrow, label_column)
             row = 0
             for batch in file.iter_batches(READ_AT_ONCE, columns=[f"{image_column}.bytes", label_column]):
                 images, labels = batch.column(image_column).field("bytes"), batch.column(label_column).to_pylist()
                 for image, label in zip(images, labels, strict=True):
                     if label is None:
                         raise ValueError(f"{shard.name}, row {row} has no label in the column '{label_column}'")
+                    if n_classes is not None and label >= n_classes:
+                        raise ValueError(
+                            f"{shard.name}, row {row} has the label {label}, but by the file's own description the "
+                            f"column '{label_column}' has the labels 0 to {n_classes - 1}"
+                        )
                     yield f"{shard.name}, row {row}", image.as_py() or b"", label
                     row += 1
 
 
 def _count_parquet_rows(shards: list[Path]) -> int:
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(shard).num_rows for shard in shards)
+    n = 0
+    for shard in shards:
+        with _opened(shard) as file:
+            if file.metadata.num_rows > shard.stat().st_size:
+                raise ValueError(f"'{shard}' says that it holds {file.metadata.num_rows:,} images, more than its bytes")
+            n += file.metadata.num_rows
+    return n
 
 
 def _columns(schema: Any, shard: Path) -> tuple[str, str]:
     """Names of the image and the label column of a shard in Hugging Face's layout."""
     import pyarrow.types as types
 
-    images = [
-        column.name for column in schema if types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
-    ]
-    integers = [column.name for column in schema if types.is_integer(column.type)]
-    label = next((column for column in LABEL_COLUMNS if column in integers), None)
-    if label is None and len(integers) == 1:
-        label = integers[0]
-    if not images or label is None:
+    images = [column.name for column in schema if types.is_struct(column.type) and _has_bytes(column.type)]
+    if len(images) > 1:
+        images = [column for column in images if column in IMAGE_COLUMNS]
+    label = next((schema.field(name) for name in LABEL_COLUMNS if schema.names.count(name) == 1), None)
+    if len(images) != 1 or label is None:
         raise ValueError(
-            f"'{shard}' is not in Hugging Face's image layout: expected a column {{bytes, path}} of images and an "
-            f"integer column named one of {', '.join(LABEL_COLUMNS)}, found {', '.join(schema.names)}"
+            f"'{shard}' is not in Hugging Face's image layout: expected a column {{bytes, path}} of images (named "
+            f"{' or '.join(IMAGE_COLUMNS)} if there are several) and one of labels named one of "
+            f"{', '.join(LABEL_COLUMNS)}, found {', '.join(schema.names)}"
         )
-    return images[0], label
+    if not types.is_integer(label.type):
+        raise ValueError(
+            f"the labels of '{shard}', in the column '{label.name}', are {label.type}, not integers; number the classes"
+        )
+    return images[0], label.name
 
 
-def _image_files(path: Path) -> list[list[tuple[Path, str]]]:
-    """The files of the training and of the test split, each with its class."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"no image folder at '{path}'")
-    train, test = path, None
-    if (path / "train").is_dir():
-        train = path / "train"
-        names = "|".join(HELD_OUT).split("|")
-        test = next((path / name for name in names if (path / name).is_dir()), None)
-    splits = [
-        [
-            (file, file.relative_to(folder).parts[0])
-            for file in _sorted(folder.glob("*/**/*"), folder)
-            if file.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        if folder is not None
-        else []
-        for folder in (train, test)
-    ]
-    if not splits[0]:
-        raise FileNotFoundError(f"no images in '{path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it")
-    return splits
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    number = kind.get_field_index("bytes")
+    return number >= 0 and (types.is_binary(kind.field(number).type) or types.is_large_binary(kind.field(number).type))
 
 
-def _sorted(paths: Iterable[Path], folder: Path) -> list[Path]:
-    """Paths below a folder in the order of their names, also on Windows, where paths themselves ignore upper case."""
-    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
-
-
-def _image_folder(path: Path) -> _EncodedFiles:
-    return _EncodedFiles("folder", _image_files(path), _image_file_rows, len, one_each=True)
+def _n_class_names(schema: Any, column: str) -> int | None:
+    """How many classes a column has by Hugging Face's description in the file; None if there is none."""
+    try:
+        return len(json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _image_file_rows(files: list[tuple[Path, str]]) -> Iterator[Row]:
     for file, label in files:
-        yield str(file), file.read_bytes(), label
+        with open_regular(file) as opened:
+            yield str(file), opened.read(), label
 
 
 def _load_encoded(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
     return decode_or_index_once(
-        [files.kind, files.splits, skip_unreadable],
+        [files.kind, files.splits, skip_unreadable, files.as_stored],
         functools.partial(_decode_all, files, skip_unreadable, memory_limit),
         functools.partial(_index_all, files, skip_unreadable),
         memory_limit,
@@ -344,10 +359,10 @@ def _index_all(files: _EncodedFiles, skip_unreadable: bool, folder: Path) -> Ima
 
         def keep(row: Row, image: NDArray[np.uint8]) -> None:
             where, content, _ = row
-            writer.add(file_record(where) if files.one_each else content)
+            writer.add(file_record(where, content) if files.one_each else content)
 
         seen = _scan(files, skip_unreadable, keep)
-        x = writer.finish(seen.image_shape, files.one_each)
+        x = writer.finish(seen.image_shape, files.one_each, files.as_stored)
     return _divide(x, x.part, seen)
 
 
@@ -369,17 +384,18 @@ class _Seen:
 
 def _scan(files: _EncodedFiles, skip_unreadable: bool, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _Seen:
     """Read and decode one image after the other, and give those that can be decoded to ``keep``."""
-    seen, digest = _Seen(), hashlib.sha256()
+    seen, digest, turned = _Seen(), hashlib.sha256(), False
     for split, labels in zip(files.splits, seen.labels, strict=True):
         unreadable = []
         for row in files.rows(split):
             where, content, label = row
             digest.update(content)
             digest.update(str(label).encode())
-            image = _decode(where, content, skip_unreadable)
-            if image is None:
+            decoded = _decode(where, content, skip_unreadable, files.as_stored)
+            if decoded is None:
                 unreadable.append(where)
                 continue
+            image, turned = decoded[0], turned or decoded[1]
             seen.sizes.setdefault(image.shape[:2], where)
             if len(seen.sizes) == 3:  # as many as a message shows
                 _refuse_sizes(seen.sizes)
@@ -393,6 +409,9 @@ def _scan(files: _EncodedFiles, skip_unreadable: bool, keep: Callable[[Row, NDAr
         raise ValueError("not one of the images could be read")
     if len(seen.sizes) > 1:
         _refuse_sizes(seen.sizes)
+    if turned:  # the same bytes, stored so, are other images
+        digest.update(b"turned upright")
+    _refuse_unknown(seen.labels, files.validation)
     seen.content_hash = digest.hexdigest()
     return seen
 
@@ -402,14 +421,17 @@ def _refuse_sizes(sizes: dict[tuple[int, ...], str]) -> None:
     raise ValueError(f"the images differ in size: {examples}; resize them to one height and width")
 
 
-def _decode(where: str, content: bytes, skip_unreadable: bool) -> NDArray[np.uint8] | None:
+def _decode(
+    where: str, content: bytes, skip_unreadable: bool, as_stored: bool
+) -> tuple[NDArray[np.uint8], bool] | None:
     try:
-        return decode(content)
+        return decode(content, as_stored)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         if skip_unreadable:
             return None
         raise ValueError(
-            f"cannot read the image at {where} ({error}); pass skip_unreadable=True to go on without such images"
+            f"cannot read the image at {where} ({error}); with the stream's option skip_unreadable, such images are "
+            "left out"
         ) from error
 
 
@@ -429,40 +451,64 @@ def _from_arrays(arrays: Arrays) -> ImageSource:
         raise ValueError(f"a source of arrays is (x, y) or (x, y, x_test, y_test), not {len(arrays)} things")
     pairs = [_checked(*arrays[:2])] + ([_checked(*arrays[2:])] if len(arrays) == 4 else [])
     shapes = "".join(f"{x.shape}" for x, _ in pairs)  # unlike files, the bytes of an array do not tell its shape
-    content = _hash([shapes.encode(), *(_bytes(part) for pair in pairs for part in pair)])
+    content = _hash([shapes.encode(), *(_bytes(part) for x, y in pairs for part in (x, y.astype(np.int64)))])
+    labels = [y.tolist() for _, y in pairs] + ([[]] if len(pairs) == 1 else [])
+    _refuse_unknown(labels)
+    classes, y, y_test = _number_classes(*labels)
     if len(pairs) == 2:
-        (x, labels), (x_test, test_labels) = pairs
+        (x, _), (x_test, _) = pairs
         if x.shape[1:] != x_test.shape[1:]:
             raise ValueError(f"training images have shape {x.shape[1:]}, test images {x_test.shape[1:]}")
-        classes, y, y_test = _number_classes(labels, test_labels)
         return ImageSource("arrays", ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
-    x, labels = pairs[0]
-    classes, y, _ = _number_classes(labels, labels[:0])
-    return ImageSource("arrays", *_hold_out(x, y), classes, content)
+    return ImageSource("arrays", *_hold_out(pairs[0][0], y), classes, content)
 
 
-def _checked(x: Any, y: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _checked(x: Any, y: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     x, y = np.asarray(x), np.asarray(y)
     if x.dtype != np.uint8 or x.ndim not in (3, 4):
         raise ValueError(f"images must be uint8 of shape [N, H, W] or [N, H, W, C], not {x.dtype} of shape {x.shape}")
+    if x.ndim == 4 and x.shape[3] not in (1, 3) and (x.shape[1] in (1, 3) or x.shape[1] <= 4 < x.shape[3]):
+        raise ValueError(
+            f"images must be of shape [N, H, W, C]; {x.shape} seems to be [N, C, H, W], so give "
+            "x.transpose(0, 2, 3, 1) instead of x"
+        )
     if not np.issubdtype(y.dtype, np.integer) or y.shape != x.shape[:1]:
         raise ValueError(f"labels must be {len(x)} integers, one per image, not {y.dtype} of shape {y.shape}")
     # PyTorch shares the memory of writable arrays without negative strides only; others are copied
     x = np.require(x, requirements=("C", "W"))
-    return (x if x.ndim == 4 else x[..., None]), y.astype(np.int64)
+    return (x if x.ndim == 4 else x[..., None]), y
 
 
-def _number_classes(
-    y: Sequence[Any] | NDArray[Any], y_test: Sequence[Any] | NDArray[Any]
-) -> tuple[list[Any], Any, Any]:
+def _refuse_unknown(labels: list[list[Any]], validation: str | None = None) -> None:
+    """Refuse labels below 0, unless the classes are −1 and 1.
+
+    Args:
+        labels: of the training and of the test split.
+        validation: names of files that might be the test split.
+    """
+    if set(labels[0]) == {-1, 1}:
+        return
+    for split, found in zip(("training", "test"), labels, strict=True):
+        below = sorted({label for label in found if isinstance(label, int) and label < 0})
+        if below:
+            remedy = "leave its samples out, or number the classes from 0"
+            if split == "test" and validation:
+                remedy = f"take the test files away, and the test split is {validation.removesuffix(', not used')}"
+            raise ValueError(
+                f"the {split} split has labels below 0, {below[:5]}, which usually mean that a label is not known; "
+                f"{remedy}"
+            )
+
+
+def _number_classes(labels: list[Any], test_labels: list[Any]) -> tuple[list[Any], Any, Any]:
     """The sorted labels of the training split, and both splits' labels as their positions in it."""
-    classes, numbers = np.unique(np.asarray(y), return_inverse=True)
-    test = np.asarray(y_test)
-    if len(test) and not np.isin(test, classes).all():
-        unknown = sorted(set(test.tolist()) - set(classes.tolist()))
+    classes = sorted(set(labels))
+    number = {label: place for place, label in enumerate(classes)}
+    unknown = sorted(set(test_labels) - number.keys())
+    if unknown:
         raise ValueError(f"the test split has classes that the training split lacks: {unknown[:5]}")
-    test_numbers = np.searchsorted(classes, test) if len(test) else np.zeros(0)
-    return classes.tolist(), numbers.astype(np.int64), test_numbers.astype(np.int64)
+    y, y_test = (np.array([number[label] for label in part], np.int64) for part in (labels, test_labels))
+    return classes, y, y_test
 
 
 def _held_out(y: NDArray[np.int64], fraction: float = 0.1) -> NDArray[np.bool_]:

@@ -66,6 +66,7 @@ class StreamInfo:
         for_learner: sizes.
         test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
         source_hash: hash over the source's stored bytes and labels; None for generated samples.
+        splits: which files were taken for which split, in words; empty for sources where names do not decide it.
     """
 
     definition: str
@@ -76,11 +77,17 @@ class StreamInfo:
     for_learner: LearnerInfo
     test_at: list[int] = field(default_factory=list)
     source_hash: str | None = None
+    splits: dict[str, str] = field(default_factory=dict)
 
     @property
     def boundaries(self) -> list[int]:
         """First step of each experience."""
         return [experience.first_step for experience in self.experiences]
+
+    def said_of_splits(self) -> str:
+        """Which files were taken for which split, as a line of text; empty if it is not a matter of names."""
+        parts = "; ".join(f"{split}: {files}" for split, files in self.splits.items())
+        return f"{self.source}: {parts}" if parts else ""
 
     def as_record(self) -> dict[str, Any]:
         """The flat description that a run directory keeps."""
@@ -89,6 +96,7 @@ class StreamInfo:
             "fingerprint": self.fingerprint,
             "source": self.source,
             "source_hash": self.source_hash,
+            "splits": self.splits,
             "stationary": self.stationary,
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
@@ -240,7 +248,8 @@ def image_stream(
 
 SOURCE_OPTION = (
     "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``."
+    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
+    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."
 )
 
 
@@ -297,6 +306,7 @@ def _stream_of_images(
         sizes,
         list(planned.test_at),
         source.content_hash[:32],
+        source.splits,
     )
     return Stream(info, samples["train"], samples["test"])
 

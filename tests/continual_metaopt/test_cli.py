@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -32,6 +33,7 @@ from continual_metaopt.under_way import NO_ACCESS, NO_ROOM
 from streams import STREAMS, plan_stream
 
 from ..analysis.synthetic import write_run
+from ..streams.synthetic import coded_images, encode, write_parquet
 from .conftest import (
     STREAM,
     InProcess,
@@ -160,6 +162,29 @@ def test_a_preview_is_written_and_told_about(
     ]
     assert sorted(str(file.relative_to(here)) for file in here.rglob("*.*")) == files
     assert all((here / file).stat().st_size > 5000 for file in files)
+
+
+def test_which_files_are_taken_for_which_split_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [encode(image) for image in coded_images(range(40))]
+    for name in ("my-train-0.parquet", "my-test.parquet", "my-val.parquet"):
+        write_parquet(here / "images" / name, images, np.arange(40) % 2)
+    told = "parquet:images: training: my-train-0.parquet; test: my-test.parquet; validation: my-val.parquet, not used"
+
+    status, out, _ = call(capsys, "preview", "permuted_inputs", "--source", "parquet:images")
+    assert (status, out.splitlines()[-1]) == (0, told)
+    source = ("--stream.source", "parquet:images", "--out", "run")
+    status, _, err = call(capsys, *TINY_RUN[:-1], *source)
+    assert (status, err.splitlines()[0]) == (0, told)
+    splits = read_json(here / "run" / "config.json")["stream_info"]["splits"]
+    assert splits == {
+        "training": "my-train-0.parquet",
+        "test": "my-test.parquet",
+        "validation": "my-val.parquet, not used",
+    }
+    study = write_study(here / "tiny.yaml", {"stream": STREAM | {"source": "parquet:images"}})
+    status, _, err = call(capsys, "compare", study)
+    assert status == 0
+    assert err.splitlines()[1] == told
 
 
 def test_a_preview_of_a_stream_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

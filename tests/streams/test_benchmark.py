@@ -292,6 +292,7 @@ def test_info_of_a_class_split():
         "fingerprint": info.fingerprint,
         "source": "arrays",
         "source_hash": info.source_hash,
+        "splits": {},
         "stationary": None,
         "n_experiences": 4,
         "boundaries": [0, 5, 10, 15],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -171,9 +172,21 @@ def test_unreadable_images_are_reported_by_every_process(tmp_path, cache, decode
 
 
 def change_content(file):
-    """Of the same size."""
+    """Of the same size, with the same times."""
+    status = file.stat()
     file.write_bytes(encode(255 - IMAGES[0]))
-    assert file.stat().st_size == len(ENCODED[0])
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (len(ENCODED[0]), status.st_mtime_ns)
+
+
+def swap_contents(file):
+    """By renaming, which leaves times as they are on some file systems."""
+    other = file.with_name("004.png")
+    for path in (file, other):
+        os.utime(path, ns=(0, 0))
+    file.rename(file.with_name("kept"))
+    other.rename(file)
+    file.with_name("kept").rename(other)
 
 
 CHANGES = {
@@ -183,28 +196,74 @@ CHANGES = {
     "class": lambda file: file.rename(file.parents[1] / "bee" / file.name),
     "one more": lambda file: shutil.copy2(file, file.with_name("999.png")),
     "one less": lambda file: file.unlink(),
-    "modification time": lambda file: os.utime(file, ns=(0, 1)),
+    "swapped": swap_contents,
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_files_are_decoded_anew(tmp_path, cache, decoded, change):
     folder = write_folder(tmp_path / "images", IMAGES, CLASSES)
-    load(f"folder:{folder}")
-    time.sleep(0.02)  # more than a tick of the clock of files
+    first = load(f"folder:{folder}")
     CHANGES[change](folder / "ant" / "000.png")
     decoded.clear()
     source = load(f"folder:{folder}")
     n = 20 + {"one more": 1, "one less": -1}.get(change, 0)
     assert len(decoded) == len(source.train.y) + len(source.test.y) == n
-    assert len(entries(cache)) == 2
+    assert len(entries(cache)) == (1 if change in ("content", "size", "swapped") else 2)
+    if change != "name":
+        assert source.content_hash != first.content_hash
+
+
+def test_folders_that_change_places(tmp_path, cache, monkeypatch):
+    """No time of their files changes, nor a size."""
+    monkeypatch.setattr(decoded_images, "CLOCK_TICK", 0)
+    here, there = (write_folder(tmp_path / name, x, CLASSES) for name, x in (("a", IMAGES), ("b", 255 - IMAGES)))
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, ns=(0, 0))
+    first = load(f"folder:{here}")
+    here.rename(tmp_path / "c")
+    there.rename(here)
+    second = load(f"folder:{here}")
+    np.testing.assert_array_equal(second.train.x, 255 - first.train.x)
+
+
+def test_files_that_were_only_touched_are_not_decoded_anew(tmp_path, cache, decoded):
+    folder = write_folder(tmp_path / "images", IMAGES, CLASSES)
+    first = load(f"folder:{folder}")
+    for file in folder.rglob("*.png"):
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        os.utime(file, ns=(0, 1))
+    assert_equal(load(f"folder:{folder}"), first)
+    assert len(decoded) == 20
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_content_is_hashed_only_where_it_may_have_changed(tmp_path, cache, monkeypatch, older):
+    """A file that was changed just before it was hashed may have been changed again without another time."""
+    spec = parquet(tmp_path)
+    load(spec)
+    if older:
+        monkeypatch.setattr(decoded_images, "CLOCK_TICK", 0)
+        load(spec)  # hashes again, since it is the first time that the clock has ticked
+    hashed, seal = [], decoded_images._seal
+    monkeypatch.setattr(decoded_images, "_seal", lambda files: hashed.append(files) or seal(files))
+    load(spec)
+    assert len(hashed) == (0 if older else 2)
 
 
 def test_a_changed_shard_is_decoded_anew(tmp_path, cache, decoded):
-    first = load(parquet(tmp_path))
-    time.sleep(0.02)
-    spec = parquet(tmp_path, images=ENCODED[::-1])
-    assert load(spec).content_hash != first.content_hash
+    """Although nothing but its content tells."""
+    file, sources_seen = tmp_path / "images" / "train.parquet", []
+    for images in (IMAGES, 255 - IMAGES):
+        spec = parquet(tmp_path, images=[encode(image) for image in images])
+        pq.write_table(pq.read_table(file), file, compression="none")
+        os.utime(file, ns=(0, 0))
+        sources_seen.append((load(spec).content_hash, file.stat().st_size))
+    (first, size), (second, size_then) = sources_seen
+    assert size == size_then
+    assert first != second
     assert len(decoded) == 40
 
 
@@ -304,8 +363,27 @@ DAMAGES = {
     "facts missing": lambda entry: (entry / "facts.json").unlink(),
     "facts truncated": lambda entry: truncate(entry / "facts.json"),
     "other facts": lambda entry: (entry / "facts.json").write_text("{}"),
+    "seal missing": lambda entry: (entry / "seal.json").unlink(),
+    "other seal": lambda entry: (entry / "seal.json").write_text('{"origin": 1, "entry": []}'),
     "everything missing": shutil.rmtree,
+    "other images": lambda entry: rewrite(entry / "train_x.npy", lambda x: 255 - x),
+    "other labels": lambda entry: rewrite(entry / "train_y.npy", lambda y: y[::-1]),
+    "images of another type": lambda entry: rewrite(entry / "train_x.npy", lambda x: x.astype(float)),
+    "images of another shape": lambda entry: rewrite(entry / "train_x.npy", lambda x: x[:, :1]),
+    "fewer images": lambda entry: rewrite(entry / "train_x.npy", lambda x: x[:-1]),
+    "more labels": lambda entry: rewrite(entry / "train_y.npy", lambda y: np.append(y, y)),
+    "pickled images": lambda entry: np.save(entry / "train_x.npy", np.array([{}, {}]), allow_pickle=True),
+    "other classes": lambda entry: (entry / "facts.json").write_text(
+        (entry / "facts.json").read_text().replace("[0, 1, 2, 3]", "[3, 2, 1, 0]")
+    ),
 }
+
+
+def rewrite(file, change):
+    """With the same times as before."""
+    status = file.stat()
+    np.save(file, change(np.load(file)))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -321,6 +399,70 @@ def test_a_damaged_entry_is_made_anew(tmp_path, cache, decoded, damage):
     assert entries(cache) == [entry]
 
 
+def test_a_copied_cache_is_used_if_its_content_is_whole(tmp_path, cache, decoded, monkeypatch):
+    spec = parquet(tmp_path)
+    first = load(spec)
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    monkeypatch.setenv("CONTINUAL_METAOPT_CACHE", str(tmp_path / "copy"))
+    assert_equal(load(spec), first)
+    assert len(decoded) == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+@pytest.mark.parametrize("what", ["folder", "entry"])
+@pytest.mark.parametrize("mode", [0o770, 0o702], ids=["group", "others"])
+def test_a_cache_that_others_may_write_to_is_not_used(tmp_path, cache, decoded, what, mode):
+    spec = parquet(tmp_path)
+    load(spec)
+    (entry,) = entries(cache)
+    folder = {"folder": cache, "entry": entry}[what]
+    folder.chmod(mode)
+    if what == "entry":
+        load(spec)
+        assert entry.stat().st_mode & 0o777 == 0o700, "made anew"
+    else:
+        message = (
+            f"decoded images cannot be kept in '{cache}' (others may write to it; take that from them with chmod go-w "
+            f"'{cache}'), so every process decodes them and holds a copy of its own; make room there, or set "
+            "CONTINUAL_METAOPT_CACHE to a folder of your own that can be written"
+        )
+        with pytest.warns(UserWarning, match="^decoded images cannot be kept") as warned:
+            load(spec)
+        assert [str(warning.message) for warning in warned] == [message]
+    assert len(decoded) == 40
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owners here")
+@pytest.mark.parametrize(("owner", "used"), [("me", True), ("root", True), ("somebody else", False)])
+def test_somebody_elses_cache_is_not_used(tmp_path, cache, decoded, monkeypatch, owner, used):
+    spec = parquet(tmp_path)
+    load(spec)
+    uid = os.getuid()
+    stat = Path.stat
+
+    def stat_as(self, **options):
+        status = stat(self, **options)
+        if cache not in (self, *self.parents):
+            return status
+        values = list(status)
+        values[4] = {"me": uid, "root": 0, "somebody else": uid + 1}[owner]
+        return os.stat_result(values, {"st_mtime_ns": status.st_mtime_ns, "st_ctime_ns": status.st_ctime_ns})
+
+    monkeypatch.setattr(Path, "stat", stat_as)
+    if used:
+        load(spec)
+    else:
+        with pytest.warns(UserWarning, match=r"cannot be kept in '.*' \(it belongs to another user\)"):
+            load(spec)
+    assert len(decoded) == (20 if used else 40)
+
+
+def test_the_cache_is_made_for_the_user_alone(tmp_path, cache):
+    load(parquet(tmp_path))
+    if hasattr(os, "getuid"):
+        assert [folder.stat().st_mode & 0o777 for folder in (cache, *entries(cache))] == [0o700, 0o700]
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, no_cache, decoded):
     spec = parquet(tmp_path)
     for _ in range(2):
@@ -328,7 +470,8 @@ def test_a_cache_that_cannot_be_written(tmp_path, no_cache, decoded):
             assert len(load(spec).train.y) == 16
         (message,) = [str(warning.message) for warning in warned]
         assert str(tmp_path / "file" / "cache" / "decoded_images") in message
-        assert message.endswith("make room there, or set CONTINUAL_METAOPT_CACHE to a folder that can be written")
+        advice = "make room there, or set CONTINUAL_METAOPT_CACHE to a folder of your own that can be written"
+        assert message.endswith(advice)
     assert len(decoded) == 40
 
 
@@ -450,18 +593,25 @@ def test_what_a_dead_process_had_begun_to_write_is_deleted(tmp_path, cache):
     load(spec)
     (entry,) = entries(cache)
     begun = entry.rename(cache / f".{entry.name}.1234.new")
+    seal = cache / f".{entry.name}.1234.seal.json"
+    seal.touch()
     load(spec)
     assert entries(cache) == [entry]
     assert not begun.exists()
+    assert not seal.exists()
 
 
 def test_only_entries_are_deleted(tmp_path, cache, monkeypatch):
     """The folder that the user names may hold anything else."""
-    other = cache.parent / "thesis"
-    other.mkdir(parents=True)
+    cache.mkdir(mode=0o700, parents=True)
+    others = [cache.parent / "thesis", cache / "thesis", cache / ("0" * 32), cache / ("1" * 32 + "-index")]
+    for folder in others:
+        folder.mkdir()
+        (folder / "chapter.tex").touch()
+    (cache / ("2" * 32)).symlink_to(others[0])
     monkeypatch.setattr(decoded_images, "MAX_BYTES", 0)
     load(parquet(tmp_path))
-    assert other.is_dir()
+    assert all((folder / "chapter.tex").exists() for folder in others)
 
 
 @pytest.mark.parametrize("value", [None, ""])
