@@ -47,7 +47,9 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     runs = load_runs(root, purpose=None)
     going_on = runs.table.loc[~runs.table["state"].isin(_ENDED), "path"]
     if len(going_on):
-        raise ValueError(f"runs that have not ended: {len(going_on)}, {going_on.iloc[0]} first; finish or remove them")
+        raise ValueError(
+            f"runs that have not ended: {len(going_on)}, {going_on.iloc[0]} first; finish them or move them elsewhere"
+        )
     contents = {path: path.read_bytes() for path in [root / _OF_STUDY] if path.is_file()}
     for run in map(Path, runs.table["path"]):
         contents |= {run / name: (run / name).read_bytes() for name in _DESCRIPTIONS}

@@ -1,15 +1,71 @@
-"""Writing files whole or not at all, and naming them."""
+"""Reading files that a stranger may have made, writing files whole or not at all, and naming them."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 MAX_BYTES = 120  # of a label in a file's name; most file systems allow 255 in all
+MAX_TEXT = 64 * 2**20  # bytes of a description such as config.json
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def open_regular(path: Path, at_most: int | None = None) -> BinaryIO:
+    """Open a file of a record for reading, without waiting for anybody or following a link.
+
+    Args:
+        path: the file.
+        at_most: number of bytes that it may have; None for any number.
+
+    Returns:
+        The open file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is not a regular file, or too large; the message names it.
+        OSError: it cannot be opened.
+    """
+    _require_regular(path, path.lstat())  # first, since opening a device may do something
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        facts = os.fstat(descriptor)
+        _require_regular(path, facts)
+        if at_most is not None and facts.st_size > at_most:
+            raise ValueError(f"'{path}' has {facts.st_size:,} bytes, and at most {at_most:,} are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, at_most: int = MAX_TEXT) -> bytes:
+    """Read a file of a record; arguments and errors as for `open_regular`.
+
+    Returns:
+        Its content.
+    """
+    with open_regular(path, at_most) as file:
+        return file.read(at_most)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a file, which is neither a link nor a pipe, a device or a folder."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _require_regular(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "a device")
+        raise ValueError(f"'{path}' is {kind}, not a file")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

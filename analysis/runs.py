@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
+
+from analysis.files import open_regular, read_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +56,7 @@ _CONFIG_KEYS = (
     "blocks",
     "n_parameters",
 )
+REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 # Options of a stream that do not decide what it presents: where files lie, and how they are read.
 _NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
 _STREAM_KEYS = ("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "boundaries")
@@ -141,7 +144,7 @@ class Runs:
             of_them = "" if every == 1 else f", of which {expected} are recorded"
             raise ValueError(
                 f"{run}: the run is {state} and its stream has {n_samples} samples{of_them}, but {len(correct)} are "
-                "recorded: remove the directory and repeat the run"
+                f"recorded; {REPAIR}"
             )
         return correct
 
@@ -247,7 +250,7 @@ class Runs:
             raise ValueError(
                 f"{first} and {second} both have seed {seed}, but did not see the same samples in the same order: "
                 f"{_differences(self.configs[first], self.configs[second])}. They cannot be compared: leave one of "
-                "them out, or remove it and repeat the run"
+                "them out, or move it elsewhere and repeat the run"
             )
 
     def _require_equal_sources(self) -> None:
@@ -260,7 +263,7 @@ class Runs:
                 raise ValueError(
                     f"{first} and {path} saw different images: what was stored as source {source!r} has changed "
                     f"between them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of "
-                    "them out, or remove it and repeat the run"
+                    "them out, or move it elsewhere and repeat the run"
                 )
 
     def _concatenate(self, name: str) -> pd.DataFrame:
@@ -340,11 +343,11 @@ def _run_directories(root: Path) -> Iterator[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); repair it or remove the run directory") from error
+        content = json.loads(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); {REPAIR}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: is not a JSON object; repair it or remove the run directory")
+        raise ValueError(f"{path}: is not a JSON object; {REPAIR}")
     return content
 
 
@@ -362,7 +365,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     missing = [key for key in _CONFIG_KEYS if key not in config]
     missing += [f"stream_info.{key}" for key in _STREAM_KEYS if key not in config.get("stream_info", {})]
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; repair it or remove the run directory")
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; {REPAIR}")
     return config
 
 
@@ -384,10 +387,7 @@ def read_status(directory: Path) -> dict[str, Any]:
         return {"state": "running", "reason": "status.json has not been written yet"}
     status = _read_json(path)
     if status.get("state") not in STATES:
-        raise ValueError(
-            f"{path}: state {status.get('state')!r} is none of {', '.join(STATES)}; "
-            "repair it or remove the run directory"
-        )
+        raise ValueError(f"{path}: state {status.get('state')!r} is none of {', '.join(STATES)}; {REPAIR}")
     return status
 
 
@@ -461,9 +461,11 @@ def _shortened(value: Any) -> str:
 def _files(directory: Path, name: str) -> list[Path]:
     """The merged file of a table, or its parts."""
     # The parts are listed first: they are removed only after the merged file exists.
-    parts = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+    folder = directory / name
+    found = [] if folder.is_symlink() else folder.glob("part-*.parquet")
+    parts = sorted(found, key=lambda part: (len(part.name), part.name))
     whole = directory / f"{name}.parquet"
-    return [whole] if whole.exists() else parts
+    return [whole] if os.path.lexists(whole) else parts
 
 
 def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
@@ -478,30 +480,47 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
 
 
 def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    n_given = 0
+    for attempt in range(2):
+        try:
+            n_to_skip = n_given
+            for file in _files(directory, name):
+                for batch in _batches_of_file(file, columns, _ADDED_COLUMNS.get(name, ())):
+                    new = batch.slice(min(n_to_skip, len(batch)))
+                    n_to_skip -= len(batch) - len(new)
+                    n_given += len(new)
+                    if len(new):
+                        yield new
+            return
+        except FileNotFoundError:
+            # The run has ended meanwhile, and its parts have been merged: the rest of the rows is there.
+            if attempt:
+                raise
+
+
+def _batches_of_file(file: Path, columns: list[str], added: Collection[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    for file in _files(directory, name):
-        try:
-            with parquet.ParquetFile(file) as content:
-                known = content.schema_arrow.names
-                absent = [column for column in columns if column not in known]
-                if not set(absent) <= set(_ADDED_COLUMNS.get(name, ())):
-                    raise ValueError(f"it lacks {absent[0]}")
-                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
-                    for column in absent:
-                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
-                    yield batch.select(columns)
-        except (OSError, ValueError) as error:
-            raise _unreadable(file, columns, error) from error
+    try:
+        with open_regular(file) as opened, parquet.ParquetFile(opened) as content:
+            known = content.schema_arrow.names
+            absent = [column for column in columns if column not in known]
+            if not set(absent) <= set(added):
+                raise ValueError(f"it lacks {absent[0]}")
+            for batch in content.iter_batches(columns=[column for column in columns if column in known]):
+                for column in absent:
+                    batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                yield batch.select(columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, columns, error) from error
 
 
 def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ValueError(
-        f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); "
-        "remove the run directory and repeat the run"
-    )
+    return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); {REPAIR}")
 
 
 def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
@@ -509,8 +528,9 @@ def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str
     for file in files:
         try:
             # Without partitioning=None, a folder called "seed=1" would become a column.
-            present = _present(file, columns, added)
-            frame = pd.read_parquet(file, columns=present, partitioning=None, page_checksum_verification=True)
+            with open_regular(file) as opened:
+                present = _present(opened, columns, added)
+                frame = pd.read_parquet(opened, columns=present, partitioning=None, page_checksum_verification=True)
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError) as error:
@@ -520,7 +540,7 @@ def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def _present(file: Path, columns: list[str], added: Collection[str]) -> list[str]:
+def _present(file: BinaryIO, columns: list[str], added: Collection[str]) -> list[str]:
     """The columns to read of a file, which may lack those that later versions have added."""
     if not any(column in added for column in columns):
         return columns

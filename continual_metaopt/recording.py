@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.files import write_whole
+from analysis.files import read_regular, write_whole
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.in_use import require_own
 from continual_metaopt.optim.summaries import QUANTILES
@@ -440,14 +440,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        ValueError: it is not a regular file, too large or damaged; the message names it.
     """
+    text = read_regular(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' is damaged ({error}); remove its folder to run again") from error
+        raise ValueError(f"'{path}' is damaged ({error})") from error
     return content
 
 

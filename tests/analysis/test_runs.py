@@ -199,8 +199,8 @@ def test_unreadable_table(tmp_path):
 def test_a_finished_run_must_have_all_samples(tmp_path):
     run = write_run(tmp_path, correct=[1, 0], n_samples=4)
     message = (
-        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded: "
-        "remove the directory and repeat the run"
+        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded; "
+        "repair it, or move the run directory elsewhere and repeat the run"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         load_runs(run).correct(str(run))

@@ -161,7 +161,7 @@ def test_a_damaged_table_is_named_by_the_analysis(finished: Path, tmp_path: Path
     table = run / "samples.parquet"
     table.write_bytes(DAMAGES[damage](table.read_bytes()))
 
-    with pytest.raises(ValueError, match=r"remove the run directory and repeat the run$") as caught:
+    with pytest.raises(ValueError, match=r"or move the run directory elsewhere and repeat the run$") as caught:
         _ = load_runs(run).samples
 
     assert str(caught.value).startswith(f"{table}: cannot be read as a table with step, experience, correct, loss (")

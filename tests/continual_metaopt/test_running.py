@@ -687,7 +687,7 @@ def test_a_damaged_directory_is_refused(finished: Path, tmp_path: Path) -> None:
     (path / name).write_text('{"run_id": ', encoding="utf-8")
     files = files_of(path)
 
-    with pytest.raises(ValueError, match=r"is damaged \(.+\); remove its folder to run again$") as caught:
+    with pytest.raises(ValueError, match=r"is damaged \(.+\)$") as caught:
         run_one(config_of(), path)
 
     assert str(caught.value).startswith(f"'{path / name}' ")
