@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import pandas as pd
 import pyarrow as pa
 
+from analysis.escaping import no_formula
 from analysis.files import short_name
 from analysis.runs import TABLES, Runs, read_status
 
@@ -98,7 +99,7 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
 
 
 def write_csv(runs: Runs, folder: Path) -> list[Path]:
-    """Write each table as a CSV file. Lists are JSON, what is missing is empty.
+    """Write each table as a CSV file. Lists are JSON, what is missing is empty, and no text is a formula to a spreadsheet.
 
     Args:
         runs: the runs.
@@ -112,7 +113,7 @@ def write_csv(runs: Runs, folder: Path) -> list[Path]:
     def open_writer(path: Path, schema: pa.Schema) -> Any:
         return csv.CSVWriter(str(path), schema)
 
-    return _write_tables(runs, folder, "csv", open_writer, _lists_as_text)
+    return _write_tables(runs, folder, "csv", open_writer, _as_plain_text)
 
 
 def write_parquet(runs: Runs, folder: Path) -> list[Path]:
@@ -299,11 +300,16 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else json.dumps(value)
 
 
-def _lists_as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _as_plain_text(batch: pa.RecordBatch) -> pa.RecordBatch:
     for index, field in enumerate(batch.schema):
+        column = batch.column(index)
         if pa.types.is_list(field.type):
-            texts = [None if value is None else json.dumps(value) for value in batch.column(index).to_pylist()]
-            batch = batch.set_column(index, field.name, pa.array(texts, pa.string()))
+            column = pa.array([None if value is None else json.dumps(value) for value in column.to_pylist()], pa.string())
+        elif pa.types.is_string(field.type):
+            known = column.dictionary_encode()
+            texts = pa.array([no_formula(text) for text in known.dictionary.to_pylist()], pa.string())
+            column = pa.DictionaryArray.from_arrays(known.indices, texts).cast(pa.string())
+        batch = batch.set_column(index, no_formula(field.name), column)
     return batch
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 from analysis import figures
+from analysis.escaping import one_line
 from analysis.files import file_names, write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
@@ -136,7 +137,7 @@ def write_texts(
     Raises:
         OSError: a file cannot be written.
     """
-    before, behind = {"latex": f"% {explanation}\n"}, {"markdown": f"\n{explanation}\n"}
+    before, behind = {"latex": f"% {one_line(explanation)}\n"}, {"markdown": f"\n{one_line(explanation)}\n"}
     return [
         write_whole(
             Path(out_dir) / f"{name}.{SUFFIXES[fmt]}",

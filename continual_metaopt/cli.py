@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from analysis.escaping import for_terminal
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
@@ -74,20 +75,20 @@ def main(argv: list[str] | None = None) -> int:
         _stop_printing()
         return 0
     except StudyLocked as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_LOCKED
     except RunsFailed as error:
         again = shlex.join([PROGRAM, *arguments])
-        print(f"{PROGRAM}: {error}\nThis command tries them again: {again}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
         return EXIT_FAILED
     except (ValueError, MissingPackageError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     except OSError as error:
-        print(f"{PROGRAM}: {_said(error)}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {_said(error)}")
         return EXIT_USAGE
     except StudyInterrupted as error:
-        print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
+        _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
@@ -210,7 +211,7 @@ def reproduce(
     parts = load_parts(experiment, source=source, data_root=data_root, seeds=seeds)
     for warning in dict.fromkeys(map(check_images, parts.values())):
         if warning and not quiet:
-            print(f"{PROGRAM}: {warning}", file=sys.stderr)
+            _complain(f"{PROGRAM}: {warning}")
     done: dict[str, list[Path]] = {}
 
     def show(label: str, runs: list[Path], selection: list[Path]) -> None:
@@ -254,7 +255,7 @@ def _run_parts(
             raise configs.ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
         plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
     if plan:
-        print("\n\n".join(planned.table() for planned in plans))
+        _print("\n\n".join(planned.table() for planned in plans))
         return 0
     require_disk_space(sum(planned.bytes for planned in plans), folder)
     backend = elsewhere()
@@ -262,7 +263,7 @@ def _run_parts(
         for part in parts.values():
             available_device(part.device)
     if not quiet:
-        print("\n".join(planned.summary() for planned in plans), file=sys.stderr, flush=True)
+        _complain("\n".join(planned.summary() for planned in plans))
     ctrl_c_raises()
     try:
         options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
@@ -318,7 +319,7 @@ def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
     for status in (path / "status.json" for path in (*runs, *selection)):
         for note in read_json(status).get("notes", []) if status.exists() else []:
-            print(f"noted: {note}", file=sys.stderr)
+            _complain(f"noted: {note}")
 
 
 def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
@@ -333,7 +334,7 @@ def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
     from continual_metaopt.overview import overview
 
     found = overview(directory)
-    print(found.text())
+    _print(found.text())
     return 0 if found.is_sound else EXIT_FAILED
 
 
@@ -368,7 +369,7 @@ def explain(run: Annotated[Path, tyro.conf.Positional], /) -> int:
     """
     from analysis.explain import explain as in_words
 
-    print(in_words(run), end="")
+    _print(in_words(run).rstrip("\n"))
     return 0
 
 
@@ -393,9 +394,9 @@ def export(
     runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
     try:
         for path in write_export(runs, out or directory / "export" / format, format):
-            print(f"wrote {path}")
+            _print(f"wrote {path}")
     except ModuleNotFoundError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     return 0
 
@@ -424,7 +425,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         print(_stream_table(described))
         entries = {name: description for name, description in entries.items() if name not in described}
     width = max(map(len, entries), default=0)
-    print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
+    _print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
     return 0
 
 
@@ -518,11 +519,11 @@ def preview_command(arguments: list[str]) -> Any:
 
         planned = plan_stream(stream, **options.model_dump())
         for path in write_previews(planned, stream, out):
-            print(f"wrote {path}")
+            _print(f"wrote {path}")
         sizes = planned.info.for_learner
         counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
         facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
-        print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
+        _print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
         return 0
 
     preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.
@@ -590,9 +591,14 @@ def _show_report(
 def _print(text: str) -> None:
     """Print, unless nobody reads it any more; what is to be written to files comes after it."""
     try:
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
     except BrokenPipeError:
         _stop_printing()
+
+
+def _complain(text: str) -> None:
+    """Print to where errors go."""
+    print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _stop_printing() -> None:

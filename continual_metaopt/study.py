@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
+from analysis.escaping import for_terminal
 from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
@@ -234,7 +235,7 @@ def _interrupt(thread: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _say_nothing(text: str) -> None:

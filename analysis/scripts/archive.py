@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.archive import SUFFIX, archive
+from analysis.escaping import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = archive(arguments.folder, out)
     except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0

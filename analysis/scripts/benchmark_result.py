@@ -15,6 +15,7 @@ from analysis.benchmark_result import (
     read_result,
     write_result,
 )
+from analysis.escaping import one_line
 from analysis.runs import load_runs
 from analysis.scripts import _arguments
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = _compare(given[1:]) if comparing else _make(given)
     except (OSError, ValueError) as error:
-        print(f"{NAME}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{NAME}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     for path in paths:
         print(path)
