@@ -352,7 +352,7 @@ def test_broken_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: x\nseeds: [1, 2\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=rf"(?s)^{re.escape(str(path))} is not valid YAML: .*line 3"):
+    with pytest.raises(ConfigError, match=rf"(?s)^{re.escape(str(path))}: is not valid YAML: .*line 3"):
         load_study(path)
 
 
