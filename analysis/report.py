@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 from analysis import figures
-from analysis.files import file_names, write_whole
+from analysis.files import file_names, real_folder, write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
 from analysis.sawtooth import block_trajectories, can_fold
@@ -155,12 +155,15 @@ def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[R
 
     Returns:
         Pairs of the runs of one stream and network and their folder, which is named after these.
+
+    Raises:
+        FileExistsError: such a folder is a link.
     """
     parts = by_stream_and_network(runs)
     if len(parts) == 1:
         return [(runs, Path(out_dir))]
     names = file_names(parts, "-")
-    return [(part, Path(out_dir) / names[title]) for title, part in parts.items()]
+    return [(part, real_folder(Path(out_dir) / names[title])) for title, part in parts.items()]
 
 
 def by_stream_and_network(runs: Runs) -> dict[str, Runs]:

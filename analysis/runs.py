@@ -287,7 +287,7 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
     """Find all run directories at or below some paths and read what was run and how it went.
 
     Args:
-        *paths: directories. A run directory is one that holds `config.json`.
+        *paths: directories. A run directory is one that holds `config.json`. Links below them are not followed.
         purpose: keep only runs with this purpose: `"report"`, or `"selection"` for runs that only served to choose a
             setting. None keeps all.
 
@@ -321,17 +321,11 @@ def record_samples_every(config: Mapping[str, Any]) -> int:
 
 
 def _run_directories(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below `root`, in order of their names."""
+    """Yield the run directories at or below `root`, in order of their names; links below it are not followed."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such directory")
     found = False
-    seen = set()
-    for directory, subdirectories, files in os.walk(root, followlinks=True):
-        place = os.path.realpath(directory)
-        if place in seen:  # by a link that leads back
-            subdirectories.clear()
-            continue
-        seen.add(place)
+    for directory, subdirectories, files in os.walk(root):
         subdirectories.sort()
         if "config.json" in files:
             subdirectories.clear()  # what lies below belongs to the run

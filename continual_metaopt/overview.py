@@ -90,7 +90,7 @@ def overview(folder: Path) -> Overview:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    studies = [*folder.glob("study.json"), *folder.glob("*/study.json")]  # of one stream and network, or of several
+    studies = studies_in(folder)
     runs = []
     for directory, subdirectories, files in os.walk(folder):
         if "status.json" in files or "config.json" in files:
@@ -107,9 +107,15 @@ def overview(folder: Path) -> Overview:
     )
 
 
+def studies_in(folder: Path) -> list[Path]:
+    """The descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
+    parts = sorted(path for path in folder.glob("*/study.json") if not path.parent.is_symlink())
+    return [path for path in (folder / "study.json", *parts) if os.path.lexists(path)]
+
+
 def _run_state(path: Path) -> RunState:
     try:
-        status = read_json(path / "status.json") if (path / "status.json").exists() else {"state": "running"}
+        status = read_json(path / "status.json") if os.path.lexists(path / "status.json") else {"state": "running"}
         state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
         if state == "running":
             return RunState(path, *_running(path, status), notes)
@@ -140,8 +146,11 @@ def _age(heartbeat: str) -> float:
 
 
 def _planned(studies: list[Path]) -> int | None:
-    """Number of runs of all studies together; None without any, or if one does not tell, as in earlier versions."""
-    counts = [read_json(path).get("n_runs") for path in studies]
+    """Number of runs of all studies together; None without any, or if one does not tell, as when it is damaged."""
+    try:
+        counts = [read_json(path).get("n_runs") for path in studies]
+    except (OSError, ValueError):  # the runs tell what there is
+        return None
     known = [count for count in counts if isinstance(count, int)]
     return sum(known) if known and len(known) == len(counts) else None
 
