@@ -595,6 +595,8 @@ def _show_report(
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
+    if n := loaded.n_superseded:
+        print(f"left out: {n} run{'s' * (n != 1)} of earlier versions of the study", file=sys.stderr)
 
 
 def _print(text: str) -> None:

@@ -15,7 +15,8 @@ from continual_metaopt.study_lock import LOCK
 
 INTERRUPTED = "interrupted by the user"
 SECONDS_WITHOUT_SIGN_OF_LIFE = 300.0  # runs give one every half minute
-STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", "not begun")
+SUPERSEDED = "of an earlier version"
+STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", SUPERSEDED, "not begun")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class RunState:
     Attributes:
         path: its directory.
         state: "finished", "diverged", "running", "stopped" (it says that it is running, but nobody runs it),
-            "interrupted" (by the user), "failed" or "damaged" (its files cannot be read).
+            "interrupted" (by the user), "failed", "damaged" (its files cannot be read) or "of an earlier version" of
+            the study, in which its learner had other options.
         about: for runs that have not finished, a sentence.
         notes: sentences about damaged files that were set aside.
     """
@@ -57,7 +59,8 @@ class Overview:
 
     def __post_init__(self) -> None:
         counts = {state: sum(run.state == state for run in self.runs) for state in STATES}
-        counts["not begun"] = max(0, (self.n_planned or 0) - len(self.runs))
+        current = len(self.runs) - counts[SUPERSEDED]
+        counts["not begun"] = max(0, (self.n_planned or 0) - current)
         object.__setattr__(self, "counts", counts)
 
     @property
@@ -68,7 +71,7 @@ class Overview:
     def text(self) -> str:
         """A few lines for people."""
         counts = ", ".join(f"{n:,} {state}" for state, n in self.counts.items() if n)
-        n_runs = max(len(self.runs), self.n_planned or 0)
+        n_runs = sum(self.counts.values())
         lines = [
             f"{self.folder}: {n_runs:,} run{'s' * (n_runs != 1)}: {counts}; {size(self.n_bytes)} on disk",
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
@@ -117,6 +120,8 @@ def _run_state(path: Path) -> RunState:
     try:
         status = read_json(path / "status.json") if os.path.lexists(path / "status.json") else {"state": "running"}
         state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
+        if status.get("superseded"):
+            return RunState(path, SUPERSEDED)
         if state == "running":
             return RunState(path, *_running(path, status), notes)
     except (OSError, ValueError, KeyError, TypeError) as error:

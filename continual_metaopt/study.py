@@ -163,6 +163,7 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     def do(jobs: list[Job], stage: str) -> None:
         nonlocal n_runs
         n_runs += len(jobs)
+        _mark_superseded(jobs)
         try:
             pool.run(jobs, stage)
         except RunsFailed as error:
@@ -331,6 +332,28 @@ def _earlier_record(path: Path) -> dict[str, Any] | None:
     if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
         raise FileExistsError(f"'{path}' is of no study of this program; choose another folder with --out")
     return record
+
+
+def _mark_superseded(jobs: Sequence[Job]) -> None:
+    """Say in their status which runs of an earlier version of a study others replace: its learner had other options."""
+    wanted = {path for _, path in jobs}
+    places = {_place(config.model_dump(mode="json")) for config, _ in jobs}
+    for folder in {path.parent for path in wanted}:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path in wanted or path.is_symlink():
+                continue
+            try:
+                status = read_json(path / "status.json")
+                if _place(read_json(path / "config.json")) in places and "superseded" not in status:
+                    write_json(path / "status.json", status | {"superseded": True})
+            except (OSError, ValueError, TypeError):
+                continue  # not a run, or none that can be read
+
+
+def _place(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What only one run of a version of a study has, given its description: the learner's label and the seed."""
+    learner = run.get("entry") if run.get("purpose") == "report" else None
+    return run.get("study"), run.get("purpose"), learner or run.get("label"), bool(run.get("tuned")), run.get("seed")
 
 
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:

@@ -366,7 +366,8 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
     status = path / "status.json"
     goes_on = any(is_regular(path / name) for name in (CHECKPOINT, COMPILED_CHECKPOINT))
     try:
-        state: str = read_json(status).get("state", "")
+        told = read_json(status)
+        state: str = told.get("state", "")
         if state not in STATES:
             raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
     except FileNotFoundError as error:
@@ -379,6 +380,8 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
     if state not in ("finished", "diverged"):
         return None
     remove_leftovers(path)
+    if told.pop("superseded", None):  # by a version of the study that was given up again
+        write_json(status, told)
     named = {"order": config.order, "label": config.label, "entry": config.entry}
     if any(record.get(name) != value for name, value in named.items()):
         write_json(path / "config.json", record | named)
