@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_BYTES = 120  # of a label in a file's name; most file systems allow 255 in all
+MAX_LENGTH = 120  # of a label in a file's name; most file systems allow 255 bytes in all
 MAX_TEXT = 64 * 2**20  # bytes of a description such as config.json
 _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
@@ -62,6 +62,23 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def real_folder(folder: Path) -> Path:
+    """Check that what is to be written into a folder does not go elsewhere, by a link that a stranger may have made.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        FileExistsError: it is a link.
+    """
+    if folder.is_symlink():
+        raise FileExistsError(f"'{folder}' is a link, and nothing is written through it; put a folder in its place")
+    return folder
+
+
 def _require_regular(path: Path, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "a device")
@@ -97,9 +114,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
-    """Names of files for labels: ASCII letters, digits, dots, and a separator for everything else; not too long.
+    """Names of files for labels and other texts of records, whoever made these: all writers take theirs from here.
 
-    Greek letters are spelt out, since journals and arXiv take ASCII names only.
+    A name has ASCII letters, digits, dots, and a separator for everything else. It neither begins nor ends with a dot,
+    leads nowhere else and is not too long. Greek letters are spelt out, since journals and arXiv take ASCII names only.
 
     Args:
         labels: all labels whose files share a folder, each once.
@@ -112,7 +130,7 @@ def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
     known: set[str] = set()
     for label in labels:
         first = name = (
-            short_name(re.sub(r"[^A-Za-z0-9_.]+", separator, _spelt_out(label)).strip(separator)) or "unnamed"
+            re.sub(r"[^A-Za-z0-9_.]+", separator, _spelt_out(label))[:MAX_LENGTH].strip(f"{separator}.") or "unnamed"
         )
         numbers = itertools.count(2)
         while name.casefold() in known:  # some file systems do not tell capital letters from small ones
@@ -129,8 +147,3 @@ def _spelt_out(label: str) -> str:
     return "".join(
         name.rsplit(" ", 1)[-1].lower() if name.startswith("GREEK SMALL LETTER") else letter for letter, name in names
     )
-
-
-def short_name(name: str) -> str:
-    """The beginning of a name, so short that a file system takes it with something before and behind."""
-    return name.encode()[:MAX_BYTES].decode(errors="ignore")

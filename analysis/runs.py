@@ -73,10 +73,12 @@ class Runs:
             samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
             regressions).
         configs: the content of `config.json` of each run, by path.
+        n_superseded: how many runs of earlier versions of a study were left out.
     """
 
     table: pd.DataFrame
     configs: dict[str, dict[str, Any]]
+    n_superseded: int = 0
 
     def __len__(self) -> int:
         return len(self.table)
@@ -286,8 +288,10 @@ class Runs:
 def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") -> Runs:
     """Find all run directories at or below some paths and read what was run and how it went.
 
+    Runs of an earlier version of a study, whose learner has other options now, are left out unless a path names them.
+
     Args:
-        *paths: directories. A run directory is one that holds `config.json`.
+        *paths: directories. A run directory is one that holds `config.json`. Links below them are not followed.
         purpose: keep only runs with this purpose: `"report"`, or `"selection"` for runs that only served to choose a
             setting. None keeps all.
 
@@ -302,7 +306,9 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
         raise ValueError("load_runs needs at least one path")
     # A run that is reached through two of the paths is one run.
     directories = list({found.resolve(): found for path in paths for found in _run_directories(Path(path))}.values())
-    configs = {str(directory): _read_config(directory) for directory in directories}
+    named = {Path(path) for path in paths}
+    current = [found for found in directories if found in named or not is_superseded(found)]
+    configs = {str(directory): _read_config(directory) for directory in current}
     kept = {path: config for path, config in configs.items() if purpose in (None, config["purpose"])}
     if not kept:
         found = ", ".join(sorted({config["purpose"] for config in configs.values()}))
@@ -312,7 +318,7 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
     table = pd.DataFrame([_row(path, kept[path], read_status(Path(path))) for path in ordered])
-    return Runs(table, {path: kept[path] for path in ordered})
+    return Runs(table, {path: kept[path] for path in ordered}, len(directories) - len(current))
 
 
 def record_samples_every(config: Mapping[str, Any]) -> int:
@@ -321,17 +327,11 @@ def record_samples_every(config: Mapping[str, Any]) -> int:
 
 
 def _run_directories(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below `root`, in order of their names."""
+    """Yield the run directories at or below `root`, in order of their names; links below it are not followed."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such directory")
     found = False
-    seen = set()
-    for directory, subdirectories, files in os.walk(root, followlinks=True):
-        place = os.path.realpath(directory)
-        if place in seen:  # by a link that leads back
-            subdirectories.clear()
-            continue
-        seen.add(place)
+    for directory, subdirectories, files in os.walk(root):
         subdirectories.sort()
         if "config.json" in files:
             subdirectories.clear()  # what lies below belongs to the run
@@ -389,6 +389,21 @@ def read_status(directory: Path) -> dict[str, Any]:
     if status.get("state") not in STATES:
         raise ValueError(f"{path}: state {status.get('state')!r} is none of {', '.join(STATES)}; {REPAIR}")
     return status
+
+
+def is_superseded(directory: Path) -> bool:
+    """Whether a run has been replaced by another of the same learner and seed, in a later version of its study.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        What its `status.json` says; False where that cannot be read.
+    """
+    try:
+        return bool(_read_json(directory / "status.json").get("superseded"))
+    except ValueError:
+        return False
 
 
 def _sort_key(path: str, config: Mapping[str, Any]) -> tuple[Any, ...]:

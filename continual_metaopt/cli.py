@@ -16,6 +16,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from analysis.escaping import for_terminal
+from analysis.files import is_regular, real_folder
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = [_with_home(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     try:
         commands = {
             "compare": compare,
@@ -93,6 +94,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _with_home(argument: str) -> str:
+    """An argument with ~ at the beginning of a path spelt out, which shells leave to programs in ``--out=~/x``."""
+    flag, path = re.fullmatch(r"(--[\w.-]+=)?(.*)", argument, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return f"{flag}{Path(path).expanduser()}" if re.match(r"~[\w.-]*(/|$)", path) else argument
 
 
 def _said(error: OSError) -> str:
@@ -203,7 +210,7 @@ def reproduce(
             raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
         from continual_metaopt.overhead import write_overhead
 
-        text, paths = write_overhead(folder / "report", show_progress=not quiet)
+        text, paths = write_overhead(real_folder(folder / "report"), show_progress=not quiet)
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
         return 0
     from continual_metaopt.reproduce import check_images, load_parts
@@ -224,7 +231,7 @@ def reproduce(
         loaded = load_runs(*(path for paths in done.values() for path in paths), purpose=None)
         if loaded.table["state"].isin(["running", "failed"]).any():
             return  # an error says so
-        text, paths = write_reproduction(loaded, experiment, folder / "report")
+        text, paths = write_reproduction(loaded, experiment, real_folder(folder / "report"))
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
 
     return _run_parts(experiment, parts, folder, workers, quiet, show, plan)
@@ -313,12 +320,12 @@ def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Pat
 def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
     """Print and write the comparison of a study's runs, and say after Ctrl-C how to have it later."""
     try:
-        _show_report(runs, folder / "report", selection)
+        _show_report(runs, real_folder(folder / "report"), selection)
     except KeyboardInterrupt:
         again = shlex.join([PROGRAM, "report", str(folder)])
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
     for status in (path / "status.json" for path in (*runs, *selection)):
-        for note in read_json(status).get("notes", []) if status.exists() else []:
+        for note in read_json(status).get("notes", []) if is_regular(status) else []:
             _complain(f"noted: {note}")
 
 
@@ -351,13 +358,16 @@ def report(
         out: where to write; DIRECTORY/report if not given.
         diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
     """
+    from continual_metaopt.overview import studies_in
+
     ctrl_c_raises()
-    parts = [] if (directory / "study.json").exists() else sorted(directory.glob("*/study.json"))
-    for path in parts:
-        _print(f"\n{path.parent.name}")
-        _show_report([path.parent], out / path.parent.name if out else path.parent / "report", diverged=diverged)
-    if not parts:
-        _show_report([directory], out or directory / "report", diverged=diverged)
+    parts = [path.parent for path in studies_in(directory)]
+    for part in parts if directory not in parts else ():
+        _print(f"\n{part.name}")
+        folder = out / part.name if out else part / "report"
+        _show_report([part], real_folder(folder), diverged=diverged)
+    if not parts or directory in parts:
+        _show_report([directory], out or real_folder(directory / "report"), diverged=diverged)
     return 0
 
 
@@ -393,7 +403,7 @@ def export(
 
     runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
     try:
-        for path in write_export(runs, out or directory / "export" / format, format):
+        for path in write_export(runs, out or real_folder(directory / "export") / format, format):
             _print(f"wrote {path}")
     except ModuleNotFoundError as error:
         _complain(f"{PROGRAM}: {error}")
@@ -586,6 +596,8 @@ def _show_report(
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
+    if n := loaded.n_superseded:
+        _complain(f"left out: {n} run{'s' * (n != 1)} of earlier versions of the study")
 
 
 def _print(text: str) -> None:

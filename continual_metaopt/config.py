@@ -575,9 +575,10 @@ def _labelled(components: Any, field: str) -> dict[str, Any]:
     labelled: dict[str, Any] = {}
     for number, component in enumerate(components):
         label = str(component.get("label", component.get("name", "")))
-        if not re.fullmatch(r"[\w.-]+", label):
+        if not re.fullmatch(r"\w[\w.-]*", label):
             raise ConfigError(
-                f"{field}.{number}: needs a label of letters, digits, '.', '_' and '-' (given: {label!r})"
+                f"{field}.{number}: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a "
+                f"digit or '_' (given: {label!r})"
             )
         if label in labelled:
             raise ConfigError(f"{field}: several have the label '{label}'; give each its own")

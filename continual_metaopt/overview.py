@@ -15,7 +15,8 @@ from continual_metaopt.study_lock import LOCK
 
 INTERRUPTED = "interrupted by the user"
 SECONDS_WITHOUT_SIGN_OF_LIFE = 300.0  # runs give one every half minute
-STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", "not begun")
+SUPERSEDED = "of an earlier version"
+STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", SUPERSEDED, "not begun")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class RunState:
     Attributes:
         path: its directory.
         state: "finished", "diverged", "running", "stopped" (it says that it is running, but nobody runs it),
-            "interrupted" (by the user), "failed" or "damaged" (its files cannot be read).
+            "interrupted" (by the user), "failed", "damaged" (its files cannot be read) or "of an earlier version" of
+            the study, in which its learner had other options.
         about: for runs that have not finished, a sentence.
         notes: sentences about damaged files that were set aside.
     """
@@ -57,7 +59,8 @@ class Overview:
 
     def __post_init__(self) -> None:
         counts = {state: sum(run.state == state for run in self.runs) for state in STATES}
-        counts["not begun"] = max(0, (self.n_planned or 0) - len(self.runs))
+        current = len(self.runs) - counts[SUPERSEDED]
+        counts["not begun"] = max(0, (self.n_planned or 0) - current)
         object.__setattr__(self, "counts", counts)
 
     @property
@@ -68,7 +71,7 @@ class Overview:
     def text(self) -> str:
         """A few lines for people."""
         counts = ", ".join(f"{n:,} {state}" for state, n in self.counts.items() if n)
-        n_runs = max(len(self.runs), self.n_planned or 0)
+        n_runs = sum(self.counts.values())
         lines = [
             f"{self.folder}: {n_runs:,} run{'s' * (n_runs != 1)}: {counts}; {size(self.n_bytes)} on disk",
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
@@ -90,7 +93,7 @@ def overview(folder: Path) -> Overview:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    studies = [*folder.glob("study.json"), *folder.glob("*/study.json")]  # of one stream and network, or of several
+    studies = studies_in(folder)
     runs = []
     for directory, subdirectories, files in os.walk(folder):
         if "status.json" in files or "config.json" in files:
@@ -107,10 +110,18 @@ def overview(folder: Path) -> Overview:
     )
 
 
+def studies_in(folder: Path) -> list[Path]:
+    """The descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
+    parts = sorted(path for path in folder.glob("*/study.json") if not path.parent.is_symlink())
+    return [path for path in (folder / "study.json", *parts) if os.path.lexists(path)]
+
+
 def _run_state(path: Path) -> RunState:
     try:
-        status = read_json(path / "status.json") if (path / "status.json").exists() else {"state": "running"}
+        status = read_json(path / "status.json") if os.path.lexists(path / "status.json") else {"state": "running"}
         state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
+        if status.get("superseded"):
+            return RunState(path, SUPERSEDED)
         if state == "running":
             return RunState(path, *_running(path, status), notes)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,8 +151,11 @@ def _age(heartbeat: str) -> float:
 
 
 def _planned(studies: list[Path]) -> int | None:
-    """Number of runs of all studies together; None without any, or if one does not tell, as in earlier versions."""
-    counts = [read_json(path).get("n_runs") for path in studies]
+    """Number of runs of all studies together; None without any, or if one does not tell, as when it is damaged."""
+    try:
+        counts = [read_json(path).get("n_runs") for path in studies]
+    except (OSError, ValueError):  # the runs tell what there is
+        return None
     known = [count for count in counts if isinstance(count, int)]
     return sum(known) if known and len(known) == len(counts) else None
 

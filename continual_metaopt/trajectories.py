@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.files import open_regular
 from continual_metaopt.recording import read_json
 from streams.registry import unknown_name
 
@@ -85,7 +86,8 @@ def read_trajectory(path: str | Path) -> Trajectory:
         raise ValueError(
             f"the run at '{path}' is {state}, so its step sizes cannot be replayed; give that of a finished run"
         )
-    table = pq.read_table(path / "step_sizes.parquet", columns=["step", "block", "step_size"]).to_pandas()
+    with open_regular(path / "step_sizes.parquet") as file:
+        table = pq.read_table(file, columns=["step", "block", "step_size"]).to_pandas()
     if table.empty:
         raise ValueError(f"the run at '{path}' has recorded no step sizes; give a run of another learner")
     blocks = tuple(dict.fromkeys(table["block"].astype(str)))

@@ -45,6 +45,28 @@ def test_all_but_the_losses_is_kept(study, tmp_path, capsys):
     assert (tmp_path / "again" / "study" / "study.json").read_text() == '{"name": "synthetic"}'
 
 
+def test_links_do_not_bring_other_files_into_an_archive(study, tmp_path, capsys):
+    (tmp_path / "private.json").write_text('{"password": 1}')
+    (study / "study.json").unlink()
+    (study / "study.json").symlink_to("../private.json")
+    write_run(tmp_path / "private", "Secret", 0)
+    (study / "runs" / "linked").symlink_to(tmp_path / "private")
+    out = tmp_path / "records.tar.xz"
+    assert archive.main([str(study), "--out", str(out)]) == 0
+    with tarfile.open(out) as file:
+        names = file.getnames()
+    assert len(names) == 18
+    assert not [name for name in names if "study.json" in name or "linked" in name]
+
+    capsys.readouterr()
+    table = study / "runs" / "Meta-0" / "measurements.parquet"
+    table.unlink()
+    table.symlink_to(tmp_path / "private.json")
+    assert archive.main([str(study), "--out", str(tmp_path / "other.tar.xz")]) == 2
+    assert f"'{table}' is a link, not a file" in capsys.readouterr().err
+    assert not (tmp_path / "other.tar.xz").exists()
+
+
 def test_losses_of_a_regression_are_its_score_and_kept(tmp_path):
     for label, errors in {"A": [1.0, 0.5], "B": [0.8, 0.2]}.items():
         write_regression(tmp_path / "study", label, 0, errors)

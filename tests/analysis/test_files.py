@@ -69,6 +69,14 @@ def test_names_of_files_differ_where_labels_do() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "label", ["..", ".", "...", "../..", "/", "\\", "~", ".hidden", "-rf", "a/../b", "x\0y", "\n", ""]
+)
+def test_names_of_files_lead_nowhere_else(label: str) -> None:
+    for separator in "_-":
+        assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", file_names([label], separator)[label])
+
+
 def test_names_of_files_are_not_too_long() -> None:
     names = file_names([f"{'α' * 300} {number}" for number in range(2)])
     assert list(names.values()) == ["alpha" * 24, f"{'alpha' * 24}_2"]

@@ -148,7 +148,16 @@ def test_a_list_of_networks_alone_leaves_the_stream_as_it_is(tmp_path: Path) -> 
         ({"streams": [STREAM, STREAM]}, "streams: several have the label 'permuted_inputs'; give each its own"),
         (
             {"networks": [{"name": "mlp", "label": "a/b"}]},
-            "networks.0: needs a label of letters, digits, '.', '_' and '-' (given: 'a/b')",
+            "networks.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or '_' "
+            "(given: 'a/b')",
+        ),
+        *(
+            (
+                {"stream": None, "streams": [{"label": label, **STREAM}]},
+                "streams.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or "
+                f"'_' (given: {label!r})",
+            )
+            for label in ("..", ".", ".hidden", "-rf", "../x", "a\n")
         ),
         (
             {"networks": [{"name": "mlp"}, {"name": "linear", "hidden": [3]}]},

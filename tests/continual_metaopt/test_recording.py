@@ -185,12 +185,14 @@ def test_resuming_removes_what_came_after_the_checkpoint(tmp_path: Path) -> None
     progress = read_json(tmp_path / "checkpoint.pt")
     # as if the earlier attempt had been killed while it merged its parts
     (tmp_path / "samples.parquet").write_bytes(b"whole, but of another attempt")
+    write_json(tmp_path / "written.json", read_json(tmp_path / "written.json") | {"tables": True})
 
     directory = RunDirectory(tmp_path)
     directory.resume(progress)
 
     assert parts_of(tmp_path) == expected
     assert not (tmp_path / "samples.parquet").exists()
+    assert not (tmp_path / "damaged").exists()
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["step"]) == ("running", 10)
     directory.observe(portion(10, 2, 2))
@@ -212,12 +214,14 @@ def test_wall_time_goes_on_over_resumptions(tmp_path: Path) -> None:
     assert status["samples_per_second"] == 3.0
 
 
-def test_starting_removes_what_an_earlier_attempt_left(tmp_path: Path) -> None:
+def test_starting_removes_what_an_earlier_attempt_has_listed(tmp_path: Path) -> None:
     with_parts(tmp_path).finish("failed", "killed", None, keep_parts=True)
-    (tmp_path / "experiences.parquet").write_bytes(b"half")
+    assert read_json(tmp_path / "written.json") == {"n_parts": 3, "tables": False, "checkpoints": ["checkpoint.pt"]}
+    (tmp_path / "experiences.parquet").write_bytes(b"another's")
 
     RunDirectory(tmp_path).start({"run_id": "new"})
 
+    assert (tmp_path / "damaged" / "experiences.parquet").read_bytes() == b"another's"
     assert not any((tmp_path / name).exists() or (tmp_path / f"{name}.parquet").exists() for name in TABLES)
     assert read_json(tmp_path / "config.json") == {"run_id": "new"}
     assert read_json(tmp_path / "status.json")["step"] == 0
