@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.files import is_regular, open_regular, read_regular, write_whole
-from analysis.runs import TABLES, load_runs
+from analysis.records import TABLES
+from analysis.runs import load_runs
 from analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"

@@ -19,7 +19,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analysis.files import write_whole
-from analysis.runs import Runs, read_status
+from analysis.records import read_status
+from analysis.runs import Runs
 from analysis.statistics import mean_interval, online_accuracy
 from analysis.tables import interval_text
 from analysis.tuning import chosen_setting, selection_of

@@ -27,7 +27,7 @@ def for_terminal(text: object) -> str:
         text: of several lines, perhaps.
 
     Returns:
-        The text with control characters as they are written in Python, such as `\\x1b`. Line breaks and tabs stay.
+        The text with control characters as Python writes them, backslash and number. Line breaks and tabs stay.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), _joined(str(text)))
 

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from analysis.escaping import no_formula
 from analysis.files import file_names, is_regular, read_regular
-from analysis.runs import TABLES, Runs, read_status
+from analysis.records import TABLES, read_status
+from analysis.runs import Runs
 
 Format = Literal["csv", "parquet", "tensorboard", "wandb"]
 
@@ -104,7 +105,7 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
 
 
 def write_csv(runs: Runs, folder: Path) -> list[Path]:
-    """Write each table as a CSV file. Lists are JSON, what is missing is empty, and no text is a formula to a spreadsheet.
+    """Write each table as a CSV file. Lists are JSON, what is missing is empty, and no text is read as a formula.
 
     Args:
         runs: the runs.
@@ -309,7 +310,9 @@ def _as_plain_text(batch: pa.RecordBatch) -> pa.RecordBatch:
     for index, field in enumerate(batch.schema):
         column = batch.column(index)
         if pa.types.is_list(field.type):
-            column = pa.array([None if value is None else json.dumps(value) for value in column.to_pylist()], pa.string())
+            column = pa.array(
+                [None if value is None else json.dumps(value) for value in column.to_pylist()], pa.string()
+            )
         elif pa.types.is_string(field.type):
             known = column.dictionary_encode()
             texts = pa.array([no_formula(text) for text in known.dictionary.to_pylist()], pa.string())

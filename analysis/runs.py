@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.files import open_regular, read_regular
+from analysis.files import open_regular
+from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, check_table, read_config, read_status
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
-STATES = ("running", "finished", "diverged", "failed")
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "samples": ("step", "experience", "correct", "loss"),
-    "step_sizes": ("step", "block", "step_size", "q05", "q25", "q75", "q95"),
-    "measurements": ("step", "quantity", "block", "statistic", "value"),
-    "experiences": (
-        "experience",
-        "classes",
-        "first_step",
-        "n_samples",
-        "n_seen_before",
-        "n_correct",
-        "online_accuracy",
-        "mean_loss",
-        "test_accuracy",
-    ),
-}
+SMALL, KEPT = 2**16, 2**23  # bytes of a table that is kept in memory, and values of all of them
 
-# that runs of earlier versions lack; NaN there
-_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "step_sizes": ("q05", "q25", "q75", "q95"),
-    "experiences": ("mean_loss",),
-}
-
-_CONFIG_KEYS = (
-    "run_id",
-    "study",
-    "label",
-    "purpose",
-    "stream",
-    "seed",
-    "evaluate",
-    "learned_step_sizes",
-    "stream_info",
-    "blocks",
-    "n_parameters",
-)
-REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 # Options of a stream that do not decide what it presents: where files lie, and how they are read.
 _NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
-_STREAM_KEYS = ("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "boundaries")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +38,14 @@ class Runs:
             regressions).
         configs: the content of `config.json` of each run, by path.
         n_superseded: how many runs of earlier versions of a study were left out.
+        left_out: what is wrong with directories that were left out because they cannot be read, by path.
     """
 
     table: pd.DataFrame
     configs: dict[str, dict[str, Any]]
     n_superseded: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    _kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -125,6 +92,10 @@ class Runs:
             rows.append((len(correct), correct.sum()) if every == 1 else (step, n_correct))
         return pd.DataFrame(rows, index=pd.Index(ended["path"], name="run"), columns=["n_rows", "n_correct"])
 
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        return dict(zip(self.table["path"], self.table["state"], strict=True))
+
     def correct(self, run: str) -> np.ndarray:
         """Whether each prediction of one run was correct.
 
@@ -139,7 +110,7 @@ class Runs:
             ValueError: a finished run lacks samples, or a run has more samples than its stream.
         """
         correct = self.read(run, "samples", ["correct"])["correct"].to_numpy(dtype=float, na_value=np.nan)
-        state = self.table.loc[self.table["path"] == run, "state"].item()
+        state = self._states[run]
         n_samples, every = self.configs[run]["stream_info"]["n_samples"], record_samples_every(self.configs[run])
         expected = -(-n_samples // every)
         if len(correct) > expected or (state == "finished" and len(correct) != expected):
@@ -164,7 +135,7 @@ class Runs:
         Raises:
             ValueError: a file cannot be read, or lacks a column.
         """
-        return _read_table(Path(run), table, list(columns or TABLES[table]))
+        return self._kept.read(Path(run), self.configs[run], table, list(columns or TABLES[table]))
 
     def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
@@ -172,7 +143,7 @@ class Runs:
         Yields:
             Batches of at most 65,536 rows, with null for columns that runs of earlier versions lack.
         """
-        yield from _batches(Path(run), table, list(columns or TABLES[table]))
+        yield from _batches(Path(run), self.configs[run], table, list(columns or TABLES[table]))
 
     def select(self, **equals: Any) -> Runs:
         """Keep the runs whose columns equal the given values.
@@ -207,8 +178,34 @@ class Runs:
         Returns:
             These runs, in the order of `table`.
         """
-        table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
-        return Runs(table, {path: self.configs[path] for path in table["path"]})
+        table = self.table[self.table["path"].isin(set(paths))].reset_index(drop=True)
+        return Runs(table, {path: self.configs[path] for path in table["path"]}, _kept=self._kept)
+
+    def readable(self) -> Runs:
+        """Leave out runs of which a table cannot be read; `left_out` says which and why.
+
+        Returns:
+            The others, in the same order.
+
+        Raises:
+            ValueError: there is no other.
+        """
+        left_out = {}
+        for path, state in self._states.items():
+            try:
+                for name in TABLES:
+                    if _is_small(Path(path), name):
+                        self.read(path, name)
+                    else:
+                        collections.deque(self.batches(path, name), maxlen=0)
+                if state in ("finished", "diverged"):
+                    self.correct(path)
+            except (OSError, ValueError) as error:
+                left_out[path] = str(error)
+        if left_out and len(left_out) == len(self):
+            raise ValueError(next(iter(left_out.values())))
+        kept = self.among(path for path in self.table["path"] if path not in left_out)
+        return replace(kept, n_superseded=self.n_superseded, left_out={**self.left_out, **left_out})
 
     def by_stream(self) -> dict[str, Runs]:
         """Split into sets that ran on the same stream, apart from its seed.
@@ -289,6 +286,7 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
     """Find all run directories at or below some paths and read what was run and how it went.
 
     Runs of an earlier version of a study, whose learner has other options now, are left out unless a path names them.
+    So are directories whose descriptions cannot be read, as long as others can: `Runs.left_out` says which and why.
 
     Args:
         *paths: directories. A run directory is one that holds `config.json`. Links below them are not followed.
@@ -300,25 +298,37 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
 
     Raises:
         FileNotFoundError: a path does not exist, or there is no run directory.
-        ValueError: a file cannot be understood, or no run has this purpose.
+        ValueError: no description can be understood, or no run has this purpose.
     """
     if not paths:
         raise ValueError("load_runs needs at least one path")
     # A run that is reached through two of the paths is one run.
     directories = list({found.resolve(): found for path in paths for found in _run_directories(Path(path))}.values())
     named = {Path(path) for path in paths}
-    current = [found for found in directories if found in named or not is_superseded(found)]
-    configs = {str(directory): _read_config(directory) for directory in current}
-    kept = {path: config for path, config in configs.items() if purpose in (None, config["purpose"])}
+    read: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    n_superseded = 0
+    for directory in directories:
+        try:
+            status = read_status(directory)
+            if status.get("superseded") and directory not in named:
+                n_superseded += 1
+                continue
+            read[str(directory)] = read_config(directory), status
+        except ValueError as error:
+            left_out[str(directory)] = str(error)
+    if left_out and not read:
+        raise ValueError(next(iter(left_out.values())))
+    kept = {path: config for path, (config, _) in read.items() if purpose in (None, config["purpose"])}
     if not kept:
-        found = ", ".join(sorted({config["purpose"] for config in configs.values()}))
+        found = ", ".join(sorted({config["purpose"] for config, _ in read.values()}))
         raise ValueError(
-            f"none of the {len(configs)} runs found has the purpose {purpose!r} (found: {found}); "
+            f"none of the {len(read)} runs found has the purpose {purpose!r} (found: {found}); "
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], read_status(Path(path))) for path in ordered])
-    return Runs(table, {path: kept[path] for path in ordered}, len(directories) - len(current))
+    table = pd.DataFrame([_row(path, kept[path], read[path][1]) for path in ordered])
+    return Runs(table, {path: kept[path] for path in ordered}, n_superseded, left_out)
 
 
 def record_samples_every(config: Mapping[str, Any]) -> int:
@@ -339,71 +349,6 @@ def _run_directories(root: Path) -> Iterator[Path]:
             yield Path(directory)
     if not found:
         raise FileNotFoundError(f"{root}: no run directory (a directory with config.json) here or below")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_regular(path).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); {REPAIR}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: is not a JSON object; {REPAIR}")
-    return content
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    config = _read_json(path)
-    version = config.get("schema_version")
-    if version is None:
-        raise ValueError(f"{path}: has no schema_version, so it is not a run's; pass only directories of runs")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version {version} is not supported, only {SCHEMA_VERSION}; "
-            "use the version of this package that wrote the run"
-        )
-    missing = [key for key in _CONFIG_KEYS if key not in config]
-    missing += [f"stream_info.{key}" for key in _STREAM_KEYS if key not in config.get("stream_info", {})]
-    if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; {REPAIR}")
-    return config
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """Read how a run went.
-
-    Args:
-        directory: of the run.
-
-    Returns:
-        The content of `status.json`; the state "running" if it has not been written yet.
-
-    Raises:
-        ValueError: the file cannot be understood.
-    """
-    path = directory / "status.json"
-    if not path.exists():
-        # The two files are not written at the same instant: such a run has only just started.
-        return {"state": "running", "reason": "status.json has not been written yet"}
-    status = _read_json(path)
-    if status.get("state") not in STATES:
-        raise ValueError(f"{path}: state {status.get('state')!r} is none of {', '.join(STATES)}; {REPAIR}")
-    return status
-
-
-def is_superseded(directory: Path) -> bool:
-    """Whether a run has been replaced by another of the same learner and seed, in a later version of its study.
-
-    Args:
-        directory: of the run.
-
-    Returns:
-        What its `status.json` says; False where that cannot be read.
-    """
-    try:
-        return bool(_read_json(directory / "status.json").get("superseded"))
-    except ValueError:
-        return False
 
 
 def _sort_key(path: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -483,10 +428,53 @@ def _files(directory: Path, name: str) -> list[Path]:
     return [whole] if os.path.lexists(whole) else parts
 
 
-def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
+class _Kept:
+    """Small tables that have been read, up to so many values in all: a report asks for each table again and again."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[Path, str], pd.DataFrame] = {}
+        self._n_values = 0
+
+    def read(self, directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
+        """A table of a run, as `read_table` gives it; a copy of its own."""
+        table = self._tables.get((directory, name))
+        if table is None:
+            if not _is_small(directory, name):
+                return read_table(directory, config, name, columns)
+            table = read_table(directory, config, name, list(TABLES[name]))
+            if self._n_values + table.size <= KEPT:
+                self._tables[directory, name] = table
+                self._n_values += table.size
+        return table[columns].copy()
+
+
+def _is_small(directory: Path, name: str) -> bool:
+    try:
+        return sum(file.lstat().st_size for file in _files(directory, name)) <= SMALL
+    except FileNotFoundError:  # the run has ended meanwhile
+        return False
+
+
+def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read one table of a run, from the merged file or from its parts, if it can be one of this run.
+
+    Args:
+        directory: of the run.
+        config: the content of its `config.json`, from `analysis.records.read_config`.
+        name: of the table.
+        columns: the columns to read.
+
+    Returns:
+        The table; without rows if nothing has been written yet.
+
+    Raises:
+        ValueError: a file cannot be read, lacks a column, or holds other types or more rows than such a run has.
+    """
     for attempt in range(2):
         try:
-            return _read_files(_files(directory, name), columns, _ADDED_COLUMNS.get(name, ()))
+            frames = [_read_file(file, config, name, list(columns)) for file in _files(directory, name)]
+            filled = [frame for frame in frames if len(frame)]
+            return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
@@ -494,13 +482,45 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     raise AssertionError("unreachable")
 
 
-def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
+    from pyarrow import parquet
+
+    try:
+        with open_regular(file) as opened:
+            present = [column for column in columns if column in check_table(opened, config, name, columns).names]
+            texts = [column for column in present if column in TEXTS]
+            with parquet.ParquetFile(opened, page_checksum_verification=True, read_dictionary=texts) as content:
+                table = content.read(columns=present)
+            for column in texts:
+                table = table.set_column(
+                    table.schema.get_field_index(column), column, _short_texts(table.column(column), column)
+                )
+            return table.to_pandas(ignore_metadata=True).reindex(columns=columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(file, columns, error) from error
+
+
+def _short_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column of text as such, whose values are names: a short file could repeat a long text a million times."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for chunk in column.chunks:
+        known = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        if len(known) and (compute.max(compute.binary_length(known)).as_py() or 0) > MAX_TEXT:
+            raise ValueError(f"its column {name} holds a text of more than {MAX_TEXT:,} bytes")
+    return column.cast(pa.string())
+
+
+def _batches(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     n_given = 0
     for attempt in range(2):
         try:
             n_to_skip = n_given
             for file in _files(directory, name):
-                for batch in _batches_of_file(file, columns, _ADDED_COLUMNS.get(name, ())):
+                for batch in _batches_of_file(file, config, name, columns):
                     new = batch.slice(min(n_to_skip, len(batch)))
                     n_to_skip -= len(batch) - len(new)
                     n_given += len(new)
@@ -513,20 +533,19 @@ def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.Reco
                 raise
 
 
-def _batches_of_file(file: Path, columns: list[str], added: Collection[str]) -> Iterator[pa.RecordBatch]:
+def _batches_of_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        with open_regular(file) as opened, parquet.ParquetFile(opened) as content:
-            known = content.schema_arrow.names
+        with open_regular(file) as opened:
+            known = check_table(opened, config, name, columns).names
             absent = [column for column in columns if column not in known]
-            if not set(absent) <= set(added):
-                raise ValueError(f"it lacks {absent[0]}")
-            for batch in content.iter_batches(columns=[column for column in columns if column in known]):
-                for column in absent:
-                    batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
-                yield batch.select(columns)
+            with parquet.ParquetFile(opened, page_checksum_verification=True) as content:
+                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
+                    for column in absent:
+                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                    yield batch.select(columns)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -536,30 +555,3 @@ def _batches_of_file(file: Path, columns: list[str], added: Collection[str]) -> 
 def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); {REPAIR}")
-
-
-def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
-    frames = []
-    for file in files:
-        try:
-            # Without partitioning=None, a folder called "seed=1" would become a column.
-            with open_regular(file) as opened:
-                present = _present(opened, columns, added)
-                frame = pd.read_parquet(opened, columns=present, partitioning=None, page_checksum_verification=True)
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError) as error:
-            raise _unreadable(file, columns, error) from error
-        if len(frame):
-            frames.append(frame.reindex(columns=columns))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def _present(file: BinaryIO, columns: list[str], added: Collection[str]) -> list[str]:
-    """The columns to read of a file, which may lack those that later versions have added."""
-    if not any(column in added for column in columns):
-        return columns
-    from pyarrow import parquet
-
-    known = parquet.read_schema(file).names
-    return [column for column in columns if column in known or column not in added]

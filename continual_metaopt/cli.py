@@ -16,17 +16,18 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from analysis.escaping import for_terminal
-from analysis.files import is_regular, real_folder
+from analysis.files import real_folder
+from analysis.records import read_status
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.recording import read_json
 from continual_metaopt.study_lock import StudyLocked
 from streams.stream import StreamAbout
 
 if TYPE_CHECKING:
+    from analysis import Runs
     from continual_metaopt.backends import Backend
 
 DEFAULT_STUDY = "quick"
@@ -324,8 +325,12 @@ def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None
     except KeyboardInterrupt:
         again = shlex.join([PROGRAM, "report", str(folder)])
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
-    for status in (path / "status.json" for path in (*runs, *selection)):
-        for note in read_json(status).get("notes", []) if is_regular(status) else []:
+    for path in (*runs, *selection):
+        try:
+            notes = read_status(path).get("notes", [])
+        except ValueError:  # which the report has left out, and said so
+            continue
+        for note in notes:
             _complain(f"noted: {note}")
 
 
@@ -401,7 +406,8 @@ def export(
     from analysis.export import export as write_export
     from analysis.runs import load_runs
 
-    runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
+    runs = load_runs(directory, purpose=None if purpose == "all" else purpose).readable()
+    _say_left_out(runs)
     try:
         for path in write_export(runs, out or real_folder(directory / "export") / format, format):
             _print(f"wrote {path}")
@@ -586,8 +592,10 @@ def _show_report(
     from analysis.report import by_stream_and_network
     from analysis.tables import caption
 
-    loaded = load_runs(*runs)
-    tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
+    found = load_runs(*runs, *selection, purpose=None).readable()
+    loaded, tried = found.select(purpose="report"), found.select(purpose="selection")
+    if not len(loaded):
+        load_runs(*runs)  # which says what is missing
     parts = by_stream_and_network(loaded)
     for title, part in parts.items():
         table = comparison_table(part, diverged=diverged, selection=tried)
@@ -596,8 +604,14 @@ def _show_report(
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
-    if n := loaded.n_superseded:
+    _say_left_out(found)
+    if n := found.n_superseded:
         _complain(f"left out: {n} run{'s' * (n != 1)} of earlier versions of the study")
+
+
+def _say_left_out(runs: "Runs") -> None:
+    for reason in runs.left_out.values():
+        _complain(f"left out: {reason}")
 
 
 def _print(text: str) -> None:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from analysis.escaping import one_line
+from analysis.records import read_config, read_status
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.jobs import lines_by_reason
 from continual_metaopt.processes import describe_owner, is_alive
@@ -77,11 +79,13 @@ class Overview:
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
         ]
         for state in ("running", "stopped"):
-            lines += [f"{state}: {run.path.name}: {run.about}" for run in self.runs if run.state == state]
+            lines += [
+                f"{state}: {one_line(f'{run.path.name}: {run.about}')}" for run in self.runs if run.state == state
+            ]
         for state in ("diverged", "failed", "damaged"):
             reasons = {run.path: run.about for run in self.runs if run.state == state}
-            lines += [f"{state}: {line}" for line in lines_by_reason(reasons)]
-        lines += [f"noted: {note}" for run in self.runs for note in run.notes]
+            lines += [f"{state}: {one_line(line)}" for line in lines_by_reason(reasons)]
+        lines += [f"noted: {one_line(note)}" for run in self.runs for note in run.notes]
         return "\n".join(lines)
 
 
@@ -118,23 +122,25 @@ def studies_in(folder: Path) -> list[Path]:
 
 def _run_state(path: Path) -> RunState:
     try:
-        status = read_json(path / "status.json") if os.path.lexists(path / "status.json") else {"state": "running"}
+        if not os.path.lexists(path / "status.json"):
+            return RunState(path, *_running(path, {}))
+        status = read_status(path)
         state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
         if status.get("superseded"):
             return RunState(path, SUPERSEDED)
         if state == "running":
             return RunState(path, *_running(path, status), notes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return RunState(path, "damaged", str(error))
     return RunState(path, "interrupted" if reason == INTERRUPTED else state, reason, notes)
 
 
 def _running(path: Path, status: dict[str, Any]) -> tuple[str, str]:
     """Whether a run that says that it is running does, and how far it is."""
-    total = read_json(path / "config.json")["stream_info"]["n_samples"]
+    total = read_config(path)["stream_info"]["n_samples"]
     step, speed = status.get("step", 0), status.get("samples_per_second")
     parts = [f"{step / total:.0%} of {total:,} samples"]
-    age = _age(status["heartbeat"]) if "heartbeat" in status else None
+    age = _age(status["heartbeat"]) if status.get("heartbeat") else None
     alive = is_alive(status.get("owner") or {})
     stopped = alive is False or (alive is None and age is not None and age > SECONDS_WITHOUT_SIGN_OF_LIFE)
     if speed and not stopped:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -21,10 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.files import is_regular, open_regular, read_regular, real_folder, write_whole
+from analysis.records import check_table, read_object
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.in_use import require_own
 from continual_metaopt.optim.summaries import QUANTILES
 from continual_metaopt.processes import this_process
+from streams.stream import StreamInfo
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
@@ -310,7 +313,9 @@ class RunDirectory:
         return {name: value for name, value in earlier.items() if name in progress}
 
 
-def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]], run_id: str) -> dict[str, Any] | None:
+def load_checkpoint(
+    run: Path, name: str, read: Callable[[Path], dict[str, Any]], run_id: str, stream: StreamInfo
+) -> dict[str, Any] | None:
     """What a run directory's checkpoint holds, if it is whole and the parts that go with it are there.
 
     Otherwise all that was recorded is set aside (``set_aside``), and the run can begin again.
@@ -320,6 +325,7 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
         name: of the file, ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``.
         read: reads it: what ``RunUnderWay.progress`` returned, and more.
         run_id: of the run that is to go on.
+        stream: what it learns from.
 
     Returns:
         None if there is nothing to go on from.
@@ -338,14 +344,15 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
             raise KeyError(*missing)
         if content["run_id"] != run_id:
             raise ValueError(f"it belongs to run {content['run_id']}")
+        _require_possible(content, stream)
         suspect = run / "config.json"
-        read_json(suspect)
+        described = {"stream_info": stream.as_record(), "blocks": read_json(suspect).get("blocks", [])}
         for table in TABLES:
             parts = _parts(run, table)
             for number in range(content["progress"]["n_parts"]):
                 suspect = parts.get(number, run / table / f"part-{number:05d}.parquet")
                 with open_regular(suspect) as part:
-                    pq.read_metadata(part)
+                    check_table(part, described, table, TABLES[table].names)
     except KeyError as error:
         raise ValueError(of_another_version(path)) from error
     except Exception as error:  # whatever NumPy, PyTorch or PyArrow make of damaged files
@@ -354,6 +361,34 @@ def load_checkpoint(run: Path, name: str, read: Callable[[Path], dict[str, Any]]
         set_aside(run, suspect, error)
         return None
     return content
+
+
+def _require_possible(content: dict[str, Any], stream: StreamInfo) -> None:
+    """Check that a run on a stream can have come as far as a checkpoint says.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    n_ended, n_samples, progress = content["n_ended"], content["n_samples"], content["progress"]
+    starts = [*stream.boundaries, stream.for_learner.n_samples]
+    whole = {name: content[name] for name in ("n_ended", "n_samples", "n_correct", "n_correct_in_experience")}
+    whole |= {f"progress.{name}": progress[name] for name in ("n_parts", "step")}
+    for name, value in whole.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"its {name} is {value!r}, no number of anything")
+    numbers = {"loss_in_experience": content["loss_in_experience"]}
+    numbers |= {f"progress.{name}": progress[name] for name in ("wall_time", "learning_time")}
+    for name, value in numbers.items():
+        if not isinstance(value, float | int) or math.isnan(value):
+            raise ValueError(f"its {name} is {value!r}, no number")
+    if n_ended >= len(starts) or not starts[n_ended] <= n_samples <= starts[min(n_ended + 1, len(starts) - 1)]:
+        raise ValueError(
+            f"it has ended {n_ended} experiences after {n_samples} samples, but the stream's begin at {starts[:-1]}"
+        )
+    within = n_samples - starts[n_ended]
+    counts = whole["n_correct_in_experience"], whole["n_correct"], progress.get("n_correct") or 0
+    if counts[0] > within or counts[1] > n_samples or not 0 <= counts[2] <= n_samples or progress["step"] != n_samples:
+        raise ValueError(f"its counts {counts} do not go with {n_samples} samples")
 
 
 def of_another_version(checkpoint: Path) -> str:
@@ -549,19 +584,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not a regular file, too large or damaged; the message names it.
     """
-    text = read_regular(path)
     try:
-        content = json.loads(text.decode("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-    except (ValueError, RecursionError) as error:
+        return read_object(path)
+    except ValueError as error:
         raise ValueError(f"'{path}' is damaged ({error})") from error
-    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    """Write a JSON object, whole or not at all.
+
+    Raises:
+        ValueError: a number is not finite, which JSON has no name for.
+    """
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

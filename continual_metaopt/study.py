@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from analysis.escaping import for_terminal
-from analysis.files import open_regular, real_folder
+from analysis.files import real_folder
+from analysis.records import read_config, read_status
+from analysis.runs import read_table
 from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
@@ -381,19 +381,17 @@ def mean_score(jobs: list[Job]) -> float:
 
 def average_score(path: Path) -> float:
     """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
-    config = read_json(path / "config.json")
-    regression = config["stream_info"]["task"] == "regression"
-    if read_json(path / "status.json")["state"] != "finished":
+    config = read_config(path)
+    regression = config["stream_info"].get("task") == "regression"
+    if read_status(path)["state"] != "finished":
         return -math.inf if regression else 0.0
     if config.get("record_samples_every", 1) > 1:
-        with open_regular(path / "experiences.parquet") as file:
-            rows = pq.read_table(file).to_pandas()
+        rows = read_table(path, config, "experiences", ["n_samples", "n_correct", "mean_loss"])
         sums = rows["mean_loss"] * rows["n_samples"] if regression else rows["n_correct"]
         mean = float(sums.sum() / rows["n_samples"].sum())
     else:
         column = "loss" if regression else "correct"
-        with open_regular(path / "samples.parquet") as file:
-            mean = float(pq.read_table(file, columns=[column]).column(column).to_pandas().mean())
+        mean = float(read_table(path, config, "samples", [column])[column].mean())
     return -mean if regression else mean
 
 

@@ -135,6 +135,7 @@ class RunUnderWay(ABC):
             self.directory.start(self._record(blocks, n_parameters))
             return
         self._require_same_stream()
+        self._note_where_it_goes_on(checkpoint["n_samples"])
         self.directory.resume(checkpoint["progress"])
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
@@ -228,6 +229,16 @@ class RunUnderWay(ABC):
                 "the stored images or the stream's code have changed. Bring them back to go on, or move "
                 f"'{self.directory.path}' elsewhere to begin again"
             )
+
+    def _note_where_it_goes_on(self, step: int) -> None:
+        """Add versions and machine to the description if they are not those of the attempt before."""
+        path = self.directory.path / "config.json"
+        record = read_json(path)
+        before = record.get("resumed", [])
+        now = {"versions": describe_software(), "platform": describe_platform(THREADS)}
+        last = before[-1] if before else record
+        if any(last.get(name) != value for name, value in now.items()):
+            write_json(path, record | {"resumed": [*before, {"step": step, **now}]})
 
     def _record(self, blocks: list[str], n_parameters: int) -> dict[str, Any]:
         """The content of config.json."""

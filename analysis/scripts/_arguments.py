@@ -179,8 +179,11 @@ def run_command(
     status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:
         purpose = None if arguments.purpose == "all" else arguments.purpose
+        runs = load_runs(*arguments.paths, purpose=purpose).readable()
+        for reason in runs.left_out.values():
+            print(f"left out: {one_line(reason)}", file=sys.stderr)
         with redirect_stdout(said):
-            for path in write(load_runs(*arguments.paths, purpose=purpose), arguments):
+            for path in write(runs, arguments):
                 print(path)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)

@@ -5,7 +5,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analysis import comparison_table, load_runs
-from analysis.runs import TABLES
+from analysis.records import TABLES
 from analysis.scripts import archive
 
 from .synthetic import write_regression, write_run

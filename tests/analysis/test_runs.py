@@ -116,14 +116,14 @@ def test_config_that_cannot_be_understood(tmp_path):
     with pytest.raises(ValueError, match="is not a JSON object"):
         load_runs(tmp_path)
     config.write_text('{"schema')
-    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it or remove"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it, or move the run"):
         load_runs(tmp_path)
 
 
 def test_status_that_cannot_be_understood(tmp_path):
     status = write_run(tmp_path) / "status.json"
     edit(status, state="lost")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state 'lost' is none of running, finished"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state \\"lost\\" is none of running, finished"):
         load_runs(tmp_path)
     status.write_text("")
     with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: cannot be read"):
