@@ -53,7 +53,7 @@ def _make(argv: Sequence[str]) -> list[Path]:
     parser.add_argument("--label", help="which learner (default: the only one)")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="the file (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    runs = load_runs(*arguments.paths, purpose=None)
+    runs = load_runs(*arguments.paths, purpose=None).readable()
     selection = runs.select(purpose="selection")
     result = make_result(runs.select(purpose="report"), selection, arguments.definition, arguments.label)
     return [write_result(result, arguments.out)]

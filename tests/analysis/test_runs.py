@@ -123,7 +123,7 @@ def test_config_that_cannot_be_understood(tmp_path):
 def test_status_that_cannot_be_understood(tmp_path):
     status = write_run(tmp_path) / "status.json"
     edit(status, state="lost")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state \\"lost\\" is none of running, finished"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state .lost. is none of running, finished"):
         load_runs(tmp_path)
     status.write_text("")
     with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: cannot be read"):
