@@ -1,5 +1,4 @@
 import json
-import os
 import re
 
 import pyarrow as pa
@@ -173,7 +172,7 @@ def test_few_bytes_hold_no_millions_of_values(tmp_path):
     edit(run / "config.json", stream_info=config["stream_info"] | {"n_samples": 2**31 - 1})
     rows = pa.repeat(True, 5_000_000)
     pq.write_table(pa.table({"correct": rows}), run / "samples.parquet", compression="zstd")
-    assert os.path.getsize(run / "samples.parquet") < 100_000
+    assert (run / "samples.parquet").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"\(5,000,000 values with .* bytes in a column are too many for"):
         load_runs(run).read(str(run), "samples", ["correct"])
 
