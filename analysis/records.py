@@ -338,9 +338,9 @@ def _refuse(name: Literal["NaN", "Infinity", "-Infinity"] | str) -> float:
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > 19 or abs(value := int(digits)) > LARGEST:
+    if len(digits) > 20 or abs(value := int(digits)) > LARGEST:
         raise ValueError(f"the whole number {_shortened(digits, 30)} is too large")
-    return -value if digits.startswith("-") else value
+    return value
 
 
 def _finite(digits: str) -> float:

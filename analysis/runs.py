@@ -135,7 +135,8 @@ class Runs:
         Raises:
             ValueError: a file cannot be read, or lacks a column.
         """
-        return self._kept.read(Path(run), self.configs[run], table, list(columns or TABLES[table]))
+        read = self._kept.read if self._states[run] in ("finished", "diverged") else read_table
+        return read(Path(run), self.configs[run], table, list(columns or TABLES[table]))
 
     def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
@@ -441,7 +442,10 @@ class _Kept:
         if table is None:
             if not _is_small(directory, name):
                 return read_table(directory, config, name, columns)
-            table = read_table(directory, config, name, list(TABLES[name]))
+            try:
+                table = read_table(directory, config, name, list(TABLES[name]))
+            except ValueError:  # of a column, perhaps, that is not asked for
+                return read_table(directory, config, name, columns)
             if self._n_values + table.size <= KEPT:
                 self._tables[directory, name] = table
                 self._n_values += table.size

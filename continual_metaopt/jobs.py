@@ -1,5 +1,6 @@
 """What a study hands to a backend: runs and where they are recorded; and what may come back instead of a result."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,7 @@ def run_folder_name(config: RunConfig, others: Iterable[str] = ()) -> str:
     return f"{plain}-seed{config.seed}-{config.run_id}"
 
 
+@functools.lru_cache(maxsize=4096)  # a study compares each label with all before it, for each of its runs
 def _plain(label: str) -> str:
     """A label as a part of a name."""
     return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")[:MAX_LABEL] or "run"

@@ -72,7 +72,7 @@ def test_what_a_run_is_called_reaches_no_file_raw(tmp_path, capsys):
     runs = load_runs(tmp_path / "runs")
     table = comparison_table(runs, baseline=EVIL)
     written = {path.suffix: path.read_text() for path in write_tables(table, tmp_path / "out")}
-    assert [line[:1] for line in written[".tex"].splitlines() if "input" in line] == ["%", " "]
+    assert [line[:1] for line in written[".tex"].splitlines() if "input" in line] == ["%", " ", " "]
     assert all("\x1b" not in text and "\r" not in text for text in written.values())
     assert [row[0] for row in csv.reader(io.StringIO(written[".csv"]))][1:] == [one_line(EVIL), "'=1+1"]
     exported = (tmp_path / "csv" / "runs.csv").read_text() if export(runs, tmp_path / "csv", "csv") else ""
