@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.files import open_regular
+from analysis.files import open_regular, with_home
 from continual_metaopt.recording import read_json
 from streams.registry import unknown_name
 
@@ -75,7 +75,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
     """
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = Path(*with_home([str(path)]))
     try:
         info, state = read_json(path / "config.json")["stream_info"], read_json(path / "status.json")["state"]
     except (FileNotFoundError, NotADirectoryError):
