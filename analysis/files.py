@@ -85,6 +85,26 @@ def _require_regular(path: Path, facts: os.stat_result) -> None:
         raise ValueError(f"'{path}' is {kind}, not a file")
 
 
+def with_home(arguments: Iterable[str]) -> list[str]:
+    """Spell out ~ at the beginning of paths, which shells leave to programs in `--out=~/x`.
+
+    Args:
+        arguments: of a command.
+
+    Returns:
+        The arguments, with the user's home in place of `~`, and another's in place of `~name`, where there is one.
+    """
+    flag_and_path = re.compile(r"(--[\w.-]+=)?(~[\w.-]*(?:/.*)?)", re.DOTALL)
+
+    def spelt_out(argument: str) -> str:
+        parts = flag_and_path.fullmatch(argument)
+        if not parts:
+            return argument
+        return (parts[1] or "") + os.path.expanduser(parts[2])  # noqa: PTH111 (pathlib's raises where there is no home)
+
+    return [spelt_out(argument) for argument in arguments]
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 

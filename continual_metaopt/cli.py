@@ -16,7 +16,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from analysis.escaping import for_terminal
-from analysis.files import real_folder
+from analysis.files import real_folder, with_home
 from analysis.records import read_status
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
-    arguments = [_with_home(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    arguments = with_home(sys.argv[1:] if argv is None else argv)
     try:
         commands = {
             "compare": compare,
@@ -95,12 +95,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
         return EXIT_INTERRUPTED
-
-
-def _with_home(argument: str) -> str:
-    """An argument with ~ at the beginning of a path spelt out, which shells leave to programs in ``--out=~/x``."""
-    flag, path = re.fullmatch(r"(--[\w.-]+=)?(.*)", argument, re.DOTALL).groups("")  # type: ignore[union-attr]
-    return f"{flag}{Path(path).expanduser()}" if re.match(r"~[\w.-]*(/|$)", path) else argument
 
 
 def _said(error: OSError) -> str:

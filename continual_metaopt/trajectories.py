@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.files import with_home
 from analysis.records import read_config, read_status
 from streams.registry import unknown_name
 
@@ -74,7 +75,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
     """
     from analysis.runs import read_table
 
-    path = Path(path)
+    path = Path(*with_home([str(path)]))
     try:
         is_there = (path / "config.json").exists() and (path / "status.json").exists()
     except OSError:

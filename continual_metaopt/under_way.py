@@ -364,7 +364,7 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
         if not isinstance(error, FileNotFoundError | ValueError):
             raise
         if not is_marked(path, config.run_id):
-            raise _not_a_run(path) from error
+            raise _not_a_run(path, error) from error
         if has_records(path) or not isinstance(error, FileNotFoundError):
             set_aside(path, path / "config.json", error)
         return None
@@ -399,8 +399,12 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
     return state
 
 
-def _not_a_run(path: Path) -> FileExistsError:
-    """What to say of a directory that no run has written."""
+def _not_a_run(path: Path, error: Exception | None = None) -> FileExistsError:
+    """What to say of a directory that no run has written, or perhaps none, if there is an error in its description."""
     names = sorted(entry.name for entry in path.iterdir())
-    what = "is a study's folder" if "study.json" in names else f"holds '{names[0]}', which no run has written"
-    return FileExistsError(f"'{path}' {what}; choose another folder with --out, which need not exist")
+    what = f"'{path}' holds '{names[0]}', which no run has written"
+    if "study.json" in names:
+        what = f"'{path}' is a study's folder"
+    elif isinstance(error, ValueError):
+        what = f"{error}, so that nobody can tell whose folder it is in"
+    return FileExistsError(f"{what}; choose another folder with --out, which need not exist")

@@ -16,6 +16,7 @@ from analysis.benchmark_result import (
     write_result,
 )
 from analysis.escaping import one_line
+from analysis.files import with_home
 from analysis.runs import load_runs
 from analysis.scripts import _arguments
 
@@ -52,7 +53,7 @@ def _make(argv: Sequence[str]) -> list[Path]:
     )
     parser.add_argument("--label", help="which learner (default: the only one)")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="the file (default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     runs = load_runs(*arguments.paths, purpose=None).readable()
     selection = runs.select(purpose="selection")
     result = make_result(runs.select(purpose="report"), selection, arguments.definition, arguments.label)
@@ -63,7 +64,7 @@ def _compare(argv: Sequence[str]) -> list[Path]:
     parser = argparse.ArgumentParser(prog=f"{NAME} compare", description="Compare result files of one benchmark.")
     parser.add_argument("files", nargs="+", metavar="RESULT.json", help="a result file")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     table = compare_results({file: read_result(file) for file in arguments.files})
     return _arguments.write_table(table, comparison_columns(table), NOTE, arguments.out, "benchmark")
 

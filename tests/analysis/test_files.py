@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.files import file_names, is_regular, open_regular, read_regular
+from analysis.files import file_names, is_regular, open_regular, read_regular, with_home
 
 
 def exactly(message: str) -> str:
@@ -57,6 +57,21 @@ def test_files_are_read_up_to_a_size(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_regular(tmp_path / "nothing")
     assert not is_regular(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--out=~/x y", "--out={home}/x y"),
+        ("~", "{home}"),
+        ("~/x", "{home}/x"),
+        ("--stream.data-root=~", "--stream.data-root={home}"),
+        *((text, text) for text in ("a~/b", "--label=a ~/b", "--label=~ 5", "~no-such-user/x", "", "--out", "x=~/y")),
+    ],
+)
+def test_the_home_is_spelt_out(argument: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/the/home")
+    assert with_home([argument]) == [expected.format(home="/the/home")]
 
 
 def test_names_of_files_differ_where_labels_do() -> None:

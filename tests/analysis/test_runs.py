@@ -116,7 +116,7 @@ def test_config_that_cannot_be_understood(tmp_path):
     with pytest.raises(ValueError, match="is not a JSON object"):
         load_runs(tmp_path)
     config.write_text('{"schema')
-    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it, or move the run"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it, or move the"):
         load_runs(tmp_path)
 
 

@@ -731,6 +731,19 @@ def test_a_folder_that_is_no_run_s_is_refused(tmp_path: Path, name: str) -> None
     assert files_of(path) == files
 
 
+def test_a_folder_whose_owner_nobody_can_tell_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    (tmp_path / "samples.parquet").write_text("somebody's", encoding="utf-8")
+    files = files_of(tmp_path)
+
+    with pytest.raises(
+        FileExistsError, match=r"is damaged \(.+\), so that nobody can tell whose folder it is in; choose"
+    ):
+        run_one(config_of(), tmp_path)
+
+    assert files_of(tmp_path) == files
+
+
 def test_a_study_s_folder_is_no_run_s(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{}", encoding="utf-8")
     (tmp_path / "runs").mkdir()
