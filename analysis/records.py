@@ -17,6 +17,7 @@ from analysis.files import read_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 SCHEMA_VERSION = 1
 STATES = ("running", "finished", "diverged", "failed")
@@ -371,7 +372,9 @@ def most_rows(config: Mapping[str, Any], name: str) -> int:
     return most[name]
 
 
-def check_table(file: BinaryIO, config: Mapping[str, Any], name: str, columns: Sequence[str]) -> pa.Schema:
+def check_table(
+    file: BinaryIO, config: Mapping[str, Any], name: str, columns: Sequence[str]
+) -> tuple[parquet.FileMetaData, pa.Schema]:
     """Check by its description alone that a file can be a table of a run, before anything of it is read.
 
     Args:
@@ -381,7 +384,7 @@ def check_table(file: BinaryIO, config: Mapping[str, Any], name: str, columns: S
         columns: that will be read.
 
     Returns:
-        The schema of the file.
+        What the file says of itself, and its schema.
 
     Raises:
         ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,
@@ -407,7 +410,7 @@ def check_table(file: BinaryIO, config: Mapping[str, Any], name: str, columns: S
             raise ValueError(f"it lacks {column}" if not n_such else f"it has {column} {n_such} times")
         if n_such and not _is_of_type(column, schema.field(column).type):
             raise ValueError(f"its column {column} has the type {str(schema.field(column).type)[:60]}")
-    return schema
+    return described, schema
 
 
 def _is_of_type(column: str, kind: pa.DataType) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import collections
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, check_table, read_
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 SMALL, KEPT = 2**16, 2**23  # bytes of a table that is kept in memory, and values of all of them
 
@@ -88,9 +90,32 @@ class Runs:
         rows = []
         counts = ended[["path", "record_samples_every", "step", "n_correct"]]
         for path, every, step, n_correct in counts.itertuples(index=False, name=None):
-            correct = self.correct(path)
-            rows.append((len(correct), correct.sum()) if every == 1 else (step, n_correct))
+            counted = self.once(path, "counts", partial(self._counts, path))
+            rows.append(counted if every == 1 else (step, n_correct))
         return pd.DataFrame(rows, index=pd.Index(ended["path"], name="run"), columns=["n_rows", "n_correct"])
+
+    def _counts(self, run: str) -> tuple[int, float]:
+        correct = self.correct(run)
+        return len(correct), float(correct.sum())
+
+    def once(self, run: str, name: str, compute: Callable[[], T]) -> T:
+        """Compute a small fact about a run once, also for the sets of runs that are made of this one.
+
+        Args:
+            run: the path of the run, as in `table`.
+            name: of the fact.
+            compute: computes it from what the run has recorded.
+
+        Returns:
+            The fact; computed anew each time for a run that has not ended.
+        """
+        if self._states[run] not in ("finished", "diverged"):
+            return compute()
+        facts = self._kept.facts
+        if (run, name) not in facts:
+            facts[run, name] = compute()
+        fact: T = facts[run, name]
+        return fact
 
     @cached_property
     def _states(self) -> dict[str, str]:
@@ -430,9 +455,10 @@ def _files(directory: Path, name: str) -> list[Path]:
 
 
 class _Kept:
-    """Small tables that have been read, up to so many values in all: a report asks for each table again and again."""
+    """What a report asks for again and again: small tables, up to so many values in all, and facts about runs."""
 
     def __init__(self) -> None:
+        self.facts: dict[tuple[str, str], Any] = {}
         self._tables: dict[tuple[Path, str], pd.DataFrame] = {}
         self._n_values = 0
 
@@ -491,15 +517,18 @@ def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[s
 
     try:
         with open_regular(file) as opened:
-            present = [column for column in columns if column in check_table(opened, config, name, columns).names]
+            described, schema = check_table(opened, config, name, columns)
+            present = [column for column in columns if column in schema.names]
             texts = [column for column in present if column in TEXTS]
-            with parquet.ParquetFile(opened, page_checksum_verification=True, read_dictionary=texts) as content:
-                table = content.read(columns=present)
+            options = {"metadata": described, "read_dictionary": texts, "page_checksum_verification": True}
+            with parquet.ParquetFile(opened, **options) as content:
+                table = content.read(columns=present, use_threads=False)
             for column in texts:
                 table = table.set_column(
                     table.schema.get_field_index(column), column, _short_texts(table.column(column), column)
                 )
-            return table.to_pandas(ignore_metadata=True).reindex(columns=columns)
+            frame = table.to_pandas(ignore_metadata=True, use_threads=False)
+            return frame if present == columns else frame.reindex(columns=columns)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -543,7 +572,7 @@ def _batches_of_file(file: Path, config: Mapping[str, Any], name: str, columns: 
 
     try:
         with open_regular(file) as opened:
-            known = check_table(opened, config, name, columns).names
+            known = check_table(opened, config, name, columns)[1].names
             absent = [column for column in columns if column not in known]
             with parquet.ParquetFile(opened, page_checksum_verification=True) as content:
                 for batch in content.iter_batches(columns=[column for column in columns if column in known]):

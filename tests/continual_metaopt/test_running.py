@@ -540,6 +540,22 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     assert run_one(config, tmp_path / "run") == "finished"
 
 
+def test_a_run_that_goes_on_elsewhere_names_all_versions_and_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = config_of(n_experiences=2, samples_per_experience=50), tmp_path / "run"
+    assert run_one(config, run, should_stop=stop_at(1)) == "failed"
+    first, step = read_json(run / "config.json"), read_json(run / "status.json")["step"]
+    assert "resumed" not in first
+    known = first["versions"] | {"torch": "9.9"}
+    monkeypatch.setattr(under_way, "describe_software", lambda: known)
+    assert run_one(config, run, should_stop=stop_at(1)) == "failed"
+    assert run_one(config, run) == "finished"
+    assert read_json(run / "config.json") == first | {
+        "resumed": [{"step": step, "versions": known, "platform": first["platform"]}]
+    }
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
