@@ -57,7 +57,7 @@ def csv_text(table: pd.DataFrame, **options: Any) -> str:
     safe = table.rename(columns=no_formula)
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufM":  # neither numbers nor times
-            safe.isetitem(place, safe.iloc[:, place].astype(object).map(no_formula))
+            safe.isetitem(place, safe.iloc[:, place].astype(object).map(no_formula).to_numpy())
     return str(safe.to_csv(index=False, lineterminator="\n", **options))
 
 

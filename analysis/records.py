@@ -121,7 +121,7 @@ _ENGINE = _Kind(
     lambda value: isinstance(value, dict) and all(part is None or _is_text(part) for part in value.values()),
 )
 
-_CONFIG: Mapping[str, _Kind] = {
+_CONFIG: dict[str, _Kind] = {
     "run_id": _TEXT,
     "study": _TEXT,
     "label": _TEXT,
@@ -136,7 +136,7 @@ _CONFIG: Mapping[str, _Kind] = {
     "blocks": _list_of(_TEXT),
     "n_parameters": _WHOLE,
 }
-_CONFIG_PERHAPS: Mapping[str, _Kind] = {
+_CONFIG_PERHAPS: dict[str, _Kind] = {
     "order": _or_null(_PLACE),
     "entry": _TEXT,
     "tuned": _list_of(_TEXT),
@@ -151,7 +151,7 @@ _CONFIG_PERHAPS: Mapping[str, _Kind] = {
     "platform": _OBJECT,
     "resumed": _list_of(_ATTEMPT),
 }
-_STREAM: Mapping[str, _Kind] = {
+_STREAM: dict[str, _Kind] = {
     "definition": _TEXT,
     "fingerprint": _TEXT,
     "source": _or_null(_TEXT),
@@ -160,7 +160,7 @@ _STREAM: Mapping[str, _Kind] = {
     "n_outputs": _COUNT,
     "boundaries": _list_of(_WHOLE),
 }
-_STREAM_PERHAPS: Mapping[str, _Kind] = {
+_STREAM_PERHAPS: dict[str, _Kind] = {
     "stationary": _or_null(_TEXT),
     "source_hash": _or_null(_TEXT),
     "input_shape": _list_of(_COUNT),
@@ -168,7 +168,7 @@ _STREAM_PERHAPS: Mapping[str, _Kind] = {
     "test_at": _list_of(_WHOLE),
     "batch_size": _COUNT,
 }
-_STATUS_PERHAPS: Mapping[str, _Kind] = {
+_STATUS_PERHAPS: dict[str, _Kind] = {
     "reason": _or_null(_REASON),
     "step": _WHOLE,
     "n_correct": _or_null(_WHOLE),
@@ -372,19 +372,20 @@ def most_rows(config: Mapping[str, Any], name: str) -> int:
     return most[name]
 
 
-def check_table(
-    file: BinaryIO, config: Mapping[str, Any], name: str, columns: Sequence[str]
-) -> tuple[parquet.FileMetaData, pa.Schema]:
-    """Check by its description alone that a file can be a table of a run, before anything of it is read.
+def open_table(
+    file: BinaryIO, config: Mapping[str, Any], name: str, columns: Sequence[str], as_categories: Sequence[str] = ()
+) -> parquet.ParquetFile:
+    """Open a table of a run, if by its description alone it can be one; nothing of it is read before that is clear.
 
     Args:
         file: the Parquet file, open.
         config: the content of the run's `config.json`, as far as that is known.
         name: of the table.
         columns: that will be read.
+        as_categories: columns of text that are to be read as numbers, and each text once.
 
     Returns:
-        What the file says of itself, and its schema.
+        The file.
 
     Raises:
         ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,
@@ -392,13 +393,16 @@ def check_table(
     """
     from pyarrow import parquet
 
-    described = parquet.read_metadata(file)
-    schema = described.schema.to_arrow_schema()
+    n_bytes = os.fstat(file.fileno()).st_size
+    try:
+        content = parquet.ParquetFile(file, read_dictionary=as_categories, page_checksum_verification=True)
+    except KeyError as error:
+        raise ValueError(f"it lacks {error.args[0]}") from error
+    described, schema = content.metadata, content.metadata.schema.to_arrow_schema()
     groups = [described.row_group(number) for number in range(described.num_row_groups)]
     n_rows, most = max(described.num_rows, sum(group.num_rows for group in groups)), most_rows(config, name)
     if n_rows > most:
         raise ValueError(f"it has {n_rows:,} rows, but a run like this has at most {most:,}")
-    n_bytes = os.fstat(file.fileno()).st_size
     for place in range(described.num_columns):
         chunks = [group.column(place) for group in groups]
         n_values, size = sum(c.num_values for c in chunks), sum(c.total_uncompressed_size for c in chunks)
@@ -410,7 +414,7 @@ def check_table(
             raise ValueError(f"it lacks {column}" if not n_such else f"it has {column} {n_such} times")
         if n_such and not _is_of_type(column, schema.field(column).type):
             raise ValueError(f"its column {column} has the type {str(schema.field(column).type)[:60]}")
-    return described, schema
+    return content
 
 
 def _is_of_type(column: str, kind: pa.DataType) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.files import open_regular
-from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, check_table, read_config, read_status
+from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, open_table, read_config, read_status
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +134,7 @@ class Runs:
         Raises:
             ValueError: a finished run lacks samples, or a run has more samples than its stream.
         """
-        correct = self.read(run, "samples", ["correct"])["correct"].to_numpy(dtype=float, na_value=np.nan)
+        correct = _numbers(self._arrow(run, "samples", ["correct"]).column("correct"))
         state = self._states[run]
         n_samples, every = self.configs[run]["stream_info"]["n_samples"], record_samples_every(self.configs[run])
         expected = -(-n_samples // every)
@@ -160,8 +160,11 @@ class Runs:
         Raises:
             ValueError: a file cannot be read, or lacks a column.
         """
-        read = self._kept.read if self._states[run] in ("finished", "diverged") else read_table
-        return read(Path(run), self.configs[run], table, list(columns or TABLES[table]))
+        return _frame(self._arrow(run, table, list(columns or TABLES[table])))
+
+    def _arrow(self, run: str, table: str, columns: list[str]) -> pa.Table:
+        read = self._kept.read if self._states[run] in ("finished", "diverged") else _read
+        return read(Path(run), self.configs[run], table, columns)
 
     def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
@@ -221,7 +224,7 @@ class Runs:
             try:
                 for name in TABLES:
                     if _is_small(Path(path), name):
-                        self.read(path, name)
+                        self._arrow(path, name, list(TABLES[name]))
                     else:
                         collections.deque(self.batches(path, name), maxlen=0)
                 if state in ("finished", "diverged"):
@@ -454,28 +457,36 @@ def _files(directory: Path, name: str) -> list[Path]:
     return [whole] if os.path.lexists(whole) else parts
 
 
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as float64, NaN for null."""
+    import pyarrow as pa
+
+    numbers: np.ndarray = np.array(column.cast(pa.float64()).to_numpy())
+    return numbers
+
+
 class _Kept:
     """What a report asks for again and again: small tables, up to so many values in all, and facts about runs."""
 
     def __init__(self) -> None:
         self.facts: dict[tuple[str, str], Any] = {}
-        self._tables: dict[tuple[Path, str], pd.DataFrame] = {}
+        self._tables: dict[tuple[Path, str], pa.Table] = {}
         self._n_values = 0
 
-    def read(self, directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
-        """A table of a run, as `read_table` gives it; a copy of its own."""
+    def read(self, directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
+        """A table of a run that has ended, as `_read` gives it."""
         table = self._tables.get((directory, name))
         if table is None:
             if not _is_small(directory, name):
-                return read_table(directory, config, name, columns)
+                return _read(directory, config, name, columns)
             try:
-                table = read_table(directory, config, name, list(TABLES[name]))
+                table = _read(directory, config, name, list(TABLES[name]))
             except ValueError:  # of a column, perhaps, that is not asked for
-                return read_table(directory, config, name, columns)
-            if self._n_values + table.size <= KEPT:
+                return _read(directory, config, name, columns)
+            if self._n_values + len(table) * table.num_columns <= KEPT:
                 self._tables[directory, name] = table
-                self._n_values += table.size
-        return table[columns].copy()
+                self._n_values += len(table) * table.num_columns
+        return table.select(columns)
 
 
 def _is_small(directory: Path, name: str) -> bool:
@@ -500,11 +511,26 @@ def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: S
     Raises:
         ValueError: a file cannot be read, lacks a column, or holds other types or more rows than such a run has.
     """
+    return _frame(_read(directory, config, name, list(columns)))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    if not len(table):
+        return pd.DataFrame(columns=table.column_names)
+    return table.to_pandas(ignore_metadata=True, use_threads=False)
+
+
+def _read(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
+    """A table of a run as Arrow has it; arguments and errors as for `read_table`."""
+    import pyarrow as pa
+
     for attempt in range(2):
         try:
-            frames = [_read_file(file, config, name, list(columns)) for file in _files(directory, name)]
-            filled = [frame for frame in frames if len(frame)]
-            return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
+            parts = [_read_file(file, config, name, columns) for file in _files(directory, name)]
+            if len(parts) == 1:
+                return parts[0]
+            nothing = pa.table({column: pa.nulls(0) for column in columns})
+            return pa.concat_tables(parts, promote_options="permissive") if parts else nothing
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
@@ -512,23 +538,19 @@ def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: S
     raise AssertionError("unreachable")
 
 
-def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
-    from pyarrow import parquet
+def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
+    import pyarrow as pa
 
+    texts = [column for column in columns if column in TEXTS]
     try:
-        with open_regular(file) as opened:
-            described, schema = check_table(opened, config, name, columns)
-            present = [column for column in columns if column in schema.names]
-            texts = [column for column in present if column in TEXTS]
-            options = {"metadata": described, "read_dictionary": texts, "page_checksum_verification": True}
-            with parquet.ParquetFile(opened, **options) as content:
-                table = content.read(columns=present, use_threads=False)
-            for column in texts:
-                table = table.set_column(
-                    table.schema.get_field_index(column), column, _short_texts(table.column(column), column)
-                )
-            frame = table.to_pandas(ignore_metadata=True, use_threads=False)
-            return frame if present == columns else frame.reindex(columns=columns)
+        with open_regular(file) as opened, open_table(opened, config, name, columns, texts) as content:
+            table = content.read(columns=columns, use_threads=False)
+        for column in texts:
+            place = table.schema.get_field_index(column)
+            table = table.set_column(place, column, _short_texts(table.column(column), column))
+        for column in set(columns) - set(table.column_names):
+            table = table.append_column(column, pa.nulls(len(table), pa.float64()))
+        return table.select(columns)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -568,17 +590,13 @@ def _batches(directory: Path, config: Mapping[str, Any], name: str, columns: lis
 
 def _batches_of_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        with open_regular(file) as opened:
-            known = check_table(opened, config, name, columns)[1].names
-            absent = [column for column in columns if column not in known]
-            with parquet.ParquetFile(opened, page_checksum_verification=True) as content:
-                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
-                    for column in absent:
-                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
-                    yield batch.select(columns)
+        with open_regular(file) as opened, open_table(opened, config, name, columns) as content:
+            for batch in content.iter_batches(columns=columns):
+                for column in set(columns) - set(batch.schema.names):
+                    batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                yield batch.select(columns)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

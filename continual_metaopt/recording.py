@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.files import is_regular, open_regular, read_regular, real_folder, write_whole
-from analysis.records import check_table, read_object
+from analysis.records import open_table, read_object
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.in_use import require_own
 from continual_metaopt.optim.summaries import QUANTILES
@@ -351,8 +351,8 @@ def load_checkpoint(
             parts = _parts(run, table)
             for number in range(content["progress"]["n_parts"]):
                 suspect = parts.get(number, run / table / f"part-{number:05d}.parquet")
-                with open_regular(suspect) as part:
-                    check_table(part, described, table, TABLES[table].names)
+                with open_regular(suspect) as part, open_table(part, described, table, TABLES[table].names):
+                    pass
     except KeyError as error:
         raise ValueError(of_another_version(path)) from error
     except Exception as error:  # whatever NumPy, PyTorch or PyArrow make of damaged files
