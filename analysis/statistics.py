@@ -791,6 +791,50 @@ def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     return record.assign(q25=np.nan, q75=np.nan)
 
 
+def trajectories_of_blocks(
+    runs: Runs,
+    paths: Sequence[str],
+    quantity: str,
+    blocks: Sequence[str],
+    first: int = 0,
+    last: float = math.inf,
+    max_points: float = math.inf,
+) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
+    """What several runs recorded of a meta-parameter, side by side.
+
+    Args:
+        runs: the runs.
+        paths: of the runs that are meant.
+        quantity: as of `recorded_trajectories`.
+        blocks: the blocks that are meant.
+        first: the first step that counts.
+        last: the last one.
+        max_points: of more steps, every second, third, … is kept.
+
+    Returns:
+        The steps at which any of the runs recorded anything, in rising order; value, q25 and q75 as arrays
+        [blocks, runs, steps], NaN where nothing was recorded; and the distance between kept steps.
+    """
+    records = [recorded_trajectories(runs, path, quantity) for path in paths]
+    known = [record["step"].to_numpy(dtype=np.int64) for record in records]
+    steps = np.unique(np.concatenate([np.empty(0, np.int64), *known]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    distance = max(1, math.ceil(len(steps) / max_points))
+    steps = steps[::distance]
+    names = pd.Index(list(blocks), dtype=object)
+    columns = ("value", "q25", "q75")
+    arrays = {column: np.full((len(names), len(records), len(steps)), np.nan) for column in columns}
+    for number, (record, recorded) in enumerate(zip(records, known, strict=True)):
+        if not len(record) or not len(steps):
+            continue
+        block = names.get_indexer(record["block"].astype(object))
+        place = np.minimum(np.searchsorted(steps, recorded), len(steps) - 1)
+        kept = (block >= 0) & (steps[place] == recorded)
+        for column in columns:
+            arrays[column][block[kept], number, place[kept]] = record[column].to_numpy(dtype=float)[kept]
+    return steps, arrays, distance
+
+
 def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     """What one run measured of a quantity, without its quantiles: step, block, value and more."""
     record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])

@@ -73,7 +73,7 @@ def _require_flat(text: str) -> None:
     for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise StudyFileError(f"line {event.start_mark.line + 1}: is nested more than {MAX_DEPTH} levels deep")
+            raise StudyFileError(f"line {_line(event)}: is nested more than {MAX_DEPTH} levels deep")
         if number > 2 * MAX_VALUES:
             raise StudyFileError(f"has over {MAX_VALUES:,} values")
 
@@ -134,5 +134,6 @@ def _require_finite(value: Any, where: str) -> None:
             _require_finite(part, f"{where}.{number}" if where else str(number))
 
 
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+def _line(part: Any) -> int:
+    """Where a node or an event of YAML begins."""
+    return int(part.start_mark.line) + 1
