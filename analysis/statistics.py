@@ -827,7 +827,7 @@ def trajectories_of_blocks(
     for number, (record, recorded) in enumerate(zip(records, known, strict=True)):
         if not len(record) or not len(steps):
             continue
-        block = names.get_indexer(record["block"].astype(object))
+        block = names.get_indexer(pd.Index(record["block"].to_numpy(dtype=object)))
         place = np.minimum(np.searchsorted(steps, recorded), len(steps) - 1)
         kept = (block >= 0) & (steps[place] == recorded)
         for column in columns:
@@ -837,7 +837,14 @@ def trajectories_of_blocks(
 
 def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     """What one run measured of a quantity, without its quantiles: step, block, value and more."""
-    record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])
+    columns = ["step", "quantity", "block", "statistic", "value"]
+
+    def quantities() -> set[str]:
+        return set(runs.read(run, "measurements", ["quantity"])["quantity"].unique())
+
+    if quantity not in runs.once(run, "quantities", quantities):
+        return pd.DataFrame(columns=columns)
+    record = runs.read(run, "measurements", columns)
     return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
 
 

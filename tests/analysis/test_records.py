@@ -5,8 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import analysis.runs
+from analysis.html_charts import score_charts, trajectory_chart
 from analysis.records import MAX_BYTES, REPAIR, read_config, read_object, read_status
 from analysis.runs import load_runs
+from analysis.tables import comparison_table
 
 from .synthetic import write_run
 
@@ -184,3 +187,27 @@ def test_no_name_is_longer_than_names_are(tmp_path):
     pq.write_table(table.set_column(place, "block", pa.array(["a" * 20_000])), run / "step_sizes.parquet")
     with pytest.raises(ValueError, match="its column block holds a text of more than 10,000 bytes"):
         load_runs(run).read(str(run), "step_sizes")
+
+
+def test_small_tables_are_read_once_for_all_tables_and_charts(tmp_path, monkeypatch):
+    for seed in (0, 1):
+        sizes = {"a": [0.1, 0.2], "b": [0.3, 0.4]}
+        write_run(tmp_path, "A", seed, [1, 0, 1, 1], learned=True, step_sizes=sizes, test_accuracy=[0.5, 0.5])
+    opened, read_file = [], analysis.runs._read_file
+    monkeypatch.setattr(analysis.runs, "_read_file", lambda *given: opened.append(given[0]) or read_file(*given))
+    runs = load_runs(tmp_path).readable()
+    comparison_table(runs)
+    part = next(iter(runs.by_stream().values()))
+    comparison_table(part)
+    score_charts(part, "chance")
+    trajectory_chart(part, "step_size")
+    assert len(opened) == len(set(opened)) == 6
+
+
+def test_what_a_run_adds_while_it_goes_on_is_read(tmp_path):
+    run = write_run(tmp_path, correct=[1, 0], n_samples=4, state="running", parts=1)
+    runs = load_runs(run)
+    assert runs.correct(str(run)).tolist() == [1, 0]
+    part = run / "samples" / "part-00000.parquet"
+    pq.write_table(pq.read_table(part), run / "samples" / "part-00001.parquet")
+    assert runs.correct(str(run)).tolist() == [1, 0, 1, 0]
