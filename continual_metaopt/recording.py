@@ -473,12 +473,7 @@ def remove_leftovers(run: Path) -> None:
         for name in written.checkpoints:
             (run / name).unlink(missing_ok=True)
         for name in TABLES:
-            for number, part in _parts(run, name).items():
-                if number < written.n_parts:
-                    part.unlink(missing_ok=True)
-            _remove_temporary_files(run / name)
-            if not (run / name).is_symlink() and (run / name).is_dir() and not any((run / name).iterdir()):
-                (run / name).rmdir()
+            _remove_parts(run, name, range(written.n_parts))
         _remove_temporary_files(run)
         (run / WRITTEN).unlink()
 
@@ -492,18 +487,24 @@ def _make_way(run: Path, n_parts: int) -> None:
                 (run / f"{name}.parquet").unlink()
             else:
                 others.append(f"{name}.parquet")
+        _remove_parts(run, name, range(n_parts, written.n_parts))
+        others += [f"{name}/{part.name}" for number, part in _parts(run, name).items() if number >= n_parts]
         if n_parts == 0 and os.path.lexists(run / name) and ((run / name).is_symlink() or not (run / name).is_dir()):
             others.append(name)
-        for number, part in _parts(run, name).items():
-            if n_parts <= number < written.n_parts:
-                part.unlink()
-            elif number >= n_parts:
-                others.append(f"{name}/{part.name}")
-        _remove_temporary_files(run / name)
     _remove_temporary_files(run)
     if others:
         listed = f"'{run / others[0]}' is not on the list of what this run has written; it"
         _move_aside(run, others, listed, "goes on" if n_parts else "begins again")
+
+
+def _remove_parts(run: Path, name: str, numbers: range) -> None:
+    """Remove parts of a table, half-written ones too, and the folder if nothing else is in it."""
+    for number, part in _parts(run, name).items():
+        if number in numbers:
+            part.unlink(missing_ok=True)
+    _remove_temporary_files(run / name)
+    if not (run / name).is_symlink() and (run / name).is_dir() and not any((run / name).iterdir()):
+        (run / name).rmdir()
 
 
 def _written(run: Path) -> Written:
