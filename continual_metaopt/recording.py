@@ -116,6 +116,7 @@ class RunDirectory:
         self._rows: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
         self._n_parts = 0
         self._checkpoints: set[str] = set()
+        self._merged = False  # or begun to
         self._began = False
         self._running_since = time.monotonic()
         path.mkdir(parents=True, exist_ok=True)
@@ -245,7 +246,8 @@ class RunDirectory:
 
     def _write_parts(self, merge: bool = False) -> None:
         require_own(self.path)
-        listed = Written(self._n_parts + 1, merge, tuple(sorted(self._checkpoints)))
+        self._merged |= merge
+        listed = Written(self._n_parts + 1, self._merged, tuple(sorted(self._checkpoints)))
         write_json(self.path / WRITTEN, listed._asdict())  # before it is so, whenever the process is killed
         for name, schema in TABLES.items():
             table = pa.Table.from_batches(self._rows[name], schema=schema)
