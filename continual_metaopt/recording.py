@@ -119,6 +119,7 @@ class RunDirectory:
         self._rows: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
         self._n_parts = 0
         self._checkpoints: set[str] = set()
+        self._merged = False  # or begun to
         self._began = False
         self._running_since = time.monotonic()
         path.mkdir(parents=True, exist_ok=True)
@@ -248,7 +249,8 @@ class RunDirectory:
 
     def _write_parts(self, merge: bool = False) -> None:
         require_own(self.path)
-        listed = Written(self._n_parts + 1, merge, tuple(sorted(self._checkpoints)))
+        self._merged |= merge
+        listed = Written(self._n_parts + 1, self._merged, tuple(sorted(self._checkpoints)))
         write_json(self.path / WRITTEN, listed._asdict())  # before it is so, whenever the process is killed
         for name, schema in TABLES.items():
             table = pa.Table.from_batches(self._rows[name], schema=schema)
@@ -508,12 +510,7 @@ def remove_leftovers(run: Path) -> None:
         for name in written.checkpoints:
             (run / name).unlink(missing_ok=True)
         for name in TABLES:
-            for number, part in _parts(run, name).items():
-                if number < written.n_parts:
-                    part.unlink(missing_ok=True)
-            _remove_temporary_files(run / name)
-            if not (run / name).is_symlink() and (run / name).is_dir() and not any((run / name).iterdir()):
-                (run / name).rmdir()
+            _remove_parts(run, name, range(written.n_parts))
         _remove_temporary_files(run)
         (run / WRITTEN).unlink()
 
@@ -527,18 +524,24 @@ def _make_way(run: Path, n_parts: int) -> None:
                 (run / f"{name}.parquet").unlink()
             else:
                 others.append(f"{name}.parquet")
+        _remove_parts(run, name, range(n_parts, written.n_parts))
+        others += [f"{name}/{part.name}" for number, part in _parts(run, name).items() if number >= n_parts]
         if n_parts == 0 and os.path.lexists(run / name) and ((run / name).is_symlink() or not (run / name).is_dir()):
             others.append(name)
-        for number, part in _parts(run, name).items():
-            if n_parts <= number < written.n_parts:
-                part.unlink()
-            elif number >= n_parts:
-                others.append(f"{name}/{part.name}")
-        _remove_temporary_files(run / name)
     _remove_temporary_files(run)
     if others:
         listed = f"'{run / others[0]}' is not on the list of what this run has written; it"
         _move_aside(run, others, listed, "goes on" if n_parts else "begins again")
+
+
+def _remove_parts(run: Path, name: str, numbers: range) -> None:
+    """Remove parts of a table, half-written ones too, and the folder if nothing else is in it."""
+    for number, part in _parts(run, name).items():
+        if number in numbers:
+            part.unlink(missing_ok=True)
+    _remove_temporary_files(run / name)
+    if not (run / name).is_symlink() and (run / name).is_dir() and not any((run / name).iterdir()):
+        (run / name).rmdir()
 
 
 def _written(run: Path) -> Written:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from continual_metaopt import recording
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.recording import TABLES, RunDirectory, describe_software, read_json, write_json, write_whole
 
@@ -225,6 +226,26 @@ def test_starting_removes_what_an_earlier_attempt_has_listed(tmp_path: Path) -> 
     assert not any((tmp_path / name).exists() or (tmp_path / f"{name}.parquet").exists() for name in TABLES)
     assert read_json(tmp_path / "config.json") == {"run_id": "new"}
     assert read_json(tmp_path / "status.json")["step"] == 0
+
+
+def test_tables_that_could_not_all_be_merged_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, write: Any) -> Path:
+        if path.name == "measurements.parquet":
+            raise OSError("disk full")
+        return write_whole(path, write)
+
+    directory = with_parts(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(recording, "write_whole", full)
+        with pytest.raises(OSError, match=exactly("disk full")):
+            directory.finish("finished", None, ENGINE)
+    directory.finish("failed", "disk full", None, keep_parts=True)
+    assert (tmp_path / "samples.parquet").exists()
+
+    RunDirectory(tmp_path).resume(read_json(tmp_path / "checkpoint.pt"))
+
+    assert not (tmp_path / "samples.parquet").exists()
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_an_attempt_that_did_not_begin_leaves_the_records_alone(tmp_path: Path) -> None:

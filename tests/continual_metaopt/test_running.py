@@ -532,7 +532,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     now = make_stream("permuted_inputs", **config.stream.options).info.fingerprint
     assert read_json(tmp_path / "run" / "status.json")["reason"] == (
         f"ValueError: the run began with another stream (fingerprint {before}, now {now}): the stored images or the "
-        f"stream's code have changed. Bring them back to go on, or remove '{tmp_path / 'run'}' to begin again"
+        f"stream's code have changed. Bring them back to go on, or move '{tmp_path / 'run'}' elsewhere to begin again"
     )
 
     sources._load_named.cache_clear()
