@@ -38,7 +38,7 @@ from continual_metaopt.study import (
 from continual_metaopt.study_lock import StudyLocked
 from continual_metaopt.under_way import reason_of
 
-from .conftest import STREAM, STUDY, InProcess, environment, exactly, files_of, read_tables, write_study
+from .conftest import STREAM, STUDY, InProcess, described, environment, exactly, files_of, read_tables, write_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
@@ -517,7 +517,7 @@ def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path
 def selection_run(path: Path, state: str, values: list[Any], task: str = "classification") -> Path:
     """As much of a run directory as the choice of settings reads."""
     path.mkdir()
-    write_json(path / "config.json", {"stream_info": {"task": task}})
+    write_json(path / "config.json", described({"task": task}))
     write_json(path / "status.json", {"state": state})
     column = "correct" if task == "classification" else "loss"
     pq.write_table(pa.table({column: values}), path / "samples.parquet")
