@@ -277,9 +277,9 @@ def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> Non
     if panel.edges is not None:
         low, high = (edge.iloc[::distance] for edge in panel.edges)
         axes.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
-    for run in thinned.columns:
-        axes.plot(thinned.index, thinned[run], color=colour, linewidth=0.35 * bold, alpha=0.6)
-    axes.plot(thinned.index, thinned.median(axis=1), color=colour, linewidth=bold)
+    steps = thinned.index.to_numpy()
+    axes.plot(steps, thinned.to_numpy(), color=colour, linewidth=0.35 * bold, alpha=0.6)  # a line for each column
+    axes.plot(steps, thinned.median(axis=1).to_numpy(), color=colour, linewidth=bold)
 
 
 def _limits(panels: Iterable[Panel]) -> tuple[float, float]:
