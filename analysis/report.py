@@ -60,11 +60,12 @@ def write_report(
         FileExistsError: the folder holds a file that no report has written, in whose place one would be written.
         OSError: a file cannot be written.
     """
-    _require_own(Path(out_dir))
     paths = []
     sections = []
     for title, (part, folder) in zip(by_stream_and_network(runs), split_by_stream(runs, out_dir), strict=True):
         table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)
+        if not paths:  # and nothing has been written
+            _require_own(Path(out_dir))
         paths += write_tables(table, folder)
         drawings: dict[str, Callable[[], Figure]] = {}
         ended = len(counted_runs(part, diverged)) > 0
