@@ -311,6 +311,11 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             id="nobody",
         ),
         pytest.param({"seeds": [0, -3]}, "seeds: seeds must not be negative (given: [0, -3])", id="negative seed"),
+        pytest.param(
+            {"seeds": [2**32]},
+            "seeds: seeds must be below 2**32, as NumPy's are; the largest is 4294967295 (given: [4294967296])",
+            id="large seed",
+        ),
         pytest.param({"seeds": [4, 4]}, "seeds: a seed occurs twice (given: [4, 4])", id="same seed twice"),
         pytest.param(
             {"selection_seeds": [-1]},
