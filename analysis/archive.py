@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.files import write_whole
-from analysis.runs import TABLES, load_runs
+from analysis.files import is_regular, open_regular, read_regular, write_whole
+from analysis.records import TABLES
+from analysis.runs import load_runs
 from analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"
@@ -47,12 +48,16 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     runs = load_runs(root, purpose=None)
     going_on = runs.table.loc[~runs.table["state"].isin(_ENDED), "path"]
     if len(going_on):
-        raise ValueError(f"runs that have not ended: {len(going_on)}, {going_on.iloc[0]} first; finish or remove them")
-    contents = {path: path.read_bytes() for path in [root / _OF_STUDY] if path.is_file()}
+        raise ValueError(
+            f"runs that have not ended: {len(going_on)}, {going_on.iloc[0]} first; finish them or move them elsewhere"
+        )
+    contents = {path: read_regular(path) for path in [root / _OF_STUDY] if is_regular(path)}
     for run in map(Path, runs.table["path"]):
-        contents |= {run / name: (run / name).read_bytes() for name in _DESCRIPTIONS}
-        others = [run / f"{name}.parquet" for name in TABLES if name != "samples"]
-        contents |= {path: path.read_bytes() for path in others if path.is_file()}
+        contents |= {run / name: read_regular(run / name) for name in _DESCRIPTIONS}
+        for name in TABLES:
+            if name != "samples" and os.path.lexists(path := run / f"{name}.parquet"):
+                with open_regular(path) as file:
+                    contents[path] = file.read()
         keep = is_regression(runs.among([str(run)]))
         contents[run / "samples.parquet"] = _samples(run / "samples.parquet", keep)
     return write_whole(
@@ -62,7 +67,8 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
 
 def _samples(path: Path, with_losses: bool) -> bytes:
     """The table of samples, with null in place of losses unless they are kept."""
-    rows = pq.read_table(path)
+    with open_regular(path) as file:
+        rows = pq.read_table(file)
     if not with_losses:
         place = rows.schema.get_field_index("loss")
         none = pa.nulls(len(rows), rows.schema.field(place).type)

@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analysis.files import write_whole
+from analysis.records import read_status
 from analysis.runs import Runs
 from analysis.statistics import mean_interval, online_accuracy
 from analysis.tables import interval_text
@@ -455,7 +456,7 @@ def _tuning(selection: Runs | None, config: Mapping[str, Any]) -> TuningBudget:
 
 
 def _engine(run: Path) -> str:
-    engine = json.loads((run / "status.json").read_text(encoding="utf-8")).get("engine") or {}
+    engine = read_status(run).get("engine") or {}
     return str(engine.get("name", "unknown"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.files import is_regular, read_regular
 from analysis.runs import Runs
 
 _PROGRAM = "continual-metaopt"
@@ -121,10 +122,10 @@ def _study_record(run: Path, name: str) -> dict[str, Any] | None:
     """The `study.json` of a study of this name beside the run's folder or one above it."""
     for folder in list(run.resolve().parents)[:2]:
         path = folder / "study.json"
-        if path.is_file():
+        if is_regular(path):
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
+                record = json.loads(read_regular(path).decode("utf-8"))
+            except (OSError, ValueError, RecursionError):
                 return None
             if isinstance(record, dict) and record.get("name") == name and record.get("seeds"):
                 return {key: value for key, value in record.items() if key not in _ADDED_TO_STUDIES}

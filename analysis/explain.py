@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs, load_runs, read_status, record_samples_every
+from analysis.records import read_status
+from analysis.runs import Runs, load_runs, record_samples_every
 from analysis.statistics import AT_BOUND, at_bounds, is_regression, sample_scores, squared_errors
 
 MAX_BLOCKS = 8  # that are told about

@@ -6,10 +6,11 @@ import itertools
 import json
 import math
 import os
-import re
 import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,12 +18,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import pandas as pd
 import pyarrow as pa
 
-from analysis.files import short_name
-from analysis.runs import TABLES, Runs, read_status
+from analysis.escaping import no_formula
+from analysis.files import file_names, is_regular, read_regular
+from analysis.records import TABLES, read_status
+from analysis.runs import Runs
 
 Format = Literal["csv", "parquet", "tensorboard", "wandb"]
 
-MARK = "export.json"  # names what an export has written, so that the next one may replace it
+MARK = "export.json"  # lists what an export has written, so that the next one may replace it
 MAX_POINTS = 1000  # of accuracy and loss per run, which are means over as many stretches of the stream
 RUN_COLUMNS = ("run_id", "study", "label", "seed")  # that each row of each table begins with
 _TYPES = {
@@ -57,7 +60,8 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
 
     Args:
         runs: the runs; those that are going on are written as far as they have come.
-        out: a folder, made if it does not exist. One that an export has written is replaced.
+        out: a folder, made if it does not exist. One that an export has written is replaced, unless it holds any file
+            that is not on that export's list.
         fmt: `"csv"` or `"parquet"`: a file for each table (runs, samples, step_sizes, measurements, experiences), every
             row of which begins with run_id, study, label and seed. `"tensorboard"`: a folder of event files per run.
             `"wandb"`: offline runs, for `wandb sync`. The latter two hold accuracy and loss as means over at most 1,000
@@ -68,7 +72,7 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
 
     Raises:
         ValueError: there is no such format, the folder is or holds the current one, or a record cannot be read.
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds something else, or is a link.
         ModuleNotFoundError: the format needs a package that is not installed.
     """
     writers: Mapping[str, Callable[[Runs, Path], list[Path]]] = {
@@ -83,22 +87,25 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ValueError(f"{out}: a folder that is replaced cannot be the current one, or hold it; give another")
     _require_own(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
-        temporary.mkdir(parents=True)
-        written = [path.relative_to(temporary) for path in writers[fmt](runs, temporary)]
-        entries = sorted(path.name for path in temporary.iterdir())
-        (temporary / MARK).write_text(json.dumps({"format": fmt, "entries": entries}, indent=1) + "\n", "utf-8")
+        made = temporary / "export"  # with the usual permissions
+        made.mkdir()
+        written = [path.relative_to(made) for path in writers[fmt](runs, made)]
+        listed = {"format": fmt, "files": sorted(_files_below(made))}
+        (made / MARK).write_text(json.dumps(listed, indent=1) + "\n", "utf-8")
         if folder.exists():
+            _require_own(folder)  # still
             shutil.rmtree(folder)
-        temporary.replace(folder)
+        made.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return [folder / path for path in written]
 
 
 def write_csv(runs: Runs, folder: Path) -> list[Path]:
-    """Write each table as a CSV file. Lists are JSON, what is missing is empty.
+    """Write each table as a CSV file. Lists are JSON, what is missing is empty, and no text is read as a formula.
 
     Args:
         runs: the runs.
@@ -112,7 +119,7 @@ def write_csv(runs: Runs, folder: Path) -> list[Path]:
     def open_writer(path: Path, schema: pa.Schema) -> Any:
         return csv.CSVWriter(str(path), schema)
 
-    return _write_tables(runs, folder, "csv", open_writer, _lists_as_text)
+    return _write_tables(runs, folder, "csv", open_writer, _as_plain_text)
 
 
 def write_parquet(runs: Runs, folder: Path) -> list[Path]:
@@ -145,10 +152,10 @@ def write_tensorboard(runs: Runs, folder: Path) -> list[Path]:
     except ModuleNotFoundError as error:
         raise _missing("tensorboard", error) from error
     folders = []
-    for path in runs.table["path"]:
+    for path, name in _folder_names(runs).items():
         config, status = runs.configs[path], read_status(Path(path))
         began, speed = _clock(status)
-        folders.append(folder / _folder_name(config))
+        folders.append(folder / name)
         writer = EventFileWriter(str(folders[-1]))
         for scalar in scalars(runs, path):
             summary = Summary(value=[Summary.Value(tag=scalar.tag, simple_value=scalar.value)])
@@ -182,10 +189,10 @@ def write_wandb(runs: Runs, folder: Path) -> list[Path]:
         run = wandb.init(
             mode="offline",
             dir=str(folder),
-            project=re.sub(r"[^\w.-]+", "-", config["study"] or "continual-metaopt"),
+            project=file_names([config["study"] or "continual-metaopt"], "-").popitem()[1],
             group=config["label"],
             name=f"{config['label']}, seed {config['seed']}",
-            id=config["run_id"],
+            id=file_names([config["run_id"]], "-").popitem()[1],
             config=dict(config),
             settings=settings,
         )
@@ -299,11 +306,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else json.dumps(value)
 
 
-def _lists_as_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _as_plain_text(batch: pa.RecordBatch) -> pa.RecordBatch:
     for index, field in enumerate(batch.schema):
+        column = batch.column(index)
         if pa.types.is_list(field.type):
-            texts = [None if value is None else json.dumps(value) for value in batch.column(index).to_pylist()]
-            batch = batch.set_column(index, field.name, pa.array(texts, pa.string()))
+            column = pa.array(
+                [None if value is None else json.dumps(value) for value in column.to_pylist()], pa.string()
+            )
+        elif pa.types.is_string(field.type):
+            known = column.dictionary_encode()
+            texts = pa.array([no_formula(text) for text in known.dictionary.to_pylist()], pa.string())
+            column = pa.DictionaryArray.from_arrays(known.indices, texts).cast(pa.string())
+        batch = batch.set_column(index, no_formula(field.name), column)
     return batch
 
 
@@ -314,9 +328,19 @@ def _clock(status: Mapping[str, Any]) -> tuple[float, float]:
     return ended - wall_time, status.get("samples_per_second") or 1.0
 
 
-def _folder_name(config: Mapping[str, Any]) -> str:
-    label = short_name(re.sub(r"[^\w.=,+-]+", "-", config["label"]).strip("-.")) or "run"
-    return f"{label}-seed{config['seed']}-{config['run_id']}"
+def _folder_names(runs: Runs) -> dict[str, str]:
+    """A name for a folder of each run, by its path: the label, the seed and the identity, and a number for a copy."""
+    about = {
+        path: (f"{config['label']}", f"seed{config['seed']}-{config['run_id']}")
+        for path, config in runs.configs.items()
+    }
+    labels, identities = (file_names(dict.fromkeys(texts), "-") for texts in zip(*about.values(), strict=True))
+    names = {path: f"{labels[label]}-{identities[identity]}" for path, (label, identity) in about.items()}
+    copies = Counter[str]()
+    for path, name in names.items():
+        copies[name] += 1
+        names[path] = f"{name}-{copies[name]}" if copies[name] > 1 else name
+    return names
 
 
 def _require_own(folder: Path) -> None:
@@ -325,16 +349,29 @@ def _require_own(folder: Path) -> None:
     Raises:
         FileExistsError: there is something else.
     """
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link, which an export does not follow; give the folder itself")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     own: set[str] = set()
-    if (folder / MARK).is_file():
-        try:
-            own = {MARK, *json.loads((folder / MARK).read_text("utf-8"))["entries"]}
-        except (ValueError, KeyError, TypeError):
-            own = set()
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - own:
-        raise FileExistsError(f"{folder} holds what no export has written; choose another folder, which need not exist")
+    if is_regular(folder / MARK):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            own = {MARK, *json.loads(read_regular(folder / MARK))["files"]}
+    others = sorted(_files_below(folder) - own) if folder.is_dir() else [folder.name]
+    if others:
+        raise FileExistsError(
+            f"{folder} holds '{others[0]}', which no export has written; choose another folder, which need not exist"
+        )
+
+
+def _files_below(folder: Path) -> set[str]:
+    """The paths in a folder of all files, links and empty folders."""
+    found = set()
+    for directory, subfolders, files in os.walk(folder):
+        links = [name for name in subfolders if (Path(directory) / name).is_symlink()]
+        empty = [] if subfolders or files or Path(directory) == folder else ["."]
+        found |= {(Path(directory) / name).relative_to(folder).as_posix() for name in (*files, *links, *empty)}
+    return found
 
 
 def _missing(package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:

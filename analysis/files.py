@@ -1,15 +1,108 @@
-"""Writing files whole or not at all, and naming them."""
+"""Reading files that a stranger may have made, writing files whole or not at all, and naming them."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
-MAX_BYTES = 120  # of a label in a file's name; most file systems allow 255 in all
+MAX_LENGTH = 120  # of a label in a file's name; most file systems allow 255 bytes in all
+MAX_TEXT = 64 * 2**20  # bytes of a description such as config.json
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def open_regular(path: Path, at_most: int | None = None) -> BinaryIO:
+    """Open a file of a record for reading, without waiting for anybody or following a link.
+
+    Args:
+        path: the file.
+        at_most: number of bytes that it may have; None for any number.
+
+    Returns:
+        The open file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is not a regular file, or too large; the message names it.
+        OSError: it cannot be opened.
+    """
+    _require_regular(path, path.lstat())  # first, since opening a device may do something
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        facts = os.fstat(descriptor)
+        _require_regular(path, facts)
+        if at_most is not None and facts.st_size > at_most:
+            raise ValueError(f"'{path}' has {facts.st_size:,} bytes, and at most {at_most:,} are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, at_most: int = MAX_TEXT) -> bytes:
+    """Read a file of a record; arguments and errors as for `open_regular`.
+
+    Returns:
+        Its content.
+    """
+    with open_regular(path, at_most) as file:
+        return file.read(at_most)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a file, which is neither a link nor a pipe, a device or a folder."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def real_folder(folder: Path) -> Path:
+    """Check that what is to be written into a folder does not go elsewhere, by a link that a stranger may have made.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        FileExistsError: it is a link.
+    """
+    if folder.is_symlink():
+        raise FileExistsError(f"'{folder}' is a link, and nothing is written through it; put a folder in its place")
+    return folder
+
+
+def _require_regular(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "a device")
+        raise ValueError(f"'{path}' is {kind}, not a file")
+
+
+def with_home(arguments: Iterable[str]) -> list[str]:
+    """Spell out ~ at the beginning of paths, which shells leave to programs in `--out=~/x`.
+
+    Args:
+        arguments: of a command.
+
+    Returns:
+        The arguments, with the user's home in place of `~`, and another's in place of `~name`, where there is one.
+    """
+    flag_and_path = re.compile(r"(--[\w.-]+=)?(~[\w.-]*(?:/.*)?)", re.DOTALL)
+
+    def spelt_out(argument: str) -> str:
+        parts = flag_and_path.fullmatch(argument)
+        if not parts:
+            return argument
+        return (parts[1] or "") + os.path.expanduser(parts[2])  # noqa: PTH111 (pathlib's raises where there is no home)
+
+    return [spelt_out(argument) for argument in arguments]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -41,9 +134,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
-    """Names of files for labels: ASCII letters, digits, dots, and a separator for everything else; not too long.
+    """Names of files for labels and other texts of records, whoever made these: all writers take theirs from here.
 
-    Greek letters are spelt out, since journals and arXiv take ASCII names only.
+    A name has ASCII letters, digits, dots, and a separator for everything else. It neither begins nor ends with a dot,
+    leads nowhere else and is not too long. Greek letters are spelt out, since journals and arXiv take ASCII names only.
 
     Args:
         labels: all labels whose files share a folder, each once.
@@ -56,7 +150,7 @@ def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
     known: set[str] = set()
     for label in labels:
         first = name = (
-            short_name(re.sub(r"[^A-Za-z0-9_.]+", separator, _spelt_out(label)).strip(separator)) or "unnamed"
+            re.sub(r"[^A-Za-z0-9_.]+", separator, _spelt_out(label))[:MAX_LENGTH].strip(f"{separator}.") or "unnamed"
         )
         numbers = itertools.count(2)
         while name.casefold() in known:  # some file systems do not tell capital letters from small ones
@@ -73,8 +167,3 @@ def _spelt_out(label: str) -> str:
     return "".join(
         name.rsplit(" ", 1)[-1].lower() if name.startswith("GREEK SMALL LETTER") else letter for letter, name in names
     )
-
-
-def short_name(name: str) -> str:
-    """The beginning of a name, so short that a file system takes it with something before and behind."""
-    return name.encode()[:MAX_BYTES].decode(errors="ignore")

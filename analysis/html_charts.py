@@ -23,9 +23,9 @@ from analysis.statistics import (
     is_regression,
     mean_interval,
     means_by_experience,
-    recorded_trajectories,
     sample_scores,
     squared_errors,
+    trajectories_of_blocks,
     windowed_accuracy,
 )
 
@@ -163,22 +163,19 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         group = runs.table[runs.table["label"] == label]
         if quantity == "step_size" and not group["learned_step_sizes"].any():
             continue
-        records = {path: recorded_trajectories(runs, path, quantity) for path in group["path"]}
-        steps = np.unique(np.concatenate([record["step"].to_numpy(dtype=int) for record in records.values()]))
-        if not len(steps):
-            continue
-        distances.append(math.ceil(len(steps) / max_points))
-        steps = steps[:: distances[-1]]
         names = runs.configs[group["path"].iloc[0]]["blocks"]
         places = np.unique(np.linspace(0, len(names) - 1, min(len(names), MAX_BLOCKS)).round().astype(int))
+        shown = [names[place] for place in places]
+        steps, arrays, distance = trajectories_of_blocks(
+            runs, list(group["path"]), quantity, shown, max_points=max_points
+        )
+        if not len(steps):
+            continue
+        distances.append(distance)
         blocks = []
-        for block in (names[place] for place in places):
-            of_block = [record[record["block"] == block].set_index("step") for record in records.values()]
-            seeds = [part["value"].reindex(steps).to_numpy(dtype=float) for part in of_block]
-            edges = [
-                np.column_stack([part[edge].reindex(steps).to_numpy(dtype=float) for part in of_block])
-                for edge in ("q25", "q75")
-            ]
+        for number, block in enumerate(shown):
+            seeds = list(arrays["value"][number])
+            edges = [arrays[edge][number].T for edge in ("q25", "q75")]
             band = [_median(edge) for edge in edges] if np.isfinite(edges[0]).any() else []
             if any(np.isfinite(line).any() for line in seeds):
                 blocks.append({"name": block, "seeds": len(seeds), "band": bool(band)})

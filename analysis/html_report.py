@@ -23,14 +23,27 @@ from analysis import html_charts
 from analysis.commands import Study, run_command, studies_of
 from analysis.figures import COLOURS
 from analysis.files import write_whole
-from analysis.runs import Runs, read_status
+from analysis.records import read_status
+from analysis.runs import Runs
 from analysis.statistics import Diverged, average_score, held_out_accuracy
 from analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
 DASHES = ("", "6 3", "2 2", "6 2 2 2", "4 3")  # one per learner in turn, as colours are
-_OF_ONE_RUN = ("run_id", "seed", "order", "purpose", "study", "label", "schema_version", "entry", "tuned", "imports")
+_OF_ONE_RUN = (
+    "run_id",
+    "seed",
+    "order",
+    "purpose",
+    "study",
+    "label",
+    "schema_version",
+    "entry",
+    "tuned",
+    "imports",
+    "resumed",
+)
 _COLUMNS_WITH_INTERVALS = {
     "online accuracy (%)": "online_accuracy",
     "mean squared error": "squared_error",
@@ -495,7 +508,8 @@ def _listed(content: Mapping[str, Any], between: str = " = ") -> str:
 
 def _differing(runs: Runs, key: str, between: str) -> str:
     """What all runs recorded under a key, each content once."""
-    return "; ".join(dict.fromkeys(_listed(config.get(key, {}), between) for config in runs.configs.values()))
+    attempts = (attempt for config in runs.configs.values() for attempt in (config, *config.get("resumed", ())))
+    return "; ".join(dict.fromkeys(_listed(attempt.get(key, {}), between) for attempt in attempts))
 
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:

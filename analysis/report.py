@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 from analysis import figures
-from analysis.files import file_names, write_whole
+from analysis.escaping import one_line
+from analysis.files import file_names, open_regular, real_folder, write_whole
 from analysis.html_report import Section, write_html
 from analysis.runs import Runs
 from analysis.sawtooth import block_trajectories, can_fold
@@ -22,6 +24,8 @@ from analysis.tables import Format, caption, comparison_table, format_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_PAGE = "report.html"
+_MARK = "continual-metaopt</title>"  # in each page
 SUFFIXES: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
 
 
@@ -53,12 +57,15 @@ def write_report(
 
     Raises:
         ValueError: the runs cannot be compared, see `analysis.tables.comparison_table`.
+        FileExistsError: the folder holds a file that no report has written, in whose place one would be written.
         OSError: a file cannot be written.
     """
     paths = []
     sections = []
     for title, (part, folder) in zip(by_stream_and_network(runs), split_by_stream(runs, out_dir), strict=True):
         table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)
+        if not paths:  # and nothing has been written
+            _require_own(Path(out_dir))
         paths += write_tables(table, folder)
         drawings: dict[str, Callable[[], Figure]] = {}
         ended = len(counted_runs(part, diverged)) > 0
@@ -88,7 +95,28 @@ def write_report(
             images[name] = files[0]
             paths += files
         sections.append(Section(title, part, table, diverged, selection, images, captions))
-    return [*paths, write_html(sections, Path(out_dir) / "report.html")]
+    return [*paths, write_html(sections, Path(out_dir) / _PAGE)]
+
+
+def _require_own(folder: Path) -> None:
+    """Check that no files but a report's are overwritten, and mark the folder as a report's by a page.
+
+    Raises:
+        FileExistsError: there are others.
+    """
+    page = folder / _PAGE
+    with suppress(FileNotFoundError, ValueError), open_regular(page) as file:
+        if _MARK.encode() in file.read(2**16):
+            return
+    stems = ("squared_error", "online_accuracy", "sliding_accuracy", "step_sizes", "sawtooth")
+    drawn = [f"{stem}.{suffix}" for stem in (*stems, *get_args(figures.MetaParameter)) for suffix in ("png", "pdf")]
+    for name in (_PAGE, *(f"comparison.{suffix}" for suffix in SUFFIXES.values()), *drawn):
+        if os.path.lexists(folder / name):
+            raise FileExistsError(
+                f"'{folder}' holds '{name}', which no report has written; choose another folder with --out"
+            )
+    text = f"<!DOCTYPE html>\n<title>Not finished – {_MARK}\n<p>The command that writes this report has not finished.\n"
+    write_whole(page, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
@@ -136,7 +164,7 @@ def write_texts(
     Raises:
         OSError: a file cannot be written.
     """
-    before, behind = {"latex": f"% {explanation}\n"}, {"markdown": f"\n{explanation}\n"}
+    before, behind = {"latex": f"% {one_line(explanation)}\n"}, {"markdown": f"\n{one_line(explanation)}\n"}
     return [
         write_whole(
             Path(out_dir) / f"{name}.{SUFFIXES[fmt]}",
@@ -155,12 +183,15 @@ def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[R
 
     Returns:
         Pairs of the runs of one stream and network and their folder, which is named after these.
+
+    Raises:
+        FileExistsError: such a folder is a link.
     """
     parts = by_stream_and_network(runs)
     if len(parts) == 1:
         return [(runs, Path(out_dir))]
     names = file_names(parts, "-")
-    return [(part, Path(out_dir) / names[title]) for title, part in parts.items()]
+    return [(part, real_folder(Path(out_dir) / names[title])) for title, part in parts.items()]
 
 
 def by_stream_and_network(runs: Runs) -> dict[str, Runs]:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import pandas as pd
 
 from analysis import figures, published
+from analysis.escaping import csv_text
 from analysis.files import file_names, write_whole
 from analysis.reproduction import (
     Table,
@@ -211,8 +212,8 @@ def write_reproduction(
     paths = [write_whole(page, partial(Path.write_text, data=text, encoding="utf-8"))]
     for part in parts:
         if len(part.table):
-            to_csv = partial(part.table.to_csv, index=False, lineterminator="\n", float_format="%.6g")
-            paths.append(write_whole(folder / f"{experiment}_{part.name}.csv", to_csv))
+            write = partial(Path.write_text, data=csv_text(part.table, float_format="%.6g"), encoding="utf-8")
+            paths.append(write_whole(folder / f"{experiment}_{part.name}.csv", write))
     if experiment == "published":
         drawn = {
             "cumulative_accuracy": figures.published_cumulative_accuracy(runs, diverged=diverged),

@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from analysis.files import open_regular
+from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, open_table, read_config, read_status
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
-STATES = ("running", "finished", "diverged", "failed")
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "samples": ("step", "experience", "correct", "loss"),
-    "step_sizes": ("step", "block", "step_size", "q05", "q25", "q75", "q95"),
-    "measurements": ("step", "quantity", "block", "statistic", "value"),
-    "experiences": (
-        "experience",
-        "classes",
-        "first_step",
-        "n_samples",
-        "n_seen_before",
-        "n_correct",
-        "online_accuracy",
-        "mean_loss",
-        "test_accuracy",
-    ),
-}
+T = TypeVar("T")
 
-# that runs of earlier versions lack; NaN there
-_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "step_sizes": ("q05", "q25", "q75", "q95"),
-    "experiences": ("mean_loss",),
-}
+SMALL, KEPT = 2**16, 2**23  # bytes of a table that is kept in memory, and values of all of them
 
-_CONFIG_KEYS = (
-    "run_id",
-    "study",
-    "label",
-    "purpose",
-    "stream",
-    "seed",
-    "evaluate",
-    "learned_step_sizes",
-    "stream_info",
-    "blocks",
-    "n_parameters",
-)
 # Options of a stream that do not decide what it presents: where files lie, and how they are read.
 _NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
-_STREAM_KEYS = ("definition", "fingerprint", "source", "n_experiences", "n_samples", "n_outputs", "boundaries")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +39,15 @@ class Runs:
             samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
             regressions).
         configs: the content of `config.json` of each run, by path.
+        n_superseded: how many runs of earlier versions of a study were left out.
+        left_out: what is wrong with directories that were left out because they cannot be read, by path.
     """
 
     table: pd.DataFrame
     configs: dict[str, dict[str, Any]]
+    n_superseded: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    _kept: _Kept = field(default_factory=lambda: _Kept(), repr=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -116,9 +90,36 @@ class Runs:
         rows = []
         counts = ended[["path", "record_samples_every", "step", "n_correct"]]
         for path, every, step, n_correct in counts.itertuples(index=False, name=None):
-            correct = self.correct(path)
-            rows.append((len(correct), correct.sum()) if every == 1 else (step, n_correct))
+            counted = self.once(path, "counts", partial(self._counts, path))
+            rows.append(counted if every == 1 else (step, n_correct))
         return pd.DataFrame(rows, index=pd.Index(ended["path"], name="run"), columns=["n_rows", "n_correct"])
+
+    def _counts(self, run: str) -> tuple[int, float]:
+        correct = self.correct(run)
+        return len(correct), float(correct.sum())
+
+    def once(self, run: str, name: str, compute: Callable[[], T]) -> T:
+        """Compute a small fact about a run once, also for the sets of runs that are made of this one.
+
+        Args:
+            run: the path of the run, as in `table`.
+            name: of the fact.
+            compute: computes it from what the run has recorded.
+
+        Returns:
+            The fact; computed anew each time for a run that has not ended.
+        """
+        if self._states[run] not in ("finished", "diverged"):
+            return compute()
+        facts = self._kept.facts
+        if (run, name) not in facts:
+            facts[run, name] = compute()
+        fact: T = facts[run, name]
+        return fact
+
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        return dict(zip(self.table["path"], self.table["state"], strict=True))
 
     def correct(self, run: str) -> np.ndarray:
         """Whether each prediction of one run was correct.
@@ -133,15 +134,15 @@ class Runs:
         Raises:
             ValueError: a finished run lacks samples, or a run has more samples than its stream.
         """
-        correct = self.read(run, "samples", ["correct"])["correct"].to_numpy(dtype=float, na_value=np.nan)
-        state = self.table.loc[self.table["path"] == run, "state"].item()
+        correct = _numbers(self._arrow(run, "samples", ["correct"]).column("correct"))
+        state = self._states[run]
         n_samples, every = self.configs[run]["stream_info"]["n_samples"], record_samples_every(self.configs[run])
         expected = -(-n_samples // every)
         if len(correct) > expected or (state == "finished" and len(correct) != expected):
             of_them = "" if every == 1 else f", of which {expected} are recorded"
             raise ValueError(
                 f"{run}: the run is {state} and its stream has {n_samples} samples{of_them}, but {len(correct)} are "
-                "recorded: remove the directory and repeat the run"
+                f"recorded; {REPAIR}"
             )
         return correct
 
@@ -159,7 +160,11 @@ class Runs:
         Raises:
             ValueError: a file cannot be read, or lacks a column.
         """
-        return _read_table(Path(run), table, list(columns or TABLES[table]))
+        return _frame(self._arrow(run, table, list(columns or TABLES[table])))
+
+    def _arrow(self, run: str, table: str, columns: list[str]) -> pa.Table:
+        read = self._kept.read if self._states[run] in ("finished", "diverged") else _read
+        return read(Path(run), self.configs[run], table, columns)
 
     def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read one table of one run piece by piece, in flat memory; arguments and errors as for `read`.
@@ -167,7 +172,7 @@ class Runs:
         Yields:
             Batches of at most 65,536 rows, with null for columns that runs of earlier versions lack.
         """
-        yield from _batches(Path(run), table, list(columns or TABLES[table]))
+        yield from _batches(Path(run), self.configs[run], table, list(columns or TABLES[table]))
 
     def select(self, **equals: Any) -> Runs:
         """Keep the runs whose columns equal the given values.
@@ -202,8 +207,34 @@ class Runs:
         Returns:
             These runs, in the order of `table`.
         """
-        table = self.table[self.table["path"].isin(list(paths))].reset_index(drop=True)
-        return Runs(table, {path: self.configs[path] for path in table["path"]})
+        table = self.table[self.table["path"].isin(set(paths))].reset_index(drop=True)
+        return Runs(table, {path: self.configs[path] for path in table["path"]}, _kept=self._kept)
+
+    def readable(self) -> Runs:
+        """Leave out runs of which a table cannot be read; `left_out` says which and why.
+
+        Returns:
+            The others, in the same order.
+
+        Raises:
+            ValueError: there is no other.
+        """
+        left_out = {}
+        for path, state in self._states.items():
+            try:
+                for name in TABLES:
+                    if _is_small(Path(path), name):
+                        self._arrow(path, name, list(TABLES[name]))
+                    else:
+                        collections.deque(self.batches(path, name), maxlen=0)
+                if state in ("finished", "diverged"):
+                    self.correct(path)
+            except (OSError, ValueError) as error:
+                left_out[path] = str(error)
+        if left_out and len(left_out) == len(self):
+            raise ValueError(next(iter(left_out.values())))
+        kept = self.among(path for path in self.table["path"] if path not in left_out)
+        return replace(kept, n_superseded=self.n_superseded, left_out={**self.left_out, **left_out})
 
     def by_stream(self) -> dict[str, Runs]:
         """Split into sets that ran on the same stream, apart from its seed.
@@ -247,7 +278,7 @@ class Runs:
             raise ValueError(
                 f"{first} and {second} both have seed {seed}, but did not see the same samples in the same order: "
                 f"{_differences(self.configs[first], self.configs[second])}. They cannot be compared: leave one of "
-                "them out, or remove it and repeat the run"
+                "them out, or move it elsewhere and repeat the run"
             )
 
     def _require_equal_sources(self) -> None:
@@ -260,7 +291,7 @@ class Runs:
                 raise ValueError(
                     f"{first} and {path} saw different images: what was stored as source {source!r} has changed "
                     f"between them (source_hash {known[first]} and {value}). They cannot be averaged: leave one of "
-                    "them out, or remove it and repeat the run"
+                    "them out, or move it elsewhere and repeat the run"
                 )
 
     def _concatenate(self, name: str) -> pd.DataFrame:
@@ -283,8 +314,11 @@ class Runs:
 def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") -> Runs:
     """Find all run directories at or below some paths and read what was run and how it went.
 
+    Runs of an earlier version of a study, whose learner has other options now, are left out unless a path names them.
+    So are directories whose descriptions cannot be read, as long as others can: `Runs.left_out` says which and why.
+
     Args:
-        *paths: directories. A run directory is one that holds `config.json`.
+        *paths: directories. A run directory is one that holds `config.json`. Links below them are not followed.
         purpose: keep only runs with this purpose: `"report"`, or `"selection"` for runs that only served to choose a
             setting. None keeps all.
 
@@ -293,23 +327,37 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
 
     Raises:
         FileNotFoundError: a path does not exist, or there is no run directory.
-        ValueError: a file cannot be understood, or no run has this purpose.
+        ValueError: no description can be understood, or no run has this purpose.
     """
     if not paths:
         raise ValueError("load_runs needs at least one path")
     # A run that is reached through two of the paths is one run.
     directories = list({found.resolve(): found for path in paths for found in _run_directories(Path(path))}.values())
-    configs = {str(directory): _read_config(directory) for directory in directories}
-    kept = {path: config for path, config in configs.items() if purpose in (None, config["purpose"])}
+    named = {Path(path) for path in paths}
+    read: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    n_superseded = 0
+    for directory in directories:
+        try:
+            status = read_status(directory)
+            if status.get("superseded") and directory not in named:
+                n_superseded += 1
+                continue
+            read[str(directory)] = read_config(directory), status
+        except ValueError as error:
+            left_out[str(directory)] = str(error)
+    if left_out and not read:
+        raise ValueError(next(iter(left_out.values())))
+    kept = {path: config for path, (config, _) in read.items() if purpose in (None, config["purpose"])}
     if not kept:
-        found = ", ".join(sorted({config["purpose"] for config in configs.values()}))
+        found = ", ".join(sorted({config["purpose"] for config, _ in read.values()}))
         raise ValueError(
-            f"none of the {len(configs)} runs found has the purpose {purpose!r} (found: {found}); "
+            f"none of the {len(read)} runs found has the purpose {purpose!r} (found: {found}); "
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], read_status(Path(path))) for path in ordered])
-    return Runs(table, {path: kept[path] for path in ordered})
+    table = pd.DataFrame([_row(path, kept[path], read[path][1]) for path in ordered])
+    return Runs(table, {path: kept[path] for path in ordered}, n_superseded, left_out)
 
 
 def record_samples_every(config: Mapping[str, Any]) -> int:
@@ -318,17 +366,11 @@ def record_samples_every(config: Mapping[str, Any]) -> int:
 
 
 def _run_directories(root: Path) -> Iterator[Path]:
-    """Yield the run directories at or below `root`, in order of their names."""
+    """Yield the run directories at or below `root`, in order of their names; links below it are not followed."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such directory")
     found = False
-    seen = set()
-    for directory, subdirectories, files in os.walk(root, followlinks=True):
-        place = os.path.realpath(directory)
-        if place in seen:  # by a link that leads back
-            subdirectories.clear()
-            continue
-        seen.add(place)
+    for directory, subdirectories, files in os.walk(root):
         subdirectories.sort()
         if "config.json" in files:
             subdirectories.clear()  # what lies below belongs to the run
@@ -336,59 +378,6 @@ def _run_directories(root: Path) -> Iterator[Path]:
             yield Path(directory)
     if not found:
         raise FileNotFoundError(f"{root}: no run directory (a directory with config.json) here or below")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); repair it or remove the run directory") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: is not a JSON object; repair it or remove the run directory")
-    return content
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    config = _read_json(path)
-    version = config.get("schema_version")
-    if version is None:
-        raise ValueError(f"{path}: has no schema_version, so it is not a run's; pass only directories of runs")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version {version} is not supported, only {SCHEMA_VERSION}; "
-            "use the version of this package that wrote the run"
-        )
-    missing = [key for key in _CONFIG_KEYS if key not in config]
-    missing += [f"stream_info.{key}" for key in _STREAM_KEYS if key not in config.get("stream_info", {})]
-    if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; repair it or remove the run directory")
-    return config
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """Read how a run went.
-
-    Args:
-        directory: of the run.
-
-    Returns:
-        The content of `status.json`; the state "running" if it has not been written yet.
-
-    Raises:
-        ValueError: the file cannot be understood.
-    """
-    path = directory / "status.json"
-    if not path.exists():
-        # The two files are not written at the same instant: such a run has only just started.
-        return {"state": "running", "reason": "status.json has not been written yet"}
-    status = _read_json(path)
-    if status.get("state") not in STATES:
-        raise ValueError(
-            f"{path}: state {status.get('state')!r} is none of {', '.join(STATES)}; "
-            "repair it or remove the run directory"
-        )
-    return status
 
 
 def _sort_key(path: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -461,15 +450,87 @@ def _shortened(value: Any) -> str:
 def _files(directory: Path, name: str) -> list[Path]:
     """The merged file of a table, or its parts."""
     # The parts are listed first: they are removed only after the merged file exists.
-    parts = sorted((directory / name).glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+    folder = directory / name
+    found = [] if folder.is_symlink() else folder.glob("part-*.parquet")
+    parts = sorted(found, key=lambda part: (len(part.name), part.name))
     whole = directory / f"{name}.parquet"
-    return [whole] if whole.exists() else parts
+    return [whole] if os.path.lexists(whole) else parts
 
 
-def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as float64, NaN for null."""
+    import pyarrow as pa
+
+    numbers: np.ndarray = np.array(column.cast(pa.float64()).to_numpy())
+    return numbers
+
+
+class _Kept:
+    """What a report asks for again and again: small tables, up to so many values in all, and facts about runs."""
+
+    def __init__(self) -> None:
+        self.facts: dict[tuple[str, str], Any] = {}
+        self._tables: dict[tuple[Path, str], pa.Table] = {}
+        self._n_values = 0
+
+    def read(self, directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
+        """A table of a run that has ended, as `_read` gives it."""
+        table = self._tables.get((directory, name))
+        if table is None:
+            if not _is_small(directory, name):
+                return _read(directory, config, name, columns)
+            try:
+                table = _read(directory, config, name, list(TABLES[name]))
+            except ValueError:  # of a column, perhaps, that is not asked for
+                return _read(directory, config, name, columns)
+            if self._n_values + len(table) * table.num_columns <= KEPT:
+                self._tables[directory, name] = table
+                self._n_values += len(table) * table.num_columns
+        return table.select(columns)
+
+
+def _is_small(directory: Path, name: str) -> bool:
+    try:
+        return sum(file.lstat().st_size for file in _files(directory, name)) <= SMALL
+    except FileNotFoundError:  # the run has ended meanwhile
+        return False
+
+
+def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Read one table of a run, from the merged file or from its parts, if it can be one of this run.
+
+    Args:
+        directory: of the run.
+        config: the content of its `config.json`, from `analysis.records.read_config`.
+        name: of the table.
+        columns: the columns to read.
+
+    Returns:
+        The table; without rows if nothing has been written yet.
+
+    Raises:
+        ValueError: a file cannot be read, lacks a column, or holds other types or more rows than such a run has.
+    """
+    return _frame(_read(directory, config, name, list(columns)))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    if not len(table):
+        return pd.DataFrame(columns=table.column_names)
+    return table.to_pandas(ignore_metadata=True, use_threads=False)
+
+
+def _read(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
+    """A table of a run as Arrow has it; arguments and errors as for `read_table`."""
+    import pyarrow as pa
+
     for attempt in range(2):
         try:
-            return _read_files(_files(directory, name), columns, _ADDED_COLUMNS.get(name, ()))
+            parts = [_read_file(file, config, name, columns) for file in _files(directory, name)]
+            if len(parts) == 1:
+                return parts[0]
+            nothing = pa.table({column: pa.nulls(0) for column in columns})
+            return pa.concat_tables(parts, promote_options="permissive") if parts else nothing
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
@@ -477,54 +538,71 @@ def _read_table(directory: Path, name: str, columns: list[str]) -> pd.DataFrame:
     raise AssertionError("unreachable")
 
 
-def _batches(directory: Path, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    for file in _files(directory, name):
+    texts = [column for column in columns if column in TEXTS]
+    try:
+        with open_regular(file) as opened, open_table(opened, config, name, columns, texts) as content:
+            table = content.read(columns=columns, use_threads=False)
+        for column in texts:
+            place = table.schema.get_field_index(column)
+            table = table.set_column(place, column, _short_texts(table.column(column), column))
+        for column in set(columns) - set(table.column_names):
+            table = table.append_column(column, pa.nulls(len(table), pa.float64()))
+        return table.select(columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(file, columns, error) from error
+
+
+def _short_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column of text as such, whose values are names: a short file could repeat a long text a million times."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for chunk in column.chunks:
+        known = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        if len(known) and (compute.max(compute.binary_length(known)).as_py() or 0) > MAX_TEXT:
+            raise ValueError(f"its column {name} holds a text of more than {MAX_TEXT:,} bytes")
+    return column.cast(pa.string())
+
+
+def _batches(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    n_given = 0
+    for attempt in range(2):
         try:
-            with parquet.ParquetFile(file) as content:
-                known = content.schema_arrow.names
-                absent = [column for column in columns if column not in known]
-                if not set(absent) <= set(_ADDED_COLUMNS.get(name, ())):
-                    raise ValueError(f"it lacks {absent[0]}")
-                for batch in content.iter_batches(columns=[column for column in columns if column in known]):
-                    for column in absent:
-                        batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
-                    yield batch.select(columns)
-        except (OSError, ValueError) as error:
-            raise _unreadable(file, columns, error) from error
+            n_to_skip = n_given
+            for file in _files(directory, name):
+                for batch in _batches_of_file(file, config, name, columns):
+                    new = batch.slice(min(n_to_skip, len(batch)))
+                    n_to_skip -= len(batch) - len(new)
+                    n_given += len(new)
+                    if len(new):
+                        yield new
+            return
+        except FileNotFoundError:
+            # The run has ended meanwhile, and its parts have been merged: the rest of the rows is there.
+            if attempt:
+                raise
+
+
+def _batches_of_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    try:
+        with open_regular(file) as opened, open_table(opened, config, name, columns) as content:
+            for batch in content.iter_batches(columns=columns):
+                for column in set(columns) - set(batch.schema.names):
+                    batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
+                yield batch.select(columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, columns, error) from error
 
 
 def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ValueError(
-        f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); "
-        "remove the run directory and repeat the run"
-    )
-
-
-def _read_files(files: Sequence[Path], columns: list[str], added: Collection[str]) -> pd.DataFrame:
-    frames = []
-    for file in files:
-        try:
-            # Without partitioning=None, a folder called "seed=1" would become a column.
-            present = _present(file, columns, added)
-            frame = pd.read_parquet(file, columns=present, partitioning=None, page_checksum_verification=True)
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, KeyError) as error:
-            raise _unreadable(file, columns, error) from error
-        if len(frame):
-            frames.append(frame.reindex(columns=columns))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def _present(file: Path, columns: list[str], added: Collection[str]) -> list[str]:
-    """The columns to read of a file, which may lack those that later versions have added."""
-    if not any(column in added for column in columns):
-        return columns
-    from pyarrow import parquet
-
-    known = parquet.read_schema(file).names
-    return [column for column in columns if column in known or column not in added]
+    return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); {REPAIR}")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.comparisons import holm
 from analysis.runs import Runs
-from analysis.statistics import counted_runs, mean_interval, recorded_series, require_labels
+from analysis.statistics import counted_runs, mean_interval, require_labels
 
 BINS = 20
 SKIP = 1  # experiences at the beginning: no boundary precedes the first one
@@ -229,14 +229,14 @@ def block_trajectories(runs: Runs, label: str) -> dict[str, list[Trajectory]]:
     for path in counted_runs(runs.select(label=label), "exclude")["path"]:
         config = runs.configs[path]
         info = config["stream_info"]
+        record = runs.read(path, "step_sizes", ["step", "block", "step_size"])
+        steps, values = record["step"].to_numpy(), record["step_size"].to_numpy()
+        blocks = record["block"].to_numpy(dtype=object)
         for block in config["blocks"]:
-            record = recorded_series(runs, path, "step_size", block)
-            if len(record):
-                found.setdefault(block, []).append(
-                    Trajectory(
-                        record["step"].to_numpy(), record["value"].to_numpy(), info["boundaries"], info["n_samples"]
-                    )
-                )
+            of_block = blocks == block
+            if of_block.any():
+                trajectory = Trajectory(steps[of_block], values[of_block], info["boundaries"], info["n_samples"])
+                found.setdefault(block, []).append(trajectory)
     return found
 
 

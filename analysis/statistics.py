@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -396,16 +398,24 @@ def online_loss(runs: Runs) -> pd.DataFrame:
         means of experiences, which runs of earlier versions lack, and discounted_loss is NaN. Where only some samples
         have been recorded, see `sample_scores`.
     """
-    table = pd.DataFrame(np.nan, index=pd.Index(runs.table["path"], name="run"), columns=["loss", "discounted_loss"])
-    for path in runs.table.loc[runs.table["state"] == "finished", "path"]:
-        losses = _sample_losses(runs, path)
-        if np.isfinite(losses).all():
-            weights = 1 - GAMMA ** np.arange(1, len(losses) + 1)
-            table.loc[path] = (losses.mean(), np.average(losses, weights=weights))
-        elif np.isnan(losses).all():
-            means = runs.read(path, "experiences", ["n_samples", "mean_loss"]).astype(float)
-            table.loc[path, "loss"] = np.average(means["mean_loss"], weights=means["n_samples"])
-    return table.replace(np.inf, np.nan)
+    found = [
+        runs.once(path, "losses", partial(_mean_losses, runs, path)) if state == "finished" else (np.nan, np.nan)
+        for path, state in runs.table[["path", "state"]].itertuples(index=False, name=None)
+    ]
+    table = pd.DataFrame(found, index=pd.Index(runs.table["path"], name="run"), columns=["loss", "discounted_loss"])
+    return table.astype(float).replace(np.inf, np.nan)
+
+
+def _mean_losses(runs: Runs, run: str) -> tuple[float, float]:
+    """Mean and discounted loss of a finished run."""
+    losses = _sample_losses(runs, run)
+    if np.isfinite(losses).all():
+        weights = 1 - GAMMA ** np.arange(1, len(losses) + 1)
+        return float(losses.mean()), float(np.average(losses, weights=weights))
+    if not np.isnan(losses).all():
+        return np.nan, np.nan
+    means = runs.read(run, "experiences", ["n_samples", "mean_loss"]).astype(float)
+    return float(np.average(means["mean_loss"], weights=means["n_samples"])), np.nan
 
 
 def mean_squared_error(runs: Runs, diverged: Diverged = "chance", burn_in: int = 0) -> pd.DataFrame:
@@ -467,21 +477,26 @@ def test_accuracy_by_experience(runs: Runs, diverged: Diverged = "chance") -> pd
     Raises:
         ValueError: the runs cannot be averaged (see `counted_runs`).
     """
-    parts = []
+    rows: list[tuple[str, str, int, int, float]] = []
     was_measured = False
     counted = counted_runs(runs, diverged)[["path", "label", "seed", "state"]]
     for path, label, seed, state in counted.itertuples(index=False, name=None):
         if runs.configs[path]["evaluate"]:
-            record = runs.read(path, "experiences", ["experience", "test_accuracy"]).dropna()
-            accuracy = record.set_index("experience")["test_accuracy"].astype(float)
-            was_measured |= len(accuracy) > 0
+            accuracies = runs.once(path, "test accuracies", partial(_test_accuracies, runs, path))
+            was_measured |= len(accuracies) > 0
             if state == "diverged":
                 info = runs.configs[path]["stream_info"]
-                everywhere = pd.RangeIndex(info["n_experiences"], name="experience")
-                accuracy = accuracy.reindex(everywhere, fill_value=1 / info["n_outputs"])
-            parts.append(accuracy.reset_index().assign(run=path, label=label, seed=seed))
+                accuracies = dict.fromkeys(range(info["n_experiences"]), 1 / info["n_outputs"]) | accuracies
+            rows += [(path, label, seed, experience, accuracy) for experience, accuracy in accuracies.items()]
     columns = ["run", "label", "seed", "experience", "test_accuracy"]
-    return pd.concat(parts, ignore_index=True)[columns] if was_measured else pd.DataFrame(columns=columns)
+    return pd.DataFrame(rows if was_measured else [], columns=columns)
+
+
+def _test_accuracies(runs: Runs, run: str) -> dict[int, float]:
+    """Test accuracy by experience, where it was measured."""
+    record = runs.read(run, "experiences", ["experience", "test_accuracy"])
+    pairs = zip(record["experience"], record["test_accuracy"].astype(float), strict=True)
+    return {int(experience): accuracy for experience, accuracy in pairs if not math.isnan(accuracy)}
 
 
 def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
@@ -563,20 +578,27 @@ def at_bounds(runs: Runs, run: str) -> pd.DataFrame:
         Indexed by block, in the order of the record: lower and upper, the shares of recorded steps at which it was at
         the learner's `lr_bounds`. No rows for a learner without bounds, and for one whose step sizes are not learned.
     """
+    blocks, lower, upper = _shares_at_bounds(runs, run)
+    return pd.DataFrame({"lower": lower, "upper": upper}, index=pd.Index(blocks, name="block"), dtype=float)
+
+
+def _shares_at_bounds(runs: Runs, run: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Blocks in the order of the record, and their shares of recorded steps at the lower and the upper bound."""
     config = runs.configs[run]
     bounds = config["learner"].get("lr_bounds")
     if not config["learned_step_sizes"] or bounds is None:
-        return pd.DataFrame(columns=["lower", "upper"], dtype=float).rename_axis("block")
+        return [], np.empty(0), np.empty(0)
     record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
     low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
-    shares = pd.DataFrame(
-        {
-            "block": record["block"].astype(str),
-            "lower": low <= bounds[0] * (1 + BOUND_TOLERANCE),
-            "upper": high >= bounds[1] * (1 - BOUND_TOLERANCE),
-        }
+    places, blocks = pd.factorize(record["block"])
+    known = places >= 0
+    n = np.bincount(places[known], minlength=len(blocks))
+    at_lower, at_upper = low <= bounds[0] * (1 + BOUND_TOLERANCE), high >= bounds[1] * (1 - BOUND_TOLERANCE)
+    lower, upper = (
+        np.bincount(places[known], weights=at.to_numpy()[known], minlength=len(blocks)) / n
+        for at in (at_lower, at_upper)
     )
-    return shares.groupby("block", sort=False)[["lower", "upper"]].mean()
+    return [str(block) for block in blocks], lower, upper
 
 
 def is_at_bound(runs: Runs, run: str) -> bool:
@@ -586,7 +608,12 @@ def is_at_bound(runs: Runs, run: str) -> bool:
         runs: the runs.
         run: the path of a run.
     """
-    return bool((at_bounds(runs, run) >= AT_BOUND).any(axis=None))
+
+    def held_up() -> bool:
+        _, lower, upper = _shares_at_bounds(runs, run)
+        return bool((lower >= AT_BOUND).any() or (upper >= AT_BOUND).any())
+
+    return runs.once(run, "at a bound", held_up)
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
@@ -764,9 +791,60 @@ def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     return record.assign(q25=np.nan, q75=np.nan)
 
 
+def trajectories_of_blocks(
+    runs: Runs,
+    paths: Sequence[str],
+    quantity: str,
+    blocks: Sequence[str],
+    first: int = 0,
+    last: float = math.inf,
+    max_points: float = math.inf,
+) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
+    """What several runs recorded of a meta-parameter, side by side.
+
+    Args:
+        runs: the runs.
+        paths: of the runs that are meant.
+        quantity: as of `recorded_trajectories`.
+        blocks: the blocks that are meant.
+        first: the first step that counts.
+        last: the last one.
+        max_points: of more steps, every second, third, … is kept.
+
+    Returns:
+        The steps at which any of the runs recorded anything, in rising order; value, q25 and q75 as arrays
+        [blocks, runs, steps], NaN where nothing was recorded; and the distance between kept steps.
+    """
+    records = [recorded_trajectories(runs, path, quantity) for path in paths]
+    known = [record["step"].to_numpy(dtype=np.int64) for record in records]
+    steps = np.unique(np.concatenate([np.empty(0, np.int64), *known]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    distance = max(1, math.ceil(len(steps) / max_points))
+    steps = steps[::distance]
+    names = pd.Index(list(blocks), dtype=object)
+    columns = ("value", "q25", "q75")
+    arrays = {column: np.full((len(names), len(records), len(steps)), np.nan) for column in columns}
+    for number, (record, recorded) in enumerate(zip(records, known, strict=True)):
+        if not len(record) or not len(steps):
+            continue
+        block = names.get_indexer(pd.Index(record["block"].to_numpy(dtype=object)))
+        place = np.minimum(np.searchsorted(steps, recorded), len(steps) - 1)
+        kept = (block >= 0) & (steps[place] == recorded)
+        for column in columns:
+            arrays[column][block[kept], number, place[kept]] = record[column].to_numpy(dtype=float)[kept]
+    return steps, arrays, distance
+
+
 def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     """What one run measured of a quantity, without its quantiles: step, block, value and more."""
-    record = runs.read(run, "measurements", ["step", "quantity", "block", "statistic", "value"])
+    columns = ["step", "quantity", "block", "statistic", "value"]
+
+    def quantities() -> set[str]:
+        return set(runs.read(run, "measurements", ["quantity"])["quantity"].unique())
+
+    if quantity not in runs.once(run, "quantities", quantities):
+        return pd.DataFrame(columns=columns)
+    record = runs.read(run, "measurements", columns)
     return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
 
 

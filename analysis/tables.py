@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from analysis.escaping import csv_text, one_line
 from analysis.runs import Runs
 from analysis.statistics import (
     AT_BOUND,
@@ -141,7 +142,7 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
     if fmt == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+        return csv_text(table)
     columns = rounded_columns(table)
     if fmt == "terminal":  # which is not wide enough
         columns.pop(DISCOUNTED_LOSS, None)
@@ -160,10 +161,8 @@ def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
     """
     from tabulate import tabulate
 
-    if fmt == "markdown":
-        columns = {
-            _escape_markdown(name): [_escape_markdown(cell) for cell in cells] for name, cells in columns.items()
-        }
+    escape = _escape_markdown if fmt == "markdown" else one_line
+    columns = {escape(name): [escape(cell) for cell in cells] for name, cells in columns.items()}
     text = tabulate(
         columns,
         headers="keys",
@@ -454,4 +453,4 @@ def seeds_of(runs: Runs) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return text.replace("|", r"\|")
+    return one_line(text).replace("|", r"\|").replace("<", "&lt;")

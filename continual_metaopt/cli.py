@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from analysis.escaping import for_terminal
+from analysis.files import real_folder, with_home
+from analysis.records import read_status
 from continual_metaopt import config as configs
 from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.recording import read_json
 from continual_metaopt.study_lock import StudyLocked
 from streams.stream import StreamAbout
 
 if TYPE_CHECKING:
+    from analysis import Runs
     from continual_metaopt.backends import Backend
 
 DEFAULT_STUDY = "quick"
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = with_home(sys.argv[1:] if argv is None else argv)
     try:
         commands = {
             "compare": compare,
@@ -74,20 +77,20 @@ def main(argv: list[str] | None = None) -> int:
         _stop_printing()
         return 0
     except StudyLocked as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_LOCKED
     except RunsFailed as error:
         again = shlex.join([PROGRAM, *arguments])
-        print(f"{PROGRAM}: {error}\nThis command tries them again: {again}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
         return EXIT_FAILED
     except (ValueError, MissingPackageError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     except OSError as error:
-        print(f"{PROGRAM}: {_said(error)}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {_said(error)}")
         return EXIT_USAGE
     except StudyInterrupted as error:
-        print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
+        _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(NOTHING_BEGUN, file=sys.stderr)
@@ -202,7 +205,7 @@ def reproduce(
             raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
         from continual_metaopt.overhead import write_overhead
 
-        text, paths = write_overhead(folder / "report", show_progress=not quiet)
+        text, paths = write_overhead(real_folder(folder / "report"), show_progress=not quiet)
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
         return 0
     from continual_metaopt.reproduce import check_images, load_parts
@@ -210,7 +213,7 @@ def reproduce(
     parts = load_parts(experiment, source=source, data_root=data_root, seeds=seeds)
     for warning in dict.fromkeys(map(check_images, parts.values())):
         if warning and not quiet:
-            print(f"{PROGRAM}: {warning}", file=sys.stderr)
+            _complain(f"{PROGRAM}: {warning}")
     done: dict[str, list[Path]] = {}
 
     def show(label: str, runs: list[Path], selection: list[Path]) -> None:
@@ -223,7 +226,7 @@ def reproduce(
         loaded = load_runs(*(path for paths in done.values() for path in paths), purpose=None)
         if loaded.table["state"].isin(["running", "failed"]).any():
             return  # an error says so
-        text, paths = write_reproduction(loaded, experiment, folder / "report")
+        text, paths = write_reproduction(loaded, experiment, real_folder(folder / "report"))
         _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
 
     return _run_parts(experiment, parts, folder, workers, quiet, show, plan)
@@ -254,7 +257,7 @@ def _run_parts(
             raise configs.ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
         plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
     if plan:
-        print("\n\n".join(planned.table() for planned in plans))
+        _print("\n\n".join(planned.table() for planned in plans))
         return 0
     require_disk_space(sum(planned.bytes for planned in plans), folder)
     backend = elsewhere()
@@ -264,7 +267,7 @@ def _run_parts(
     if not quiet:
         lines = [planned.summary() for planned in plans]
         lines += dict.fromkeys(filter(None, (splits_of(part.stream, part.seeds[0]) for part in parts.values())))
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        _complain("\n".join(lines))
     ctrl_c_raises()
     try:
         options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
@@ -314,13 +317,17 @@ def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Pat
 def _report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
     """Print and write the comparison of a study's runs, and say after Ctrl-C how to have it later."""
     try:
-        _show_report(runs, folder / "report", selection)
+        _show_report(runs, real_folder(folder / "report"), selection)
     except KeyboardInterrupt:
         again = shlex.join([PROGRAM, "report", str(folder)])
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
-    for status in (path / "status.json" for path in (*runs, *selection)):
-        for note in read_json(status).get("notes", []) if status.exists() else []:
-            print(f"noted: {note}", file=sys.stderr)
+    for path in (*runs, *selection):
+        try:
+            notes = read_status(path).get("notes", [])
+        except ValueError:  # which the report has left out, and said so
+            continue
+        for note in notes:
+            _complain(f"noted: {note}")
 
 
 def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
@@ -335,7 +342,7 @@ def status(directory: Annotated[Path, tyro.conf.Positional], /) -> int:
     from continual_metaopt.overview import overview
 
     found = overview(directory)
-    print(found.text())
+    _print(found.text())
     return 0 if found.is_sound else EXIT_FAILED
 
 
@@ -352,13 +359,16 @@ def report(
         out: where to write; DIRECTORY/report if not given.
         diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
     """
+    from continual_metaopt.overview import studies_in
+
     ctrl_c_raises()
-    parts = [] if (directory / "study.json").exists() else sorted(directory.glob("*/study.json"))
-    for path in parts:
-        _print(f"\n{path.parent.name}")
-        _show_report([path.parent], out / path.parent.name if out else path.parent / "report", diverged=diverged)
-    if not parts:
-        _show_report([directory], out or directory / "report", diverged=diverged)
+    parts = [path.parent for path in studies_in(directory)]
+    for part in parts if directory not in parts else ():
+        _print(f"\n{part.name}")
+        folder = out / part.name if out else part / "report"
+        _show_report([part], real_folder(folder), diverged=diverged)
+    if not parts or directory in parts:
+        _show_report([directory], out or real_folder(directory / "report"), diverged=diverged)
     return 0
 
 
@@ -370,7 +380,7 @@ def explain(run: Annotated[Path, tyro.conf.Positional], /) -> int:
     """
     from analysis.explain import explain as in_words
 
-    print(in_words(run), end="")
+    _print(in_words(run).rstrip("\n"))
     return 0
 
 
@@ -392,12 +402,13 @@ def export(
     from analysis.export import export as write_export
     from analysis.runs import load_runs
 
-    runs = load_runs(directory, purpose=None if purpose == "all" else purpose)
+    runs = load_runs(directory, purpose=None if purpose == "all" else purpose).readable()
+    _say_left_out(runs)
     try:
-        for path in write_export(runs, out or directory / "export" / format, format):
-            print(f"wrote {path}")
+        for path in write_export(runs, out or real_folder(directory / "export") / format, format):
+            _print(f"wrote {path}")
     except ModuleNotFoundError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     return 0
 
@@ -426,7 +437,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         print(_stream_table(described))
         entries = {name: description for name, description in entries.items() if name not in described}
     width = max(map(len, entries), default=0)
-    print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
+    _print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
     return 0
 
 
@@ -523,13 +534,13 @@ def preview_command(arguments: list[str]) -> Any:
 
         planned = plan_stream(stream, **options.model_dump())
         for path in write_previews(planned, stream, out):
-            print(f"wrote {path}")
+            _print(f"wrote {path}")
         sizes = planned.info.for_learner
         counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
         facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
-        print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
+        _print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
         if planned.info.splits:
-            print(planned.info.said_of_splits())
+            _print(planned.info.said_of_splits())
         return 0
 
     preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.
@@ -582,8 +593,10 @@ def _show_report(
     from analysis.report import by_stream_and_network
     from analysis.tables import caption
 
-    loaded = load_runs(*runs)
-    tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
+    found = load_runs(*runs, *selection, purpose=None).readable()
+    loaded, tried = found.select(purpose="report"), found.select(purpose="selection")
+    if not len(loaded):
+        load_runs(*runs)  # which says what is missing
     parts = by_stream_and_network(loaded)
     for title, part in parts.items():
         table = comparison_table(part, diverged=diverged, selection=tried)
@@ -592,14 +605,27 @@ def _show_report(
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
     _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
+    _say_left_out(found)
+    if n := found.n_superseded:
+        _complain(f"left out: {n} run{'s' * (n != 1)} of earlier versions of the study")
+
+
+def _say_left_out(runs: "Runs") -> None:
+    for reason in runs.left_out.values():
+        _complain(f"left out: {reason}")
 
 
 def _print(text: str) -> None:
     """Print, unless nobody reads it any more; what is to be written to files comes after it."""
     try:
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
     except BrokenPipeError:
         _stop_printing()
+
+
+def _complain(text: str) -> None:
+    """Print to where errors go."""
+    print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _stop_printing() -> None:

@@ -1,13 +1,17 @@
 """One run by compiled code on plain arrays, in a process that needs neither torch nor Avalanche."""
 
 import json
+import math
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from analysis.files import open_regular
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.engines import COMPILED, kernels
 from continual_metaopt.engines.compiled_learner import CompiledLearner
@@ -96,6 +100,27 @@ class CompiledRun(RunUnderWay):
 
 def read_compiled_checkpoint(path: Path) -> dict[str, Any]:
     """How far a run was at a checkpoint, and what it had ``learned``."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-        about: dict[str, Any] = json.loads(str(content["about"]))
-        return about | {"learned": kernels.Learned(**{name: content[name] for name in kernels.Learned._fields})}
+    with open_regular(path) as file, zipfile.ZipFile(file) as content:
+        about: dict[str, Any] = json.loads(str(_array(content, "about")))
+        return about | {"learned": kernels.Learned(**{name: _array(content, name) for name in kernels.Learned._fields})}
+
+
+def _array(content: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of a file that ``numpy.savez`` has written, of which nothing is read before its size is known.
+
+    Raises:
+        KeyError: there is none of this name.
+        ValueError: it is compressed or of another size than it says.
+    """
+    entry = content.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its array {name} is compressed, as this package's are not")
+    with content.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"its array {name} has a header of version {version}")
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+            raise ValueError(f"its array {name} does not have the size that its header says")
+        numbers = np.frombuffer(file.read(), dtype)
+    return numbers.reshape(shape, order="F" if in_columns else "C").copy()

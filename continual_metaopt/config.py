@@ -12,13 +12,13 @@ import inspect
 import itertools
 import json
 import re
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -38,10 +38,11 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.study_files import StudyFileError, parse_study, read_study_text
 from continual_metaopt.trajectories import with_digest
 from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
 from streams import STREAMS
-from streams.registry import UnknownNameError, unknown_name
+from streams.registry import BrokenNameError, UnknownNameError, unknown_name
 from streams.sources import SourceSpec
 
 Kind = Literal["stream", "network", "learner"]
@@ -64,6 +65,12 @@ SUPPLIED: dict[Kind, set[str]] = {
     "network": {"n_outputs", "input_shape"},
     "learner": {"model", "n_samples", "batch_size"},
 }
+
+
+LARGEST_SEED = 2**32 - 1
+_SHORTENED = reprlib.Repr()  # of what was given, in messages
+_SHORTENED.maxstring = _SHORTENED.maxother = 200
+_SHORTENED.maxlist = _SHORTENED.maxdict = 20
 
 
 class ConfigError(ValueError):
@@ -110,7 +117,7 @@ class RunConfig(BaseModel):
     stream: Component = Component(name="permuted_inputs")
     network: Component = Component(name="mlp")
     learner: Component = Component(name="metaoptimize")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
@@ -279,6 +286,8 @@ class StudyConfig(BaseModel):
             raise ValueError("a seed occurs twice")
         if any(seed < 0 for seed in seeds):
             raise ValueError("seeds must not be negative")
+        if any(seed > LARGEST_SEED for seed in seeds):
+            raise ValueError(f"seeds must be below 2**32, as NumPy's are; the largest is {LARGEST_SEED}")
         return seeds
 
     @model_validator(mode="after")
@@ -441,7 +450,7 @@ class StudyConfig(BaseModel):
 def _require_trajectory(name: str, where: str) -> None:
     try:
         options = inspect.signature(learner_factory(name)).parameters
-    except (UnknownNameError, MissingPackageError):
+    except (UnknownNameError, BrokenNameError, MissingPackageError):
         return  # which resolving says
     if "trajectory" not in options:
         raise ConfigError(f"{where}.replays: the learner '{name}' has no option trajectory")
@@ -514,16 +523,16 @@ def load_studies(
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"no study file at '{path}'")
-        text = path.read_text(encoding="utf-8")
+        read = functools.partial(read_study_text, path)
     else:
         known = packaged_studies()
         if str(study) not in known:
             raise UnknownNameError(unknown_name("study", str(study), list(known)) + " (or the path of a .yaml file)")
-        text = known[str(study)]
+        read = functools.partial(known.__getitem__, str(study))
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{study} is not valid YAML: {error}") from error
+        content = parse_study(read())
+    except StudyFileError as error:
+        raise ConfigError(f"{study}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
     fields = {"seeds": None if seeds is None else list(seeds), "engine": engine, "device": device}
@@ -566,9 +575,10 @@ def _labelled(components: Any, field: str) -> dict[str, Any]:
     labelled: dict[str, Any] = {}
     for number, component in enumerate(components):
         label = str(component.get("label", component.get("name", "")))
-        if not re.fullmatch(r"[\w.-]+", label):
+        if not re.fullmatch(r"\w[\w.-]*", label):
             raise ConfigError(
-                f"{field}.{number}: needs a label of letters, digits, '.', '_' and '-' (given: {label!r})"
+                f"{field}.{number}: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a "
+                f"digit or '_' (given: {label!r})"
             )
         if label in labelled:
             raise ConfigError(f"{field}: several have the label '{label}'; give each its own")
@@ -615,7 +625,7 @@ def import_modules(names: Sequence[str]) -> None:
 
 def study_description(text: str) -> str:
     """What a study's YAML text says it is for."""
-    return str(yaml.safe_load(text).get("description", ""))
+    return str(parse_study(text).get("description", ""))
 
 
 def packaged_studies() -> dict[str, str]:
@@ -633,15 +643,25 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
     """
     try:
         factory = factory_of(kind, component.name)
-    except (UnknownNameError, MissingPackageError) as error:
+    except (UnknownNameError, BrokenNameError, MissingPackageError) as error:
         raise ConfigError(f"{where}.name: {error}") from error
+    known = kind, factory, repr(component)
+    if known in _resolved:
+        return _resolved[known]
     try:
         options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
     except ValidationError as error:
         raise ConfigError(describe(error, f"{where}.")) from error
     if kind == "learner":
         _try_learner(component.name, factory, options, where)
-    return Component(name=component.name, **options)
+    if len(_resolved) >= MOST_RESOLVED:
+        _resolved.clear()
+    _resolved[known] = Component(name=component.name, **options)
+    return _resolved[known]
+
+
+MOST_RESOLVED = 1000
+_resolved: dict[tuple[Kind, Any, str], Component] = {}  # a study describes the same components for each of its runs
 
 
 def factory_of(kind: Kind, name: str) -> Any:
@@ -710,7 +730,9 @@ def describe(error: ValidationError, prefix: str) -> str:
         if mistake["type"] == "extra_forbidden":
             message = "there is no such option"
         given = (
-            "" if mistake["type"] in ("missing", "extra_forbidden") or not field else f" (given: {mistake['input']!r})"
+            ""
+            if mistake["type"] in ("missing", "extra_forbidden") or not field
+            else f" (given: {_SHORTENED.repr(mistake['input'])})"
         )
         lines.append(f"{prefix}{field}: {message}{given}" if field else f"{prefix}{message}")
     return "\n".join(lines)

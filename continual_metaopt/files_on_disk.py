@@ -19,6 +19,6 @@ def size(n_bytes: float) -> str:
 
 def _size_of(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except OSError:  # removed meanwhile
         return 0

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from analysis.files import read_regular
 from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 SECONDS_FOR_OTHERS = 30.0  # to end: workers whose main process was killed write a checkpoint first
@@ -88,8 +89,8 @@ def _in_use(run: Path) -> RunInUse:
 
 def _read(run: Path) -> bytes:
     try:
-        return (run / "status.json").read_bytes()
-    except OSError:
+        return read_regular(run / "status.json")
+    except (OSError, ValueError):
         return b""
 
 

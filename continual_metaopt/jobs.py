@@ -1,7 +1,9 @@
 """What a study hands to a backend: runs and where they are recorded; and what may come back instead of a result."""
 
+import functools
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from continual_metaopt.config import RunConfig
@@ -68,7 +70,22 @@ def title(config: RunConfig) -> str:
     return f"{config.label or config.learner.name}, seed {config.seed}"
 
 
-def run_folder_name(config: RunConfig) -> str:
-    """A folder name that tells people the learner and the seed, and programs the identity of the run."""
-    label = re.sub(r"[^a-z0-9.]+", "-", (config.label or config.learner.name).lower()).strip("-")[:MAX_LABEL] or "run"
-    return f"{label}-seed{config.seed}-{config.run_id}"
+def run_folder_name(config: RunConfig, others: Iterable[str] = ()) -> str:
+    """Folder name: readable learner and seed, then the run id.
+
+    Args:
+        config: of the run.
+        others: labels before this one in its study. Where it differs from one of them in signs only, a few digits of
+            its hash tell them apart.
+    """
+    label = config.label or config.learner.name
+    plain = _plain(label)
+    if any(label != other and plain == _plain(other) for other in others):
+        plain += f"-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
+    return f"{plain}-seed{config.seed}-{config.run_id}"
+
+
+@functools.lru_cache(maxsize=4096)  # a study compares each label with all before it, for each of its runs
+def _plain(label: str) -> str:
+    """A label as a part of a name."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")[:MAX_LABEL] or "run"

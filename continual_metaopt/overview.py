@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from analysis.escaping import one_line
+from analysis.records import read_config, read_status
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.jobs import lines_by_reason
 from continual_metaopt.processes import describe_owner, is_alive
@@ -15,7 +17,8 @@ from continual_metaopt.study_lock import LOCK
 
 INTERRUPTED = "interrupted by the user"
 SECONDS_WITHOUT_SIGN_OF_LIFE = 300.0  # runs give one every half minute
-STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", "not begun")
+SUPERSEDED = "of an earlier version"
+STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", SUPERSEDED, "not begun")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class RunState:
     Attributes:
         path: its directory.
         state: "finished", "diverged", "running", "stopped" (it says that it is running, but nobody runs it),
-            "interrupted" (by the user), "failed" or "damaged" (its files cannot be read).
+            "interrupted" (by the user), "failed", "damaged" (its files cannot be read) or "of an earlier version" of
+            the study, in which its learner had other options.
         about: for runs that have not finished, a sentence.
         notes: sentences about damaged files that were set aside.
     """
@@ -57,7 +61,8 @@ class Overview:
 
     def __post_init__(self) -> None:
         counts = {state: sum(run.state == state for run in self.runs) for state in STATES}
-        counts["not begun"] = max(0, (self.n_planned or 0) - len(self.runs))
+        current = len(self.runs) - counts[SUPERSEDED]
+        counts["not begun"] = max(0, (self.n_planned or 0) - current)
         object.__setattr__(self, "counts", counts)
 
     @property
@@ -68,17 +73,19 @@ class Overview:
     def text(self) -> str:
         """A few lines for people."""
         counts = ", ".join(f"{n:,} {state}" for state, n in self.counts.items() if n)
-        n_runs = max(len(self.runs), self.n_planned or 0)
+        n_runs = sum(self.counts.values())
         lines = [
             f"{self.folder}: {n_runs:,} run{'s' * (n_runs != 1)}: {counts}; {size(self.n_bytes)} on disk",
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
         ]
         for state in ("running", "stopped"):
-            lines += [f"{state}: {run.path.name}: {run.about}" for run in self.runs if run.state == state]
+            lines += [
+                f"{state}: {one_line(f'{run.path.name}: {run.about}')}" for run in self.runs if run.state == state
+            ]
         for state in ("diverged", "failed", "damaged"):
             reasons = {run.path: run.about for run in self.runs if run.state == state}
-            lines += [f"{state}: {line}" for line in lines_by_reason(reasons)]
-        lines += [f"noted: {note}" for run in self.runs for note in run.notes]
+            lines += [f"{state}: {one_line(line)}" for line in lines_by_reason(reasons)]
+        lines += [f"noted: {one_line(note)}" for run in self.runs for note in run.notes]
         return "\n".join(lines)
 
 
@@ -90,7 +97,7 @@ def overview(folder: Path) -> Overview:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    studies = [*folder.glob("study.json"), *folder.glob("*/study.json")]  # of one stream and network, or of several
+    studies = studies_in(folder)
     runs = []
     for directory, subdirectories, files in os.walk(folder):
         if "status.json" in files or "config.json" in files:
@@ -107,23 +114,33 @@ def overview(folder: Path) -> Overview:
     )
 
 
+def studies_in(folder: Path) -> list[Path]:
+    """The descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
+    parts = sorted(path for path in folder.glob("*/study.json") if not path.parent.is_symlink())
+    return [path for path in (folder / "study.json", *parts) if os.path.lexists(path)]
+
+
 def _run_state(path: Path) -> RunState:
     try:
-        status = read_json(path / "status.json") if (path / "status.json").exists() else {"state": "running"}
+        if not os.path.lexists(path / "status.json"):
+            return RunState(path, *_running(path, {}))
+        status = read_status(path)
         state, reason, notes = status["state"], status.get("reason") or "", tuple(status.get("notes", ()))
+        if status.get("superseded"):
+            return RunState(path, SUPERSEDED)
         if state == "running":
             return RunState(path, *_running(path, status), notes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return RunState(path, "damaged", str(error))
     return RunState(path, "interrupted" if reason == INTERRUPTED else state, reason, notes)
 
 
 def _running(path: Path, status: dict[str, Any]) -> tuple[str, str]:
     """Whether a run that says that it is running does, and how far it is."""
-    total = read_json(path / "config.json")["stream_info"]["n_samples"]
+    total = read_config(path)["stream_info"]["n_samples"]
     step, speed = status.get("step", 0), status.get("samples_per_second")
     parts = [f"{step / total:.0%} of {total:,} samples"]
-    age = _age(status["heartbeat"]) if "heartbeat" in status else None
+    age = _age(status["heartbeat"]) if status.get("heartbeat") else None
     alive = is_alive(status.get("owner") or {})
     stopped = alive is False or (alive is None and age is not None and age > SECONDS_WITHOUT_SIGN_OF_LIFE)
     if speed and not stopped:
@@ -140,8 +157,11 @@ def _age(heartbeat: str) -> float:
 
 
 def _planned(studies: list[Path]) -> int | None:
-    """Number of runs of all studies together; None without any, or if one does not tell, as in earlier versions."""
-    counts = [read_json(path).get("n_runs") for path in studies]
+    """Number of runs of all studies together; None without any, or if one does not tell, as when it is damaged."""
+    try:
+        counts = [read_json(path).get("n_runs") for path in studies]
+    except (OSError, ValueError):  # the runs tell what there is
+        return None
     known = [count for count in counts if isinstance(count, int)]
     return sum(known) if known and len(known) == len(counts) else None
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
 
+from analysis.records import read_config, read_status
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, resolve
 from continual_metaopt.files_on_disk import bytes_below, size
-from continual_metaopt.recording import read_json
 from streams import plan_stream
 from streams.stream import LearnerInfo
 
+FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
@@ -267,10 +268,10 @@ def n_samples_of(config: RunConfig) -> int:
 def n_done_before(path: Path, config: RunConfig) -> int:
     """Number of samples that earlier attempts at a run have learned from."""
     try:
-        status = read_json(path / "status.json")
-        return n_samples_of(config) if status["state"] in ENDED else int(status["step"])
-    except (OSError, ValueError, KeyError):
+        status = read_status(path)
+    except ValueError:
         return 0
+    return n_samples_of(config) if status["state"] in ENDED else int(status.get("step", 0))
 
 
 def size_of(study: StudyConfig) -> tuple[int, int]:
@@ -385,14 +386,14 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
                 continue
             seen.add(path)
             try:
-                status = read_json(path / "status.json")
+                status = read_status(path)
                 speed, host = status.get("samples_per_second"), (status.get("owner") or {}).get("host")
-                if status.get("state") != "finished" or host != socket.gethostname() or not speed:
+                if status.get("state") != "finished" or host != socket.gethostname() or not speed or speed > FASTEST:
                     continue
-                config = read_json(path / "config.json")
-                described = {kind: dict(config[kind]) for kind in ("network", "learner")}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                config = read_config(path)
+            except ValueError:
                 continue  # damaged, or of another program: an estimate can do without
+            described = {kind: config[kind] for kind in ("network", "learner")}
             yield described, speed
 
 

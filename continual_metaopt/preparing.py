@@ -3,6 +3,9 @@
 This needs torch, but not Avalanche. The run itself may happen in another process.
 """
 
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from analysis.files import open_regular
 from continual_metaopt.compiled_run import PreparedRun, read_compiled_checkpoint
 from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.compiled_engine import CompiledEngine, compiled_or_why_not
@@ -64,7 +68,7 @@ class Beginning:
         Raises:
             ValueError: the checkpoint does not fit, because another version of this package wrote it.
         """
-        checkpoint = load_checkpoint(path, CHECKPOINT, _read_checkpoint, self._run_id)
+        checkpoint = load_checkpoint(path, CHECKPOINT, _read_checkpoint, self._run_id, self.stream.info)
         if checkpoint is not None:
             try:
                 self.model.load_state_dict(checkpoint.pop("model"))
@@ -73,13 +77,16 @@ class Beginning:
             except (KeyError, ValueError, RuntimeError) as error:
                 raise ValueError(of_another_version(path / CHECKPOINT)) from error
             return checkpoint
-        checkpoint = load_checkpoint(path, COMPILED_CHECKPOINT, read_compiled_checkpoint, self._run_id)
+        checkpoint = load_checkpoint(
+            path, COMPILED_CHECKPOINT, read_compiled_checkpoint, self._run_id, self.stream.info
+        )
         if checkpoint is not None:
             learned = checkpoint.pop("learned")
             shape = self.stream.info.for_learner.input_shape
             engine = CompiledEngine(self.model, cast(MetaOptimize, self.optimizer), self.criterion, shape)
             engine.load()  # makes the optimizer's state
-            if [array.shape for array in learned] != [array.shape for array in engine.learner.learned]:
+            made = engine.learner.learned
+            if [(array.shape, array.dtype) for array in learned] != [(array.shape, array.dtype) for array in made]:
                 raise ValueError(of_another_version(path / COMPILED_CHECKPOINT))
             engine.learner.learned = learned
             engine.store()
@@ -88,8 +95,32 @@ class Beginning:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    """What ``torch.save`` wrote, of which nothing is read before its size is known.
+
+    Raises:
+        ValueError: it is compressed, or tensors are larger than the file.
+    """
+    with open_regular(path) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        with zipfile.ZipFile(file) as content:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in content.infolist()):
+                raise ValueError("it is compressed, as this package's are not")
+        file.seek(0)
+        for tensor in _tensors(torch.load(file, weights_only=True, map_location="meta")):  # which takes no memory
+            if max(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()) > n_bytes:
+                raise ValueError(f"it has {n_bytes:,} bytes, but a tensor of the shape {tuple(tensor.shape)}")
+        file.seek(0)
+        checkpoint: dict[str, Any] = torch.load(file, weights_only=True)
     return checkpoint
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """All tensors in lists and dictionaries."""
+    if isinstance(content, torch.Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(part)
 
 
 def prepare(config: RunConfig, path: Path) -> PreparedRun | None:

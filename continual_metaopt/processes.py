@@ -114,5 +114,5 @@ def describe_owner(owner: dict[str, Any]) -> str:
     """Which process it is, and since when where that is known."""
     if "pid" not in owner:
         return "an unknown owner"
-    since = f" since {owner['since']}" if "since" in owner else ""
-    return f"process {owner['pid']} on {owner.get('host')}{since}"
+    pid, host, since = (str(owner.get(name))[:80] for name in ("pid", "host", "since"))  # perhaps a stranger's
+    return f"process {pid} on {host}" + (f" since {since}" if "since" in owner else "")

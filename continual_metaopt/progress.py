@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from analysis.escaping import for_terminal, one_line
+
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
 
@@ -29,7 +31,7 @@ class ProgressDisplay:
         self._writes_lines = show and not self._draws
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
@@ -64,7 +66,7 @@ class ProgressDisplay:
     def note(self, text: str) -> None:
         """Say something beside the bars."""
         if self._draws or self._writes_lines:
-            self._progress.console.print(text, style="yellow", highlight=False)
+            self._progress.console.print(for_terminal(text), style="yellow", markup=False, highlight=False)
 
     def add_earlier(self, n_samples: int) -> None:
         """Take note of samples that were done before this command, which tell nothing of its speed."""
@@ -95,7 +97,7 @@ class ProgressDisplay:
             self._last_line = now
             self._between_lines = min(2 * self._between_lines, SECONDS_BETWEEN_LINES[1])
             parts = [description, f"{len(self._under_way)} under way", speed, left]
-            self._console.print(", ".join(filter(None, parts)), highlight=False)
+            self._console.print(", ".join(filter(None, parts)), markup=False, highlight=False)
 
     def _how_far(self, seconds: float) -> tuple[float, str, str]:
         """What is completed, in samples or runs, how fast that goes, and how long the rest will take."""
@@ -116,7 +118,7 @@ class ProgressDisplay:
                 self._progress.remove_task(task)
             return
         if run not in self._runs:
-            self._runs[run] = self._progress.add_task(run, total=total, speed="", left="")
+            self._runs[run] = self._progress.add_task(one_line(run), total=total, speed="", left="")
         self._under_way[run] = done, total
         task_id = self._runs[run]
         self._progress.update(task_id, completed=done)

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
+from analysis.escaping import for_terminal
+from analysis.files import real_folder
+from analysis.records import read_config, read_status
+from analysis.runs import read_table
 from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.planning import n_samples_of, size_of
-from continual_metaopt.recording import read_json, write_json
+from continual_metaopt.recording import DAMAGED, read_json, write_json
 from continual_metaopt.study_lock import StudyLock, StudyLocked
 from continual_metaopt.tuning import Setting, positions_of_best
 from continual_metaopt.under_way import reason_of
@@ -129,7 +132,7 @@ def run_studies(
     try:
         with lock:
             for label, study in parts.items():
-                claim(study, out / label)
+                claim(study, out / label, out)
             with pools.make(side_by_side, n_runs, n_samples, out) as pool:
                 for label, study in parts.items():
                     try:
@@ -161,6 +164,7 @@ def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
     def do(jobs: list[Job], stage: str) -> None:
         nonlocal n_runs
         n_runs += len(jobs)
+        _mark_superseded(jobs)
         try:
             pool.run(jobs, stage)
         except RunsFailed as error:
@@ -224,7 +228,7 @@ def _why_without_score(path: Path) -> str | None:
     try:
         average_score(path)
     except (OSError, ValueError, KeyError) as error:
-        return f"its record cannot be read ({reason_of(error)}); remove its folder to run again"
+        return f"its record cannot be read ({reason_of(error)}); move its folder elsewhere to run again"
     return None
 
 
@@ -234,7 +238,7 @@ def _interrupt(thread: int) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _say_nothing(text: str) -> None:
@@ -271,19 +275,29 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         pool.run(jobs, "runs")
 
 
-def claim(study: StudyConfig, out: Path) -> None:
-    """Make a folder this study's own.
+def claim(study: StudyConfig, out: Path, whole: Path | None = None) -> None:
+    """Make a folder this study's own; a description that is damaged is set aside, and written anew.
+
+    Args:
+        study: its description.
+        out: the folder.
+        whole: the folder that the user named, which may be a link; ``out``, or the one above it.
 
     Raises:
-        FileExistsError: it holds another study, or this one with another stream or network.
+        FileExistsError: it holds another study, or this one with another stream or network, or something else; or it
+            leads elsewhere by a link.
     """
     resolved: dict[str, Any] = {kind: resolve(kind, component, kind) for kind, component in study.components.items()}
     record = study.model_copy(update=resolved).model_dump(mode="json")
     for name in ("data_root", "memory_limit"):  # files and pixels may lie elsewhere next time
         record["stream"].pop(name, None)
+    for folder in (out, out / "runs", out / "selection"):
+        if folder != (whole or out):
+            real_folder(folder)
     path = out / "study.json"
-    if path.exists():
-        known, wanted = _fields_of_all_runs(read_json(path)), _fields_of_all_runs(record)
+    earlier = _earlier_record(path)
+    if earlier is not None:
+        known, wanted = _fields_of_all_runs(earlier), _fields_of_all_runs(record)
         for field in sorted(known.keys() | wanted.keys()):
             if known.get(field) != wanted.get(field):
                 raise FileExistsError(
@@ -292,6 +306,55 @@ def claim(study: StudyConfig, out: Path) -> None:
                 )
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, record | {"n_runs": size_of(study)[0]})
+
+
+def _earlier_record(path: Path) -> dict[str, Any] | None:
+    """What a folder's study.json says; None if there is none that can be read.
+
+    Raises:
+        FileExistsError: it is another program's.
+    """
+    if os.path.lexists(path.with_name("config.json")):
+        raise FileExistsError(
+            f"'{path.parent}' holds a config.json, as a run's directory does; choose another folder with --out"
+        )
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        number = 1
+        while os.path.lexists(aside := path.with_name(f"study-{DAMAGED}{'' if number == 1 else f'-{number}'}.json")):
+            number += 1
+        path.rename(aside)
+        _say(f"noted: {error}; it is kept as '{aside}', and written anew. All runs stay")
+        return None
+    parts = {"name": str, "stream": dict, "network": dict}
+    if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
+        raise FileExistsError(f"'{path}' is of no study of this program; choose another folder with --out")
+    return record
+
+
+def _mark_superseded(jobs: Sequence[Job]) -> None:
+    """Say in their status which runs of an earlier version of a study others replace: its learner had other options."""
+    wanted = {path for _, path in jobs}
+    places = {_place(config.model_dump(mode="json")) for config, _ in jobs}
+    for folder in {path.parent for path in wanted}:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path in wanted or path.is_symlink():
+                continue
+            try:
+                status = read_json(path / "status.json")
+                if _place(read_json(path / "config.json")) in places and "superseded" not in status:
+                    write_json(path / "status.json", status | {"superseded": True})
+            except (OSError, ValueError, TypeError):
+                continue  # not a run, or none that can be read
+
+
+def _place(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What only one run of a version of a study has, given its description: the learner's label and the seed."""
+    learner = run.get("entry") if run.get("purpose") == "report" else None
+    return run.get("study"), run.get("purpose"), learner or run.get("label"), bool(run.get("tuned")), run.get("seed")
 
 
 def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
@@ -318,17 +381,17 @@ def mean_score(jobs: list[Job]) -> float:
 
 def average_score(path: Path) -> float:
     """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
-    config = read_json(path / "config.json")
-    regression = config["stream_info"]["task"] == "regression"
-    if read_json(path / "status.json")["state"] != "finished":
+    config = read_config(path)
+    regression = config["stream_info"].get("task") == "regression"
+    if read_status(path)["state"] != "finished":
         return -math.inf if regression else 0.0
     if config.get("record_samples_every", 1) > 1:
-        rows = pq.read_table(path / "experiences.parquet").to_pandas()
+        rows = read_table(path, config, "experiences", ["n_samples", "n_correct", "mean_loss"])
         sums = rows["mean_loss"] * rows["n_samples"] if regression else rows["n_correct"]
         mean = float(sums.sum() / rows["n_samples"].sum())
     else:
         column = "loss" if regression else "correct"
-        mean = float(pq.read_table(path / "samples.parquet", columns=[column]).column(column).to_pandas().mean())
+        mean = float(read_table(path, config, "samples", [column])[column].mean())
     return -mean if regression else mean
 
 
@@ -343,4 +406,5 @@ def _job(
 ) -> Job:
     config = study.run(entry, learner, seed, purpose, tuned)
     folder = out / ("runs" if purpose == "report" else "selection")
-    return config, folder / run_folder_name(config)
+    before = study.learners[: study.learners.index(entry)]
+    return config, folder / run_folder_name(config, [other.label or other.name for other in before])

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from analysis.files import read_regular
 from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 LOCK = "lock.json"
@@ -59,6 +60,8 @@ class StudyLock:
             known = self._read()
             if known is None:
                 continue
+            if not _is_lock(known):
+                raise _no_lock(f"'{self._path}' is of another program")
             owner = _owner(known)
             if is_alive(owner) or (is_alive(owner) is None and self._changes(known, owner)):
                 raise StudyLocked(
@@ -73,7 +76,7 @@ class StudyLock:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._released.set()
         self._heart.join()
-        if self.taken_by is None:
+        if self.taken_by is None and self._holds():
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -101,9 +104,18 @@ class StudyLock:
 
     def _read(self) -> bytes | None:
         try:
-            return self._path.read_bytes()
+            return read_regular(self._path)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise _no_lock(str(error)) from error
+
+    def _holds(self) -> bool:
+        """Whether the file is this command's own."""
+        try:
+            return _owner(self._read() or b"").get("token") == self._token
+        except OSError:
+            return False
 
     def _changes(self, known: bytes, owner: dict[str, Any]) -> bool:
         """Whether somebody rewrites or removes the file while we watch it."""
@@ -133,8 +145,10 @@ class StudyLock:
     def _beat(self) -> None:
         """Rewrite the file now and then, as long as it is ours."""
         while not self._released.wait(SECONDS_BETWEEN_BEATS):
-            now = self._read()
-            owner = _owner(now) if now else {}
+            try:
+                owner = _owner(self._read() or b"")
+            except OSError:
+                continue
             if owner and owner.get("token") != self._token:
                 self.taken_by = describe_owner(owner)
                 self._on_loss()
@@ -144,9 +158,18 @@ class StudyLock:
                 self._write_beside().replace(self._path)
 
 
+def _is_lock(content: bytes) -> bool:
+    """Whether a file is a lock, perhaps one that was written by half where there are no hard links."""
+    return "token" in _owner(content) or (content[:1] in (b"", b"{") and not _owner(content))
+
+
+def _no_lock(what: str) -> FileExistsError:
+    return FileExistsError(f"{what}, no lock of a command: move it elsewhere, or choose another folder with --out")
+
+
 def _owner(content: bytes) -> dict[str, Any]:
     try:
         owner = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}

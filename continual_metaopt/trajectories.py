@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from continual_metaopt.recording import read_json
+from analysis.files import with_home
+from analysis.records import read_config, read_status
 from streams.registry import unknown_name
 
 Change = Literal["none", "shifted", "frozen", "smoothed", "folded", "exchanged", "exchanged_courses"]
@@ -72,20 +73,24 @@ def read_trajectory(path: str | Path) -> Trajectory:
     Raises:
         ValueError: there is no run, or it has not finished, or it has recorded no step sizes; the message says so.
     """
-    import pyarrow.parquet as pq
+    from analysis.runs import read_table
 
-    path = Path(path)
+    path = Path(*with_home([str(path)]))
     try:
-        info, state = read_json(path / "config.json")["stream_info"], read_json(path / "status.json")["state"]
-    except (FileNotFoundError, NotADirectoryError):
+        is_there = (path / "config.json").exists() and (path / "status.json").exists()
+    except OSError:
+        is_there = False
+    if not is_there:
         raise ValueError(
             f"there is no run at '{path}' whose step sizes could be replayed; give the directory of a finished run"
-        ) from None
+        )
+    config, state = read_config(path), read_status(path)["state"]
+    info = config["stream_info"]
     if state != "finished":
         raise ValueError(
             f"the run at '{path}' is {state}, so its step sizes cannot be replayed; give that of a finished run"
         )
-    table = pq.read_table(path / "step_sizes.parquet", columns=["step", "block", "step_size"]).to_pandas()
+    table = read_table(path, config, "step_sizes", ["step", "block", "step_size"])
     if table.empty:
         raise ValueError(f"the run at '{path}' has recorded no step sizes; give a run of another learner")
     blocks = tuple(dict.fromkeys(table["block"].astype(str)))

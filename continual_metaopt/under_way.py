@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from analysis.files import is_regular, real_folder
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.in_use import RunInUse
@@ -22,6 +23,8 @@ from continual_metaopt.recording import (
     RunDirectory,
     describe_platform,
     describe_software,
+    has_records,
+    is_marked,
     read_json,
     remove_leftovers,
     set_aside,
@@ -132,6 +135,7 @@ class RunUnderWay(ABC):
             self.directory.start(self._record(blocks, n_parameters))
             return
         self._require_same_stream()
+        self._note_where_it_goes_on(checkpoint["n_samples"])
         self.directory.resume(checkpoint["progress"])
         self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
         self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
@@ -222,9 +226,19 @@ class RunUnderWay(ABC):
         if began_with != self.info.fingerprint:
             raise ValueError(
                 f"the run began with another stream (fingerprint {began_with}, now {self.info.fingerprint}): "
-                "the stored images or the stream's code have changed. Bring them back to go on, or remove "
-                f"'{self.directory.path}' to begin again"
+                "the stored images or the stream's code have changed. Bring them back to go on, or move "
+                f"'{self.directory.path}' elsewhere to begin again"
             )
+
+    def _note_where_it_goes_on(self, step: int) -> None:
+        """Add versions and machine to the description if they are not those of the attempt before."""
+        path = self.directory.path / "config.json"
+        record = read_json(path)
+        before = record.get("resumed", [])
+        now = {"versions": describe_software(), "platform": describe_platform(THREADS)}
+        last = before[-1] if before else record
+        if any(last.get(name) != value for name, value in now.items()):
+            write_json(path, record | {"resumed": [*before, {"step": step, **now}]})
 
     def _record(self, blocks: list[str], n_parameters: int) -> dict[str, Any]:
         """The content of config.json."""
@@ -333,35 +347,64 @@ def reason_of(error: BaseException) -> str:
 def earlier_state(path: Path, config: RunConfig) -> str | None:
     """How the run in a directory ended for good, or None if it has not.
 
-    The place in tables and figures that its study now gives to a run that has ended is noted, and what its end left
-    half done is brought to an end. A damaged status is set aside, and the run goes on from its checkpoint or begins
-    again.
+    The place and the label in tables and figures that its study now gives to a run that has ended are noted, and what
+    its end left half done is brought to an end. A damaged status is set aside, and the run goes on from its checkpoint
+    or begins again. Where the description is damaged or missing, or the status of a run without checkpoint is missing,
+    all that was recorded is set aside.
 
     Raises:
-        FileExistsError: the directory holds another run.
-        ValueError: its description is damaged.
+        FileExistsError: the directory holds another run, or what no run has written, or is a link.
     """
-    if not (path / "config.json").exists():
-        return None
-    record = read_json(path / "config.json")
-    if record.get("run_id") != config.run_id:
-        raise FileExistsError(
-            f"'{path}' already holds another run ({record.get('run_id')}); choose another folder with --out"
-        )
-    status = path / "status.json"
-    if not status.exists():
+    real_folder(path)
+    if not path.exists() or not any(path.iterdir()):
         return None
     try:
-        state: str = read_json(status).get("state", "")
+        record = read_json(path / "config.json")
+    except (OSError, ValueError) as error:
+        if not isinstance(error, FileNotFoundError | ValueError):
+            raise
+        if not is_marked(path, config.run_id):
+            raise _not_a_run(path, error) from error
+        if has_records(path) or not isinstance(error, FileNotFoundError):
+            set_aside(path, path / "config.json", error)
+        return None
+    if "run_id" not in record:
+        raise _not_a_run(path)
+    if record["run_id"] != config.run_id:
+        raise FileExistsError(
+            f"'{path}' already holds another run ({record['run_id']}); choose another folder with --out"
+        )
+    status = path / "status.json"
+    goes_on = any(is_regular(path / name) for name in (CHECKPOINT, COMPILED_CHECKPOINT))
+    try:
+        told = read_json(status)
+        state: str = told.get("state", "")
         if state not in STATES:
             raise ValueError(f"state {state!r} is none of {', '.join(STATES)}")
+    except FileNotFoundError as error:
+        if not goes_on and has_records(path):
+            set_aside(path, status, error)
+        return None
     except ValueError as error:
-        goes_on = any((path / name).exists() for name in (CHECKPOINT, COMPILED_CHECKPOINT))
         set_aside(path, status, error, [status.name] if goes_on else [])
         return None
     if state not in ("finished", "diverged"):
         return None
     remove_leftovers(path)
-    if record.get("order") != config.order:
-        write_json(path / "config.json", record | {"order": config.order})
+    if told.pop("superseded", None):  # by a version of the study that was given up again
+        write_json(status, told)
+    named = {"order": config.order, "label": config.label, "entry": config.entry}
+    if any(record.get(name) != value for name, value in named.items()):
+        write_json(path / "config.json", record | named)
     return state
+
+
+def _not_a_run(path: Path, error: Exception | None = None) -> FileExistsError:
+    """What to say of a directory that no run has written, or perhaps none, if there is an error in its description."""
+    names = sorted(entry.name for entry in path.iterdir())
+    what = f"'{path}' holds '{names[0]}', which no run has written"
+    if "study.json" in names:
+        what = f"'{path}' is a study's folder"
+    elif isinstance(error, ValueError):
+        what = f"{error}, so that nobody can tell whose folder it is in"
+    return FileExistsError(f"{what}; choose another folder with --out, which need not exist")

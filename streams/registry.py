@@ -7,7 +7,7 @@ without importing what they need. Installed packages add entries through Python 
 import difflib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -16,6 +16,10 @@ F = TypeVar("F")
 
 class UnknownNameError(ValueError):
     """A name that a registry does not know; the message lists the known ones and suggests the nearest."""
+
+
+class BrokenNameError(ValueError):
+    """What another installed package offers under a name cannot be imported; the message says which and why."""
 
 
 class Registry(Generic[T]):
@@ -56,12 +60,19 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such name.
+            BrokenNameError: another package offers it, and it cannot be imported.
         """
         if name not in self._entries:
             point = self._offered_elsewhere().get(name)
             if point is None:
                 raise UnknownNameError(unknown_name(self.kind, name, list(self)))
-            return cast(T, point.load())
+            try:
+                return cast(T, point.load())
+            except Exception as error:  # whatever that package raises
+                raise BrokenNameError(
+                    f"the {self.kind} '{name}', which another package offers as {point.value}, cannot be imported "
+                    f"({type(error).__name__}: {error}); repair or remove that package"
+                ) from error
         target, _ = self._entries[name]
         return _import(target) if isinstance(target, str) else target
 
@@ -83,7 +94,21 @@ class Registry(Generic[T]):
     def _offered_elsewhere(self) -> dict[str, importlib.metadata.EntryPoint]:
         if self.entry_points is None:
             return {}
-        return {point.name: point for point in importlib.metadata.entry_points(group=self.entry_points)}
+        return {point.name: point for point in _installed_points(self.entry_points)}
+
+
+def _installed_points(group: str) -> Iterable[importlib.metadata.EntryPoint]:
+    """The entry points of a group, without those of packages whose description cannot be read."""
+    try:
+        return importlib.metadata.entry_points(group=group)
+    except Exception:  # a broken package, which is none of our commands' business
+        found = []
+        for package in importlib.metadata.distributions():
+            try:
+                found += [point for point in package.entry_points if point.group == group]
+            except Exception:
+                continue
+        return found
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:

@@ -79,6 +79,12 @@ class StreamInfo:
     source_hash: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        empty = [number for number, experience in enumerate(self.experiences) if experience.n_samples < 1]
+        if empty or not self.experiences:
+            what = f"experience {empty[0]} has no samples" if empty else "there is no experience"
+            raise ValueError(f"{self.definition}: {what}; choose options of the stream that give each at least one")
+
     @property
     def boundaries(self) -> list[int]:
         """First step of each experience."""

@@ -22,7 +22,7 @@ from analysis.figures.style import (
     thousands,
 )
 from analysis.runs import Runs
-from analysis.statistics import recorded_trajectories, require_labels
+from analysis.statistics import require_labels, trajectories_of_blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,20 +216,17 @@ def block_panels(
         if unknown:
             raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(names)}")
         names = list(blocks)
-    records = {path: recorded_trajectories(runs, path, quantity) for path in paths}
+    steps, arrays, _ = trajectories_of_blocks(runs, paths, quantity, names, first, last)
     panels = {}
-    for name in names:
-        parts = {
-            path: record.loc[(record["block"] == name) & record["step"].between(first, last)].set_index("step")
-            for path, record in records.items()
-        }
-        values = pd.DataFrame({path: part["value"].astype(float) for path, part in parts.items()})
-        if len(values):
-            low, high = (
-                pd.DataFrame({path: part[edge].astype(float) for path, part in parts.items()}).median(axis=1)
-                for edge in ("q25", "q75")
+    for name, of_block in zip(names, zip(arrays["value"], arrays["q25"], arrays["q75"], strict=True), strict=True):
+        recorded = np.isfinite(of_block[0]).any(axis=0)
+        if recorded.any():
+            values, low, high = (
+                pd.DataFrame(part[:, recorded].T, index=pd.Index(steps[recorded], name="step"), columns=paths)
+                for part in of_block
             )
-            panels[name] = Panel(values, (low, high) if low.notna().any() else None)
+            edges = low.median(axis=1), high.median(axis=1)
+            panels[name] = Panel(values, edges if edges[0].notna().any() else None)
     return panels
 
 
@@ -280,9 +277,9 @@ def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> Non
     if panel.edges is not None:
         low, high = (edge.iloc[::distance] for edge in panel.edges)
         axes.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
-    for run in thinned.columns:
-        axes.plot(thinned.index, thinned[run], color=colour, linewidth=0.35 * bold, alpha=0.6)
-    axes.plot(thinned.index, thinned.median(axis=1), color=colour, linewidth=bold)
+    steps = thinned.index.to_numpy()
+    axes.plot(steps, thinned.to_numpy(), color=colour, linewidth=0.35 * bold, alpha=0.6)  # a line for each column
+    axes.plot(steps, thinned.median(axis=1).to_numpy(), color=colour, linewidth=bold)
 
 
 def _limits(panels: Iterable[Panel]) -> tuple[float, float]:

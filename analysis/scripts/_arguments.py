@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from analysis.comparisons import Test
+from analysis.escaping import csv_text, for_terminal, one_line
 from analysis.figures import WIDTHS, Format, caption_of, save
-from analysis.files import write_whole
+from analysis.files import with_home, write_whole
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
 from analysis.tables import format_columns
@@ -73,7 +74,7 @@ def write_table(table: pd.DataFrame, columns: dict[str, list[str]], note: str, f
         The paths of the files.
     """
     print(f"{format_columns(columns, 'terminal')}\n{note}\n")
-    csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")  # without rounding errors
+    csv = csv_text(table, float_format="%.10g")  # without rounding errors
     texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
     return write_texts(texts, note, folder, name)
 
@@ -174,18 +175,21 @@ def run_command(
     Returns:
         The exit code: 0, or 2 after an error that is told in one line.
     """
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:
         purpose = None if arguments.purpose == "all" else arguments.purpose
+        runs = load_runs(*arguments.paths, purpose=purpose).readable()
+        for reason in runs.left_out.values():
+            print(f"left out: {one_line(reason)}", file=sys.stderr)
         with redirect_stdout(said):
-            for path in write(load_runs(*arguments.paths, purpose=purpose), arguments):
+            for path in write(runs, arguments):
                 print(path)
     except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         status = 2
     try:
-        print(said.getvalue(), end="", flush=True)
+        print(for_terminal(said.getvalue()), end="", flush=True)
     except BrokenPipeError:  # as in `… | head`, which has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status

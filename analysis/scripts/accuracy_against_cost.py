@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
-    selection = load_runs(*arguments.paths, purpose=None).select(purpose="selection")
+    selection = load_runs(*arguments.paths, purpose=None).readable().select(purpose="selection")
     costs = None if arguments.costs is None else pd.read_csv(arguments.costs)
     for part, folder in split_by_stream(runs, arguments.out):
         seconds = seconds_per_sample(part, costs)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.archive import SUFFIX, archive
+from analysis.escaping import one_line
+from analysis.files import with_home
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,12 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a study's folder, or a folder of run directories")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the file (default: NAME{SUFFIX}, after the folder)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     out = arguments.out or Path(f"{arguments.folder.resolve().name}{SUFFIX}")
     try:
         path = archive(arguments.folder, out)
     except (OSError, ValueError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0

@@ -15,6 +15,8 @@ from analysis.benchmark_result import (
     read_result,
     write_result,
 )
+from analysis.escaping import one_line
+from analysis.files import with_home
 from analysis.runs import load_runs
 from analysis.scripts import _arguments
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = _compare(given[1:]) if comparing else _make(given)
     except (OSError, ValueError) as error:
-        print(f"{NAME}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{NAME}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     for path in paths:
         print(path)
@@ -51,8 +53,8 @@ def _make(argv: Sequence[str]) -> list[Path]:
     )
     parser.add_argument("--label", help="which learner (default: the only one)")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="the file (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    runs = load_runs(*arguments.paths, purpose=None)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
+    runs = load_runs(*arguments.paths, purpose=None).readable()
     selection = runs.select(purpose="selection")
     result = make_result(runs.select(purpose="report"), selection, arguments.definition, arguments.label)
     return [write_result(result, arguments.out)]
@@ -62,7 +64,7 @@ def _compare(argv: Sequence[str]) -> list[Path]:
     parser = argparse.ArgumentParser(prog=f"{NAME} compare", description="Compare result files of one benchmark.")
     parser.add_argument("files", nargs="+", metavar="RESULT.json", help="a result file")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     table = compare_results({file: read_result(file) for file in arguments.files})
     return _arguments.write_table(table, comparison_columns(table), NOTE, arguments.out, "benchmark")
 

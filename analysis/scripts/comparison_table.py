@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
     paths = []
-    tried = load_runs(*arguments.paths, purpose=None).select(purpose="selection")
+    tried = load_runs(*arguments.paths, purpose=None).readable().select(purpose="selection")
     selection = tried if arguments.purpose == "report" else None
     for part, folder in split_by_stream(runs, arguments.out):
         table = comparison_table(part, diverged=arguments.diverged, baseline=arguments.baseline, selection=selection)

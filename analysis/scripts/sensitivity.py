@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.escaping import csv_text
 from analysis.figures import sensitivity_maps
 from analysis.files import write_whole
 from analysis.report import split_by_stream
@@ -40,8 +41,9 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         figure = sensitivity_maps(part, tuple(arguments.settings), diverged=arguments.diverged, width=arguments.width)
         table = accuracy_by_setting(part, arguments.settings, arguments.diverged)
         paths += _arguments.save_figure(sensitivity_maps, part, figure, folder, "sensitivity", arguments)
-        to_csv = functools.partial(table.to_csv, index=False, float_format="%.6g")
-        paths.append(write_whole(folder / "sensitivity.csv", to_csv))
+        text = csv_text(table, float_format="%.6g")
+        write = functools.partial(Path.write_text, data=text, encoding="utf-8")
+        paths.append(write_whole(folder / "sensitivity.csv", write))
         print(_spread_text(spread_over_last(table), arguments.settings))
     return paths
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from analysis import statistics
+from analysis.escaping import csv_text
 from analysis.figures import test_accuracy_by_experience
 from analysis.files import write_whole
 from analysis.report import split_by_stream
@@ -42,8 +43,8 @@ def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
         has_medians = any(cell.startswith("median ") for cells in columns.values() for cell in cells)
         note = f"{NOTE} {BIMODAL_NOTE}" if has_medians else NOTE
         print(f"{format_columns(columns, 'markdown')}\n{note} {seeds_of(part)}.\n")
-        to_csv = partial(measured.drop(columns="run").to_csv, index=False, lineterminator="\n")
-        paths.append(write_whole(folder / "test_accuracy.csv", to_csv))
+        text = csv_text(measured.drop(columns="run"))
+        paths.append(write_whole(folder / "test_accuracy.csv", partial(Path.write_text, data=text, encoding="utf-8")))
         paths += _arguments.save_figure(draw, part, figure, folder, "test_accuracy", arguments)
     return paths
 

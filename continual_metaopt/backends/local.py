@@ -9,9 +9,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
 FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
+SECONDS_BETWEEN_LOOKS = 0.2  # at what runs have told
 KILLED = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
 
 
@@ -154,13 +155,27 @@ class LocalPool:
         return process.do(_work, _name(task), do, *arguments)
 
     def _wait(self, futures: dict[Future[list[str]], list[Job]]) -> None:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        ended: queue.SimpleQueue[Future[list[str]]] = queue.SimpleQueue()
+        for future in futures:
+            future.add_done_callback(ended.put)  # waiting for all of thousands would look at each, again and again
+        n_left = len(futures)
+        while n_left:
+            done = _those_there(ended, SECONDS_BETWEEN_LOOKS)
+            n_left -= len(done)
             for process in list(self._processes):
                 process.hand_over(self._messages)
-            ended = [config for future in done for config, _ in futures[future]]
-            self._display.update(len(ended), sum(map(n_samples_of, ended)))
+            configs = [config for future in done for config, _ in futures[future]]
+            self._display.update(len(configs), sum(map(n_samples_of, configs)))
+
+
+def _those_there(ended: "queue.SimpleQueue[Future[list[str]]]", seconds: float) -> "list[Future[list[str]]]":
+    """All that is in a queue; if there is nothing, what comes within so many seconds."""
+    there = []
+    with suppress(queue.Empty):
+        there.append(ended.get(timeout=seconds))
+        while True:
+            there.append(ended.get_nowait())
+    return there
 
 
 class _Process:

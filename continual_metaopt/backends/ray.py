@@ -22,13 +22,20 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from analysis.files import write_whole
+from analysis.files import is_regular, open_regular, read_regular, write_whole
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.in_use import alone_in
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.progress import ProgressDisplay
-from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, describe_software
+from continual_metaopt.recording import (
+    CHECKPOINT,
+    COMPILED_CHECKPOINT,
+    describe_software,
+    files_of_run,
+    read_json,
+    write_json,
+)
 from continual_metaopt.under_way import earlier_state, reason_of
 from streams import plan_stream
 from streams.lazy_images import LazyImages
@@ -38,7 +45,7 @@ RESTARTS = 10  # of a run whose node or process is lost
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_MESSAGES = 1.0
 SECONDS_TO_CHECK_A_NODE = 120.0
-TOKEN = ".study-folder"  # tells a node whether its folder of that name is this one
+TOKEN = ".study-folder-"  # a file whose name begins so tells a node whether its folder of that name is this one
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class RayPool:
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._display = ProgressDisplay(n_runs, self._queue, show_progress)
         self._sources: dict[str, list[tuple[SourceArguments, Any]]] = {}
+        self._sent: dict[Path, set[str]] = {}  # names of the files of a run that its node was given
 
     def __enter__(self) -> "RayPool":
         ray = self._ray
@@ -104,7 +112,7 @@ class RayPool:
         try:
             self._messages = ray.remote(num_cpus=0, max_restarts=-1)(_Messages).remote()
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._token = self._folder / TOKEN, _write_token(self._folder)
+            self._token = _write_token(self._folder)
             self._versions = describe_software()
             self._all_share = all(self._check_nodes())
         except BaseException:
@@ -115,7 +123,7 @@ class RayPool:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._display.stop()
-        (self._folder / TOKEN).unlink(missing_ok=True)
+        self._token[0].unlink(missing_ok=True)
         self._ray.shutdown()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
@@ -156,6 +164,7 @@ class RayPool:
             if not self._all_share:
                 with alone_in(path):
                     earlier = _files_of(path)
+            self._sent[path] = set(earlier)
             task = _Task(
                 config,
                 path.absolute(),
@@ -185,7 +194,7 @@ class RayPool:
             try:
                 outcome = ray.get(future)
                 if outcome.files is not None:
-                    _replace(path, outcome.files)
+                    _replace(path, outcome.files, self._sent[path])
                 failure = outcome.failure
             except ray.exceptions.RayTaskError as error:
                 failure = reason_of(error.cause)
@@ -342,7 +351,8 @@ def _folder_of_this_node(files: dict[str, bytes]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="continual-metaopt-") as folder:
         path = Path(folder) / "run"
         _write(path, files)
-        (path / "status.json").unlink(missing_ok=True)  # its owner has ended, which only the other machine can tell
+        if is_regular(path / "status.json"):  # its owner has ended, which only the other machine can tell
+            write_json(path / "status.json", read_json(path / "status.json") | {"state": "failed"})
         yield path
 
 
@@ -369,23 +379,30 @@ def _check_versions(wanted: dict[str, str | None]) -> None:
 _versions_here = functools.cache(describe_software)
 
 
-def _write_token(folder: Path) -> str:
+def _write_token(folder: Path) -> tuple[Path, str]:
+    """A new file, and what it holds."""
     token = uuid.uuid4().hex
-    (folder / TOKEN).write_text(token, encoding="ascii")
-    return token
+    path = folder / f"{TOKEN}{token}"
+    with path.open("x", encoding="ascii") as file:
+        file.write(token)
+    return path, token
 
 
 def _shares(token: tuple[Path, str]) -> bool:
     path, content = token
     try:
-        return path.read_text(encoding="ascii") == content
-    except (OSError, UnicodeDecodeError):
+        return read_regular(path, len(content)).decode("ascii") == content
+    except (OSError, ValueError):
         return False
 
 
 def _files_of(folder: Path) -> dict[str, bytes]:
-    """Content of all files of a run directory, by path; none if there is no such folder."""
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """Content of all files in a run directory that a run writes, by path; none if there is no such folder."""
+    contents = {}
+    for name, path in files_of_run(folder).items():
+        with open_regular(path) as file:
+            contents[name] = file.read()
+    return contents
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
@@ -395,14 +412,12 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
         write_whole(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
 
 
-def _replace(folder: Path, files: dict[str, bytes]) -> None:
-    """Put what a node sent in place of what an earlier attempt left.
+def _replace(folder: Path, files: dict[str, bytes], earlier: set[str]) -> None:
+    """Put what a node sent in place of what it was given, which it has removed as far as it has not sent it back.
 
     Without a checkpoint a run begins again, and without a status it has not ended: these come last.
     """
-    for name in (CHECKPOINT, COMPILED_CHECKPOINT):
+    for name in sorted(earlier & {CHECKPOINT, COMPILED_CHECKPOINT}) + sorted(earlier - files.keys()):
         (folder / name).unlink(missing_ok=True)
-    for name in _files_of(folder).keys() - files.keys():
-        (folder / name).unlink()
     order = ("status.json", COMPILED_CHECKPOINT, CHECKPOINT)
     _write(folder, {name: files[name] for name in sorted(files, key=(*sorted(files.keys() - {*order}), *order).index)})

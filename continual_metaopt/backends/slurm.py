@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
+from analysis.files import real_folder
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted
 from continual_metaopt.progress import ProgressDisplay
@@ -83,7 +84,7 @@ class ArrayJobs:
                 "the backend slurm needs the package submitit: pip install 'continual-metaopt[slurm]', or use "
                 "--backend local"
             ) from error
-        self._folder = folder.absolute() / FOLDER
+        self._folder = real_folder(folder.absolute() / FOLDER)
         settings = DEFAULTS | dict(options)
         if workers:
             settings["array_parallelism"] = workers

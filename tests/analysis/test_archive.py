@@ -5,7 +5,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analysis import comparison_table, load_runs
-from analysis.runs import TABLES
+from analysis.records import TABLES
 from analysis.scripts import archive
 
 from .synthetic import write_regression, write_run
@@ -45,6 +45,28 @@ def test_all_but_the_losses_is_kept(study, tmp_path, capsys):
     assert (tmp_path / "again" / "study" / "study.json").read_text() == '{"name": "synthetic"}'
 
 
+def test_links_do_not_bring_other_files_into_an_archive(study, tmp_path, capsys):
+    (tmp_path / "private.json").write_text('{"password": 1}')
+    (study / "study.json").unlink()
+    (study / "study.json").symlink_to("../private.json")
+    write_run(tmp_path / "private", "Secret", 0)
+    (study / "runs" / "linked").symlink_to(tmp_path / "private")
+    out = tmp_path / "records.tar.xz"
+    assert archive.main([str(study), "--out", str(out)]) == 0
+    with tarfile.open(out) as file:
+        names = file.getnames()
+    assert len(names) == 18
+    assert not [name for name in names if "study.json" in name or "linked" in name]
+
+    capsys.readouterr()
+    table = study / "runs" / "Meta-0" / "measurements.parquet"
+    table.unlink()
+    table.symlink_to(tmp_path / "private.json")
+    assert archive.main([str(study), "--out", str(tmp_path / "other.tar.xz")]) == 2
+    assert f"'{table}' is a link, not a file" in capsys.readouterr().err
+    assert not (tmp_path / "other.tar.xz").exists()
+
+
 def test_losses_of_a_regression_are_its_score_and_kept(tmp_path):
     for label, errors in {"A": [1.0, 0.5], "B": [0.8, 0.2]}.items():
         write_regression(tmp_path / "study", label, 0, errors)
@@ -68,10 +90,10 @@ def test_what_cannot_be_archived(study, tmp_path, capsys):
     assert "error: the archive is a .tar.xz file, but 'records.zip' was given" in capsys.readouterr().err
     running = write_run(study / "runs", "Meta", 2, [0, 1], n_samples=4, state="running", parts=2)
     assert archive.main([str(study), "--out", str(tmp_path / "records.tar.xz")]) == 2
-    assert f"runs that have not ended: 1, {running} first; finish or remove them" in capsys.readouterr().err
+    assert f"runs that have not ended: 1, {running} first; finish them or move" in capsys.readouterr().err
     failed = write_run(tmp_path / "failed", "Meta", 3, [0, 1], n_samples=4, state="failed", parts=2)
     assert archive.main([str(tmp_path / "failed"), "--out", str(tmp_path / "records.tar.xz")]) == 2
-    assert f"runs that have not ended: 1, {failed} first; finish or remove them" in capsys.readouterr().err
+    assert f"runs that have not ended: 1, {failed} first; finish them or move them elsewhere" in capsys.readouterr().err
     (study / "empty").mkdir()
     assert archive.main([str(study / "empty")]) == 2
     assert "empty: no run directory (a directory with config.json) here or below" in capsys.readouterr().err

@@ -85,8 +85,8 @@ def refusal(root: Path) -> str:
     return (
         f"{root / 'A-0'} and {root / 'B-0'} both have seed 0, but did not see the same samples in the same order: "
         'stream_info.fingerprint is "stream-0" and "another"; nothing else that is recorded differs, so the stored '
-        "images or the stream's code have changed. They cannot be compared: leave one of them out, or remove it and "
-        "repeat the run"
+        "images or the stream's code have changed. They cannot be compared: leave one of them out, or move it "
+        "elsewhere and repeat the run"
     )
 
 
@@ -159,8 +159,8 @@ def test_seeds_from_changed_images_are_refused(tmp_path):
     write_two(tmp_path, {"source_hash": "aa"}, {"source_hash": "bb"}, seeds=(0, 1))
     message = (
         f"{tmp_path / 'A-0'} and {tmp_path / 'B-1'} saw different images: what was stored as source 'digits' has "
-        "changed between them (source_hash aa and bb). They cannot be averaged: leave one of them out, or remove it "
-        "and repeat the run"
+        "changed between them (source_hash aa and bb). They cannot be averaged: leave one of them out, or move it "
+        "elsewhere and repeat the run"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         comparison_table(load_runs(tmp_path))

@@ -1,5 +1,7 @@
 import builtins
 import json
+import re
+import shutil
 import struct
 
 import numpy as np
@@ -98,7 +100,7 @@ EXPECTED = {
 def test_tensorboard(runs, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
     folders = export(runs, tmp_path / "out", "tensorboard")
-    assert [folder.name for folder in folders] == ["Fixed-seed1-ID1", "Meta,-α₀-=-1-2-seed0-ID0"]
+    assert [folder.name for folder in folders] == ["Fixed-seed1-ID1", "Meta-alpha0-1-2-seed0-ID0"]
     assert json.loads((folders[1] / "run.json").read_text("utf-8"))["run_id"] == "ID0"
     with pytest.raises(FileNotFoundError):  # which an export beside runs must not be taken for
         load_runs(tmp_path / "out")
@@ -178,14 +180,15 @@ def test_only_an_earlier_export_is_replaced(runs, tmp_path, monkeypatch):
         *("experiences.csv", "export.json", "measurements.csv", "runs.csv", "samples.csv", "step_sizes.csv"),
     ]
     (out / "notes.txt").write_text("mine")
-    message = f"^{out} holds what no export has written; choose another folder, which need not exist$"
-    with pytest.raises(FileExistsError, match=message):
+    refused = "which no export has written; choose another folder, which need not exist"
+    with pytest.raises(FileExistsError, match=f"^{out} holds 'notes.txt', {refused}$"):
         export(runs, out, "csv")
     (out / "notes.txt").unlink()
-    (out / "export.json").write_text("[]")
-    with pytest.raises(FileExistsError, match=message):
-        export(runs, out, "csv")
-    with pytest.raises(FileExistsError, match="holds what no export has written"):
+    for mark in ("[]", "{", '{"files": 3}'):
+        (out / "export.json").write_text(mark)
+        with pytest.raises(FileExistsError, match=f"^{out} holds 'experiences.csv', {refused}$"):
+            export(runs, out, "csv")
+    with pytest.raises(FileExistsError, match=f"^{tmp_path / 'runs'} holds '.+', {refused}$"):
         export(runs, tmp_path / "runs", "csv")
     monkeypatch.chdir(tmp_path / "runs")
     for current in (".", ".."):
@@ -193,6 +196,66 @@ def test_only_an_earlier_export_is_replaced(runs, tmp_path, monkeypatch):
             export(runs, current, "csv")
     with pytest.raises(ValueError, match=r"^fmt must be one of csv, parquet, tensorboard, wandb, not 'xls'$"):
         export(runs, tmp_path / "new", "xls")
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "{run}/my notes.txt", "{run}/plugins/mine.json", "{run}/mine/"])
+def test_files_of_the_user_in_an_export_stay(runs, tmp_path, place):
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "out"
+    place = place.format(run=export(runs, out, "tensorboard")[0].name)
+    mine = out / place
+    if place.endswith("/"):
+        mine.mkdir()
+    else:
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+    before = sorted(out.rglob("*"))
+
+    message = f"^{out} holds '{place.rstrip('/')}', which no export has written; choose another folder"
+    with pytest.raises(FileExistsError, match=message):
+        export(runs, out, "tensorboard")
+
+    assert sorted(out.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+
+
+def test_a_link_is_not_exported_to(runs, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "out").symlink_to("theirs")
+    with pytest.raises(FileExistsError, match=f"^{tmp_path / 'out'} is a link, which an export does not follow; give"):
+        export(runs, tmp_path / "out", "csv")
+    assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize("text", ["x/../../../../theirs", "..", "../theirs", "/tmp/theirs", "a\\b", ".hidden", "CON\n"])
+@pytest.mark.parametrize("key", ["run_id", "label", "study"])
+def test_texts_of_records_lead_nowhere_else(tmp_path, text, key):
+    pytest.importorskip("tensorboard")
+    write_run(tmp_path / "runs", "A", 0, [1, 0], n_samples=2, config={key: text})
+    folders = export(load_runs(tmp_path / "runs"), tmp_path / "out", "tensorboard")
+    assert [folder.parent for folder in folders] == [tmp_path / "out"]
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", folders[0].name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+
+
+def test_copies_of_a_run_have_folders_of_their_own(tmp_path):
+    pytest.importorskip("tensorboard")
+    for copy in ("a", "b"):
+        write_run(tmp_path / "runs" / copy, "A", 0, [1, 0], n_samples=2, config={"run_id": "ID"})
+    folders = export(load_runs(tmp_path / "runs"), tmp_path / "out", "tensorboard")
+    assert [folder.name for folder in folders] == ["A-seed0-ID", "A-seed0-ID-2"]
+
+
+def test_a_run_that_ends_while_it_is_exported_is_exported_whole(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "runs", "A", 0, [1, 0, 1, 1, 0, 1], n_samples=6, state="running", parts=3)
+    whole = write_run(tmp_path / "whole", "A", 0, [1, 0, 1, 1, 0, 1], n_samples=6)
+    runs, given = load_runs(run), []
+    for batch in runs.batches(str(run), "samples", ["step", "correct"]):
+        given += batch.to_pydict()["step"]
+        if len(given) == len(batch):  # after the first part
+            (whole / "samples.parquet").rename(run / "samples.parquet")
+            shutil.rmtree(run / "samples")
+    assert given == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_damaged_table_is_named(runs, tmp_path):

@@ -116,14 +116,14 @@ def test_config_that_cannot_be_understood(tmp_path):
     with pytest.raises(ValueError, match="is not a JSON object"):
         load_runs(tmp_path)
     config.write_text('{"schema')
-    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it or remove"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it, or move the"):
         load_runs(tmp_path)
 
 
 def test_status_that_cannot_be_understood(tmp_path):
     status = write_run(tmp_path) / "status.json"
     edit(status, state="lost")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state 'lost' is none of running, finished"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state .lost. is none of running, finished"):
         load_runs(tmp_path)
     status.write_text("")
     with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: cannot be read"):
@@ -199,8 +199,8 @@ def test_unreadable_table(tmp_path):
 def test_a_finished_run_must_have_all_samples(tmp_path):
     run = write_run(tmp_path, correct=[1, 0], n_samples=4)
     message = (
-        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded: "
-        "remove the directory and repeat the run"
+        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded; "
+        "repair it, or move the run directory elsewhere and repeat the run"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         load_runs(run).correct(str(run))

@@ -442,8 +442,8 @@ def test_a_thinned_run_must_have_all_samples_that_are_recorded(tmp_path):
     config = {"record_samples_every": 3}
     run = str(write_run(tmp_path, "A", 0, [1] * 4, n_samples=12, config=config, status={"n_correct": 4}))
     message = (
-        f"{run}: the run is finished and its stream has 12 samples, of which 4 are recorded, but 2 are recorded: "
-        "remove the directory and repeat the run"
+        f"{run}: the run is finished and its stream has 12 samples, of which 4 are recorded, but 2 are recorded; "
+        "repair it, or move the run directory elsewhere and repeat the run"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_runs(tmp_path).correct(run)

@@ -29,6 +29,17 @@ from streams.benchmark import StreamBenchmark
 
 torch.set_num_threads(1)  # small networks do not profit from more, and tests share the cores with others
 
+
+def described(stream_info: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The description of a run that nobody has done, with all that must be there."""
+    info = {"definition": "tracking v1", "fingerprint": "f", "source": None, "n_samples": 120, "n_outputs": 2}
+    info |= {"boundaries": [0], "task": "classification"} | stream_info
+    parts = {part: {"name": "any"} for part in ("stream", "network", "learner")}
+    facts = {"run_id": "a", "study": "", "label": "a", "purpose": "report", "seed": 0, "blocks": ["a"]}
+    facts |= {"schema_version": 1, "evaluate": True, "learned_step_sizes": True, "n_parameters": 1}
+    return parts | facts | {"stream_info": info | {"n_experiences": len(info["boundaries"])}} | changes
+
+
 STREAM = {"name": "permuted_inputs", "n_experiences": 3, "samples_per_experience": 40}
 STUDY: dict[str, Any] = {
     "name": "tiny",

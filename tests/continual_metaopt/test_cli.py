@@ -282,7 +282,8 @@ def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.Captu
     assert out.splitlines() == [f"wrote {folder}/export/parquet/{name}.parquet" for name in tables]
     assert len(pq.read_table(folder / "export" / "parquet" / "runs.parquet")) == 6
     (folder / "export" / "parquet" / "mine.txt").write_text("")
-    message = f"{folder}/export/parquet holds what no export has written; choose another folder, which need not exist"
+    refused = "which no export has written; choose another folder, which need not exist"
+    message = f"{folder}/export/parquet holds 'mine.txt', {refused}"
     assert call(capsys, "export", folder, "--format", "parquet") == (2, "", f"continual-metaopt: {message}\n")
     status, out, err = call(capsys, "explain", next((folder / "runs").iterdir()))
     assert (status, err) == (0, "")
@@ -833,3 +834,70 @@ def test_report_of_several_streams(here: Path, capsys: pytest.CaptureFixture[str
         "class_split v1, stationary=repeat",
     ]
     assert f"wrote {here / 'out' / 'report.html'}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "link"),
+    [("report", "report"), ("export", "export"), ("export", "export/csv"), ("report", "part/report")],
+)
+def test_nothing_is_written_through_links_in_a_folder_of_records(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, link: str
+) -> None:
+    write_run(here / "theirs" / ("part" if "part" in link else ""), "A", 0)
+    (here / "theirs" / Path(link).parent).mkdir(exist_ok=True)
+    if "part" in link:
+        (here / "theirs" / "part" / "study.json").write_text("{}")
+    (here / "mine").mkdir()
+    (here / "theirs" / link).symlink_to(here / "mine")
+
+    status, _, err = call(capsys, command, here / "theirs")
+
+    assert status == 2
+    assert re.search(rf"^continual-metaopt: '?{re.escape(str(here / 'theirs' / link))}'? is a link, ", err)
+    assert not any((here / "mine").iterdir())
+
+
+def test_parts_of_a_study_that_are_links_are_not_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "mine", "A", 0)
+    (here / "mine" / "study.json").write_text("{}")
+    (here / "theirs").mkdir()
+    (here / "theirs" / "part").symlink_to(here / "mine")
+
+    message = "continual-metaopt: theirs: no run directory (a directory with config.json) here or below\n"
+    assert call(capsys, "report", "theirs") == (2, "", message)
+
+
+def test_a_home_is_spelt_out_everywhere(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here / "home"))
+    write_run(here / "home" / "runs", "A", 0)
+
+    assert call(capsys, "export", "~/runs", "--out=~/tables")[0] == 0
+
+    assert (here / "home" / "tables" / "runs.csv").exists()
+    assert [path.name for path in here.iterdir()] == ["home"]
+
+
+def test_a_single_run_is_not_put_into_a_study_s_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(here / "study" / "runs", "A", 0)
+    (here / "study" / "study.json").write_text("{}")
+    before = files_of(here)
+
+    message = "'study' is a study's folder; choose another folder with --out, which need not exist"
+    assert call(capsys, *TINY_RUN, "--out", "study") == (2, "", f"continual-metaopt: {message}\n")
+
+    assert files_of(here) == before
+
+
+@pytest.mark.slow
+def test_pipes_and_devices_are_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("config.json", "status.json", "samples.parquet", "step_sizes.parquet"):
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+            run = write_run(here / "runs", "A", 0, learned=True, step_sizes={"all": [0.1] * 4})
+            (run / name).unlink()
+            make(run / name)
+            for command, where in (("status", "runs"), ("explain", run), ("report", "runs"), ("export", "runs")):
+                said = "".join(map(str, call(capsys, command, where)[1:]))
+                assert "Traceback" not in said
+            shutil.rmtree(here / "runs")

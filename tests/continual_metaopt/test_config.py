@@ -148,7 +148,16 @@ def test_a_list_of_networks_alone_leaves_the_stream_as_it_is(tmp_path: Path) -> 
         ({"streams": [STREAM, STREAM]}, "streams: several have the label 'permuted_inputs'; give each its own"),
         (
             {"networks": [{"name": "mlp", "label": "a/b"}]},
-            "networks.0: needs a label of letters, digits, '.', '_' and '-' (given: 'a/b')",
+            "networks.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or '_' "
+            "(given: 'a/b')",
+        ),
+        *(
+            (
+                {"stream": None, "streams": [{"label": label, **STREAM}]},
+                "streams.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or "
+                f"'_' (given: {label!r})",
+            )
+            for label in ("..", ".", ".hidden", "-rf", "../x", "a\n")
         ),
         (
             {"networks": [{"name": "mlp"}, {"name": "linear", "hidden": [3]}]},
@@ -302,6 +311,11 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             id="nobody",
         ),
         pytest.param({"seeds": [0, -3]}, "seeds: seeds must not be negative (given: [0, -3])", id="negative seed"),
+        pytest.param(
+            {"seeds": [2**32]},
+            "seeds: seeds must be below 2**32, as NumPy's are; the largest is 4294967295 (given: [4294967296])",
+            id="large seed",
+        ),
         pytest.param({"seeds": [4, 4]}, "seeds: a seed occurs twice (given: [4, 4])", id="same seed twice"),
         pytest.param(
             {"selection_seeds": [-1]},
@@ -352,7 +366,7 @@ def test_broken_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: x\nseeds: [1, 2\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=rf"(?s)^{re.escape(str(path))} is not valid YAML: .*line 3"):
+    with pytest.raises(ConfigError, match=rf"(?s)^{re.escape(str(path))}: is not valid YAML: .*line 3"):
         load_study(path)
 
 

@@ -85,7 +85,7 @@ def test_a_damaged_file_is_set_aside_and_said(
         key.removeprefix("damaged/"): value[1] for key, value in files_of(run).items() if key.startswith("damaged")
     }
     assert moved.pop("reason.txt").decode() == note + "\n"
-    expected = {"status.json"} if name == "status.json" else before.keys() - {"config.json"}
+    expected = {"status.json"} if name == "status.json" else before.keys()
     assert moved == {key: before[key][1] for key in expected}  # nothing is lost
     assert load_runs(run).table["state"].tolist() == ["finished"]
 
@@ -131,8 +131,8 @@ def test_a_checkpoint_of_another_version_is_left_alone(interrupted: Path, tmp_pa
     assert run_one(config_of(), run) == "failed"
 
     assert read_json(run / "status.json")["reason"] == (
-        f"ValueError: '{path}' was written by another version of this package; go on with that version, or remove "
-        f"'{run}' to run again"
+        f"ValueError: '{path}' was written by another version of this package; go on with that version, or move "
+        f"'{run}' elsewhere to run again"
     )
     assert {name for name, content in files_of(run).items() if content != before[name]} == {"status.json"}
 
@@ -161,7 +161,7 @@ def test_a_damaged_table_is_named_by_the_analysis(finished: Path, tmp_path: Path
     table = run / "samples.parquet"
     table.write_bytes(DAMAGES[damage](table.read_bytes()))
 
-    with pytest.raises(ValueError, match=r"remove the run directory and repeat the run$") as caught:
+    with pytest.raises(ValueError, match=r"or move the run directory elsewhere and repeat the run$") as caught:
         _ = load_runs(run).samples
 
     assert str(caught.value).startswith(f"{table}: cannot be read as a table with step, experience, correct, loss (")
@@ -353,7 +353,7 @@ def test_a_link_in_a_run_directory_leads_nowhere(tmp_path: Path, name: str, go_o
     directory.resume(progress) if go_on else directory.start({})
     directory.observe(portion(10, 2))
     if go_on:
-        message = f"'{run / name}' is a link, but a run writes in its own folder only; remove the link"
+        message = f"'{run / name}' is a link, and nothing is written through it; put a folder in its place"
         with pytest.raises(FileExistsError, match=exactly(message)):
             directory.checkpoint(save, ENGINE)
     else:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from analysis.escaping import for_terminal
 from continual_metaopt import cli
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.overview import overview
 from continual_metaopt.processes import this_process
 from continual_metaopt.study_lock import LOCK
+
+from .conftest import described
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 DEAD = {"host": socket.gethostname(), "pid": 2**22 + 1}  # beyond the highest number of a process
@@ -21,7 +24,7 @@ DEAD = {"host": socket.gethostname(), "pid": 2**22 + 1}  # beyond the highest nu
 
 def write_run(path: Path, state: str, seconds_ago: float = 20, **status: Any) -> None:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"stream_info": {"n_samples": 40_000}}))
+    (path / "config.json").write_text(json.dumps(described({"n_samples": 40_000})))
     heartbeat = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
     facts = {"state": state, "reason": None, "step": 10_000, "heartbeat": heartbeat, "owner": HERE}
     (path / "status.json").write_text(json.dumps(facts | {"samples_per_second": 1000.0} | status))
@@ -79,8 +82,23 @@ def test_failures_are_grouped_by_reason_and_change_the_exit_status(
         f"failed: {study / 'selection' / 'e'}: ValueError: no",
     ]
     assert lines[-1].startswith(
-        f"damaged: {study / 'runs' / 'b0'}: '{study / 'runs' / 'b0' / 'status.json'}' is damaged"
+        f"damaged: {study / 'runs' / 'b0'}: {study / 'runs' / 'b0' / 'status.json'}: cannot be read ("
     )
+
+
+def test_what_records_say_is_told_in_one_line_without_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", "failed", reason="OSError\nnobody works on it\x1b[2J\r" + "x" * 10**6)
+    write_run(tmp_path / "b", "running", owner={"host": "b\x1b]0;x\x07", "pid": 1})
+    write_run(tmp_path / "c", "finished", step="many")
+    (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "h" * 10**6, "since": "\x1b"}))
+
+    assert cli.main(["status", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert printed == for_terminal(printed)
+    assert len(printed) < 5000
+    assert [line.split(":")[0] for line in printed.splitlines()[2:]] == ["running", "failed", "damaged"]
 
 
 @pytest.mark.parametrize(

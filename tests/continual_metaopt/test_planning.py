@@ -25,7 +25,7 @@ from continual_metaopt.planning import (
 )
 from continual_metaopt.study import run_study
 
-from .conftest import exactly, write_study
+from .conftest import described, exactly, write_study
 
 TUNING = {"trials": 3, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
 LEARNERS_OF_STUDY: list[dict[str, Any]] = [
@@ -48,7 +48,8 @@ def write_earlier(folder: Path, study: StudyConfig, learner: int, speed: float, 
         "network": resolve("network", study.network, "network").model_dump(mode="json"),
     }
     status = {"state": "finished", "samples_per_second": speed, "owner": {"host": socket.gethostname(), "pid": 1}}
-    (folder / "config.json").write_text(json.dumps(config | {k: v for k, v in changes.items() if k in config}))
+    config = described({}, **config | {k: v for k, v in changes.items() if k in config})
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "status.json").write_text(json.dumps(status | {k: v for k, v in changes.items() if k in status}))
 
 

@@ -31,6 +31,22 @@ def shown(clock: Clock, display: ProgressDisplay, seconds: float, messages: Any 
     display.update(ended, 1000 * ended)
 
 
+def test_labels_are_no_markup_and_no_commands(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    display = ProgressDisplay(2, queue.SimpleQueue(), True)
+    display.start()
+    display.stage("runs [bold]")
+    display.note("[/red] and [link=x]y[/link]\x1b]0;x\x07")
+    shown(clock, display, 16, [("lr = [1e-3] [/bold]\x1b[2J", 5, 10)])
+    display.stop()
+    shown_text = capsys.readouterr().err
+    for part in ("[/red] and [link=x]y[/link]\\x1b]0;x\\x07", "lr = [1e-3] [/bold]\\x1b[2J", "runs [bold]: 0 of 2"):
+        assert part in shown_text
+
+
 def test_lines_in_a_log_come_after_twice_as_long_each_time(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     display = ProgressDisplay(4, queue.SimpleQueue(), True, n_samples=4000)
     display.start()

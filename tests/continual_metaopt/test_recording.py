@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from continual_metaopt import recording
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.recording import TABLES, RunDirectory, describe_software, read_json, write_json, write_whole
 
@@ -110,7 +111,7 @@ def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "status.json"
     path.write_text(text, encoding="utf-8")
 
-    with pytest.raises(ValueError, match=r"is damaged \(.+\); remove its folder to run again$") as caught:
+    with pytest.raises(ValueError, match=r"is damaged \(.+\)$") as caught:
         read_json(path)
 
     assert str(caught.value).startswith(f"'{path}' ")
@@ -185,12 +186,14 @@ def test_resuming_removes_what_came_after_the_checkpoint(tmp_path: Path) -> None
     progress = read_json(tmp_path / "checkpoint.pt")
     # as if the earlier attempt had been killed while it merged its parts
     (tmp_path / "samples.parquet").write_bytes(b"whole, but of another attempt")
+    write_json(tmp_path / "written.json", read_json(tmp_path / "written.json") | {"tables": True})
 
     directory = RunDirectory(tmp_path)
     directory.resume(progress)
 
     assert parts_of(tmp_path) == expected
     assert not (tmp_path / "samples.parquet").exists()
+    assert not (tmp_path / "damaged").exists()
     status = read_json(tmp_path / "status.json")
     assert (status["state"], status["step"]) == ("running", 10)
     directory.observe(portion(10, 2, 2))
@@ -212,15 +215,37 @@ def test_wall_time_goes_on_over_resumptions(tmp_path: Path) -> None:
     assert status["samples_per_second"] == 3.0
 
 
-def test_starting_removes_what_an_earlier_attempt_left(tmp_path: Path) -> None:
+def test_starting_removes_what_an_earlier_attempt_has_listed(tmp_path: Path) -> None:
     with_parts(tmp_path).finish("failed", "killed", None, keep_parts=True)
-    (tmp_path / "experiences.parquet").write_bytes(b"half")
+    assert read_json(tmp_path / "written.json") == {"n_parts": 3, "tables": False, "checkpoints": ["checkpoint.pt"]}
+    (tmp_path / "experiences.parquet").write_bytes(b"another's")
 
     RunDirectory(tmp_path).start({"run_id": "new"})
 
+    assert (tmp_path / "damaged" / "experiences.parquet").read_bytes() == b"another's"
     assert not any((tmp_path / name).exists() or (tmp_path / f"{name}.parquet").exists() for name in TABLES)
     assert read_json(tmp_path / "config.json") == {"run_id": "new"}
     assert read_json(tmp_path / "status.json")["step"] == 0
+
+
+def test_tables_that_could_not_all_be_merged_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, write: Any) -> Path:
+        if path.name == "measurements.parquet":
+            raise OSError("disk full")
+        return write_whole(path, write)
+
+    directory = with_parts(tmp_path)
+    with monkeypatch.context() as disk:
+        disk.setattr(recording, "write_whole", full)
+        with pytest.raises(OSError, match=exactly("disk full")):
+            directory.finish("finished", None, ENGINE)
+    directory.finish("failed", "disk full", None, keep_parts=True)
+    assert (tmp_path / "samples.parquet").exists()
+
+    RunDirectory(tmp_path).resume(read_json(tmp_path / "checkpoint.pt"))
+
+    assert not (tmp_path / "samples.parquet").exists()
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_an_attempt_that_did_not_begin_leaves_the_records_alone(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ TOO_SHORT = "gradients by autograd: the experience is too short for tracing"
 COMPILED = {"name": "compiled", "reason": "network, loss and optimizer have compiled code"}
 STATUS_KEYS = {
     *("state", "reason", "step", "n_correct", "heartbeat", "owner", "wall_time", "samples_per_second", "engine"),
-    "notes",
+    *("notes", "run_id"),
 }
 SCHEMAS = {
     "samples": {"step": "int32", "experience": "int32", "correct": "bool", "loss": "float"},
@@ -532,12 +532,28 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     now = make_stream("permuted_inputs", **config.stream.options).info.fingerprint
     assert read_json(tmp_path / "run" / "status.json")["reason"] == (
         f"ValueError: the run began with another stream (fingerprint {before}, now {now}): the stored images or the "
-        f"stream's code have changed. Bring them back to go on, or remove '{tmp_path / 'run'}' to begin again"
+        f"stream's code have changed. Bring them back to go on, or move '{tmp_path / 'run'}' elsewhere to begin again"
     )
 
     sources._load_named.cache_clear()
     write_folder(images, pictures[:1], ["one"])
     assert run_one(config, tmp_path / "run") == "finished"
+
+
+def test_a_run_that_goes_on_elsewhere_names_all_versions_and_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = config_of(n_experiences=2, samples_per_experience=50), tmp_path / "run"
+    assert run_one(config, run, should_stop=stop_at(1)) == "failed"
+    first, step = read_json(run / "config.json"), read_json(run / "status.json")["step"]
+    assert "resumed" not in first
+    known = first["versions"] | {"torch": "9.9"}
+    monkeypatch.setattr(under_way, "describe_software", lambda: known)
+    assert run_one(config, run, should_stop=stop_at(1)) == "failed"
+    assert run_one(config, run) == "finished"
+    assert read_json(run / "config.json") == first | {
+        "resumed": [{"step": step, "versions": known, "platform": first["platform"]}]
+    }
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
@@ -682,16 +698,112 @@ def test_another_runs_directory_is_refused(finished: Path) -> None:
     assert files_of(finished) == files
 
 
-def test_a_damaged_directory_is_refused(finished: Path, tmp_path: Path) -> None:
-    path, name = shutil.copytree(finished, tmp_path / "run"), "config.json"
-    (path / name).write_text('{"run_id": ', encoding="utf-8")
+@pytest.mark.parametrize("content", [None, '{"run_id": ', "[]"])
+@pytest.mark.parametrize("name", ["config.json", "status.json"])
+def test_records_whose_description_is_lost_are_set_aside(
+    finished: Path, tmp_path: Path, name: str, content: str | None
+) -> None:
+    path = Path(shutil.copytree(finished, tmp_path / "run"))
+    (path / name).unlink()
+    if content is not None:
+        (path / name).write_text(content, encoding="utf-8")
     files = files_of(path)
 
-    with pytest.raises(ValueError, match=r"is damaged \(.+\); remove its folder to run again$") as caught:
+    assert run_one(config_of(), path) == "finished"
+
+    (note,) = read_json(path / "status.json")["notes"]
+    assert note.startswith(f"'{path / name}' is {'missing' if content is None else 'damaged ('}")
+    assert note.endswith(f"; what was recorded is kept in '{path / 'damaged'}', and the run begins again")
+    kept = files_of(path / "damaged")
+    assert {key: kept[key][1] for key in files} == {key: value[1] for key, value in files.items()}
+    assert_same_run(path, finished)
+
+
+OTHERS = {
+    "samples/data.csv": "samples",
+    "samples.parquet": "samples.parquet",
+    "checkpoint.pt": "checkpoint.pt",
+    ".draft.tmp": ".draft.tmp",
+    "config.json": "config.json",
+    "status.json": "status.json",
+    "damaged/notes.txt": "damaged",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_that_is_no_run_s_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "project"
+    (path / name).parent.mkdir(parents=True)
+    (path / name).write_text('{"state": "finished"}', encoding="utf-8")
+    files = files_of(path)
+
+    message = (
+        f"'{path}' holds '{OTHERS[name]}', which no run has written; choose another folder with --out, which need not "
+        "exist"
+    )
+    with pytest.raises(FileExistsError, match=exactly(message)):
         run_one(config_of(), path)
 
-    assert str(caught.value).startswith(f"'{path / name}' ")
     assert files_of(path) == files
+
+
+def test_a_folder_whose_owner_nobody_can_tell_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    (tmp_path / "samples.parquet").write_text("somebody's", encoding="utf-8")
+    files = files_of(tmp_path)
+
+    with pytest.raises(
+        FileExistsError, match=r"is damaged \(.+\), so that nobody can tell whose folder it is in; choose"
+    ):
+        run_one(config_of(), tmp_path)
+
+    assert files_of(tmp_path) == files
+
+
+def test_a_study_s_folder_is_no_run_s(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "runs").mkdir()
+
+    message = f"'{tmp_path}' is a study's folder; choose another folder with --out, which need not exist"
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        run_one(config_of(), tmp_path)
+
+
+def test_a_link_is_no_run_s_folder(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "run").symlink_to("theirs")
+
+    message = f"'{tmp_path / 'run'}' is a link, and nothing is written through it; put a folder in its place"
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        run_one(config_of(), tmp_path / "run")
+
+    assert not any((tmp_path / "theirs").iterdir())
+
+
+def test_files_of_the_user_in_a_run_s_folder_stay(finished: Path, tmp_path: Path) -> None:
+    run, mine = tmp_path / "run", {}
+    assert run_one(config_of(), run, should_stop=stop_at(1)) == "failed"
+    for name in ("notes.txt", ".draft.tmp", "samples/notes.txt", "samples/.part.tmp", "step_sizes/part-old.parquet"):
+        (run / name).write_text("mine", encoding="utf-8")
+        mine[name] = files_of(run)[name]
+    # in the places of the run's own files, which are listed
+    for name in ("samples/part-00009.parquet", "measurements.parquet"):
+        (run / name).write_text("mine", encoding="utf-8")
+        mine[f"damaged/{name}"] = files_of(run)[name]
+
+    assert run_one(config_of(), run) == "finished"
+    (run / "checkpoint.pt").write_text("mine", encoding="utf-8")
+    mine["checkpoint.pt"] = files_of(run)["checkpoint.pt"]
+    assert run_one(config_of(), run) == "finished"
+
+    assert read_json(run / "status.json")["notes"] == [
+        f"'{run / 'samples' / 'part-00009.parquet'}' is not on the list of what this run has written; it is kept in "
+        f"'{run / 'damaged'}', and the run goes on"
+    ]
+    left = files_of(run)
+    assert {name: left[name] for name in mine} == mine
+    assert left.keys() - mine.keys() == files_of(finished).keys() | {"damaged/reason.txt"}
+    assert_same_run(run, finished)
 
 
 def test_a_run_that_had_only_just_started_is_started_again(finished: Path, tmp_path: Path) -> None:

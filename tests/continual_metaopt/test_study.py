@@ -4,6 +4,7 @@ One study is run in another process for all tests; what follows from it is tried
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from continual_metaopt import preparing, running, study_lock
 from continual_metaopt.backends import local
 from continual_metaopt.config import StudyConfig, load_study
 from continual_metaopt.jobs import RunsFailed, run_folder_name
+from continual_metaopt.overview import overview
 from continual_metaopt.recording import read_json, write_json
 from continual_metaopt.study import (
     StudyResult,
@@ -36,7 +38,7 @@ from continual_metaopt.study import (
 from continual_metaopt.study_lock import StudyLocked
 from continual_metaopt.under_way import reason_of
 
-from .conftest import STREAM, STUDY, InProcess, environment, exactly, files_of, read_tables, write_study
+from .conftest import STREAM, STUDY, InProcess, described, environment, exactly, files_of, read_tables, write_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
@@ -267,7 +269,104 @@ def test_a_damaged_record_of_a_selection_run_is_a_failure_of_its_learner(copied:
 
     assert list(caught.value.failures) == [damaged]
     assert str(caught.value).splitlines()[1].startswith(f"{damaged}: its record cannot be read (")
-    assert str(caught.value).splitlines()[1].endswith("; remove its folder to run again")
+    assert str(caught.value).splitlines()[1].endswith("; move its folder elsewhere to run again")
+
+
+@pytest.mark.parametrize("content", ["", '{"name": "ti', "[]", None])
+@pytest.mark.usefixtures("in_process")
+def test_a_damaged_description_costs_no_runs(
+    copied: Path, tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, path = files_of(copied), copied / "study.json"
+    path.unlink()
+    if content is None:
+        path.symlink_to(tmp_path / "study.yaml")
+    else:
+        path.write_text(content, encoding="utf-8")
+
+    run_study(tiny(tmp_path), copied, show_progress=False)
+
+    after = files_of(copied)
+    assert after["study.json"][1] == before.pop("study.json")[1]
+    assert {name: after[name] for name in before} == before
+    assert os.path.lexists(copied / "study-damaged.json")
+    assert re.search(
+        rf"^noted: '{re.escape(str(path))}' is .+; it is kept as '{re.escape(str(copied))}/study-damaged.json', and "
+        "written anew. All runs stay$",
+        capsys.readouterr().err,
+        re.MULTILINE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.json", "{}", "'{}/study.json' is of no study of this program; choose another folder with --out"),
+        ("config.json", "{}", "'{}' holds a config.json, as a run's directory does; choose another folder with --out"),
+    ],
+)
+def test_a_folder_that_is_no_study_s_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content, encoding="utf-8")
+
+    with pytest.raises(FileExistsError, match=exactly(message.format(tmp_path / "out"))):
+        claim(tiny(tmp_path), tmp_path / "out")
+
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, content)]
+
+
+@pytest.mark.parametrize("link", ["runs", "selection", "part", "part/runs"])
+def test_a_study_does_not_write_through_a_link(tmp_path: Path, link: str) -> None:
+    out = tmp_path / "out"
+    (out / link).parent.mkdir(parents=True)
+    (tmp_path / "theirs").mkdir()
+    (out / link).symlink_to(tmp_path / "theirs")
+
+    message = f"'{out / link}' is a link, and nothing is written through it; put a folder in its place"
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        claim(tiny(tmp_path), out / "part" if "part" in link else out, out)
+
+    assert not any((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_options_edited_under_the_same_label_make_another_version(copied: Path, tmp_path: Path) -> None:
+    before = {path.name for path in (copied / "runs").iterdir()}
+    learned = STUDY["learners"][1]
+    edited = tiny(tmp_path, learners=[STUDY["learners"][0], learned | {"lr": 0.002}])
+
+    run_study(edited, copied, show_progress=False)
+
+    runs = load_runs(copied)
+    assert (len(runs), runs.n_superseded) == (4, 2)
+    assert {runs.configs[path]["learner"].get("lr") for path in runs.select(label="learned").table["path"]} == {0.002}
+    assert overview(copied).counts | {"finished": 6, "of an earlier version": 2} == overview(copied).counts
+    old = sorted(before - {Path(path).name for path in runs.table["path"]})
+    assert len(old) == 2
+    assert len(load_runs(copied / "runs" / old[0])) == 1  # which is named
+    assert (
+        overview(copied).text().splitlines()[0].startswith(f"{copied}: 8 runs: 6 finished, 2 of an earlier version; ")
+    )
+    # and back
+    run_study(tiny(tmp_path), copied, show_progress=False)
+    assert {Path(path).name for path in load_runs(copied).table["path"]} == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_labels_that_differ_in_signs_only_are_different_runs(tmp_path: Path) -> None:
+    fixed = {"name": "fixed", "lr": 0.01}
+    labels = ["A+", "A-", "+", "−", "a"]
+    study = tiny(tmp_path, learners=[fixed | {"label": label} for label in labels], seeds=[0])
+
+    result = run_study(study, tmp_path / "out", show_progress=False)
+
+    assert len({path.name for path in result.runs}) == 5
+    assert [read_json(path / "config.json")["label"] for path in result.runs] == labels
+    # a run is shown under the label that its study gives it now
+    study = tiny(tmp_path, learners=[fixed | {"label": "A?"}], seeds=[0])
+    (run,) = run_study(study, tmp_path / "out", show_progress=False).runs
+    assert run == result.runs[0]
+    assert (read_json(run / "config.json")["label"], read_json(run / "config.json")["entry"]) == ("A?", "A?")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -418,7 +517,7 @@ def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path
 def selection_run(path: Path, state: str, values: list[Any], task: str = "classification") -> Path:
     """As much of a run directory as the choice of settings reads."""
     path.mkdir()
-    write_json(path / "config.json", {"stream_info": {"task": task}})
+    write_json(path / "config.json", described({"task": task}))
     write_json(path / "status.json", {"state": state})
     column = "correct" if task == "classification" else "loss"
     pq.write_table(pa.table({column: values}), path / "samples.parquet")

@@ -140,6 +140,31 @@ def test_an_owner_elsewhere_is_dead_when_its_file_does_not_change(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "is a link, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a link, not a file"),
+        (os.mkfifo, "is a pipe, not a file"),
+        (Path.mkdir, "is a folder, not a file"),
+        (lambda path: path.write_text('{"lockfileVersion": 3}'), "is of another program"),
+        (lambda path: path.write_text("mine"), "is of another program"),
+    ],
+)
+def test_what_is_no_lock_is_left_alone_and_said(tmp_path: Path, make: Any, what: str) -> None:
+    make(tmp_path / LOCK)
+    before = (tmp_path / LOCK).lstat()[:-3]  # without times, of which reading changes one
+
+    message = (
+        f"'{tmp_path / LOCK}' {what}, no lock of a command: move it elsewhere, or choose another folder with --out"
+    )
+    with pytest.raises(FileExistsError, match=exactly(message)), StudyLock(tmp_path):
+        pytest.fail("it was locked")
+
+    assert (tmp_path / LOCK).lstat()[:-3] == before
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
 def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Path) -> None:
     lost = threading.Event()
 

@@ -12,7 +12,7 @@ import pytest
 from continual_metaopt.config import Component, ConfigError, RunConfig
 from continual_metaopt.trajectories import Change, Trajectory, changed, read_trajectory
 
-from .conftest import exactly
+from .conftest import described, exactly
 
 # two blocks, three experiences of four samples, recorded at every second; exponents of 2
 A = [0, 2, 4, 6, 6, 8]
@@ -95,7 +95,7 @@ def test_impossible_changes_are_refused(trajectory: Trajectory, change: Any, shi
 
 def write_run(path: Path, factor: float = 1.0, state: str = "finished", rows: int = 6) -> Path:
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"stream_info": {"boundaries": [0, 4, 8], "n_samples": 12}}))
+    (path / "config.json").write_text(json.dumps(described({"boundaries": [0, 4, 8], "n_samples": 12})))
     (path / "status.json").write_text(json.dumps({"state": state}))
     records = [
         (2 * i, block, factor * 2.0**e) for i, row in enumerate(EXPONENTS) for block, e in zip("ab", row, strict=True)

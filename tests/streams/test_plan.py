@@ -7,6 +7,7 @@ import pytest
 
 from streams import plan
 from streams.plan import Plan, in_passes, plan_of, random_state
+from streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
 
 
 def random_plan(n=300, n_images=17):
@@ -63,3 +64,16 @@ def test_purposes_and_indices_have_sequences_of_their_own():
     first = {tuple(random_state(0, *numbers).randint(2**31, size=2)) for numbers in ((0,), (1,), (0, 1), (0, 0, 1))}
     assert len(first) == 4
     assert random_state(0, 3).randint(2**31) == random_state(0, 3, 0).randint(2**31)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "what"),
+    [([10, 0, 5], "experience 1 has no samples"), ([], "there is no experience")],
+    ids=["an empty one", "none"],
+)
+def test_every_experience_has_samples(lengths, what):
+    experiences = [ExperienceInfo([], sum(lengths[:number]), n, 0) for number, n in enumerate(lengths)]
+    sizes = LearnerInfo(2, (1,), "classification", sum(lengths))
+    message = f"mine v1: {what}; choose options of the stream that give each at least one"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        StreamInfo("mine v1", "f", "digits", None, experiences, sizes)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from streams import STREAMS, UnknownNameError, make_stream, plan_stream, register_stream
-from streams.registry import Registry, unknown_name
+from streams.registry import BrokenNameError, Registry, unknown_name
 from streams.stream import Stream
 
 GROUP = "tests.things"
@@ -130,7 +130,7 @@ def test_entry_points_are_not_loaded_to_list_them(monkeypatch):
     offer(monkeypatch, broken="no_such_module_anywhere:thing")
     registry = Registry("thing", entry_points=GROUP)
     assert registry.descriptions() == {"broken": "from no_such_module_anywhere:thing"}
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(BrokenNameError):
         registry["broken"]
 
 
@@ -156,3 +156,32 @@ def test_a_registered_stream_is_made_with_its_options(streams_restored):
     assert STREAMS.descriptions()["tiny"] == "for this test"
     with pytest.raises(TypeError, match="sede"):
         make_stream("tiny", sede=3)
+
+
+def test_what_a_broken_package_offers_is_named_when_it_is_asked_for(monkeypatch):
+    offer(monkeypatch, broken="no_such_package.things:make", absent="json:nothing")
+    registry = Registry("thing", entry_points=GROUP)
+    registry.register("own")(make("a"))
+    assert list(registry) == ["own", "broken", "absent"]
+    assert registry["own"]() == "a"
+    with pytest.raises(BrokenNameError) as error:
+        registry["broken"]
+    assert str(error.value) == (
+        "the thing 'broken', which another package offers as no_such_package.things:make, cannot be imported "
+        "(ModuleNotFoundError: No module named 'no_such_package'); repair or remove that package"
+    )
+    with pytest.raises(BrokenNameError, match=r"\(AttributeError: "):
+        registry["absent"]
+
+
+@pytest.mark.parametrize("content", [b"[tests.things]\nno equals sign\n", b"\xff\xfe"], ids=["no pair", "no text"])
+def test_packages_whose_description_is_broken_are_passed_over(monkeypatch, tmp_path, content):
+    for name, points in (("broken", content), ("whole", b"[tests.things]\nhalf = fractions:Fraction\n")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_bytes(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("thing", entry_points=GROUP)
+    assert registry.descriptions() == {"half": "from fractions:Fraction"}
+    assert registry["half"] is Fraction

@@ -89,8 +89,11 @@ def test_runs_come_back_from_nodes_that_do_not_see_the_folder(tmp_path: Path, mo
     stopped = backend._do(task_of(config, path), None)
     assert stopped.failure == "interrupted by the user"
     assert not path.exists()
-    backend._replace(path, stopped.files)
+    backend._replace(path, stopped.files, set())
     assert (path / "checkpoint.npz").exists()
+    (tmp_path / "private").write_text("mine")
+    (path / "notes.txt").write_text("mine")
+    (path / "samples" / "link").symlink_to(tmp_path / "private")
 
     monkeypatch.setattr(NoReporter, "stop_at", 10**9)
     began = []
@@ -100,9 +103,13 @@ def test_runs_come_back_from_nodes_that_do_not_see_the_folder(tmp_path: Path, mo
         "begin",
         lambda run, checkpoint, *others: began.append(checkpoint) or begin(run, checkpoint, *others),
     )
-    finished = backend._do(task_of(config, path, earlier=backend._files_of(path)), None)
-    backend._replace(path, finished.files)
+    earlier = backend._files_of(path)
+    assert b"mine" not in earlier.values()
+    finished = backend._do(task_of(config, path, earlier=earlier), None)
+    backend._replace(path, finished.files, set(earlier))
     assert finished.failure is None
+    assert (path / "notes.txt").read_text() == (path / "samples" / "link").read_text() == "mine"
+    assert not list(path.glob("*/part-*")) + list(path.glob("checkpoint.*"))
     assert [checkpoint["n_samples"] for checkpoint in began] == [80]
     assert backend._files_of(path).keys() == backend._files_of(whole).keys()
     assert read_tables(path) == read_tables(whole)
@@ -110,7 +117,10 @@ def test_runs_come_back_from_nodes_that_do_not_see_the_folder(tmp_path: Path, mo
 
 def test_a_node_that_sees_the_folder_writes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_Reporter", NoReporter)
-    token = (tmp_path / backend.TOKEN, backend._write_token(tmp_path))
+    (tmp_path / backend.TOKEN).symlink_to("elsewhere")
+    token = backend._write_token(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+    assert token[0].read_text() == token[1]
     outcome = backend._do(task_of(config_of(), tmp_path / "run", token=token), None)
     assert outcome == backend._Outcome(None, None)
     assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
@@ -119,7 +129,7 @@ def test_a_node_that_sees_the_folder_writes_there(tmp_path: Path, monkeypatch: p
 def test_nothing_is_written_outside_of_a_run_directory(tmp_path: Path) -> None:
     message = "a node sent a file that is not in its run directory: '../other'"
     with pytest.raises(OSError, match=exactly(message)):
-        backend._replace(tmp_path / "run", {"../other": b""})
+        backend._replace(tmp_path / "run", {"../other": b""}, set())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,98 @@
+"""Where a report is written, and what it leaves alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from analysis import load_runs, write_report
+from analysis.files import real_folder
+from analysis.report import split_by_stream
+
+from .synthetic import write_run
+
+
+def exactly(message: str) -> str:
+    return f"^{re.escape(message)}$"
+
+
+def two_streams(root: Path, definition: str) -> Path:
+    write_run(root / "runs", "A", 0)
+    write_run(root / "runs", "B", 0, stream_info={"definition": definition})
+    return root / "runs"
+
+
+@pytest.mark.parametrize("definition", ["..", ".", "../../mine", "/", "a/../../mine", "~", ".hidden", "a\n\\..\\b"])
+def test_a_definition_leads_nowhere_else(tmp_path: Path, definition: str) -> None:
+    parts = split_by_stream(load_runs(two_streams(tmp_path, definition)), tmp_path / "out")
+
+    folders = [folder for _, folder in parts]
+    assert len(set(folders)) == 2
+    assert {folder.parent for folder in folders} == {tmp_path / "out"}
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", folder.name) for folder in folders)
+
+
+def test_nothing_is_written_beside_the_folder_of_a_report(tmp_path: Path) -> None:
+    paths = write_report(load_runs(two_streams(tmp_path, "..")), tmp_path / "mine" / "out")
+
+    assert {path.parent.name for path in paths} == {"out", "class_split-v1", "unnamed"}
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "comparison.csv", "online_accuracy.pdf"])
+def test_files_that_no_report_has_written_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    runs = load_runs(write_run(tmp_path / "runs"))
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("mine")
+
+    message = f"'{out}' holds '{name}', which no report has written; choose another folder with --out"
+    with pytest.raises(FileExistsError, match=exactly(message)):
+        write_report(runs, out)
+
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+
+
+def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
+    runs = load_runs(write_run(tmp_path / "runs"))
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    first = write_report(runs, out)
+    (out / "comparison.csv").write_text("old")
+
+    assert write_report(runs, out) == first
+
+    assert "old" not in (out / "comparison.csv").read_text()
+    assert {path.name for path in out.iterdir()} == {"thesis.tex", *(path.name for path in first)}
+
+
+def test_a_report_that_was_not_finished_may_be_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = load_runs(write_run(tmp_path / "runs"))
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("analysis.report.write_html", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(runs, tmp_path / "report")
+    assert "has not finished" in (tmp_path / "report" / "report.html").read_text()
+
+    write_report(runs, tmp_path / "report")
+    assert "has not finished" not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_report_is_not_written_through_links(tmp_path: Path) -> None:
+    runs = load_runs(two_streams(tmp_path, "other"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "report").mkdir()
+    link = tmp_path / "report" / "other"
+    link.symlink_to("../theirs")
+
+    message = f"'{link}' is a link, and nothing is written through it; put a folder in its place"
+    for write in (lambda: write_report(runs, tmp_path / "report"), lambda: real_folder(link)):
+        with pytest.raises(FileExistsError, match=exactly(message)):
+            write()
+
+    assert not any((tmp_path / "theirs").iterdir())
