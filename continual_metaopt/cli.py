@@ -1,5 +1,6 @@
 """The command ``continual-metaopt``."""
 
+import contextlib
 import errno
 import inspect
 import itertools
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from analysis.files import print_with_replacements
 from continual_metaopt import config as configs
-from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
+from continual_metaopt.command import GONE, NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
+    print_with_replacements()
     arguments = sys.argv[1:] if argv is None else argv
     try:
         commands = {
@@ -74,24 +77,30 @@ def main(argv: list[str] | None = None) -> int:
         _stop_printing()
         return 0
     except StudyLocked as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_LOCKED
     except RunsFailed as error:
         again = shlex.join([PROGRAM, *arguments])
-        print(f"{PROGRAM}: {error}\nThis command tries them again: {again}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
         return EXIT_FAILED
     except (ValueError, MissingPackageError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     except OSError as error:
-        print(f"{PROGRAM}: {_said(error)}", file=sys.stderr)
+        _complain(f"{PROGRAM}: {_said(error)}")
         return EXIT_USAGE
     except StudyInterrupted as error:
-        print(f"Interrupted. {str(error) or ALL_RECORDED}", file=sys.stderr)
+        _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print(NOTHING_BEGUN, file=sys.stderr)
+        _complain(NOTHING_BEGUN)
         return EXIT_INTERRUPTED
+
+
+def _complain(text: str) -> None:
+    """Say what is wrong, if there still is somebody to hear it."""
+    with contextlib.suppress(OSError):  # such as of a terminal that was closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def _said(error: OSError) -> str:
@@ -577,6 +586,7 @@ def _show_report(
 
     loaded = load_runs(*runs)
     tried = load_runs(*runs, *selection, purpose=None).select(purpose="selection")
+    paths = write_report(loaded, out, diverged=diverged, selection=tried)  # whatever becomes of what is printed
     parts = by_stream_and_network(loaded)
     for title, part in parts.items():
         table = comparison_table(part, diverged=diverged, selection=tried)
@@ -584,14 +594,16 @@ def _show_report(
             _print(f"\n{title}\n")
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
-    _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
+    _print("\n".join(f"wrote {path}" for path in paths))
 
 
 def _print(text: str) -> None:
-    """Print, unless nobody reads it any more; what is to be written to files comes after it."""
+    """Print, unless nobody reads it any more; output that cannot be written keeps no file from being written."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in GONE:
+            _complain(f"{PROGRAM}: the output cannot be written: {error.strerror}")
         _stop_printing()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from analysis.comparisons import Test
 from analysis.figures import WIDTHS, Format, caption_of, save
-from analysis.files import write_whole
+from analysis.files import print_with_replacements, write_whole
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
 from analysis.tables import format_columns
@@ -174,6 +174,7 @@ def run_command(
     Returns:
         The exit code: 0, or 2 after an error that is told in one line.
     """
+    print_with_replacements()
     arguments = parser.parse_args(argv)
     status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:
