@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSet, ImageSource
 from streams.lazy_images import LazyImages
+from streams.private_folders import temporary_folder
 
 CACHE_VARIABLE = "CONTINUAL_METAOPT_CACHE"
 DECODER_VERSION = 2  # to be raised whenever the same files come to mean other pixels, labels or splits
@@ -37,7 +38,11 @@ class LargerThanMemory(Exception):
 def cache_folder() -> Path:
     """The folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
+    folder = Path(chosen) if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
+    try:
+        folder = folder.expanduser()
+    except RuntimeError:  # a user without a home
+        folder = temporary_folder("cache")
     return folder / "decoded_images"
 
 
