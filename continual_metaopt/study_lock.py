@@ -23,6 +23,10 @@ LOCK = "lock.json"
 SECONDS_BETWEEN_BEATS = 10.0
 SECONDS_UNTIL_DEAD = 60.0  # without a change of the file
 SECONDS_BETWEEN_LOOKS = 0.5
+MOVED = (
+    "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder is "
+    "moved back, or when --out names its new place"
+)
 
 
 class StudyLocked(RuntimeError):
@@ -35,8 +39,8 @@ class StudyLock:
     Args:
         folder: of the study; made if it is not there.
         say: tells the user why this takes a while.
-        on_loss: called from another thread if somebody else has taken the lock meanwhile, because this process did not
-            live, or could not write, for a minute.
+        on_loss: called from another thread if the folder was moved, or if somebody else has taken the lock meanwhile,
+            because this process did not live, or could not write, for a minute.
 
     Raises:
         StudyLocked: at the beginning of the ``with`` statement, if another command holds it.
@@ -51,7 +55,7 @@ class StudyLock:
         self._beats = 0
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.taken_by: str | None = None
+        self.lost: str | None = None  # what has happened to the folder meanwhile
 
     def __enter__(self) -> "StudyLock":
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ class StudyLock:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._released.set()
         self._heart.join()
-        if self.taken_by is None:
+        if self.lost is None:
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -136,7 +140,10 @@ class StudyLock:
             now = self._read()
             owner = _owner(now) if now else {}
             if owner and owner.get("token") != self._token:
-                self.taken_by = describe_owner(owner)
+                self.lost = f"was taken over by {describe_owner(owner)}, so this command has stopped"
+            elif now is None and not self._path.parent.exists():
+                self.lost = MOVED
+            if self.lost:
                 self._on_loss()
                 return
             self._beats += 1

@@ -147,7 +147,7 @@ def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Pat
         theirs = left_behind(tmp_path, host="elsewhere", pid=7)
         assert lost.wait(10)
 
-    assert lock.taken_by == f"process 7 on elsewhere since {SINCE}"
+    assert lock.lost == f"was taken over by process 7 on elsewhere since {SINCE}, so this command has stopped"
     assert (tmp_path / LOCK).read_bytes() == theirs, "it is not ours to remove"
 
 
