@@ -596,7 +596,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(
 ) -> None:
     if "DIR" in arguments:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(local, "ProcessPoolExecutor", InProcess)
+            patch.setattr(local, "_Process", InProcess)
             assert call(capsys, *TINY_RUN, "--out", "DIR")[0] == 0
         shutil.rmtree(here / "DIR" / "report")
     command = f"{shlex.quote(sys.executable)} -m continual_metaopt {arguments}"
