@@ -1,5 +1,6 @@
 """Runs on this machine, several at a time, in processes or threads."""
 
+import errno
 import importlib
 import json
 import multiprocessing
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
 FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
-KILLED = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
+FROM_CHECKPOINT = "it can go on from its last checkpoint"
+KILLED = f"its process was killed twice, perhaps for lack of memory; {FROM_CHECKPOINT}"
 LONGEST_SOCKET = 100  # bytes of the path of a socket that every system allows
 NOT_IN_A_WORKER = (
     "runs are to be done while this script is imported, which each of their processes does too; put what does them "
@@ -116,6 +118,8 @@ class LocalPool:
             RunsFailed: some runs failed; the others have been run.
         """
         self._display.stage(stage)
+        for _, path in jobs:
+            path.parent.mkdir(parents=True, exist_ok=True)
         tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
         tasks.sort(key=_n_done, reverse=True)  # so that what has been done is counted before the time left is told
         futures = {self._threads.submit(self._do, task): task for task in tasks}
@@ -143,7 +147,7 @@ class LocalPool:
         except WorkerEnded as ended:
             if ended.is_final:
                 return _fail_all(task, ended)
-            self._display.note(f"{_name(task)}: its process was killed; a new one goes on from the last checkpoint")
+            self._display.note(f"{_name(task)}: its process ended; a new one goes on from the last checkpoint")
         try:
             return self._try(task)
         except WorkerEnded as ended:
@@ -151,6 +155,8 @@ class LocalPool:
 
     def _try(self, task: list[Job]) -> list[str]:
         first, path = task[0]
+        if not path.parent.is_dir():  # which the run would make anew
+            raise FileNotFoundError(errno.ENOENT, "The runs' folder was moved or removed", str(path.parent))
         if len(task) > 1:
             states: list[str] = self._work("torch", task, _side_by_side, task)
             return states
@@ -253,11 +259,11 @@ def _why_it_ended(status: int | None) -> WorkerEnded:
     """Why a process ended, given its exit status; None if it could not be started."""
     if status is not None and status < 0:
         name = signal.Signals(-status).name
-        return WorkerEnded(KILLED if name == "SIGKILL" else KILLED.replace("was killed", f"was ended by {name}", 1))
+        return WorkerEnded(KILLED if name == "SIGKILL" else f"its process was ended twice by {name}; {FROM_CHECKPOINT}")
     error = _error_at_start()
     if error is not None:
-        return WorkerEnded(f"its process ended when it had begun: {error}", is_final=True)
-    return WorkerEnded(f"its process ended twice, with status {status}; it can go on from its last checkpoint")
+        return WorkerEnded(f"its process could not begin ({error})", is_final=True)
+    return WorkerEnded(f"its process ended twice, with status {status}; {FROM_CHECKPOINT}")
 
 
 PROBE = """

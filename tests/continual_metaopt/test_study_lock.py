@@ -151,6 +151,20 @@ def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Pat
     assert (tmp_path / LOCK).read_bytes() == theirs, "it is not ours to remove"
 
 
+def test_whoever_s_folder_is_moved_is_told_and_makes_no_new_one(tmp_path: Path) -> None:
+    lost = threading.Event()
+
+    with StudyLock(tmp_path / "study", on_loss=lost.set) as lock:
+        (tmp_path / "study").rename(tmp_path / "elsewhere")
+        assert lost.wait(10)
+
+    assert lock.lost == (
+        "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder "
+        "is moved back, or when --out names its new place"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
 def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> None:
     for _ in range(20):
         left_behind(tmp_path, pid=dead)
