@@ -38,8 +38,8 @@ class LargerThanMemory(Exception):
 def cache_folder() -> Path:
     """The folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen) if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
     try:
+        folder = Path(chosen) if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
         folder = folder.expanduser()
     except RuntimeError:  # a user without a home
         folder = temporary_folder("cache")

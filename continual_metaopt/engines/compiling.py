@@ -11,7 +11,7 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator, _SourceFileBackedLocatorMixin
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from streams.decoded_images import CACHE_VARIABLE, cache_folder
 from streams.private_folders import private_folder, temporary_folder
@@ -79,17 +79,24 @@ def _warn(refused: list[str], instead: str) -> None:
         )
 
 
-class _Locator(_SourceFileBackedLocatorMixin, _CacheLocator):
+class _Locator(_CacheLocator):
     """Tells Numba where the compiled code of a function is."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
         self._py_file, self._lineno = py_file, py_func.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> "_Locator":
+        return cls(py_func, py_file)
 
     def get_cache_path(self) -> str:
         return str(compiled_code_folder())
 
     def get_source_stamp(self) -> str:
         return ""  # the folder is that of these sources
+
+    def get_disambiguator(self) -> str:
+        return str(self._lineno)
 
 
 class _Implementation(CompileResultCacheImpl):

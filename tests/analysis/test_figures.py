@@ -279,9 +279,10 @@ def test_powers_of_ten_are_plain_text(tmp_path):
     with _style():
         axes = new_figure("column", 2).subplots()
         axes.set_yscale("log")
-        label_powers(axes.yaxis)
+        label_powers(axes.yaxis, minor_thresholds=(math.inf, math.inf))
         axes.set_ylim(1e-5, 1)
         labels = axes.yaxis.get_major_formatter().format_ticks([1e-5, 3e-4, 1, 10, 2e12])
+        label_powers(axes.yaxis)
         axes.set_ylim(0.02, 0.05)
         within_a_decade = axes.yaxis.get_minor_formatter().format_ticks([0.03])
     assert labels == ["10⁻⁵", "3×10⁻⁴", "10⁰", "10¹", "2×10¹²"]
