@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.archive import SUFFIX, archive
+from analysis.files import print_with_replacements
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a study's folder, or a folder of run directories")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the file (default: NAME{SUFFIX}, after the folder)")
+    print_with_replacements()
     arguments = parser.parse_args(argv)
     out = arguments.out or Path(f"{arguments.folder.resolve().name}{SUFFIX}")
     try:

@@ -15,6 +15,7 @@ from analysis.benchmark_result import (
     read_result,
     write_result,
 )
+from analysis.files import print_with_replacements
 from analysis.runs import load_runs
 from analysis.scripts import _arguments
 
@@ -28,6 +29,7 @@ NOTE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    print_with_replacements()
     given = list(sys.argv[1:] if argv is None else argv)
     comparing = given[:1] == ["compare"]
     try:

@@ -296,16 +296,19 @@ def require_no_worker() -> None:
 
 
 class _SharedFlag:
-    """An event that processes share without a lock, which a process that is killed could keep."""
+    """An event that processes share without a lock or shared memory: the end of a pipe, whose other end is closed."""
 
     def __init__(self) -> None:
-        self._value: Any = _plain_context().RawValue("b", 0)
+        self._is_set, self._not_set = multiprocessing.Pipe(duplex=False)
 
     def set(self) -> None:
-        self._value.value = 1
+        self._not_set.close()
 
     def is_set(self) -> bool:
-        return bool(self._value.value)
+        return self._is_set.poll()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_is_set": self._is_set}
 
 
 def _plain_context() -> Any:
