@@ -89,6 +89,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _complain(f"{PROGRAM}: {_said(error)}")
         return EXIT_USAGE
+    except (ImportError, MemoryError) as error:  # such as of PyTorch's libraries, where there is little memory
+        from continual_metaopt.under_way import reason_of
+
+        _complain(f"{PROGRAM}: {reason_of(error)}")
+        return EXIT_USAGE
     except StudyInterrupted as error:
         _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED

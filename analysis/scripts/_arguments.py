@@ -175,6 +175,7 @@ def run_command(
         The exit code: 0, or 2 after an error that is told in one line.
     """
     print_with_replacements()
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
     arguments = parser.parse_args(argv)
     status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:

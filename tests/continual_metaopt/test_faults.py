@@ -199,6 +199,7 @@ def test_what_the_end_of_a_run_left_half_done_is_brought_to_an_end(tmp_path: Pat
         (MemoryError(), under_way.NO_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), under_way.NO_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), under_way.NO_MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), under_way.NO_MEMORY),
     ],
     ids=lambda value: type(value).__name__,
 )
