@@ -110,7 +110,7 @@ def test_runs_are_refused_while_a_worker_imports_the_script(monkeypatch: pytest.
 SCRIPTS: dict[str, tuple[str, str]] = {
     "no guard": ("", f"RuntimeError: {local.NOT_IN_A_WORKER}"),
     "an error at import": (
-        "import multiprocessing\nif multiprocessing.parent_process(): raise ImportError('no x')",
+        "if __name__ == '__mp_main__': raise ImportError('no x')",
         "ImportError: no x",
     ),
 }
