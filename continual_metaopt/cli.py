@@ -290,7 +290,10 @@ def _run_parts(
                 for paths in (error.runs, error.selection)
             )
             if runs:
-                show(label, runs, selection)
+                try:
+                    show(label, runs, selection)
+                except OSError as second:  # such as of a full disk, which is why runs failed
+                    _complain(f"{PROGRAM}: there is no report: {_said(second)}")
         raise
     for label, result in results.items():
         show(label, result.runs, result.selection)

@@ -100,7 +100,11 @@ class StudyLock:
     def _write_beside(self) -> Path:
         temporary = self._path.with_name(f".{LOCK}.{self._token}.tmp")
         content = this_process() | {"since": self._since, "token": self._token, "beats": self._beats}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        try:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError:  # a full disk
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _read(self) -> bytes | None:

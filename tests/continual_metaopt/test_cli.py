@@ -24,7 +24,7 @@ from continual_metaopt import cli, preparing, study
 from continual_metaopt.backends import local
 from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
-from continual_metaopt.jobs import StudyInterrupted
+from continual_metaopt.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyResult, run_study
 from continual_metaopt.study_lock import StudyLock
@@ -673,6 +673,31 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(
     assert (found.stdout, found.stderr) == ("0\n", "")
     if "DIR" in arguments:
         assert {file.name for file in (here / "DIR" / "report").iterdir()} >= REPORT
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path("out", "runs", "a")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RunsFailed({run: "its reason"}, 1, runs=[run])
+
+    def no_room(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study, "run_studies", fail)
+    monkeypatch.setattr(cli, "_show_report", no_room)
+
+    assert call(capsys, "compare", "--quiet", "--out", "out") == (
+        1,
+        "",
+        f"continual-metaopt: there is no report: No space left on device. {NO_ROOM}\n"
+        f"continual-metaopt: 1 of 1 runs failed:\n{run}: its reason\n"
+        "This command tries them again: continual-metaopt compare --quiet --out out\n",
+    )
 
 
 @pytest.mark.parametrize("command", [["run"], ["compare", "--quiet"]])

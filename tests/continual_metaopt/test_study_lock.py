@@ -165,6 +165,19 @@ def test_whoever_s_folder_is_moved_is_told_and_makes_no_new_one(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
+def test_a_lock_that_is_half_written_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(b"{")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write)
+
+    with pytest.raises(OSError, match="No space"), StudyLock(tmp_path):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> None:
     for _ in range(20):
         left_behind(tmp_path, pid=dead)
