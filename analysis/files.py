@@ -1,11 +1,13 @@
-"""Reading files that a stranger may have made, writing files whole or not at all, and naming them."""
+"""Reading files that a stranger may have made, writing whole ones, naming them, and printing in any encoding."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
 import stat
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -131,6 +133,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def print_with_replacements() -> None:
+    """From here on, print a question mark for what the encoding of this process's output lacks, rather than fail.
+
+    Output that is redirected may have an old encoding without α, ₀ or −, as on Windows.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:

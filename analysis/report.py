@@ -53,7 +53,7 @@ def write_report(
         selection: runs that served to choose settings; the table tells what that took then.
 
     Returns:
-        The paths of the files written.
+        The paths of the files written. A figure that cannot be drawn is left out with a warning.
 
     Raises:
         ValueError: the runs cannot be compared, see `analysis.tables.comparison_table`.
@@ -91,8 +91,9 @@ def write_report(
             captions["sawtooth"] = figures.caption_of(figures.folded_sawtooth, part)
         images = {}
         for name, draw in drawings.items():
-            files = figures.save(draw(), folder, name)
-            images[name] = files[0]
+            files = figures.draw_and_save(draw, folder, name)
+            if files:
+                images[name] = files[0]
             paths += files
         sections.append(Section(title, part, table, diverged, selection, images, captions))
     return [*paths, write_html(sections, Path(out_dir) / _PAGE)]

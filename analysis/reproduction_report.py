@@ -199,7 +199,8 @@ def write_reproduction(
         shifts: as of `sections`.
 
     Returns:
-        The page in Markdown, and the paths of the files written.
+        The page in Markdown, and the paths of the files written. A figure that cannot be drawn is left out with a
+        warning.
 
     Raises:
         ValueError: as of `sections`.
@@ -216,25 +217,26 @@ def write_reproduction(
             paths.append(write_whole(folder / f"{experiment}_{part.name}.csv", write))
     if experiment == "published":
         drawn = {
-            "cumulative_accuracy": figures.published_cumulative_accuracy(runs, diverged=diverged),
-            "step_sizes": figures.published_step_sizes(runs),
-            "test_accuracy": figures.published_test_accuracy(runs, diverged=diverged),
+            "cumulative_accuracy": partial(figures.published_cumulative_accuracy, runs, diverged=diverged),
+            "step_sizes": partial(figures.published_step_sizes, runs),
+            "test_accuracy": partial(figures.published_test_accuracy, runs, diverged=diverged),
         }
-        for name, figure in drawn.items():
-            paths += figures.save(figure, folder, f"published_{name}")
+        for name, draw in drawn.items():
+            paths += figures.draw_and_save(draw, folder, f"published_{name}")
         return text, paths
     if experiment == "robustness":
         learned = _of_study(runs, experiment, "selection").select(learned_step_sizes=True)
-        figure = figures.sensitivity_maps(learned, ("gamma", "meta_lr", "lr"), diverged=diverged)
-        return text, paths + figures.save(figure, folder, "robustness")
+        maps = partial(figures.sensitivity_maps, learned, ("gamma", "meta_lr", "lr"), diverged=diverged)
+        return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
-        drawing = figures.gaps_beside_the_papers(parts[0].table)
-        paths += figures.save(drawing, folder, f"{experiment}_gaps")
+        gaps = partial(figures.gaps_beside_the_papers, parts[0].table)
+        paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")
     for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
-        trajectories = figures.step_size_trajectories(reported, [label])
-        paths += figures.save(trajectories, folder, f"{experiment}_step_sizes_{name}")
-        paths += figures.save(figures.folded_sawtooth(reported, label), folder, f"{experiment}_sawtooth_{name}")
+        trajectories = partial(figures.step_size_trajectories, reported, [label])
+        paths += figures.draw_and_save(trajectories, folder, f"{experiment}_step_sizes_{name}")
+        sawtooth = partial(figures.folded_sawtooth, reported, label)
+        paths += figures.draw_and_save(sawtooth, folder, f"{experiment}_sawtooth_{name}")
     return text, paths
 
 

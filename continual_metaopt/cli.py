@@ -1,5 +1,6 @@
 """The command ``continual-metaopt``."""
 
+import contextlib
 import errno
 import inspect
 import itertools
@@ -16,10 +17,10 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from analysis.escaping import for_terminal
-from analysis.files import real_folder, with_home
+from analysis.files import print_with_replacements, real_folder, with_home
 from analysis.records import read_status
 from continual_metaopt import config as configs
-from continual_metaopt.command import NOTHING_BEGUN, ctrl_c_raises
+from continual_metaopt.command import GONE, NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
+    print_with_replacements()
     arguments = with_home(sys.argv[1:] if argv is None else argv)
     try:
         commands = {
@@ -89,12 +91,23 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _complain(f"{PROGRAM}: {_said(error)}")
         return EXIT_USAGE
+    except (ImportError, MemoryError) as error:  # such as of PyTorch's libraries, where there is little memory
+        from continual_metaopt.under_way import reason_of
+
+        _complain(f"{PROGRAM}: {reason_of(error)}")
+        return EXIT_USAGE
     except StudyInterrupted as error:
         _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        print(NOTHING_BEGUN, file=sys.stderr)
+        _complain(NOTHING_BEGUN)
         return EXIT_INTERRUPTED
+
+
+def _complain(text: str) -> None:
+    """Say what is wrong, if there still is somebody to hear it."""
+    with contextlib.suppress(OSError):  # such as of a terminal that was closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def _said(error: OSError) -> str:
@@ -281,7 +294,10 @@ def _run_parts(
                 for paths in (error.runs, error.selection)
             )
             if runs:
-                show(label, runs, selection)
+                try:
+                    show(label, runs, selection)
+                except OSError as second:  # such as of a full disk, which is why runs failed
+                    _complain(f"{PROGRAM}: there is no report: {_said(second)}")
         raise
     for label, result in results.items():
         show(label, result.runs, result.selection)
@@ -597,6 +613,7 @@ def _show_report(
     loaded, tried = found.select(purpose="report"), found.select(purpose="selection")
     if not len(loaded):
         load_runs(*runs)  # which says what is missing
+    paths = write_report(loaded, out, diverged=diverged, selection=tried)  # whatever becomes of what is printed
     parts = by_stream_and_network(loaded)
     for title, part in parts.items():
         table = comparison_table(part, diverged=diverged, selection=tried)
@@ -604,7 +621,7 @@ def _show_report(
             _print(f"\n{title}\n")
         _print(format_table(table, "terminal"))
         _print(re.sub(r"\s+", " ", caption(table)))
-    _print("\n".join(f"wrote {path}" for path in write_report(loaded, out, diverged=diverged, selection=tried)))
+    _print("\n".join(f"wrote {path}" for path in paths))
     _say_left_out(found)
     if n := found.n_superseded:
         _complain(f"left out: {n} run{'s' * (n != 1)} of earlier versions of the study")
@@ -616,10 +633,12 @@ def _say_left_out(runs: "Runs") -> None:
 
 
 def _print(text: str) -> None:
-    """Print, unless nobody reads it any more; what is to be written to files comes after it."""
+    """Print, unless nobody reads it any more; output that cannot be written keeps no file from being written."""
     try:
         print(for_terminal(text), flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in GONE:
+            _complain(f"{PROGRAM}: the output cannot be written: {error.strerror}")
         _stop_printing()
 
 

@@ -39,7 +39,7 @@ from rich.progress import track
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from analysis.files import write_whole
+from analysis.files import print_with_replacements, write_whole
 from continual_metaopt.config import Component, load_study
 from continual_metaopt.engines.torch_engine import are_correct
 from continual_metaopt.learner import SampleLoader
@@ -264,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a .csv, written after each pass, for all of them and the best again")
+    print_with_replacements()
     arguments = parser.parse_args(argv)
     stream, network = _described(arguments)
     benchmark = make_stream(stream.name, **stream.options, seed=arguments.seed)

@@ -1,10 +1,11 @@
 """Progress of many runs: bars with the time left on a terminal, a line now and then in a log."""
 
+import contextlib
 import queue
 import sys
 import threading
 import time
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -26,7 +27,7 @@ class ProgressDisplay:
 
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
-        self._console = _ConsoleThatMayGoAway(file=sys.stderr)
+        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
         self._draws = show and self._console.is_terminal
         self._writes_lines = show and not self._draws
         self._progress = Progress(
@@ -127,12 +128,25 @@ class ProgressDisplay:
         self._progress.update(task_id, speed=speed, left=_left(known.time_remaining))
 
 
-class _ConsoleThatMayGoAway(Console):
-    """A console on a pipe that its reader may close, which is no reason to stop."""
+class _FileThatMayGoAway:
+    """A pipe that its reader may close, or a terminal that may be closed, which is no reason to stop."""
 
-    def on_broken_pipe(self) -> None:
-        """Say nothing from now on."""
-        self.quiet = True
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write, if anybody reads it."""
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        with contextlib.suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def duration(seconds: float) -> str:

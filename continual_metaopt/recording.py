@@ -248,6 +248,7 @@ class RunDirectory:
             self._add(name, list(zip(*rows, strict=True)))
 
     def _write_parts(self, merge: bool = False) -> None:
+        self._require_there()
         require_own(self.path)
         self._merged |= merge
         listed = Written(self._n_parts + 1, self._merged, tuple(sorted(self._checkpoints)))
@@ -292,7 +293,13 @@ class RunDirectory:
         self.wall_time += now - self._running_since
         self._running_since = now
 
+    def _require_there(self) -> None:
+        """Check that the directory has not been moved or removed since, for a file to be written would make it anew."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "The run's folder was moved or removed", str(self.path))
+
     def _write_status(self) -> None:
+        self._require_there()
         self._update_wall_time()
         speed = self._status["step"] / self.learning_time if self.learning_time else None
         write_json(

@@ -17,7 +17,7 @@ from analysis.files import real_folder
 from analysis.records import read_config, read_status
 from analysis.runs import read_table
 from continual_metaopt.backends import Backend, Pool
-from continual_metaopt.backends.local import LocalPool
+from continual_metaopt.backends.local import LocalPool, require_no_worker
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.planning import n_samples_of, size_of
@@ -123,6 +123,8 @@ def run_studies(
     Raises:
         ConfigError, FileExistsError, StudyLocked, StudyInterrupted, RunsFailed: as ``run_study``, of all parts.
     """
+    if pools.backend is None and not pools.threads:
+        require_no_worker()
     n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
     side_by_side = any(study.engine == "population" for study in parts.values())
     lock = StudyLock(
@@ -141,9 +143,9 @@ def run_studies(
                         failed.append(error)
                         results[label] = StudyResult(error.runs, error.selection)
     except (KeyboardInterrupt, StudyInterrupted):
-        if lock.taken_by is None:
+        if lock.lost is None:
             raise
-        raise StudyLocked(f"'{out}' was taken over by {lock.taken_by}, so this command has stopped") from None
+        raise StudyLocked(f"'{out}' {lock.lost}") from None
     if failed:
         raise RunsFailed(
             {path: reason for error in failed for path, reason in error.failures.items()},

@@ -24,6 +24,10 @@ LOCK = "lock.json"
 SECONDS_BETWEEN_BEATS = 10.0
 SECONDS_UNTIL_DEAD = 60.0  # without a change of the file
 SECONDS_BETWEEN_LOOKS = 0.5
+MOVED = (
+    "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder is "
+    "moved back, or when --out names its new place"
+)
 
 
 class StudyLocked(RuntimeError):
@@ -36,8 +40,8 @@ class StudyLock:
     Args:
         folder: of the study; made if it is not there.
         say: tells the user why this takes a while.
-        on_loss: called from another thread if somebody else has taken the lock meanwhile, because this process did not
-            live, or could not write, for a minute.
+        on_loss: called from another thread if the folder was moved, or if somebody else has taken the lock meanwhile,
+            because this process did not live, or could not write, for a minute.
 
     Raises:
         StudyLocked: at the beginning of the ``with`` statement, if another command holds it.
@@ -52,7 +56,7 @@ class StudyLock:
         self._beats = 0
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.taken_by: str | None = None
+        self.lost: str | None = None  # what has happened to the folder meanwhile
 
     def __enter__(self) -> "StudyLock":
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +80,7 @@ class StudyLock:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._released.set()
         self._heart.join()
-        if self.taken_by is None and self._holds():
+        if self.lost is None and self._holds():
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -99,7 +103,11 @@ class StudyLock:
     def _write_beside(self) -> Path:
         temporary = self._path.with_name(f".{LOCK}.{self._token}.tmp")
         content = this_process() | {"since": self._since, "token": self._token, "beats": self._beats}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        try:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        except OSError:  # a full disk
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
     def _read(self) -> bytes | None:
@@ -146,11 +154,15 @@ class StudyLock:
         """Rewrite the file now and then, as long as it is ours."""
         while not self._released.wait(SECONDS_BETWEEN_BEATS):
             try:
-                owner = _owner(self._read() or b"")
+                now = self._read()
             except OSError:
                 continue
+            owner = _owner(now or b"")
             if owner and owner.get("token") != self._token:
-                self.taken_by = describe_owner(owner)
+                self.lost = f"was taken over by {describe_owner(owner)}, so this command has stopped"
+            elif now is None and not self._path.parent.exists():
+                self.lost = MOVED
+            if self.lost:
                 self._on_loss()
                 return
             self._beats += 1

@@ -321,6 +321,7 @@ NO_MEMORY = (
     "There is not enough memory: do fewer runs at a time, or take a smaller network or a lower memory_limit of the "
     f"stream; {GOES_ON}"
 )
+WORDS_OF_NO_MEMORY = ("allocate memory", "out of memory", "failed to map segment")
 ADVICE = {
     errno.ENOSPC: NO_ROOM,
     errno.EDQUOT: NO_ROOM,
@@ -339,7 +340,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, RunInUse):
         return str(error)
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    no_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason.lower()
+    no_memory = isinstance(error, MemoryError) or any(words in reason.lower() for words in WORDS_OF_NO_MEMORY)
     advice = NO_MEMORY if no_memory else ADVICE.get(getattr(error, "errno", None) or 0)
     return f"{reason}. {advice}" if advice else reason
 

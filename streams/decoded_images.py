@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from streams.images import ImageSet, ImageSource
 from streams.lazy_images import FACTS, OFFSETS, RECORDS, LazyImages
+from streams.private_folders import temporary_folder
 from streams.source_files import open_regular
 
 CACHE_VARIABLE = "CONTINUAL_METAOPT_CACHE"
@@ -48,7 +49,11 @@ class LargerThanMemory(Exception):
 def cache_folder() -> Path:
     """The folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
+    try:
+        folder = Path(chosen) if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
+        folder = folder.expanduser()
+    except RuntimeError:  # a user without a home
+        folder = temporary_folder("cache")
     return folder / "decoded_images"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+KINDS_OF_FILES = {".py", ".pyc", ".yaml", ".typed", ""}
 
 
 @pytest.mark.slow
@@ -39,6 +40,8 @@ def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
         check=True,
     )
     assert "metaoptimize" in result.stdout
+    # nothing but what pip knows of is there, so that the folder goes when another version is installed
+    assert {file.suffix for file in (installed / "continual_metaopt").rglob("*") if file.is_file()} <= KINDS_OF_FILES
     where = subprocess.run(
         [sys.executable, "-c", "import continual_metaopt; print(continual_metaopt.__file__)"],
         cwd=tmp_path,

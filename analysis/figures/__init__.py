@@ -21,7 +21,7 @@ from analysis.figures.published import (
 )
 from analysis.figures.ranks import rank_diagram
 from analysis.figures.settings import sensitivity_curves, sensitivity_maps
-from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, save
+from analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, draw_and_save, save
 from analysis.figures.teeth import folded_sawtooth
 from analysis.figures.trajectories import (
     MetaParameter,
@@ -43,6 +43,7 @@ __all__ = [
     "caption_of",
     "control_dots",
     "cumulative_accuracy",
+    "draw_and_save",
     "family_styles",
     "folded_sawtooth",
     "gaps_beside_the_papers",

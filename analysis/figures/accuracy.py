@@ -11,6 +11,7 @@ from analysis import statistics
 from analysis.figures.style import (
     Width,
     draw_boundaries,
+    label_powers,
     legend_below,
     line_of,
     new_figure,
@@ -243,6 +244,7 @@ def sliding_squared_error(
     axes.set_xlabel("sample")
     axes.set_ylabel(f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
+    label_powers(axes.yaxis)
     _draw_means(axes, points + 1, curves, runs.labels, limits=(0, np.inf))
     known = [float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any()]
     if known:  # something lasted for a window

@@ -17,6 +17,7 @@ from analysis.figures.style import (
     Width,
     draw_single_seeds,
     inches,
+    label_powers,
     legend_below,
     new_figure,
     panel_columns,
@@ -116,6 +117,7 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
         lowest = grid[(len(labels) - 1 - column) // n_columns, column]
         lowest.tick_params(axis="x", labelbottom=True)
     grid[0, 0].set_xscale("log")
+    label_powers(grid[0, 0].xaxis)
     grid[0, 0].set_ylim(0, None)
     figure.supxlabel("initial step size", fontsize=8)
     figure.supylabel("average online accuracy (%)", fontsize=8)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.style import Width, legend_below, line_of, new_figure, styled
+from analysis.figures.style import Width, label_powers, legend_below, line_of, new_figure, styled
 from analysis.runs import Runs
 from analysis.statistics import Diverged, accuracy_by_setting, accuracy_over_setting
 
@@ -115,6 +115,7 @@ def sensitivity_curves(
     values = curves["value"]
     if (values > 0).all() and values.max() >= 10 * values.min():
         axes.set_xscale("log")
+        label_powers(axes.xaxis)
     axes.set_xlabel(_NAMES.get(setting, setting))
     axes.set_ylabel("average online accuracy (%)")
     legend_below(axes, learners)

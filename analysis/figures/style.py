@@ -6,8 +6,11 @@ import functools
 import inspect
 import math
 import os
+import re
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
@@ -62,7 +65,10 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.1,
     "pdf.fonttype": 42,
     "svg.hashsalt": "the same names in every file",
+    "text.parse_math": False,  # labels are people's: a dollar in them is a dollar
 }
+_LEFT_ALONE = ("backend",)  # of Matplotlib's settings: it says where windows open, and cannot be put back
+_POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
@@ -71,12 +77,17 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        from matplotlib import rc_context
-
-        with rc_context(_STYLE):
+        with _style():
             return draw(*args, **kwargs)
 
     return draw_in_style
+
+
+def _style() -> AbstractContextManager[None]:
+    """Matplotlib's own settings with this module's, in place of the user's."""
+    from matplotlib import rc_context, rcParamsDefault
+
+    return rc_context({name: value for name, value in rcParamsDefault.items() if name not in _LEFT_ALONE} | _STYLE)
 
 
 def save(
@@ -96,10 +107,8 @@ def save(
     Raises:
         OSError: a file cannot be written.
     """
-    from matplotlib import rc_context
-
     paths = []
-    with rc_context(_STYLE):
+    with _style():
         for suffix in formats:
 
             def write(path: Path, suffix: Format = suffix) -> None:
@@ -107,6 +116,25 @@ def save(
 
             paths.append(write_whole(Path(out_dir) / f"{name}.{suffix}", write))
     return paths
+
+
+def draw_and_save(draw: Callable[[], Figure], out_dir: str | os.PathLike[str], name: str) -> list[Path]:
+    """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written.
+
+    Args:
+        draw: makes the figure.
+        out_dir: the folder, made if it does not exist.
+        name: file name without suffix.
+
+    Returns:
+        The paths of the files; none if the figure could not be drawn or written.
+    """
+    try:
+        return save(draw(), out_dir, name)
+    except Exception as error:  # whatever Matplotlib, its fonts and its settings make of it
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        warnings.warn(f"the figure '{Path(out_dir) / name}' cannot be drawn and is left out ({reason})", stacklevel=2)
+        return []
 
 
 def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
@@ -221,13 +249,27 @@ def draw_boundaries(axes: Axes, runs: Runs) -> None:
 
 def log_axis(axes: Axes, low: float, high: float) -> None:
     """Make the vertical axis logarithmic, with a few labelled ticks and no others."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_ylim(low, high)  # before the scale, which would complain of data without positive values
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,), numticks=5))
-    axes.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    label_powers(axes.yaxis, minor_thresholds=(math.inf, math.inf))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def label_powers(axis: Axis, **options: Any) -> None:
+    """Label a logarithmic axis in powers of ten as plain text, such as 3×10⁻⁴; options as `LogFormatterSciNotation`."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            text = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+            text = re.sub(r"\^\{(-?\d+)\}", lambda match: match[1].translate(_POWERS), text)
+            return text.replace(r"\times", "×")
+
+    axis.set_major_formatter(Plain(**options))
+    axis.set_minor_formatter(Plain(**options, labelOnlyBase=False))
 
 
 def thousands(axes: Axes, n_ticks: int) -> None:

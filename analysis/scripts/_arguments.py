@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from analysis.comparisons import Test
 from analysis.escaping import csv_text, for_terminal, one_line
 from analysis.figures import WIDTHS, Format, caption_of, save
-from analysis.files import with_home, write_whole
+from analysis.files import print_with_replacements, with_home, write_whole
 from analysis.report import SUFFIXES, split_by_stream, write_texts
 from analysis.runs import Runs, load_runs
 from analysis.tables import format_columns
@@ -175,6 +175,8 @@ def run_command(
     Returns:
         The exit code: 0, or 2 after an error that is told in one line.
     """
+    print_with_replacements()
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
     arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
     try:

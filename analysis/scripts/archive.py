@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.archive import SUFFIX, archive
 from analysis.escaping import one_line
-from analysis.files import with_home
+from analysis.files import print_with_replacements, with_home
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a study's folder, or a folder of run directories")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the file (default: NAME{SUFFIX}, after the folder)")
+    print_with_replacements()
     arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
     out = arguments.out or Path(f"{arguments.folder.resolve().name}{SUFFIX}")
     try:

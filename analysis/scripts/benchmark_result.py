@@ -16,7 +16,7 @@ from analysis.benchmark_result import (
     write_result,
 )
 from analysis.escaping import one_line
-from analysis.files import with_home
+from analysis.files import print_with_replacements, with_home
 from analysis.runs import load_runs
 from analysis.scripts import _arguments
 
@@ -30,6 +30,7 @@ NOTE = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    print_with_replacements()
     given = list(sys.argv[1:] if argv is None else argv)
     comparing = given[:1] == ["compare"]
     try:

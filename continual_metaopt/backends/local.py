@@ -1,21 +1,26 @@
 """Runs on this machine, several at a time, in processes or threads."""
 
+import errno
+import importlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
+import pickle
 import queue
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker, spawn, util
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from continual_metaopt.command import TO_STOP
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.in_use import alone_in
 from continual_metaopt.jobs import Job, RunsFailed, StudyInterrupted, title
@@ -30,7 +35,26 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
 FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
 SECONDS_BETWEEN_LOOKS = 0.2  # at what runs have told
-KILLED = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
+FROM_CHECKPOINT = "it can go on from its last checkpoint"
+KILLED = f"its process was killed twice, perhaps for lack of memory; {FROM_CHECKPOINT}"
+LONGEST_SOCKET = 100  # bytes of the path of a socket that every system allows
+NOT_IN_A_WORKER = (
+    "runs are to be done while this script is imported, which each of their processes does too; put what does them "
+    "below `if __name__ == '__main__':`, or do them in threads (threads=True)"
+)
+
+
+class WorkerEnded(Exception):
+    """A worker's process ended before its work was done; the message is the reason for its run's status.
+
+    Args:
+        reason: sentences.
+        is_final: whether a new process would end in the same way.
+    """
+
+    def __init__(self, reason: str, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
 
 
 class LocalPool:
@@ -64,6 +88,8 @@ class LocalPool:
             max(1, min(workers or n_processors(), n_runs)), initializer=_leave_ctrl_c_to_others
         )
         self._messages: queue.Queue[Any] = queue.Queue()
+        if not threads:
+            require_no_worker()
         self._stop: Any = threading.Event() if threads else _SharedFlag()
         self._of_thread = threading.local()
         self._processes: list[_Process] = []
@@ -76,10 +102,14 @@ class LocalPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for process in self._processes:
-            process.end()
-        self._display.stop()
+        try:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+        finally:
+            for process in self._processes:
+                process.ask_to_end()
+            for process in self._processes:
+                process.end()
+            self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
         """Do runs; returns when all have ended.
@@ -89,14 +119,16 @@ class LocalPool:
             RunsFailed: some runs failed; the others have been run.
         """
         self._display.stage(stage)
+        for _, path in jobs:
+            path.parent.mkdir(parents=True, exist_ok=True)
         tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
         tasks.sort(key=_n_done, reverse=True)  # so that what has been done is counted before the time left is told
         futures = {self._threads.submit(self._do, task): task for task in tasks}
         try:
             self._wait(futures)
         except KeyboardInterrupt:
-            self._display.note("stopping: finishing the records of the runs under way …")
             self._stop.set()
+            self._display.note("stopping: finishing the records of the runs under way …")
             self._threads.shutdown(wait=True, cancel_futures=True)
             raise StudyInterrupted from None
         failures = {
@@ -113,17 +145,19 @@ class LocalPool:
         self._display.add_earlier(_n_done(task))
         try:
             return self._try(task)
-        except BrokenProcessPool:
-            self._display.note(f"{_name(task)}: its process was killed; a new one goes on from the last checkpoint")
+        except WorkerEnded as ended:
+            if ended.is_final:
+                return _fail_all(task, ended)
+            self._display.note(f"{_name(task)}: its process ended; a new one goes on from the last checkpoint")
         try:
             return self._try(task)
-        except BrokenProcessPool:
-            for _, path in task:
-                RunDirectory(path).finish("failed", KILLED, None, keep_parts=True)
-            return ["failed"] * len(task)
+        except WorkerEnded as ended:
+            return _fail_all(task, ended)
 
     def _try(self, task: list[Job]) -> list[str]:
         first, path = task[0]
+        if not path.parent.is_dir():  # which the run would make anew
+            raise FileNotFoundError(errno.ENOENT, "The runs' folder was moved or removed", str(path.parent))
         if len(task) > 1:
             states: list[str] = self._work("torch", task, _side_by_side, task)
             return states
@@ -149,7 +183,7 @@ class LocalPool:
             return _work(_name(task), do, *arguments)
         process = getattr(self._of_thread, kind, None)
         if process is None:
-            process = _Process(_torch_context() if kind == "torch" else _plain_context(), self._stop)
+            process = _Process(_torch_context() if kind == "torch" else _plain_context(), self._stop, self._messages)
             setattr(self._of_thread, kind, process)
             self._processes.append(process)
         return process.do(_work, _name(task), do, *arguments)
@@ -162,8 +196,6 @@ class LocalPool:
         while n_left:
             done = _those_there(ended, SECONDS_BETWEEN_LOOKS)
             n_left -= len(done)
-            for process in list(self._processes):
-                process.hand_over(self._messages)
             configs = [config for future in done for config, _ in futures[future]]
             self._display.update(len(configs), sum(map(n_samples_of, configs)))
 
@@ -181,57 +213,117 @@ def _those_there(ended: "queue.SimpleQueue[Future[list[str]]]", seconds: float) 
 class _Process:
     """A process that does one thing after the other; started when first needed, and anew after it was killed.
 
-    Its messages have a queue of their own: a process that is killed while it writes one keeps the queue locked.
+    It is given work, tells how far it is, and answers through a pipe, which needs no locks that the system may lack, or
+    that a process that is killed could keep.
     """
 
-    def __init__(self, context: Any, stop: "_SharedFlag") -> None:
-        self._context, self._stop = context, stop
-        self._executor: Executor | None = None
-        self._messages: Any = None
+    def __init__(self, context: Any, stop: "_SharedFlag", messages: "queue.Queue[Any]") -> None:
+        self._context, self._stop, self._messages = context, stop, messages
+        self._process: Any = None
+        self._connection: Any = None
 
     def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function there.
 
         Raises:
-            BrokenProcessPool: the process was killed.
+            WorkerEnded: the process ended instead.
         """
-        if self._executor is None:
-            self._messages = self._context.Queue()
-            self._executor = ProcessPoolExecutor(
-                1, mp_context=self._context, initializer=_start_worker, initargs=(self._messages, self._stop)
-            )
         try:
-            return self._executor.submit(function, *arguments).result()
-        except BrokenProcessPool:
+            if self._process is None:
+                self._start()
+            self._connection.send((function, arguments))
+            while (answer := self._connection.recv())[0] == TOLD:
+                self._messages.put(answer[1])
+        except (EOFError, ConnectionError):
+            process = self._process
             self.end()
-            raise
+            raise _why_it_ended(process.exitcode if process is not None else None) from None
+        outcome, content = answer
+        if outcome == RAISED:
+            raise content
+        return content
 
-    def hand_over(self, messages: "queue.Queue[Any]") -> None:
-        """Move what the process has told to another queue."""
-        while self._messages is not None:
+    def _start(self) -> None:
+        connection, others_end = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(others_end, self._stop))
+        with others_end:
             try:
-                messages.put(self._messages.get_nowait())
-            except (queue.Empty, OSError, ValueError):
-                break
+                process.start()
+            except BaseException:
+                connection.close()
+                raise
+        self._process, self._connection = process, connection
+
+    def ask_to_end(self) -> None:
+        """Let the process end when it has done its work."""
+        if self._process is not None:
+            self._connection.close()
 
     def end(self) -> None:
-        """Let the process end."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        """Let the process end, and wait for that."""
+        self.ask_to_end()
+        if self._process is not None:
+            self._process.join()
+            self._process = None
+
+
+TOLD, RETURNED, RAISED = range(3)  # what a worker sends: how far it is, or what its work has led to
+
+
+def _why_it_ended(status: int | None) -> WorkerEnded:
+    """Why a process ended, given its exit status; None if it could not be started."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return WorkerEnded(KILLED if name == "SIGKILL" else f"its process was ended twice by {name}; {FROM_CHECKPOINT}")
+    error = _error_at_start()
+    if error is not None:
+        return WorkerEnded(f"its process could not begin ({error})", is_final=True)
+    return WorkerEnded(f"its process ended twice, with status {status}; {FROM_CHECKPOINT}")
+
+
+PROBE = """
+import pickle, sys, multiprocessing.process, multiprocessing.spawn
+multiprocessing.process.current_process()._inheriting = True
+try:
+    multiprocessing.spawn.prepare(pickle.load(sys.stdin.buffer))
+    import continual_metaopt.backends.local, continual_metaopt.compiled_run, continual_metaopt.running
+except BaseException as error:
+    sys.stdout.buffer.write(b"\\0" + f"{type(error).__name__}: {error}".encode())
+"""
+
+
+def _error_at_start() -> str | None:
+    """What a process like a worker raises while it imports what workers import; None if nothing."""
+    begin = {name: value for name, value in spawn.get_preparation_data("worker").items() if name != "authkey"}
+    done = subprocess.run([sys.executable, "-c", PROBE], input=pickle.dumps(begin), capture_output=True, check=False)
+    said = done.stdout.rpartition(b"\0")
+    return said[2].decode() if said[1] else None
+
+
+def require_no_worker() -> None:
+    """Refuse to begin runs in a process that has itself been started to do runs, and imports the user's script.
+
+    Raises:
+        RuntimeError: this is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(NOT_IN_A_WORKER)
 
 
 class _SharedFlag:
-    """An event that processes share without a lock, which a process that is killed could keep."""
+    """An event that processes share without a lock or shared memory: the end of a pipe, whose other end is closed."""
 
     def __init__(self) -> None:
-        self._value: Any = _plain_context().RawValue("b", 0)
+        self._is_set, self._not_set = multiprocessing.Pipe(duplex=False)
 
     def set(self) -> None:
-        self._value.value = 1
+        self._not_set.close()
 
     def is_set(self) -> bool:
-        return bool(self._value.value)
+        return self._is_set.poll()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_is_set": self._is_set}
 
 
 def _plain_context() -> Any:
@@ -250,20 +342,19 @@ def _torch_context() -> Any:
     They start at once then, and share the memory that the imports have filled. Those that do without torch import
     little, and are started one by one.
     """
-    if not sys.platform.startswith("linux"):
+    socket = Path(util.get_temp_dir()) / "listener-12345678"  # by which it is told what to start
+    if not sys.platform.startswith("linux") or len(os.fsencode(socket)) > LONGEST_SOCKET:
         return _plain_context()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["continual_metaopt.running"])
+    context.set_forkserver_preload(["continual_metaopt.backends.preloaded"])
     return context
 
 
 def _leave_ctrl_c_to_others() -> None:
     """Keep Ctrl-C from this thread, and from the processes that it starts; the main thread decides what it means."""
     if hasattr(signal, "pthread_sigmask"):
-        from multiprocessing import resource_tracker
-
         resource_tracker.ensure_running()  # which lets Ctrl-C come to the thread that starts it
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
 
 
 def n_processors() -> int:
@@ -301,6 +392,13 @@ def _is_plain(learner: Component) -> bool:
     return learner_factory(learner.name)(nn.Linear(1, 1), **options).why_not_plain() is None
 
 
+def _fail_all(task: list[Job], ended: WorkerEnded) -> list[str]:
+    """Record that the runs of a task failed with their process; returns their states."""
+    for _, path in task:
+        RunDirectory(path).finish("failed", str(ended), None, keep_parts=True)
+    return ["failed"] * len(task)
+
+
 def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None:
     """Why a run failed, given the place of its state in the result; None if it did not."""
     try:
@@ -314,22 +412,40 @@ def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(messages: Any, stop: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
-    _worker.update(messages=messages, stop=stop, at_work=threading.Lock())
-    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+class _Told:
+    """Messages to the main process."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self._connection = connection
+
+    def put(self, message: Any) -> None:
+        with suppress(OSError):  # it may have ended
+            self._connection.send((TOLD, message))
 
 
-def _end_with_the_main_process() -> None:
-    """End this worker when the main process is no more, but not in the middle of a run, which ends it by itself.
+def _serve(connection: "Connection[Any, Any]", stop: "_SharedFlag") -> None:
+    """Do what the main process asks for, one thing after the other, until it ends."""
+    for number in TO_STOP:  # the main process decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    _worker.update(messages=_Told(connection), stop=stop)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            request = connection.recv_bytes()
+            try:
+                function, arguments = pickle.loads(request)
+                answer = RETURNED, function(*arguments)
+            except Exception as error:
+                answer = RAISED, _to_be_sent(error)
+            connection.send(answer)
 
-    A worker that waits for its next run would otherwise wait forever.
-    """
-    main_process = multiprocessing.parent_process()
-    if main_process is not None:
-        multiprocessing.connection.wait([main_process.sentinel])
-        with _worker["at_work"]:
-            os._exit(1)
+
+def _to_be_sent(error: Exception) -> Exception:
+    """An error, or one that says the same if it cannot go to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(reason_of(error))
+    return error
 
 
 def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
@@ -342,13 +458,10 @@ def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
     def tell(done: int, total: int) -> None:
         messages.put((name, done, total))
 
-    with _worker.get("at_work", nullcontext()):
-        try:
-            return do(*arguments, tell, should_stop)
-        finally:
-            if not _main_process_lives():
-                os._exit(1)  # nobody waits for the result, and the queues to the main process would block
-            messages.put((name, None, None))
+    try:
+        return do(*arguments, tell, should_stop)
+    finally:
+        messages.put((name, None, None))
 
 
 @contextmanager
@@ -365,38 +478,68 @@ def _alone(path: Path, should_stop: ShouldStop) -> Iterator[None]:
 
 # What is imported here is imported by the process or thread that needs it
 
+_importing = threading.Lock()
+_failed_imports: dict[str, Exception] = {}
+
+
+def imported(name: str) -> Any:
+    """Import a module; an error is raised again the next time, when packages that are half imported would raise others.
+
+    Args:
+        name: of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        Exception: whatever it raised when it was first imported.
+    """
+    with _importing:
+        if name in _failed_imports:
+            raise _failed_imports[name]
+        try:
+            return importlib.import_module(name)
+        except Exception as error:
+            _failed_imports[name] = error
+            raise
+
 
 def _prepare(config: RunConfig, path: Path) -> "PreparedRun | None":
-    from continual_metaopt.preparing import prepare
-
-    return prepare(config, path)
+    prepared: PreparedRun | None = imported("continual_metaopt.preparing").prepare(config, path)
+    return prepared
 
 
 def _by_compiled_code(prepared: "PreparedRun", path: Path, tell: Any, should_stop: Any) -> str:
-    from continual_metaopt.compiled_run import run_compiled
-
-    with _alone(path, should_stop):
-        return earlier_state(path, prepared.config) or run_compiled(prepared, path, tell, should_stop)
+    return _do_by("continual_metaopt.compiled_run", "run_compiled", prepared.config, prepared, path, tell, should_stop)
 
 
 def _by_torch(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    from continual_metaopt.running import run_by_torch
+    return _do_by("continual_metaopt.running", "run_by_torch", config, config, path, tell, should_stop)
 
+
+def _do_by(module: str, function: str, config: RunConfig, work: Any, path: Path, tell: Any, should_stop: Any) -> str:
     with _alone(path, should_stop):
-        return earlier_state(path, config) or run_by_torch(config, path, tell, should_stop)
+        state = earlier_state(path, config)
+        if state is not None:
+            return state
+        try:
+            do = getattr(imported(module), function)
+        except Exception as error:
+            return fail(RunDirectory(path), error)
+        ended: str = do(work, path, tell, should_stop)
+        return ended
 
 
 def _in_this_process(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    from continual_metaopt.running import run_one
-
-    return run_one(config, path, tell, should_stop)
+    state: str = imported("continual_metaopt.running").run_one(config, path, tell, should_stop)
+    return state
 
 
 def _side_by_side(jobs: list[Job], tell: Any, should_stop: Any) -> list[str]:
-    from continual_metaopt.population import run_population
-
     configs, paths = zip(*jobs, strict=True)
-    return run_population(configs, paths, configs[0].device, tell, should_stop)
+    run_population = imported("continual_metaopt.population").run_population
+    states: list[str] = run_population(configs, paths, configs[0].device, tell, should_stop)
+    return states
 
 
 def _main_process_lives() -> bool:

@@ -104,7 +104,7 @@ class RayPool:
         options = {"num_cpus": self._workers, "include_dashboard": False} if self._address == "local" else {}
         try:
             ray.init(self._address, log_to_driver=False, logging_level="warning", **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:  # Ray's own message tells versions that differ
+        except (OSError, RuntimeError, ValueError) as error:  # Ray's own message tells versions that differ
             raise BackendError(
                 f"no Ray cluster that can be used at '{self._address}' ({error}); start one with 'ray start --head' "
                 "and give its address, or use --address local"
@@ -200,7 +200,7 @@ class RayPool:
                 failure = reason_of(error.cause)
             except ray.exceptions.RayError as error:
                 first_line = str(error).strip().partition("\n")[0]
-                failure = f"its process or node was lost {RESTARTS + 1} times; Ray says: {first_line}"
+                failure = f"its process or node was lost, and Ray has given up; Ray says: {first_line}"
             except OSError as error:
                 failure = reason_of(error)
             if failure is not None:

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from continual_metaopt.engines.compiling import compiled
 
 MACHINE = platform.machine().lower()
 X86, ARM = MACHINE in ("x86_64", "amd64"), MACHINE in ("arm64", "aarch64")  # others are left as they are
@@ -50,7 +52,7 @@ def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return builder.call(builder.module.declare_intrinsic(name, fnty=kind), arguments)
 
 
-@njit(cache=True)
+@compiled
 def _set_bits(bits: int) -> int:
     """Set the bits of ``FLUSH`` in this thread's control register to ``bits``; returns what they were."""
     before = _control_register()

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, njit
+from numba import carray
 from torch import Tensor
 
-from continual_metaopt.engines.kernels import OPTIONS, arrays_do_not_overlap, filled, multiply, pointer_to
+from continual_metaopt.engines.compiling import compiled
+from continual_metaopt.engines.kernels import arrays_do_not_overlap, filled, multiply, pointer_to
 
 Array = Any
 PRODUCTS_DIGEST = (
@@ -128,7 +129,7 @@ class Convolution:
         return gradient
 
 
-@njit(**OPTIONS)
+@compiled
 def _take_larger(x: Array, first: int, step: int, place: int, largest: Array, winners: Array, to: int, n: int) -> None:
     """Put the larger numbers of ``x`` in the place of ``n`` of those in ``largest``, and where they are."""
     arrays_do_not_overlap()
@@ -147,7 +148,7 @@ def _take_larger(x: Array, first: int, step: int, place: int, largest: Array, wi
             winners[j] = np.int32(place + i * step) if larger else winners[j]
 
 
-@njit(**OPTIONS)
+@compiled
 def _max_pool(
     x_at: int, largest_at: int, winners_at: int, channels: int, height: int, width: int, rows: int, columns: int,
     kernel_height: int, kernel_width: int, stride_height: int, stride_width: int, kind: Array,
@@ -168,7 +169,7 @@ def _max_pool(
                     _take_larger(x, first, stride_width, place, largest, winners, to, columns)
 
 
-@njit(**OPTIONS)
+@compiled
 def _inside(size: int, position: int, stride: int, padding: int, positions: int) -> tuple[int, int]:
     """The first position at which a place in the kernel is within the image, and the one after the last."""
     before = padding - position
@@ -176,13 +177,13 @@ def _inside(size: int, position: int, stride: int, padding: int, positions: int)
     return first, max(first, min(positions, (size - 1 + before) // stride + 1))
 
 
-@njit(**OPTIONS)
+@compiled
 def _fill_with_zeros(a: Array, start: int, stop: int) -> None:
     for i in range(start, stop):
         a[np.uintp(i)] = 0
 
 
-@njit(**OPTIONS)
+@compiled
 def _copy(source: Array, source_at: int, step: int, target: Array, target_at: int, n: int) -> None:
     arrays_do_not_overlap()
     if step == 1:
@@ -193,7 +194,7 @@ def _copy(source: Array, source_at: int, step: int, target: Array, target_at: in
             target[np.uintp(target_at + i)] = source[np.uintp(source_at + i * step)]
 
 
-@njit(**OPTIONS)
+@compiled
 def _add(source: Array, source_at: int, target: Array, target_at: int, step: int, n: int) -> None:
     arrays_do_not_overlap()
     if step == 1:
@@ -204,7 +205,7 @@ def _add(source: Array, source_at: int, target: Array, target_at: int, step: int
             target[np.uintp(target_at + i * step)] += source[np.uintp(source_at + i)]
 
 
-@njit(**OPTIONS)
+@compiled
 def _lay_out(image_at: int, shape: Geometry, patches: Array) -> None:
     """Write what is under each place of the kernel, at all positions, to a row of ``patches``."""
     image = carray(pointer_to(image_at), shape.channels * shape.height * shape.width, patches.dtype)
@@ -228,7 +229,7 @@ def _lay_out(image_at: int, shape: Geometry, patches: Array) -> None:
                 place += 1
 
 
-@njit(**OPTIONS)
+@compiled
 def _add_up(patches: Array, channel: int, n: int, shape: Geometry, image: Array) -> None:
     """Add the patches of ``n`` channels to the pixels that they were laid out from."""
     flat, length = patches.reshape(-1), patches.shape[1]
@@ -246,7 +247,7 @@ def _add_up(patches: Array, channel: int, n: int, shape: Geometry, image: Array)
                 place += 1
 
 
-@njit(**OPTIONS)
+@compiled
 def _convolve(patches: Array, weight_at: int, bias_at: int, out_at: int, shape: Geometry, room: Array) -> None:
     (patch, length), kind = patches.shape, patches.dtype
     positions = shape.rows * shape.columns
@@ -264,7 +265,7 @@ def _convolve(patches: Array, weight_at: int, bias_at: int, out_at: int, shape: 
             _copy(sums, output * length, 1, out, output * positions, positions)
 
 
-@njit(**OPTIONS)
+@compiled
 def _input_gradient(delta_at: int, weight_at: int, image_at: int, shape: Geometry, room: Array) -> None:
     (_, length), kind = room.shape, room.dtype
     positions, area = shape.rows * shape.columns, shape.kernel_height * shape.kernel_width
@@ -292,7 +293,7 @@ def _input_gradient(delta_at: int, weight_at: int, image_at: int, shape: Geometr
         _add_up(room, channel, n, shape, image)
 
 
-@njit(**OPTIONS)
+@compiled
 def _weight_gradient(
     delta_at: int, patches: Array, gradient_at: int, shape: Geometry, turned: Array, products: Array
 ) -> None:
@@ -308,7 +309,7 @@ def _weight_gradient(
     _turn(flat, patch, shape.outputs, widened, gradient, patch)
 
 
-@njit(**OPTIONS)
+@compiled
 def _turn(source: Array, rows: int, columns: int, source_row: int, target: Array, target_row: int) -> None:
     """Write the transpose of ``source`` [rows, columns] to ``target``."""
     arrays_do_not_overlap()

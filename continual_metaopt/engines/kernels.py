@@ -8,21 +8,20 @@ loops run over consecutive numbers. The gradient of a linear layer is never stor
 
 No fast mathematics: every operation is rounded as IEEE 754 says, and the order of each sum is spelled out, so that
 results do not depend on how and when the functions were compiled; products of a matrix and a vector are BLAS's, on one
-thread. Rules and layers are integers, and everything is a plain function of this one module, so that Numba's cache on
-disk works and is renewed when any part changes.
+thread. Rules and layers are integers, and everything is a plain function, so that compiled code can be kept on disk.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, literally, njit, types
+from numba import carray, literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from continual_metaopt.engines.compiling import compiled
 from continual_metaopt.optim import meta_updates, two_horizons
 
-OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "nogil": True}
 PIECE = 1024  # elements, a power of 2
 
 Array = Any
@@ -33,7 +32,7 @@ SGD, SGDM, RMSPROP, ADAMW, LION, SGDM_RELEASED, RMSPROP_RELEASED, ADAMW_RELEASED
 N_CONSTANTS = 5
 
 
-@njit(**OPTIONS)
+@compiled
 def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
     """Fill ``k`` with a base update's constants at a step, counted from 1, and return its direction's divisor."""
     divisor = 1.0
@@ -60,54 +59,54 @@ def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
 # A rule takes the gradient g, momentum m, second moment v and the constants; it returns the direction, m and v.
 
 
-@njit(**OPTIONS)
+@compiled
 def _sgd(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     return g, m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _sgdm(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     m = k[0] * m + g
     return m, m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _rmsprop(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     v = k[0] * v + k[1] * g * g
     return g / (np.sqrt(v) * k[2] + k[3]), m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _adamw(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     m = m + k[0] * (g - m)
     v = k[1] * v + k[2] * g * g
     return m / (np.sqrt(v) * k[3] + k[4]), m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _lion(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     return np.sign(k[0] * m + k[1] * g), k[2] * m + k[3] * g, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _sgdm_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     return m, k[0] * m + k[1] * g, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _rmsprop_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     v = k[0] * v + g * g
     return g / np.sqrt(k[1] * v + k[2]), m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _adamw_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     m = k[0] * m + g
     v = k[1] * v + g * g
     return m / np.sqrt(k[2] * v + k[3]), m, v
 
 
-@njit(**OPTIONS)
+@compiled
 def _direction(rule: int, g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     literally(rule)  # compiles the function anew for each rule, with nothing to decide inside a loop
     if rule == SGD:
@@ -147,7 +146,7 @@ def arrays_do_not_overlap(context: Any) -> Any:
     return types.none(), make
 
 
-@njit(**OPTIONS)
+@compiled
 def _learn_weights(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any) -> None:
     """Update weights, with one or two traces, by the outer product of ``delta`` and x.
 
@@ -180,7 +179,7 @@ def _learn_weights(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any
                 p[jp] -= change
 
 
-@njit(**OPTIONS)
+@compiled
 def _sum(a: Array) -> float:
     """Sum of ``PIECE`` numbers, which is left in the first; the others are spent."""
     half = PIECE // 2
@@ -213,7 +212,7 @@ class Room(NamedTuple):
     constants: Array
 
 
-@njit(**OPTIONS)
+@compiled
 def _learn_weights_by(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any) -> None:
     """Update weights by a rule that is known only now."""
     literally(horizons)
@@ -235,7 +234,7 @@ def _learn_weights_by(rule: int, horizons: int, has: Any, arrays: Any, numbers: 
         _learn_weights(ADAMW_RELEASED, horizons, has, arrays, numbers)
 
 
-@njit(**OPTIONS)
+@compiled
 def update(
     rule: int,
     p: Array,
@@ -293,7 +292,7 @@ def update(
     return _sum(room.products) if len(h) else 0.0, _sum(room.long_products) if len(long) else 0.0
 
 
-@njit(**OPTIONS)
+@compiled
 def _add_scaled(scale: Any, a: Array, total: Array) -> None:
     for i in range(len(a)):
         total[i] += scale * a[i]
@@ -306,7 +305,7 @@ WEIGHTS, GRADIENT, MOMENTUM, SECOND_MOMENT, TRACE, LONG_TRACE, SIZE = range(7)
 N_ADDRESS_COLUMNS = 7
 
 
-@njit(**OPTIONS)
+@compiled
 def step_numbers(base: int, base_settings: Array, step: float, step_size: float, settings: Array, k: Array) -> Any:
     """Numbers that ``update`` takes for one parameter; ``k`` receives the rule's constants.
 
@@ -338,7 +337,7 @@ def pointer_to(context: Any, address: Any) -> Any:
     return types.voidptr(types.int64), make
 
 
-@njit(**OPTIONS)
+@compiled
 def update_in_place(
     base: int,
     base_settings: Array,
@@ -385,12 +384,12 @@ def update_in_place(
 
 META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
 META_RULES_DIGEST = "bd369d4204f4af40"  # a change of the rules must change this file, which is what renews the cache
-_meta_sgd = njit(**OPTIONS)(meta_updates.sgd_rule)
-_meta_adam = njit(**OPTIONS)(meta_updates.adam_rule)
-_meta_lion = njit(**OPTIONS)(meta_updates.lion_rule)
-_meta_adam_released = njit(**OPTIONS)(meta_updates.adam_released_rule)
+_meta_sgd = compiled(meta_updates.sgd_rule)
+_meta_adam = compiled(meta_updates.adam_rule)
+_meta_lion = compiled(meta_updates.lion_rule)
+_meta_adam_released = compiled(meta_updates.adam_released_rule)
 
-_two_horizons = njit(**OPTIONS)(two_horizons.two_horizons_rule)
+_two_horizons = compiled(two_horizons.two_horizons_rule)
 
 # Columns of the table of blocks
 STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
@@ -399,7 +398,7 @@ REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS = range(10, 16
 N_BLOCK_COLUMNS = 16
 
 
-@njit(**OPTIONS)
+@compiled
 def update_step_size(rule: int, settings: Array, block: Array, z: float) -> float:
     """Make the meta update of a block's step size with meta gradient ``z``; returns by how much its logarithm moved.
 
@@ -429,7 +428,7 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
     return log_ratio - before
 
 
-@njit(**OPTIONS)
+@compiled
 def _meta_gradient(block: Array, by_horizon: Array) -> float:
     """A block's surrogate meta gradient, from that of one or two horizons."""
     z = by_horizon[0]
@@ -440,7 +439,7 @@ def _meta_gradient(block: Array, by_horizon: Array) -> float:
     return z
 
 
-@njit(**OPTIONS)
+@compiled
 def _revise(h: Array, change: Any, p: Array) -> None:
     """Move weights to about where they would be with the revised past step sizes (``optim/dutch_traces.py``)."""
     arrays_do_not_overlap()
@@ -448,7 +447,7 @@ def _revise(h: Array, change: Any, p: Array) -> None:
         p[i] += change * h[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def revise_in_place(addresses: Array, changes: Array, room: Room) -> None:
     """Move weights where they lie in memory, by their traces times the changes of their log step sizes.
 
@@ -567,7 +566,7 @@ class Memory(NamedTuple):
     meta_gradients: Array
 
 
-@njit(**OPTIONS)
+@compiled
 def _update_parameter(
     number: int,
     delta: Array,
@@ -601,7 +600,7 @@ def _update_parameter(
     memory.meta_gradients[block, 1] += long_z
 
 
-@njit(**OPTIONS)
+@compiled
 def _revise_block(block: int, change: float, network: Network, learned: Learned) -> None:
     """Move the weights of a block with their traces."""
     for number in range(len(network.parameters)):
@@ -610,13 +609,13 @@ def _revise_block(block: int, change: float, network: Network, learned: Learned)
             _revise(learned.trace[start:stop], learned.weights.dtype.type(change), learned.weights[start:stop])
 
 
-@njit(**OPTIONS)
+@compiled
 def _copy(source: Array, target: Array) -> None:
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def _transpose(source: Array, rows: int, columns: int, target: Array) -> None:
     """Write the transpose of ``source`` [rows, columns] to ``target``."""
     for row in range(rows):
@@ -624,7 +623,7 @@ def _transpose(source: Array, rows: int, columns: int, target: Array) -> None:
             target[column * rows + row] = source[row * columns + column]
 
 
-@njit(**OPTIONS)
+@compiled
 def _linear_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array) -> None:
     start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
     np.dot(weights[start:stop].reshape(len(out), len(x)), x, out)
@@ -633,7 +632,7 @@ def _linear_forward(layer: Array, network: Network, weights: Array, x: Array, ou
         _add_scaled(out.dtype.type(1), weights[bias : bias + len(out)], out)
 
 
-@njit(**OPTIONS)
+@compiled
 def _linear_backward(
     layer: Array, x: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
@@ -744,7 +743,7 @@ _multiply_8_by_2, _multiply_8_by_1 = _tile(8, 2), _tile(8, 1)
 _multiply_1_by_2, _multiply_1_by_1 = _tile(1, 2), _tile(1, 1)
 
 
-@njit(**OPTIONS)
+@compiled
 def multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> None:
     """Add the product of a matrix x [rows, inner] and a matrix b [inner, columns] to a matrix out.
 
@@ -781,7 +780,7 @@ def multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> N
         column += 2 * lanes if wide else lanes
 
 
-@njit(**OPTIONS)
+@compiled
 def _pad(layer: Array, image: Array, padded: Array) -> None:
     """Copy an image into the middle of a larger one."""
     row = layer[WIDTH] * layer[CHANNELS]
@@ -791,7 +790,7 @@ def _pad(layer: Array, image: Array, padded: Array) -> None:
         _copy(image[y * row : (y + 1) * row], padded[start : start + row])
 
 
-@njit(**OPTIONS)
+@compiled
 def _unpad(layer: Array, padded: Array, image: Array) -> None:
     """Take the middle of a padded image."""
     row = layer[WIDTH] * layer[CHANNELS]
@@ -801,33 +800,33 @@ def _unpad(layer: Array, padded: Array, image: Array) -> None:
         _copy(padded[start : start + row], image[y * row : (y + 1) * row])
 
 
-@njit(**OPTIONS)
+@compiled
 def _copy_rows(source: Array, source_row: int, target: Array, target_row: int, rows: int, n: int) -> None:
     """Copy the first ``n`` numbers of each row to rows of another length."""
     for row in range(rows):
         _copy(source[row * source_row : row * source_row + n], target[row * target_row : row * target_row + n])
 
 
-@njit(**OPTIONS)
+@compiled
 def filled(n: int) -> int:
     """The next multiple of a vector's length."""
     return (n + SLACK - 1) // SLACK * SLACK
 
 
-@njit(**OPTIONS)
+@compiled
 def _geometry(layer: Array) -> tuple[int, int, int]:
     """Of a convolution: length of the piece of a row under its kernel, of a row, and of a step to the right."""
     width = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
     return layer[KERNEL_WIDTH] * layer[CHANNELS], width, layer[STRIDE_WIDTH] * layer[CHANNELS]
 
 
-@njit(**OPTIONS)
+@compiled
 def _padded_image(layer: Array, images: Array) -> Array:
     size = (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
     return images[layer[PADDED] : layer[PADDED] + size]
 
 
-@njit(**OPTIONS)
+@compiled
 def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out: Array, memory: Memory) -> None:
     outputs, columns = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS])
     length, image_row, step = _geometry(layer)
@@ -856,7 +855,7 @@ def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out:
         _copy_rows(sums, columns, out, outputs, positions, outputs)
 
 
-@njit(**OPTIONS)
+@compiled
 def _paste(layer: Array, y: int, patches: Array, row: int, padded: Array) -> None:
     """Add up what belongs under each position of the kernel in a row of the output."""
     arrays_do_not_overlap()
@@ -886,7 +885,7 @@ class _ConvRoom(NamedTuple):
     padded: Array
 
 
-@njit(**OPTIONS)
+@compiled
 def _conv_room(layer: Array, scratch: Array) -> _ConvRoom:
     length, image_row, _ = _geometry(layer)
     outputs, columns, patch = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS]), layer[KERNEL_HEIGHT] * length
@@ -899,7 +898,7 @@ def _conv_room(layer: Array, scratch: Array) -> _ConvRoom:
     return _ConvRoom(scratch[:a], scratch[a:b], scratch[b:c], scratch[c:d], scratch[d:e])
 
 
-@njit(**OPTIONS)
+@compiled
 def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _ConvRoom, dx: Array) -> None:
     """Gradient with respect to a convolution's input, from a ``delta`` of whole vectors."""
     outputs, columns, width = layer[OUT_CHANNELS], filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
@@ -918,7 +917,7 @@ def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _Conv
     _unpad(layer, room.padded, dx)
 
 
-@njit(**OPTIONS)
+@compiled
 def _conv_weight_gradient(layer: Array, delta: Array, image: Array, gradient: Array) -> None:
     """Gradient with respect to a convolution's weights, [patch, filled outputs], from a ``delta`` of whole vectors."""
     length, image_row, step = _geometry(layer)
@@ -931,7 +930,7 @@ def _conv_weight_gradient(layer: Array, delta: Array, image: Array, gradient: Ar
             multiply(rows, (delta, y * width * columns, columns), target, length, columns, width)
 
 
-@njit(**OPTIONS)
+@compiled
 def _conv_backward(
     layer: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
@@ -964,7 +963,7 @@ def _conv_backward(
         _update_parameter(layer[WEIGHT], memory.update.one, gradient, nothing, network, learned, rules, memory)
 
 
-@njit(**OPTIONS)
+@compiled
 def _take_larger(x: Array, x_at: int, out: Array, winners: Array, out_at: int, n: int) -> None:
     """Put the larger numbers of ``x`` in the place of those in ``out``, and where they are into ``winners``."""
     arrays_do_not_overlap()
@@ -976,7 +975,7 @@ def _take_larger(x: Array, x_at: int, out: Array, winners: Array, out_at: int, n
         winners[j] = np.int32(x_at + c) if larger else winners[j]
 
 
-@njit(**OPTIONS)
+@compiled
 def _max_pool_forward(layer: Array, x: Array, out: Array, winners: Array) -> None:
     channels = layer[CHANNELS]
     out[:] = -np.inf
@@ -991,7 +990,7 @@ def _max_pool_forward(layer: Array, x: Array, out: Array, winners: Array) -> Non
             to += channels
 
 
-@njit(**OPTIONS)
+@compiled
 def _activation_forward(kind: int, slope: Any, a: Array) -> None:
     # written so that what is not a number stays so
     if kind == TANH:
@@ -1005,7 +1004,7 @@ def _activation_forward(kind: int, slope: Any, a: Array) -> None:
             a[i] = slope * a[i] if a[i] < 0 else a[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def _activation_backward(kind: int, slope: Any, a: Array, delta: Array) -> None:
     one = a.dtype.type(1)
     if kind == TANH:
@@ -1019,7 +1018,7 @@ def _activation_backward(kind: int, slope: Any, a: Array, delta: Array) -> None:
             delta[i] = delta[i] if a[i] > 0 else slope * delta[i]
 
 
-@njit(**OPTIONS)
+@compiled
 def _forward(network: Network, weights: Array, memory: Memory) -> None:
     for number in range(len(network.layers)):
         layer = network.layers[number]
@@ -1040,7 +1039,7 @@ def _forward(network: Network, weights: Array, memory: Memory) -> None:
             _activation_forward(kind, network.slopes[number], out)
 
 
-@njit(**OPTIONS)
+@compiled
 def _backward_and_update(network: Network, learned: Learned, rules: Rules, memory: Memory) -> None:
     for number in range(len(network.layers) - 1, -1, -1):
         layer = network.layers[number]
@@ -1067,7 +1066,7 @@ def _backward_and_update(network: Network, learned: Learned, rules: Rules, memor
             _activation_backward(kind, network.slopes[number], out, delta)
 
 
-@njit(**OPTIONS)
+@compiled
 def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
     """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
     largest = np.float64(outputs[0])
@@ -1081,7 +1080,7 @@ def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
     return np.float64(outputs.dtype.type(np.log(total) + largest - np.float64(outputs[label])))
 
 
-@njit(**OPTIONS)
+@compiled
 def _squared_error(outputs: Array, target: Array, scale: float, delta: Array) -> float:
     """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
     total = 0.0
@@ -1092,7 +1091,7 @@ def _squared_error(outputs: Array, target: Array, scale: float, delta: Array) ->
     return np.float64(outputs.dtype.type(np.float64(outputs.dtype.type(total)) * scale))
 
 
-@njit(**OPTIONS)
+@compiled
 def _largest(outputs: Array) -> int:
     best = 0
     for i in range(1, len(outputs)):
@@ -1101,7 +1100,7 @@ def _largest(outputs: Array) -> int:
     return best
 
 
-@njit(**OPTIONS)
+@compiled
 def count_correct(network: Network, weights: Array, memory: Memory, x: Array, labels: Array) -> int:
     """How many samples are predicted right: the largest output is at the label.
 
@@ -1126,7 +1125,7 @@ def count_correct(network: Network, weights: Array, memory: Memory, x: Array, la
 LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite
 
 
-@njit(**OPTIONS)
+@compiled
 def learn(
     network: Network,
     learned: Learned,

@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from analysis import figures, load_runs, write_report
 from analysis.figures import (
@@ -16,6 +17,7 @@ from analysis.figures import (
     around_boundaries,
     caption_of,
     cumulative_accuracy,
+    draw_and_save,
     folded_sawtooth,
     has_meta_parameter,
     meta_parameter_trajectories,
@@ -27,6 +29,7 @@ from analysis.figures import (
     sliding_squared_error,
     step_size_trajectories,
 )
+from analysis.figures.style import _style, label_powers, new_figure
 
 from .synthetic import sawtooth, write_regression, write_run, write_study
 
@@ -244,6 +247,71 @@ def test_save_writes_both_formats_and_leaves_settings_alone(study, tmp_path):
     assert pdf.read_bytes().startswith(b"%PDF")
     assert sorted(path.name for path in png.parent.iterdir()) == ["accuracy.pdf", "accuracy.png"]
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"text.usetex": True},
+        {"savefig.bbox": "tight", "savefig.facecolor": "black", "savefig.transparent": True},
+        {"figure.facecolor": "black", "axes.facecolor": "black", "axes.labelcolor": "white", "font.family": "serif"},
+        {"axes.formatter.use_mathtext": True, "axes.formatter.limits": (-1, 1), "figure.dpi": 300, "lines.marker": "o"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_figures_are_the_same_whatever_the_users_settings(toothed, tmp_path, settings):
+    (usual,) = save(step_size_trajectories(toothed), tmp_path, "usual", ["png"])
+    with mpl.rc_context(settings):
+        (ours,) = save(step_size_trajectories(toothed), tmp_path, "ours", ["png"])
+    assert ours.read_bytes() == usual.read_bytes()
+
+
+@pytest.mark.parametrize("label", [r"AdamW $\lr$", "$x$", "$", r"\$5 and $6$", "$_{$", "$\\frac{1}$"])
+def test_labels_are_never_read_as_mathematics(tmp_path, label):
+    write_run(tmp_path, label, 0, [1, 1, 0, 0])
+    figure = online_accuracy_by_experience(load_runs(tmp_path))
+    save(figure, tmp_path, "accuracy", ["png"])  # lays out every text
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [label]
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+
+
+def test_powers_of_ten_are_plain_text(tmp_path):
+    with _style():
+        axes = new_figure("column", 2).subplots()
+        axes.set_yscale("log")
+        label_powers(axes.yaxis, minor_thresholds=(math.inf, math.inf))
+        axes.set_ylim(1e-5, 1)
+        labels = axes.yaxis.get_major_formatter().format_ticks([1e-5, 3e-4, 1, 10, 2e12])
+        label_powers(axes.yaxis)
+        axes.set_ylim(0.02, 0.05)
+        within_a_decade = axes.yaxis.get_minor_formatter().format_ticks([0.03])
+    assert labels == ["10⁻⁵", "3×10⁻⁴", "10⁰", "10¹", "2×10¹²"]
+    assert within_a_decade == ["3×10⁻²"]
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path):
+    def draw():
+        raise RuntimeError("Failed to process string with tex because latex could not be found\nand more")
+
+    message = (
+        f"the figure '{tmp_path / 'accuracy'}' cannot be drawn and is left out "
+        "(RuntimeError: Failed to process string with tex because latex could not be found)"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert draw_and_save(draw, tmp_path, "accuracy") == []
+
+
+def test_a_report_is_written_without_a_figure_that_cannot_be_drawn(study, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(figures, "sliding_accuracy", fail)
+    with pytest.warns(UserWarning, match=r"cannot be drawn and is left out \(RuntimeError: no font\)$"):
+        paths = write_report(study, tmp_path)
+    names = {path.name for path in paths}
+    assert names == {path.name for path in tmp_path.iterdir()}
+    assert {"comparison.csv", "online_accuracy.png", "report.html"} <= names
+    assert "sliding_accuracy.png" not in names
 
 
 def test_a_file_that_fails_leaves_nothing_behind(study, tmp_path, monkeypatch):

@@ -1,14 +1,16 @@
-"""Files of strangers, and names of files."""
+"""Files of strangers, names of files, and what is printed."""
 
+import io
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from analysis.files import file_names, is_regular, open_regular, read_regular, with_home
+from analysis.files import file_names, is_regular, open_regular, print_with_replacements, read_regular, with_home
 
 
 def exactly(message: str) -> str:
@@ -95,3 +97,16 @@ def test_names_of_files_lead_nowhere_else(label: str) -> None:
 def test_names_of_files_are_not_too_long() -> None:
     names = file_names([f"{'α' * 300} {number}" for number in range(2)])
     assert list(names.values()) == ["alpha" * 24, f"{'alpha' * 24}_2"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_an_encoding_lacks_is_printed_as_a_question_mark(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+
+    print_with_replacements()
+
+    print("α₀ = 1", flush=True)
+    print("− 2", file=sys.stderr, flush=True)
+    assert written.getvalue() == b"?? = 1\n? 2\n"

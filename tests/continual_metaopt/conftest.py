@@ -5,7 +5,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -124,30 +123,28 @@ class Collector:
 
 
 class InProcess:
-    """Stands in for ProcessPoolExecutor: runs each job at once, here, and none beside another."""
+    """Stands in for a worker: does each thing at once, here, and none beside another."""
 
     one_at_a_time = threading.Lock()
 
-    def __init__(self, n_workers: int, mp_context: Any, initializer: Any, initargs: tuple[Any, Any]) -> None:
-        local._worker.update(messages=initargs[0], stop=initargs[1])
+    def __init__(self, context: Any, stop: Any, messages: Any) -> None:
+        local._worker.update(messages=messages, stop=stop)
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
-        future: Future[Any] = Future()
+    def do(self, function: Callable[..., Any], *args: Any) -> Any:
         with self.one_at_a_time:
-            try:
-                future.set_result(function(*args))
-            except Exception as error:
-                future.set_exception(error)
-        return future
+            return function(*args)
 
-    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+    def ask_to_end(self) -> None:
+        pass
+
+    def end(self) -> None:
         pass
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of studies happen in this process, so that a test need not wait for others to import torch."""
-    monkeypatch.setattr(local, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(local, "_Process", InProcess)
 
 
 @pytest.fixture(autouse=True)

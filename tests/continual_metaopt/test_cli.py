@@ -25,7 +25,7 @@ from continual_metaopt import cli, preparing, study
 from continual_metaopt.backends import local
 from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
-from continual_metaopt.jobs import StudyInterrupted
+from continual_metaopt.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.recording import read_json
 from continual_metaopt.study import StudyResult, run_study
 from continual_metaopt.study_lock import StudyLock
@@ -578,6 +578,58 @@ def test_ctrl_c_while_the_report_is_drawn_says_how_to_have_it(
     assert (status, err) == (130, f"Interrupted. {message}\n")
 
 
+STOPPED = """
+import os, signal, sys
+from continual_metaopt import cli, command
+
+def main():
+    command.ctrl_c_raises()
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    except KeyboardInterrupt:
+        print("stopped")
+    print(os.environ["MPLBACKEND"])
+    return 0
+
+cli.main = main
+sys.exit(command.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(
+    ("name", "ignored"), [("SIGINT", False), ("SIGTERM", False), ("SIGHUP", False), ("SIGHUP", True)]
+)
+def test_signals_that_ask_to_stop_are_ctrl_c_unless_they_are_to_be_ignored(
+    here: Path, name: str, ignored: bool
+) -> None:
+    number = getattr(signal, name)
+    found = subprocess.run(
+        [sys.executable, "-c", STOPPED, name],
+        capture_output=True,
+        text=True,
+        env=environment() | {"MPLBACKEND": "module://a_notebook_s"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL),
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "agg\n" if ignored else "stopped\nagg\n", "")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_files_are_written_although_the_output_cannot_be(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(capsys, *TINY_RUN, "--out", "DIR")[0] == 0
+    shutil.rmtree(here / "DIR" / "report")
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        status, _, err = call(capsys, "report", "DIR")
+
+    assert (status, err) == (0, "continual-metaopt: the output cannot be written: No space left on device\n")
+    assert {file.name for file in (here / "DIR" / "report").iterdir()} >= REPORT
+
+
 # Says when the program begins to answer Ctrl-C, and stops at one of the modules that it then imports.
 IMPORTED_UP_TO = """
 import signal, sys, time
@@ -596,19 +648,29 @@ sys.exit(command.main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-@pytest.mark.parametrize("module", ["continual_metaopt.cli", "pydantic"])
-def test_ctrl_c_while_the_program_is_imported_is_answered_with_a_sentence(here: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("continual_metaopt.cli", signal.SIGINT),
+        ("pydantic", signal.SIGINT),
+        ("pydantic", signal.SIGTERM),
+        ("pydantic", signal.SIGHUP),
+    ],
+)
+def test_a_signal_while_the_program_is_imported_is_answered_with_a_sentence(
+    here: Path, module: str, number: signal.Signals
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", IMPORTED_UP_TO, module],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (130, f"\n{NOTHING_BEGUN}\n")
@@ -622,7 +684,7 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(
 ) -> None:
     if "DIR" in arguments:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(local, "ProcessPoolExecutor", InProcess)
+            patch.setattr(local, "_Process", InProcess)
             assert call(capsys, *TINY_RUN, "--out", "DIR")[0] == 0
         shutil.rmtree(here / "DIR" / "report")
     command = f"{shlex.quote(sys.executable)} -m continual_metaopt {arguments}"
@@ -637,6 +699,31 @@ def test_a_reader_that_has_seen_enough_is_no_mistake(
     assert (found.stdout, found.stderr) == ("0\n", "")
     if "DIR" in arguments:
         assert {file.name for file in (here / "DIR" / "report").iterdir()} >= REPORT
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path("out", "runs", "a")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise RunsFailed({run: "its reason"}, 1, runs=[run])
+
+    def no_room(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study, "run_studies", fail)
+    monkeypatch.setattr(cli, "_show_report", no_room)
+
+    assert call(capsys, "compare", "--quiet", "--out", "out") == (
+        1,
+        "",
+        f"continual-metaopt: there is no report: No space left on device. {NO_ROOM}\n"
+        f"continual-metaopt: 1 of 1 runs failed:\n{run}: its reason\n"
+        "This command tries them again: continual-metaopt compare --quiet --out out\n",
+    )
 
 
 @pytest.mark.parametrize("command", [["run"], ["compare", "--quiet"]])

@@ -199,6 +199,7 @@ def test_what_the_end_of_a_run_left_half_done_is_brought_to_an_end(tmp_path: Pat
         (MemoryError(), under_way.NO_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), under_way.NO_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), under_way.NO_MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), under_way.NO_MEMORY),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -304,6 +305,26 @@ def test_memory_that_runs_out_is_the_reason(finished: Path, tmp_path: Path, monk
     assert status["step"] == len(load_runs(tmp_path).samples) == 90
     assert run_one(config_of(), tmp_path) == "finished"
     assert_same_run(tmp_path, finished)
+
+
+def test_a_run_whose_folder_is_moved_does_not_make_it_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    directory = RunDirectory(run)
+    directory.start({})
+    directory.observe(portion(0, 5))
+    directory.checkpoint(save, ENGINE)
+    run.rename(tmp_path / "moved")
+    before = files_of(tmp_path)
+    directory.observe(portion(5, 5))
+
+    moved = f"[Errno {errno.ENOENT}] The run's folder was moved or removed: '{run}'"
+    with pytest.raises(FileNotFoundError, match=exactly(moved)) as caught:
+        directory.checkpoint(save, ENGINE)
+    reason = f"FileNotFoundError: {moved}. A file is missing: bring it back; {GOES_ON}"
+    with pytest.raises(OSError, match=exactly(f"{reason}; its status could not be written ({moved})")):
+        under_way.fail(directory, caught.value)
+
+    assert files_of(tmp_path) == before
 
 
 def test_a_clock_that_jumps_does_not_change_how_long_a_run_took(tmp_path: Path, monkeypatch: Any) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypa
     # with memory, the same command does what is left
     monkeypatch.undo()
     before = files_of(out / "runs")
-    monkeypatch.setattr(local, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(local, "_Process", InProcess)
     assert len(run_study(study, out, show_progress=False).runs) == 6
     assert {name: content for name, content in files_of(out / "runs").items() if name in before} == before
 
@@ -424,18 +423,18 @@ class KilledAtFirst(InProcess):
 
     times = 0
 
-    def submit(self, function: Any, *args: Any) -> Any:
+    def do(self, function: Any, *args: Any) -> Any:
         if self.times and args[0].endswith("seed 1"):
             type(self).times -= 1
-            raise BrokenProcessPool
-        return super().submit(function, *args)
+            raise local.WorkerEnded(local.KILLED)
+        return super().do(function, *args)
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_run_whose_process_is_killed_goes_on_once_in_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr(local, "ProcessPoolExecutor", KilledAtFirst)
+    monkeypatch.setattr(local, "_Process", KilledAtFirst)
     monkeypatch.setattr(KilledAtFirst, "times", times)
     study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2]), tmp_path / "out"
 
@@ -445,9 +444,8 @@ def test_a_run_whose_process_is_killed_goes_on_once_in_a_new_one(
         with pytest.raises(RunsFailed) as caught:
             run_study(study, out, workers=2, show_progress=False)
         (path,) = caught.value.failures
-        reason = "its process was killed twice, perhaps for lack of memory; it can go on from its last checkpoint"
-        assert str(caught.value) == f"1 of 3 runs failed:\n{path}: {reason}"
-        assert read_json(path / "status.json")["reason"] == reason
+        assert str(caught.value) == f"1 of 3 runs failed:\n{path}: {local.KILLED}"
+        assert read_json(path / "status.json")["reason"] == local.KILLED
     states = [read_json(path)["state"] for path in out.glob("runs/*/status.json")]
     assert sorted(states) == ["failed"] * (times - 1) + ["finished"] * (4 - times)
 
@@ -564,7 +562,7 @@ def test_the_number_of_workers_and_their_kind_change_nothing(
 
 
 def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "ProcessPoolExecutor", None)  # so that it cannot be used
+    monkeypatch.setattr(local, "_Process", None)  # so that it cannot be used
     out = tmp_path / "out"
 
     result = run_study(tiny(tmp_path), out, workers=4, show_progress=False, threads=True)
@@ -646,16 +644,12 @@ def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> 
 
 
 KILLED = """
-import multiprocessing, os, signal
-from concurrent.futures import ProcessPoolExecutor
-from continual_metaopt.backends.local import _start_worker
+import multiprocessing, os, queue, signal
+from continual_metaopt.backends.local import _Process, _SharedFlag
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("{method}")
-    pool = ProcessPoolExecutor(
-        1, mp_context=context, initializer=_start_worker, initargs=(context.Queue(), context.Event())
-    )
-    print(pool.submit(os.getpid).result(), flush=True)
+    process = _Process(multiprocessing.get_context("{method}"), _SharedFlag(), queue.Queue())
+    print(process.do(os.getpid), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -705,4 +699,5 @@ with open(f"/proc/{forkserver._forkserver._forkserver_pid}/status") as status:
 def test_ctrl_c_does_not_reach_what_imports_for_workers() -> None:
     found = subprocess.run([sys.executable, "-c", FORK_SERVER], capture_output=True, text=True, env=environment())
 
-    assert int(found.stdout.split()[1], 16) & 1 << (signal.SIGINT - 1)
+    blocked = int(found.stdout.split()[1], 16)
+    assert all(blocked & 1 << (number - 1) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))

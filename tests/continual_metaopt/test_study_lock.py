@@ -172,8 +172,35 @@ def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Pat
         theirs = left_behind(tmp_path, host="elsewhere", pid=7)
         assert lost.wait(10)
 
-    assert lock.taken_by == f"process 7 on elsewhere since {SINCE}"
+    assert lock.lost == f"was taken over by process 7 on elsewhere since {SINCE}, so this command has stopped"
     assert (tmp_path / LOCK).read_bytes() == theirs, "it is not ours to remove"
+
+
+def test_whoever_s_folder_is_moved_is_told_and_makes_no_new_one(tmp_path: Path) -> None:
+    lost = threading.Event()
+
+    with StudyLock(tmp_path / "study", on_loss=lost.set) as lock:
+        (tmp_path / "study").rename(tmp_path / "elsewhere")
+        assert lost.wait(10)
+
+    assert lock.lost == (
+        "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder "
+        "is moved back, or when --out names its new place"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_a_lock_that_is_half_written_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(b"{")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", write)
+
+    with pytest.raises(OSError, match="No space"), StudyLock(tmp_path):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> None:
