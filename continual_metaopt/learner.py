@@ -49,7 +49,7 @@ ITERATION_CALLBACKS = (
     "after_update",
     "after_training_iteration",
 )
-
+PARTS_OF_ITERATION = ("_unpack_minibatch", "forward", "criterion", "backward", "optimizer_step")
 
 READ_AT_ONCE = 32  # samples
 NOT_SAVED = ("recorder", "_update", "_compiled", "_traced")
@@ -491,8 +491,8 @@ class OnlineLearner(Naive):
 
     def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
         """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
-        for name in ("forward", "criterion", "backward", "optimizer_step"):
-            if getattr(type(self), name) is not getattr(OnlineLearner, name):
+        for name in (*PARTS_OF_ITERATION, *(f"_{callback}" for callback in ITERATION_CALLBACKS)):
+            if getattr(getattr(self, name), "__func__", None) is not getattr(OnlineLearner, name):
                 return f"{type(self).__name__} has its own {name}()"
         if not isinstance(self.dataloader, SampleLoader):
             return "samples come through Avalanche's data loader"

@@ -8,6 +8,7 @@ workers.
 import hashlib
 import importlib.util
 import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -44,6 +45,8 @@ class Search(BaseModel):
         for name, values in space.items():
             if not values:
                 raise ValueError(f"{name}: no value to try")
+            if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+                raise ValueError(f"{name}: values to try must be finite, not {values}")
             if is_range(values) and not 0 < values[0] < values[1]:
                 raise ValueError(f"{name}: a range [low, high, log] needs 0 < low < high, not {values}")
         return space

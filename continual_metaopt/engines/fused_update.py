@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_learner import room_for_update
 from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
+from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 
@@ -84,6 +85,7 @@ class FusedUpdate:
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
         if isinstance(optimizer, ReplayedStepSizes):
             optimizer.go_to(optimizer.n_done + 1)
+        tell_schedulers(optimizer)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:
         """Where a parameter and what belongs to it are in memory, and the number of this update."""
