@@ -141,6 +141,10 @@ class CompiledEngine:
             return f"targets are {y.dtype} of shape {tuple(y.shape[1:])}, not {dtype} of shape ({n_outputs},)"
         return None
 
+    def compile(self, dataset: Any) -> None:
+        """As ``CompiledLearner.compile``."""
+        self.learner.compile(_DatasetSamples(dataset))
+
     def learn(
         self,
         dataset: Any,

@@ -9,11 +9,11 @@ from torch import nn
 
 from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_learner import NetworkTables
+from continual_metaopt.engines.observations import NOT_A_CLASS
 from continual_metaopt.engines.wrapped import why_modules_are_needed
 from continual_metaopt.losses import HalfSquaredError
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
-NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Flatten, nn.Identity, *ACTIVATIONS)
 
 

@@ -49,14 +49,27 @@ class FusedUpdate:
             NonFiniteMetaGradient: a meta gradient is NaN or infinite.
         """
         optimizer, blocks = self.optimizer, self.optimizer.blocks()
-        step_sizes = [optimizer.current_step_size(block) for block in blocks]
-        members = [
-            (index, group, param)
-            for index, block in enumerate(blocks)
-            for group in block
-            for param in group["params"]
-            if param.grad is not None
-        ]
+        self._update(
+            blocks,
+            [
+                (index, group, param)
+                for index, block in enumerate(blocks)
+                for group in block
+                for param in group["params"]
+                if param.grad is not None
+            ],
+        )
+        if isinstance(optimizer, ReplayedStepSizes):
+            optimizer.go_to(optimizer.n_done + 1)
+        tell_schedulers(optimizer)
+
+    def compile(self) -> None:
+        """Compile what an update calls, so that it does not count as learning."""
+        self._update([], [])
+
+    def _update(self, blocks: list[list[Group]], members: list[tuple[int, Group, Tensor]]) -> None:
+        """Update parameters, given with the numbers of their blocks and with their groups."""
+        optimizer, step_sizes = self.optimizer, [self.optimizer.current_step_size(block) for block in blocks]
         gradients = [param.grad.contiguous() for _, _, param in members]  # kept until the kernel has read them
         rows = [self._row(group, param, grad) for (_, group, param), grad in zip(members, gradients, strict=True)]
         addresses = np.array([row for row, _ in rows], np.int64).reshape(-1, k.N_ADDRESS_COLUMNS)
@@ -83,9 +96,6 @@ class FusedUpdate:
         if self._rules.revises:
             by_member = [changes.get(index, 0.0) if group["meta_lr"] > 0 else 0.0 for index, group, _ in members]
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
-        if isinstance(optimizer, ReplayedStepSizes):
-            optimizer.go_to(optimizer.n_done + 1)
-        tell_schedulers(optimizer)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:
         """Where a parameter and what belongs to it are in memory, and the number of this update."""

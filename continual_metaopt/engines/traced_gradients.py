@@ -12,7 +12,13 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.faster_operations import simplify, use_image_kernels
 from continual_metaopt.engines.random_numbers import random_numbers_kept, random_state
-from continual_metaopt.engines.torch_engine import by_autograd, forget_gradients, loss_of, predict_before_learning
+from continual_metaopt.engines.torch_engine import (
+    by_autograd,
+    forget_gradients,
+    loss_of,
+    predict_before_learning,
+    require_classes,
+)
 from continual_metaopt.engines.wrapped import why_modules_are_needed
 from continual_metaopt.optim.registry import switches_weights, wants_graph
 
@@ -72,7 +78,8 @@ class TracedGradients:
         with random_numbers_kept(), self._gradients_kept():
             self._rehearse(x, y)
             examples = [(x, y, self._by_autograd(x, y))]
-            for other in _others(x, y, examples[0][2][0].shape[-1]):
+            self._n_outputs = examples[0][2][0].shape[-1]
+            for other in _others(x, y, self._n_outputs):
                 examples.append((*other, self._by_autograd(*other)))
             self._parameters = [param for param in self._owned() if param.grad is not None]
             self._graph = self._fastest(examples)
@@ -93,6 +100,7 @@ class TracedGradients:
         """
         if (_kind(x), _kind(y)) != self._kinds:
             return by_autograd(self.model, self.optimizer, self.criterion, x, y)
+        require_classes(self.criterion, self._n_outputs, y)
         seen = None
         if switches_weights(self.optimizer):
             seen = predict_before_learning(self.model, self.optimizer, self.criterion, x, y)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer, lr_scheduler, optimizer as optimizers
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim import optimizer as optimizers
 
 HOOKS = (
     "_forward_hooks",

@@ -598,11 +598,7 @@ class MetaOptimize(torch.optim.Optimizer):
                     for key, owner in by_trace.items() if learns else ():
                         if owner is None:
                             continue
-                        trace: Tensor | None = state.get(key)
-                        if trace is None:
-                            if _is_fine(group):
-                                owner.parts[param] = param.new_zeros(shape_of(group["step_sizes"], param))
-                            continue
+                        trace = state[key] if key in state else torch.zeros_like(grad)  # of which NaN comes, too
                         if _is_fine(group):
                             part = owner.parts[param] = summed(group["step_sizes"], trace * grad)
                             products.append(part.sum())

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
@@ -1417,7 +1417,7 @@ def test_learners_in_several_threads_do_not_disturb_one_another() -> None:
         found.append(str(flushes()).encode())
 
     def n_threads() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        return [library["num_threads"] for library in libraries_that_multiply().info()]
 
     dataset, expected = samples(200, CNN_SHAPE), []
     learn(expected)
