@@ -523,13 +523,15 @@ class MetaOptimize(torch.optim.Optimizer):
         return next(index for index, other in enumerate(self.param_groups) if other is group)
 
     def _rescale(self, group: Group, kind: str, written: float) -> None:
-        """Move all step sizes of a fine-grained group by what was written to it, within their bounds."""
+        """Move all step sizes of a fine-grained group by what was written to it, within their bounds; 0 is below them."""
         record, parametrisation = group[RECORD[kind]], _parametrisation(group, kind)
         low, high = _bounds(group, kind)
-        by = parametrisation.offset(record["written"], parametrisations.clipped(written, low, high))
-        record["reference"] = reference = parametrisation.value(record["reference"], by)
+        if written > 0:
+            by = parametrisation.offset(record["written"], written)
+            record["reference"] = parametrisation.value(record["reference"], by)
+        lowest, highest = (parametrisation.offset(record["reference"], bound) for bound in (low, high))
         for part in self._parts(group, kind):
-            part["log_ratio"].clamp_(parametrisation.offset(reference, low), parametrisation.offset(reference, high))
+            part["log_ratio"].clamp_(lowest, highest if written > 0 else lowest)
         self._write_mean(group, kind)
 
     def _write(self, block: list[Group], kind: str, value: float) -> None:
