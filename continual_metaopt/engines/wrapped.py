@@ -47,7 +47,7 @@ def why_step_is_needed(optimizer: Optimizer) -> str | None:
 def tell_schedulers(optimizer: Optimizer) -> None:
     """Let PyTorch's schedulers know that an update has been made in place of ``optimizer.step``."""
     if "step" in vars(optimizer):
-        optimizer._opt_called = True  # type: ignore[attr-defined]
+        optimizer._opt_called = True
 
 
 def why_modules_are_needed(*roots: Any) -> str | None:

@@ -523,7 +523,7 @@ class MetaOptimize(torch.optim.Optimizer):
         return next(index for index, other in enumerate(self.param_groups) if other is group)
 
     def _rescale(self, group: Group, kind: str, written: float) -> None:
-        """Move all step sizes of a fine-grained group by what was written to it, within their bounds; 0 is below them."""
+        """Move all step sizes of a fine-grained group by what was written, within their bounds; 0 is below them."""
         record, parametrisation = group[RECORD[kind]], _parametrisation(group, kind)
         low, high = _bounds(group, kind)
         if written > 0:

@@ -163,8 +163,8 @@ def _plain_type(parameter: inspect.Parameter) -> Any:
     if default is None:
         return Union[(*(declared or [bool]), None)]
     if isinstance(default, tuple):
-        whole = any(isinstance(number, int) for number in default)
-        return tuple[(int | float | None if whole else float | None), ...]
+        number: Any = int | float | None if any(isinstance(part, int) for part in default) else float | None
+        return tuple[number, ...]
     if type(default) is int:
         return float if float in declared else int if declared else int | float
     return float | None if default in (math.inf, -math.inf) else type(default)

@@ -302,8 +302,12 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             "learners: List should have at least 1 item after validation, not 0 (given: [])",
             id="nobody",
         ),
-        pytest.param({"seeds": [0, -3]}, "seeds: seeds must be within 0 and 4294967295 (given: [0, -3])", id="negative seed"),
-        pytest.param({"seeds": [2**32]}, "seeds: seeds must be within 0 and 4294967295 (given: [4294967296])", id="large"),
+        pytest.param(
+            {"seeds": [0, -3]}, "seeds: seeds must be within 0 and 4294967295 (given: [0, -3])", id="negative seed"
+        ),
+        pytest.param(
+            {"seeds": [2**32]}, "seeds: seeds must be within 0 and 4294967295 (given: [4294967296])", id="large"
+        ),
         *(
             pytest.param(
                 learner(**{option: value}),

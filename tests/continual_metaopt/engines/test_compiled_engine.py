@@ -25,10 +25,10 @@ from torch.utils.data import TensorDataset
 
 from continual_metaopt.engines import compiled_learner, kernels, torch_engine
 from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+from continual_metaopt.engines.compiled_learner import libraries_that_multiply
 from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.fused_update import FusedUpdate
 from continual_metaopt.engines.kernels import PIECE
-from continual_metaopt.engines.compiled_learner import libraries_that_multiply
 from continual_metaopt.engines.observations import NOT_A_CLASS, Diverged, Observations
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.networks.paper_cnn import PaperCNN

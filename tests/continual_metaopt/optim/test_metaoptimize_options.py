@@ -15,7 +15,12 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.guards import overshoot
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MOMENTUM_BOUNDS, WEIGHT_DECAY_BOUNDS, MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.metaoptimize import (
+    MOMENTUM_BOUNDS,
+    WEIGHT_DECAY_BOUNDS,
+    MetaOptimize,
+    NonFiniteMetaGradient,
+)
 from continual_metaopt.optim.registry import learns_step_sizes, step_sizes_of
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
@@ -434,7 +439,10 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
             "to learn the logarithm of weight_decay, start between 1e-10 and 10.0, not with 0.0",
         ),
         ({"horizon": 100, "gamma": 0.9}, "horizon = 100 and gamma = 0.9 both set the discount; give one of them"),
-        ({"horizon": 0.5, "gamma": 0.999}, "horizon must be finite and at least 1 step, but is 0.5; gamma=1 has no horizon"),
+        (
+            {"horizon": 0.5, "gamma": 0.999},
+            "horizon must be finite and at least 1 step, but is 0.5; gamma=1 has no horizon",
+        ),
         ({"meta_every": 0}, "meta_every must be a whole number of steps, at least 1, but is 0"),
         ({"max_meta_change": 0.0}, "max_meta_change must be finite and positive, or None for no bound, but is 0.0"),
         (
