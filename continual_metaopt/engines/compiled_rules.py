@@ -71,6 +71,7 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
     wrapped = why_step_is_needed(optimizer)
     if wrapped is not None:
         return wrapped
+    optimizer = cast(MetaOptimize, optimizer)
     beyond = optimizer.why_not_plain(besides=KERNELS_HAVE)
     if beyond is not None:
         return f"there are no kernels where {beyond}"

@@ -1,6 +1,6 @@
 """MetaOptimize's step in one pass over memory, for networks on the CPU: the fast twin of ``MetaOptimize.step``."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -70,7 +70,9 @@ class FusedUpdate:
     def _update(self, blocks: list[list[Group]], members: list[tuple[int, Group, Tensor]]) -> None:
         """Update parameters, given with the numbers of their blocks and with their groups."""
         optimizer, step_sizes = self.optimizer, [self.optimizer.current_step_size(block) for block in blocks]
-        gradients = [param.grad.contiguous() for _, _, param in members]  # kept until the kernel has read them
+        gradients = [
+            cast(Tensor, param.grad).contiguous() for _, _, param in members
+        ]  # kept until the kernel has read them
         rows = [self._row(group, param, grad) for (_, group, param), grad in zip(members, gradients, strict=True)]
         addresses = np.array([row for row, _ in rows], np.int64).reshape(-1, k.N_ADDRESS_COLUMNS)
         meta_gradients = np.empty((len(members), 2))

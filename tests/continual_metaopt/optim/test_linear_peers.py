@@ -271,13 +271,14 @@ def test_a_schedule_that_ends_at_0_keeps_the_proportions_of_step_sizes() -> None
     optimizer = IDBD(model, 0.01, meta_lr=0.1)
     for _ in range(5):
         learn(model, optimizer, [1.0, -3.0], [[1.0]])
-    group, before = optimizer.param_groups[0], optimizer.weight_step_sizes(model.weight)
-    lr, weights, group["lr"] = group["lr"], model.weight.detach().clone(), 0.0
-    assert optimizer.weight_step_sizes(model.weight).sum() < 1e-29
+    weight = next(model.parameters())
+    group, before = optimizer.param_groups[0], optimizer.weight_step_sizes(weight)
+    lr, weights, group["lr"] = group["lr"], weight.detach().clone(), 0.0
+    assert optimizer.weight_step_sizes(weight).sum() < 1e-29
     learn(model, optimizer, [1.0, -3.0], [[1.0]])
-    assert torch.equal(model.weight, weights)
+    assert torch.equal(weight, weights)
     group["lr"] = lr
-    torch.testing.assert_close(optimizer.weight_step_sizes(model.weight), before, rtol=0.1, atol=0)
+    torch.testing.assert_close(optimizer.weight_step_sizes(weight), before, rtol=0.1, atol=0)
 
 
 def test_step_sizes_of_foreign_parameters_are_not_known() -> None:

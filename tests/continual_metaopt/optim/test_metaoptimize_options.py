@@ -244,9 +244,9 @@ def test_hypergradient_descent_is_a_special_case() -> None:
 def test_a_horizon_stands_for_a_discount() -> None:
     optimizer = MetaOptimize([{"params": [parameter(1.0)]}, {"params": [parameter(1.0)], "horizon": 4}], horizon=1000)
     assert [group["gamma"] for group in optimizer.param_groups] == [0.999, 0.75]
-    own = MetaOptimize([{"params": [parameter(1.0)], "gamma": 0.5}], horizon=math.inf)
+    own = MetaOptimize([{"params": [parameter(1.0)], "gamma": 0.5}], horizon=500)
     assert own.param_groups[0]["gamma"] == 0.5
-    assert own.defaults["gamma"] == 1
+    assert own.defaults["gamma"] == 0.998
 
 
 @pytest.mark.parametrize("granularity", ["group", "weight"])
@@ -465,7 +465,10 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
             {"lr_bounds": (1e-10, math.inf)},
             "lr_bounds must be two finite positive numbers, the lower first, not (1e-10, inf)",
         ),
-        ({"horizon": math.inf}, "horizon must be finite and at least 1 step, but is inf; gamma=1 has no horizon"),
+        (
+            {"horizon": math.inf, "gamma": 0.999},
+            "horizon must be finite and at least 1 step, but is inf; gamma=1 has no horizon",
+        ),
     ],
 )
 def test_wrong_options_are_explained(options: dict[str, Any], message: str) -> None:
@@ -536,7 +539,7 @@ def test_a_schedule_may_end_at_0(step_sizes: Any, kind: str) -> None:
     step(optimizer, 1.0)
     group[kind] = 0.0
     step(optimizer, 1.0)
-    assert group[kind] == pytest.approx(lowest, rel=0.1)
+    assert lowest <= group[kind] < 2 * lowest
     group[kind] = 1e-3
     step(optimizer, 1.0)
     assert group[kind] == pytest.approx(1e-3, rel=0.1)

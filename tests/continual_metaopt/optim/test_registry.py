@@ -286,7 +286,7 @@ def test_options_by_prefix_keep_their_types(
     assert json.loads(json.dumps(resolved, allow_nan=False)) == resolved
     optimizer: Any = make_optimizer("torch:OfAnotherPackage", nn.Linear(2, 1), **resolved)
     assert repr(optimizer.given) == repr(defaults | expected)
-    assert repr(resolved["momentum"]) == "0"
+    assert repr(resolved["momentum"]) == "0.0"
 
 
 def test_a_whole_number_is_wanted_where_one_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
