@@ -47,7 +47,7 @@ def why_step_is_needed(optimizer: Optimizer) -> str | None:
 def tell_schedulers(optimizer: Optimizer) -> None:
     """Let PyTorch's schedulers know that an update has been made in place of ``optimizer.step``."""
     if "step" in vars(optimizer):
-        optimizer._opt_called = True
+        optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def why_modules_are_needed(*roots: Any) -> str | None:
@@ -56,7 +56,7 @@ def why_modules_are_needed(*roots: Any) -> str | None:
     Args:
         *roots: networks and losses; what is no module does not count.
     """
-    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+    if nn.modules.module._has_any_global_hook():
         return "there are hooks for all networks"
     for module in (module for root in roots if isinstance(root, nn.Module) for module in root.modules()):
         kind = type(module)

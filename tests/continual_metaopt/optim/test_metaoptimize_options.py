@@ -542,7 +542,7 @@ def test_a_schedule_may_end_at_0(step_sizes: Any, kind: str) -> None:
     assert lowest <= group[kind] < 2 * lowest
     group[kind] = 1e-3
     step(optimizer, 1.0)
-    assert group[kind] == pytest.approx(1e-3, rel=0.1)
+    assert group[kind] == pytest.approx(1e-3, rel=0.2)
 
 
 # Those who use an optimizer
