@@ -67,6 +67,7 @@ class CompiledRun(RunUnderWay):
     def learn(self) -> None:
         """Learn from all samples that are left."""
         try:
+            self.learner.compile(self.stream.train[0])
             while self.n_ended < len(self.info.experiences):
                 while self.left_in_experience:
                     self._learn_portion()

@@ -45,6 +45,8 @@ from streams import STREAMS
 from streams.registry import BrokenNameError, UnknownNameError, unknown_name
 from streams.sources import SourceSpec
 
+MAX_SEED = 2**32 - 1  # of NumPy's generators
+
 Kind = Literal["stream", "network", "learner"]
 
 StudyEngine = Literal[Engine, "population"]
@@ -67,7 +69,6 @@ SUPPLIED: dict[Kind, set[str]] = {
 }
 
 
-LARGEST_SEED = 2**32 - 1
 _SHORTENED = reprlib.Repr()  # of what was given, in messages
 _SHORTENED.maxstring = _SHORTENED.maxother = 200
 _SHORTENED.maxlist = _SHORTENED.maxdict = 20
@@ -117,7 +118,7 @@ class RunConfig(BaseModel):
     stream: Component = Component(name="permuted_inputs")
     network: Component = Component(name="mlp")
     learner: Component = Component(name="metaoptimize")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
@@ -284,10 +285,8 @@ class StudyConfig(BaseModel):
     def _no_seed_twice(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed occurs twice")
-        if any(seed < 0 for seed in seeds):
-            raise ValueError("seeds must not be negative")
-        if any(seed > LARGEST_SEED for seed in seeds):
-            raise ValueError(f"seeds must be below 2**32, as NumPy's are; the largest is {LARGEST_SEED}")
+        if any(not 0 <= seed <= MAX_SEED for seed in seeds):
+            raise ValueError(f"seeds must be within 0 and {MAX_SEED}")
         return seeds
 
     @model_validator(mode="after")
@@ -695,7 +694,7 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
             str if hint == SourceSpec else hint,  # a description names its source; arrays are for Python
             Field(default, description=descriptions.get(parameter.name, "")),
         )
-    settings = ConfigDict(extra=extra, arbitrary_types_allowed=True)
+    settings = ConfigDict(extra=extra, arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model(f"{kind}_{name}", __config__=settings, **fields)
 
 

@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ from streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine
+    from continual_metaopt.engines.fused_update import FusedUpdate
     from continual_metaopt.engines.traced_gradients import TracedGradients
 
 ITERATION_CALLBACKS = (
@@ -49,7 +51,7 @@ ITERATION_CALLBACKS = (
     "after_update",
     "after_training_iteration",
 )
-
+PARTS_OF_ITERATION = ("_unpack_minibatch", "forward", "criterion", "backward", "optimizer_step")
 
 READ_AT_ONCE = 32  # samples
 NOT_SAVED = ("recorder", "_update", "_compiled", "_traced")
@@ -192,7 +194,8 @@ class OnlineLearner(Naive):
         Args:
             experiences: an Avalanche experience, stream, or iterable of experiences.
             eval_streams: streams to evaluate on while training, as in Avalanche; None for none.
-            **kwargs: passed on to Avalanche's ``train``; ``shuffle`` is False unless given.
+            **kwargs: options of Avalanche's data loader: "shuffle" (False unless given), "drop_last", "num_workers",
+                "pin_memory", "persistent_workers".
 
         Returns:
             Last values of the evaluator's metrics.
@@ -200,8 +203,14 @@ class OnlineLearner(Naive):
         Raises:
             Diverged: a loss, a meta gradient or a weight is NaN or infinite. What came before has gone to the recorder;
                 its ``measurements`` say what is known of that sample.
+            TypeError: there is no such option.
             ValueError: labels do not fit the network's outputs.
         """
+        loaders = (type(self).make_train_dataloader, Naive.make_train_dataloader)
+        known = {option for loader in loaders for option in inspect.signature(loader).parameters} - {"self", "kwargs"}
+        for option in kwargs:
+            if option not in known:
+                raise TypeError(unknown_name("option of train", option, sorted(known)))
         kwargs.setdefault("shuffle", False)
         # Avalanche would walk through an iterator of experiences to evaluate on them, and train on none
         return super().train(experiences, [] if eval_streams is None else eval_streams, **kwargs)
@@ -264,12 +273,14 @@ class OnlineLearner(Naive):
         self.make_optimizer()
         return metrics
 
-    def make_train_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
+    def make_train_dataloader(
+        self, shuffle: bool = False, num_workers: int = 0, drop_last: bool = False, **kwargs: Any
+    ) -> None:
         """Present the samples in the data set's order, or through Avalanche's loader if asked to shuffle."""
         if shuffle or num_workers:
-            super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, **kwargs)
+            super().make_train_dataloader(shuffle=shuffle, num_workers=num_workers, drop_last=drop_last, **kwargs)
         else:
-            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience, self.train_mb_size)
+            self.dataloader = SampleLoader(self.adapted_dataset, self._within_experience, self.train_mb_size, drop_last)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """Learn from one experience."""
@@ -278,6 +289,7 @@ class OnlineLearner(Naive):
         try:
             known = obstacle is None and len(self.dataloader) > 0
             self._choose_engine(obstacle, first_batch(self.dataloader) if known else None)
+            self._compile()
             if self.engine["name"] == "compiled":
                 self._learn_in_portions(self._learn_compiled, self._learn_watched_compiled)
             elif obstacle is None:
@@ -288,6 +300,7 @@ class OnlineLearner(Naive):
                 )
             else:
                 self._leave_to_autograd(obstacle)
+                self._start_observations()
                 super().training_epoch(**kwargs)
         except Diverged as error:
             error.measurements += torch_engine.state_at_end(self.model, self.optimizer, error)
@@ -341,6 +354,13 @@ class OnlineLearner(Naive):
         self._compiled, obstacle = compiled_or_why_not(self.model, self.optimizer, self._criterion, sample)
         return obstacle
 
+    def _compile(self) -> None:
+        """Compile what the engine needs before the time of learning is taken."""
+        if self.engine["name"] == "compiled":
+            cast("CompiledEngine", self._compiled).compile(self.adapted_dataset)
+        elif not self._updates_itself():
+            cast("FusedUpdate", self._update).compile()
+
     def _choose_gradients(self) -> torch_engine.Differentiate:
         """What computes predictions and gradients where no callbacks run."""
         if self.engine["name"] == "fused":
@@ -385,6 +405,7 @@ class OnlineLearner(Naive):
         """
         self.mbatch = None
         n_left, more = len(self.dataloader), True
+        self._start_observations()
         while more and n_left > 0:
             try:
                 more = self._learn_portion(learn, learn_watched)
@@ -491,8 +512,8 @@ class OnlineLearner(Naive):
 
     def _why_callbacks(self, except_for: Callable[[Any], bool] = lambda metric: False) -> str | None:
         """Why Avalanche's callbacks have to run at each sample, apart from metrics of a kind; None if they need not."""
-        for name in ("forward", "criterion", "backward", "optimizer_step"):
-            if getattr(type(self), name) is not getattr(OnlineLearner, name):
+        for name in (*PARTS_OF_ITERATION, *(f"_{callback}" for callback in ITERATION_CALLBACKS)):
+            if getattr(getattr(self, name), "__func__", None) is not getattr(OnlineLearner, name):
                 return f"{type(self).__name__} has its own {name}()"
         if not isinstance(self.dataloader, SampleLoader):
             return "samples come through Avalanche's data loader"
@@ -516,8 +537,8 @@ class OnlineLearner(Naive):
         # these samples are the same whenever they are read, and it takes less time to read some at once
         size = self.train_mb_size
         at_once = size * n_batches(READ_AT_ONCE, size)
-        for start in range(self.dataloader.first, len(samples), at_once):
-            batch = samples.batch(slice(start, start + at_once))
+        for start in range(self.dataloader.first, self.dataloader.end, at_once):
+            batch = samples.batch(slice(start, min(start + at_once, self.dataloader.end)))
             inputs, targets = (torch.from_numpy(part).to(self.device).split(size) for part in batch)
             for x, y in zip(inputs, targets, strict=True):
                 yield x.clone(), y  # in memory of its own, as if it had been read alone
@@ -620,6 +641,7 @@ class OnlineLearner(Naive):
         self._start_observations()
         if self.recorder is not None and len(done):
             self.recorder.observe(done)
+            self._start_observations()  # so that recording does not count as learning
 
 
 def n_batches(n_samples: int, batch_size: int) -> int:
@@ -754,20 +776,25 @@ class SampleLoader:
         dataset: of tuples (input, target, …).
         first: number of the sample to begin with.
         batch_size: samples in a mini-batch.
+        drop_last: leave the last mini-batch out if it is smaller.
+
+    Attributes:
+        end: number of the sample after the last.
     """
 
-    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1) -> None:
+    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1, drop_last: bool = False) -> None:
         self.dataset = dataset
         self.first = first
         self.batch_size = batch_size
+        n = len(dataset)
+        self.end = n - (n - first) % batch_size if drop_last else n
 
     def __len__(self) -> int:
-        return n_batches(len(self.dataset) - self.first, self.batch_size)
+        return n_batches(self.end - self.first, self.batch_size)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        n = len(self.dataset)
-        for start in range(self.first, n, self.batch_size):
-            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, n))]
+        for start in range(self.first, self.end, self.batch_size):
+            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, self.end))]
             yield [torch.stack([torch.as_tensor(value) for value in part]) for part in zip(*samples, strict=True)]
 
 

@@ -184,7 +184,6 @@ class LearnerRun(TorchRun, SupervisedPlugin):
         self.learner.continue_from(self.n_samples, self.n_correct, self.within_experience, self._n_updates())
         with SHARED:
             torch.set_rng_state(self.begun.random)
-        self.last_observed = time.monotonic()
 
     def learn(self) -> None:
         """Learn from all experiences that are left."""
@@ -206,19 +205,14 @@ class LearnerRun(TorchRun, SupervisedPlugin):
 
     def observe(self, observations: Observations) -> None:
         """Record what the learner observed, and stop it if asked to."""
-        self.count_and_record(observations, time.monotonic() - self.last_observed)
+        self.count_and_record(observations, time.monotonic() - observations.began)
         if self.is_to_be_measured:
             self.measure_amid_experience(self.learner.model, self.learner.device)
         self.report()
-        self.last_observed = time.monotonic()
 
     def measure(self, rows: list[tuple[int, str, str | None, str, float]]) -> None:
         """Record what the diagnostics measured."""
         self.directory.measure(rows)
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Measure the time of learning from here on."""
-        self.last_observed = time.monotonic()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Record the end of an experience."""

@@ -8,6 +8,7 @@ workers.
 import hashlib
 import importlib.util
 import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class Search(BaseModel):
         for name, values in space.items():
             if not values:
                 raise ValueError(f"{name}: no value to try")
-            if is_range(values) and not 0 < values[0] < values[1]:
+            if is_range(values) and not 0 < values[0] < values[1] < math.inf:
                 raise ValueError(f"{name}: a range [low, high, log] needs 0 < low < high, not {values}")
         return space
 

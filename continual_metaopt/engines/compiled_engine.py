@@ -24,6 +24,7 @@ from continual_metaopt.engines.compiled_network import (
 )
 from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
+from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.two_horizons import AUTO
@@ -140,6 +141,10 @@ class CompiledEngine:
             return f"targets are {y.dtype} of shape {tuple(y.shape[1:])}, not {dtype} of shape ({n_outputs},)"
         return None
 
+    def compile(self, dataset: Any) -> None:
+        """As ``CompiledLearner.compile``."""
+        self.learner.compile(_DatasetSamples(dataset))
+
     def learn(
         self,
         dataset: Any,
@@ -171,6 +176,7 @@ class CompiledEngine:
             more = self.learner.learn(samples, first, observations, record_every, at_most)
         finally:
             self.store()
+            tell_schedulers(self.optimizer)
         if take_inputs is not None:
             take_inputs(torch.from_numpy(samples.last_inputs))
         return more

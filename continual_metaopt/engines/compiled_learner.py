@@ -3,14 +3,17 @@
 ``CompiledEngine`` makes a ``CompiledLearner`` of a network and an optimizer of PyTorch's.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  (with which the kernels multiply, so that its threads can be limited)
+import scipy
+import scipy.linalg.cython_blas
 from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import ThreadpoolController
 
@@ -101,6 +104,16 @@ class CompiledLearner:
         rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory)
         return CompiledLearner, (self.tables, self.network, self.rules, *rest)
 
+    def compile(self, samples: Samples) -> None:
+        """Compile what ``learn`` calls, if this process has not yet, so that it does not count as learning.
+
+        Args:
+            samples: of the kind that is learned from.
+        """
+        if self.dtype not in _compiled_for:
+            self._learn(samples, slice(0, 0), Observations(0, 0), 1)
+            _compiled_for.add(self.dtype)
+
     def learn(
         self,
         samples: Samples,
@@ -126,9 +139,7 @@ class CompiledLearner:
             ValueError: a label does not fit the network's outputs.
         """
         if self._seconds_per_sample is None:
-            if self.dtype not in _compiled_for:
-                self._learn(samples, slice(first, first), observations, record_every)  # compiles
-                _compiled_for.add(self.dtype)
+            self.compile(samples)
             n = min(FIRST_SAMPLES, MAX_SAMPLES)
         else:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
@@ -277,6 +288,19 @@ def aligned(numbers: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+def libraries_that_multiply() -> ThreadpoolController:
+    """The libraries of linear algebra that the kernels call, which are SciPy's.
+
+    Other packages may load some of their own, which take no part. SciPy's wheels have theirs beside the package; where
+    there is none, as with Conda, it shares one, which cannot be told from the others.
+    """
+    loaded = ThreadpoolController().select(user_api="blas")
+    package = str(Path(scipy.__file__).parent)
+    folders = f"{package}.libs{os.sep}", f"{package}{os.sep}"
+    own = [library["filepath"] for library in loaded.info() if library["filepath"].startswith(folders)]
+    return loaded.select(filepath=own) if own else loaded
+
+
 class _OneThread:
     """Within it, this process multiplies matrices on one thread, as long as any of its threads is within it."""
 
@@ -289,9 +313,9 @@ class _OneThread:
     def __enter__(self) -> None:
         with self._lock:
             if self._controller is None:
-                self._controller = ThreadpoolController()
+                self._controller = libraries_that_multiply()
             if self._n_within == 0:
-                self._limit = self._controller.limit(limits=1, user_api="blas")
+                self._limit = self._controller.limit(limits=1)
             self._n_within += 1
 
     def __exit__(self, *exception: object) -> None:

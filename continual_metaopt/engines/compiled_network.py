@@ -9,16 +9,17 @@ from torch import nn
 
 from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_learner import NetworkTables
+from continual_metaopt.engines.observations import NOT_A_CLASS
+from continual_metaopt.engines.wrapped import why_modules_are_needed
 from continual_metaopt.losses import HalfSquaredError
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAKY_RELU, nn.Tanh: k.TANH}
-NOT_A_CLASS = nn.CrossEntropyLoss().ignore_index
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Flatten, nn.Identity, *ACTIVATIONS)
 
 
 def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
     """What keeps a network and its loss from being compiled; None if nothing does."""
-    objection = _why_not_loss(criterion)
+    objection = _why_not_loss(criterion) or why_modules_are_needed(model, criterion)
     if objection is not None:
         return objection
     if not _is_sequential(model):
@@ -229,10 +230,6 @@ class _Builder:
 def _why_not_layer(layer: nn.Module) -> str | None:
     if type(layer) not in LAYERS:
         return f"there is no kernel for {_name(layer)}"
-    if _has_hooks(layer):
-        return f"{_name(layer)} has hooks"
-    if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in layer.parameters()):
-        return f"a parameter of {_name(layer)} has hooks"
     usual: dict[str, Any] = {}
     if isinstance(layer, nn.Conv2d):
         usual = {"dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
@@ -256,13 +253,7 @@ def _aligned(n: int) -> int:
 
 
 def _is_sequential(module: nn.Module) -> bool:
-    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return plain and not _has_hooks(module)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, hooks) for hooks in kinds)
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def _name(module: Any) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from continual_metaopt.engines import kernels
+from continual_metaopt.engines.wrapped import why_step_is_needed
 from continual_metaopt.optim import base_updates, meta_updates
 from continual_metaopt.optim.metaoptimize import MetaOptimize, discounts
 from continual_metaopt.optim.reinitialised import Reinitialised
@@ -67,8 +68,10 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
         return "the optimizer is not MetaOptimize"
     if isinstance(optimizer, ReplayedStepSizes) and optimizer.trajectory is None:
         return "there are no step sizes to replay"
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return "the optimizer has hooks"
+    wrapped = why_step_is_needed(optimizer)
+    if wrapped is not None:
+        return wrapped
+    optimizer = cast(MetaOptimize, optimizer)
     beyond = optimizer.why_not_plain(besides=KERNELS_HAVE)
     if beyond is not None:
         return f"there are no kernels where {beyond}"

@@ -1,6 +1,6 @@
 """MetaOptimize's step in one pass over memory, for networks on the CPU: the fast twin of ``MetaOptimize.step``."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from continual_metaopt.engines import kernels as k
 from continual_metaopt.engines.compiled_learner import room_for_update
 from continual_metaopt.engines.compiled_rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
+from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.replayed_step_sizes import ReplayedStepSizes
 
@@ -48,15 +49,30 @@ class FusedUpdate:
             NonFiniteMetaGradient: a meta gradient is NaN or infinite.
         """
         optimizer, blocks = self.optimizer, self.optimizer.blocks()
-        step_sizes = [optimizer.current_step_size(block) for block in blocks]
-        members = [
-            (index, group, param)
-            for index, block in enumerate(blocks)
-            for group in block
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        gradients = [param.grad.contiguous() for _, _, param in members]  # kept until the kernel has read them
+        self._update(
+            blocks,
+            [
+                (index, group, param)
+                for index, block in enumerate(blocks)
+                for group in block
+                for param in group["params"]
+                if param.grad is not None
+            ],
+        )
+        if isinstance(optimizer, ReplayedStepSizes):
+            optimizer.go_to(optimizer.n_done + 1)
+        tell_schedulers(optimizer)
+
+    def compile(self) -> None:
+        """Compile what an update calls, so that it does not count as learning."""
+        self._update([], [])
+
+    def _update(self, blocks: list[list[Group]], members: list[tuple[int, Group, Tensor]]) -> None:
+        """Update parameters, given with the numbers of their blocks and with their groups."""
+        optimizer, step_sizes = self.optimizer, [self.optimizer.current_step_size(block) for block in blocks]
+        gradients = [
+            cast(Tensor, param.grad).contiguous() for _, _, param in members
+        ]  # kept until the kernel has read them
         rows = [self._row(group, param, grad) for (_, group, param), grad in zip(members, gradients, strict=True)]
         addresses = np.array([row for row, _ in rows], np.int64).reshape(-1, k.N_ADDRESS_COLUMNS)
         meta_gradients = np.empty((len(members), 2))
@@ -82,8 +98,6 @@ class FusedUpdate:
         if self._rules.revises:
             by_member = [changes.get(index, 0.0) if group["meta_lr"] > 0 else 0.0 for index, group, _ in members]
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)
-        if isinstance(optimizer, ReplayedStepSizes):
-            optimizer.go_to(optimizer.n_done + 1)
 
     def _row(self, group: Group, param: Tensor, grad: Tensor) -> tuple[list[int], int]:
         """Where a parameter and what belongs to it are in memory, and the number of this update."""

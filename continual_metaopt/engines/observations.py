@@ -1,6 +1,7 @@
 """What a learner observed: the contract between engines, learner and recorder."""
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 MAX_SAMPLES = 1000
 MAX_SECONDS = 0.5
+NOT_A_CLASS = -100  # label that PyTorch's losses leave out, where nobody has chosen another
 WEIGHTS_CHECKED_EVERY = 1000  # samples; a loss can stay finite with weights that are not
 
 Measurement = tuple[int, str, str | None, str, float]  # step, quantity, block or None, statistic, value
@@ -28,6 +30,7 @@ class Observations:
             a block holds many.
         quantiles: (step, block) → the quantiles of those step sizes, of blocks that hold many.
         measurements: (step, quantity, block or None, statistic, value).
+        began: when the learner began with them, by ``time.monotonic``.
     """
 
     experience: int
@@ -37,6 +40,7 @@ class Observations:
     step_sizes: list[tuple[int, str, float]] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     quantiles: dict[tuple[int, str], tuple[float, ...]] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic, compare=False)
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -26,6 +26,7 @@ from continual_metaopt.engines.observations import (
     label_does_not_fit,
     weights_not_finite,
 )
+from continual_metaopt.engines.wrapped import why_modules_are_needed, why_step_is_needed
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.meta_updates import Rule
@@ -607,7 +608,7 @@ def _description(number: int, model: nn.Module, optimizer: Any) -> dict[str, lis
     """What the replicas of a population have in common."""
     if type(optimizer) is not MetaOptimize:
         raise ValueError(f"the optimizer of replica {number} is {type(optimizer).__name__}, not MetaOptimize")
-    beyond = optimizer.why_not_plain()
+    beyond = why_step_is_needed(optimizer) or why_modules_are_needed(model) or optimizer.why_not_plain()
     if beyond is not None:
         raise ValueError(f"replicas cannot learn side by side where {beyond}, as for replica {number}")
     if not hasattr(type(optimizer.meta), "rule") or tuple(optimizer.meta.init()) != META_STATE:

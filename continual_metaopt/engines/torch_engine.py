@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from continual_metaopt.diagnostics import undisturbed
 from continual_metaopt.engines.observations import (
     MAX_SAMPLES,
     MAX_SECONDS,
+    NOT_A_CLASS,
     Diverged,
     Measurement,
     Observations,
@@ -34,6 +36,9 @@ from continual_metaopt.optim.registry import (
     wants_graph,
 )
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
+
+TAKE_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+FUNCTIONS_OF_CLASSES = (functional.cross_entropy, functional.nll_loss, functional.multi_margin_loss)
 
 Differentiate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -269,11 +274,33 @@ def loss_of(criterion: Any, output: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: a label does not fit the network's outputs.
     """
+    require_classes(criterion, output.shape[-1], target)
     try:
         loss: Tensor = criterion(output, target)
     except IndexError as error:
         raise ValueError(label_does_not_fit(int(target.max()), output.shape[-1])) from error
     return loss
+
+
+def require_classes(criterion: Any, n_outputs: int, target: Tensor) -> None:
+    """Check that labels are classes, for losses that take classes, before such a loss leaves some of them out.
+
+    Args:
+        criterion: the loss. Where its ``ignore_index`` is not PyTorch's own, −100, somebody has chosen it, so that
+            labels may have that value.
+        n_outputs: of the network.
+        target: labels [n], or targets of another kind, which are not checked.
+
+    Raises:
+        ValueError: a label does not fit the network's outputs.
+    """
+    takes_classes = isinstance(criterion, TAKE_CLASSES) or any(criterion is known for known in FUNCTIONS_OF_CLASSES)
+    if not takes_classes or target.is_floating_point() or target.dim() != 1:
+        return
+    ignored = getattr(criterion, "ignore_index", NOT_A_CLASS)
+    for label in target.tolist():
+        if not 0 <= label < n_outputs and (label != ignored or ignored == NOT_A_CLASS):
+            raise ValueError(label_does_not_fit(label, n_outputs))
 
 
 @torch.no_grad()

@@ -12,17 +12,17 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.faster_operations import simplify, use_image_kernels
 from continual_metaopt.engines.random_numbers import random_numbers_kept, random_state
-from continual_metaopt.engines.torch_engine import by_autograd, forget_gradients, loss_of, predict_before_learning
+from continual_metaopt.engines.torch_engine import (
+    by_autograd,
+    forget_gradients,
+    loss_of,
+    predict_before_learning,
+    require_classes,
+)
+from continual_metaopt.engines.wrapped import why_modules_are_needed
 from continual_metaopt.optim.registry import switches_weights, wants_graph
 
 FEWEST_SAMPLES = 100  # in an experience; tracing and checking take longer than these take to learn from
-HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_post_accumulate_grad_hooks",
-)
 
 Example = tuple[Tensor, Tensor, Sequence[Tensor]]  # input, target; output, loss and gradients by autograd
 Comparison = Callable[[Sequence[Tensor], Sequence[Tensor]], bool]
@@ -78,7 +78,8 @@ class TracedGradients:
         with random_numbers_kept(), self._gradients_kept():
             self._rehearse(x, y)
             examples = [(x, y, self._by_autograd(x, y))]
-            for other in _others(x, y, examples[0][2][0].shape[-1]):
+            self._n_outputs = examples[0][2][0].shape[-1]
+            for other in _others(x, y, self._n_outputs):
                 examples.append((*other, self._by_autograd(*other)))
             self._parameters = [param for param in self._owned() if param.grad is not None]
             self._graph = self._fastest(examples)
@@ -99,6 +100,7 @@ class TracedGradients:
         """
         if (_kind(x), _kind(y)) != self._kinds:
             return by_autograd(self.model, self.optimizer, self.criterion, x, y)
+        require_classes(self.criterion, self._n_outputs, y)
         seen = None
         if switches_weights(self.optimizer):
             seen = predict_before_learning(self.model, self.optimizer, self.criterion, x, y)
@@ -139,19 +141,16 @@ class TracedGradients:
 
     def _refuse_what_no_graph_holds(self) -> None:
         known = {id(param) for param in self.model.parameters()}
-        for part in (*self.model.modules(), *self.model.parameters()):
-            if any(getattr(part, hooks, None) for hooks in HOOKS):
-                raise NotTraceable("the network has hooks")
-        if torch.nn.modules.module._has_any_global_hook():
-            raise NotTraceable("there are hooks for all networks")
+        wrapped = why_modules_are_needed(self.model, self.criterion)
+        if wrapped is not None:
+            raise NotTraceable(wrapped)
         if not all(id(param) in known for param in self._owned()):
             raise NotTraceable("the optimizer has parameters that are not the network's")
 
     def _describe(self) -> list[Any]:
         """All that belongs to network, loss and optimizer, but for the numbers in tensors; to be compared."""
-        parts = [getattr(param, name, None) for param in self.model.parameters() for name in HOOKS]
-        parts += [_attributes(self.model, self.criterion), torch.nn.modules.module._has_any_global_hook()]
-        return [_description(part) for part in (*parts, list(self._owned()))]
+        wrapped = why_modules_are_needed(self.model, self.criterion)
+        return [_description(part) for part in (wrapped, _attributes(self.model, self.criterion), list(self._owned()))]
 
     def _rehearse(self, x: Tensor, y: Tensor) -> None:
         """Let a copy of the network learn from what is to be compared, so that the network itself stays as it is.

@@ -1,6 +1,6 @@
 """Blocks: which parameters of a network share a step size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -9,6 +9,7 @@ from streams.registry import unknown_name
 
 Granularity = Literal["scalar", "blockwise", "layerwise", "tensor", "node", "weight"]
 
+PRIVATE_NAMES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # that wrappers of torch's give
 WITHIN_BLOCKS = ("node", "weight")  # finer than param groups can be
 
 
@@ -23,6 +24,9 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
             output unit or weight, or a list of blocks, each a list of parameter-name prefixes such as
             ``[["features"], ["classifier.0", "classifier.2"]]``.
 
+    Wrappers of PyTorch and Avalanche (``torch.compile``, ``DataParallel``, ``DistributedDataParallel``,
+    ``as_multitask``) do not count: blocks and names are those of the network inside.
+
     Returns:
         Param groups ``{"name": …, "params": […]}`` for any torch optimizer, in the network's order. Those of "node" and
         "weight" say so under "step_sizes".
@@ -31,7 +35,7 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
         ValueError: unknown granularity; a network without trainable parameters; prefixes that match nothing, that
             leave a parameter out, or claim one twice.
     """
-    named = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    named = {name: param for name, param in _inner_names(model) if param.requires_grad}
     if not named:
         raise ValueError("the network has no trainable parameters")
     if not isinstance(granularity, str):
@@ -51,6 +55,23 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
         groups.setdefault(owner[name], []).append(param)
     more = {"step_sizes": granularity} if granularity in WITHIN_BLOCKS else {}
     return [{"name": name, "params": params, **more} for name, params in groups.items()]
+
+
+def _inner_names(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters with their names, without the parts of the names that come from wrappers."""
+    inside = {f"{name}.{part}".lstrip(".") for name, module in model.named_modules() for part in _wrapped(module)}
+    for name, param in model.named_parameters():
+        parts = name.split(".")
+        yield ".".join(part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in inside), param
+
+
+def _wrapped(module: nn.Module) -> Iterator[str]:
+    """The name of the network in a wrapper; none of other modules."""
+    yield from (name for name in PRIVATE_NAMES if name in module._modules)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        yield "module"
+    elif type(module).__name__ == "MultiTaskDecorator":  # Avalanche's, which optimizers do without
+        yield "model"
 
 
 def _owners_by_prefix(names: list[str], prefixes: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from continual_metaopt.optim.registry import step_sizes_of_groups
-from continual_metaopt.optim.weightwise import Group, require
+from continual_metaopt.optim.weightwise import Group, require, require_finite
 
 
 class CheckedOptimizer(Optimizer, ABC):
@@ -24,6 +24,7 @@ class CheckedOptimizer(Optimizer, ABC):
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
+            require_finite(self.param_groups[-1])
         except ValueError:
             self.param_groups.pop()
             raise

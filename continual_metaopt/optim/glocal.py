@@ -19,6 +19,7 @@ What is this implementation's reading, because the paper leaves it open or is ab
 - Ten delays, the distance ||λ| − 1| and Adam are the paper's; lengths, tolerance, γ and meta step size are from here.
 """
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -73,8 +74,8 @@ class Collecting:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} must be a whole number, at least 1, but is {value}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must not be negative, but is {self.tolerance}")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and not negative, but is {self.tolerance}")
         if self.keep not in get_args(Keep):
             raise ValueError(unknown_name("distance of eigenvalues to keep", str(self.keep), list(get_args(Keep))))
         if self.tau % self.window:

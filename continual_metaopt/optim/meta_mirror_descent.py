@@ -59,13 +59,14 @@ class MetaMirrorDescent(HypergradientDescent):
 
     def _moved_step_size(self, group: Group, product: float) -> float:
         q, change = group["q"], group["meta_lr"] * product
+        low, high = LOG_BOUNDS
+        step_size = max(group["lr"], math.exp(low))  # a schedule may end at 0
         if q == 0:
-            log_step_size = math.log(group["lr"]) + change
+            log_step_size = math.log(step_size) + change
         else:
-            power = group["lr"] ** q + q * change
+            power = step_size**q + q * change
             out_of_range = -math.inf if q > 0 else math.inf
             log_step_size = math.log(power) / q if power > 0 else out_of_range
-        low, high = LOG_BOUNDS
         return math.exp(min(max(log_step_size, low), high))
 
     def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:

@@ -213,6 +213,10 @@ class MetaOptimize(torch.optim.Optimizer):
             trace,
             trace_memory_limit,
         )
+        if trace_memory_limit is not None and not 0 <= trace_memory_limit < math.inf:
+            raise ValueError(
+                f"trace_memory_limit must be finite and not negative, or None for no limit, but is {trace_memory_limit}"
+            )
         if horizon is not None and gamma != DEFAULT_GAMMA:
             raise ValueError(f"horizon = {horizon} and gamma = {gamma} both set the discount; give one of them")
         defaults = {
@@ -519,15 +523,15 @@ class MetaOptimize(torch.optim.Optimizer):
         return next(index for index, other in enumerate(self.param_groups) if other is group)
 
     def _rescale(self, group: Group, kind: str, written: float) -> None:
-        """Move all step sizes of a fine-grained group by what was written to it, within their bounds."""
+        """Move all step sizes of a fine-grained group by what was written, within their bounds; 0 is below them."""
         record, parametrisation = group[RECORD[kind]], _parametrisation(group, kind)
         low, high = _bounds(group, kind)
-        if not record["written"] > 0 or not written > 0:
-            raise ValueError(f"{kind} of a group with many step sizes can only be set to a positive number")
-        by = parametrisation.offset(record["written"], written)
-        record["reference"] = reference = parametrisation.value(record["reference"], by)
+        if written > 0:
+            by = parametrisation.offset(record["written"], written)
+            record["reference"] = parametrisation.value(record["reference"], by)
+        lowest, highest = (parametrisation.offset(record["reference"], bound) for bound in (low, high))
         for part in self._parts(group, kind):
-            part["log_ratio"].clamp_(parametrisation.offset(reference, low), parametrisation.offset(reference, high))
+            part["log_ratio"].clamp_(lowest, highest if written > 0 else lowest)
         self._write_mean(group, kind)
 
     def _write(self, block: list[Group], kind: str, value: float) -> None:
@@ -596,11 +600,7 @@ class MetaOptimize(torch.optim.Optimizer):
                     for key, owner in by_trace.items() if learns else ():
                         if owner is None:
                             continue
-                        trace: Tensor | None = state.get(key)
-                        if trace is None:
-                            if _is_fine(group):
-                                owner.parts[param] = param.new_zeros(shape_of(group["step_sizes"], param))
-                            continue
+                        trace = state[key] if key in state else torch.zeros_like(grad)  # of which NaN comes, too
                         if _is_fine(group):
                             part = owner.parts[param] = summed(group["step_sizes"], trace * grad)
                             products.append(part.sum())
@@ -889,8 +889,8 @@ def _is_bounded(group: Group) -> bool:
 
 
 def _discount(horizon: float) -> float:
-    if not horizon >= 1:
-        raise ValueError(f"horizon must be at least 1 step, but is {horizon}")
+    if not 1 <= horizon < math.inf:
+        raise ValueError(f"horizon must be finite and at least 1 step, but is {horizon}; gamma=1 has no horizon")
     return 1 - 1 / horizon
 
 
@@ -931,12 +931,10 @@ def _move(tensor: Tensor, direction: Direction, step_size: Any) -> None:
 
 
 def _check_written(name: str, kind: str, value: Any) -> None:
-    if kind == "lr" and not value >= 0:
-        raise ValueError(f"the step size of block '{name}' was set to {value}")
-    if kind == "weight_decay" and not value > 0:
-        raise ValueError(f"the learned weight_decay of block '{name}' was set to {value}; it must be positive")
-    if kind == "momentum" and not 0 < value < 1:
-        raise ValueError(f"the learned momentum of block '{name}' was set to {value}; it must be between 0 and 1")
+    what = {"lr": "step size", "weight_decay": "learned weight_decay", "momentum": "learned momentum"}[kind]
+    if not 0 <= value < (1 if kind == "momentum" else math.inf):
+        limit = "below 1" if kind == "momentum" else "finite"
+        raise ValueError(f"the {what} of block '{name}' was set to {value}; it must not be negative, and {limit}")
 
 
 def _check_group(group: Group) -> None:
@@ -950,19 +948,19 @@ def _check_group(group: Group) -> None:
             f"learn must name what is to be learned, each once, not {group['learn']}; meta_lr=0 for nothing"
         )
     low, high = group["lr_bounds"]
-    if not 0 < low < high:
-        raise ValueError(f"lr_bounds must be two positive numbers, the lower first, not {group['lr_bounds']}")
-    if not group["meta_lr"] >= 0:
-        raise ValueError(f"meta_lr must not be negative, but is {group['meta_lr']}")
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"lr_bounds must be two finite positive numbers, the lower first, not {group['lr_bounds']}")
+    if not 0 <= group["meta_lr"] < math.inf:
+        raise ValueError(f"meta_lr must be finite and not negative, but is {group['meta_lr']}")
     if group["gamma"] == AUTO:
         if group["learn"] != ("lr",):
             raise ValueError(f'gamma="auto" is for step sizes alone, not for learn={group["learn"]}')
     elif isinstance(group["gamma"], str) or not 0 <= group["gamma"] <= 1:
         raise ValueError(f'gamma must be between 0 and 1, or "auto", but is {group["gamma"]!r}')
-    if not group["weight_decay"] >= 0:
-        raise ValueError(f"weight_decay must not be negative, but is {group['weight_decay']}")
-    if isinstance(group["lr"], str) or not group["lr"] > 0:
-        raise ValueError(f"lr must be positive, but is {group['lr']!r}")
+    if not 0 <= group["weight_decay"] < math.inf:
+        raise ValueError(f"weight_decay must be finite and not negative, but is {group['weight_decay']}")
+    if isinstance(group["lr"], str) or not 0 < group["lr"] < math.inf:
+        raise ValueError(f"lr must be finite and positive, but is {group['lr']!r}")
     if group["meta_lr"] > 0 and "lr" in group["learn"] and not low <= group["lr"] <= high:
         raise ValueError(f"lr = {group['lr']} is outside lr_bounds = {group['lr_bounds']}")
     for kind, of, bounds in (
@@ -976,8 +974,8 @@ def _check_group(group: Group) -> None:
     if not (isinstance(group["meta_every"], int) and group["meta_every"] >= 1):
         raise ValueError(f"meta_every must be a whole number of steps, at least 1, but is {group['meta_every']}")
     for guard in ("max_meta_change", "effective_step_bound"):
-        if group[guard] is not None and not group[guard] > 0:
-            raise ValueError(f"{guard} must be positive, or None for no bound, but is {group[guard]}")
+        if group[guard] is not None and not 0 < group[guard] < math.inf:
+            raise ValueError(f"{guard} must be finite and positive, or None for no bound, but is {group[guard]}")
 
 
 def _check_choice(what: str, value: Any, choices: Any) -> None:

@@ -2,9 +2,11 @@
 
 import importlib
 import inspect
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.summaries import geometric_mean
@@ -69,7 +71,9 @@ GIVEN_STEP_SIZES = (
 TORCH_PREFIX = "torch:"
 PYTORCH_OPTIMIZER_PREFIX = "pytorch_optimizer:"
 TRAC = f"{PYTORCH_OPTIMIZER_PREFIX}TRAC"  # which is given another optimizer, and adapts a step size
+ALIG = f"{PYTORCH_OPTIMIZER_PREFIX}AliG"  # which computes its step size from the loss
 PREFIXES = (TORCH_PREFIX, PYTORCH_OPTIMIZER_PREFIX)
+PLAIN_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Literal": str}  # by names in annotations
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
@@ -91,6 +95,9 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
         >>> make_optimizer("fixed", torch.nn.Linear(2, 1), base="lion", lr=1e-4).step_size_report()
         {'all': 0.0001}
     """
+    from continual_metaopt.optim.weightwise import require_finite
+
+    require_finite(options)
     optimizer: Optimizer = learner_factory(name)(model, **options)
     return optimizer
 
@@ -131,24 +138,41 @@ def _factory_by_prefix(prefix: str, name: str) -> Any:
     def factory(model: "nn.Module", **options: Any) -> "Optimizer":
         from continual_metaopt.optim.blocks import blocks
 
-        optimizer: Optimizer = optimizer_class(blocks(model, "scalar"), **options)
-        return optimizer
+        given = {option: _with_tuples(value) for option, value in options.items() if option not in no_limits or value}
+        optimizer: Any = optimizer_class(blocks(model, "scalar"), **given)
+        if f"{prefix}:{name}" == ALIG:
+            optimizer.wants_loss = True
+        return cast("Optimizer", optimizer)
 
-    plain = {
-        bool: bool,
-        int: float,
-        float: float,
-        str: str,
-        tuple: tuple[float | None, ...],
-        type(None): bool | None,
-    }
     parameters = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=plain[type(parameter.default)])
+        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=_plain_type(parameter))
         for parameter in inspect.signature(optimizer_class).parameters.values()
-        if type(parameter.default) in plain
+        if type(parameter.default) in (bool, int, float, str, tuple, type(None))
     ]
-    factory.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    no_limits = {parameter.name for parameter in parameters if parameter.default in (math.inf, -math.inf)}
+    factory.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter.replace(default=None) if parameter.name in no_limits else parameter for parameter in parameters]
+    )
     return factory
+
+
+def _plain_type(parameter: inspect.Parameter) -> Any:
+    """The type of an option whose values can be written in a file: as declared, or else as that of its default."""
+    default, words = parameter.default, re.findall(r"\w+", str(parameter.annotation))
+    declared = [kind for name, kind in PLAIN_TYPES.items() if name in words]
+    if default is None:
+        return Union[(*(declared or [bool]), None)]
+    if isinstance(default, tuple):
+        number: Any = int | float | None if any(isinstance(part, int) for part in default) else float | None
+        return tuple[number, ...]
+    if type(default) is int:
+        return float if float in declared else int if declared else int | float
+    return float | None if default in (math.inf, -math.inf) else type(default)
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value with tuples in place of the lists that files have."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _takes_parameters(value: Any) -> bool:
@@ -254,8 +278,9 @@ def reported_step_sizes(optimizer: "Optimizer") -> dict[str, Any]:
 
 
 def step_sizes_of_groups(optimizer: "Optimizer") -> dict[str, float]:
-    """What "lr" is in each param group of any optimizer, by the group's name."""
+    """What "lr" is in each param group of any optimizer, by the group's name; nothing of groups without it."""
     return {
         str(group.get("name", f"group{index}")): float(group["lr"])
         for index, group in enumerate(optimizer.param_groups)
+        if "lr" in group
     }

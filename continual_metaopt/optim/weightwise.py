@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,15 @@ from continual_metaopt.optim.registry import step_sizes_of_groups
 
 Group = dict[str, Any]
 
+LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proportions within the group remain
+
 
 class Weightwise(Optimizer, ABC):
     """A torch optimizer that keeps a log step size for each weight, apart from the step size it started from.
 
     The step sizes of a group are α = reference · exp(log_ratio), with one ``log_ratio`` per weight in ``state``, 0 at
-    first. ``group["lr"]`` reads as their geometric mean; writing it, as a scheduler does, rescales all of them.
+    first. ``group["lr"]`` reads as their geometric mean; writing it, as a scheduler does, rescales all of them. Where a
+    schedule ends at 0, their mean is 1e-30.
 
     Args:
         params: tensors or param groups, as for any torch optimizer. A group may have a "name" for reports.
@@ -42,6 +45,7 @@ class Weightwise(Optimizer, ABC):
         try:
             require(group, "lr", group["lr"] > 0 and math.isfinite(group["lr"]), "be positive")
             require(group, "meta_lr", group["meta_lr"] >= 0 and math.isfinite(group["meta_lr"]), "not be negative")
+            require_finite(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -108,7 +112,7 @@ class Weightwise(Optimizer, ABC):
     def _take_over_step_size(self, group: Group) -> None:
         if group["lr"] == group["written"]:
             return
-        require(group, "lr", group["lr"] > 0 and math.isfinite(group["lr"]), "be positive")
+        require(group, "lr", group["lr"] >= 0 and math.isfinite(group["lr"]), "not be negative")
         group["reference"] = _rescaled_reference(group)
 
     def _mean_step_size(self, group: Group) -> float:
@@ -122,7 +126,7 @@ def _rescaled_reference(group: Group) -> float:
     """A group's reference after somebody wrote to "lr", or as it is."""
     if group["lr"] == group["written"]:
         return float(group["reference"])
-    return float(group["reference"] * (group["lr"] / group["written"]))
+    return float(group["reference"] * (max(group["lr"], LOWEST) / group["written"]))
 
 
 def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:
@@ -133,6 +137,18 @@ def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:
     """
     if not fulfilled:
         raise ValueError(f"{name} must {wish}, but is {group[name]}")
+
+
+def require_finite(settings: Mapping[str, Any]) -> None:
+    """Check that settings which are numbers, or hold numbers, are finite.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in settings.items():
+        numbers = value if isinstance(value, tuple | list) else [value]
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise ValueError(f"{name} must be finite, but is {value}")
 
 
 def gradients(optimizer: Optimizer, group: Group) -> Iterator[tuple[Tensor, Tensor]]:

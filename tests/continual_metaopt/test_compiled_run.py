@@ -62,6 +62,24 @@ def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
 
 
+@pytest.mark.parametrize("do", [run_one, by_learner])
+def test_compilation_does_not_count_as_learning(
+    do: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept, compile_ = [], compiled_learner.CompiledLearner.compile
+
+    def slowly(learner: Any, samples: Any) -> None:
+        if not slept:
+            slept.append(time.sleep(5))
+        compile_(learner, samples)
+
+    run_one(config_of(seed=1), tmp_path / "warm")
+    monkeypatch.setattr(compiled_learner.CompiledLearner, "compile", slowly)
+    assert do(config_of(), tmp_path / "run") == "finished"
+    assert slept
+    assert read_json(tmp_path / "run/status.json")["samples_per_second"] > 150 / 5
+
+
 # --------------------------------------------------------------------------------------------------- the same records
 
 

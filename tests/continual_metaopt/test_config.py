@@ -1,6 +1,7 @@
 """Descriptions of runs and studies: what is accepted, what is refused in which words, what decides a run's identity."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -272,7 +273,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         ),
         pytest.param(
             {"learners": [{"name": "fixed", "lr": -1}], "selection_seeds": None},
-            "learners.0: learner 'fixed': lr must be positive, but is -1.0",
+            "learners.0: learner 'fixed': lr must be finite and positive, but is -1.0",
             id="negative lr",
         ),
         pytest.param(
@@ -310,16 +311,35 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             "learners: List should have at least 1 item after validation, not 0 (given: [])",
             id="nobody",
         ),
-        pytest.param({"seeds": [0, -3]}, "seeds: seeds must not be negative (given: [0, -3])", id="negative seed"),
         pytest.param(
-            {"seeds": [2**32]},
-            "seeds: seeds must be below 2**32, as NumPy's are; the largest is 4294967295 (given: [4294967296])",
-            id="large seed",
+            {"seeds": [0, -3]}, "seeds: seeds must be within 0 and 4294967295 (given: [0, -3])", id="negative seed"
+        ),
+        pytest.param(
+            {"seeds": [2**32]}, "seeds: seeds must be within 0 and 4294967295 (given: [4294967296])", id="large"
+        ),
+        *(
+            pytest.param(
+                learner(**{option: value}),
+                f"learners.0: learner.{field}: Input should be a finite number (given: {given})",
+                id=f"infinite {option}",
+            )
+            for option, value, field, given in (
+                ("lr", math.inf, "lr", "inf"),
+                ("meta_lr", math.inf, "meta_lr", "inf"),
+                ("weight_decay", -math.inf, "weight_decay", "-inf"),
+                ("lr_bounds", [1e-10, math.inf], "lr_bounds.1", "inf"),
+                ("max_meta_change", math.inf, "max_meta_change", "inf"),
+            )
+        ),
+        pytest.param(
+            learner(tune={"lr": [0.1, math.inf]}) | {"selection_seeds": [9]},
+            "learners.0: learner.lr: Input should be a finite number (given: inf)",
+            id="an infinite value to try",
         ),
         pytest.param({"seeds": [4, 4]}, "seeds: a seed occurs twice (given: [4, 4])", id="same seed twice"),
         pytest.param(
             {"selection_seeds": [-1]},
-            "selection_seeds: seeds must not be negative (given: [-1])",
+            "selection_seeds: seeds must be within 0 and 4294967295 (given: [-1])",
             id="negative selection",
         ),
         pytest.param(
@@ -348,7 +368,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
         load_study(path)
 
     assert str(caught.value).splitlines() == [
-        f"{path}: seeds: seeds must not be negative (given: [-1])",
+        f"{path}: seeds: seeds must be within 0 and 4294967295 (given: [-1])",
         f"{path}: sedes: there is no such option",
     ]
 

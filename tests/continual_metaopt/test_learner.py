@@ -760,6 +760,72 @@ def test_labels_beyond_the_head_are_explained(way: str) -> None:
     assert learner.n_samples == len(collector.all("loss")) == 1
 
 
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), nn.NLLLoss(), nn.functional.cross_entropy])
+@pytest.mark.parametrize("label", [-100, -1, 3])
+@pytest.mark.parametrize(("engine", "batch_size"), [("torch", 1), ("torch", 4), ("fused", 1), ("fused", 4)])
+def test_labels_that_are_no_classes_are_refused_before_the_loss(
+    engine: Any, batch_size: int, label: int, criterion: Any
+) -> None:
+    model, labels = small_network(n_outputs=3), torch.zeros(120, dtype=torch.int64)
+    labels[105] = label
+    options = {"engine": engine, "batch_size": batch_size, "criterion": criterion}
+    learner = OnlineLearner(model=model, optimizer=OPTIMIZERS["MetaOptimize"](model), **options)
+    with pytest.raises(ValueError, match=f"^label {label} does not fit the network's 3 outputs; "):
+        learner.train(stream_of((torch.zeros(120, 1, 8, 8), labels)))
+    assert learner.n_samples == 105 - 105 % batch_size
+
+
+def test_a_label_that_the_user_has_the_loss_ignore_is_no_mistake() -> None:
+    model, labels = small_network(n_outputs=3), torch.tensor([0, 255, 2, 1])
+    learner = OnlineLearner(
+        model=model,
+        optimizer=OPTIMIZERS["AdamW"](model),
+        criterion=nn.CrossEntropyLoss(ignore_index=255),
+        batch_size=2,
+    )
+    learner.train(stream_of((torch.zeros(4, 1, 8, 8), labels)))
+    assert learner.n_samples == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(("drop_last", "n_updates"), [(True, 2), (False, 3)])
+def test_a_last_mini_batch_that_is_smaller_is_left_out_if_asked(
+    drop_last: bool, n_updates: int, num_workers: int
+) -> None:
+    model = small_network()
+    learner = OnlineLearner(model=model, optimizer=OPTIMIZERS["AdamW"](model), batch_size=16)
+    learner.train(classification_stream(40), drop_last=drop_last, num_workers=num_workers)
+    assert learner.clock.train_iterations == n_updates
+    assert learner.n_samples == (32 if drop_last else 40)
+
+
+def test_options_of_train_that_there_are_not_are_refused() -> None:
+    model = small_network()
+    learner = OnlineLearner(model=model, optimizer=OPTIMIZERS["AdamW"](model))
+    message = (
+        "unknown option of train 'drop_las'. Did you mean 'drop_last'? "
+        "Known: drop_last, num_workers, persistent_workers, pin_memory, shuffle"
+    )
+    with pytest.raises(TypeError, match=exactly(message)):
+        learner.train(classification_stream(3), drop_las=True)
+
+
+@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
+@pytest.mark.parametrize("at", [0, 5])
+def test_a_gradient_that_overflows_stops_every_engine_at_the_same_sample(at: int, engine: Any) -> None:
+    """The loss is finite, but not the gradient of the first layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for param, scale in zip(model.parameters(), (1e-20, 1e-20, 1e15, 1.0), strict=True):
+            param.mul_(scale)
+    inputs = torch.randn(10, 8)
+    inputs[at] *= 1e25
+    learner = OnlineLearner(model=model, optimizer=OPTIMIZERS["MetaOptimize"](model), engine=engine)
+    with pytest.raises(Diverged, match=f"^the meta gradient of block '1' is nan at sample {at}$"):
+        learner.train(stream_of((inputs, torch.zeros(10, dtype=torch.int64))))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("path", PATHS)

@@ -18,17 +18,18 @@ import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
 from continual_metaopt.engines import compiled_learner, kernels, torch_engine
 from continual_metaopt.engines.compiled_engine import CompiledEngine, why_not_compiled
+from continual_metaopt.engines.compiled_learner import libraries_that_multiply
 from continual_metaopt.engines.denormals import flushed_denormals
 from continual_metaopt.engines.fused_update import FusedUpdate
 from continual_metaopt.engines.kernels import PIECE
-from continual_metaopt.engines.observations import Diverged, Observations
+from continual_metaopt.engines.observations import NOT_A_CLASS, Diverged, Observations
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim import meta_updates, two_horizons
@@ -961,7 +962,7 @@ def test_losses_are_as_exact_as_the_outputs(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 15, 16, 19])
-@pytest.mark.parametrize("label", [3, 100, -1])
+@pytest.mark.parametrize("label", [3, 100, -1, NOT_A_CLASS])
 def test_a_label_beyond_the_outputs_is_explained_after_what_came_before_is_learned(label: int, at: int) -> None:
     dataset = samples(20, (6,))
     dataset.tensors[1][at] = label
@@ -983,23 +984,12 @@ def test_a_loss_that_is_not_finite_comes_before_a_label_that_does_not_fit() -> N
     assert stops_alike(twins, dataset) == ("Diverged: the loss is nan at sample 3", 3)
 
 
-def test_the_label_that_the_loss_ignores_is_refused() -> None:
-    """The torch engine finds the mean over nothing, which is not a number."""
-    dataset = samples(10, (6,))
-    dataset.tensors[1][4] = -100
-    outcomes = []
-    for engine in ENGINES:
-        model, seen = mlp(), Observations(0, 0)
-        outcomes.append((Learner(engine, model, metaoptimize()(model), CE).learn(dataset, seen), len(seen)))
-    assert outcomes[:2] == [("Diverged: the loss is nan at sample 4", 4)] * 2
-    assert outcomes[2][1] == 4
-    assert outcomes[2][0].startswith("ValueError: label -100 does not fit the network's 3 outputs; ")
-
-
 def test_step_sizes_that_cannot_be_are_refused() -> None:
     twins = Twins(mlp(), metaoptimize(), engines=ENGINES)
     twins.change(of_first_group(lr=NAN))
-    assert twins.learn(samples(5, (6,)), record_every=10**9) == "ValueError: the step size of block '0' was set to nan"
+    assert twins.learn(samples(5, (6,)), record_every=10**9) == (
+        "ValueError: the step size of block '0' was set to nan; it must not be negative, and finite"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- what it does not take
@@ -1080,6 +1070,13 @@ def functional(output: Tensor, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(output, target)
 
 
+def replaced(model: Any, part: Callable[[Any], nn.Module] = lambda model: model[0]) -> Any:
+    """A network with something around a part's forward."""
+    forward = part(model).forward
+    part(model).forward = lambda *inputs: forward(*inputs)
+    return model
+
+
 def weight_of(model: nn.Sequential) -> Tensor:
     return model[0].weight
 
@@ -1115,7 +1112,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], Any, Callable[[Any], Any], str | No
         lambda: hooked(one(), "register_forward_hook", lambda m: m),
         CE,
         default,
-        "Sequential is not a sequence of layers",
+        "Sequential has hooks",
     ),
     (lambda: one(OwnForward(nn.Linear(6, 3)), nn.Linear(6, 3)), CE, default, "there is no kernel for OwnForward"),
     (lambda: one(nn.Conv2d(1, 3, 2), nn.Flatten()), CE, default, "the network has no linear layer"),
@@ -1138,6 +1135,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], Any, Callable[[Any], Any], str | No
             "register_full_backward_pre_hook",
         )
     ),
+    (lambda: replaced(one(), lambda m: m), CE, default, "Sequential's forward() has been replaced"),
+    (lambda: replaced(one()), CE, default, "Linear's forward() has been replaced"),
+    (one, replaced(nn.CrossEntropyLoss(), lambda m: m), default, "CrossEntropyLoss's forward() has been replaced"),
     *(
         (lambda register=register: hooked(one(), register, weight_of), CE, default, "a parameter of Linear has hooks")
         for register in ("register_hook", "register_post_accumulate_grad_hook")
@@ -1417,7 +1417,7 @@ def test_learners_in_several_threads_do_not_disturb_one_another() -> None:
         found.append(str(flushes()).encode())
 
     def n_threads() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+        return [library["num_threads"] for library in libraries_that_multiply().info()]
 
     dataset, expected = samples(200, CNN_SHAPE), []
     learn(expected)

@@ -32,7 +32,7 @@ OF_OTHER_RUNS = {"replayed_step_sizes"}
 TRACED = "gradients by a traced graph"
 OWN_UPDATE = f"{TRACED}; the optimizer makes its own update"
 DIFFERENTIATES = "the optimizer differentiates the loss itself"
-HOOKS = "the network has hooks"
+HOOKS = "Sequential has hooks"
 
 
 class Convolution(nn.Conv2d):

@@ -289,6 +289,13 @@ def with_hook() -> nn.Module:
     return model
 
 
+def with_replaced_forward() -> nn.Module:
+    model = made("linear")
+    forward = model[1].forward
+    model[1].forward = lambda x: forward(x)
+    return model
+
+
 def with_parameter_hook() -> nn.Module:
     model = made("linear")
     model[1].weight.register_hook(lambda grad: 2 * grad)
@@ -324,8 +331,9 @@ def through_numpy(body: Body, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a hook of a module": (with_hook, "the network has hooks"),
-    "a hook of a parameter": (with_parameter_hook, "the network has hooks"),
+    "a hook of a module": (with_hook, "Linear has hooks"),
+    "a hook of a parameter": (with_parameter_hook, "a parameter of Linear has hooks"),
+    "another forward": (with_replaced_forward, "Linear's forward() has been replaced"),
     "dropout": (lambda: nn.Sequential(made("linear"), nn.Dropout(0.5)), "the network draws random numbers"),
     "Python's random numbers": (lambda: Body(lambda body, x: x * random.random()), "the network draws random numbers"),
     "NumPy's random numbers": (

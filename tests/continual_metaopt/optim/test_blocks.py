@@ -3,7 +3,11 @@
 from collections import OrderedDict
 from typing import Any
 
+import streams.quiet_avalanche  # noqa: F401
+
 import pytest
+import torch
+from avalanche.models import as_multitask
 from torch import nn
 
 from continual_metaopt.networks.paper_cnn import PaperCNN
@@ -166,3 +170,35 @@ def test_impossible_divisions_are_refused(granularity: Any, message: str) -> Non
 def test_a_network_without_trainable_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match=exactly("the network has no trainable parameters")):
         blocks(nn.Linear(1, 1).requires_grad_(False))
+
+
+class FeaturesAndHead(nn.Module):
+    """As Avalanche's networks, whose head a wrapper replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5)), nn.Linear(5, 3)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        nn.DataParallel,
+        lambda model: torch.compile(nn.DataParallel(model), backend="eager"),
+        lambda model: as_multitask(model, "classifier"),
+        lambda model: torch.compile(as_multitask(model, "classifier"), backend="eager"),
+    ],
+)
+def test_wrappers_do_not_count(wrap: Any) -> None:
+    model = wrap(FeaturesAndHead())
+    by_size = {block["name"]: sum(param.numel() for param in block["params"]) for block in blocks(model)}
+    head = sum(param.numel() for param in model.parameters()) - 55
+    assert by_size == {"features": 55, "classifier": head}
+    assert [block["name"] for block in blocks(model, "layerwise")][:2] == ["features.0", "features.2"]
+    assert [block["name"] for block in blocks(model, [["features"], ["classifier"]])] == ["features", "classifier"]
+
+
+def test_wrappers_within_a_network_do_not_count() -> None:
+    model = nn.Sequential(torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager"), nn.Linear(2, 1))
+    assert [block["name"] for block in blocks(model, "layerwise")] == ["0.0", "1"]

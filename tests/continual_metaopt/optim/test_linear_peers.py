@@ -262,8 +262,23 @@ def test_a_step_size_set_to_nonsense_is_refused() -> None:
     model = linear(1)
     optimizer = IDBD(model)
     optimizer.param_groups[0]["lr"] = -1.0
-    with pytest.raises(ValueError, match=exactly("lr must be positive, but is -1.0")):
+    with pytest.raises(ValueError, match=exactly("lr must not be negative, but is -1.0")):
         learn(model, optimizer, [1.0], [[1.0]])
+
+
+def test_a_schedule_that_ends_at_0_keeps_the_proportions_of_step_sizes() -> None:
+    model = linear(2)
+    optimizer = IDBD(model, 0.01, meta_lr=0.1)
+    for _ in range(5):
+        learn(model, optimizer, [1.0, -3.0], [[1.0]])
+    weight = next(model.parameters())
+    group, before = optimizer.param_groups[0], optimizer.weight_step_sizes(weight)
+    lr, weights, group["lr"] = group["lr"], weight.detach().clone(), 0.0
+    assert optimizer.weight_step_sizes(weight).sum() < 1e-29
+    learn(model, optimizer, [1.0, -3.0], [[1.0]])
+    assert torch.equal(weight, weights)
+    group["lr"] = lr
+    torch.testing.assert_close(optimizer.weight_step_sizes(weight), before, rtol=0.1, atol=0)
 
 
 def test_step_sizes_of_foreign_parameters_are_not_known() -> None:

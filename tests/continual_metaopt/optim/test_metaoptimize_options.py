@@ -15,7 +15,12 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.guards import overshoot
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.metaoptimize import (
+    MOMENTUM_BOUNDS,
+    WEIGHT_DECAY_BOUNDS,
+    MetaOptimize,
+    NonFiniteMetaGradient,
+)
 from continual_metaopt.optim.registry import learns_step_sizes, step_sizes_of
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
@@ -239,9 +244,9 @@ def test_hypergradient_descent_is_a_special_case() -> None:
 def test_a_horizon_stands_for_a_discount() -> None:
     optimizer = MetaOptimize([{"params": [parameter(1.0)]}, {"params": [parameter(1.0)], "horizon": 4}], horizon=1000)
     assert [group["gamma"] for group in optimizer.param_groups] == [0.999, 0.75]
-    own = MetaOptimize([{"params": [parameter(1.0)], "gamma": 0.5}], horizon=math.inf)
+    own = MetaOptimize([{"params": [parameter(1.0)], "gamma": 0.5}], horizon=500)
     assert own.param_groups[0]["gamma"] == 0.5
-    assert own.defaults["gamma"] == 1
+    assert own.defaults["gamma"] == 0.998
 
 
 @pytest.mark.parametrize("granularity", ["group", "weight"])
@@ -434,10 +439,36 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
             "to learn the logarithm of weight_decay, start between 1e-10 and 10.0, not with 0.0",
         ),
         ({"horizon": 100, "gamma": 0.9}, "horizon = 100 and gamma = 0.9 both set the discount; give one of them"),
-        ({"horizon": 0.5, "gamma": 0.999}, "horizon must be at least 1 step, but is 0.5"),
+        (
+            {"horizon": 0.5, "gamma": 0.999},
+            "horizon must be finite and at least 1 step, but is 0.5; gamma=1 has no horizon",
+        ),
         ({"meta_every": 0}, "meta_every must be a whole number of steps, at least 1, but is 0"),
-        ({"max_meta_change": 0.0}, "max_meta_change must be positive, or None for no bound, but is 0.0"),
-        ({"effective_step_bound": -1}, "effective_step_bound must be positive, or None for no bound, but is -1"),
+        ({"max_meta_change": 0.0}, "max_meta_change must be finite and positive, or None for no bound, but is 0.0"),
+        (
+            {"effective_step_bound": -1},
+            "effective_step_bound must be finite and positive, or None for no bound, but is -1",
+        ),
+        *(
+            ({name: value}, f"{name} must be finite and {sign}, but is {value}")
+            for name, sign in (
+                ("lr", "positive"),
+                ("meta_lr", "not negative"),
+                ("weight_decay", "not negative"),
+                ("max_meta_change", "positive, or None for no bound"),
+                ("effective_step_bound", "positive, or None for no bound"),
+                ("trace_memory_limit", "not negative, or None for no limit"),
+            )
+            for value in (math.inf, math.nan)
+        ),
+        (
+            {"lr_bounds": (1e-10, math.inf)},
+            "lr_bounds must be two finite positive numbers, the lower first, not (1e-10, inf)",
+        ),
+        (
+            {"horizon": math.inf, "gamma": 0.999},
+            "horizon must be finite and at least 1 step, but is inf; gamma=1 has no horizon",
+        ),
     ],
 )
 def test_wrong_options_are_explained(options: dict[str, Any], message: str) -> None:
@@ -477,8 +508,17 @@ def test_wrong_options_of_groups_are_explained(groups: list[dict[str, Any]], mes
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        ("weight_decay", 0.0, "the learned weight_decay of block 'group0' was set to 0.0; it must be positive"),
-        ("momentum", 1.0, "the learned momentum of block 'group0' was set to 1.0; it must be between 0 and 1"),
+        (
+            "weight_decay",
+            -1.0,
+            "the learned weight_decay of block 'group0' was set to -1.0; it must not be negative, and finite",
+        ),
+        (
+            "momentum",
+            1.0,
+            "the learned momentum of block 'group0' was set to 1.0; it must not be negative, and below 1",
+        ),
+        ("lr", math.inf, "the step size of block 'group0' was set to inf; it must not be negative, and finite"),
     ],
 )
 def test_learned_values_cannot_be_set_to_what_cannot_be_learned(kind: str, value: float, message: str) -> None:
@@ -486,6 +526,23 @@ def test_learned_values_cannot_be_set_to_what_cannot_be_learned(kind: str, value
     optimizer.param_groups[0][kind] = value
     with pytest.raises(ValueError, match=exactly(message)):
         step(optimizer, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["lr", "weight_decay", "momentum"])
+@pytest.mark.parametrize("step_sizes", ["group", "node", "weight"])
+def test_a_schedule_may_end_at_0(step_sizes: Any, kind: str) -> None:
+    """What is learned then is at its lower bound, and may go on from there."""
+    lowest = {"lr": 1e-10, "weight_decay": WEIGHT_DECAY_BOUNDS[0], "momentum": MOMENTUM_BOUNDS[0]}[kind]
+    learn = ("lr", "weight_decay", "momentum")
+    optimizer = learner(parameter(1.0, 2.0), base="sgdm", learn=learn, weight_decay=0.1, step_sizes=step_sizes)
+    group = optimizer.param_groups[0]
+    step(optimizer, 1.0)
+    group[kind] = 0.0
+    step(optimizer, 1.0)
+    assert lowest <= group[kind] < 2 * lowest
+    group[kind] = 1e-3
+    step(optimizer, 1.0)
+    assert group[kind] == pytest.approx(1e-3, rel=0.2)
 
 
 # Those who use an optimizer

@@ -1,6 +1,8 @@
 """Learners by name."""
 
 import inspect
+import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from continual_metaopt.config import Component, ConfigError, RunConfig
 from continual_metaopt.learner import MetaOptimizeStrategy
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim import learners
@@ -235,3 +238,70 @@ def test_two_horizons_do_not_go_with_signs() -> None:
     )
     with pytest.raises(ValueError, match=exactly(message)):
         learners.metaoptimize(torch.nn.Linear(2, 1), meta="lion")
+
+
+class OfAnotherPackage(torch.optim.SGD):
+    """With options of many kinds, as optimizers of other packages have them."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        n: int = 2,
+        undeclared=3,
+        momentum: float = 0,
+        nus: tuple[float, float] = (1.0, 1.0),
+        widths: tuple[int, ...] = (1,),
+        limit: float | None = None,
+        growth: float = math.inf,
+    ) -> None:
+        super().__init__(params, lr, momentum)
+        self.given = {"n": n, "undeclared": undeclared, "nus": nus, "widths": widths, "limit": limit, "growth": growth}
+
+
+class WithoutStepSize(torch.optim.SGD):
+    def __init__(self, params: Any, beta: float = 10.0) -> None:
+        super().__init__(params)
+        for group in self.param_groups:
+            group["beta"] = beta
+            del group["lr"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {}),
+        ({"n": 3, "undeclared": 4}, {"n": 3, "undeclared": 4}),
+        ({"undeclared": 0.5}, {"undeclared": 0.5}),
+        ({"nus": [0.5, 1], "widths": [2, 3]}, {"nus": (0.5, 1.0), "widths": (2, 3)}),
+        ({"limit": 0.5, "growth": 1.5}, {"limit": 0.5, "growth": 1.5}),
+    ],
+)
+def test_options_by_prefix_keep_their_types(
+    options: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim, "OfAnotherPackage", OfAnotherPackage, raising=False)
+    defaults = {"n": 2, "undeclared": 3, "nus": (1.0, 1.0), "widths": (1,), "limit": None, "growth": math.inf}
+    resolved = RunConfig(learner=Component(name="torch:OfAnotherPackage", **options)).resolved().learner.options
+    assert json.loads(json.dumps(resolved, allow_nan=False)) == resolved
+    optimizer: Any = make_optimizer("torch:OfAnotherPackage", nn.Linear(2, 1), **resolved)
+    assert repr(optimizer.given) == repr(defaults | expected)
+    assert repr(resolved["momentum"]) == "0.0"
+
+
+def test_a_whole_number_is_wanted_where_one_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "OfAnotherPackage", OfAnotherPackage, raising=False)
+    with pytest.raises(ConfigError, match=r"^learner\.n: Input should be a valid integer"):
+        RunConfig(learner=Component(name="torch:OfAnotherPackage", n=2.5)).resolved()
+
+
+def test_groups_without_a_step_size_report_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "WithoutStepSize", WithoutStepSize, raising=False)
+    assert step_sizes_of(make_optimizer("torch:WithoutStepSize", nn.Linear(2, 1))) == {}
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", ["metaoptimize", "idbd_network", "sgd_hd", "torch:SGD"])
+def test_settings_that_are_not_finite_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=exactly(f"lr must be finite, but is {value}")):
+        make_optimizer(name, nn.Linear(2, 1), lr=value)
