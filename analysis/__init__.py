@@ -35,3 +35,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if __name__ == "analysis":  # in a checkout, whose folder Python has found first
+    from continual_metaopt.streams.short_names import give_short_name
+
+    give_short_name("analysis")

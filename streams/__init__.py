@@ -74,3 +74,9 @@ def plan_stream(name: str, **options: Any) -> "Stream":
     """
     stream: Stream = STREAMS[name](**options)
     return stream
+
+
+if __name__ == "streams":  # in a checkout, whose folder Python has found first
+    from continual_metaopt.streams.short_names import give_short_name
+
+    give_short_name("streams")

@@ -64,7 +64,7 @@ KERNELS_HAVE = ("max_meta_change", "gamma", "trace")
 
 def why_no_kernels(optimizer: Optimizer) -> str | None:
     """What keeps an optimizer's update from being computed by the kernels; None if nothing does."""
-    if type(optimizer) not in HAVE_KERNELS:
+    if not isinstance(optimizer, MetaOptimize) or type(optimizer) not in HAVE_KERNELS:
         return "the optimizer is not MetaOptimize"
     if isinstance(optimizer, ReplayedStepSizes) and optimizer.trajectory is None:
         return "there are no step sizes to replay"
