@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.report import write_report
-    from analysis.runs import Runs, load_runs
-    from analysis.tables import comparison_table, format_table
+    from continual_metaopt.analysis.report import write_report
+    from continual_metaopt.analysis.runs import Runs, load_runs
+    from continual_metaopt.analysis.tables import comparison_table, format_table
 
 __all__ = ["Runs", "comparison_table", "format_table", "load_runs", "write_report"]
 
 _MODULE_OF = {
-    "Runs": "analysis.runs",
-    "comparison_table": "analysis.tables",
-    "format_table": "analysis.tables",
-    "load_runs": "analysis.runs",
-    "write_report": "analysis.report",
+    "Runs": "continual_metaopt.analysis.runs",
+    "comparison_table": "continual_metaopt.analysis.tables",
+    "format_table": "continual_metaopt.analysis.tables",
+    "load_runs": "continual_metaopt.analysis.runs",
+    "write_report": "continual_metaopt.analysis.report",
 }
 
 

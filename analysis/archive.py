@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.files import is_regular, open_regular, read_regular, write_whole
-from analysis.records import TABLES
-from analysis.runs import load_runs
-from analysis.statistics import is_regression
+from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
+from continual_metaopt.analysis.records import TABLES
+from continual_metaopt.analysis.runs import load_runs
+from continual_metaopt.analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"
 _ENDED = ("finished", "diverged")  # a failed run can go on, and its tables are in parts

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from analysis.files import write_whole
-from analysis.records import read_status
-from analysis.runs import Runs
-from analysis.statistics import mean_interval, online_accuracy
-from analysis.tables import interval_text
-from analysis.tuning import chosen_setting, selection_of
+from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import mean_interval, online_accuracy
+from continual_metaopt.analysis.tables import interval_text
+from continual_metaopt.analysis.tuning import chosen_setting, selection_of
 
 SCHEMA_VERSION = 1
 TOLD_ENDING = "_told"  # of the names of learners that are told where experiences begin

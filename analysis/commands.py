@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.files import is_regular, read_regular
-from analysis.runs import Runs
+from continual_metaopt.analysis.files import is_regular, read_regular
+from continual_metaopt.analysis.runs import Runs
 
 _PROGRAM = "continual-metaopt"
 _COMPONENTS = ("stream", "network", "learner")

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, best_fixed, mean_interval, require_labels
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged, average_score, best_fixed, mean_interval, require_labels
 
 Test = Literal["sign_flip", "t"]
 RESAMPLES = 9999

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.runs import Runs
-from analysis.statistics import counted_runs, is_regression, mean_interval, require_labels
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import counted_runs, is_regression, mean_interval, require_labels
 
 Pair = tuple[str, str]
 

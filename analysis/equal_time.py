@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.families import family
-from analysis.ranking import settings_of_learners
-from analysis.runs import Runs
-from analysis.statistics import Diverged, counted_runs, mean_interval, sample_scores
-from analysis.tuning import selection_of
+from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.ranking import settings_of_learners
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged, counted_runs, mean_interval, sample_scores
+from continual_metaopt.analysis.tuning import selection_of
 
 
 def seconds_per_sample(runs: Runs, costs: pd.DataFrame | None = None) -> dict[str, float]:

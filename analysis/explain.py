@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.records import read_status
-from analysis.runs import Runs, load_runs, record_samples_every
-from analysis.statistics import AT_BOUND, at_bounds, is_regression, sample_scores, squared_errors
+from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.runs import Runs, load_runs, record_samples_every
+from continual_metaopt.analysis.statistics import AT_BOUND, at_bounds, is_regression, sample_scores, squared_errors
 
 MAX_BLOCKS = 8  # that are told about
 QUIET_SAMPLES = 100  # after which a loss that had grown counts as having come back

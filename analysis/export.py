@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import pandas as pd
 import pyarrow as pa
 
-from analysis.escaping import no_formula
-from analysis.files import file_names, is_regular, read_regular
-from analysis.records import TABLES, read_status
-from analysis.runs import Runs
+from continual_metaopt.analysis.escaping import no_formula
+from continual_metaopt.analysis.files import file_names, is_regular, read_regular
+from continual_metaopt.analysis.records import TABLES, read_status
+from continual_metaopt.analysis.runs import Runs
 
 Format = Literal["csv", "parquet", "tensorboard", "wandb"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs
-from analysis.statistics import (
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
     Diverged,
     common_boundaries,
     counted_runs,

@@ -19,14 +19,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import html_charts
-from analysis.commands import Study, run_command, studies_of
-from analysis.figures import COLOURS
-from analysis.files import write_whole
-from analysis.records import read_status
-from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, held_out_accuracy
-from analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
+from continual_metaopt.analysis import html_charts
+from continual_metaopt.analysis.commands import Study, run_command, studies_of
+from continual_metaopt.analysis.figures import COLOURS
+from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
+from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.figures.style import COLOURS, WIDTHS, new_figure, styled, thousands
+from continual_metaopt.analysis.figures.style import COLOURS, WIDTHS, new_figure, styled, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.comparisons import holm, paired_t_test
-from analysis.reproduction import verdict
-from analysis.runs import Runs
-from analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
-from analysis.statistics import (
+from continual_metaopt.analysis.comparisons import holm, paired_t_test
+from continual_metaopt.analysis.reproduction import verdict
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
+from continual_metaopt.analysis.statistics import (
     Diverged,
     counted_runs,
     held_out_accuracy,
@@ -32,7 +32,7 @@ from analysis.statistics import (
     sample_scores,
     seeds_if_bimodal,
 )
-from analysis.tables import interval_text, number_text
+from continual_metaopt.analysis.tables import interval_text, number_text
 
 STUDIES: Mapping[str, str] = MappingProxyType({"within": "published", "global": "published_global"})
 FORMS = ("released", "normalised")

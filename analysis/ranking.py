@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.families import family
-from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, is_regression, paired_interval, seeds_if_bimodal
-from analysis.tables import bimodal_note, comparison_table, number_text, seeds_text, with_interval
-from analysis.tuning import FACTORS, chosen_setting, setting_text
+from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
+    Diverged,
+    average_score,
+    is_regression,
+    paired_interval,
+    seeds_if_bimodal,
+)
+from continual_metaopt.analysis.tables import bimodal_note, comparison_table, number_text, seeds_text, with_interval
+from continual_metaopt.analysis.tuning import FACTORS, chosen_setting, setting_text
 
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
 

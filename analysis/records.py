@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
-from analysis.files import read_regular
+from continual_metaopt.analysis.files import read_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from analysis import figures
-from analysis.escaping import one_line
-from analysis.files import file_names, open_regular, real_folder, write_whole
-from analysis.html_report import Section, write_html
-from analysis.runs import Runs
-from analysis.sawtooth import block_trajectories, can_fold
-from analysis.statistics import Diverged, counted_runs, is_regression
-from analysis.tables import Format, caption, comparison_table, format_table
+from continual_metaopt.analysis import figures
+from continual_metaopt.analysis.escaping import one_line
+from continual_metaopt.analysis.files import file_names, open_regular, real_folder, write_whole
+from continual_metaopt.analysis.html_report import Section, write_html
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold
+from continual_metaopt.analysis.statistics import Diverged, counted_runs, is_regression
+from continual_metaopt.analysis.tables import Format, caption, comparison_table, format_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.comparisons import holm, paired_t_test
-from analysis.runs import Runs
-from analysis.statistics import (
+from continual_metaopt.analysis.comparisons import holm, paired_t_test
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
     Diverged,
     accuracy_by_setting,
     mean_interval,
@@ -28,7 +28,7 @@ from analysis.statistics import (
     paired_interval,
     seeds_if_bimodal,
 )
-from analysis.tables import interval_text, number_text
+from continual_metaopt.analysis.tables import interval_text, number_text
 
 Table = Literal["table2", "table3"]
 StepSizes = Literal["fixed", "scalar", "blockwise"]

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple, get_args
 
 import pandas as pd
 
-from analysis import figures, published
-from analysis.escaping import csv_text
-from analysis.files import file_names, write_whole
-from analysis.reproduction import (
+from continual_metaopt.analysis import figures, published
+from continual_metaopt.analysis.escaping import csv_text
+from continual_metaopt.analysis.files import file_names, write_whole
+from continual_metaopt.analysis.reproduction import (
     Table,
     claims_markdown,
     comparison_markdown,
@@ -25,11 +25,11 @@ from analysis.reproduction import (
     row_of,
     sawtooth_findings,
 )
-from analysis.runs import Runs
-from analysis.sawtooth import sawtooth_table
-from analysis.statistics import Diverged
-from analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
-from analysis.tuning import chosen_setting
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.sawtooth import sawtooth_table
+from continual_metaopt.analysis.statistics import Diverged
+from continual_metaopt.analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
+from continual_metaopt.analysis.tuning import chosen_setting
 
 Experiment = Literal["published", "table2", "table3", "robustness", "trajectories"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.files import open_regular
-from analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, open_table, read_config, read_status
+from continual_metaopt.analysis.files import open_regular
+from continual_metaopt.analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, open_table, read_config, read_status
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.comparisons import holm
-from analysis.runs import Runs
-from analysis.statistics import counted_runs, mean_interval, require_labels
+from continual_metaopt.analysis.comparisons import holm
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import counted_runs, mean_interval, require_labels
 
 BINS = 20
 SKIP = 1  # experiences at the beginning: no boundary precedes the first one

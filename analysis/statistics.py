@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.families import family
-from analysis.runs import Runs, record_samples_every
+from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
 BIMODAL_GAP = 5.0  # percentage points of accuracy

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.escaping import csv_text, one_line
-from analysis.runs import Runs
-from analysis.statistics import (
+from continual_metaopt.analysis.escaping import csv_text, one_line
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
     AT_BOUND,
     BIMODAL_GAP,
     GAMMA,
@@ -28,7 +28,7 @@ from analysis.statistics import (
     require_labels,
     seeds_if_bimodal,
 )
-from analysis.tuning import (
+from continual_metaopt.analysis.tuning import (
     FACTORS,
     best_setting,
     chosen_setting,

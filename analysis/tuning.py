@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Runs
-from analysis.statistics import Diverged, average_score, online_accuracy
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged, average_score, online_accuracy
 
 FACTORS = (3.0, 10.0)
 NEAR = math.sqrt(10 / 3)  # a step size counts for the nearest of the factors, if it is within so much of it

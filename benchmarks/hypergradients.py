@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
+from continual_metaopt.analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
 from continual_metaopt.optim.koopman import dynamic_modes, lasting
 
 Array = NDArray[np.float64]

@@ -101,8 +101,8 @@ def read_stream(source: str, memory_limit: int, connection: Connection | None = 
     """Load a source and read a stream over it; returns, and sends, megabytes of growth while loading and reading."""
     import pyarrow.parquet  # noqa: F401
 
-    from streams import plan_stream
-    from streams.lazy_images import decode
+    from continual_metaopt.streams import plan_stream
+    from continual_metaopt.streams.lazy_images import decode
 
     for kind in ("png", "jpeg"):  # what libraries take up is no growth
         decode(*encoded_images(1, 8, kind))
@@ -142,7 +142,7 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
     """Speed of learning from a source in memory, and from the same larger than memory."""
     from benchmarks.throughput import metaoptimize, online_learner
     from continual_metaopt import PaperCNN
-    from streams import make_stream
+    from continual_metaopt.streams import make_stream
 
     learners = []
     for limit in (2**62, memory_limit):

@@ -34,12 +34,12 @@ SAMPLES_PER_EXPERIENCE = 1000
 
 def measure(samples: int) -> dict[str, Any]:
     """One row of the table, measured in this process."""
-    import streams.quiet_avalanche  # noqa: F401
+    import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
     import torch
 
     from continual_metaopt import MLP, MetaOptimize, OnlineLearner, blocks
-    from streams import make_stream
+    from continual_metaopt.streams import make_stream
 
     torch.set_num_threads(1)
     process = psutil.Process()

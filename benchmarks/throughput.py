@@ -221,7 +221,7 @@ def _serve(connection: Connection, network: str, learner: str, arrays: Any, samp
         os.sched_setaffinity(0, {core})
     import numpy as np
 
-    from streams import plan_stream
+    from continual_metaopt.streams import plan_stream
 
     random = np.random.RandomState(0)
     x = random.randint(0, 256, (samples, *NETWORKS[network][1])).astype(np.uint8)
@@ -233,7 +233,7 @@ def _serve(connection: Connection, network: str, learner: str, arrays: Any, samp
     else:
         import torch
 
-        from streams.benchmark import StreamBenchmark
+        from continual_metaopt.streams.benchmark import StreamBenchmark
 
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)

@@ -9,7 +9,7 @@ from torch import nn
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, factory_of
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer, step_sizes_of
 from continual_metaopt.planning import Made, kind_of, n_selection_runs, selection_length, stream_sizes
-from streams.stream import LearnerInfo
+from continual_metaopt.streams.stream import LearnerInfo
 
 
 def check_study(study: StudyConfig) -> Made:

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from analysis.escaping import for_terminal
-from analysis.files import print_with_replacements, real_folder, with_home
-from analysis.records import read_status
 from continual_metaopt import config as configs
+from continual_metaopt.analysis.escaping import for_terminal
+from continual_metaopt.analysis.files import print_with_replacements, real_folder, with_home
+from continual_metaopt.analysis.records import read_status
 from continual_metaopt.command import GONE, NOTHING_BEGUN, ctrl_c_raises
 from continual_metaopt.config import RunConfig
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.streams.stream import StreamAbout
 from continual_metaopt.study_lock import StudyLocked
-from streams.stream import StreamAbout
 
 if TYPE_CHECKING:
-    from analysis import Runs
+    from continual_metaopt.analysis import Runs
     from continual_metaopt.backends import Backend
 
 DEFAULT_STUDY = "quick"
@@ -230,8 +230,8 @@ def reproduce(
     done: dict[str, list[Path]] = {}
 
     def show(label: str, runs: list[Path], selection: list[Path]) -> None:
-        from analysis import load_runs
-        from analysis.reproduction_report import write_reproduction
+        from continual_metaopt.analysis import load_runs
+        from continual_metaopt.analysis.reproduction_report import write_reproduction
 
         done[label] = [*runs, *selection]
         if len(done) < len(parts):
@@ -394,7 +394,7 @@ def explain(run: Annotated[Path, tyro.conf.Positional], /) -> int:
     Args:
         run: a run directory.
     """
-    from analysis.explain import explain as in_words
+    from continual_metaopt.analysis.explain import explain as in_words
 
     _print(in_words(run).rstrip("\n"))
     return 0
@@ -415,8 +415,8 @@ def export(
         out: a folder, which an earlier export may have written; DIRECTORY/export/FORMAT if not given.
         purpose: which runs; "selection" are those that only served to choose a setting.
     """
-    from analysis.export import export as write_export
-    from analysis.runs import load_runs
+    from continual_metaopt.analysis.export import export as write_export
+    from continual_metaopt.analysis.runs import load_runs
 
     runs = load_runs(directory, purpose=None if purpose == "all" else purpose).readable()
     _say_left_out(runs)
@@ -437,7 +437,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
     """
     from continual_metaopt.networks import NETWORKS
     from continual_metaopt.optim.registry import LEARNERS, PYTORCH_OPTIMIZER_PREFIX, TORCH_PREFIX
-    from streams import STREAMS
+    from continual_metaopt.streams import STREAMS
 
     if kind == "studies":
         entries = {name: configs.study_description(text) for name, text in configs.packaged_studies().items()}
@@ -526,7 +526,7 @@ def run_command(arguments: list[str]) -> Any:
 
 def preview_command(arguments: list[str]) -> Any:
     """The subcommand ``preview``, with the options of the stream that the arguments name."""
-    from streams import STREAMS
+    from continual_metaopt.streams import STREAMS
 
     model: type[BaseModel] = BaseModel
     if arguments[:1] == ["preview"]:
@@ -546,7 +546,7 @@ def preview_command(arguments: list[str]) -> Any:
         imports: tuple[str, ...] = (),
     ) -> int:
         from continual_metaopt.previews import write_previews
-        from streams import plan_stream
+        from continual_metaopt.streams import plan_stream
 
         planned = plan_stream(stream, **options.model_dump())
         for path in write_previews(planned, stream, out):
@@ -605,9 +605,9 @@ def _show_report(
     runs: list[Path], out: Path, selection: Sequence[Path] = (), diverged: Literal["chance", "exclude"] = "chance"
 ) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
-    from analysis import comparison_table, format_table, load_runs, write_report
-    from analysis.report import by_stream_and_network
-    from analysis.tables import caption
+    from continual_metaopt.analysis import comparison_table, format_table, load_runs, write_report
+    from continual_metaopt.analysis.report import by_stream_and_network
+    from continual_metaopt.analysis.tables import caption
 
     found = load_runs(*runs, *selection, purpose=None).readable()
     loaded, tried = found.select(purpose="report"), found.select(purpose="selection")

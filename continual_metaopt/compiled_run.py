@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.files import open_regular
+from continual_metaopt.analysis.files import open_regular
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.engines import COMPILED, kernels
 from continual_metaopt.engines.compiled_learner import CompiledLearner
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.recording import COMPILED_CHECKPOINT, RunDirectory
+from continual_metaopt.streams import plan_stream
 from continual_metaopt.under_way import OnProgress, RunUnderWay, ShouldStop, bring_to_end
-from streams import plan_stream
 
 
 @dataclass(frozen=True)

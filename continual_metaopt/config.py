@@ -38,12 +38,12 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.registry import known_of_the_stream, learner_factory, learns_step_sizes
 from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.streams import STREAMS
+from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError, unknown_name
+from continual_metaopt.streams.sources import SourceSpec
 from continual_metaopt.study_files import StudyFileError, parse_study, read_study_text
 from continual_metaopt.trajectories import with_digest
 from continual_metaopt.tuning import Search, Setting, Tuning, grid, next_settings, require_optuna
-from streams import STREAMS
-from streams.registry import BrokenNameError, UnknownNameError, unknown_name
-from streams.sources import SourceSpec
 
 MAX_SEED = 2**32 - 1  # of NumPy's generators
 

@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from analysis.files import print_with_replacements
+from continual_metaopt.analysis.files import print_with_replacements
 from continual_metaopt.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.packaged import MissingPackageError
@@ -35,7 +35,7 @@ from continual_metaopt.optim.registry import (
     switches_weights,
     wants_graph,
 )
-from streams import UnknownNameError
+from continual_metaopt.streams import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def follows_a_growing_head(make: Make) -> None:
 def learns_online(make: Make) -> None:
     """OnlineLearner runs it on a stream of two experiences; no step size or weight becomes infinite."""
     from continual_metaopt.learner import OnlineLearner
-    from streams import make_stream
+    from continual_metaopt.streams import make_stream
 
     if make.linear:
         benchmark = make_stream("tracking", n_samples=200, samples_per_experience=100)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from analysis.files import read_regular
+from continual_metaopt.analysis.files import read_regular
 from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 SECONDS_FOR_OTHERS = 30.0  # to end: workers whose main process was killed write a checkpoint first

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.benchmarks import OnlineCLExperience
@@ -33,8 +33,8 @@ from continual_metaopt.optim.learners import metaoptimize
 from continual_metaopt.optim.metaoptimize import Discount, MetaOptimize, MetaParameter, StepSizeParametrisation, Trace
 from continual_metaopt.optim.registry import switches_weights, wants_graph, weights_to_predict_with
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
-from streams.benchmark import samples_behind
-from streams.registry import unknown_name
+from continual_metaopt.streams.benchmark import samples_behind
+from continual_metaopt.streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled_engine import CompiledEngine

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 
 class HalfSquaredError(nn.Module):

@@ -39,7 +39,7 @@ from rich.progress import track
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from analysis.files import print_with_replacements, write_whole
+from continual_metaopt.analysis.files import print_with_replacements, write_whole
 from continual_metaopt.config import Component, load_study
 from continual_metaopt.engines.torch_engine import are_correct
 from continual_metaopt.learner import SampleLoader
@@ -50,7 +50,7 @@ from continual_metaopt.optim.curvature import make_curvature
 from continual_metaopt.optim.meta_updates import SGD
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, MetaStep, TracedParameter, TraceRule, check_memory
 from continual_metaopt.process_settings import set_up_process
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Sample = tuple[Tensor, Tensor]

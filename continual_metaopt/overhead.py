@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from rich.progress import track
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from analysis.files import write_whole
+from continual_metaopt.analysis.files import write_whole
 from continual_metaopt.config import Component, resolve
 from continual_metaopt.engines import Engine
 from continual_metaopt.engines.traced_gradients import FEWEST_SAMPLES
@@ -34,7 +34,7 @@ from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
 from continual_metaopt.process_settings import set_up_process
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 FEW, MAX_SAMPLES = 10, 1000  # to start with, and in a turn; ten images are needed to show all classes
 ENGINES: tuple[Engine, ...] = ("torch", "fused", "compiled")

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from analysis.escaping import one_line
-from analysis.records import read_config, read_status
+from continual_metaopt.analysis.escaping import one_line
+from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.jobs import lines_by_reason
 from continual_metaopt.processes import describe_owner, is_alive

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
 
-from analysis.records import read_config, read_status
+from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, RunConfig, StudyConfig, resolve
 from continual_metaopt.files_on_disk import bytes_below, size
-from streams import plan_stream
-from streams.stream import LearnerInfo
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.stream import LearnerInfo
 
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.models import DynamicModule

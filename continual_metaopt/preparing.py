@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from analysis.files import open_regular
+from continual_metaopt.analysis.files import open_regular
 from continual_metaopt.compiled_run import PreparedRun, read_compiled_checkpoint
 from continual_metaopt.config import RunConfig, factory_of, import_modules
 from continual_metaopt.engines.compiled_engine import CompiledEngine, compiled_or_why_not
@@ -22,7 +22,7 @@ from continual_metaopt.losses import criterion_of
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.recording import CHECKPOINT, COMPILED_CHECKPOINT, load_checkpoint, of_another_version
-from streams import plan_stream
+from continual_metaopt.streams import plan_stream
 
 
 class Beginning:

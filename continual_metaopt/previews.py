@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.preview import (
+from continual_metaopt.streams.preview import (
     N_PORTIONS,
     FirstSamples,
     consecutive,
@@ -19,7 +19,7 @@ from streams.preview import (
     first_samples,
     image_course,
 )
-from streams.stream import Stream
+from continual_metaopt.streams.stream import Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def write_previews(stream: Stream, name: str, out: Path) -> list[Path]:
     Raises:
         OSError: a file cannot be written.
     """
-    from analysis.figures import save
+    from continual_metaopt.analysis.figures import save
 
     folder, suffix = out, ".png"
     if out.suffix.lower() in SUFFIXES:
@@ -66,7 +66,7 @@ def _title(stream: Stream) -> str:
 
 
 def _of_images(stream: Stream) -> Iterator[tuple[str, "Figure"]]:
-    from analysis.previews import SheetRow, contact_sheet, image_timeline
+    from continual_metaopt.analysis.previews import SheetRow, contact_sheet, image_timeline
 
     first = first_samples(stream)
     n = len(stream.train)
@@ -119,7 +119,7 @@ def _captions(row: FirstSamples) -> list[str]:
 
 
 def _of_regression(stream: Stream) -> Iterator[tuple[str, "Figure"]]:
-    from analysis.previews import Zoom, regression_timeline, regression_zooms
+    from continual_metaopt.analysis.previews import Zoom, regression_timeline, regression_zooms
 
     n = stream.info.for_learner.n_samples
     changes = course_changes(stream)

@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.files import is_regular, open_regular, read_regular, real_folder, write_whole
-from analysis.records import open_table, read_object
+from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, real_folder, write_whole
+from continual_metaopt.analysis.records import open_table, read_object
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.in_use import require_own
 from continual_metaopt.optim.summaries import QUANTILES
 from continual_metaopt.processes import this_process
-from streams.stream import StreamInfo
+from continual_metaopt.streams.stream import StreamInfo
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays

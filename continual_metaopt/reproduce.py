@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from continual_metaopt.config import StudyConfig, load_studies
-from streams.sources import NAMED_SOURCES, load_source
+from continual_metaopt.streams.sources import NAMED_SOURCES, load_source
 
 # experiments of several studies, by the label of each; all others are a packaged study of their name
 STUDIES = {"published": {"within": "published", "global": "published_global"}}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
@@ -25,6 +25,8 @@ from continual_metaopt.optim.registry import is_told, step_sizes_of
 from continual_metaopt.preparing import Beginning, prepare
 from continual_metaopt.process_settings import set_up_process
 from continual_metaopt.recording import RunDirectory
+from continual_metaopt.streams.benchmark import SampleDataset, StreamBenchmark
+from continual_metaopt.streams.samples import Samples
 from continual_metaopt.under_way import (
     OnProgress,
     RunUnderWay,
@@ -34,8 +36,6 @@ from continual_metaopt.under_way import (
     never,
     no_progress,
 )
-from streams.benchmark import SampleDataset, StreamBenchmark
-from streams.samples import Samples
 
 
 def run_one(

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.escaping import for_terminal
-from analysis.files import real_folder
-from analysis.records import read_config, read_status
-from analysis.runs import read_table
+from continual_metaopt.analysis.escaping import for_terminal
+from continual_metaopt.analysis.files import real_folder
+from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.analysis.runs import read_table
 from continual_metaopt.backends import Backend, Pool
 from continual_metaopt.backends.local import LocalPool, require_no_worker
 from continual_metaopt.config import Component, ConfigError, LearnerEntry, StudyConfig, resolve

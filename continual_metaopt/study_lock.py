@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from analysis.files import read_regular
+from continual_metaopt.analysis.files import read_regular
 from continual_metaopt.processes import describe_owner, folder_lock, is_alive, this_process
 
 LOCK = "lock.json"

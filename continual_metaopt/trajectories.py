@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.files import with_home
-from analysis.records import read_config, read_status
-from streams.registry import unknown_name
+from continual_metaopt.analysis.files import with_home
+from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.streams.registry import unknown_name
 
 Change = Literal["none", "shifted", "frozen", "smoothed", "folded", "exchanged", "exchanged_courses"]
 
@@ -73,7 +73,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
     Raises:
         ValueError: there is no run, or it has not finished, or it has recorded no step sizes; the message says so.
     """
-    from analysis.runs import read_table
+    from continual_metaopt.analysis.runs import read_table
 
     path = Path(*with_home([str(path)]))
     try:

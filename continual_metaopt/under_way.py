@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.files import is_regular, real_folder
+from continual_metaopt.analysis.files import is_regular, real_folder
 from continual_metaopt.config import RunConfig
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.in_use import RunInUse
@@ -30,8 +30,8 @@ from continual_metaopt.recording import (
     set_aside,
     write_json,
 )
-from streams.samples import Samples
-from streams.stream import Stream
+from continual_metaopt.streams.samples import Samples
+from continual_metaopt.streams.stream import Stream
 
 CHECKPOINT_SECONDS = 30.0
 MAX_UNSAVED = 2**18  # rows of tables in memory, whatever the time

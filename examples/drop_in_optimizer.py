@@ -1,13 +1,13 @@
 """An Avalanche script with one line changed: MetaOptimize in place of torch.optim.AdamW."""
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.training import Naive
 
 from continual_metaopt import MLP, MetaOptimize, blocks
 from continual_metaopt.plugins import KeepOptimizerState
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 torch.manual_seed(0)
 benchmark = make_stream("class_split", source="digits", classes_per_experience=2, seed=0)

@@ -3,9 +3,9 @@
 import torch
 
 from continual_metaopt import MLP, MetaOptimizeStrategy
-from streams import make_stream, register_stream
-from streams.plan import plan_of, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams import make_stream, register_stream
+from continual_metaopt.streams.plan import plan_of, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 class Darken:

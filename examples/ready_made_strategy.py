@@ -3,7 +3,7 @@
 import torch
 
 from continual_metaopt import MLP, MetaOptimizeStrategy
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 torch.manual_seed(0)
 benchmark = make_stream("permuted_inputs", source="digits", n_experiences=3, seed=0)

@@ -1,12 +1,12 @@
 """MetaOptimize together with Avalanche's continual-learning methods: a replay buffer and EWC's penalty."""
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin
 
 from continual_metaopt import MLP, MetaOptimizeStrategy
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 benchmark = make_stream("class_split", source="digits", classes_per_experience=2, labels="global", seed=0)
 sizes = benchmark.info.for_learner

@@ -2,7 +2,7 @@
 
 import sys
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.logging import TensorboardLogger
@@ -10,7 +10,7 @@ from avalanche.training.plugins import EvaluationPlugin
 
 from continual_metaopt import MLP, MetaOptimizeStrategy
 from continual_metaopt.metrics import online_metrics
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/tensorboard"
 

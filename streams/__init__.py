@@ -6,11 +6,11 @@ are made by ``make_stream``, which returns an Avalanche benchmark with ``train_s
 
 from typing import TYPE_CHECKING, Any
 
-from streams.registry import Registry, UnknownNameError
+from continual_metaopt.streams.registry import Registry, UnknownNameError
 
 if TYPE_CHECKING:
-    from streams.benchmark import StreamBenchmark
-    from streams.stream import Stream
+    from continual_metaopt.streams.benchmark import StreamBenchmark
+    from continual_metaopt.streams.stream import Stream
 
 __all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "register_stream"]
 
@@ -29,7 +29,7 @@ for module, name, description in (
     ("tracking", "tracking", "linear regression on a target that keeps changing (Sutton, 1992)"),
     ("bit_flipping", "bit_flipping", "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al.)"),
 ):
-    STREAMS.add_lazily(name, f"streams.{module}:{name}", description)
+    STREAMS.add_lazily(name, f"continual_metaopt.streams.{module}:{name}", description)
 
 register_stream = STREAMS.register
 
@@ -57,7 +57,7 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
         (5, 2)
     """
     stream = plan_stream(name, **options)
-    from streams.benchmark import StreamBenchmark
+    from continual_metaopt.streams.benchmark import StreamBenchmark
 
     return StreamBenchmark(stream)
 

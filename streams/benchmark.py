@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from streams.samples import ImageSamples, Samples
-from streams.stream import Stream, StreamInfo
+from continual_metaopt.streams.samples import ImageSamples, Samples
+from continual_metaopt.streams.stream import Stream, StreamInfo
 
 
 class SampleDataset(Dataset[tuple[Tensor, Any]]):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.plan import (
+from continual_metaopt.streams.plan import (
     FIRST_BITS,
     FLIPPED_BITS,
     RANDOM_BITS,
@@ -22,8 +22,8 @@ from streams.plan import (
     Stationary,
     random_state,
 )
-from streams.stationary import last_change
-from streams.stream import Stream, about_stream, regression_stream
+from continual_metaopt.streams.stationary import last_change
+from continual_metaopt.streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "bit_flipping v1"
 BLOCK = 4096  # samples whose random bits are drawn together

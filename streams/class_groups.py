@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.images import ImageSet, ImageSource
-from streams.plan import SAMPLE_ORDER, Integers, plan_of, random_state
-from streams.registry import unknown_name
-from streams.stream import ImagePlan
+from continual_metaopt.streams.images import ImageSet, ImageSource
+from continual_metaopt.streams.plan import SAMPLE_ORDER, Integers, plan_of, random_state
+from continual_metaopt.streams.registry import unknown_name
+from continual_metaopt.streams.stream import ImagePlan
 
 Labels = Literal["within", "global", "appearance"]
 Classes = NDArray[np.int64]

@@ -28,10 +28,10 @@ import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from streams.images import ImageSet, ImageSource
-from streams.lazy_images import FACTS, OFFSETS, RECORDS, LazyImages
-from streams.private_folders import temporary_folder
-from streams.source_files import open_regular
+from continual_metaopt.streams.images import ImageSet, ImageSource
+from continual_metaopt.streams.lazy_images import FACTS, OFFSETS, RECORDS, LazyImages
+from continual_metaopt.streams.private_folders import temporary_folder
+from continual_metaopt.streams.source_files import open_regular
 
 CACHE_VARIABLE = "CONTINUAL_METAOPT_CACHE"
 DECODER_VERSION = 3  # to be raised whenever the same files come to mean other pixels, labels or splits

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streams.images import ImageSource
-from streams.input_changes import Brightness, InputChange, Noise, Rotation
-from streams.plan import SAMPLE_ORDER, plan_of, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.input_changes import Brightness, InputChange, Noise, Rotation
+from continual_metaopt.streams.plan import SAMPLE_ORDER, plan_of, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

@@ -6,10 +6,10 @@ arXiv 2308.11958, §4.2, and its code, github.com/skumar9876/L2_Init.
 
 from itertools import accumulate, cycle, pairwise, takewhile
 
-from streams.class_groups import Labels, chosen_classes, members, plan_classes
-from streams.images import ImageSource
-from streams.plan import CLASS_ORDER, SAMPLE_ORDER, in_passes, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.class_groups import Labels, chosen_classes, members, plan_classes
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, in_passes, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 PASSES = 10  # over the images of a hard experience, in the paper
 

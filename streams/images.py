@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.lazy_images import LazyImages
+from continual_metaopt.streams.lazy_images import LazyImages
 
 
 @dataclass(frozen=True)

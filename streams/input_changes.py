@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.plan import INPUT_NOISE
+from continual_metaopt.streams.plan import INPUT_NOISE
 
 
 class InputChange(Protocol):

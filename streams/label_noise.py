@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from streams.images import ImageSource
-from streams.plan import LABEL_NOISE, SAMPLE_ORDER, Plan, in_passes, plan_of, random_state
-from streams.registry import unknown_name
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.plan import LABEL_NOISE, SAMPLE_ORDER, Plan, in_passes, plan_of, random_state
+from continual_metaopt.streams.registry import unknown_name
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.source_files import FETCH_LFS, LFS_POINTER, open_regular
+from continual_metaopt.streams.source_files import FETCH_LFS, LFS_POINTER, open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,9 +6,9 @@ The stationary setting that most optimizers are made for, MetaOptimize's station
 
 import numpy as np
 
-from streams.images import ImageSource
-from streams.plan import SAMPLE_ORDER, plan_of, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.plan import SAMPLE_ORDER, plan_of, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.images import ImageSource
-from streams.input_changes import PixelPermutations
-from streams.plan import PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.input_changes import PixelPermutations
+from continual_metaopt.streams.plan import PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

@@ -6,9 +6,9 @@ its code, github.com/mohmdelsayed/upgd, core/task.
 
 import numpy as np
 
-from streams.images import ImageSource
-from streams.plan import LABEL_PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.plan import LABEL_PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.samples import ImageSamples, Samples
-from streams.stream import Stream
+from continual_metaopt.streams.samples import ImageSamples, Samples
+from continual_metaopt.streams.stream import Stream
 
 N_PORTIONS = 120  # of a course
 IMAGES_PER_PORTION = 16  # from which the size of a change is measured

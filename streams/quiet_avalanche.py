@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streams.private_folders import temporary_folder
+from continual_metaopt.streams.private_folders import temporary_folder
 
 HOME = "USERPROFILE" if os.name == "nt" else "HOME"
 

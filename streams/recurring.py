@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from streams.class_groups import Labels, chosen_classes, deal, members, plan_classes
-from streams.images import ImageSource
-from streams.plan import CLASS_ORDER, SAMPLE_ORDER, TASK_ORDER, in_passes, random_state
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.class_groups import Labels, chosen_classes, deal, members, plan_classes
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, TASK_ORDER, in_passes, random_state
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(

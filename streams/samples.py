@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.images import ImageSet
-from streams.input_changes import InputChange
-from streams.lazy_images import ReadAhead
-from streams.plan import Plan
+from continual_metaopt.streams.images import ImageSet
+from continual_metaopt.streams.input_changes import InputChange
+from continual_metaopt.streams.lazy_images import ReadAhead
+from continual_metaopt.streams.plan import Plan
 
 
 class Samples(Protocol):

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
-from streams.images import ImageSet, ImageSource
-from streams.lazy_images import IndexWriter, LazyImages, decode, file_record
-from streams.registry import UnknownNameError, unknown_name
-from streams.source_files import (
+from continual_metaopt.streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
+from continual_metaopt.streams.images import ImageSet, ImageSource
+from continual_metaopt.streams.lazy_images import IndexWriter, LazyImages, decode, file_record
+from continual_metaopt.streams.registry import UnknownNameError, unknown_name
+from continual_metaopt.streams.source_files import (
     FETCH_LFS,
     LFS_POINTER,
     VALIDATION,

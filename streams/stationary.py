@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from streams.plan import STATIONARY_ORDER, Plan, Stationary, random_state, take
-from streams.registry import unknown_name
+from continual_metaopt.streams.plan import STATIONARY_ORDER, Plan, Stationary, random_state, take
+from continual_metaopt.streams.registry import unknown_name
 
 
 def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int, frozen_after: int = 0) -> tuple[Plan, Plan]:

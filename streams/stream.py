@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.images import ImageSource
-from streams.input_changes import InputChange
-from streams.lazy_images import LazyImages, ReadAhead
-from streams.plan import Plan, Stationary
-from streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
-from streams.sources import MEMORY_LIMIT, SourceSpec, load_source
-from streams.stationary import make_stationary
-from streams.transitions import blur_boundaries
+from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.input_changes import InputChange
+from continual_metaopt.streams.lazy_images import LazyImages, ReadAhead
+from continual_metaopt.streams.plan import Plan, Stationary
+from continual_metaopt.streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
+from continual_metaopt.streams.sources import MEMORY_LIMIT, SourceSpec, load_source
+from continual_metaopt.streams.stationary import make_stationary
+from continual_metaopt.streams.transitions import blur_boundaries
 
 PORTION = 2**14  # samples of a regression that are made at once for the fingerprint
 

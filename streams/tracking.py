@@ -8,9 +8,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, Stationary, random_state
-from streams.stationary import last_change
-from streams.stream import Stream, about_stream, regression_stream
+from continual_metaopt.streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, Stationary, random_state
+from continual_metaopt.streams.stationary import last_change
+from continual_metaopt.streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "tracking v1"
 BLOCK = 4096  # samples whose random numbers are made together

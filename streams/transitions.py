@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from streams.plan import TRANSITIONS, Plan, random_state, take
+from continual_metaopt.streams.plan import TRANSITIONS, Plan, random_state, take
 
 
 def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import load_runs, reproduction
-from analysis.published import claims_markdown, published_claims, published_table, table_markdown
-from analysis.ranking import columns_of, ranking
-from analysis.scripts.comparison_table import main as comparison_table
-from analysis.scripts.initial_step_size import main as initial_step_size
-from analysis.scripts.sensitivity import spread_over_last
-from analysis.tables import format_columns
+from continual_metaopt.analysis import load_runs, reproduction
+from continual_metaopt.analysis.published import claims_markdown, published_claims, published_table, table_markdown
+from continual_metaopt.analysis.ranking import columns_of, ranking
+from continual_metaopt.analysis.scripts.comparison_table import main as comparison_table
+from continual_metaopt.analysis.scripts.initial_step_size import main as initial_step_size
+from continual_metaopt.analysis.scripts.sensitivity import spread_over_last
+from continual_metaopt.analysis.tables import format_columns
 from continual_metaopt.config import RunConfig, load_study
 
 ROOT = Path(__file__).parents[1]

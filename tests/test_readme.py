@@ -10,7 +10,7 @@ from continual_metaopt import cli, make_optimizer
 from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS
-from streams import STREAMS, make_stream
+from continual_metaopt.streams import STREAMS, make_stream
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON_EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streams import STREAMS, make_stream
+from continual_metaopt.streams import STREAMS, make_stream
 
 PAGE = Path(__file__).parents[1] / "docs" / "streams.md"
 TABLE = re.compile(r"(?<=<!-- streams: begin -->\n).*?(?=<!-- streams: end -->)", flags=re.DOTALL)

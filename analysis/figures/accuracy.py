@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import statistics
-from analysis.figures.style import (
+from continual_metaopt.analysis import statistics
+from continual_metaopt.analysis.figures.style import (
     Width,
     draw_boundaries,
     label_powers,
@@ -19,8 +19,8 @@ from analysis.figures.style import (
     styled,
     thousands,
 )
-from analysis.runs import Runs
-from analysis.statistics import (
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
     Diverged,
     counted_runs,
     default_window,

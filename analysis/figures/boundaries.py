@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
-from analysis.figures.style import Width, legend_below, line_of, log_axis, new_figure, styled, thousands
-from analysis.runs import Runs
-from analysis.statistics import is_regression, recorded_blocks, require_labels
+from continual_metaopt.analysis import statistics
+from continual_metaopt.analysis.figures.style import (
+    Width,
+    legend_below,
+    line_of,
+    log_axis,
+    new_figure,
+    styled,
+    thousands,
+)
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import is_regression, recorded_blocks, require_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, Width, legend_below, new_figure, styled
+from continual_metaopt.analysis.figures.style import COLOURS, Width, legend_below, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.families import FAMILIES, family
-from analysis.figures.style import (
+from continual_metaopt.analysis.families import FAMILIES, family
+from continual_metaopt.analysis.figures.style import (
     COLOURS,
     MARKERS,
     Width,
@@ -24,7 +24,7 @@ from analysis.figures.style import (
     plain_ticks,
     styled,
 )
-from analysis.statistics import numbers_of
+from continual_metaopt.analysis.statistics import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, Width, draw_single_seeds, legend_below, new_figure, styled
-from analysis.statistics import numbers_of
+from continual_metaopt.analysis.figures.style import (
+    COLOURS,
+    MARKERS,
+    Width,
+    draw_single_seeds,
+    legend_below,
+    new_figure,
+    styled,
+)
+from continual_metaopt.analysis.statistics import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.figures.accuracy import cumulative_curves, draw_curve
-from analysis.figures.style import (
+from continual_metaopt.analysis.figures.accuracy import cumulative_curves, draw_curve
+from continual_metaopt.analysis.figures.style import (
     COLOURS,
     LINE_STYLES,
     Width,
@@ -19,8 +19,8 @@ from analysis.figures.style import (
     styled,
     thousands,
 )
-from analysis.figures.trajectories import block_panels, draw_trajectories
-from analysis.published import (
+from continual_metaopt.analysis.figures.trajectories import block_panels, draw_trajectories
+from continual_metaopt.analysis.published import (
     ACCURACY,
     CUMULATIVE_ACCURACY,
     FORMS,
@@ -33,8 +33,8 @@ from analysis.published import (
     learners_of,
     papers_rows,
 )
-from analysis.runs import Runs
-from analysis.statistics import (
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
     Diverged,
     test_accuracy_by_experience,
 )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.comparisons import Test, limits_of, rank_learners
-from analysis.figures.style import Width, inches, line_of, new_figure, styled
-from analysis.runs import Runs
-from analysis.statistics import Diverged
+from continual_metaopt.analysis.comparisons import Test, limits_of, rank_learners
+from continual_metaopt.analysis.figures.style import Width, inches, line_of, new_figure, styled
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

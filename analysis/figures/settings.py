@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.style import Width, label_powers, legend_below, line_of, new_figure, styled
-from analysis.runs import Runs
-from analysis.statistics import Diverged, accuracy_by_setting, accuracy_over_setting
+from continual_metaopt.analysis.figures.style import Width, label_powers, legend_below, line_of, new_figure, styled
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import Diverged, accuracy_by_setting, accuracy_over_setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

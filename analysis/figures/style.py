@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
 import numpy as np
 
-from analysis.files import write_whole
-from analysis.runs import Runs
-from analysis.statistics import common_boundaries
-from analysis.tables import seeds_of
+from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import common_boundaries
+from continual_metaopt.analysis.tables import seeds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figures.style import COLOURS, Width, inches, log_axis, new_figure, panel_columns, plain_ticks, styled
-from analysis.runs import Runs
-from analysis.sawtooth import BINS, SHIFTS, SKIP, Sawtooth, block_trajectories, sawtooth
-from analysis.statistics import require_labels
+from continual_metaopt.analysis.figures.style import (
+    COLOURS,
+    Width,
+    inches,
+    log_axis,
+    new_figure,
+    panel_columns,
+    plain_ticks,
+    styled,
+)
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.sawtooth import BINS, SHIFTS, SKIP, Sawtooth, block_trajectories, sawtooth
+from continual_metaopt.analysis.statistics import require_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import (
+from continual_metaopt.analysis.figures.style import (
     Width,
     draw_boundaries,
     inches,
@@ -21,8 +21,8 @@ from analysis.figures.style import (
     styled,
     thousands,
 )
-from analysis.runs import Runs
-from analysis.statistics import require_labels, trajectories_of_blocks
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import require_labels, trajectories_of_blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

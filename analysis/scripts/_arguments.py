@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from analysis.comparisons import Test
-from analysis.escaping import csv_text, for_terminal, one_line
-from analysis.figures import WIDTHS, Format, caption_of, save
-from analysis.files import print_with_replacements, with_home, write_whole
-from analysis.report import SUFFIXES, split_by_stream, write_texts
-from analysis.runs import Runs, load_runs
-from analysis.tables import format_columns
+from continual_metaopt.analysis.comparisons import Test
+from continual_metaopt.analysis.escaping import csv_text, for_terminal, one_line
+from continual_metaopt.analysis.figures import WIDTHS, Format, caption_of, save
+from continual_metaopt.analysis.files import print_with_replacements, with_home, write_whole
+from continual_metaopt.analysis.report import SUFFIXES, split_by_stream, write_texts
+from continual_metaopt.analysis.runs import Runs, load_runs
+from continual_metaopt.analysis.tables import format_columns
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
-from analysis.figures import accuracy_against_time
-from analysis.report import split_by_stream
-from analysis.runs import Runs, load_runs
-from analysis.scripts import _arguments
-from analysis.tables import with_interval
+from continual_metaopt.analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
+from continual_metaopt.analysis.figures import accuracy_against_time
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs, load_runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.archive import SUFFIX, archive
-from analysis.escaping import one_line
-from analysis.files import print_with_replacements, with_home
+from continual_metaopt.analysis.archive import SUFFIX, archive
+from continual_metaopt.analysis.escaping import one_line
+from continual_metaopt.analysis.files import print_with_replacements, with_home
 
 
 def main(argv: Sequence[str] | None = None) -> int:

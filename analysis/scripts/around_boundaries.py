@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import ALIGNED, around_boundaries
-from analysis.files import file_names
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.figures import ALIGNED, around_boundaries
+from continual_metaopt.analysis.files import file_names
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

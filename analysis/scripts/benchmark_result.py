@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.benchmark_result import (
+from continual_metaopt.analysis.benchmark_result import (
     DEFINITIONS,
     compare_results,
     comparison_columns,
@@ -15,10 +15,10 @@ from analysis.benchmark_result import (
     read_result,
     write_result,
 )
-from analysis.escaping import one_line
-from analysis.files import print_with_replacements, with_home
-from analysis.runs import load_runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.escaping import one_line
+from continual_metaopt.analysis.files import print_with_replacements, with_home
+from continual_metaopt.analysis.runs import load_runs
+from continual_metaopt.analysis.scripts import _arguments
 
 NAME = "python -m analysis.scripts.benchmark_result"
 NOTE = (

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.report import split_by_stream, write_tables
-from analysis.runs import Runs, load_runs
-from analysis.scripts import _arguments
-from analysis.tables import caption, comparison_table, format_table
+from continual_metaopt.analysis.report import split_by_stream, write_tables
+from continual_metaopt.analysis.runs import Runs, load_runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import caption, comparison_table, format_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

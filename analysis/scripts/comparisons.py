@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_learners, summary_table
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.tables import interval_text, number_text, seeds_of
+from continual_metaopt.analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_learners, summary_table
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import interval_text, number_text, seeds_of
 
 SUMMARY = (
     "Means over seeds, ± the half width of a 95 % Student-t interval; in brackets 95 % bootstrap intervals, which are "

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.controls import control_table
-from analysis.figures import control_dots
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.tables import seeds_of, with_interval
+from continual_metaopt.analysis.controls import control_table
+from continual_metaopt.analysis.figures import control_dots
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import seeds_of, with_interval
 
 NOTE = (
     "Average online accuracy (%) and paired differences in percentage points, over all experiences and without the "

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import initial_step_sizes
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.tuning import scores_over_option
+from continual_metaopt.analysis.figures import initial_step_sizes
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tuning import scores_over_option
 
 EXPLANATION = (
     "Average online accuracy (%) at each value of the initial step size, or of what stands for it, mean over seeds. "

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from analysis.figures import MetaParameter, has_meta_parameter, meta_parameter_trajectories
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.figures import MetaParameter, has_meta_parameter, meta_parameter_trajectories
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

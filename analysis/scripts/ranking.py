@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import ranking_dots
-from analysis.ranking import caption, columns_of, ranking
-from analysis.report import split_by_stream
-from analysis.runs import Runs, load_runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.figures import ranking_dots
+from continual_metaopt.analysis.ranking import caption, columns_of, ranking
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs, load_runs
+from continual_metaopt.analysis.scripts import _arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from analysis.reproduction_report import SHIFTS_OF_TABLES, Experiment, write_reproduction
-from analysis.runs import Runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.reproduction_report import SHIFTS_OF_TABLES, Experiment, write_reproduction
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

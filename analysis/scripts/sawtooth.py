@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.figures import folded_sawtooth
-from analysis.files import file_names
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
-from analysis.scripts import _arguments
-from analysis.tables import interval_text, number_text, seeds_of
+from continual_metaopt.analysis.figures import folded_sawtooth
+from continual_metaopt.analysis.files import file_names
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.sawtooth import BINS, SHIFTS, SKIP, sawtooth_table
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import interval_text, number_text, seeds_of
 
 NOTE = (
     "Amplitudes, rises, falls and slopes are means over seeds in decades: 0.3 is a factor of 2, 1 a factor of 10; ± is "

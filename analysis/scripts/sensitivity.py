@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.escaping import csv_text
-from analysis.figures import sensitivity_maps
-from analysis.files import write_whole
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.statistics import accuracy_by_setting
-from analysis.tables import format_columns, number_text
+from continual_metaopt.analysis.escaping import csv_text
+from continual_metaopt.analysis.figures import sensitivity_maps
+from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.statistics import accuracy_by_setting
+from continual_metaopt.analysis.tables import format_columns, number_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

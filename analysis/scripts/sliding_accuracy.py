@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import sliding_accuracy
-from analysis.runs import Runs
-from analysis.scripts import _arguments
+from continual_metaopt.analysis.figures import sliding_accuracy
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

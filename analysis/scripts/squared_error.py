@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.figures import sliding_squared_error
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.statistics import mean_interval, mean_squared_error
-from analysis.tables import interval_text, seeds_text
+from continual_metaopt.analysis.figures import sliding_squared_error
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.statistics import mean_interval, mean_squared_error
+from continual_metaopt.analysis.tables import interval_text, seeds_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

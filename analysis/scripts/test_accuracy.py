@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from analysis import statistics
-from analysis.escaping import csv_text
-from analysis.figures import test_accuracy_by_experience
-from analysis.files import write_whole
-from analysis.report import split_by_stream
-from analysis.runs import Runs
-from analysis.scripts import _arguments
-from analysis.tables import BIMODAL_NOTE, columns_by_experience, format_columns, seeds_of
+from continual_metaopt.analysis import statistics
+from continual_metaopt.analysis.escaping import csv_text
+from continual_metaopt.analysis.figures import test_accuracy_by_experience
+from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.tables import BIMODAL_NOTE, columns_by_experience, format_columns, seeds_of
 
 NOTE = (
     "Test accuracy (%) on held-out samples of each task, measured at its end: mean over seeds ± half width of a 95 % "

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from analysis.files import is_regular, open_regular, read_regular, write_whole
+from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.config import RunConfig, import_modules
 from continual_metaopt.in_use import alone_in
@@ -36,10 +36,10 @@ from continual_metaopt.recording import (
     read_json,
     write_json,
 )
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.lazy_images import LazyImages
+from continual_metaopt.streams.sources import SourceArguments, receive_source, sources_loaded
 from continual_metaopt.under_way import earlier_state, reason_of
-from streams import plan_stream
-from streams.lazy_images import LazyImages
-from streams.sources import SourceArguments, receive_source, sources_loaded
 
 RESTARTS = 10  # of a run whose node or process is lost
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
-from analysis.files import real_folder
+from continual_metaopt.analysis.files import real_folder
 from continual_metaopt.backends.one_run import do_run
 from continual_metaopt.jobs import BackendError, Job, RunsFailed, StudyInterrupted
 from continual_metaopt.progress import ProgressDisplay

@@ -263,7 +263,7 @@ class _DatasetSamples:
         return len(self._dataset)
 
     def batch(self, steps: slice) -> tuple[Array, Array]:
-        from streams.benchmark import read_samples  # which needs Avalanche, as this module does not
+        from continual_metaopt.streams.benchmark import read_samples  # which needs Avalanche, as this module does not
 
         inputs, targets = read_samples(self._dataset, steps)
         self.last_inputs = inputs

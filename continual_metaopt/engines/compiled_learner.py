@@ -32,8 +32,8 @@ from continual_metaopt.engines.observations import (
     weights_are_due,
     weights_not_finite,
 )
+from continual_metaopt.streams.samples import Samples
 from continual_metaopt.trajectories import Trajectory
-from streams.samples import Samples
 
 FIRST_SAMPLES = 16  # in the first call, when it is not known yet how long a sample takes
 SHORTEST_SECONDS = 1e-4  # that a call counts as; coarse clocks may not have moved meanwhile

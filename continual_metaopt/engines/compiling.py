@@ -13,8 +13,8 @@ import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from streams.decoded_images import CACHE_VARIABLE, cache_folder
-from streams.private_folders import private_folder, temporary_folder
+from continual_metaopt.streams.decoded_images import CACHE_VARIABLE, cache_folder
+from continual_metaopt.streams.private_folders import private_folder, temporary_folder
 
 PACKAGE = Path(__file__).parents[1]
 SOURCES = [  # files with compiled functions; each may hold code of the others

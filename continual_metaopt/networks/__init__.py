@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from streams.registry import Registry
+from continual_metaopt.streams.registry import Registry
 
 NETWORKS: Registry[Any] = Registry("network", entry_points="continual_metaopt.networks")
 for name, home, description in (

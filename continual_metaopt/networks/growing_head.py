@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import torch
 from avalanche.models import IncrementalClassifier

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import nn
 
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 
 def check_norm(norm: str, known: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from streams.registry import Registry
+from continual_metaopt.streams.registry import Registry
 
 ParamState = dict[str, Any]  # tensors of the parameter's shape, and the number of steps
 

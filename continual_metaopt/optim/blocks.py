@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 Granularity = Literal["scalar", "blockwise", "layerwise", "tensor", "node", "weight"]
 

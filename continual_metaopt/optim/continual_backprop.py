@@ -19,7 +19,7 @@ from continual_metaopt.optim.on_base import OnBase
 from continual_metaopt.optim.own_noise import noise_of
 from continual_metaopt.optim.sequential_units import HiddenUnits, UnitActivity, mean_size
 from continual_metaopt.optim.weightwise import Group, require
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 Initialisation = Literal["torch", "kaiming"]
 

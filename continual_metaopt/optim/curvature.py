@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 CurvatureKind = Literal["exact", "gauss_newton", "diagonal"]
 KINDS = ("exact", "gauss_newton", "diagonal")

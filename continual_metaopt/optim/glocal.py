@@ -41,7 +41,7 @@ from continual_metaopt.optim.metaoptimize import (
     MetaParameter,
 )
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 COLLECTION = "collection"  # in the first group: the hypergradients of the current collection
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from streams.registry import Registry
+from continual_metaopt.streams.registry import Registry
 
 MetaState = dict[str, Any]  # numbers, or tensors where a block holds many step sizes
 

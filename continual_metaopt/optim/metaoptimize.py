@@ -26,7 +26,7 @@ from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA, two_horizons_rule
 from continual_metaopt.optim.weightwise import gradients
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 MetaParameter = Literal["lr", "weight_decay", "momentum"]
 StepSizeParametrisation = Literal["log", "linear"]

@@ -13,7 +13,7 @@ from torch.optim.optimizer import ParamsT
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
 from continual_metaopt.optim.weightwise import Group, gradients
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 ErrorOf = Literal["cross_entropy", "squared_error"]
 

@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate
 from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative
 from continual_metaopt.optim.weightwise import Group, gradients
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 
 class OnBase(CheckedOptimizer):

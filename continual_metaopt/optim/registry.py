@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.summaries import geometric_mean
-from streams.registry import Registry, UnknownNameError, unknown_name
+from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -57,7 +57,7 @@ from torch import Tensor
 from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
 from continual_metaopt.optim.curvature import KINDS, Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
-from streams.registry import unknown_name
+from continual_metaopt.streams.registry import unknown_name
 
 Variant = Literal["hessian_free", "l", "2x2", "full"]
 UpdateOrder = Literal["base_first", "meta_first"]

@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis import comparison_table, load_runs
-from analysis.records import TABLES
-from analysis.scripts import archive
+from continual_metaopt.analysis import comparison_table, load_runs
+from continual_metaopt.analysis.records import TABLES
+from continual_metaopt.analysis.scripts import archive
 
 from .synthetic import write_regression, write_run
 

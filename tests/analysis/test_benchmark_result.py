@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import benchmark_result, load_runs
-from analysis.benchmark_result import (
+from continual_metaopt.analysis import benchmark_result, load_runs
+from continual_metaopt.analysis.benchmark_result import (
     DEFINITIONS,
     Definition,
     Result,
@@ -20,7 +20,7 @@ from analysis.benchmark_result import (
     schema,
     write_result,
 )
-from analysis.scripts.benchmark_result import main
+from continual_metaopt.analysis.scripts.benchmark_result import main
 
 from .synthetic import write_run
 

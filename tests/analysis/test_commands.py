@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from analysis import load_runs
-from analysis.commands import run_command, studies_of
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.commands import run_command, studies_of
 
 from .synthetic import write_run
 

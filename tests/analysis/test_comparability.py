@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from analysis import comparison_table, figures, load_runs, scripts, write_report
-from analysis.comparisons import paired_comparisons, rank_learners, summary_table
-from analysis.sawtooth import sawtooth_table
-from analysis.statistics import accuracy_by_setting, accuracy_over_setting, best_fixed, paired_differences
+from continual_metaopt.analysis import comparison_table, figures, load_runs, scripts, write_report
+from continual_metaopt.analysis.comparisons import paired_comparisons, rank_learners, summary_table
+from continual_metaopt.analysis.sawtooth import sawtooth_table
+from continual_metaopt.analysis.statistics import (
+    accuracy_by_setting,
+    accuracy_over_setting,
+    best_fixed,
+    paired_differences,
+)
 
 from .synthetic import write_regression, write_run
 
@@ -103,7 +108,7 @@ def test_equal_seeds_with_other_samples_are_refused(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_refuse_them_too(name, tmp_path, capsys):
-    main = import_module(f"analysis.scripts.{name}").main
+    main = import_module(f"continual_metaopt.analysis.scripts.{name}").main
     options = ["--out", str(tmp_path / "out"), *SCRIPT_OPTIONS.get(name, [])]
     write_two(tmp_path / "equal", {}, {}, regression=name == "squared_error")
     assert main([str(tmp_path / "equal"), *options]) == 0

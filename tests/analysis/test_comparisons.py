@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_runs
-from analysis.comparisons import (
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.comparisons import (
     Ranks,
     bootstrap_interval,
     holm,
@@ -24,7 +24,7 @@ from analysis.comparisons import (
     smallest_p,
     summary_table,
 )
-from analysis.statistics import paired_differences
+from continual_metaopt.analysis.statistics import paired_differences
 
 from .synthetic import write_regression, write_run
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from analysis import load_runs
-from analysis.controls import control_table
-from analysis.figures import control_dots
-from analysis.scripts import controls
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.controls import control_table
+from continual_metaopt.analysis.figures import control_dots
+from continual_metaopt.analysis.scripts import controls
 
 from .synthetic import write_regression, write_run
 

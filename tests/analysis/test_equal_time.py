@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import load_runs
-from analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
-from analysis.scripts import accuracy_against_cost
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
+from continual_metaopt.analysis.scripts import accuracy_against_cost
 
 from .test_ranking import write_learner, write_trial
 

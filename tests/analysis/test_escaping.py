@@ -4,12 +4,12 @@ import io
 import pandas as pd
 import pytest
 
-from analysis.escaping import csv_text, for_terminal, no_formula, one_line
-from analysis.export import export
-from analysis.report import write_tables
-from analysis.runs import load_runs
-from analysis.scripts import comparison_table as script
-from analysis.tables import comparison_table, format_columns
+from continual_metaopt.analysis.escaping import csv_text, for_terminal, no_formula, one_line
+from continual_metaopt.analysis.export import export
+from continual_metaopt.analysis.report import write_tables
+from continual_metaopt.analysis.runs import load_runs
+from continual_metaopt.analysis.scripts import comparison_table as script
+from continual_metaopt.analysis.tables import comparison_table, format_columns
 
 from .synthetic import write_run
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.explain import explain
+from continual_metaopt.analysis.explain import explain
 
 from .synthetic import write_regression, write_run, write_table
 

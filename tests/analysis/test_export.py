@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_runs
-from analysis.export import MAX_POINTS, export, scalars
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.export import MAX_POINTS, export, scalars
 
 from .synthetic import write_regression, write_run
 

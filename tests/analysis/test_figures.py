@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from analysis import figures, load_runs, write_report
-from analysis.figures import (
+from continual_metaopt.analysis import figures, load_runs, write_report
+from continual_metaopt.analysis.figures import (
     COLOURS,
     WIDTHS,
     accuracy_against_time,
@@ -29,7 +29,7 @@ from analysis.figures import (
     sliding_squared_error,
     step_size_trajectories,
 )
-from analysis.figures.style import _style, label_powers, new_figure
+from continual_metaopt.analysis.figures.style import _style, label_powers, new_figure
 
 from .synthetic import sawtooth, write_regression, write_run, write_study
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis.files import file_names, is_regular, open_regular, print_with_replacements, read_regular, with_home
+from continual_metaopt.analysis.files import (
+    file_names,
+    is_regular,
+    open_regular,
+    print_with_replacements,
+    read_regular,
+    with_home,
+)
 
 
 def exactly(message: str) -> str:

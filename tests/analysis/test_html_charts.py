@@ -5,8 +5,8 @@ import base64
 import numpy as np
 import pytest
 
-from analysis import html_charts, load_runs
-from analysis.html_charts import pack, points_per_line, score_charts, trajectory_chart
+from continual_metaopt.analysis import html_charts, load_runs
+from continual_metaopt.analysis.html_charts import pack, points_per_line, score_charts, trajectory_chart
 
 from .synthetic import write_regression, write_run, write_study
 

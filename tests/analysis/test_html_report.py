@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 
-from analysis import comparison_table, load_runs
-from analysis.figures.style import new_figure, save
-from analysis.html_report import Section, comparison_rows, configurations, html_page, learner_settings, write_html
-from analysis.report import by_stream_and_network, split_by_stream
+from continual_metaopt.analysis import comparison_table, load_runs
+from continual_metaopt.analysis.figures.style import new_figure, save
+from continual_metaopt.analysis.html_report import (
+    Section,
+    comparison_rows,
+    configurations,
+    html_page,
+    learner_settings,
+    write_html,
+)
+from continual_metaopt.analysis.report import by_stream_and_network, split_by_stream
 
 from .synthetic import write_run, write_study
 

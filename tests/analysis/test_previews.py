@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from analysis.figures import save
-from analysis.previews import SheetRow, Zoom, contact_sheet, image_timeline, regression_timeline, regression_zooms
+from continual_metaopt.analysis.figures import save
+from continual_metaopt.analysis.previews import (
+    SheetRow,
+    Zoom,
+    contact_sheet,
+    image_timeline,
+    regression_timeline,
+    regression_zooms,
+)
 
 
 def texts(figure):

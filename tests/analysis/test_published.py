@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import figures, load_runs
-from analysis.published import (
+from continual_metaopt.analysis import figures, load_runs
+from continual_metaopt.analysis.published import (
     ACCURACY,
     NO_RUNS,
     Row,
@@ -19,7 +19,7 @@ from analysis.published import (
     row_of,
     table_markdown,
 )
-from analysis.reproduction_report import write_reproduction
+from continual_metaopt.analysis.reproduction_report import write_reproduction
 
 from .synthetic import sawtooth, write_run
 
@@ -158,7 +158,7 @@ def test_claims_are_decided_by_corrected_tests(tmp_path: Path) -> None:
 
 def test_an_undecided_claim() -> None:
     """One seed decides nothing."""
-    from analysis.published import _tested
+    from continual_metaopt.analysis.published import _tested
 
     assert np.isnan(_tested("claim", "paper", "points", pd.Series([3.0])).p)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import load_runs
-from analysis.families import family
-from analysis.figures import ranking_dots
-from analysis.ranking import caption, columns_of, ranking
-from analysis.scripts import ranking as script
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.figures import ranking_dots
+from continual_metaopt.analysis.ranking import caption, columns_of, ranking
+from continual_metaopt.analysis.scripts import ranking as script
 
 from .synthetic import write_regression, write_run
 

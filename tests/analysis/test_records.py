@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import analysis.runs
-from analysis.html_charts import score_charts, trajectory_chart
-from analysis.records import MAX_BYTES, REPAIR, read_config, read_object, read_status
-from analysis.runs import load_runs
-from analysis.tables import comparison_table
+from continual_metaopt.analysis import runs as runs_module
+from continual_metaopt.analysis.html_charts import score_charts, trajectory_chart
+from continual_metaopt.analysis.records import MAX_BYTES, REPAIR, read_config, read_object, read_status
+from continual_metaopt.analysis.runs import load_runs
+from continual_metaopt.analysis.tables import comparison_table
 
 from .synthetic import write_run
 
@@ -193,8 +193,8 @@ def test_small_tables_are_read_once_for_all_tables_and_charts(tmp_path, monkeypa
     for seed in (0, 1):
         sizes = {"a": [0.1, 0.2], "b": [0.3, 0.4]}
         write_run(tmp_path, "A", seed, [1, 0, 1, 1], learned=True, step_sizes=sizes, test_accuracy=[0.5, 0.5])
-    opened, read_file = [], analysis.runs._read_file
-    monkeypatch.setattr(analysis.runs, "_read_file", lambda *given: opened.append(given[0]) or read_file(*given))
+    opened, read_file = [], runs_module._read_file
+    monkeypatch.setattr(runs_module, "_read_file", lambda *given: opened.append(given[0]) or read_file(*given))
     runs = load_runs(tmp_path).readable()
     comparison_table(runs)
     part = next(iter(runs.by_stream().values()))

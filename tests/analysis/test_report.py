@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import load_runs, write_report
-from analysis.files import real_folder
-from analysis.report import split_by_stream
+from continual_metaopt.analysis import load_runs, write_report
+from continual_metaopt.analysis.files import real_folder
+from continual_metaopt.analysis.report import split_by_stream
 
 from .synthetic import write_run
 
@@ -74,7 +74,7 @@ def test_a_report_that_was_not_finished_may_be_written_again(tmp_path: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("analysis.report.write_html", killed)
+        interrupted.setattr("continual_metaopt.analysis.report.write_html", killed)
         with pytest.raises(KeyboardInterrupt):
             write_report(runs, tmp_path / "report")
     assert "has not finished" in (tmp_path / "report" / "report.html").read_text()

@@ -9,9 +9,9 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
-from analysis import load_runs
-from analysis.figures import gaps_beside_the_papers
-from analysis.reproduction import (
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.figures import gaps_beside_the_papers
+from continual_metaopt.analysis.reproduction import (
     BASES,
     PAPER,
     Row,
@@ -27,8 +27,8 @@ from analysis.reproduction import (
     sawtooth_findings,
     verdict,
 )
-from analysis.reproduction_report import Experiment, write_reproduction
-from analysis.scripts.reproduction import main
+from continual_metaopt.analysis.reproduction_report import Experiment, write_reproduction
+from continual_metaopt.analysis.scripts.reproduction import main
 
 from .synthetic import sawtooth, write_run
 

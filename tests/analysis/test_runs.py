@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import analysis
-from analysis import Runs, load_runs
+from continual_metaopt import analysis
+from continual_metaopt.analysis import Runs, load_runs
 
 from .synthetic import write_run, write_study
 

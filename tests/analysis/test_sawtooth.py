@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import load_runs
-from analysis.sawtooth import Trajectory, block_trajectories, sawtooth, sawtooth_table, trend
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.sawtooth import Trajectory, block_trajectories, sawtooth, sawtooth_table, trend
 
 from .synthetic import write_run
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from analysis.scripts import (
+from continual_metaopt.analysis.scripts import (
     around_boundaries,
     comparison_table,
     comparisons,
@@ -19,7 +19,7 @@ from analysis.scripts import (
     squared_error,
     step_sizes,
 )
-from analysis.scripts import (
+from continual_metaopt.analysis.scripts import (
     test_accuracy as of_tests,
 )
 

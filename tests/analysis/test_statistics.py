@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load_runs, statistics
-from analysis.statistics import (
+from continual_metaopt.analysis import load_runs, statistics
+from continual_metaopt.analysis.statistics import (
     GAMMA,
     accuracy_over_setting,
     aligned,

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis import comparison_table, format_table, load_runs, statistics
-from analysis.tables import caption, columns_by_experience, seeds_text
+from continual_metaopt.analysis import comparison_table, format_table, load_runs, statistics
+from continual_metaopt.analysis.tables import caption, columns_by_experience, seeds_text
 
 from .synthetic import write_regression, write_run
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import comparison_table, format_table, load_runs
-from analysis.tables import caption
-from analysis.tuning import best_setting, scores_by_setting, sensitivity
+from continual_metaopt.analysis import comparison_table, format_table, load_runs
+from continual_metaopt.analysis.tables import caption
+from continual_metaopt.analysis.tuning import best_setting, scores_by_setting, sensitivity
 from continual_metaopt.study import average_score
 
 from .synthetic import write_regression, write_run

@@ -3,8 +3,8 @@ import sys
 import pytest
 
 from benchmarks.larger_than_memory import measure_speed, read_stream, write_sources
-from streams.lazy_images import LazyImages
-from streams.sources import load_source
+from continual_metaopt.streams.lazy_images import LazyImages
+from continual_metaopt.streams.sources import load_source
 
 LIMIT = 10**6
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory and times of a process")

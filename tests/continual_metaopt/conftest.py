@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +23,8 @@ from continual_metaopt.backends import local
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim import registry
 from continual_metaopt.recording import TABLES
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 torch.set_num_threads(1)  # small networks do not profit from more, and tests share the cores with others
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from analysis import load_runs
-from analysis.files import write_whole
 from continual_metaopt import recording, under_way
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.files import write_whole
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.recording import TABLES, read_json, write_json

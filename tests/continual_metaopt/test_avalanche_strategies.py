@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -46,8 +46,8 @@ from continual_metaopt.learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.plugins import KeepOptimizerState
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import small_network
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 from tests.streams.test_sources import idx
 
 from .conftest import small_network

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -48,8 +48,8 @@ from continual_metaopt.metrics import online_metrics
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.plugins import KeepOptimizerState
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import small_network
 from .test_plugins import Growing, ManyHeads, classes_by_twos, task_by_task

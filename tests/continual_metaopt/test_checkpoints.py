@@ -13,7 +13,7 @@ from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.learner import MetaOptimizeStrategy
 from continual_metaopt.networks.mlp import MLP
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 PORTION = 7
 LENGTH = 40

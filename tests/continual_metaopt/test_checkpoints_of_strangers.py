@@ -14,7 +14,7 @@ from continual_metaopt.compiled_run import read_compiled_checkpoint
 from continual_metaopt.engines.kernels import Learned
 from continual_metaopt.preparing import _read_checkpoint
 from continual_metaopt.recording import COMPILED_CHECKPOINT, load_checkpoint
-from streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
+from continual_metaopt.streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
 
 STREAM = StreamInfo(
     definition="class_split v1",

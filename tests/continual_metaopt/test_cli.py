@@ -20,17 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import analysis
-from continual_metaopt import cli, preparing, study
+from continual_metaopt import analysis, cli, preparing, study
 from continual_metaopt.backends import local
 from continual_metaopt.command import NOTHING_BEGUN
 from continual_metaopt.config import load_study
 from continual_metaopt.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.recording import read_json
+from continual_metaopt.streams import STREAMS, plan_stream
 from continual_metaopt.study import StudyResult, run_study
 from continual_metaopt.study_lock import StudyLock
 from continual_metaopt.under_way import NO_ACCESS, NO_ROOM
-from streams import STREAMS, plan_stream
 
 from ..analysis.synthetic import write_run
 from ..streams.synthetic import coded_images, encode, write_parquet

@@ -28,7 +28,7 @@ from continual_metaopt.config import (
 )
 from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.optim.registry import make_optimizer
-from streams import STREAMS, UnknownNameError
+from continual_metaopt.streams import STREAMS, UnknownNameError
 
 from .conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
 

@@ -4,7 +4,7 @@ import inspect
 import math
 from typing import Any, get_args
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import dill
 import pytest
@@ -33,8 +33,8 @@ from continual_metaopt.metrics import TraceCosine, online_metrics
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import Collector, exactly
 from .test_metrics import Curves, curves, evaluator_of, naive

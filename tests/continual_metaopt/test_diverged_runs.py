@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import comparison_table, load_runs
-from analysis.explain import explain
 from continual_metaopt import register_network
+from continual_metaopt.analysis import comparison_table, load_runs
+from continual_metaopt.analysis.explain import explain
 from continual_metaopt.config import RunConfig
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from analysis import comparison_table, load_runs
+from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.config import StudyConfig
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.recording import read_json
+from continual_metaopt.streams import make_stream
 from continual_metaopt.study import run_study
-from streams import make_stream
 
 from .conftest import read_tables
 

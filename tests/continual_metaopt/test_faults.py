@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import load_runs
 from continual_metaopt import recording, under_way
+from continual_metaopt.analysis import load_runs
 from continual_metaopt.engines import compiled_learner, torch_engine
 from continual_metaopt.recording import ROW_GROUP, TABLES, RunDirectory, notes_on_damages, read_json
 from continual_metaopt.running import run_one
+from continual_metaopt.streams.samples import ImageSamples
 from continual_metaopt.under_way import earlier_state, reason_of
-from streams.samples import ImageSamples
 
 from .conftest import environment, exactly, files_of, read_tables
 from .test_recording import ENGINE, add_experience, portion, save, with_parts

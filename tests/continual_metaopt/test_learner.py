@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pytest
@@ -38,8 +38,8 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import Collector, exactly, small_network
 

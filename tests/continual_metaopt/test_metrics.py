@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import dill
 import pytest
@@ -40,7 +40,7 @@ from continual_metaopt.metrics import (
 )
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import Collector, exactly, small_network
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream, plan_stream
+from continual_metaopt.streams import make_stream, plan_stream
 
 from .conftest import Collector, exactly, read_tables, small_network
 from .test_checkpoints import SaveAndStop, Stop

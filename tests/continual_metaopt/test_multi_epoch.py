@@ -13,7 +13,7 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 from tests.streams.synthetic import write_folder
 
 from .conftest import read_tables

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from analysis.escaping import for_terminal
 from continual_metaopt import cli
+from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.files_on_disk import bytes_below, size
 from continual_metaopt.overview import overview
 from continual_metaopt.processes import this_process

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from continual_metaopt.learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.plugins import KeepOptimizerState
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "scalar": lambda model: MetaOptimize(blocks(model, "scalar"), 1e-3, meta_lr=0.02),

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import comparison_table, load_runs, write_report
+from continual_metaopt.analysis import comparison_table, load_runs, write_report
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream, plan_stream
+from continual_metaopt.streams import make_stream, plan_stream
 
 from .conftest import read_tables
 

@@ -9,7 +9,7 @@ import yaml
 from continual_metaopt import cli, config, overhead, reproduce
 from continual_metaopt.config import load_study
 from continual_metaopt.recording import read_json
-from streams import sources
+from continual_metaopt.streams import sources
 
 from .conftest import exactly
 

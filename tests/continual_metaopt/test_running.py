@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import load_runs
 from continual_metaopt import compiled_run, preparing, register_learner, register_network, running, under_way
+from continual_metaopt.analysis import load_runs
 from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.diagnostic_names import Diagnostic
 from continual_metaopt.engines import compiled_learner, torch_engine
@@ -24,7 +24,7 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream, sources
+from continual_metaopt.streams import make_stream, sources
 
 from ..streams.synthetic import write_folder
 from .conftest import exactly, files_of, read_tables

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from analysis import load_runs
 from continual_metaopt import preparing, running, study_lock
+from continual_metaopt.analysis import load_runs
 from continual_metaopt.backends import local
 from continual_metaopt.config import StudyConfig, load_study
 from continual_metaopt.jobs import RunsFailed, run_folder_name

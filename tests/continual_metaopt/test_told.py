@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from continual_metaopt.optim.registry import (
     register_learner,
 )
 from continual_metaopt.running import run_one
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from .conftest import STREAM, exactly, read_tables, small_network
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis import comparison_table, load_runs
 from continual_metaopt import cli
+from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.config import ConfigError, StudyConfig, load_study
 from continual_metaopt.optim.search_spaces import is_inside, search_space
 from continual_metaopt.recording import read_json

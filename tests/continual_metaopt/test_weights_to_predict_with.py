@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from continual_metaopt.diagnostic_metrics import named_diagnostics
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner import OnlineLearner, quiet_evaluator
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from .conftest import Collector, exactly, small_network
 

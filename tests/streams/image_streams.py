@@ -6,8 +6,8 @@ for it.
 
 from typing import Any, NamedTuple
 
-from streams import plan_stream
-from streams.stream import Stream
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.stream import Stream
 from tests.streams.synthetic import coded_arrays
 
 SOURCE = coded_arrays()  # 12 classes, 48 training images and 12 test images

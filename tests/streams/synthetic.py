@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from streams.samples import Samples
+from continual_metaopt.streams.samples import Samples
 
 HEIGHT, WIDTH = 2, 2
 N_PIXELS = HEIGHT * WIDTH

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from streams import STREAMS
-from streams.plan import plan_of
-from streams.stream import ImagePlan, StreamAbout, image_stream
+from continual_metaopt.streams import STREAMS
+from continual_metaopt.streams.plan import plan_of
+from continual_metaopt.streams.stream import ImagePlan, StreamAbout, image_stream
 
 OWN = [name for name, description in STREAMS.descriptions().items() if not description.startswith("from ")]
 

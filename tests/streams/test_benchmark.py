@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import streams.quiet_avalanche
-
 import numpy as np
 import pytest
 import torch
@@ -20,13 +18,13 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch.utils.data import TensorDataset
 from torchvision.transforms import Normalize, ToTensor
 
-import streams
-from streams import make_stream, plan_stream
-from streams.benchmark import SampleDataset, read_samples
-from streams.images import ImageSet
-from streams.input_changes import PixelPermutations
-from streams.plan import Plan
-from streams.samples import ImageSamples, scale
+from continual_metaopt import streams
+from continual_metaopt.streams import make_stream, plan_stream
+from continual_metaopt.streams.benchmark import SampleDataset, read_samples
+from continual_metaopt.streams.images import ImageSet
+from continual_metaopt.streams.input_changes import PixelPermutations
+from continual_metaopt.streams.plan import Plan
+from continual_metaopt.streams.samples import ImageSamples, scale
 from tests.streams.synthetic import coded_arrays, stored_bytes
 
 ROOT = Path(__file__).parents[2]

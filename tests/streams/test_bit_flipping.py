@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from streams import make_stream, plan_stream
-from streams.bit_flipping import BLOCK
+from continual_metaopt.streams import make_stream, plan_stream
+from continual_metaopt.streams.bit_flipping import BLOCK
 
 N_INPUTS, N_SLOW, FLIP_EVERY = 8, 5, 300
 

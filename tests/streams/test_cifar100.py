@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streams import make_stream
-from streams.sources import load_source
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.sources import load_source
 
 PARQUET = Path(__file__).parents[3] / "shared" / "data" / "cifar100"
 needs_cifar100 = pytest.mark.skipif(not PARQUET.is_dir(), reason="CIFAR-100 in Hugging Face's layout is not there")

@@ -4,14 +4,14 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pytest
 import torch
 from avalanche.models import IncrementalClassifier
 
-from streams import make_stream, plan_stream
+from continual_metaopt.streams import make_stream, plan_stream
 from tests.streams.synthetic import N_CLASSES, coded_arrays, coded_images, numbers_and_labels, samples, stream_samples
 
 SOURCE = coded_arrays()  # 12 classes, 48 training images (numbers 0–47) and 12 test images (48–59)

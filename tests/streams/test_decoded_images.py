@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from streams import decoded_images, make_stream, sources
-from streams.sources import load_source
+from continual_metaopt.streams import decoded_images, make_stream, sources
+from continual_metaopt.streams.sources import load_source
 from tests.streams.synthetic import coded_images, encode, write_folder, write_parquet
 from tests.streams.test_sources import write_mnist
 
@@ -510,7 +510,7 @@ def test_errors_of_decoding_are_not_taken_for_the_caches(tmp_path, cache, monkey
 SLOW = """
 import sys, time
 from pathlib import Path
-from streams import sources
+from continual_metaopt.streams import sources
 decode = sources._decode
 def slowly(where, *rest):
     print(where, flush=True)

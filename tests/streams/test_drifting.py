@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from streams import plan_stream
-from streams.input_changes import Brightness, Noise, Rotation
-from streams.samples import scale
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.input_changes import Brightness, Noise, Rotation
+from continual_metaopt.streams.samples import scale
 
 CHANGES = {"drifting_rotation": Rotation(), "drifting_brightness": Brightness(), "drifting_noise": Noise(0)}
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams import STREAMS, plan_stream
-from streams.plan import random_state
-from streams.stream import Stream
+from continual_metaopt.streams import STREAMS, plan_stream
+from continual_metaopt.streams.plan import random_state
+from continual_metaopt.streams.stream import Stream
 from tests.streams.synthetic import coded_arrays
 
 # 12 classes, 48 training and 12 test images. The second source has colours, and classes of different sizes.

@@ -7,9 +7,9 @@ from inspect import getdoc, signature
 import numpy as np
 import pytest
 
-from streams import STREAMS, plan_stream
-from streams.benchmark import StreamBenchmark, read_samples
-from streams.plan import Stationary
+from continual_metaopt.streams import STREAMS, plan_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark, read_samples
+from continual_metaopt.streams.plan import Stationary
 from tests.streams.image_streams import IMAGE_STREAMS, SOURCE, VARIANTS, planned
 from tests.streams.synthetic import N_CLASSES
 

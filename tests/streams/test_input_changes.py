@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from streams.input_changes import Brightness, Noise, Rotation, fixed_sine, normal_quantiles
+from continual_metaopt.streams.input_changes import Brightness, Noise, Rotation, fixed_sine, normal_quantiles
 
 UNCHANGED = {"rotation": (Rotation(), 0), "brightness": (Brightness(), 1000), "noise": (Noise(0), 0)}
 CHANGES = {"rotation": (Rotation(), 3300), "brightness": (Brightness(), 1700), "noise": (Noise(5), 2000)}

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from streams import plan_stream
+from continual_metaopt.streams import plan_stream
 from tests.streams.synthetic import N_CLASSES, coded_arrays, numbers_and_labels
 
 SOURCE = coded_arrays()  # 12 classes, 48 training images and 12 test images

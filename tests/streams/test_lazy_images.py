@@ -19,10 +19,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from continual_metaopt import MetaOptimize, OnlineLearner
-from streams import make_stream, plan_stream, sources
-from streams.benchmark import SampleDataset, StreamBenchmark
-from streams.lazy_images import LazyImages, ReadAhead
-from streams.sources import load_source
+from continual_metaopt.streams import make_stream, plan_stream, sources
+from continual_metaopt.streams.benchmark import SampleDataset, StreamBenchmark
+from continual_metaopt.streams.lazy_images import LazyImages, ReadAhead
+from continual_metaopt.streams.sources import load_source
 from tests.streams.synthetic import coded_images, encode, write_folder, write_parquet
 
 ROOT = Path(__file__).parents[2]
@@ -360,7 +360,7 @@ def test_forked_workers(samples, n_workers):
 
 ENDING = """
 import sys, time
-from streams import lazy_images, plan_stream, sources
+from continual_metaopt.streams import lazy_images, plan_stream, sources
 sources.LEAST_MEMORY_LIMIT = 1
 (part,) = plan_stream("class_split", source=sys.argv[1], classes_per_experience=4, memory_limit=64).train
 part.batch(slice(0, 2))

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from streams import plan_stream
-from streams.plan import plan_of
-from streams.stream import ImagePlan
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.plan import plan_of
+from continual_metaopt.streams.stream import ImagePlan
 from tests.streams.synthetic import N_PIXELS, coded_arrays
 
 SOURCE = coded_arrays(n_classes=3, per_class=5, test_per_class=2)  # 15 training images and 6 test images

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from streams import make_stream, plan_stream
+from continual_metaopt.streams import make_stream, plan_stream
 from tests.streams.synthetic import coded_images, stored_bytes
 
 HEIGHT, WIDTH = 3, 4

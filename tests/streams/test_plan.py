@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from streams import plan
-from streams.plan import Plan, in_passes, plan_of, random_state
-from streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
+from continual_metaopt.streams import plan
+from continual_metaopt.streams.plan import Plan, in_passes, plan_of, random_state
+from continual_metaopt.streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
 
 
 def random_plan(n=300, n_images=17):

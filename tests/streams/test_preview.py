@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
-from streams import plan_stream, preview
-from streams.plan import plan_of
-from streams.preview import (
+from continual_metaopt.streams import plan_stream, preview
+from continual_metaopt.streams.plan import plan_of
+from continual_metaopt.streams.preview import (
     N_PORTIONS,
     consecutive,
     course_changes,
@@ -16,7 +16,7 @@ from streams.preview import (
     first_samples,
     image_course,
 )
-from streams.stream import ImagePlan, image_stream
+from continual_metaopt.streams.stream import ImagePlan, image_stream
 from tests.streams.synthetic import coded_arrays
 
 TINY = coded_arrays()  # 12 classes, image i has class i modulo 12

@@ -6,12 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from streams.quiet_avalanche import home_for_avalanche
+from continual_metaopt.streams.quiet_avalanche import home_for_avalanche
 
 import pytest
 
-from streams.decoded_images import cache_folder
-from streams.private_folders import private_folder
+from continual_metaopt.streams.decoded_images import cache_folder
+from continual_metaopt.streams.private_folders import private_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders have other rights there")
 

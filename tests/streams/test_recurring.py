@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from streams import plan_stream
+from continual_metaopt.streams import plan_stream
 from tests.streams.synthetic import N_CLASSES, coded_arrays, numbers_and_labels
 
 SOURCE = coded_arrays()  # 12 classes, four training images and one test image each

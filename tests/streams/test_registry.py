@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 
-from streams import STREAMS, UnknownNameError, make_stream, plan_stream, register_stream
-from streams.registry import BrokenNameError, Registry, unknown_name
-from streams.stream import Stream
+from continual_metaopt.streams import STREAMS, UnknownNameError, make_stream, plan_stream, register_stream
+from continual_metaopt.streams.registry import BrokenNameError, Registry, unknown_name
+from continual_metaopt.streams.stream import Stream
 
 GROUP = "tests.things"
 KNOWN = ", ".join(sorted(name for name, line in STREAMS.descriptions().items() if not line.startswith("from ")))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streams import plan_stream
-from streams.source_files import image_files, open_regular, parquet_files, splits_named
-from streams.sources import load_source
+from continual_metaopt.streams import plan_stream
+from continual_metaopt.streams.source_files import image_files, open_regular, parquet_files, splits_named
+from continual_metaopt.streams.sources import load_source
 from tests.streams.synthetic import coded_images, encode, write_parquet
 
 TRAINING, TEST, VALIDATION = {"training"}, {"test"}, {"validation"}

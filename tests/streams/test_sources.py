@@ -17,8 +17,8 @@ import pytest
 import torchvision
 from PIL import Image
 
-from streams import UnknownNameError, make_stream, plan_stream, sources
-from streams.sources import load_source
+from continual_metaopt.streams import UnknownNameError, make_stream, plan_stream, sources
+from continual_metaopt.streams.sources import load_source
 from tests.streams.synthetic import coded_arrays, coded_images, encode, write_folder, write_parquet
 
 RED, BLUE, GREY = (np.full((2, 3, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255), (100, 100, 100)))

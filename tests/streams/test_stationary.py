@@ -6,8 +6,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from streams.plan import plan_of
-from streams.stationary import make_stationary
+from continual_metaopt.streams.plan import plan_of
+from continual_metaopt.streams.stationary import make_stationary
 from tests.streams.image_streams import planned
 
 

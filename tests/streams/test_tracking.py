@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from streams import make_stream, plan_stream
-from streams.benchmark import read_samples
-from streams.tracking import BLOCK
+from continual_metaopt.streams import make_stream, plan_stream
+from continual_metaopt.streams.benchmark import read_samples
+from continual_metaopt.streams.tracking import BLOCK
 
 
 def tracking(**options):

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from streams.plan import plan_of
-from streams.transitions import blur_boundaries
+from continual_metaopt.streams.plan import plan_of
+from continual_metaopt.streams.transitions import blur_boundaries
 
 
 def plan(*lengths):

@@ -21,8 +21,8 @@ from continual_metaopt.backends.ray import RayPool
 from continual_metaopt.config import Component, RunConfig, StudyConfig, load_study
 from continual_metaopt.jobs import BackendError, RunsFailed
 from continual_metaopt.recording import describe_software, read_json
+from continual_metaopt.streams import sources
 from continual_metaopt.study import run_study
-from streams import sources
 
 from ...streams.synthetic import encode, write_parquet
 from ..conftest import STREAM, environment, exactly, read_tables, write_study

@@ -37,7 +37,7 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES, SGD
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import benchmark
+from continual_metaopt.streams import benchmark
 
 from ..conftest import exactly
 

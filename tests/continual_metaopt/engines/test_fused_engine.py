@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from continual_metaopt.engines.traced_gradients import TracedGradients, why_not_
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import LEARNERS, is_told, known_of_the_stream, make_optimizer
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import Collector, exactly
 

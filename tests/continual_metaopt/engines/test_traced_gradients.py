@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import Collector, exactly
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from continual_metaopt.engines.wrapped import why_modules_are_needed, why_step_i
 from continual_metaopt.learner import OnlineLearner
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import exactly
 

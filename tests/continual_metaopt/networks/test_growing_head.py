@@ -16,8 +16,8 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.population import run_population
 from continual_metaopt.recording import read_json
 from continual_metaopt.running import run_one
-from streams import make_stream
-from streams.benchmark import StreamBenchmark
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
 
 from ..conftest import Collector, exactly, read_tables
 from ..test_running import stop_at

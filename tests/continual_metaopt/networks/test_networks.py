@@ -20,7 +20,7 @@ from continual_metaopt.networks.resnet18 import ResidualBlock, ResNet18
 from continual_metaopt.networks.vit_tiny import TransformerLayer, ViTTiny
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from streams import UnknownNameError, make_stream
+from continual_metaopt.streams import UnknownNameError, make_stream
 
 from ..conftest import Collector, exactly
 

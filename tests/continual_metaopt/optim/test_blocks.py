@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
-import streams.quiet_avalanche  # noqa: F401
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch

@@ -18,7 +18,7 @@ from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.networks.vit_tiny import ViTTiny
 from continual_metaopt.optim.continual_backprop import ContinualBackprop
 from continual_metaopt.optim.sequential_units import UnitActivity
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import exactly
 from . import field_references as references

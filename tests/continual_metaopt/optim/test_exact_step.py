@@ -22,7 +22,7 @@ from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.idbd_network import NetworkIDBD
 from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
 from continual_metaopt.optim.traces import UPDATE_ORDERS
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import exactly
 from . import peer_references

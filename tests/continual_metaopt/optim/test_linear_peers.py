@@ -19,8 +19,8 @@ from continual_metaopt.networks.linear import LinearModel
 from continual_metaopt.optim.autostep import Autostep
 from continual_metaopt.optim.idbd import IDBD
 from continual_metaopt.optim.registry import make_optimizer, step_sizes_of
-from streams import make_stream
-from streams.benchmark import read_samples
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import read_samples
 
 from ..conftest import Collector, exactly
 from .peer_references import Samples, autostep, idbd, linear_samples, lms

@@ -24,7 +24,7 @@ from continual_metaopt.contract import load_target, run_contract
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.registry import step_sizes_of
 from continual_metaopt.running import run_one
-from streams import make_stream
+from continual_metaopt.streams import make_stream
 
 from ..conftest import Collector, exactly, read_tables, small_network
 

@@ -25,7 +25,7 @@ from continual_metaopt.optim.registry import (
     register_learner,
     step_sizes_of,
 )
-from streams import UnknownNameError
+from continual_metaopt.streams import UnknownNameError
 
 from ..conftest import exactly, known_learners
 

@@ -20,7 +20,7 @@ from continual_metaopt.optim.search_spaces import (
     is_range,
     search_space,
 )
-from streams import UnknownNameError
+from continual_metaopt.streams import UnknownNameError
 
 from ..conftest import exactly
 
