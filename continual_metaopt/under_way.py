@@ -357,7 +357,7 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
         FileExistsError: the directory holds another run, or what no run has written, or is a link.
     """
     real_folder(path)
-    if not path.exists() or not any(path.iterdir()):
+    if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
         record = read_json(path / "config.json")
