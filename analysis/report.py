@@ -60,7 +60,7 @@ def write_report(
         FileExistsError: the folder holds a file that no report has written, in whose place one would be written.
         OSError: a file cannot be written.
     """
-    paths = []
+    paths: list[Path] = []
     sections = []
     for title, (part, folder) in zip(by_stream_and_network(runs), split_by_stream(runs, out_dir), strict=True):
         table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)

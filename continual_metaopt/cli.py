@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 def _complain(text: str) -> None:
     """Say what is wrong, if there still is somebody to hear it."""
     with contextlib.suppress(OSError):  # such as of a terminal that was closed
-        print(text, file=sys.stderr, flush=True)
+        print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _said(error: OSError) -> str:
@@ -640,11 +640,6 @@ def _print(text: str) -> None:
         if error.errno not in GONE:
             _complain(f"{PROGRAM}: the output cannot be written: {error.strerror}")
         _stop_printing()
-
-
-def _complain(text: str) -> None:
-    """Print to where errors go."""
-    print(for_terminal(text), file=sys.stderr, flush=True)
 
 
 def _stop_printing() -> None:

@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -194,8 +193,7 @@ class OnlineLearner(Naive):
         Args:
             experiences: an Avalanche experience, stream, or iterable of experiences.
             eval_streams: streams to evaluate on while training, as in Avalanche; None for none.
-            **kwargs: options of Avalanche's data loader: "shuffle" (False unless given), "drop_last", "num_workers",
-                "pin_memory", "persistent_workers".
+            **kwargs: passed on to Avalanche's ``train``, its data loader and plugins; ``shuffle`` is False unless given.
 
         Returns:
             Last values of the evaluator's metrics.
@@ -203,14 +201,8 @@ class OnlineLearner(Naive):
         Raises:
             Diverged: a loss, a meta gradient or a weight is NaN or infinite. What came before has gone to the recorder;
                 its ``measurements`` say what is known of that sample.
-            TypeError: there is no such option.
             ValueError: labels do not fit the network's outputs.
         """
-        loaders = (type(self).make_train_dataloader, Naive.make_train_dataloader)
-        known = {option for loader in loaders for option in inspect.signature(loader).parameters} - {"self", "kwargs"}
-        for option in kwargs:
-            if option not in known:
-                raise TypeError(unknown_name("option of train", option, sorted(known)))
         kwargs.setdefault("shuffle", False)
         # Avalanche would walk through an iterator of experiences to evaluate on them, and train on none
         return super().train(experiences, [] if eval_streams is None else eval_streams, **kwargs)
@@ -357,7 +349,8 @@ class OnlineLearner(Naive):
     def _compile(self) -> None:
         """Compile what the engine needs before the time of learning is taken."""
         if self.engine["name"] == "compiled":
-            cast("CompiledEngine", self._compiled).compile(self.adapted_dataset)
+            if self._compiled is not None:  # else there are no samples
+                self._compiled.compile(self.adapted_dataset)
         elif not self._updates_itself():
             cast("FusedUpdate", self._update).compile()
 

@@ -15,9 +15,6 @@ from continual_metaopt.engines.compiling import compiled
 from continual_metaopt.engines.kernels import arrays_do_not_overlap, filled, multiply, pointer_to
 
 Array = Any
-PRODUCTS_DIGEST = (
-    "a526b79c112d5e0a"  # a change of what is imported must change this file, which is what renews Numba's cache
-)
 CHANNELS_AT_ONCE = 8  # of an image, when patches are added up; a multiple of the rows that are multiplied at once
 # arrays that tell the kernels of which type the numbers at an address are
 KINDS: dict[torch.dtype, Any] = {

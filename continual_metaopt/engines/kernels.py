@@ -383,7 +383,6 @@ def update_in_place(
 # Meta updates
 
 META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
-META_RULES_DIGEST = "bd369d4204f4af40"  # a change of the rules must change this file, which is what renews the cache
 _meta_sgd = compiled(meta_updates.sgd_rule)
 _meta_adam = compiled(meta_updates.adam_rule)
 _meta_lion = compiled(meta_updates.lion_rule)

@@ -39,6 +39,7 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.learner import (
     ITERATION_CALLBACKS,
+    PARTS_OF_ITERATION,
     MetaOptimizeStrategy,
     OnlineLearner,
     listens_to_iterations,
@@ -237,7 +238,7 @@ def watched(kind: str, silent: tuple[str, ...] = (), **options: Any) -> tuple[An
         if callback not in silent:
             setattr(plugin, callback, noting(callback, lambda strategy, **kwargs: None))
     strategy = strategy_of(kind, model, optimizer, [plugin], **options)
-    for method in METHODS:
+    for method in METHODS if not silent else set(METHODS) - set(PARTS_OF_ITERATION):
         setattr(strategy, method, noting(f"({method})", getattr(strategy, method)))
     return strategy, log
 

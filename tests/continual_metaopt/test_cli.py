@@ -704,7 +704,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Path("out", "runs", "a")
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text("{}")
 
     def fail(*args: Any, **options: Any) -> None:
@@ -736,8 +736,9 @@ def test_interruptions_have_an_exit_status_of_their_own(
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
     assert call(capsys, *command, "--out", "out") == (130, "", f"{NOTHING_BEGUN}\n")
-    (here / "out" / "runs").mkdir(parents=True, exist_ok=True)
-    (here / "out" / "runs" / "status.json").write_text("{}")
+    run = here / "out" if command == ["run"] else here / "out" / "runs" / "of_one_seed"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "status.json").write_text("{}")
     message = "Interrupted. All samples so far are recorded; the same command goes on from there.\n"
     assert call(capsys, *command, "--out", "out") == (130, "", message)
 

@@ -225,7 +225,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
 
     reason = (
         f"'{tmp_path / 'checkpoint.npz'}' was written by another version of this package; go on with that version, "
-        f"or remove '{tmp_path}' to run again"
+        f"or move '{tmp_path}' elsewhere to run again"
     )
     assert read_json(tmp_path / "status.json")["reason"] == f"ValueError: {reason}"
 

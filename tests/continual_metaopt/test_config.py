@@ -320,7 +320,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         *(
             pytest.param(
                 learner(**{option: value}),
-                f"learners.0: learner.{field}: Input should be a finite number (given: {given})",
+                f"learners.0.{field}: a setting is a finite number (given: {given})",
                 id=f"infinite {option}",
             )
             for option, value, field, given in (
@@ -333,7 +333,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         ),
         pytest.param(
             learner(tune={"lr": [0.1, math.inf]}) | {"selection_seeds": [9]},
-            "learners.0: learner.lr: Input should be a finite number (given: inf)",
+            "learners.0.tune.lr.1: a setting is a finite number (given: inf)",
             id="an infinite value to try",
         ),
         pytest.param({"seeds": [4, 4]}, "seeds: a seed occurs twice (given: [4, 4])", id="same seed twice"),

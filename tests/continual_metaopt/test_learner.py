@@ -799,17 +799,6 @@ def test_a_last_mini_batch_that_is_smaller_is_left_out_if_asked(
     assert learner.n_samples == (32 if drop_last else 40)
 
 
-def test_options_of_train_that_there_are_not_are_refused() -> None:
-    model = small_network()
-    learner = OnlineLearner(model=model, optimizer=OPTIMIZERS["AdamW"](model))
-    message = (
-        "unknown option of train 'drop_las'. Did you mean 'drop_last'? "
-        "Known: drop_last, num_workers, persistent_workers, pin_memory, shuffle"
-    )
-    with pytest.raises(TypeError, match=exactly(message)):
-        learner.train(classification_stream(3), drop_las=True)
-
-
 @pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
 @pytest.mark.parametrize("at", [0, 5])
 def test_a_gradient_that_overflows_stops_every_engine_at_the_same_sample(at: int, engine: Any) -> None:

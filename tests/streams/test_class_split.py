@@ -170,9 +170,9 @@ def test_more_experiences_with_replacement_leave_the_first_ones_as_they_were():
 
 def test_source_labels_need_not_be_consecutive():
     x, y, x_test, y_test = SOURCE
-    benchmark = split((x, 10 * y - 50, x_test, 10 * y_test - 50))
+    benchmark = split((x, 10 * y + 50, x_test, 10 * y_test + 50))
     for experience, info in zip(benchmark.train_stream, benchmark.info.experiences, strict=True):
-        assert info.classes == sorted({10 * (number % N_CLASSES) - 50 for number, _ in samples(experience)})
+        assert info.classes == sorted({10 * (number % N_CLASSES) + 50 for number, _ in samples(experience)})
     assert stream_samples(benchmark.train_stream) == stream_samples(split().train_stream)
 
 

@@ -108,12 +108,11 @@ def test_predicting_in_between_changes_nothing() -> None:
 
 WITHOUT_TORCH = """
 import sys
-from threadpoolctl import threadpool_info
-from continual_metaopt.engines.compiled_learner import _one_thread
+from continual_metaopt.engines.compiled_learner import _one_thread, libraries_that_multiply
 from continual_metaopt.engines.denormals import flushed_denormals
 
 def threads():
-    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return [library["num_threads"] for library in libraries_that_multiply().info()]
 
 with _one_thread, flushed_denormals():
     inside = threads()

@@ -1,14 +1,11 @@
 """Compiled max-pooling and convolutions of images against PyTorch's own."""
 
-import hashlib
-import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from continual_metaopt.engines import image_kernels, kernels
 from continual_metaopt.engines.image_kernels import Convolution, max_pool
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -61,11 +58,3 @@ def test_convolutions_are_pytorchs_up_to_rounding(
         for ours, theirs in zip(found, (expected, *gradients), strict=True):
             tolerance = 100 * torch.finfo(dtype).eps
             torch.testing.assert_close(ours, theirs.detach(), rtol=tolerance, atol=tolerance * 10)
-
-
-def test_a_change_of_the_products_of_matrices_renews_the_cache() -> None:
-    parts = (kernels.OPTIONS, kernels.VECTOR_BYTES, kernels.SLACK)
-    functions = (kernels._tile, kernels.multiply.py_func, kernels.filled.py_func)
-    sources = "".join([*map(inspect.getsource, functions), repr(parts)])
-    digest = hashlib.sha256(sources.encode()).hexdigest()[:16]
-    assert digest == image_kernels.PRODUCTS_DIGEST, "write the new digest into image_kernels.py"
