@@ -193,7 +193,7 @@ class OnlineLearner(Naive):
         Args:
             experiences: an Avalanche experience, stream, or iterable of experiences.
             eval_streams: streams to evaluate on while training, as in Avalanche; None for none.
-            **kwargs: passed on to Avalanche's ``train``, its data loader and plugins; ``shuffle`` is False unless given.
+            **kwargs: passed on to Avalanche, to its data loader and plugins; ``shuffle`` is False unless given.
 
         Returns:
             Last values of the evaluator's metrics.
@@ -254,7 +254,7 @@ class OnlineLearner(Naive):
 
         Args:
             experiences: an Avalanche experience or stream.
-            **kwargs: passed on to Avalanche's ``eval``.
+            **kwargs: passed on to Avalanche, to its data loader and plugins; ``shuffle`` is False unless given.
 
         Returns:
             Last values of the evaluator's metrics.

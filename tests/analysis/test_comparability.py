@@ -147,14 +147,13 @@ def test_runs_that_have_not_ended_are_drawn_and_thus_refused(tmp_path):
 
 
 def test_the_message_names_all_that_differs(tmp_path):
-    boundaries = list(range(0, 100, 2))
     write_two(
-        tmp_path, {"source_hash": "aa"}, {"source_hash": "bb", "fingerprint": "another", "boundaries": boundaries}
+        tmp_path, {"source_hash": "aa"}, {"source_hash": "b" * 50, "fingerprint": "another", "boundaries": [0, 4, 12]}
     )
     expected = (
         'in the same order: stream_info.fingerprint is "stream-0" and "another"; '
-        "stream_info.boundaries is [0, 8, 16] and [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 2...; "
-        'stream_info.source_hash is "aa" and "bb". They cannot be compared'
+        "stream_info.boundaries is [0, 8, 16] and [0, 4, 12]; "
+        f'stream_info.source_hash is "aa" and "{"b" * 36}.... They cannot be compared'
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         load_runs(tmp_path).require_one_stream()

@@ -729,16 +729,19 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
 def test_interruptions_have_an_exit_status_of_their_own(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
+    begun: list[Path] = []
+
     def interrupted(*args: Any, **options: Any) -> None:
+        for run in begun:
+            run.mkdir(parents=True)
+            (run / "status.json").write_text("{}")
         raise StudyInterrupted
 
     monkeypatch.setattr(study, "run_studies", interrupted)
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
     assert call(capsys, *command, "--out", "out") == (130, "", f"{NOTHING_BEGUN}\n")
-    run = here / "out" if command == ["run"] else here / "out" / "runs" / "of_one_seed"
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "status.json").write_text("{}")
+    begun.append(here / "out" / "runs" / "of_one_seed")
     message = "Interrupted. All samples so far are recorded; the same command goes on from there.\n"
     assert call(capsys, *command, "--out", "out") == (130, "", message)
 

@@ -348,7 +348,7 @@ def test_fast_engines_leave_it_alone() -> None:
         ({"tau": 0}, "tau must be a whole number, at least 1, but is 0"),
         ({"window": 2.0}, "window must be a whole number, at least 1, but is 2.0"),
         ({"delays": -1}, "delays must be a whole number, at least 1, but is -1"),
-        ({"tolerance": -0.1}, "tolerance must not be negative, but is -0.1"),
+        ({"tolerance": -0.1}, "tolerance must be finite and not negative, but is -0.1"),
         ({"tau": 100, "window": 30}, "tau = 100 must be a multiple of window = 30"),
         (
             {"tau": 100, "window": 10, "delays": 9},
