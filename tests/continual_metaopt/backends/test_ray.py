@@ -310,13 +310,13 @@ def test_a_lost_node_and_images_sent_once_to_each(cluster: Any, tmp_path: Path) 
     assert any(begun[-1][1] > 0 for begun in moved)
     size = noise.nbytes
     assert all(size <= used < 1.5 * size for used in stored)  # one copy, however many processes
-    assert not list(cluster.folder.glob("cache-*"))  # nor has a node decoded anything
+    assert not list(cluster.folder.glob("cache-*/decoded_images"))  # nor has a node decoded anything
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_nodes_that_do_not_share_the_folder(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_write_token", lambda folder: "of no file")
+    monkeypatch.setattr(backend, "_write_token", lambda folder: (folder / "no file", "content"))
     study = study_on(cluster, tmp_path, seeds=[0])
     go_on(cluster)
     good = study.run(study.learners[0], study.learners[0].untuned, 0, "report")

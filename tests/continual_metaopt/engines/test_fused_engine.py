@@ -85,7 +85,7 @@ def trained(
 
 
 # learners whose step is compiled, and sums in another order
-COMPILED_UPDATES = ("metaoptimize", "fixed", "fixed_per_block")
+COMPILED_UPDATES = ("metaoptimize", "fixed", "fixed_per_block", "reinitialised_told")
 REFUSED = {"vsgd": DIFFERENTIATES}
 LEFT_TO_AUTOGRAD = {"continual_backprop": HOOKS}
 ALL = [
