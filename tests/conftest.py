@@ -4,7 +4,11 @@ import os
 import signal
 from collections.abc import Iterator
 
+import platformdirs
 import pytest
+
+# compiled code is known by its sources, so that all processes of all test sessions can share it
+os.environ.setdefault("NUMBA_CACHE_DIR", str(platformdirs.user_cache_path("continual-metaopt", appauthor=False)))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; commands under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

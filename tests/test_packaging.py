@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-KINDS_OF_FILES = {".py", ".pyc", ".yaml", ".typed", ""}
+KINDS_OF_FILES = {".py", ".pyc", ".yaml", ".typed", ".html", ".css", ".js", ".json", ".txt"}
 
 
 @pytest.mark.slow
@@ -22,9 +22,15 @@ def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
     assert {
         "continual_metaopt/studies/quick.yaml",
         "continual_metaopt/py.typed",
-        "analysis/scripts/step_sizes.py",
-        "analysis/templates/report.html",
-        *(f"analysis/assets/{name}" for name in ("report.js", "report.css", "uPlot.iife.min.js", "uPlot-LICENSE.txt")),
+        "analysis/__init__.py",  # the short names
+        "streams/__init__.py",
+        "continual_metaopt/streams/samples.py",
+        "continual_metaopt/analysis/scripts/step_sizes.py",
+        "continual_metaopt/analysis/templates/report.html",
+        *(
+            f"continual_metaopt/analysis/assets/{name}"
+            for name in ("report.js", "report.css", "uPlot.iife.min.js", "uPlot-LICENSE.txt")
+        ),
     } <= set(names)
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     installed = tmp_path / "installed"
