@@ -31,7 +31,7 @@ NOTE = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     print_with_replacements()
-    given = list(sys.argv[1:] if argv is None else argv)
+    given = with_home(sys.argv[1:] if argv is None else argv)
     comparing = given[:1] == ["compare"]
     try:
         paths = _compare(given[1:]) if comparing else _make(given)
@@ -54,7 +54,7 @@ def _make(argv: Sequence[str]) -> list[Path]:
     )
     parser.add_argument("--label", help="which learner (default: the only one)")
     parser.add_argument("--out", type=Path, default=Path("result.json"), help="the file (default: %(default)s)")
-    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(argv)
     runs = load_runs(*arguments.paths, purpose=None).readable()
     selection = runs.select(purpose="selection")
     result = make_result(runs.select(purpose="report"), selection, arguments.definition, arguments.label)
@@ -65,7 +65,7 @@ def _compare(argv: Sequence[str]) -> list[Path]:
     parser = argparse.ArgumentParser(prog=f"{NAME} compare", description="Compare result files of one benchmark.")
     parser.add_argument("files", nargs="+", metavar="RESULT.json", help="a result file")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
+    arguments = parser.parse_args(argv)
     table = compare_results({file: read_result(file) for file in arguments.files})
     return _arguments.write_table(table, comparison_columns(table), NOTE, arguments.out, "benchmark")
 
