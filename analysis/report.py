@@ -15,7 +15,7 @@ import pandas as pd
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import one_line
 from continual_metaopt.analysis.files import file_names, open_regular, real_folder, write_whole
-from continual_metaopt.analysis.html_report import Section, write_html
+from continual_metaopt.analysis.html.html_report import Section, write_html
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold
 from continual_metaopt.analysis.statistics import Diverged, counted_runs, is_regression

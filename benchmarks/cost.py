@@ -27,11 +27,13 @@ from rich.console import Console
 from rich.progress import track
 from tabulate import tabulate
 
-from continual_metaopt.config import Component, ConfigError, StudyConfig, packaged_studies
+from continual_metaopt.commands.overhead import Contender, contender, memory, random_images, take_turns, time_ratios
 from continual_metaopt.engines import Engine
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.overhead import Contender, contender, memory, random_images, take_turns, time_ratios
-from continual_metaopt.process_settings import set_up_process
+from continual_metaopt.runs.components import Component, ConfigError
+from continual_metaopt.runs.process_settings import set_up_process
+from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.load import packaged_studies
 
 BASELINE = "AdamW (torch.optim)"
 COLUMNS = {

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import track
 
 from continual_metaopt.analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
-from continual_metaopt.optim.koopman import dynamic_modes, lasting
+from continual_metaopt.optim.peers.koopman import dynamic_modes, lasting
 
 Array = NDArray[np.float64]
 
@@ -153,7 +153,7 @@ def digits_run(seed: int) -> dict[str, dict[str, Array]]:
 
     from continual_metaopt.optim.blocks import blocks
     from continual_metaopt.optim.exact_step import TRACES
-    from continual_metaopt.optim.glocal import Glocal
+    from continual_metaopt.optim.peers.glocal import Glocal
 
     data = load_digits()
     x = torch.tensor(data.data / 16.0, dtype=torch.float64)
@@ -356,7 +356,7 @@ def timing(rounds: int = 7, steps: int = 200) -> pd.DataFrame:
     from torch import nn
 
     from continual_metaopt.optim.blocks import blocks
-    from continual_metaopt.optim.glocal import Glocal
+    from continual_metaopt.optim.peers.glocal import Glocal
 
     kinds: dict[str, dict[str, Any]] = {
         "fixed step size": {"meta_lr": 0.0},

@@ -27,7 +27,7 @@ from rich.progress import track
 from tabulate import tabulate
 
 if TYPE_CHECKING:
-    from continual_metaopt.compiled_run import PreparedRun
+    from continual_metaopt.runs.compiled_run import PreparedRun
 
 SAMPLES_PER_EXPERIENCE = 1000
 
@@ -66,8 +66,9 @@ def measure(samples: int) -> dict[str, Any]:
 
 def prepare_run(samples: int, record_samples_every: int, folder: Path) -> "PreparedRun | None":
     """A run that learns to track, as arrays for a worker."""
-    from continual_metaopt.config import Component, RunConfig
-    from continual_metaopt.preparing import prepare
+    from continual_metaopt.runs.components import Component
+    from continual_metaopt.runs.config import RunConfig
+    from continual_metaopt.runs.preparing import prepare
 
     config = RunConfig(
         stream=Component(name="tracking", n_samples=samples, samples_per_experience=SAMPLES_PER_EXPERIENCE),
@@ -81,9 +82,10 @@ def prepare_run(samples: int, record_samples_every: int, folder: Path) -> "Prepa
 
 def measure_run(prepared: "PreparedRun", folder: Path) -> dict[str, Any]:
     """One row of the table of recorded runs, measured in this process."""
-    from continual_metaopt import recording
-    from continual_metaopt.compiled_run import run_compiled
-    from continual_metaopt.recording import RunDirectory, read_json
+    from continual_metaopt.runs import directory as recording
+    from continual_metaopt.runs.compiled_run import run_compiled
+    from continual_metaopt.runs.directory import RunDirectory
+    from continual_metaopt.runs.files import read_json
 
     before = []
     finish = RunDirectory.finish

@@ -43,8 +43,8 @@ class Contender:
         import torch
 
         from continual_metaopt import MetaOptimizeStrategy
+        from continual_metaopt.commands.overhead import random_images
         from continual_metaopt.networks import NETWORKS
-        from continual_metaopt.overhead import random_images
 
         registered, _, options = name.partition(":")
         given = dict(option.split("=") for option in options.split(",") if option)

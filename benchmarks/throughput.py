@@ -104,7 +104,7 @@ def avalanche_naive(model: Any, optimizer: Any) -> Learn:
     """Avalanche's own strategy, without metrics and loggers."""
     from avalanche.training import Naive
 
-    from continual_metaopt.learner import quiet_evaluator
+    from continual_metaopt.learner.online_learner import quiet_evaluator
 
     strategy = Naive(model=model, optimizer=optimizer, train_mb_size=1, evaluator=quiet_evaluator)
     return lambda experience: strategy.train(experience, eval_streams=[], shuffle=False)
@@ -153,7 +153,7 @@ def compiled_learner(network: str, learner: str) -> Any:
     """Network and optimizer of a compiled contender as arrays."""
     import torch
 
-    from continual_metaopt.engines.compiled_engine import CompiledEngine
+    from continual_metaopt.engines.compiled.engine import CompiledEngine
 
     torch.manual_seed(0)
     model = make_network(network)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from continual_metaopt import MLP, MetaOptimize, PaperCNN, blocks
 from continual_metaopt.engines.torch_engine import forget_gradients
 from continual_metaopt.optim.curvature import KINDS
-from continual_metaopt.optim.registry import closure_for
+from continual_metaopt.optim.protocol import closure_for
 from continual_metaopt.optim.traces import VARIANTS, TraceRule, memory_needed
 
 MIN_SECONDS = 0.1  # of each repetition

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from torch import nn
 
 from continual_metaopt import MetaOptimize
-from continual_metaopt.engines.fused_update import FusedUpdate
+from continual_metaopt.engines.compiled.fused_update import FusedUpdate
 
 MIN_SECONDS = 0.05  # of each repetition
 BASELINE = "AdamW fused"

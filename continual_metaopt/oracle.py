@@ -40,17 +40,18 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from continual_metaopt.analysis.files import print_with_replacements, write_whole
-from continual_metaopt.config import Component, load_study
 from continual_metaopt.engines.torch_engine import are_correct
-from continual_metaopt.learner import SampleLoader
-from continual_metaopt.losses import criterion_of
+from continual_metaopt.learner.loading import SampleLoader
 from continual_metaopt.networks import NETWORKS
+from continual_metaopt.networks.losses import criterion_of
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, ParamState
 from continual_metaopt.optim.curvature import make_curvature
 from continual_metaopt.optim.meta_updates import SGD
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, MetaStep, TracedParameter, TraceRule, check_memory
-from continual_metaopt.process_settings import set_up_process
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.process_settings import set_up_process
 from continual_metaopt.streams import make_stream
+from continual_metaopt.study.load import load_study
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Sample = tuple[Tensor, Tensor]

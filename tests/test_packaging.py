@@ -35,7 +35,7 @@ def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "docs"))]
     installed = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True)
-    command = "import sys; from continual_metaopt.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = "import sys; from continual_metaopt.commands.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["run", "--stream.n-experiences", "2", "--stream.samples-per-experience", "50", "--out", "one"]
     result = subprocess.run(
         [sys.executable, "-c", command, *arguments],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from continual_metaopt.analysis.equal_time import accuracy_at_equal_time, seconds_per_sample
+from continual_metaopt.analysis.field.equal_time import accuracy_at_equal_time, seconds_per_sample
 from continual_metaopt.analysis.figures import accuracy_against_time
 from continual_metaopt.analysis.report import split_by_stream
 from continual_metaopt.analysis.runs import Runs, load_runs

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from continual_metaopt.analysis.controls import control_table
+from continual_metaopt.analysis.field.controls import control_table
 from continual_metaopt.analysis.figures import control_dots
 from continual_metaopt.analysis.report import split_by_stream
 from continual_metaopt.analysis.runs import Runs

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
 from continual_metaopt.analysis.figures import ranking_dots
-from continual_metaopt.analysis.ranking import caption, columns_of, ranking
 from continual_metaopt.analysis.report import split_by_stream
 from continual_metaopt.analysis.runs import Runs, load_runs
 from continual_metaopt.analysis.scripts import _arguments

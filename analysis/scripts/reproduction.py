@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from continual_metaopt.analysis.reproduction_report import SHIFTS_OF_TABLES, Experiment, write_reproduction
+from continual_metaopt.analysis.paper.reproduction_report import SHIFTS_OF_TABLES, Experiment, write_reproduction
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.scripts import _arguments
 

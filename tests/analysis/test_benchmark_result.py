@@ -297,7 +297,8 @@ def test_the_command_writes_and_compares(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_benchmark_is_what_the_study_of_table_2_runs() -> None:
-    from continual_metaopt.config import load_study, resolve
+    from continual_metaopt.runs.components import resolve
+    from continual_metaopt.study.load import load_study
 
     study = load_study("table2")
     definition = DEFINITIONS["class-split-100x10 v1"]

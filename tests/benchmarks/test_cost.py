@@ -27,7 +27,7 @@ def test_learners_are_measured_beside_each_other(
             raise MissingPackageError(name, "dog")
         return make(name)
 
-    monkeypatch.setattr("continual_metaopt.config.learner_factory", learner_factory)
+    monkeypatch.setattr("continual_metaopt.study.config.learner_factory", learner_factory)
     study = {
         "name": "s",
         "stream": {"name": "tracking"},

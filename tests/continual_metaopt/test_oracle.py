@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_metaopt import oracle
-from continual_metaopt.losses import HalfSquaredError
+from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.oracle import Run, best_schedule, main, run_schedule
 
 from .conftest import exactly, write_study
