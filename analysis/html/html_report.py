@@ -150,7 +150,7 @@ def html_page(sections: Sequence[Section]) -> str:
         ValueError: the runs of a section cannot be combined.
         OSError: an image cannot be read.
     """
-    assets = resources.files("continual_metaopt.analysis") / "assets"
+    assets = resources.files("continual_metaopt.analysis.html") / "assets"
     texts = {name: (assets / name).read_text(encoding="utf-8") for name in _ASSETS}
     library = f"/*! uPlot. {texts['uPlot-LICENSE.txt'].strip()} */\n{texts['uPlot.iife.min.js']}"
     scripts = [_inline(library), _inline(texts["report.js"])]
@@ -158,7 +158,7 @@ def html_page(sections: Sequence[Section]) -> str:
     facts = [_facts(section, place, n_points) for place, section in enumerate(sections)]
     data = [{"labels": part["labels"], "charts": part["charts"]} for part in facts]
     environment = Environment(
-        loader=PackageLoader("continual_metaopt.analysis"),
+        loader=PackageLoader("continual_metaopt.analysis.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -34,10 +34,8 @@ from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLock
 from continual_metaopt.study.running import StudyResult, run_study
-
-from ..analysis.synthetic import write_run
-from ..streams.synthetic import coded_images, encode, write_parquet
-from .conftest import (
+from tests.analysis.synthetic import write_run
+from tests.continual_metaopt.conftest import (
     STREAM,
     InProcess,
     environment,
@@ -48,6 +46,7 @@ from .conftest import (
     read_tables,
     write_study,
 )
+from tests.streams.synthetic import coded_images, encode, write_parquet
 
 TINY_RUN = [
     "run",
