@@ -939,6 +939,28 @@ def test_report_of_several_streams(here: Path, capsys: pytest.CaptureFixture[str
     assert f"wrote {here / 'out' / 'report.html'}\n" in printed
 
 
+def test_report_compares_the_runs_of_several_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, label, n_correct in (("mine", "A", 3), ("theirs", "B", 1)):
+        for seed in (0, 1):
+            write_run(here / folder, label, seed, [1] * n_correct + [0] * (4 - n_correct))
+
+    status, printed, _ = call(capsys, "report", "mine", "theirs")
+
+    assert status == 0
+    assert "Differences from “A”" in printed
+    assert [line.split()[:5] for line in printed.splitlines() if line[:2] in ("A ", "B ")] == [
+        ["A", "2", "75.0", "±", "0.0"],
+        ["B", "2", "25.0", "±", "0.0"],
+    ]
+    assert "−50.0 ± 0.0" in printed
+    assert "wrote report/report.html\n" in printed
+    write_run(here / "changed", "C", 0, [1, 1, 1, 1], stream_info={"fingerprint": "another"})
+    status, printed, err = call(capsys, "report", "mine", "changed", "--out", "elsewhere")
+    assert (status, printed) == (2, "")
+    assert "both have seed 0, but did not see the same samples in the same order" in err
+    assert not (here / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "link"),
     [("report", "report"), ("export", "export"), ("export", "export/csv"), ("report", "part/report")],
