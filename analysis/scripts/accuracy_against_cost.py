@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--costs",
         type=Path,
         metavar="CSV",
-        help="times of a step from python -m benchmarks.cost (default: speeds of the runs, which are less fair)",
+        help="times of a step from python -m benchmarks.speed cost (default: speeds of the runs, which are less fair)",
     )
     parser.add_argument(
         "--reference", default="AdamW", metavar="LEARNER", help="whose times are the budgets (default: %(default)s)"

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--baseline", metavar="LABEL", help="compare with this learner (default: the best with fixed step sizes)"
     )
     parser.add_argument(
-        "--costs", type=Path, metavar="CSV", help="from python -m benchmarks.cost, for columns of costs"
+        "--costs", type=Path, metavar="CSV", help="from python -m benchmarks.speed cost, for columns of costs"
     )
     _arguments.add_diverged(parser)
     _arguments.add_figure(parser)
