@@ -1,6 +1,6 @@
 """Text that others may have written (labels, reasons, names of folders), escaped for each kind of output.
 
-HTML is escaped by the templates of `analysis.html_report`, and names of files by `analysis.files.file_names`.
+HTML is escaped by the templates of `analysis.html.html_report`, and names of files by `analysis.files.file_names`.
 """
 
 from __future__ import annotations

@@ -45,16 +45,19 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from continual_metaopt import MetaOptimize, MetaOptimizeStrategy, OnlineLearner, blocks
-from continual_metaopt.config import Component, StudyConfig, packaged_studies, resolve
-from continual_metaopt.engines.fused_update import FusedUpdate
+from continual_metaopt.engines.compiled.fused_update import FusedUpdate
 from continual_metaopt.engines.torch_engine import forget_gradients
-from continual_metaopt.learner import quiet_evaluator
+from continual_metaopt.learner.online_learner import quiet_evaluator
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.curvature import KINDS
-from continual_metaopt.optim.registry import closure_for, is_told, known_of_the_stream, make_optimizer
+from continual_metaopt.optim.protocol import closure_for
+from continual_metaopt.optim.registry import is_told, known_of_the_stream, make_optimizer
 from continual_metaopt.optim.traces import VARIANTS, TraceRule, memory_needed
-from continual_metaopt.process_settings import set_up_process
+from continual_metaopt.runs.components import Component, resolve
+from continual_metaopt.runs.process_settings import set_up_process
 from continual_metaopt.streams import make_stream
+from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.load import packaged_studies
 
 FEWEST, MOST = 100, 2000  # samples of a turn; the fused engine traces no graph for fewer than 100
 Learn = Callable[[Any], object]  # from an experience

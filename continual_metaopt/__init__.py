@@ -7,8 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from continual_metaopt.learner import MetaOptimizeStrategy as MetaOptimizeStrategy
-    from continual_metaopt.learner import OnlineLearner as OnlineLearner
+    from continual_metaopt.learner.metrics.diagnostics import diagnostics as diagnostics
+    from continual_metaopt.learner.metrics.online import online_metrics as online_metrics
+    from continual_metaopt.learner.online_learner import OnlineLearner as OnlineLearner
+    from continual_metaopt.learner.plugins import KeepOptimizerState as KeepOptimizerState
+    from continual_metaopt.learner.strategy import MetaOptimizeStrategy as MetaOptimizeStrategy
     from continual_metaopt.networks import register_network as register_network
     from continual_metaopt.networks.lenet import LeNet as LeNet
     from continual_metaopt.networks.mlp import MLP as MLP
@@ -21,16 +24,19 @@ if TYPE_CHECKING:
     from continual_metaopt.optim.registry import register_learner as register_learner
 
 _HOMES = {
+    "KeepOptimizerState": "continual_metaopt.learner.plugins",
     "LeNet": "continual_metaopt.networks.lenet",
     "MLP": "continual_metaopt.networks.mlp",
     "MetaOptimize": "continual_metaopt.optim.metaoptimize",
-    "MetaOptimizeStrategy": "continual_metaopt.learner",
-    "OnlineLearner": "continual_metaopt.learner",
+    "MetaOptimizeStrategy": "continual_metaopt.learner.strategy",
+    "OnlineLearner": "continual_metaopt.learner.online_learner",
     "PaperCNN": "continual_metaopt.networks.paper_cnn",
     "ResNet18": "continual_metaopt.networks.resnet18",
     "ViTTiny": "continual_metaopt.networks.vit_tiny",
     "blocks": "continual_metaopt.optim.blocks",
+    "diagnostics": "continual_metaopt.learner.metrics.diagnostics",
     "make_optimizer": "continual_metaopt.optim.registry",
+    "online_metrics": "continual_metaopt.learner.metrics.online",
     "register_learner": "continual_metaopt.optim.registry",
     "register_network": "continual_metaopt.networks",
 }

@@ -2,7 +2,7 @@
 
 import sys
 
-from continual_metaopt.command import main
+from continual_metaopt.commands.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

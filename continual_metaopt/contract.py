@@ -23,18 +23,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.analysis.files import print_with_replacements
-from continual_metaopt.losses import HalfSquaredError, criterion_of
+from continual_metaopt.networks.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import (
-    LEARNERS,
-    PREFIXES,
-    closure_for,
-    learner_factory,
-    step_sizes_of,
-    switches_weights,
-    wants_graph,
-)
+from continual_metaopt.optim.protocol import closure_for, step_sizes_of, switches_weights, wants_graph
+from continual_metaopt.optim.registry import LEARNERS, PREFIXES, learner_factory
 from continual_metaopt.streams import UnknownNameError
 
 
@@ -224,7 +217,7 @@ def follows_a_growing_head(make: Make) -> None:
 @check
 def learns_online(make: Make) -> None:
     """OnlineLearner runs it on a stream of two experiences; no step size or weight becomes infinite."""
-    from continual_metaopt.learner import OnlineLearner
+    from continual_metaopt.learner.online_learner import OnlineLearner
     from continual_metaopt.streams import make_stream
 
     if make.linear:

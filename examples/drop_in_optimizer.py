@@ -5,8 +5,7 @@ import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 import torch
 from avalanche.training import Naive
 
-from continual_metaopt import MLP, MetaOptimize, blocks
-from continual_metaopt.plugins import KeepOptimizerState
+from continual_metaopt import MLP, KeepOptimizerState, MetaOptimize, blocks
 from continual_metaopt.streams import make_stream
 
 torch.manual_seed(0)

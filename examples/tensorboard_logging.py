@@ -8,8 +8,7 @@ import torch
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 
-from continual_metaopt import MLP, MetaOptimizeStrategy
-from continual_metaopt.metrics import online_metrics
+from continual_metaopt import MLP, MetaOptimizeStrategy, online_metrics
 from continual_metaopt.streams import make_stream
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/tensorboard"

@@ -8,14 +8,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis import load_runs, reproduction
-from continual_metaopt.analysis.published import claims_markdown, published_claims, published_table, table_markdown
-from continual_metaopt.analysis.ranking import columns_of, ranking
+from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.field.ranking import columns_of, ranking
+from continual_metaopt.analysis.paper import reproduction
+from continual_metaopt.analysis.paper.published import (
+    claims_markdown,
+    published_claims,
+    published_table,
+    table_markdown,
+)
 from continual_metaopt.analysis.scripts.comparison_table import main as comparison_table
 from continual_metaopt.analysis.scripts.initial_step_size import main as initial_step_size
 from continual_metaopt.analysis.scripts.sensitivity import spread_over_last
 from continual_metaopt.analysis.tables import format_columns
-from continual_metaopt.config import RunConfig, load_study
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.study.load import load_study
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

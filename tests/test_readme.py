@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from continual_metaopt import cli, make_optimizer
+from continual_metaopt import make_optimizer
+from continual_metaopt.commands import main as cli
 from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS

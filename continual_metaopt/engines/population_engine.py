@@ -27,10 +27,11 @@ from continual_metaopt.engines.observations import (
     weights_not_finite,
 )
 from continual_metaopt.engines.wrapped import why_modules_are_needed, why_step_is_needed
-from continual_metaopt.losses import HalfSquaredError
+from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.meta_updates import Rule
-from continual_metaopt.optim.metaoptimize import Group, MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.settings import Group
 
 Replica = tuple[nn.Module, MetaOptimize]
 

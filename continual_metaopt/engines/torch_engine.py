@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from continual_metaopt.diagnostics import undisturbed
 from continual_metaopt.engines.observations import (
     MAX_SAMPLES,
     MAX_SECONDS,
@@ -27,8 +26,9 @@ from continual_metaopt.engines.observations import (
     weights_are_due,
     weights_not_finite,
 )
+from continual_metaopt.engines.undisturbed import undisturbed
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
-from continual_metaopt.optim.registry import (
+from continual_metaopt.optim.protocol import (
     closure_for,
     reported_step_sizes,
     step_sizes_of,

@@ -18,7 +18,7 @@ hyper-parameters belong.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -286,3 +286,8 @@ def _released_denominator(state: ParamState, grad: Tensor, decay: float, eps: fl
     state["exp_avg_sq"].mul_(decay).addcmul_(grad, grad)
     bias_correction = (1 - decay) / (1 - decay ** state["step"])
     return (state["exp_avg_sq"] * bias_correction).add_(eps).sqrt_()
+
+
+Base = Literal[
+    "sgd", "sgdm", "rmsprop", "adamw", "lion", "sgdm_released", "rmsprop_released", "adamw_released"
+]  # fmt: skip

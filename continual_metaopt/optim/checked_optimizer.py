@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import Optimizer
 
-from continual_metaopt.optim.registry import step_sizes_of_groups
+from continual_metaopt.optim.protocol import step_sizes_of_groups
 from continual_metaopt.optim.weightwise import Group, require, require_finite
 
 

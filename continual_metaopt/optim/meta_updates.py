@@ -14,7 +14,7 @@ Plain names follow ``torch.optim``; ``…Released`` names the MetaOptimize autho
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from continual_metaopt.streams.registry import Registry
 
@@ -212,3 +212,6 @@ class RMSPropReleased(_Update):
     def constants(self) -> tuple[float, float, float]:
         """No momentum, the normaliser and ε."""
         return 0.0, self.normalizer, self.eps
+
+
+Meta = Literal["sgd", "rmsprop", "adam", "lion", "rmsprop_released", "adam_released"]

@@ -7,7 +7,7 @@ arXiv 2402.02342. Here in its Hessian-free form; what exact traces add to a step
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,16 +22,30 @@ from continual_metaopt.optim.guards import limited_change, overshoot
 from continual_metaopt.optim.learned_momentum import direction_and_tangent
 from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
+from continual_metaopt.optim.settings import (
+    DEFAULT_GAMMA,
+    MOMENTUM_BOUNDS,
+    WEIGHT_DECAY_BOUNDS,
+    Discount,
+    Group,
+    MetaParameter,
+    StepSizeParametrisation,
+    Trace,
+    _check_choice,
+    _check_exact,
+    _check_group,
+    _check_written,
+    _discount,
+    _is_bounded,
+    _is_fine,
+    _kinds,
+    _momentum_of,
+    discounts,
+)
 from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
-from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA, two_horizons_rule
+from continual_metaopt.optim.two_horizons import AUTO, two_horizons_rule
 from continual_metaopt.optim.weightwise import gradients
-from continual_metaopt.streams.registry import unknown_name
-
-MetaParameter = Literal["lr", "weight_decay", "momentum"]
-StepSizeParametrisation = Literal["log", "linear"]
-Trace = Literal["hessian_free", "dutch", "l", "2x2", "full"]
-Discount = float | Literal["auto"]
 
 # What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
 RECORD = {"lr": "learned", "weight_decay": "learned_weight_decay", "momentum": "learned_momentum"}
@@ -39,10 +53,6 @@ TRACE = {"lr": "trace", "weight_decay": "trace_weight_decay", "momentum": "trace
 LONG_TRACE = "trace_long"  # beside the step size's, where there are two horizons
 STATE_TRACES = "trace_momentum_state"  # traces of what depends on the momentum beside the weights
 
-WEIGHT_DECAY_BOUNDS = (1e-10, 10.0)
-MOMENTUM_BOUNDS = (1e-6, 1 - 1e-6)
-
-DEFAULT_GAMMA = 0.999
 
 SHARED_SETTINGS = ("lr", "learn", "parametrisation")  # by groups that share one step size
 SHARED_BY_COLUMN = ("meta_lr", "gamma")  # likewise, as far as exact traces are concerned
@@ -57,8 +67,6 @@ PLAIN = {
 }
 
 NO_TYPICAL_SIZES = {"step": 0.0, "short_size": 0.0, "long_size": 0.0}  # of meta gradients with two horizons
-
-Group = dict[str, Any]
 
 
 class NonFiniteMetaGradient(FloatingPointError):
@@ -816,11 +824,6 @@ class MetaOptimize(torch.optim.Optimizer):
             revise_weights(param, trace, change * discounts(group)[0] if before_base_update else change)
 
 
-def discounts(group: Group) -> tuple[float, ...]:
-    """The discounts γ of a group's traces, of which there are two with ``gamma="auto"``."""
-    return (SHORT_GAMMA, LONG_GAMMA) if group["gamma"] == AUTO else (group["gamma"],)
-
-
 def _combined(group: Group, record: dict[str, Any], short: Any, long: Any) -> Any:
     """The meta gradient of one or two horizons."""
     if group["gamma"] != AUTO:
@@ -842,30 +845,6 @@ def _exact_traces(rule: TraceRule, trace: Trace, memory_limit: float | None) -> 
     return None
 
 
-def _check_exact(rule: TraceRule, group: Group) -> None:
-    if group["gamma"] == AUTO:
-        raise ValueError(f'trace="{rule.variant}" needs a number as gamma; gamma="auto" goes with trace="hessian_free"')
-    for option, value in (
-        ("learn", ("lr",)),
-        ("parametrisation", "log"),
-        ("effective_step_bound", None),
-        ("update_order", rule.update_order),
-    ):
-        if group[option] != value:
-            raise ValueError(
-                f'trace="{rule.variant}" goes with {option}={value!r}, not with {group[option]!r}; '
-                + ("all groups have the same one" if option == "update_order" else 'use trace="hessian_free" for that')
-            )
-
-
-def _kinds(group: Group) -> Iterator[str]:
-    """What a group keeps a record of: its step size, learned or not, and what else it learns."""
-    yield "lr"
-    for kind in group["learn"]:
-        if kind != "lr":
-            yield kind
-
-
 def _parametrisation(group: Group, kind: str) -> Parametrisation:
     if kind == "lr":
         return parametrisations.STEP_SIZE_PARAMETRISATIONS[group["parametrisation"]]
@@ -877,35 +856,6 @@ def _bounds(group: Group, kind: str) -> tuple[float, float]:
         low, high = group["lr_bounds"]
         return low, high
     return WEIGHT_DECAY_BOUNDS if kind == "weight_decay" else MOMENTUM_BOUNDS
-
-
-def _is_fine(group: Group) -> bool:
-    """Whether a group learns several step sizes."""
-    return group["step_sizes"] in FINE and group["meta_lr"] > 0
-
-
-def _is_bounded(group: Group) -> bool:
-    return group["effective_step_bound"] is not None and group["meta_lr"] > 0 and "lr" in group["learn"]
-
-
-def _discount(horizon: float) -> float:
-    if not 1 <= horizon < math.inf:
-        raise ValueError(f"horizon must be finite and at least 1 step, but is {horizon}; gamma=1 has no horizon")
-    return 1 - 1 / horizon
-
-
-def _momentum_of(base: BaseUpdate) -> float:
-    """The momentum that a base update starts from.
-
-    Raises:
-        ValueError: its step does not depend on one, or not smoothly.
-    """
-    if not hasattr(base, "with_momentum"):
-        raise ValueError(
-            f"{base} has no momentum that could be learned; take sgdm, adamw, or one of their released forms "
-            "(Lion's step is a sign, which does not change with the momentum but for jumps)"
-        )
-    return float(cast(Any, base).momentum)
 
 
 def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:
@@ -928,57 +878,3 @@ def _move(tensor: Tensor, direction: Direction, step_size: Any) -> None:
         tensor.add_(direction.numerator, alpha=scale)
     else:
         tensor.addcdiv_(direction.numerator, direction.denominator, value=scale)
-
-
-def _check_written(name: str, kind: str, value: Any) -> None:
-    what = {"lr": "step size", "weight_decay": "learned weight_decay", "momentum": "learned momentum"}[kind]
-    if not 0 <= value < (1 if kind == "momentum" else math.inf):
-        limit = "below 1" if kind == "momentum" else "finite"
-        raise ValueError(f"the {what} of block '{name}' was set to {value}; it must not be negative, and {limit}")
-
-
-def _check_group(group: Group) -> None:
-    _check_choice("kind of step sizes", group["step_sizes"], StepSizes)
-    _check_choice("order of updates", group["update_order"], UpdateOrder)
-    _check_choice("parametrisation", group["parametrisation"], StepSizeParametrisation)
-    for kind in group["learn"]:
-        _check_choice("meta-parameter to learn", kind, MetaParameter)
-    if not group["learn"] or len(set(group["learn"])) < len(group["learn"]):
-        raise ValueError(
-            f"learn must name what is to be learned, each once, not {group['learn']}; meta_lr=0 for nothing"
-        )
-    low, high = group["lr_bounds"]
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"lr_bounds must be two finite positive numbers, the lower first, not {group['lr_bounds']}")
-    if not 0 <= group["meta_lr"] < math.inf:
-        raise ValueError(f"meta_lr must be finite and not negative, but is {group['meta_lr']}")
-    if group["gamma"] == AUTO:
-        if group["learn"] != ("lr",):
-            raise ValueError(f'gamma="auto" is for step sizes alone, not for learn={group["learn"]}')
-    elif isinstance(group["gamma"], str) or not 0 <= group["gamma"] <= 1:
-        raise ValueError(f'gamma must be between 0 and 1, or "auto", but is {group["gamma"]!r}')
-    if not 0 <= group["weight_decay"] < math.inf:
-        raise ValueError(f"weight_decay must be finite and not negative, but is {group['weight_decay']}")
-    if isinstance(group["lr"], str) or not 0 < group["lr"] < math.inf:
-        raise ValueError(f"lr must be finite and positive, but is {group['lr']!r}")
-    if group["meta_lr"] > 0 and "lr" in group["learn"] and not low <= group["lr"] <= high:
-        raise ValueError(f"lr = {group['lr']} is outside lr_bounds = {group['lr_bounds']}")
-    for kind, of, bounds in (
-        ("weight_decay", "logarithm", WEIGHT_DECAY_BOUNDS),
-        ("momentum", "logit", MOMENTUM_BOUNDS),
-    ):
-        if kind in group["learn"] and not bounds[0] <= group[kind] <= bounds[1]:
-            raise ValueError(
-                f"to learn the {of} of {kind}, start between {bounds[0]} and {bounds[1]}, not with {group[kind]}"
-            )
-    if not (isinstance(group["meta_every"], int) and group["meta_every"] >= 1):
-        raise ValueError(f"meta_every must be a whole number of steps, at least 1, but is {group['meta_every']}")
-    for guard in ("max_meta_change", "effective_step_bound"):
-        if group[guard] is not None and not 0 < group[guard] < math.inf:
-            raise ValueError(f"{guard} must be finite and positive, or None for no bound, but is {group[guard]}")
-
-
-def _check_choice(what: str, value: Any, choices: Any) -> None:
-    known = list(get_args(choices))
-    if value not in known:
-        raise ValueError(unknown_name(what, str(value), known))

@@ -4,47 +4,72 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Union, cast
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
-from continual_metaopt.optim.summaries import geometric_mean
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
 LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.learners")
 for _name, _module, _description in (
     ("metaoptimize", "learners", "MetaOptimize: step sizes learned online"),
-    ("fixed", "learners", "a base update with a fixed step size"),
-    ("fixed_per_block", "learners", "a base update with a fixed step size for each block"),
-    ("idbd", "learners", "IDBD, for linear models and squared error"),
-    ("autostep", "learners", "Autostep, for linear models and squared error"),
-    ("idbd_network", "learners", "IDBD for networks, a step size for each weight"),
-    ("sgd_hd", "learners", "SGD with hypergradient descent"),
-    ("adam_hd", "learners", "Adam with hypergradient descent"),
-    ("idbd_rmsprop", "idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight"),
-    ("meta_mirror_descent", "meta_mirror_descent", "SGD with mirror descent of the step size"),
-    ("exponentiated_gradient", "exponentiated_gradient", "SGD with momentum; step sizes by exponentiated gradients"),
-    ("sps", "sps", "SGD with stochastic Polyak step sizes"),
-    ("vsgd", "vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient"),
-    ("cocob", "cocob", "COCOB: coin betting, without step sizes"),
-    ("obgd", "obgd", "ObGD: gradient descent with a bound on overshooting"),
-    ("adamw_lion_package", "adamw_lion_package", "MetaOptimize with AdamW and Lion as its authors' package has it"),
-    ("upgd", "upgd", "UPGD: perturbed gradient descent that leaves useful weights alone"),
-    ("l2_init", "l2_init", "a base update with a pull towards the initial weights"),
-    ("shrink_and_perturb", "shrink_and_perturb", "a base update whose steps also shrink weights and add noise"),
-    ("weight_clipping", "weight_clipping", "a base update with weights clipped to the range of their initial values"),
-    ("continual_backprop", "continual_backprop", "a base update, after which hidden units of little use are replaced"),
-    ("aruba_told", "aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
-    ("reinitialised_told", "reinitialised", "a base update; network or head begin anew at experiences it is told of"),
-    ("replayed_step_sizes", "replayed_step_sizes", "a base update with the step sizes that another run has recorded"),
-    ("cosine", "schedules", "a base update with warm-up and a cosine over the stream's length"),
-    ("cosine_restarts_told", "schedules", "a base update with a cosine anew at each experience, of which it is told"),
-    ("glocal", "learners", "step sizes learned from estimated global hypergradients"),
+    ("fixed", "controls.fixed", "a base update with a fixed step size"),
+    ("fixed_per_block", "controls.fixed", "a base update with a fixed step size for each block"),
+    ("idbd", "peers.idbd", "IDBD, for linear models and squared error"),
+    ("autostep", "peers.autostep", "Autostep, for linear models and squared error"),
+    ("idbd_network", "peers.idbd_network", "IDBD for networks, a step size for each weight"),
+    ("sgd_hd", "peers.hypergradient", "SGD with hypergradient descent"),
+    ("adam_hd", "peers.hypergradient", "Adam with hypergradient descent"),
+    ("idbd_rmsprop", "peers.idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight"),
+    ("meta_mirror_descent", "peers.meta_mirror_descent", "SGD with mirror descent of the step size"),
+    (
+        "exponentiated_gradient",
+        "peers.exponentiated_gradient",
+        "SGD with momentum; step sizes by exponentiated gradients",
+    ),
+    ("sps", "peers.sps", "SGD with stochastic Polyak step sizes"),
+    ("vsgd", "peers.vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient"),
+    ("cocob", "peers.cocob", "COCOB: coin betting, without step sizes"),
+    ("obgd", "peers.obgd", "ObGD: gradient descent with a bound on overshooting"),
+    (
+        "adamw_lion_package",
+        "peers.adamw_lion_package",
+        "MetaOptimize with AdamW and Lion as its authors' package has it",
+    ),
+    ("upgd", "peers.upgd", "UPGD: perturbed gradient descent that leaves useful weights alone"),
+    ("l2_init", "peers.l2_init", "a base update with a pull towards the initial weights"),
+    ("shrink_and_perturb", "peers.shrink_and_perturb", "a base update whose steps also shrink weights and add noise"),
+    (
+        "weight_clipping",
+        "peers.weight_clipping",
+        "a base update with weights clipped to the range of their initial values",
+    ),
+    (
+        "continual_backprop",
+        "peers.continual_backprop",
+        "a base update, after which hidden units of little use are replaced",
+    ),
+    ("aruba_told", "peers.aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
+    (
+        "reinitialised_told",
+        "controls.reinitialised",
+        "a base update; network or head begin anew at experiences it is told of",
+    ),
+    (
+        "replayed_step_sizes",
+        "controls.replayed_step_sizes",
+        "a base update with the step sizes that another run has recorded",
+    ),
+    ("cosine", "controls.schedules", "a base update with warm-up and a cosine over the stream's length"),
+    (
+        "cosine_restarts_told",
+        "controls.schedules",
+        "a base update with a cosine anew at each experience, of which it is told",
+    ),
+    ("glocal", "peers.glocal", "step sizes learned from estimated global hypergradients"),
     ("dog", "packaged.distance_over_gradients", "DoG with iterate averaging (dog-optimizer)"),
     ("ldog", "packaged.distance_over_gradients", "LDoG, DoG for each tensor (dog-optimizer)"),
     ("prodigy", "packaged.prodigy", "Prodigy, Adam with an estimated step size (prodigyopt)"),
@@ -214,73 +239,3 @@ def known_of_the_stream(name: str, n_samples: int, batch_size: int = 1) -> dict[
     taken = inspect.signature(learner_factory(name)).parameters
     known = {"n_samples": n_samples, "batch_size": batch_size}
     return {key: value for key, value in known.items() if key in taken}
-
-
-def wants_graph(optimizer: "Optimizer") -> bool:
-    """Whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
-    return bool(getattr(optimizer, "wants_graph", False))
-
-
-def switches_weights(optimizer: "Optimizer") -> bool:
-    """Whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
-    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
-
-
-@contextmanager
-def weights_to_predict_with(optimizer: "Optimizer") -> Iterator[None]:
-    """Between gradients and update, the parameters hold here what predicts; after it exactly what they held before."""
-    import torch
-
-    if not switches_weights(optimizer):
-        yield
-        return
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    held = [param.detach().clone() for param in params]
-    optimizer.eval()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        optimizer.train()  # type: ignore[attr-defined]
-        with torch.no_grad():
-            for param, value in zip(params, held, strict=True):
-                param.copy_(value)
-
-
-def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:
-    """The closure for ``optimizer.step`` after a forward pass, and a backward pass unless it ``wants_graph``.
-
-    Returns:
-        One that returns (loss, output) with their graph, or the loss as a number, where the optimizer asks for it by
-        an attribute ``wants_graph`` or ``wants_loss``; None for the others.
-    """
-    if wants_graph(optimizer):
-        return lambda: (loss, output)
-    if getattr(optimizer, "wants_loss", False):
-        return lambda: loss.item()
-    return None
-
-
-def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:
-    """Current step size of each block of any optimizer: what it reports itself, or "lr" of its param groups.
-
-    Where a block holds many step sizes, it is their geometric mean.
-    """
-    return {name: geometric_mean(value) for name, value in reported_step_sizes(optimizer).items()}
-
-
-def reported_step_sizes(optimizer: "Optimizer") -> dict[str, Any]:
-    """As ``step_sizes_of``, but with all step sizes, in a tensor, where a block holds many."""
-    report = getattr(optimizer, "step_size_report", None)
-    if report is not None:
-        reported: dict[str, Any] = report()
-        return reported
-    return step_sizes_of_groups(optimizer)
-
-
-def step_sizes_of_groups(optimizer: "Optimizer") -> dict[str, float]:
-    """What "lr" is in each param group of any optimizer, by the group's name; nothing of groups without it."""
-    return {
-        str(group.get("name", f"group{index}")): float(group["lr"])
-        for index, group in enumerate(optimizer.param_groups)
-        if "lr" in group
-    }

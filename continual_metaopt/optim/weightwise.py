@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from continual_metaopt.optim.registry import step_sizes_of_groups
+from continual_metaopt.optim.protocol import step_sizes_of_groups
 
 Group = dict[str, Any]
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from continual_metaopt.analysis import runs as runs_module
-from continual_metaopt.analysis.html_charts import score_charts, trajectory_chart
+from continual_metaopt.analysis.html.html_charts import score_charts, trajectory_chart
 from continual_metaopt.analysis.records import MAX_BYTES, REPAIR, read_config, read_object, read_status
 from continual_metaopt.analysis.runs import load_runs
 from continual_metaopt.analysis.tables import comparison_table

@@ -234,8 +234,8 @@ def test_the_sawtooth_of_the_records():
 @pytest.mark.parametrize(("stationary", "found"), [(None, True), ("shuffled", False)])
 def test_a_real_run(stationary, found, tmp_path):
     """The same images, with and without experiences: only then is there a sawtooth."""
-    from continual_metaopt.config import RunConfig
-    from continual_metaopt.running import run_one
+    from continual_metaopt.runs.config import RunConfig
+    from continual_metaopt.runs.run import run_one
 
     stream = {"name": "permuted_inputs", "source": "digits", "n_experiences": 6, "samples_per_experience": 500}
     for seed in range(2):

@@ -12,7 +12,7 @@ import pytest
 from continual_metaopt.analysis import comparison_table, format_table, load_runs
 from continual_metaopt.analysis.tables import caption
 from continual_metaopt.analysis.tuning import best_setting, scores_by_setting, sensitivity
-from continual_metaopt.study import average_score
+from continual_metaopt.study.running import average_score
 
 from .synthetic import write_regression, write_run
 

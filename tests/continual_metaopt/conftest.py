@@ -19,12 +19,12 @@ import yaml
 from torch import nn
 
 from continual_metaopt import networks
-from continual_metaopt.backends import local
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim import registry
-from continual_metaopt.recording import TABLES
+from continual_metaopt.runs.files import TABLES
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
+from continual_metaopt.study.backends import local
 
 torch.set_num_threads(1)  # small networks do not profit from more, and tests share the cores with others
 
@@ -66,7 +66,7 @@ def learner_names() -> list[str]:
 
 def packaged_study_names() -> list[str]:
     """All studies that come with this package, as its folder has them."""
-    return sorted(path.stem for path in (Path(registry.__file__).parents[1] / "studies").glob("*.yaml"))
+    return sorted(path.stem for path in (Path(registry.__file__).parents[1] / "study" / "packaged").glob("*.yaml"))
 
 
 def known_learners() -> str:
@@ -105,7 +105,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def environment() -> dict[str, str]:
     """For other processes, so that they find the package from any folder."""
-    root = str(Path(local.__file__).parents[2])
+    root = str(Path(local.__file__).parents[3])
     return os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 

@@ -23,13 +23,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from continual_metaopt import recording, under_way
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.files import write_whole
-from continual_metaopt.config import Component, RunConfig
-from continual_metaopt.engines import compiled_learner, torch_engine
-from continual_metaopt.recording import TABLES, read_json, write_json
-from continual_metaopt.running import run_one
+from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines.compiled import learner as compiled_learner
+from continual_metaopt.runs import directory as recording
+from continual_metaopt.runs import under_way
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.files import TABLES, read_json, write_json
+from continual_metaopt.runs.run import run_one
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of what changes a folder
 N_RANDOM = 20

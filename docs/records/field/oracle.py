@@ -25,15 +25,15 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from continual_metaopt.config import load_study
-from continual_metaopt.learner import SampleLoader
+from continual_metaopt.learner.loading import SampleLoader
 from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.curvature import make_curvature
 from continual_metaopt.optim.meta_updates import SGD
 from continual_metaopt.optim.traces import MetaStep, TracedParameter, TraceRule
-from continual_metaopt.process_settings import set_up_process
+from continual_metaopt.runs.process_settings import set_up_process
 from continual_metaopt.streams import make_stream
+from continual_metaopt.study.load import load_study
 
 LR_BOUNDS = (1e-8, 10.0)
 

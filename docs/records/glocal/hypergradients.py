@@ -39,8 +39,8 @@ from torch import nn
 from continual_metaopt.analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.exact_step import TRACES
-from continual_metaopt.optim.glocal import Glocal
-from continual_metaopt.optim.koopman import dynamic_modes, lasting
+from continual_metaopt.optim.peers.glocal import Glocal
+from continual_metaopt.optim.peers.koopman import dynamic_modes, lasting
 
 Array = NDArray[np.float64]
 

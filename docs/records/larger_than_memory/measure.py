@@ -139,7 +139,7 @@ def clocks() -> NDArray[np.float64]:
 def measure_speed(source: str) -> dict[str, Any]:
     """Speed of learning from a source in memory, and from the same larger than memory."""
     from continual_metaopt import MetaOptimize, OnlineLearner, PaperCNN, blocks
-    from continual_metaopt.process_settings import set_up_process
+    from continual_metaopt.runs.process_settings import set_up_process
     from continual_metaopt.streams import make_stream
 
     set_up_process()

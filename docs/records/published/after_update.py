@@ -18,9 +18,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines.observations import Observations
-from continual_metaopt.preparing import prepare
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.preparing import prepare
 from streams import plan_stream
 from streams.samples import Samples
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.population_engine import Population
-from continual_metaopt.losses import HalfSquaredError
+from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES

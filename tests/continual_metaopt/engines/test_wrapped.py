@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from continual_metaopt.engines.population_engine import Population
 from continual_metaopt.engines.wrapped import why_modules_are_needed, why_step_is_needed
-from continual_metaopt.learner import OnlineLearner
+from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream

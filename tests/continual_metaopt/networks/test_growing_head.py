@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from continual_metaopt.config import Component, RunConfig
 from continual_metaopt.engines import torch_engine
-from continual_metaopt.learner import MetaOptimizeStrategy, OnlineLearner
+from continual_metaopt.learner.online_learner import OnlineLearner
+from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks.growing_head import GrowingHead
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.population import run_population
-from continual_metaopt.recording import read_json
-from continual_metaopt.running import run_one
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.files import read_json
+from continual_metaopt.runs.population_run import run_population
+from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
 

@@ -9,8 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from continual_metaopt.config import Component, ConfigError, resolve
-from continual_metaopt.learner import MetaOptimizeStrategy
+from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks import NETWORKS, register_network
 from continual_metaopt.networks.lenet import LeNet
 from continual_metaopt.networks.linear import LinearModel
@@ -20,6 +19,7 @@ from continual_metaopt.networks.resnet18 import ResidualBlock, ResNet18
 from continual_metaopt.networks.vit_tiny import TransformerLayer, ViTTiny
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.runs.components import Component, ConfigError, resolve
 from continual_metaopt.streams import UnknownNameError, make_stream
 
 from ..conftest import Collector, exactly

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from continual_metaopt import MetaOptimizeStrategy
-from continual_metaopt.losses import HalfSquaredError
+from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
-from continual_metaopt.optim.hypergradient import SGDHD
-from continual_metaopt.optim.idbd import IDBD
-from continual_metaopt.optim.idbd_network import NetworkIDBD
 from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.peers.hypergradient import SGDHD
+from continual_metaopt.optim.peers.idbd import IDBD
+from continual_metaopt.optim.peers.idbd_network import NetworkIDBD
 from continual_metaopt.optim.traces import UPDATE_ORDERS
 from continual_metaopt.streams import make_stream
 

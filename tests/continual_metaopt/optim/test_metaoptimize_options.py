@@ -8,20 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from continual_metaopt.engines.compiled_rules import why_no_kernels
+from continual_metaopt.engines.compiled.rules import why_no_kernels
 from continual_metaopt.engines.population_engine import check_alike
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.guards import overshoot
 from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import (
-    MOMENTUM_BOUNDS,
-    WEIGHT_DECAY_BOUNDS,
-    MetaOptimize,
-    NonFiniteMetaGradient,
-)
-from continual_metaopt.optim.registry import learns_step_sizes, step_sizes_of
+from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.protocol import step_sizes_of
+from continual_metaopt.optim.registry import learns_step_sizes
+from continual_metaopt.optim.settings import MOMENTUM_BOUNDS, WEIGHT_DECAY_BOUNDS
 from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 from ..conftest import exactly

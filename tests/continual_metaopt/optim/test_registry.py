@@ -10,21 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from continual_metaopt.config import Component, ConfigError, RunConfig
-from continual_metaopt.learner import MetaOptimizeStrategy
+from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim import learners
-from continual_metaopt.optim.base_updates import BASE_UPDATES, Lion
-from continual_metaopt.optim.meta_updates import META_UPDATES
+from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, Lion
+from continual_metaopt.optim.meta_updates import META_UPDATES, Meta
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import (
     LEARNERS,
     learner_factory,
     learns_step_sizes,
     make_optimizer,
     register_learner,
-    step_sizes_of,
 )
+from continual_metaopt.runs.components import Component, ConfigError
+from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import UnknownNameError
 
 from ..conftest import exactly, known_learners
@@ -221,7 +222,7 @@ def test_metaoptimize_has_the_same_defaults_everywhere() -> None:
     assert optimizer["step_sizes"] == "group"
 
 
-@pytest.mark.parametrize(("declared", "rules"), [(learners.Base, BASE_UPDATES), (learners.Meta, META_UPDATES)])
+@pytest.mark.parametrize(("declared", "rules"), [(Base, BASE_UPDATES), (Meta, META_UPDATES)])
 def test_every_rule_can_be_named_in_a_study(declared: Any, rules: Any) -> None:
     assert sorted(declared.__args__) == sorted(rules)
 

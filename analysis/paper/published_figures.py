@@ -1,0 +1,226 @@
+"""The published continual experiment beside ours: cumulative accuracy, step sizes, test accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from continual_metaopt.analysis.figures.accuracy import cumulative_curves, draw_curve
+from continual_metaopt.analysis.figures.style import (
+    COLOURS,
+    LINE_STYLES,
+    Width,
+    draw_boundaries,
+    legend_below,
+    log_axis,
+    new_figure,
+    styled,
+    thousands,
+)
+from continual_metaopt.analysis.figures.trajectories import block_panels, draw_trajectories
+from continual_metaopt.analysis.paper.published import (
+    ACCURACY,
+    CUMULATIVE_ACCURACY,
+    FORMS,
+    NO_RUNS,
+    STEP_SIZES,
+    STUDIES,
+    TEST_ACCURACY,
+    Learner,
+    Row,
+    learners_of,
+    papers_rows,
+)
+from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.statistics import (
+    Diverged,
+    test_accuracy_by_experience,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OF_PAPER: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 3.5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 0.8,
+    "linestyle": "none",
+    "clip_on": False,
+    "zorder": 4,
+}
+# what is drawn, in this order, which decides on colours
+NAMES = ("fixed", "scalar", "two blocks", "four blocks")
+
+
+@styled
+def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", width: Width = "page") -> Figure:
+    """Cumulative online accuracy in the published setting, beside the paper's figure 3.
+
+    Caption: Lines are means over seeds of the online accuracy over all samples so far; bands are 95 % Student-t
+    intervals over seeds; thin vertical lines are changes of task. Learned step sizes are those with γ = 0.999, and the
+    fixed one is 1e-4. Diamonds at the end are the paper's averages over the stream; the grey ones after one and two
+    tasks were read off its figure. Where the seeds of a learner fall in two groups, thin lines are single seeds, and
+    the bold one is their median.
+
+    Args:
+        runs: of the studies ``published`` and ``published_global``, or one of them.
+        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    for axes, learners in panels:
+        any_learner = next(iter(learners.values()))
+        n_samples = int(any_learner.runs.table["n_samples"].iloc[0])
+        for name, learner in learners.items():
+            seen, curves = cumulative_curves(learner.runs, diverged=diverged)
+            draw_curve(axes, seen, curves[learner.label], name, _style(name))
+            if name in ACCURACY:
+                axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
+        length = n_samples / int(any_learner.runs.table["n_experiences"].iloc[0])
+        axes.plot(
+            [length * n_tasks for n_tasks in CUMULATIVE_ACCURACY],
+            list(CUMULATIVE_ACCURACY.values()),
+            color="0.45",
+            **OF_PAPER,
+        )
+        draw_boundaries(axes, any_learner.runs)
+        axes.set_xlim(0, n_samples)
+        thousands(axes, 4)
+    _finish(figure, panels, "sample", "online accuracy (%),\nall samples so far")
+    return figure
+
+
+@styled
+def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
+    """Step sizes of the paper's two blocks in the published setting, beside its figures 4 and 8.
+
+    Caption: Thin lines are the step sizes of single seeds, bold lines their median; thin vertical lines are changes of
+    task. Diamonds were read off the paper's figures. The first block is the first three layers, the last one the output
+    layer; γ = 0.999, α₀ = 1e-4.
+
+    Args:
+        runs: as of `published_cumulative_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels, with both blocks.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    low, high = 1e-6, 3e-3
+    for axes, learners in panels:
+        learner = learners.get("two blocks")
+        if learner is None:
+            continue
+        n_samples = int(learner.runs.table["n_samples"].iloc[0])
+        length = n_samples / int(learner.runs.table["n_experiences"].iloc[0])
+        blocks = block_panels(learner.runs, "step_size", learner.label, None, 0, n_samples)
+        for name, panel, colour in zip(("first", "last"), blocks.values(), COLOURS, strict=False):
+            draw_trajectories(axes, panel, colour, 1.1)
+            axes.get_lines()[-1].set_label(f"{name} block")
+            median = panel.values.median(axis=1)
+            low, high = min(low, float(median.min())), max(high, float(median.max()))
+            points = STEP_SIZES[name]
+            axes.plot([length * n for n in points], list(points.values()), color=colour, **OF_PAPER)
+        draw_boundaries(axes, learner.runs)
+        axes.set_xlim(0, n_samples)
+        thousands(axes, 4)
+    for axes, _ in panels:
+        log_axis(axes, low / 1.3, high * 1.3)
+    _finish(figure, panels, "sample", "step size")
+    return figure
+
+
+@styled
+def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width: Width = "page") -> Figure:
+    """Test accuracy of each task at its end in the published setting, beside the paper's figure 7.
+
+    Caption: Lines are means over seeds of the accuracy on the test images of each task at its end; bands are 95 %
+    Student-t intervals over seeds. Diamonds, joined by dotted lines, were read off the paper's figure; each seed deals
+    classes to tasks anew, so that single tasks cannot be compared with the paper's. Where the seeds of a learner fall
+    in two groups, thin lines are single seeds, and the bold one is their median.
+
+    Args:
+        runs: as of `published_cumulative_accuracy`.
+        diverged: as of `published_cumulative_accuracy`.
+        width: `"column"`, `"text"` or `"page"`.
+
+    Returns:
+        The figure, a panel for each form of momentum and kind of labels.
+
+    Raises:
+        ValueError: there are no such runs.
+    """
+    figure, panels = _panels(runs, width, 1.7)
+    for axes, learners in panels:
+        for name, learner in learners.items():
+            table = test_accuracy_by_experience(learner.runs, diverged=diverged)
+            of_seeds = 100 * table.pivot(index="seed", columns="experience", values="test_accuracy").to_numpy(float)
+            draw_curve(axes, np.arange(1, of_seeds.shape[1] + 1), of_seeds, name, _style(name))
+            if name in TEST_ACCURACY:
+                paper = TEST_ACCURACY[name]
+                style = OF_PAPER | {"linestyle": ":", "linewidth": 0.7, "markersize": 2.5}
+                axes.plot(np.arange(1, len(paper) + 1), paper, color=_style(name)["color"], **style)
+        axes.locator_params(axis="x", integer=True)
+    _finish(figure, panels, "task", "test accuracy (%)\nat the task's end")
+    return figure
+
+
+Panels = list[tuple["Axes", dict[str, Learner]]]
+
+
+def _panels(runs: Runs, width: Width, height: float) -> tuple[Figure, Panels]:
+    """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
+    found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
+    if not found:
+        raise ValueError(NO_RUNS)
+    rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
+    figure = new_figure(width, 0.4 + height * len(rows))
+    grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
+    panels = []
+    for (labels, form), learners in found.items():
+        axes = grid[rows.index(labels), FORMS.index(form)]
+        axes.set_title(f"{form} momentum, labels {labels}", fontsize=8)
+        panels.append((axes, learners))
+    return figure, panels
+
+
+def _shown(learners: dict[Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
+    """For each form the paper's learners, and ours with four blocks."""
+    for form in FORMS:
+        four = learners.get(Row(form, "four blocks", "γ = 0.999"))
+        yield form, papers_rows(learners, form) | ({"four blocks": four} if four else {})
+
+
+def _style(name: str) -> dict[str, Any]:
+    place = NAMES.index(name)
+    return {"color": COLOURS[place], "linestyle": LINE_STYLES[place]}
+
+
+def _finish(figure: Figure, panels: Panels, x_label: str, y_label: str) -> None:
+    """Label the outer axes, hide panels without runs, and draw one legend for all, with the paper's marker."""
+    from matplotlib.lines import Line2D
+
+    drawn = [axes for axes, _ in panels]
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        assert place is not None
+        axes.set_visible(axes in drawn)
+        axes.set_xlabel(x_label if place.is_last_row() else "")
+        axes.set_ylabel(y_label if place.is_first_col() else "")
+    lines = {str(line.get_label()): line for axes in drawn for line in axes.get_lines()}
+    named = {name: line for name, line in lines.items() if not name.startswith("_")}
+    paper = Line2D([], [], color="0.45", **OF_PAPER)
+    legend_below(drawn[0], [*named, "the paper"], [*named.values(), paper])

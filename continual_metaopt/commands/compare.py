@@ -1,0 +1,148 @@
+"""Runs a study and reports it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from continual_metaopt.commands.interrupts import ctrl_c_raises
+from continual_metaopt.commands.printing import DEFAULT_STUDY, PROGRAM, _complain, _interruption, _print, _said
+from continual_metaopt.commands.report import _report_study
+from continual_metaopt.runs.components import ConfigError
+from continual_metaopt.study import config as configs
+from continual_metaopt.study.backends import Backend
+from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
+from continual_metaopt.study.load import load_studies
+
+
+def compare(
+    study: Annotated[str, tyro.conf.Positional] = DEFAULT_STUDY,
+    /,
+    out: Path | None = None,
+    source: str | None = None,
+    data_root: Path | None = None,
+    seeds: tuple[int, ...] | None = None,
+    engine: configs.StudyEngine | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    threads: bool = False,
+    quiet: bool = False,
+    plan: bool = False,
+    backend: Literal["local", "ray", "slurm"] = "local",
+    address: str = "auto",
+    slurm: tuple[str, ...] = (),
+) -> int:
+    """Run a study, print the comparison and write its table and figures.
+
+    Runs that have ended in the output folder are not repeated, so the same command goes on after an interruption.
+
+    Args:
+        study: name of a packaged study, or the path of a YAML file.
+        out: folder of the study's runs and report; runs/NAME if not given.
+        source: images to use instead of the study's own, such as cifar100 or parquet:FOLDER.
+        data_root: folder of the files of torchvision's data sets.
+        seeds: reported seeds, instead of the study's own.
+        engine: how steps are executed, instead of the study's own way; "population" lets runs learn side by side.
+        device: where the learners are: cpu, cuda, cuda:N or mps.
+        workers: runs at a time; one per processor if not given.
+        threads: do the runs in threads of one process, which need less memory, rather than in processes.
+        quiet: show neither what the study will take nor progress.
+        plan: only say what the study will take, in runs, samples, hours and disk space; run nothing.
+        backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
+        address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
+        slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
+            sbatch.
+    """
+    parts = load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
+    label, first = next(iter(parts.items()))
+    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
+
+    def show(label: str, runs: list[Path], selection: list[Path]) -> None:
+        _report_part(label, runs, folder, selection)
+
+    elsewhere = partial(_backend, backend, address, slurm, workers, quiet)
+    return _run_parts(study, parts, folder, workers, quiet, show, plan, threads, elsewhere)
+
+
+def _run_parts(
+    study: str,
+    parts: Mapping[str, configs.StudyConfig],
+    folder: Path,
+    workers: int | None,
+    quiet: bool,
+    show: Callable[[str, list[Path], list[Path]], None],
+    plan: bool = False,
+    threads: bool = False,
+    elsewhere: "Callable[[], Backend | None]" = lambda: None,
+) -> int:
+    """Run what is left of a study, and show each part of it: its label, its runs, and those that chose settings."""
+    from continual_metaopt.runs.process_settings import available_device
+    from continual_metaopt.study.backends.local import n_processors
+    from continual_metaopt.study.check import check_study
+    from continual_metaopt.study.lengths import splits_of
+    from continual_metaopt.study.plan import plan_study, require_disk_space
+    from continual_metaopt.study.running import PoolOptions, run_studies
+
+    plans = []
+    for label, part in parts.items():
+        try:
+            made = check_study(part)
+        except ConfigError as error:
+            raise ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
+        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
+    if plan:
+        _print("\n\n".join(planned.table() for planned in plans))
+        return 0
+    require_disk_space(sum(planned.bytes for planned in plans), folder)
+    backend = elsewhere()
+    if backend is None:
+        for part in parts.values():
+            available_device(part.device)
+    if not quiet:
+        lines = [planned.summary() for planned in plans]
+        lines += dict.fromkeys(filter(None, (splits_of(part.stream, part.seeds[0]) for part in parts.values())))
+        _complain("\n".join(lines))
+    ctrl_c_raises()
+    try:
+        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
+        results = run_studies(parts, folder, options)
+    except (KeyboardInterrupt, StudyInterrupted):
+        raise _interruption(folder) from None
+    except RunsFailed as error:
+        for label in parts:
+            runs, selection = (
+                [path for path in paths if (folder / label) in path.parents and (path / "config.json").exists()]
+                for paths in (error.runs, error.selection)
+            )
+            if runs:
+                try:
+                    show(label, runs, selection)
+                except OSError as second:  # such as of a full disk, which is why runs failed
+                    _complain(f"{PROGRAM}: there is no report: {_said(second)}")
+        raise
+    for label, result in results.items():
+        show(label, result.runs, result.selection)
+    return 0
+
+
+def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
+    """What does the runs of a study elsewhere than on this machine."""
+    if name == "ray":
+        from continual_metaopt.study.backends.ray import RayPool
+
+        return lambda n_runs, folder: RayPool(address, workers, n_runs, not quiet, folder)
+    if name == "slurm":
+        from continual_metaopt.study.backends.slurm import ArrayJobs, array_options
+
+        options = array_options(slurm)
+        return lambda n_runs, folder: ArrayJobs(options, workers, n_runs, not quiet, folder)
+    return None
+
+
+def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Path]) -> None:
+    """Report the runs on one stream with one network, under its label if there are several."""
+    if label:
+        _print(f"\n{label}")
+    _report_study(runs, folder / label, selection)

@@ -1,0 +1,92 @@
+"""The command ``continual-metaopt``."""
+
+import shlex
+import sys
+
+import tyro
+
+from continual_metaopt.analysis.files import print_with_replacements, with_home
+from continual_metaopt.commands.compare import compare
+from continual_metaopt.commands.interrupts import NOTHING_BEGUN
+from continual_metaopt.commands.listing import show_list
+from continual_metaopt.commands.preview import preview_command
+from continual_metaopt.commands.printing import (
+    ALL_RECORDED,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_LOCKED,
+    EXIT_USAGE,
+    PROGRAM,
+    _complain,
+    _said,
+    _stop_printing,
+)
+from continual_metaopt.commands.report import explain, export, report, status
+from continual_metaopt.commands.reproduce import reproduce
+from continual_metaopt.commands.run import run_command
+from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
+from continual_metaopt.study.lock import StudyLocked
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments; those of the process if None.
+
+    Returns:
+        Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
+        3 if another command works on the study, 130 after Ctrl-C.
+    """
+    print_with_replacements()
+    arguments = with_home(sys.argv[1:] if argv is None else argv)
+    try:
+        commands = {
+            "compare": compare,
+            "reproduce": reproduce,
+            "run": run_command(arguments),
+            "status": status,
+            "report": report,
+            "explain": explain,
+            "export": export,
+            "list": show_list,
+            "preview": preview_command(arguments),
+        }
+        result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
+        return int(result or 0)
+    except BrokenPipeError:  # as in `… | head`, which has seen enough
+        _stop_printing()
+        return 0
+    except StudyLocked as error:
+        _complain(f"{PROGRAM}: {error}")
+        return EXIT_LOCKED
+    except RunsFailed as error:
+        again = shlex.join([PROGRAM, *arguments])
+        _complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
+        return EXIT_FAILED
+    except (ValueError, MissingPackageError) as error:
+        _complain(f"{PROGRAM}: {error}")
+        return EXIT_USAGE
+    except OSError as error:
+        _complain(f"{PROGRAM}: {_said(error)}")
+        return EXIT_USAGE
+    except (ImportError, MemoryError) as error:  # such as of PyTorch's libraries, where there is little memory
+        from continual_metaopt.runs.outcome import reason_of
+
+        _complain(f"{PROGRAM}: {reason_of(error)}")
+        return EXIT_USAGE
+    except StudyInterrupted as error:
+        _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        _complain(NOTHING_BEGUN)
+        return EXIT_INTERRUPTED
+
+
+DESCRIPTION = """Streams non-stationary image tasks, one sample at a time, to learners whose step sizes are fixed or
+learned online, and shows what happened. `compare` without arguments runs a small study on embedded data."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

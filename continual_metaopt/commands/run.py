@@ -1,0 +1,113 @@
+"""Does one run, described on the command line."""
+
+import inspect
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from continual_metaopt.commands.interrupts import ctrl_c_raises
+from continual_metaopt.commands.printing import _interruption
+from continual_metaopt.commands.report import _report_study
+from continual_metaopt.runs.components import (
+    SUPPLIED,
+    ConfigError,
+    Kind,
+    argument_descriptions,
+    describe,
+    factory_of,
+    import_modules,
+    options_model,
+)
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.study.jobs import StudyInterrupted, run_folder_name
+
+PLAIN_FIELDS = {  # of a run, given as flags of their own
+    "seed",
+    "engine",
+    "device",
+    "record_every",
+    "record_samples_every",
+    "evaluate",
+    "diagnostics",
+    "diagnostics_every",
+    "label",
+    "imports",
+}
+
+
+def run_command(arguments: list[str]) -> Any:
+    """The subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
+    parts: dict[str, Any] = {}
+    if arguments[:1] == ["run"]:  # the others do not need the functions behind the names, nor torch
+        import_modules(_given(arguments, "imports"))
+        for kind in SUPPLIED:
+            default = RunConfig.model_fields[kind].default.name
+            parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
+
+    def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
+        from continual_metaopt.runs.outcome import earlier_state
+        from continual_metaopt.study.check import check_run
+        from continual_metaopt.study.lengths import splits_of
+        from continual_metaopt.study.running import run_jobs
+
+        try:
+            config = RunConfig(**description.model_dump(mode="json")).resolved()
+        except ValidationError as error:
+            raise ConfigError(describe(error, "")) from error
+        path = out or Path("runs") / run_folder_name(config)
+        if earlier_state(path, config) is None:
+            check_run(config)
+            if (splits := splits_of(config.stream, config.seed)) and not quiet:
+                print(splits, file=sys.stderr)
+        path.mkdir(parents=True, exist_ok=True)
+        ctrl_c_raises()
+        try:
+            run_jobs([(config, path)], workers=1, show_progress=not quiet)
+        except (KeyboardInterrupt, StudyInterrupted):
+            raise _interruption(path) from None
+        _report_study([path], path, [])
+        return 0
+
+    run.__doc__ = """Do one run, and write its figures.
+
+    The options depend on --stream.name, --network.name and --learner.name; --help shows those of the names given.
+
+    Args:
+        description: what to run.
+        out: the run directory; runs/LEARNER-SEED-ID if not given.
+        quiet: show no progress.
+    """
+    run.__annotations__["description"] = Annotated[_run_model(parts), tyro.conf.arg(name="")]
+    return run
+
+
+def _given(arguments: list[str], name: str) -> list[str]:
+    """The values that the arguments give for ``--NAME``."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            return list(itertools.takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
+        if argument.startswith(f"--{name}="):
+            return [argument.partition("=")[2]]
+    return []
+
+
+def _part(kind: Kind, name: str) -> tuple[Any, Any]:
+    """Field of a stream, network or learner with its name and options."""
+    options = options_model(kind, name, factory_of(kind, name))
+    model = create_model(kind, __base__=options, name=(str, Field(name, description=f"name of the {kind}")))
+    return model, Field(default_factory=model)
+
+
+def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
+    descriptions = argument_descriptions(inspect.getdoc(RunConfig) or "")
+    plain = {
+        name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
+        for name, field in RunConfig.model_fields.items()
+        if name in PLAIN_FIELDS
+    }
+    fields: dict[str, Any] = parts | plain
+    return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

@@ -1,0 +1,1 @@
+"""Steps executed by compiled code."""

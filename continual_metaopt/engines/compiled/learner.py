@@ -1,0 +1,328 @@
+"""A network and its learner as plain arrays: predict, score, learn as one compiled function; needs no torch.
+
+``CompiledEngine`` makes a ``CompiledLearner`` of a network and an optimizer of PyTorch's.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import scipy.linalg.cython_blas
+from numpy.typing import DTypeLike, NDArray
+from threadpoolctl import ThreadpoolController
+
+from continual_metaopt.engines.compiled import kernels as k
+from continual_metaopt.engines.compiled.denormals import flushed_denormals
+from continual_metaopt.engines.observations import (
+    MAX_SAMPLES,
+    MAX_SECONDS,
+    WEIGHTS_CHECKED_EVERY,
+    Diverged,
+    Measurement,
+    Observations,
+    check_finite,
+    label_does_not_fit,
+    numbers_at_end,
+    weights_are_due,
+    weights_not_finite,
+)
+from continual_metaopt.optim.controls.trajectories import Trajectory
+from continual_metaopt.streams.samples import Samples
+
+FIRST_SAMPLES = 16  # in the first call, when it is not known yet how long a sample takes
+SHORTEST_SECONDS = 1e-4  # that a call counts as; coarse clocks may not have moved meanwhile
+PREDICTED_AT_ONCE = 256  # samples
+
+Array = NDArray[Any]
+_compiled_for: set[np.dtype[Any]] = set()  # kinds of numbers that the kernel was called with in this process
+
+
+@dataclass
+class NetworkTables:
+    """A network as tables, and how much room its computation needs.
+
+    Attributes:
+        layers: a row per layer, as ``kernels.Network`` describes.
+        slopes: of leaky ReLUs.
+        places: where each parameter is in the flat arrays; the beginnings are aligned.
+        n_weights, n_activations, n_images, n_winners, n_scratch: numbers to make room for.
+        n_inputs, n_outputs: of the network.
+    """
+
+    layers: list[list[int]] = field(default_factory=list)
+    slopes: list[float] = field(default_factory=list)
+    places: list[slice] = field(default_factory=list)
+    n_weights: int = 0
+    n_activations: int = 0
+    n_images: int = 0
+    n_winners: int = 0
+    n_scratch: int = 0
+    n_inputs: int = 0
+    n_outputs: int = 0
+
+
+class CompiledLearner:
+    """Learns by compiled code from arrays. It can be pickled, with all that it has learned.
+
+    Args:
+        tables: of the network.
+        network: the same for the kernels.
+        rules: of learning.
+        learned: what learning changes; copied.
+        blocks: names of the blocks of parameters that have a step size of their own.
+        parameters: names of the parameters, in the order of the tables.
+        states: names of the arrays of ``learned`` that are a parameter's state, by field.
+        trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
+    """
+
+    def __init__(
+        self,
+        tables: NetworkTables,
+        network: k.Network,
+        rules: k.Rules,
+        learned: k.Learned,
+        blocks: Sequence[str],
+        parameters: Sequence[str],
+        states: dict[str, str],
+        trajectory: Trajectory | None = None,
+    ) -> None:
+        self.tables, self.network, self.rules, self.blocks = tables, network, rules, list(blocks)
+        self.parameters, self.states, self.trajectory = list(parameters), states, trajectory
+        self.learned = k.Learned(*(aligned(array) if array.ndim == 1 else array.copy() for array in learned))
+        self.dtype = learned.weights.dtype
+        self.classifies = network.loss == k.CROSS_ENTROPY
+        self._memory = _make_memory(tables, self.dtype, len(blocks))
+        self._seconds_per_sample: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory)
+        return CompiledLearner, (self.tables, self.network, self.rules, *rest)
+
+    def compile(self, samples: Samples) -> None:
+        """Compile what ``learn`` calls, if this process has not yet, so that it does not count as learning.
+
+        Args:
+            samples: of the kind that is learned from.
+        """
+        if self.dtype not in _compiled_for:
+            self._learn(samples, slice(0, 0), Observations(0, 0), 1)
+            _compiled_for.add(self.dtype)
+
+    def learn(
+        self,
+        samples: Samples,
+        first: int,
+        observations: Observations,
+        record_every: int,
+        at_most: int = MAX_SAMPLES,
+    ) -> bool:
+        """Learn from samples, one at a time, until they end or the call has lasted long enough.
+
+        Args:
+            samples: inputs and targets that fit the network.
+            first: number of the sample to begin with.
+            observations: filled in place; says at which step of the stream that is.
+            record_every: distance in steps between recorded step sizes.
+            at_most: samples to learn from in this call.
+
+        Returns:
+            Whether there are more samples.
+
+        Raises:
+            Diverged: the loss, a meta gradient or a weight is not finite. ``observations`` holds what came before.
+            ValueError: a label does not fit the network's outputs.
+        """
+        if self._seconds_per_sample is None:
+            self.compile(samples)
+            n = min(FIRST_SAMPLES, MAX_SAMPLES)
+        else:
+            n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
+        until_checked = WEIGHTS_CHECKED_EVERY - observations.next_step % WEIGHTS_CHECKED_EVERY
+        n = min(n, at_most, len(samples) - first, until_checked)
+        start = time.monotonic()
+        self._learn(samples, slice(first, first + n), observations, record_every)
+        if n >= FIRST_SAMPLES:  # fewer say little, since each call takes time as well
+            self._seconds_per_sample = max(time.monotonic() - start, SHORTEST_SECONDS) / n
+        if weights_are_due(observations.next_step - n, n):
+            self.check_weights(observations.next_step)
+        return first + n < len(samples)
+
+    def check_weights(self, step: int) -> None:
+        """Stop at weights that are not numbers, which a loss need not show.
+
+        Args:
+            step: number of samples that have been learned from.
+
+        Raises:
+            Diverged: a weight is NaN or infinite.
+        """
+        if not np.isfinite(self.learned.weights).all():
+            raise weights_not_finite(step)
+
+    def state_at_end(self, step: int) -> list[Measurement]:
+        """What to record of a learner that has diverged at sample ``step``."""
+        kinds = {"weights": "weights"} | self.states
+        arrays = [(kind, getattr(self.learned, name)) for name, kind in kinds.items()]
+        tensors = [
+            (parameter, kind, array[place])
+            for parameter, place in zip(self.parameters, self.tables.places, strict=True)
+            for kind, array in arrays
+            if len(array)
+        ]
+        step_sizes, meta_gradients = (
+            dict(zip(self.blocks, self.learned.blocks[:, column].tolist(), strict=True))
+            for column in (k.STEP_SIZE, k.META_GRADIENT)
+        )
+        return numbers_at_end(step, tensors, step_sizes, meta_gradients)
+
+    def accuracy(self, samples: Samples) -> float:
+        """Share of samples that are predicted right, by weights that stay as they are.
+
+        Args:
+            samples: inputs and classes, one at least.
+        """
+        n_correct = 0
+        for start in range(0, len(samples), PREDICTED_AT_ONCE):
+            x, y = samples.batch(slice(start, min(start + PREDICTED_AT_ONCE, len(samples))))
+            with _one_thread, flushed_denormals():
+                n_correct += k.count_correct(self.network, self.learned.weights, self._memory, self._inputs(x), y)
+        return n_correct / len(samples)
+
+    def _inputs(self, x: Array) -> Array:
+        return np.ascontiguousarray(x.reshape(len(x), self.tables.n_inputs), self.dtype)
+
+    def _learn(self, samples: Samples, steps: slice, observations: Observations, record_every: int) -> None:
+        x, y = samples.batch(steps)
+        n, bad_label = len(x), None
+        if self.classifies:
+            bad = np.flatnonzero((y < 0) | (y >= self.tables.n_outputs))
+            if len(bad):
+                bad_label, n = int(y[bad[0]]), int(bad[0])
+        labels, targets = np.zeros(n, np.int64), np.zeros((n, self.tables.n_outputs), self.dtype)
+        if self.classifies:
+            labels[:] = y[:n]
+        else:
+            targets[:] = y[:n].reshape(targets.shape)
+        step = observations.next_step
+        recorded = [s for s in range(step, step + n) if s % record_every == 0]
+        correct, losses = np.zeros(n, np.bool_), np.zeros(n)
+        step_sizes = np.zeros((len(recorded), len(self.blocks)))
+        meta_gradients = np.zeros_like(step_sizes)
+        planned = np.zeros((0, len(self.blocks)))
+        if self.trajectory is not None:
+            planned = self.trajectory.at(int(self.learned.blocks[0, k.N_REPLAYED]) + np.arange(n))
+        with _one_thread, flushed_denormals():
+            n_learned, reason, value = k.learn(
+                self.network,
+                self.learned,
+                self.rules,
+                self._memory,
+                self._inputs(x[:n]),
+                labels,
+                targets,
+                planned,
+                step,
+                record_every,
+                correct,
+                losses,
+                step_sizes,
+                meta_gradients,
+            )
+        self.learned.blocks[:, k.N_REPLAYED] += n_learned
+        observations.correct += correct[:n_learned].tolist() if self.classifies else [None] * n_learned
+        observations.loss += losses[:n_learned].tolist()
+        for row, recorded_step in enumerate(recorded):
+            if recorded_step < step + n_learned:
+                values = zip(self.blocks, step_sizes[row].tolist(), strict=True)
+                observations.step_sizes += [(recorded_step, name, size) for name, size in values]
+                values = zip(self.blocks, meta_gradients[row].tolist(), strict=True)
+                observations.measurements += [
+                    (recorded_step, "meta_gradient", name, "value", gradient) for name, gradient in values
+                ]
+        if reason == k.LOSS_NOT_FINITE:
+            check_finite(value, step + n_learned)
+        if reason != k.LEARNED_ALL:
+            name = self.blocks[reason]
+            raise Diverged(step + n_learned, f"the meta gradient of block '{name}' is {value}", "meta_gradient", name)
+        if bad_label is not None:
+            raise ValueError(label_does_not_fit(bad_label, self.tables.n_outputs))
+
+
+def _make_memory(tables: NetworkTables, dtype: DTypeLike, n_blocks: int) -> k.Memory:
+    return k.Memory(
+        aligned_zeros(tables.n_activations, dtype),
+        aligned_zeros(tables.n_activations, dtype),
+        aligned_zeros(tables.n_images, dtype),
+        np.zeros(tables.n_winners, np.int32),
+        aligned_zeros(tables.n_scratch, dtype),
+        aligned_zeros(tables.n_weights, dtype),
+        room_for_update(dtype),
+        np.zeros((n_blocks, 2)),
+    )
+
+
+def room_for_update(dtype: DTypeLike) -> k.Room:
+    """Room for the update of one parameter."""
+    pieces = {name: aligned_zeros(k.PIECE, dtype) for name in k.Room._fields}
+    return k.Room(**pieces | {"one": np.ones(1, dtype), "constants": np.zeros(k.N_CONSTANTS, dtype)})
+
+
+def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros that begins where a line of the processor's cache begins."""
+    itemsize = np.dtype(dtype).itemsize
+    room = np.zeros(n + k.ALIGNMENT, dtype)
+    first = -room.ctypes.data // itemsize % k.ALIGNMENT
+    return room[first : first + n]
+
+
+def aligned(numbers: NDArray[Any]) -> NDArray[Any]:
+    """A copy of an array of one dimension that begins where a line of the processor's cache begins."""
+    copy = aligned_zeros(len(numbers), numbers.dtype)
+    copy[:] = numbers
+    return copy
+
+
+def libraries_that_multiply() -> ThreadpoolController:
+    """The libraries of linear algebra that the kernels call, which are SciPy's.
+
+    Other packages may load some of their own, which take no part. SciPy's wheels have theirs beside the package; where
+    there is none, as with Conda, it shares one, which cannot be told from the others.
+    """
+    loaded = ThreadpoolController().select(user_api="blas")
+    package = str(Path(scipy.__file__).parent)
+    folders = f"{package}.libs{os.sep}", f"{package}{os.sep}"
+    own = [library["filepath"] for library in loaded.info() if library["filepath"].startswith(folders)]
+    return loaded.select(filepath=own) if own else loaded
+
+
+class _OneThread:
+    """Within it, this process multiplies matrices on one thread, as long as any of its threads is within it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_within = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._controller is None:
+                self._controller = libraries_that_multiply()
+            if self._n_within == 0:
+                self._limit = self._controller.limit(limits=1)
+            self._n_within += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._n_within -= 1
+            if self._n_within == 0:
+                self._limit.restore_original_limits()
+
+
+_one_thread = _OneThread()

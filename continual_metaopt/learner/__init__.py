@@ -1,0 +1,1 @@
+"""The online learner: an Avalanche strategy, its metrics and plugins."""

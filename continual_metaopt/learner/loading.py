@@ -1,0 +1,60 @@
+"""The samples of an experience, one mini-batch after the other."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from avalanche.benchmarks import OnlineCLExperience
+from torch import Tensor
+
+from continual_metaopt.engines.undisturbed import random_numbers_kept
+
+
+def n_batches(n_samples: int, batch_size: int) -> int:
+    """Number of mini-batches that samples are cut into, of which the last may be smaller."""
+    return -(-n_samples // batch_size)
+
+
+def first_batch(dataloader: Any) -> Sequence[Tensor]:
+    """The first mini-batch, without drawing the random numbers that its transformations need."""
+    with random_numbers_kept():
+        batch: Sequence[Tensor] = next(iter(dataloader))
+    return batch
+
+
+def experience_number(experience: Any) -> int:
+    """Number of an experience in its stream, for the record; of a piece of an experience, the number of the whole."""
+    experience = experience.logging()  # the mode in which what is hidden from learners can be read
+    if isinstance(experience, OnlineCLExperience):
+        experience = experience.origin_experience.logging()
+    number: int = experience.current_experience
+    return number
+
+
+class SampleLoader:
+    """Presents a data set's samples in its order, as mini-batches, of which the last may be smaller.
+
+    Args:
+        dataset: of tuples (input, target, …).
+        first: number of the sample to begin with.
+        batch_size: samples in a mini-batch.
+        drop_last: leave the last mini-batch out if it is smaller.
+
+    Attributes:
+        end: number of the sample after the last.
+    """
+
+    def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1, drop_last: bool = False) -> None:
+        self.dataset = dataset
+        self.first = first
+        self.batch_size = batch_size
+        n = len(dataset)
+        self.end = n - (n - first) % batch_size if drop_last else n
+
+    def __len__(self) -> int:
+        return n_batches(self.end - self.first, self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for start in range(self.first, self.end, self.batch_size):
+            samples = [self.dataset[i] for i in range(start, min(start + self.batch_size, self.end))]
+            yield [torch.stack([torch.as_tensor(value) for value in part]) for part in zip(*samples, strict=True)]

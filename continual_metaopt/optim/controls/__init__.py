@@ -1,0 +1,1 @@
+"""Fixed, scheduled and replayed step sizes, to compare with."""

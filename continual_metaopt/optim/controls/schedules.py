@@ -1,0 +1,185 @@
+"""Learning-rate schedules: step sizes that follow a plan.
+
+Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, is where the cosine comes from.
+"""
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import Base
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.weightwise import Group, require
+
+
+def half_cosine(progress: float, highest: float, lowest: float) -> float:
+    """Half a period of a cosine, from ``highest`` at progress 0 to ``lowest`` at 1 and beyond."""
+    return lowest + (highest - lowest) / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Scheduled(OnBase):
+    """A base update whose step size is planned for each step: ``group["lr"]`` is that of the next one."""
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, with a plan of its own.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["highest"], group["n_done"] = group["lr"], 0
+        group["lr"] = self._planned(group)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require(group, "final", 0 <= group["final"] <= 1, "be within 0 and 1")
+
+    def _update(self, loss: Any) -> None:
+        super()._update(loss)
+        for group in self.param_groups:
+            group["n_done"] += 1
+            group["lr"] = self._planned(group)
+
+    def _planned(self, group: Group) -> float:
+        raise NotImplementedError
+
+
+class WarmUpCosine(Scheduled):
+    """A base update with warm-up and then a cosine of the step size, over the length of a stream.
+
+    With n steps in all, n_w = warmup · n of them for the warm-up, and highest step size α, the step size of step t,
+    counted from 0, is α (t + 1) / n_w for t < n_w, and then falls from α to final · α along half a period of a cosine.
+    After the n-th step it stays at final · α.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: highest step size α.
+        n_steps: number n of steps in the stream.
+        base: name of the base update.
+        weight_decay: decoupled weight decay κ.
+        warmup: share of the steps that the warm-up takes.
+        final: share of the highest step size that is left in the end.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        n_steps: int,
+        base: str = "adamw",
+        weight_decay: float = 0.01,
+        warmup: float = 0.05,
+        final: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, n_steps=n_steps, warmup=warmup, final=final)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require(group, "n_steps", group["n_steps"] >= 1, "be at least 1")
+        require(group, "warmup", 0 <= group["warmup"] < 1, "be at least 0 and below 1")
+
+    def _planned(self, group: Group) -> float:
+        warm = round(group["warmup"] * group["n_steps"])
+        if group["n_done"] < warm:
+            return float(group["highest"] * (group["n_done"] + 1) / warm)
+        progress = (group["n_done"] - warm) / (group["n_steps"] - warm)
+        return half_cosine(progress, group["highest"], group["final"] * group["highest"])
+
+
+class CosineRestarts(Scheduled):
+    """A base update with a cosine of the step size that begins anew at every experience.
+
+    ``begin_experience`` tells it where one begins. An experience's cosine is as long as the experience before it was,
+    since nobody knows how long this one will be; in the first the step size stays at the highest. (SGDR restarts after
+    periods that are chosen in advance.)
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: highest step size α.
+        base: name of the base update.
+        weight_decay: decoupled weight decay κ.
+        final: share of the highest step size that is left at the end of a cosine.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        base: str = "adamw",
+        weight_decay: float = 0.01,
+        final: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, final=final)
+
+    def begin_experience(self) -> None:
+        """Begin the cosine anew."""
+        for group in self.param_groups:
+            if group["n_done"]:
+                group["period"], group["n_done"] = group["n_done"], 0
+                group["lr"] = self._planned(group)
+
+    def _planned(self, group: Group) -> float:
+        period = group.get("period")
+        progress = group["n_done"] / period if period else 0.0
+        return half_cosine(progress, group["highest"], group["final"] * group["highest"])
+
+
+def cosine(
+    model: nn.Module,
+    *,
+    n_samples: int,
+    batch_size: int = 1,
+    lr: float = 1e-3,
+    base: Base = "adamw",
+    weight_decay: float = 0.01,
+    warmup: float = 0.05,
+    final: float = 0.0,
+) -> WarmUpCosine:
+    """Warm-up, then a cosine of the step size over the whole stream.
+
+    Args:
+        model: the network.
+        n_samples: length of the stream; a run fills it in.
+        batch_size: samples that are learned from at once; likewise.
+        lr: highest step size α.
+        base: base update.
+        weight_decay: decoupled weight decay κ.
+        warmup: share of the steps that the warm-up takes.
+        final: share of the highest step size that is left in the end.
+    """
+    return WarmUpCosine(
+        blocks(model, "scalar"),
+        lr,
+        n_steps=-(-n_samples // batch_size),
+        base=base,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        final=final,
+    )
+
+
+def cosine_restarts_told(
+    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", weight_decay: float = 0.01, final: float = 0.0
+) -> CosineRestarts:
+    """A cosine of the step size that begins anew at every experience, of which it is told.
+
+    Args:
+        model: the network.
+        lr: highest step size α.
+        base: base update.
+        weight_decay: decoupled weight decay κ.
+        final: share of the highest step size that is left at the end of a cosine.
+    """
+    return CosineRestarts(blocks(model, "scalar"), lr, base=base, weight_decay=weight_decay, final=final)

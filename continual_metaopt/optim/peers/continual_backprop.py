@@ -1,0 +1,222 @@
+"""Continual backprop: hidden units that are of little use are replaced by new ones.
+
+Dohare, Hernandez-Garcia, Lan, Rahman, Mahmood, Sutton, "Loss of plasticity in deep continual learning", Nature 2024.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import Base, BaseUpdate
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import require_decays, require_not_negative
+from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.own_noise import noise_of
+from continual_metaopt.optim.peers.sequential_units import HiddenUnits, UnitActivity, mean_size
+from continual_metaopt.optim.weightwise import Group, require
+from continual_metaopt.streams.registry import unknown_name
+
+Initialisation = Literal["torch", "kaiming"]
+
+
+class ContinualBackprop(OnBase):
+    """A base update, after which hidden units with the least utility are replaced (Algorithm 1 of the paper).
+
+    For each layer of hidden units i, with activations h and weights w_ki leading away from them:
+
+        a_i ← a_i + 1                                        age
+        u_i ← η u_i + (1 − η) |h_i| · mean_k |w_ki|          contribution utility
+        budget ← budget + ρ · (number of units with a_i > m)
+        while budget ≥ 1: replace the unit with a_i > m and the least u_i / (1 − η^a_i); budget ← budget − 1
+
+    |h_i| is from the forward pass that the gradient is of, w_ki from after the base update. A new unit has new weights
+    leading to it, a bias of 0, and weights of 0 leading away; its age and utility start from 0, and so does all that
+    the base update knows of these weights, Adam's number of steps included. In a convolution a unit is a channel:
+    absolute values are averaged over its positions, and weights over the kernel's. In a mini-batch |h_i| is a mean.
+
+    The authors' code has several forms that deviate from each other, and from the paper:
+
+    - The budget grows with the number of mature units in the paper, the code for linear networks and here. In that for
+      convolutional networks it grows with all of them as soon as one is mature. It must not grow before: then a whole
+      layer would be replaced at once when it matures.
+    - The code for linear networks means to add what a unit contributed on average to the biases of the next layer, but
+      sets that mean to 0 first, so that nothing is added. The paper has no such thing, nor has this.
+    - Units are ranked by the utility with its bias corrected, as in the paper's text and the code; not by u itself,
+      which is least for the youngest. The code's later form for linear layers (``CBPLinear``) keeps no mean of the
+      utility at all.
+    - The experiment with permuted MNIST reads the maturity from a key "mt" only if there is another key, which there is
+      not, and so takes its default, which is the same 100.
+    - Their ``AdamGnT`` computes the factor √(1 − β₂ᵗ) / (1 − β₁ᵗ) of Adam's bias correction and drops it; its steps
+      have 1 − β₂ᵗ instead, so that they are near 0 at first, and again for weights of new units. Here it is Adam.
+    - Where a convolution feeds a linear layer, the code averages |h| · |w| over positions; here it is the mean of |h|
+      times that of |w|.
+    - Without its option ``accumulate``, the code for linear networks draws at random whether the fraction of a unit in
+      the budget counts, in place of adding fractions up. Its class has a maturity of 20 by default.
+    - For convolutions, the code leaves Adam's first moment of the weights that lead to a new unit as it was.
+    - Defaults: ρ = 1e-4, η = 0.99 and m = 100 are those of the experiments with permuted MNIST and of the code for
+      convolutions. ``ContinualBackprop`` itself has ρ = 1e-3, η = 0.9. Utility "contribution" is the classes' default
+      and the paper's; the experiments with permuted MNIST use "adaptable_contribution", which also takes into account
+      the weights that lead to a unit and the mean of its activation. The step size there is 0.003, with SGD.
+    - New weights are drawn as the network's first ones were: by default uniformly from ±1 / √(fan in), which is
+      PyTorch's distribution; "kaiming" is the authors', ±√(6 / fan in), for networks that start like that.
+
+    The network must be run with gradients enabled before each step, and other forward passes under ``torch.no_grad()``.
+    If it is run more than once, the last counts. Units of a layer without gradients are left alone.
+
+    Args:
+        model: linear layers and convolutions, one after the other, with activations, pooling and flattening between.
+        lr: step size α.
+        base: name of the base update.
+        weight_decay: decoupled weight decay κ.
+        replacement_rate: ρ: share of mature units that are replaced at each step.
+        maturity: m: steps in which a unit is safe.
+        decay: η: weight of the past in a unit's utility.
+        init: how new weights are drawn, "torch" or "kaiming".
+        seed: of these draws.
+        params: its parameters or param groups; None for all that are trainable.
+
+    Raises:
+        ValueError: the network is of another kind, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1e-3,
+        *,
+        base: str = "adamw",
+        weight_decay: float = 0.0,
+        replacement_rate: float = 1e-4,
+        maturity: int = 100,
+        decay: float = 0.99,
+        init: Initialisation = "torch",
+        seed: int = 0,
+        params: ParamsT | None = None,
+    ) -> None:
+        settings = {"replacement_rate": replacement_rate, "maturity": maturity, "decay": decay, "init": init}
+        trainable = [param for param in model.parameters() if param.requires_grad]
+        chosen = trainable if params is None else params
+        super().__init__(chosen, lr, base=base, weight_decay=weight_decay, **settings, seed=seed)
+        self.activity = UnitActivity(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own keeps only defaults, state and groups: copies and pickles would lose sight of the activations
+        return super().__getstate__() | {"activity": self.activity}
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require_not_negative(group, "maturity", "seed")
+        require_decays(group, "decay")
+        rate = group["replacement_rate"]
+        require(group, "replacement_rate", 0 <= rate <= 1, "be within 0 and 1")
+        if group["init"] not in get_args(Initialisation):
+            raise ValueError(unknown_name("initialisation", group["init"], list(get_args(Initialisation))))
+
+    def _update(self, loss: Any) -> None:
+        activities = self.activity.take()
+        super()._update(loss)
+        groups = {id(param): group for group in self.param_groups for param in group["params"]}
+        for units, activity in activities:
+            group = groups.get(id(units.before.weight))
+            if group is None or units.before.weight.grad is None or units.after.weight.grad is None:
+                continue
+            useless = self._least_useful(units, activity, group)
+            if len(useless):
+                self._replace(units, useless, group)
+
+    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
+        state = self.state[param]
+        if not isinstance(state.get("base", {}).get("step"), Tensor):
+            super()._move(param, grad, base, group)
+            return
+        direction = base.direction(state["base"], grad).quotient()
+        param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
+
+    def _least_useful(self, units: HiddenUnits, activity: Tensor, group: Group) -> Tensor:
+        """Let units grow older, take in what they contribute, and return the indices of those to be replaced."""
+        state, decay = self.state[units.before.weight], group["decay"]
+        if "age" not in state:
+            state["age"], state["utility"], state["budget"] = (
+                torch.zeros_like(activity),
+                torch.zeros_like(activity),
+                0.0,
+            )
+        state["age"] += 1
+        leading_away = mean_size(units.per_unit(units.after.weight))
+        state["utility"].lerp_(activity * leading_away, 1 - decay)
+        mature = (state["age"] > group["maturity"]).nonzero().flatten()
+        state["budget"] += group["replacement_rate"] * len(mature)
+        n = int(state["budget"])
+        state["budget"] -= n
+        if n == 0:
+            return mature[:0]
+        corrected = state["utility"][mature] / (1 - decay ** state["age"][mature])
+        return mature[corrected.argsort(stable=True)[:n]]
+
+    def _replace(self, units: HiddenUnits, chosen: Tensor, group: Group) -> None:
+        before, after = units.before, units.after
+        bound = math.sqrt((6 if group["init"] == "kaiming" else 1) / before.weight[0].numel())
+        with noise_of(self) as noise:
+            before.weight[chosen] = noise.uniform_like(before.weight[chosen], bound)
+        units.per_unit(after.weight)[:, chosen] = 0
+        self._restart(before.weight, lambda values: values, chosen)
+        self._restart(after.weight, units.per_unit, (slice(None), chosen))
+        if before.bias is not None:
+            before.bias[chosen] = 0
+            self._restart(before.bias, lambda values: values, chosen)
+        for name in ("age", "utility"):
+            self.state[before.weight][name][chosen] = 0
+
+    def _restart(self, param: Tensor, view: Callable[[Tensor], Tensor], chosen: Any) -> None:
+        """Set back what the base update knows of some weights of a parameter, chosen in a view of it."""
+        state = self.state[param].get("base", {})
+        if isinstance(state.get("step"), int):
+            state["step"] = torch.full_like(param, state["step"])  # from now on each weight has its own
+        for values in state.values():
+            view(values)[chosen] = 0
+
+
+def continual_backprop(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    base: Base = "adamw",
+    weight_decay: float = 0.0,
+    replacement_rate: float = 1e-4,
+    maturity: int = 100,
+    decay: float = 0.99,
+    init: Initialisation = "torch",
+    seed: int = 0,
+) -> ContinualBackprop:
+    """A base update, after which hidden units of little use are replaced by new ones.
+
+    Args:
+        model: a sequential network of linear layers and convolutions.
+        lr: step size α.
+        base: base update.
+        weight_decay: decoupled weight decay κ.
+        replacement_rate: ρ: share of mature units that are replaced at each step.
+        maturity: steps in which a unit is safe.
+        decay: weight of the past in a unit's utility.
+        init: how new weights are drawn: "torch" as PyTorch draws first weights, "kaiming" as the authors do.
+        seed: of these draws.
+
+    Raises:
+        ValueError: the network is of another kind, or a setting is out of range.
+    """
+    return ContinualBackprop(
+        model,
+        lr,
+        base=base,
+        weight_decay=weight_decay,
+        replacement_rate=replacement_rate,
+        maturity=maturity,
+        decay=decay,
+        init=init,
+        seed=seed,
+        params=blocks(model, "scalar"),
+    )

@@ -1,0 +1,119 @@
+"""IDBD with RMSProp as base update: a step size for each weight, on top of a normalised gradient.
+
+Javed, "Step-size adaptation for RMSProp", technical report, 2020, is what Sharifnassab et al. (arXiv 2402.02342) name
+as IDBD's extension to another base update. The rule below is derived here, in the way that IDBD is, and has not been
+compared with the report.
+"""
+
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import RMSProp
+from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.checked_optimizer import require_decays, require_not_negative
+from continual_metaopt.optim.peers.idbd import add_checked_group, idbd_update
+from continual_metaopt.optim.weightwise import Group, Weightwise, gradients
+
+
+class RMSPropIDBD(Weightwise):
+    """Learns a step size for each weight of any network, with RMSProp's steps.
+
+    With gradient g, running mean v of g² and its bias-corrected v̂, the step is w ← w − α u with u = g / (√v̂ + ε). Its
+    derivative by β = log α, with v taken to be independent of the weights, and g² for the diagonal of the Hessian as in
+    ``NetworkIDBD``, is followed by a trace h:
+
+        v ← ρ v + (1 − ρ) g²,    u = g / (√v̂ + ε)
+        βᵢ ← βᵢ − θ gᵢ hᵢ                          with the old h
+        wᵢ ← wᵢ − αᵢ uᵢ                            with the new α
+        hᵢ ← hᵢ [1 − αᵢ gᵢ uᵢ]⁺ − αᵢ uᵢ            [·]⁺ is the positive part
+
+    RMSProp is that of ``base_updates``: AdamW without momentum.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: initial step size α₀.
+        meta_lr: meta step size θ.
+        decay: ρ.
+        eps: ε.
+        max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
+        min_log_step_size: least β; Sutton suggests −10. None for no limit.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        meta_lr: float = 0.01,
+        decay: float = 0.999,
+        eps: float = 1e-8,
+        max_change: float | None = None,
+        min_log_step_size: float | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "meta_lr": meta_lr,
+            "decay": decay,
+            "eps": eps,
+            "max_change": max_change,
+            "min_log_step_size": min_log_step_size,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        settings = {**self.defaults, **param_group}
+        require_decays(settings, "decay")
+        require_not_negative(settings, "eps")
+        add_checked_group(self, super().add_param_group, param_group)
+
+    def _update(self) -> None:
+        for group in self.param_groups:
+            base = RMSProp(group["decay"], group["eps"])
+            for param, grad in gradients(self, group):
+                state = self._prepared_state(param, "trace")
+                if "base" not in state:
+                    state["base"] = base.init(param)
+                direction = base.direction(state["base"], grad).quotient()
+                idbd_update(param, grad, direction, grad * direction, state, group)
+
+
+def idbd_rmsprop(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    meta_lr: float = 0.01,
+    decay: float = 0.999,
+    eps: float = 1e-8,
+    max_change: float | None = None,
+    min_log_step_size: float | None = None,
+    step_sizes: Granularity | list[list[str]] = "blockwise",
+) -> RMSPropIDBD:
+    """IDBD for networks with RMSProp as base update: a step size for each weight.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        meta_lr: meta step size θ.
+        decay: ρ of the running mean of squared gradients.
+        eps: ε, outside the root.
+        max_change: largest change of a log step size at one sample; none if not given.
+        min_log_step_size: least log step size; none if not given.
+        step_sizes: over which parameters the mean step sizes are reported.
+    """
+    return RMSPropIDBD(
+        blocks(model, step_sizes),
+        lr,
+        meta_lr=meta_lr,
+        decay=decay,
+        eps=eps,
+        max_change=max_change,
+        min_log_step_size=min_log_step_size,
+    )

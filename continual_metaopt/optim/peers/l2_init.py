@@ -1,0 +1,78 @@
+"""L2 Init: a pull of the weights towards their initial values.
+
+Kumar, Marklund, Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative Regularization", CoLLAs 2024
+(arXiv 2308.11958).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import Base, BaseUpdate
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import require_not_negative
+from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.weightwise import Group
+
+
+class L2Init(OnBase):
+    """A base update of the loss plus ½ λ ‖w − w₀‖², with initial weights w₀.
+
+    The gradient that the base update sees is g + λ (w − w₀), so that it is part of Adam's moments, as in the authors'
+    code; with SGD it is a decoupled pull as well. The paper writes the penalty without the ½ that the code has.
+
+    The state holds w − w₀, what the steps made so far sum up to. So weights that a growing head adds are pulled to the
+    values that they had when they joined, and w₀ follows when the weights are changed from outside.
+
+    The authors leave parameters of layer normalisation out of the penalty; here all parameters of a group have it, and
+    a group may have ``pull=0``. Their configuration has λ = 0 until it is tuned (1e-2 to 1e-5); 1e-2 is the default of
+    the re-implementation by Elsayed et al. ("Weight clipping for deep continual and reinforcement learning", 2024).
+    That one differs from the authors': it takes the weights after the first step for the initial ones, and with Adam it
+    puts the decay −λ w through Adam's moments but adds the pull λ w₀ outside of them, so that weights are drawn neither
+    to w₀ nor to 0.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size α.
+        base: name of the base update.
+        pull: λ.
+        weight_decay: decoupled weight decay κ, beside the pull.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float = 1e-3, *, base: str = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, pull=pull)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require_not_negative(group, "pull")
+
+    def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
+        state = self.state[param]
+        if "moved" not in state:
+            state["moved"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return grad.add(state["moved"], alpha=group["pull"])
+
+    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
+        before = param.clone()
+        super()._move(param, grad, base, group)
+        self.state[param]["moved"].sub_(before.sub_(param))
+
+
+def l2_init(
+    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
+) -> L2Init:
+    """A base update with a pull towards the initial weights.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        base: base update.
+        pull: strength λ of the penalty ½ λ ‖w − w₀‖².
+        weight_decay: decoupled weight decay κ, beside the pull.
+    """
+    return L2Init(blocks(model, "scalar"), lr, base=base, pull=pull, weight_decay=weight_decay)

@@ -1,0 +1,99 @@
+"""Mirror descent of the step size: hypergradient descent in another geometry than that of differences.
+
+It is hypergradient descent (Baydin et al., ICLR 2018) with its additive step of the step size replaced by a step of
+mirror descent (Nemirovski, Yudin 1983; Beck, Teboulle, Operations Research Letters 31, 2003). It is not "Meta Mirror
+Descent" of Gao, Gouk, Lee, Hospedales (arXiv 2203.02711), which learns a Bregman divergence for the weights offline,
+over many trainings of a task, and has no counterpart in one pass over a stream.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.checked_optimizer import require_positive
+from continual_metaopt.optim.peers.hypergradient import HypergradientDescent
+from continual_metaopt.optim.weightwise import Group, require
+
+LOG_BOUNDS = (math.log(1e-10), math.log(1e2))
+
+
+class MetaMirrorDescent(HypergradientDescent):
+    """SGD whose step size moves by mirror descent along the hypergradient.
+
+    With gradient g, gradient u at the last step and the link function φ(α) = (α^q − 1) / q, or log α for q = 0:
+
+        φ(α) ← φ(α) + β gᵀu
+        w ← w − α g
+
+    q = 1 is hypergradient descent (SGD-HD), α ← α + β gᵀu; q = 0 is the exponentiated gradient, with entropy as mirror
+    map, α ← α exp(β gᵀu); q = −1 has Burg's entropy, 1/α ← 1/α − β gᵀu. To first order α moves by β α^(1 − q) gᵀu, so
+    that the smaller q, the more cautious it is at small step sizes. MetaOptimize with γ = 0 and SGD as base and meta
+    update moves log α by β α gᵀu, gradient descent in the logarithm, which is q = −1 to first order.
+
+    α stays within 1e-10 and 100, also where a step leaves the range of φ. The default of β is that of SGD-HD in
+    relation to its initial step size.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer; each group has a step size.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        q: geometry: 1 for differences, 0 for ratios.
+        weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float = 1e-3, *, meta_lr: float = 1e-3, q: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "meta_lr": meta_lr, "q": q, "weight_decay": weight_decay})
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require_positive(group, "lr")
+        require(group, "q", math.isfinite(group["q"]), "be finite")
+
+    def _moved_step_size(self, group: Group, product: float) -> float:
+        q, change = group["q"], group["meta_lr"] * product
+        low, high = LOG_BOUNDS
+        step_size = max(group["lr"], math.exp(low))  # a schedule may end at 0
+        if q == 0:
+            log_step_size = math.log(step_size) + change
+        else:
+            power = step_size**q + q * change
+            out_of_range = -math.inf if q > 0 else math.inf
+            log_step_size = math.log(power) / q if power > 0 else out_of_range
+        return math.exp(min(max(log_step_size, low), high))
+
+    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
+        return state.get("direction")
+
+    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
+        state["direction"] = grad.clone()  # the gradient's memory is overwritten by the next one
+        return grad
+
+
+def meta_mirror_descent(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    meta_lr: float = 1e-3,
+    q: float = 0.0,
+    weight_decay: float = 0.0,
+    step_sizes: Granularity | list[list[str]] = "scalar",
+) -> MetaMirrorDescent:
+    """SGD with mirror descent of the step size.
+
+    Args:
+        model: the network.
+        lr: initial step size α₀.
+        meta_lr: meta step size β.
+        q: geometry: 1 for differences, as in hypergradient descent, 0 for ratios.
+        weight_decay: factor on the weights in the gradient.
+        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+    """
+    return MetaMirrorDescent(blocks(model, step_sizes), lr, meta_lr=meta_lr, q=q, weight_decay=weight_decay)

@@ -1,0 +1,88 @@
+"""Shrink and perturb: weights decay and receive noise.
+
+Ash, Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, in the form for streams, at each step, of Dohare
+et al., "Loss of plasticity in deep continual learning", Nature 2024.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import Base
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import require_not_negative
+from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.own_noise import noise_of
+from continual_metaopt.optim.weightwise import Group, gradients
+
+
+class ShrinkAndPerturb(OnBase):
+    """A base update that also shrinks weights and perturbs them, by amounts in proportion to the step size.
+
+    With direction u of the base update, weight decay κ, noise scale σ and noise ξ from N(0, 1):
+
+        w ← (1 − α κ) w − α u − α σ ξ
+
+    That is the form of Elsayed & Mahmood (2024) with SGD, and of Elsayed et al. (2024, "Weight clipping …") with Adam,
+    whose σ = 0.01 is the default. Their decay with Adam is part of the gradient; here it is decoupled, which is what
+    "shrink" says. κ has no default there; 0.001 is what they give UPGD. Others do not multiply by α: for a factor
+    1 − p and noise of size s, take κ = p / α and σ = s / α. Ash & Adams shrink and perturb once, when new data arrive;
+    a learner on a stream is not told when they do.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size α.
+        base: name of the base update.
+        weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
+        sigma: σ: the noise of a step has standard deviation α σ.
+        seed: of the noise, which is the optimizer's own.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        *,
+        base: str = "adamw",
+        weight_decay: float = 0.001,
+        sigma: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require_not_negative(group, "sigma", "seed")
+
+    def _update(self, loss: Any) -> None:
+        super()._update(loss)
+        with noise_of(self) as noise:
+            for group in self.param_groups:
+                for param, _ in gradients(self, group):
+                    param.sub_(noise.normal_like(param), alpha=group["lr"] * group["sigma"])
+
+
+def shrink_and_perturb(
+    model: nn.Module,
+    *,
+    lr: float = 1e-3,
+    base: Base = "adamw",
+    weight_decay: float = 0.001,
+    sigma: float = 0.01,
+    seed: int = 0,
+) -> ShrinkAndPerturb:
+    """A base update whose steps also shrink the weights and add noise.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        base: base update.
+        weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
+        sigma: σ: the noise of a step has standard deviation α σ.
+        seed: of the noise.
+    """
+    return ShrinkAndPerturb(blocks(model, "scalar"), lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)

@@ -1,0 +1,105 @@
+"""SPS: stochastic Polyak step sizes.
+
+Loizou, Vaswani, Laradji, Lacoste-Julien, "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast
+Convergence", AISTATS 2021.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.peers.obgd import loss_value
+from continual_metaopt.optim.weightwise import Group, gradients, require
+
+
+class SPS(CheckedOptimizer):
+    """SGD with the stochastic Polyak step size SPS_max, smoothed or with a fixed bound.
+
+    With loss L of the sample, its least possible value L*, and gradient g over all groups:
+
+        α = min((L − L*) / (c ‖g‖² + ε), b)
+        w ← w − α g
+
+    The bound b is 2^(1/n) times the last step size in the smoothed form that the paper takes for networks, so that
+    the step size at most doubles in n samples; with ``smoothing=None`` it is the given step size. c = 0.5, n = 500
+    (``n_batches_per_epoch`` there), a step size of 1 before the first sample and ε = 1e-8 are the authors' code's.
+
+    In their code a sample with loss 0, or a gradient below 1e-8, makes the step size 0, and the smoothed form never
+    leaves 0 again: 2^(1/n) · 0 = 0. Here such a sample moves no weights and leaves the last step size as it was. Their
+    smoothed form takes L* for 0; here it counts in both.
+
+    ``step`` wants a closure that returns the loss.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer; all have one step size.
+        lr: step size before the first sample; without smoothing, the bound b.
+        c: the larger, the shorter the steps.
+        smoothing: samples n in which the step size at most doubles; None for a fixed bound.
+        least_loss: L*.
+        eps: ε.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    wants_loss = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1.0,
+        *,
+        c: float = 0.5,
+        smoothing: float | None = 500.0,
+        least_loss: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {"lr": lr, "c": c, "smoothing": smoothing, "least_loss": least_loss, "eps": eps}
+        super().__init__(params, defaults)
+
+    def _check(self, group: Group) -> None:
+        require_positive(group, "lr", "c")
+        require_not_negative(group, "eps")
+        smoothing = group["smoothing"]
+        require(group, "smoothing", smoothing is None or smoothing > 0, "be positive or None")
+        group.setdefault("bound", group["lr"])
+
+    def _update(self, loss: Any) -> None:
+        pairs = [pair for group in self.param_groups for pair in gradients(self, group)]
+        settings = self.param_groups[0]
+        square = sum(grad.square().sum().item() for _, grad in pairs)
+        gap = loss_value(loss, "SPS") - settings["least_loss"]
+        if gap <= 0 or square < 1e-16:
+            return
+        smoothing = settings["smoothing"]
+        bound = settings["bound"] if smoothing is None else settings["lr"] * 2 ** (1 / smoothing)
+        step_size = min(gap / (settings["c"] * square + settings["eps"]), bound)
+        for group in self.param_groups:
+            group["lr"] = step_size
+        for param, grad in pairs:
+            param.sub_(grad, alpha=step_size)
+
+
+def sps(
+    model: nn.Module,
+    *,
+    lr: float = 1.0,
+    c: float = 0.5,
+    smoothing: float | None = 500.0,
+    least_loss: float = 0.0,
+    eps: float = 1e-8,
+) -> SPS:
+    """SGD with stochastic Polyak step sizes.
+
+    Args:
+        model: the network.
+        lr: step size before the first sample; without smoothing, the bound of all step sizes.
+        c: the larger, the shorter the steps.
+        smoothing: samples in which the step size at most doubles; none for a fixed bound.
+        least_loss: least possible loss of a sample.
+        eps: added to the denominator.
+    """
+    return SPS(blocks(model, "scalar"), lr, c=c, smoothing=smoothing, least_loss=least_loss, eps=eps)

@@ -1,0 +1,67 @@
+"""Weight clipping: weights stay within the range that they were drawn from.
+
+Elsayed, Lan, Lyle, Mahmood, "Weight Clipping for Deep Continual and Reinforcement Learning", RLC 2024 (arXiv
+2407.01704).
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from continual_metaopt.optim.base_updates import Base, BaseUpdate
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.checked_optimizer import require_positive
+from continual_metaopt.optim.on_base import OnBase
+from continual_metaopt.optim.weightwise import Group
+
+
+class WeightClipping(OnBase):
+    """A base update after which each weight is clipped to ±ζ / √(fan in).
+
+    1 / √(fan in) bounds torch's initial weights and biases of linear layers and convolutions. A param group is a layer:
+    its fan in is that of its first parameter with two or more dimensions, and goes for its biases too. A group without
+    such a parameter, as of a normalisation, is not clipped. The authors' code gives any parameter of one dimension the
+    bound of the weight before it, and so clips the scales of normalisations, which start from 1, to ±ζ / √(fan in).
+
+    Args:
+        params: param groups, one per layer.
+        lr: step size α.
+        base: name of the base update.
+        bound: ζ.
+        weight_decay: decoupled weight decay κ.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float = 1e-3, *, base: str = "adamw", bound: float = 1.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, bound=bound)
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require_positive(group, "bound")
+
+    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
+        super()._move(param, grad, base, group)
+        fan_in = next((member[0].numel() for member in group["params"] if member.dim() > 1), None)
+        if fan_in is not None:
+            limit = group["bound"] / math.sqrt(fan_in)
+            param.clamp_(-limit, limit)
+
+
+def weight_clipping(
+    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", bound: float = 1.0, weight_decay: float = 0.0
+) -> WeightClipping:
+    """A base update with weights that are clipped to the range of their initial values.
+
+    Args:
+        model: the network.
+        lr: step size α.
+        base: base update.
+        bound: ζ: weights of a layer stay within ±ζ / √(fan in).
+        weight_decay: decoupled weight decay κ.
+    """
+    return WeightClipping(blocks(model, "layerwise"), lr, base=base, bound=bound, weight_decay=weight_decay)

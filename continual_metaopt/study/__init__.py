@@ -1,0 +1,1 @@
+"""Many runs: reading a study, planning, checking and executing it."""

@@ -1,0 +1,137 @@
+"""The paper's experiments in one command: what is run and shown, and what is said where images are missing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from continual_metaopt.commands import main as cli
+from continual_metaopt.commands import reproduce
+from continual_metaopt.runs.files import read_json
+from continual_metaopt.streams import sources
+from continual_metaopt.study import load
+from continual_metaopt.study.load import load_study
+from tests.continual_metaopt.conftest import exactly
+
+TINY: dict[str, Any] = {
+    "name": "table2",
+    "stream": {"name": "class_split", "source": "digits", "classes_per_experience": 2, "samples_per_experience": 24},
+    "network": {"name": "mlp", "hidden": [8]},
+    "seeds": [0, 1],
+    "selection_seeds": [100],
+    "record_every": 10,
+    "evaluate": False,
+    "learners": [
+        {"label": "AdamW, fixed", "name": "fixed", "tune": {"lr": [1e-5, 0.01]}},
+        {"label": "AdamW, blockwise, no discount", "name": "metaoptimize", "lr": 0.001},
+    ],
+}
+
+
+BLOCKS = [["linear1"], ["linear2"]]
+PUBLISHED = TINY | {
+    "selection_seeds": [],
+    "seeds": [0],
+    "evaluate": True,
+    "learners": [
+        {"label": "released, fixed, 1e-4", "name": "fixed", "lr": 1e-4},
+        {"label": "released, two blocks, γ = 0.999", "name": "metaoptimize", "lr": 0.001, "step_sizes": BLOCKS},
+    ],
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short study in place of the packaged one."""
+    monkeypatch.setattr(load, "packaged_studies", lambda: {"table2": yaml.safe_dump(TINY, allow_unicode=True)})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process", "tiny")
+def test_a_table_is_run_and_shown_beside_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reproduce", "table2", "--out", str(tmp_path / "out"), "--workers", "1", "--seeds", "3", "4"]
+
+    assert cli.main([*arguments, "--quiet"]) == 0
+
+    shown = capsys.readouterr()
+    report = tmp_path / "out" / "report"
+    page = (report / "table2.md").read_text()
+    assert shown.out.startswith(page)
+    assert shown.err == ""
+    assert "36.59" in page
+    assert "Chosen on other seeds: AdamW, fixed, lr = " in page
+    assert "AdamW: blockwise above fixed" in page
+    assert {"table2_accuracy.csv", "table2_claims.csv", "table2_gaps.png"} <= {path.name for path in report.iterdir()}
+    runs = sorted((tmp_path / "out" / "runs").glob("*/config.json"))
+    assert [read_json(path)["seed"] for path in runs] == [3, 4, 3, 4]
+    assert len(list((tmp_path / "out" / "selection").glob("*/config.json"))) == 2
+    # the same command repeats no run, and warns of images of another shape
+    before = [path.stat().st_mtime_ns for path in runs]
+    assert cli.main(arguments) == 0
+    again = capsys.readouterr()
+    assert again.out == shown.out
+    assert [path.stat().st_mtime_ns for path in runs] == before
+    assert (
+        "continual-metaopt: the source 'digits' has 10 classes of images of 8 × 8 with 1 channel, and CIFAR-100 100 of "
+        "32 × 32 with 3: results are not comparable with the paper's" in again.err
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_an_experiment_of_two_studies_has_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("published", "published_global")
+    studies = {name: yaml.safe_dump(PUBLISHED | {"name": name}, allow_unicode=True) for name in names}
+    monkeypatch.setattr(load, "packaged_studies", lambda: studies)
+
+    assert cli.main(["reproduce", "published", "--out", str(tmp_path / "out"), "--workers", "1", "--quiet"]) == 0
+
+    page = (tmp_path / "out" / "report" / "published.md").read_text()
+    assert capsys.readouterr().out.startswith(page)
+    for labels in ("within", "global"):
+        assert f"## All columns, labels {labels}" in page
+        assert len(list((tmp_path / "out" / labels / "runs").glob("*/config.json"))) == 2
+    assert "36.59" in page
+
+
+@pytest.mark.parametrize("experiment", ["published", "table2", "trajectories"])
+def test_missing_images_are_told_with_what_to_give_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, experiment: str
+) -> None:
+    def missing(*arguments: Any) -> Any:
+        raise FileNotFoundError("source 'cifar100' was not found.")
+
+    monkeypatch.setattr(sources, "_torchvision_split", missing)
+    out = tmp_path / "out"
+
+    status = cli.main(["reproduce", experiment, "--out", str(out), "--data-root", str(tmp_path)])
+
+    assert status == 2
+    assert capsys.readouterr().err == (
+        "continual-metaopt: source 'cifar100' was not found. The experiment takes any images of CIFAR-100's shape with "
+        "--source, 100 classes of about 500 colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's "
+        "layout, or --source folder:DIR for DIR/CLASS/IMAGE\n"
+    )
+    assert not out.exists()
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    study = load_study("table2", source="parquet:nothing")
+    message = "no parquet file or folder at 'nothing'; give the path of a .parquet file or a folder"
+    with pytest.raises(FileNotFoundError, match=exactly(message)):
+        reproduce.check_images(study)
+
+
+def test_the_analogue_of_figure_3_has_the_papers_six_blocks_and_long_experiences() -> None:
+    from continual_metaopt import blocks
+    from continual_metaopt.networks import NETWORKS
+
+    study = load_study("trajectories")
+    network = NETWORKS[study.network.name](n_outputs=20, **study.network.options)
+    names = [str(group["name"]) for group in blocks(network, "blockwise")]
+    assert names == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
+    assert study.stream.options["classes_per_experience"] == 20  # of 500 images: 10,000 samples
+    assert "analogue" in study.description

@@ -1,0 +1,1040 @@
+"""Habits of Avalanche that surprise those who build on it.
+
+Some tests only say that a habit still is as our code takes it to be; the others show what OnlineLearner,
+KeepOptimizerState and our metrics make of it. What is tested with one of these already is not repeated here.
+"""
+
+import csv
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import continual_metaopt.streams.quiet_avalanche  # noqa: F401
+
+import pytest
+import torch
+from avalanche.benchmarks import split_online_stream, with_classes_timeline
+from avalanche.benchmarks.scenarios.generic_scenario import MaskedAttributeError
+from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.evaluation.metric_utils import get_metric_name
+from avalanche.evaluation.metrics import Mean, accuracy_metrics, loss_metrics
+from avalanche.logging import CSVLogger, InteractiveLogger, TextLogger
+from avalanche.models import IncrementalClassifier
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.training.plugins.clock import Clock
+from avalanche.training.supervised import Naive
+from avalanche.training.supervised.strategy_wrappers_online import OnlineNaive
+from avalanche.training.templates import SupervisedTemplate
+from avalanche.training.templates.base import PositionalArgumentsDeprecatedWarning
+from avalanche.training.templates.base_sgd import PeriodicEval
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines.observations import Observations
+from continual_metaopt.learner import online_learner as learner_module
+from continual_metaopt.learner.listening import ITERATION_CALLBACKS, PARTS_OF_ITERATION, listens_to_iterations
+from continual_metaopt.learner.metrics.online import online_metrics
+from continual_metaopt.learner.online_learner import OnlineLearner, quiet_evaluator
+from continual_metaopt.learner.plugins import KeepOptimizerState
+from continual_metaopt.learner.strategy import MetaOptimizeStrategy
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.streams import make_stream
+from continual_metaopt.streams.benchmark import StreamBenchmark
+from tests.continual_metaopt.conftest import small_network
+from tests.continual_metaopt.learner.test_plugins import Growing, ManyHeads, classes_by_twos, task_by_task
+
+STRATEGIES = ["Naive", "OnlineLearner"]
+KINDS = ["Naive", "KeepOptimizerState", "OnlineLearner"]  # the second is Naive with our plugin
+SIZE = 3  # samples of each experience
+TRAIN = "/train_phase/train_stream"
+CALLBACKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
+
+
+def strategy_of(
+    kind: str, model: nn.Module, optimizer: Optimizer | None = None, plugins: Any = (), **options: Any
+) -> Any:
+    """A strategy that learns from one sample at a time."""
+    optimizer = SGD(model.parameters(), 0.1) if optimizer is None else optimizer
+    if kind == "OnlineLearner":
+        return OnlineLearner(model=model, optimizer=optimizer, plugins=list(plugins), **options)
+    options = {"criterion": nn.CrossEntropyLoss(), "evaluator": quiet_evaluator(), **options}
+    kept = [KeepOptimizerState()] if kind == "KeepOptimizerState" else []
+    return Naive(model=model, optimizer=optimizer, plugins=[*kept, *plugins], **options)
+
+
+def train(strategy: Any, experiences: Any, eval_streams: Any = (), **options: Any) -> Any:
+    """Train in the stream's order, and evaluate on nothing else than what is given, as OnlineLearner does unasked."""
+    return strategy.train(experiences, list(eval_streams), shuffle=False, **options)
+
+
+def evaluator_of(*metrics: Any, loggers: Any = (), **options: Any) -> EvaluationPlugin:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin(*metrics, loggers=list(loggers), **options)
+
+
+def plugin_at(*callbacks: str, do: Callable[[Any], Any] = lambda strategy: None) -> SupervisedPlugin:
+    """A plugin that does something at these callbacks."""
+    plugin = SupervisedPlugin()
+    for callback in callbacks:
+        setattr(plugin, callback, lambda strategy, **kwargs: do(strategy))
+    return plugin
+
+
+def cut(stream: Any, size: int = 1, **options: Any) -> Any:
+    """A stream of pieces of experiences."""
+    return split_online_stream(stream, experience_size=size, shuffle=False, **options)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [param.detach().clone() for param in model.parameters()]
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def held(optimizer: Optimizer) -> list[int]:
+    return sorted(id(param) for group in optimizer.param_groups for param in group["params"])
+
+
+def ids(params: Any) -> list[int]:
+    return sorted(map(id, params))
+
+
+@pytest.fixture(scope="module")
+def digits() -> StreamBenchmark:
+    """Two experiences of three samples."""
+    return make_stream("permuted_inputs", n_experiences=2, samples_per_experience=SIZE, seed=0)
+
+
+@pytest.fixture
+def portions_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OnlineLearner hands over what it observed after every second sample."""
+    for module in (torch_engine, learner_module):
+        monkeypatch.setattr(module, "MAX_SAMPLES", 2)
+
+
+# ------------------------------------------------------------------------------------------------------ the class
+
+
+def test_avalanches_online_naive_is_a_deprecated_function() -> None:
+    assert inspect.isfunction(OnlineNaive)
+    with pytest.raises(TypeError):
+        type("Derived", (OnlineNaive,), {})
+    assert "use Naive strategy instead" in OnlineNaive.__doc__
+
+
+def test_our_strategies_are_naive_ones() -> None:
+    assert issubclass(MetaOptimizeStrategy, OnlineLearner)
+    assert issubclass(OnlineLearner, Naive)
+    assert issubclass(Naive, SupervisedTemplate)
+
+
+@pytest.mark.parametrize("strategy", [Naive, OnlineLearner, MetaOptimizeStrategy])
+def test_arguments_are_keywords(strategy: Any) -> None:
+    _, *parameters = inspect.signature(strategy.__init__).parameters.values()
+    assert {parameter.kind for parameter in parameters} <= {
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    }
+    with pytest.warns(PositionalArgumentsDeprecatedWarning):
+        strategy(small_network(), **({} if strategy is MetaOptimizeStrategy else {"optimizer": SGD([torch.ones(1)])}))
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_one_sample_and_one_pass_are_the_defaults(kind: str) -> None:
+    strategy = strategy_of(kind, small_network())
+    assert (strategy.train_mb_size, strategy.train_epochs) == (1, 1)
+
+
+# ------------------------------------------------------------------------------------------------- order of callbacks
+
+SETUP = [
+    "before_train_dataset_adaptation",
+    "after_train_dataset_adaptation",
+    "(make_train_dataloader)",
+    "(model_adaptation)",
+    "(make_optimizer)",
+    "before_training_exp",
+    "before_training_epoch",
+]
+ITERATION = [
+    "before_training_iteration",
+    "(zero_grad)",
+    "before_forward",
+    "(forward)",
+    "after_forward",
+    "(criterion)",
+    "before_backward",
+    "(backward)",
+    "after_backward",
+    "before_update",
+    "(step)",
+    "after_update",
+    "after_training_iteration",
+]
+ENDS = ["after_training_epoch", "after_training_exp"]
+EVAL_SETUP = [
+    "before_eval_dataset_adaptation",
+    "after_eval_dataset_adaptation",
+    "(make_eval_dataloader)",
+    "(model_adaptation)",
+    "before_eval_exp",
+]
+EVAL_ITERATION = [
+    "before_eval_iteration",
+    "before_eval_forward",
+    "(forward)",
+    "after_eval_forward",
+    "(criterion)",
+    "after_eval_iteration",
+]
+METHODS = [
+    "make_train_dataloader",
+    "make_eval_dataloader",
+    "model_adaptation",
+    "make_optimizer",
+    "forward",
+    "criterion",
+    "backward",
+]
+
+
+def watched(kind: str, silent: tuple[str, ...] = (), **options: Any) -> tuple[Any, list[Any]]:
+    """A strategy, and the log of its callbacks and, in brackets, of the work between them."""
+    log: list[Any] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            log.append(name)
+            return function(*args, **kwargs)
+
+        return noted
+
+    def step() -> None:  # takes no closure
+        log.append("(step)")
+        plain_step()
+
+    model = small_network()
+    optimizer = SGD(model.parameters(), 0.1)
+    plain_step = optimizer.step
+    optimizer.step = step
+    optimizer.zero_grad = noting("(zero_grad)", optimizer.zero_grad)
+    plugin = SupervisedPlugin()
+    for callback in CALLBACKS:
+        if callback not in silent:
+            setattr(plugin, callback, noting(callback, lambda strategy, **kwargs: None))
+    strategy = strategy_of(kind, model, optimizer, [plugin], **options)
+    for method in METHODS if not silent else set(METHODS) - set(PARTS_OF_ITERATION):
+        setattr(strategy, method, noting(f"({method})", getattr(strategy, method)))
+    return strategy, log
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_order_of_callbacks_and_work_in_training(digits: StreamBenchmark, kind: str) -> None:
+    strategy, log = watched(kind)
+    train(strategy, digits.train_stream[0])
+    log.clear()  # optimizers are also made before the very first experience
+    train(strategy, digits.train_stream)
+    assert log == ["before_training", *[*SETUP, *ITERATION * SIZE, *ENDS] * 2, "after_training"]
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_order_of_callbacks_and_work_in_evaluation(digits: StreamBenchmark, kind: str) -> None:
+    strategy, log = watched(kind, eval_mb_size=2)
+    strategy.eval(digits.train_stream)
+    n_batches = 2  # of two samples and one
+    callbacks = [name for name in log if name != "(make_optimizer)"]
+    assert callbacks == ["before_eval", *[*EVAL_SETUP, *EVAL_ITERATION * n_batches, "after_eval_exp"] * 2, "after_eval"]
+    start = log.index("before_eval")
+    assert log[start : start + len(callbacks)] == callbacks  # the optimizer is not looked at in between
+
+
+def test_callbacks_outside_of_iterations_come_in_order_without_those_inside(digits: StreamBenchmark) -> None:
+    learner, log = watched("OnlineLearner", silent=ITERATION_CALLBACKS)
+    train(learner, digits.train_stream[0])
+    log.clear()
+    train(learner, digits.train_stream)
+    loop = ["(zero_grad)", "(step)"]
+    assert log == ["before_training", *[*SETUP, *loop * SIZE, *ENDS] * 2, "after_training"]
+
+
+# ---------------------------------------------------------------------------------------------------------- plugins
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_plugins_are_called_before_metrics_and_the_clock_last(digits: StreamBenchmark, kind: str) -> None:
+    own, log = [SupervisedPlugin(), SupervisedPlugin()], []
+    evaluator = evaluator_of()
+    strategy = strategy_of(kind, small_network(), None, own, evaluator=evaluator)
+    assert strategy.plugins[:3] == [*own, evaluator]
+    assert [type(plugin) for plugin in strategy.plugins[3:]] == [PeriodicEval, Clock]
+    for number, plugin in enumerate(strategy.plugins):
+        plugin.after_training_exp = lambda strategy, number=number, **kwargs: log.append(number)
+    train(strategy, digits.train_stream[0])
+    assert log == [0, 1, 2, 3, 4]
+
+
+class Everywhere:
+    """As a plugin, metric or logger: notes iterations and other arguments at all callbacks of iterations."""
+
+    def __init__(self, callbacks: tuple[str, ...] = ITERATION_CALLBACKS) -> None:
+        self.iterations: list[int] = []
+        self.arguments: list[tuple[Any, ...]] = []
+        for callback in callbacks:
+            setattr(self, callback, self._note)
+
+    def _note(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        self.iterations.append(strategy.clock.train_iterations)
+        self.arguments.append((*args, kwargs))
+
+    def log_metrics(self, values: Any) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_first_sample_is_iteration_zero_everywhere(digits: StreamBenchmark, kind: str) -> None:
+    plugin, metric, logger = Everywhere(), Everywhere(), Everywhere()
+    strategy = strategy_of(kind, small_network(), None, [plugin], evaluator=evaluator_of(metric, loggers=[logger]))
+    train(strategy, digits.train_stream)
+    expected = [iteration for iteration in range(2 * SIZE) for _ in ITERATION_CALLBACKS]
+    assert plugin.iterations == metric.iterations == logger.iterations == expected
+
+
+@pytest.mark.parametrize("callbacks", [ITERATION_CALLBACKS, ("after_training_epoch",)], ids=["inside", "outside"])
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_plugins_get_what_train_was_given_and_metrics_do_not(
+    digits: StreamBenchmark, kind: str, callbacks: tuple[str, ...]
+) -> None:
+    plugin, metric, logger = Everywhere(callbacks), Everywhere(callbacks), Everywhere(callbacks)
+    strategy = strategy_of(kind, small_network(), None, [plugin], evaluator=evaluator_of(metric, loggers=[logger]))
+    train(strategy, digits.train_stream[0], colour="blue")
+    assert plugin.arguments == [({"shuffle": False, "colour": "blue"},)] * len(plugin.arguments)
+    assert metric.arguments == [({},)] * len(plugin.arguments)
+    assert logger.arguments == [([], {})] * len(plugin.arguments)
+    assert plugin.arguments
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_loss_is_a_vector_of_one_number(digits: StreamBenchmark, kind: str) -> None:
+    shapes = []
+    plugin = plugin_at(*ITERATION_CALLBACKS, do=lambda strategy: shapes.append(strategy.loss.shape))
+    strategy = strategy_of(kind, small_network(), None, [plugin])
+    train(strategy, digits.train_stream[0])
+    assert shapes == [(1,)] * SIZE * len(ITERATION_CALLBACKS)
+    assert strategy.loss.shape == (1,)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_output_that_is_left_after_an_iteration_is_from_before_its_update(
+    digits: StreamBenchmark, kind: str
+) -> None:
+    before: list[Tensor] = []
+    after: list[tuple[Tensor, Tensor]] = []
+
+    def predict(strategy: Any) -> Tensor:
+        with torch.no_grad():
+            return strategy.model(strategy.mb_x)
+
+    plugins = [
+        plugin_at("before_forward", do=lambda strategy: before.append(predict(strategy))),
+        plugin_at(
+            "after_training_iteration", do=lambda strategy: after.append((strategy.mb_output, predict(strategy)))
+        ),
+    ]
+    train(strategy_of(kind, small_network(), None, plugins), digits.train_stream)
+    assert len(before) == 2 * SIZE
+    assert same(before, [output.detach() for output, _ in after])
+    assert not any(output.equal(now) for output, now in after)
+
+
+# ------------------------------------------------------------------------------------------------------ experiences
+
+
+def test_naive_learns_nothing_from_an_iterator_unless_told_not_to_evaluate(digits: StreamBenchmark) -> None:
+    learned = []
+    for options in ({}, {"eval_streams": []}):
+        strategy = strategy_of("Naive", small_network())
+        strategy.train((experience for experience in digits.train_stream), **options)
+        learned.append(strategy.clock.train_iterations)
+    assert learned == [0, 2 * SIZE]
+
+
+@pytest.mark.parametrize(("kind", "evaluates"), [("Naive", True), ("OnlineLearner", False)])
+def test_without_evaluation_streams_only_naive_evaluates(digits: StreamBenchmark, kind: str, evaluates: bool) -> None:
+    at: list[int] = []
+    plugin = plugin_at("before_eval", do=lambda strategy: at.append(strategy.clock.train_iterations))
+    strategy_of(kind, small_network(), None, [plugin], eval_every=1).train(digits.train_stream)
+    assert bool(at) is evaluates
+
+
+# ------------------------------------------------------------------------------------------- experiences cut in pieces
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["hidden", "told"])
+def test_only_a_split_that_drops_the_rest_marks_last_pieces(digits: StreamBenchmark, told: bool) -> None:
+    marks = {
+        drop: [
+            (piece.is_first_subexp, piece.is_last_subexp)
+            for piece in cut(digits.train_stream, drop_last=drop, access_task_boundaries=told)
+        ]
+        for drop in (False, True)
+    }
+    first, middle, last = (True, False), (False, False), (False, True)
+    assert marks[True] == [first, middle, last] * 2
+    assert marks[False] == [first, middle, middle] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_have_no_classes_for_a_growing_head_unless_boundaries_are_told(kind: str) -> None:
+    stream = classes_by_twos().train_stream[:2]
+
+    def learn(pieces: Any) -> Any:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), IncrementalClassifier(64, 2))
+        train(strategy_of(kind, model), pieces)
+        return model[1].classifier.weight
+
+    with pytest.raises(AttributeError, match="classes_in_this_experience"):
+        learn(cut(stream, 15))
+    with pytest.warns(UserWarning, match="converted to a list"):
+        wrapped = with_classes_timeline(cut(stream, 15))
+    told = learn(cut(stream, 15, access_task_boundaries=True))
+    assert learn(wrapped).shape == told.shape
+    assert len(told) > 2
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_boundaries_are_not_hidden_from_plugins(digits: StreamBenchmark, kind: str) -> None:
+    seen = []
+    plugin = plugin_at("before_training_exp", do=lambda strategy: seen.append(strategy.experience.is_first_subexp))
+    train(strategy_of(kind, small_network(), None, [plugin]), cut(digits.train_stream, access_task_boundaries=False))
+    assert seen == [True, False, False] * 2
+    with pytest.raises(MaskedAttributeError, match="is_first_subexp"):
+        next(iter(cut(digits.train_stream))).train().is_first_subexp  # noqa: B018
+
+
+@pytest.mark.parametrize("form", ["whole", "pieces", "pieces of such"])
+def test_experiences_that_hide_what_is_not_for_training_are_learned_from(digits: StreamBenchmark, form: str) -> None:
+    hiding = [experience.train() for experience in digits.train_stream]
+    if form != "whole":
+        hiding = [piece.train() for piece in cut(hiding if form == "pieces of such" else digits.train_stream)]
+    portions: list[Observations] = []
+
+    class Recorder:
+        def observe(self, observations: Observations) -> None:
+            portions.append(observations)
+
+    learner = strategy_of("OnlineLearner", small_network(), recorder=Recorder())
+    train(learner, hiding)
+    assert [portion.experience for portion in portions for _ in range(len(portion))] == [0] * SIZE + [1] * SIZE
+
+
+@pytest.mark.parametrize(("form", "n"), [("whole", 2), ("told", 2), ("hidden", 2 * SIZE)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_cost_a_new_look_at_network_and_optimizer_each(
+    digits: StreamBenchmark, kind: str, form: str, n: int
+) -> None:
+    strategy = strategy_of(kind, small_network())
+    train(strategy, digits.train_stream[0])
+    calls = []
+    make = strategy.make_optimizer
+    strategy.make_optimizer = lambda **kwargs: [calls.append(1), make(**kwargs)]
+    stream = digits.train_stream
+    train(strategy, stream if form == "whole" else cut(stream, access_task_boundaries=form == "told"))
+    assert len(calls) == n
+
+
+# ------------------------------------------------------------------------------------------------------ make_optimizer
+
+
+class Anchored(Optimizer):
+    """Pulls the weights to where they were when it was made, which is in its state from then on."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+        for group in self.param_groups:
+            for param in group["params"]:
+                self.state[param]["anchor"] = param.detach().clone()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.lerp_(self.state[param]["anchor"], 0.5).sub_(param.grad, alpha=group["lr"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_from_the_optimizers_construction(digits: StreamBenchmark, kind: str) -> None:
+    model = small_network()
+    optimizer = Anchored(model.parameters())
+    strategy = strategy_of(kind, model, optimizer)
+    if kind == "Naive":
+        with pytest.raises(KeyError, match="anchor"):
+            train(strategy, digits.train_stream)
+    else:
+        train(strategy, digits.train_stream)
+        assert same([optimizer.state[param]["anchor"] for param in model.parameters()], weights(small_network()))
+
+
+def test_avalanche_by_itself_forgets_a_state_that_was_loaded_before_training(digits: StreamBenchmark) -> None:
+    model = small_network()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(strategy_of("OnlineLearner", model, optimizer), digits.train_stream)
+    successor = torch.optim.Adam(model.parameters())
+    successor.load_state_dict(optimizer.state_dict())
+    n_known: list[int] = []
+    watch = plugin_at(
+        "before_training", "before_training_exp", do=lambda strategy: n_known.append(len(successor.state))
+    )
+    train(strategy_of("Naive", model, successor, [watch]), digits.train_stream[0])
+    assert n_known == [4, 0]
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["left out", "frozen"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_that_the_optimizer_was_not_given(digits: StreamBenchmark, kind: str, frozen: bool) -> None:
+    model = small_network()
+    model[1].requires_grad_(not frozen)
+    before = weights(model)
+    optimizer = MetaOptimize(model[3].parameters(), 1e-2)
+    known = held(optimizer)
+    at_first_sample: list[list[int]] = []
+    watch = plugin_at("before_training_iteration", do=lambda strategy: at_first_sample.append(held(optimizer)))
+    strategy = strategy_of(kind, model, optimizer, [watch])
+    for experience in digits.train_stream:
+        train(strategy, experience)
+        strategy.eval(digits.train_stream)
+    added = kind == "Naive"
+    assert at_first_sample[0] == held(optimizer) == (ids(model.parameters()) if added else known)
+    assert same(weights(model[1]), before[:2]) is (frozen or not added)
+    assert not same(weights(model[3]), before[2:])
+
+
+def test_avalanche_puts_a_replaced_parameter_in_its_place_without_its_state() -> None:
+    """The settings of its group, of which a learned step size is one, stay."""
+    model = Growing()
+    optimizer = MetaOptimize(blocks(model), 1e-3, meta_lr=0.02)
+    strategy = strategy_of("Naive", model, optimizer)
+    stream = classes_by_twos().train_stream
+
+    def look(strategy: Any) -> Any:
+        head = strategy.model.head.classifier.weight
+        groups = optimizer.param_groups
+        settings = [{key: repr(value) for key, value in group.items() if key != "params"} for group in groups]
+        places = [[param is head for param in group["params"]] for group in groups]
+        return head, settings, places, list(optimizer.state.get(head, ["none"]))
+
+    train(strategy, stream[0])
+    head, *before = look(strategy)
+    seen: list[Any] = []
+    strategy.plugins.insert(0, plugin_at("before_training_exp", do=lambda strategy: seen.append(look(strategy))))
+    train(strategy, stream[1])
+    ((new_head, *after),) = seen
+    assert new_head is not head
+    assert head not in optimizer.state
+    assert after[:2] == before[:2]
+    assert "trace" in before[2]
+    assert after[2] == []
+    assert before[1] == [[False, False], [True, False]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_head_joins_the_block_of_the_others(kind: str) -> None:
+    model = ManyHeads()
+    optimizer = MetaOptimize(blocks(model), 1e-3)
+    strategy = strategy_of(kind, model, optimizer)
+    for experience in task_by_task().train_stream[:3]:
+        train(strategy, experience)
+    members = {group["name"]: ids(group["params"]) for group in optimizer.param_groups}
+    assert members == {"features": ids(model.features.parameters()), "heads": ids(model.heads.parameters())}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_beside_the_parameters_of_a_group(kind: str) -> None:
+    model = ManyHeads()
+    optimizer = torch.optim.Adam(model.named_parameters())
+    strategy = strategy_of(kind, model, optimizer)
+    n_at_first = len(optimizer.param_groups[0]["params"])
+    for experience in task_by_task().train_stream[:3]:
+        train(strategy, experience)
+    (group,) = optimizer.param_groups
+    named = dict(model.named_parameters())
+    assert len(group["params"]) == len(named) > n_at_first
+    if kind == "Naive":
+        assert len(group["param_names"]) == n_at_first
+    else:
+        assert all(named[name] is param for name, param in zip(group["param_names"], group["params"], strict=True))
+
+
+# ------------------------------------------------------------------------------------- evaluation while learning
+
+
+class Once:
+    """Evaluates, at its second opportunity, on all classes, and keeps the weights of the head from then."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.opportunities = 0
+        self.head: Tensor | None = None
+        self.strategy: Any = None
+
+    def __call__(self, strategy: Any) -> None:
+        self.opportunities += 1
+        if self.opportunities == 2:
+            strategy.eval(self.stream)
+            self.head = strategy.model.head.classifier.weight.detach().clone()
+
+    def observe(self, observations: Observations) -> None:
+        self(self.strategy)
+
+
+WAYS = ["plugin", "recorder", "recorder with callbacks"]
+
+
+def evaluating(kind: str, way: str, once: Callable[[Any], None], make: Any, network: Any, **options: Any) -> Any:
+    """A strategy that evaluates in the middle of an experience."""
+    model = network()
+    if way == "plugin":
+        return strategy_of(kind, model, make(model), [plugin_at("after_training_iteration", do=once)], **options)
+    plugins = [plugin_at(*ITERATION_CALLBACKS)] if way == "recorder with callbacks" else []
+    strategy = strategy_of(kind, model, make(model), plugins, recorder=once, **options)
+    once.strategy = strategy
+    return strategy
+
+
+@pytest.mark.usefixtures("portions_of_two")
+@pytest.mark.parametrize(
+    ("kind", "way", "options"),
+    [
+        ("Naive", "plugin", {}),
+        ("KeepOptimizerState", "plugin", {}),
+        *(("OnlineLearner", way, {"engine": engine}) for way in WAYS for engine in ("torch", "fused")),
+    ],
+    ids=str,
+)
+def test_a_head_that_grows_during_an_experience(kind: str, way: str, options: dict[str, Any]) -> None:
+    benchmark = classes_by_twos()
+    once = Once(benchmark.test_stream)
+    strategy = evaluating(kind, way, once, lambda model: MetaOptimize(blocks(model), 1e-2), Growing, **options)
+    experience = benchmark.train_stream[0]
+    train(strategy, experience)
+    head = strategy.model.head.classifier.weight
+    assert once.head is not None
+    assert len(head) == len(once.head) == 10
+    assert strategy.clock.train_iterations == len(experience.dataset)
+    if kind == "Naive":
+        assert id(head) not in held(strategy.optimizer)
+        assert head.equal(once.head)  # and therefore not learned until the next experience
+    else:
+        assert held(strategy.optimizer) == ids(strategy.model.parameters())
+        assert not head.equal(once.head)
+        assert strategy.optimizer.state[head]["trace"].any()
+
+
+@pytest.mark.parametrize("how", ["eval", "eval_every"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "KeepOptimizerState",
+        "OnlineLearner",
+    ],
+)
+def test_a_head_that_grows_before_all_training_is_learned(kind: str, how: str) -> None:
+    benchmark = classes_by_twos()
+    model = Growing()
+    optimizer = MetaOptimize(blocks(model), 1e-2)
+    strategy = strategy_of(kind, model, optimizer, eval_every=1 if how == "eval_every" else -1)
+    if how == "eval":
+        strategy.eval(benchmark.test_stream)
+    grown: list[Tensor] = []
+    strategy.plugins.append(
+        plugin_at("before_training_epoch", do=lambda s: grown.append(s.model.head.classifier.weight.detach().clone()))
+    )
+    train(strategy, benchmark.train_stream[0], [benchmark.test_stream])
+    assert len(grown[0]) == 10
+    assert held(optimizer) == ids(model.parameters())
+    assert not model.head.classifier.weight.equal(grown[0])
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_evaluation_clears_what_belongs_to_an_iteration(digits: StreamBenchmark, kind: str) -> None:
+    seen: list[Any] = []
+
+    def evaluate(strategy: Any) -> None:
+        seen.append((strategy.mbatch is None, strategy.mb_output is None, bool(strategy.loss > 0)))
+        experience, loader = strategy.experience, strategy.dataloader
+        strategy.eval(digits.train_stream)
+        seen.append((strategy.mbatch is None, strategy.mb_output is None, bool(strategy.loss > 0)))
+        assert strategy.experience is experience
+        assert strategy.dataloader is loader
+        assert strategy.is_training
+
+    plugin = plugin_at("after_training_iteration", do=evaluate)
+    train(strategy_of(kind, small_network(), None, [plugin]), digits.train_stream[0])
+    assert seen == [(False, False, True), (True, True, False)] * SIZE
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "after_backward",
+        "before_update",
+        "after_update",
+        "after_training_iteration",
+        "after_training_epoch",
+        "after_training_exp",
+    ],
+)
+def test_evaluation_within_an_iteration_changes_nothing(digits: StreamBenchmark, callback: str) -> None:
+    learners = []
+    for plugins in ([], [plugin_at(callback, do=lambda strategy: strategy.eval(digits.train_stream))]):
+        model = small_network()
+        learners.append(strategy_of("OnlineLearner", model, MetaOptimize(blocks(model), 1e-2), plugins, engine="torch"))
+        train(learners[-1], digits.train_stream)
+    plain, evaluated = learners
+    assert same(weights(plain.model), weights(evaluated.model))
+    assert (plain.n_samples, plain.n_correct) == (evaluated.n_samples, evaluated.n_correct)
+    assert plain.clock.train_iterations == evaluated.clock.train_iterations
+
+
+@pytest.mark.usefixtures("portions_of_two")
+def test_evaluation_by_a_recorder_changes_nothing_where_callbacks_run(digits: StreamBenchmark) -> None:
+    learners: list[Any] = []
+
+    class Evaluate:
+        def observe(self, observations: Observations) -> None:
+            learners[-1].eval(digits.train_stream)
+
+    for recorder in (None, Evaluate()):
+        listener = plugin_at("after_update")
+        learners.append(strategy_of("OnlineLearner", small_network(), None, [listener], recorder=recorder))
+        train(learners[-1], digits.train_stream)
+    assert same(*(weights(learner.model) for learner in learners))
+    assert learners[0].n_correct == learners[1].n_correct
+
+
+@pytest.mark.parametrize("when", ["after_update", "after_training_iteration", "PeriodicEval"])
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_our_metrics_have_seen_the_prediction_before_evaluation_clears_it(
+    digits: StreamBenchmark, kind: str, when: str
+) -> None:
+    evaluations: list[int] = []
+
+    def evaluate(strategy: Any) -> None:
+        strategy.eval(digits.train_stream)
+
+    plugin = PeriodicEval(2, "iteration") if when == "PeriodicEval" else plugin_at(when, do=evaluate)
+    count = plugin_at("before_eval", do=lambda strategy: evaluations.append(1))
+    found = []
+    options = {"engine": "fused"} if kind == "OnlineLearner" else {}  # with and without the plugin
+    for plugins in ([], [plugin, count]):
+        model = small_network()
+        evaluator = evaluator_of(online_metrics(every=1, trace_cosines=True, trace_norms=True))
+        strategy = strategy_of(kind, model, MetaOptimize(blocks(model), 1e-2), plugins, evaluator=evaluator, **options)
+        train(strategy, digits.train_stream, [digits.train_stream])
+        found.append(dict(evaluator.get_all_metrics()))
+    assert evaluations
+    assert found[0] == found[1]
+    assert found[0][f"Loss_Online{TRAIN}"][0] == [1, 2, 3, 4, 5, 6]
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_our_metrics_do_not_need_the_callback_after_a_backward_pass(digits: StreamBenchmark) -> None:
+    """Avalanche's strategies of meta-learning, for example, have none."""
+
+    class Without(Naive):
+        def _after_backward(self, **kwargs: Any) -> None:
+            """Call no plugin."""
+
+    found = []
+    for strategy in (Naive, Without):
+        model = small_network()
+        evaluator = evaluator_of(online_metrics(every=1))
+        made = strategy(model=model, optimizer=SGD(model.parameters(), 0.1), evaluator=evaluator)
+        train(made, digits.train_stream)
+        found.append(dict(evaluator.get_all_metrics()))
+    assert found[0] == found[1]
+    assert len(found[0][f"Loss_Online{TRAIN}"][1]) == 2 * SIZE
+
+
+@pytest.mark.parametrize("missing", ["result", "reset"])
+def test_metrics_must_have_a_result_and_a_reset(missing: str) -> None:
+    methods = {name: lambda self: None for name in ("result", "reset") if name != missing}
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (PluginMetric,), methods)()
+
+
+def test_our_metrics_have_all_that_avalanche_asks_for() -> None:
+    for metric in online_metrics(trace_cosines=True, trace_norms=True):
+        assert isinstance(metric, PluginMetric)
+        assert not metric.result()  # nothing yet
+        assert metric.reset() is None
+        assert " object at " not in str(metric)
+
+
+class Numbers(PluginMetric[Any]):
+    """Returns nothing, one value, and several in turn, and is called with the strategy alone."""
+
+    def __init__(self, callback: str) -> None:
+        super().__init__()
+        self.returned: list[tuple[str, int, float]] = []
+        setattr(self, callback, self._values)
+
+    def _values(self, strategy: Any) -> Any:
+        x = strategy.clock.train_iterations
+        name = get_metric_name(self, strategy)
+        values = [MetricValue(self, name, float(10 * x + i), x) for i in range(x % 3)]
+        self.returned += [(value.name, value.x_plot, value.value) for value in values]
+        return None if not values else values[0] if len(values) == 1 else values
+
+    def __str__(self) -> str:
+        return "Numbers"
+
+    def result(self) -> None:
+        """Nothing."""
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_metrics_return_nothing_or_a_value_or_several(digits: StreamBenchmark, kind: str) -> None:
+    metric = Numbers("after_update")
+    evaluator = evaluator_of(metric)
+    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
+    last = train(strategy, digits.train_stream)
+    ((name, (xs, values)),) = evaluator.get_all_metrics().items()
+    assert name == f"Numbers{TRAIN}/Task000"
+    assert [(name, *point) for point in zip(xs, values, strict=True)] == metric.returned
+    assert list(zip(xs, values, strict=True)) == [(1, 10), (2, 20), (2, 21), (4, 40), (5, 50), (5, 51)]
+    assert last == {name: 51}
+
+
+class MeanLoss(GenericPluginMetric[float, Mean]):
+    """Avalanche's shortcut to a metric."""
+
+    def __init__(self, emit_at: Any) -> None:
+        super().__init__(Mean(), reset_at=emit_at, emit_at=emit_at, mode="train")
+
+    def update(self, strategy: Any) -> None:
+        self._metric.update(strategy.loss.item())
+
+    def __str__(self) -> str:
+        return "MeanLoss"
+
+
+@pytest.mark.parametrize(
+    ("emit_at", "xs", "end"),
+    [("iteration", [0, 1, 2, 3, 4, 5], ""), ("epoch", [3, 6], ""), ("experience", [3, 6], "/Exp00")],
+)
+def test_avalanches_shortcut_to_metrics_works_as_in_naive(
+    digits: StreamBenchmark, emit_at: str, xs: list[int], end: str
+) -> None:
+    curves = []
+    for kind in STRATEGIES:
+        evaluator = evaluator_of(MeanLoss(emit_at))
+        train(strategy_of(kind, small_network(), evaluator=evaluator), digits.train_stream)
+        curves.append(dict(evaluator.get_all_metrics()))
+    assert curves[0] == curves[1]
+    assert all(name.startswith(f"MeanLoss{TRAIN}/Task000{end}") for name in curves[0])
+    assert sorted(x for points, _ in curves[0].values() for x in points) == xs
+
+
+def test_metrics_of_evaluation_may_listen_to_training_too() -> None:
+    class Both(GenericPluginMetric[float, Mean]):
+        def __init__(self) -> None:
+            super().__init__(Mean(), mode="eval")
+
+        def after_update(self, strategy: Any) -> None:
+            """Do nothing."""
+
+    assert listens_to_iterations(evaluator_of(Both()))
+
+
+@pytest.mark.parametrize("loop", ["without callbacks", "with callbacks"])
+def test_metrics_at_the_ends_of_epochs_know_how_many_iterations_there_were(digits: StreamBenchmark, loop: str) -> None:
+    xs: list[int] = []
+
+    class Ends(Numbers):
+        def _values(self, strategy: Any) -> None:
+            xs.append(strategy.clock.train_iterations)
+
+    plugins = [plugin_at("before_update")] if loop == "with callbacks" else []
+    evaluator = evaluator_of(Ends("before_training_epoch"), Ends("after_training_epoch"))
+    train(strategy_of("OnlineLearner", small_network(), None, plugins, evaluator=evaluator), digits.train_stream)
+    assert xs == [0, 3, 3, 6]
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_all_values_are_kept_in_memory_unless_told_otherwise(digits: StreamBenchmark, kind: str) -> None:
+    results = []
+    for options in ({}, {"collect_all": False}):
+        evaluator = evaluator_of(online_metrics(every=1), **options)
+        results.append(train(strategy_of(kind, small_network(), evaluator=evaluator), digits.train_stream))
+        collected = evaluator.get_all_metrics()
+        if options:
+            assert collected == {}
+        else:
+            assert len(collected[f"Top1_Acc_Online{TRAIN}"][1]) == 2 * SIZE
+    assert results[0] == results[1]
+    assert f"Top1_Acc_Online{TRAIN}" in results[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- loggers
+
+
+@pytest.mark.parametrize("logger", [InteractiveLogger, TextLogger])
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_loggers_are_no_plugins(digits: StreamBenchmark, kind: str, logger: Any) -> None:
+    with pytest.raises(TypeError, match="metric_values"):
+        train(strategy_of(kind, small_network(), None, [logger()]), digits.train_stream)
+
+
+class Needs(InteractiveLogger):
+    """Notes what the logger looks up in a strategy, and how far its progress bar is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress: list[tuple[int, int]] = []
+        self.found: list[Any] = []
+
+    def before_training_epoch(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
+        super().before_training_epoch(strategy, metric_values, **kwargs)
+        self._look(strategy)
+
+    def after_training_iteration(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
+        super().after_training_iteration(strategy, metric_values, **kwargs)
+        self.progress.append((self._progress.n, self._progress.total))
+
+    def before_eval_exp(self, strategy: Any, metric_values: Any, **kwargs: Any) -> None:
+        super().before_eval_exp(strategy, metric_values, **kwargs)
+        self._look(strategy)
+
+    def _look(self, strategy: Any) -> None:
+        experience = strategy.experience
+        self.found.append(
+            (
+                experience.current_experience,
+                experience.origin_stream.name,
+                len(strategy.dataloader),
+                strategy.clock.train_exp_epochs,
+                strategy.is_training,
+                strategy.is_eval,
+            )
+        )
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_interactive_logger_finds_what_it_needs(
+    digits: StreamBenchmark, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = Needs()
+    strategy = strategy_of(kind, small_network(), evaluator=evaluator_of(loggers=[logger]), eval_mb_size=2)
+    train(strategy, digits.train_stream)
+    strategy.eval(digits.train_stream[1:])
+    assert logger.found == [
+        (0, "train", SIZE, 0, True, False),
+        (1, "train", SIZE, 0, True, False),
+        (1, "train", 2, 1, False, True),
+    ]
+    assert logger.progress == [(1, 3), (2, 3), (3, 3)] * 2
+    assert "Starting eval on experience 1 (Task 0) from train stream" in capsys.readouterr().out
+
+
+def test_progress_within_an_experience_is_that_of_the_samples_that_are_left(
+    digits: StreamBenchmark, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = Needs()
+    learner = strategy_of("OnlineLearner", small_network(), evaluator=evaluator_of(loggers=[logger]))
+    learner.continue_from(1, 0, within_experience=1)
+    train(learner, digits.train_stream[0])
+    assert logger.progress == [(1, 2), (2, 2)]
+    assert "2/2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_metrics_are_printed_at_ends_only(
+    digits: StreamBenchmark, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluator = evaluator_of(accuracy_metrics(minibatch=True, stream=True), loggers=[InteractiveLogger()])
+    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
+
+    def printed() -> list[str]:
+        return [line.split(" = ")[0].strip() for line in capsys.readouterr().out.splitlines() if " = " in line]
+
+    in_training, in_evaluation = f"Top1_Acc_MB{TRAIN}/Task000", "Top1_Acc_Stream/eval_phase/train_stream/Task000"
+    train(strategy, digits.train_stream)
+    assert printed() == [in_training] * 2
+    strategy.eval(digits.train_stream)
+    assert printed() == [in_evaluation]
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["unmarked", "marked"])
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_interactive_logger_prints_no_metrics_of_pieces(
+    digits: StreamBenchmark, kind: str, drop: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = [online_metrics(every=1), accuracy_metrics(minibatch=True, epoch=True, experience=True)]
+    evaluator = evaluator_of(*metrics, loggers=[InteractiveLogger()])
+    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
+    train(strategy, cut(digits.train_stream, drop_last=drop))
+    shown = capsys.readouterr().out
+    assert " = " not in shown
+    assert shown.count("Starting training on experience") == 2  # once for each whole
+    assert strategy.clock.train_iterations == 2 * SIZE
+    assert f"Top1_Acc_Online{TRAIN.replace('train_stream', 'train_online_stream')}" in evaluator.get_all_metrics()
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
+
+
+@pytest.fixture
+def csv_logger(tmp_path: Path) -> Iterator[CSVLogger]:
+    logger = CSVLogger(tmp_path)
+    yield logger
+    logger.close()
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_csv_logger_tells_training_from_evaluation(
+    digits: StreamBenchmark, kind: str, csv_logger: CSVLogger, tmp_path: Path
+) -> None:
+    metrics = [accuracy_metrics(epoch=True, experience=True), loss_metrics(epoch=True, experience=True)]
+    evaluator = evaluator_of(*metrics, loggers=[csv_logger])
+    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
+    last = {**train(strategy, digits.train_stream), **strategy.eval(digits.train_stream)}
+    trained, evaluated = rows_of(tmp_path / "training_results.csv"), rows_of(tmp_path / "eval_results.csv")
+    assert [(row["training_exp"], row["epoch"]) for row in trained] == [("0", "0"), ("1", "0")]
+    assert float(trained[1]["training_loss"]) == pytest.approx(last[f"Loss_Epoch{TRAIN}/Task000"], abs=1e-4)
+    assert [(row["eval_exp"], row["training_exp"]) for row in evaluated] == [("0", "1"), ("1", "1")]
+    for number, row in enumerate(evaluated):
+        name = f"Exp/eval_phase/train_stream/Task000/Exp{number:03}"
+        assert float(row["eval_accuracy"]) == pytest.approx(last[f"Top1_Acc_{name}"], abs=1e-4)
+        assert float(row["eval_loss"]) == pytest.approx(last[f"Loss_{name}"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_the_csv_logger_has_a_row_of_zeros_for_each_piece(
+    digits: StreamBenchmark, kind: str, csv_logger: CSVLogger, tmp_path: Path
+) -> None:
+    evaluator = evaluator_of(accuracy_metrics(epoch=True), loss_metrics(epoch=True), loggers=[csv_logger])
+    train(strategy_of(kind, small_network(), evaluator=evaluator), cut(digits.train_stream))
+    rows = rows_of(tmp_path / "training_results.csv")
+    assert [int(row["training_exp"]) for row in rows] == list(range(2 * SIZE))
+    assert {(row["training_accuracy"], row["training_loss"]) for row in rows} == {("0", "0")}
+
+
+def test_loggers_that_only_write_at_ends_do_not_need_callbacks_of_iterations(csv_logger: CSVLogger) -> None:
+    assert not listens_to_iterations(evaluator_of(loggers=[csv_logger, TextLogger(io.StringIO())]))

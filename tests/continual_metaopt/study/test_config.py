@@ -1,0 +1,662 @@
+"""Descriptions of runs and studies: what is accepted, what is refused in which words, what decides a run's identity."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import pytest
+import torch
+from torch import nn
+
+from continual_metaopt import PaperCNN, register_learner, register_network
+from continual_metaopt.learner.metrics.names import Diagnostic
+from continual_metaopt.optim.registry import make_optimizer
+from continual_metaopt.runs.components import Component, ConfigError, argument_descriptions, factory_of, options_model
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.streams import STREAMS, UnknownNameError
+from continual_metaopt.study.config import LearnerEntry, StudyConfig
+from continual_metaopt.study.load import load_studies, load_study, packaged_studies, study_description
+from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
+
+if TYPE_CHECKING:
+    from somewhere_else import Schedule
+
+LEARNED = {"name": "metaoptimize"}
+
+
+# --------------------------------------------------------------------------------------------------------- studies
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("quick", nn.Linear(2, 2)), ("class_split", PaperCNN()), ("published", PaperCNN()), ("tracking", nn.Linear(2, 2))],
+)
+def test_packaged_studies_are_valid(name: str, network: nn.Module) -> None:
+    study = load_study(name)
+
+    assert study.name == name
+    assert study.description == study_description(packaged_studies()[name])
+    labels = [entry.label for entry in study.learners]
+    assert len(set(labels)) == len(labels) >= 5
+    for position, entry in enumerate(study.learners):
+        for learner in entry.candidates():
+            run = study.run(entry, learner, 7, "report")
+            assert (run.order, run.seed, run.study, run.purpose) == (position, 7, name, "report")
+            assert run.label.startswith(entry.label)
+            make_optimizer(run.learner.name, network, **run.learner.options)
+
+
+def test_packaged_studies_are_listed() -> None:
+    assert list(packaged_studies()) == packaged_study_names()
+    assert {"quick", "table2", "table3", "field", "robustness"} <= set(packaged_studies())
+
+
+def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
+    study = load_study("quick")
+
+    assert set(study.selection_seeds).isdisjoint(study.seeds)
+    assert [len(entry.candidates()) for entry in study.learners] == [4, 1, 1, 1, 1]
+
+
+def test_a_yaml_file_is_read(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml", {"description": "α and ω"}))
+
+    assert (study.name, study.description, study.seeds, study.selection_seeds) == ("tiny", "α and ω", [0, 1], [100])
+    assert study.stream.options == {"n_experiences": 3, "samples_per_experience": 40}
+    assert [(entry.label, entry.name) for entry in study.learners] == [("tuned", "fixed"), ("learned", "metaoptimize")]
+    assert study.evaluate is True
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    assert load_study(write_study(tmp_path / "no-suffix")).name == "tiny"
+
+
+def test_a_folder_does_not_hide_a_packaged_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after ``continual-metaopt compare quick --out quick``."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick").mkdir()
+
+    assert load_study("quick").name == "quick"
+
+
+def test_source_data_root_and_seeds_can_be_replaced(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "tiny.yaml")
+
+    study = load_study(path, source="mnist", data_root=tmp_path / "data", seeds=(5, 6))
+
+    assert study.stream.model_dump() == {**STREAM, "source": "mnist", "data_root": str(tmp_path / "data")}
+    assert study.seeds == [5, 6]
+    assert study.selection_seeds == [100]
+
+
+GRID: dict[Any, Any] = {
+    "stream": None,
+    "network": None,
+    "streams": [STREAM, {"label": "still", **STREAM, "stationary": "shuffled"}],
+    "networks": [{"label": "small", "name": "mlp", "hidden": [8]}, {"name": "linear"}],
+}
+
+
+def test_streams_and_networks_may_be_lists(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study.yaml", GRID)
+
+    parts = load_studies(path, source="mnist")
+
+    assert {label: (part.name, part.stream.options, part.network.name) for label, part in parts.items()} == {
+        f"{stream}-{network}": (
+            f"tiny.{stream}-{network}",
+            {"n_experiences": 3, "samples_per_experience": 40, "source": "mnist"} | more,
+            name,
+        )
+        for stream, more in (("permuted_inputs", {}), ("still", {"stationary": "shuffled"}))
+        for network, name in (("small", "mlp"), ("linear", "linear"))
+    }
+    message = (
+        f"{path}: has several streams or networks (permuted_inputs-small, permuted_inputs-linear, still-small, "
+        "still-linear); load_studies reads them all"
+    )
+    with pytest.raises(ConfigError, match=exactly(message)):
+        load_study(path)
+
+
+def test_a_list_of_networks_alone_leaves_the_stream_as_it_is(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study.yaml", {"network": None, "networks": GRID["networks"]})
+
+    assert list(load_studies(path)) == ["small", "linear"]
+    assert list(load_studies(write_study(path))) == [""]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stream": STREAM}, "streams: give either stream or streams"),
+        ({"streams": []}, "streams: expected a list of entries such as {name: …}"),
+        ({"networks": ["mlp"]}, "networks: expected a list of entries such as {name: …}"),
+        ({"streams": [STREAM, STREAM]}, "streams: several have the label 'permuted_inputs'; give each its own"),
+        (
+            {"networks": [{"name": "mlp", "label": "a/b"}]},
+            "networks.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or '_' "
+            "(given: 'a/b')",
+        ),
+        *(
+            (
+                {"stream": None, "streams": [{"label": label, **STREAM}]},
+                "streams.0: needs a label of letters, digits, '.', '_' and '-' that begins with a letter, a digit or "
+                f"'_' (given: {label!r})",
+            )
+            for label in ("..", ".", ".hidden", "-rf", "../x", "a\n")
+        ),
+        (
+            {"networks": [{"name": "mlp"}, {"name": "linear", "hidden": [3]}]},
+            "permuted_inputs-linear: network.hidden: there is no such option",
+        ),
+    ],
+)
+def test_mistakes_in_lists_are_named(tmp_path: Path, changes: dict[Any, Any], message: str) -> None:
+    path = write_study(tmp_path / "study.yaml", GRID | changes)
+
+    with pytest.raises(ConfigError, match=exactly(f"{path}: {message}")):
+        load_studies(path)
+
+
+def test_candidates_are_all_combinations() -> None:
+    entry = LearnerEntry(name="fixed", label="x", base="sgd", tune={"lr": [0.1, 0.2], "weight_decay": [0.0, 1.0]})
+
+    assert [candidate.options for candidate in entry.candidates()] == [
+        {"base": "sgd", "lr": lr, "weight_decay": weight_decay} for lr in (0.1, 0.2) for weight_decay in (0.0, 1.0)
+    ]
+
+
+def test_labels_of_tuned_learners_tell_what_was_chosen(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml"))
+    tuned, learned = study.learners
+
+    assert study.run(tuned, tuned.candidates()[1], 0, "report").label == "tuned, lr = 0.01"
+    assert study.run(learned, learned.candidates()[0], 0, "report").label == "learned"
+
+
+def learner(**options: Any) -> dict[str, Any]:
+    return {"learners": [{"name": "metaoptimize", **options}], "selection_seeds": None}
+
+
+BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_released' or 'adamw_released'"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"sedes": [0]}, "sedes: there is no such option", id="unknown field"),
+        pytest.param({"stream": None}, "stream: Field required", id="missing field"),
+        pytest.param(learner(lrr=1), "learners.0: learner.lrr: there is no such option", id="unknown option"),
+        pytest.param(
+            {"stream": STREAM | {"n_classes": 3}},
+            "stream.n_classes: there is no such option",
+            id="unknown option of the stream",
+        ),
+        pytest.param(
+            {"network": {"name": "paper_cnn", "hidden": [3]}},
+            "network.hidden: there is no such option",
+            id="unknown option of the network",
+        ),
+        pytest.param(
+            {"stream": STREAM | {"seed": 3}},
+            "stream.seed: there is no such option",
+            id="the run supplies the seed",
+        ),
+        pytest.param(
+            learner(lr="fast"),
+            "learners.0: learner.lr: Input should be a valid number, "
+            "unable to parse string as a number (given: 'fast')",
+            id="wrong type",
+        ),
+        pytest.param(
+            learner(base="adam"),
+            f"learners.0: learner.base: Input should be {BASES} (given: 'adam')",
+            id="unknown base",
+        ),
+        pytest.param(
+            {"seeds": ["a"]},
+            "seeds.0: Input should be a valid integer, unable to parse string as an integer (given: 'a')",
+            id="wrong type in a list",
+        ),
+        pytest.param(
+            {"diagnostics": ["plasticity"], "engine": "population"},
+            "diagnostics: none are possible with engine: population; use engine: auto",
+            id="diagnostics side by side",
+        ),
+        pytest.param(
+            {"diagnostics": ["rank"]},
+            "diagnostics.0: Input should be 'plasticity', 'dormant_units', 'effective_rank', 'stable_rank', "
+            "'weight_norm', 'gradient_norm', 'distance_from_initialisation', 'update_ratio', 'trace_cosine', "
+            "'retention' or 'all' (given: 'rank')",
+            id="unknown diagnostic",
+        ),
+        pytest.param(
+            {"record_every": 5}, "record_every: Input should be greater than or equal to 10 (given: 5)", id="too often"
+        ),
+        pytest.param(
+            {"stream": {"name": "permuted_input"}},
+            "stream.name: unknown stream 'permuted_input'. Did you mean 'permuted_inputs'? "
+            f"Known: {', '.join(sorted(STREAMS))}",
+            id="unknown stream",
+        ),
+        pytest.param(
+            {"network": {"name": "mpl"}},
+            "network.name: unknown network 'mpl'. Did you mean 'mlp'? "
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+            id="unknown network",
+        ),
+        pytest.param(
+            {"learners": [{"name": "fixed"}, {"name": "metaoptimise"}]},
+            "learners.1: learner.name: unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? "
+            f"Known: {known_learners()}",
+            id="unknown learner",
+        ),
+        pytest.param(
+            learner(lr=2.0),
+            "learners.0: learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
+            id="lr beyond its bounds",
+        ),
+        pytest.param(
+            {"learners": [{"name": "fixed", "lr": -1}], "selection_seeds": None},
+            "learners.0: learner 'fixed': lr must be finite and positive, but is -1.0",
+            id="negative lr",
+        ),
+        pytest.param(
+            {"learners": [{"name": "torch:AdamW", "lr": -1}], "selection_seeds": None},
+            "learners.0: learner 'torch:AdamW': Invalid learning rate: -1.0",
+            id="negative lr in torch",
+        ),
+        pytest.param(
+            learner(tune={"lr": [0.1, 2.0]}) | {"selection_seeds": [9]},
+            "learners.0: learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
+            id="a value to try is out of range",
+        ),
+        pytest.param(
+            learner(tune={"lrr": [0.1]}) | {"selection_seeds": [9]},
+            "learners.0: learner.lrr: there is no such option",
+            id="unknown option to tune",
+        ),
+        pytest.param(
+            {"selection_seeds": [7, 1, 0]},
+            "selection_seeds: [0, 1] are among the reported seeds; choose on other seeds",
+            id="selection on reported seeds",
+        ),
+        pytest.param(
+            {"selection_seeds": None},
+            "selection_seeds: needed where a learner has options to tune",
+            id="nothing to select on",
+        ),
+        pytest.param(
+            {"learners": [{"name": "fixed"}, {"name": "fixed", "lr": 0.1}]},
+            "learners: several have the label 'fixed'; give each its own",
+            id="same label twice",
+        ),
+        pytest.param(
+            {"learners": []},
+            "learners: List should have at least 1 item after validation, not 0 (given: [])",
+            id="nobody",
+        ),
+        pytest.param(
+            {"seeds": [0, -3]}, "seeds: seeds must be within 0 and 4294967295 (given: [0, -3])", id="negative seed"
+        ),
+        pytest.param(
+            {"seeds": [2**32]}, "seeds: seeds must be within 0 and 4294967295 (given: [4294967296])", id="large"
+        ),
+        *(
+            pytest.param(
+                learner(**{option: value}),
+                f"learners.0.{field}: a setting is a finite number (given: {given})",
+                id=f"infinite {option}",
+            )
+            for option, value, field, given in (
+                ("lr", math.inf, "lr", "inf"),
+                ("meta_lr", math.inf, "meta_lr", "inf"),
+                ("weight_decay", -math.inf, "weight_decay", "-inf"),
+                ("lr_bounds", [1e-10, math.inf], "lr_bounds.1", "inf"),
+                ("max_meta_change", math.inf, "max_meta_change", "inf"),
+            )
+        ),
+        pytest.param(
+            learner(tune={"lr": [0.1, math.inf]}) | {"selection_seeds": [9]},
+            "learners.0.tune.lr.1: a setting is a finite number (given: inf)",
+            id="an infinite value to try",
+        ),
+        pytest.param({"seeds": [4, 4]}, "seeds: a seed occurs twice (given: [4, 4])", id="same seed twice"),
+        pytest.param(
+            {"selection_seeds": [-1]},
+            "selection_seeds: seeds must be within 0 and 4294967295 (given: [-1])",
+            id="negative selection",
+        ),
+        pytest.param(
+            {"name": "a/b"}, "name: String should match pattern '^\\w[\\w.-]*$' (given: 'a/b')", id="bad name"
+        ),
+        pytest.param({"name": ".."}, "name: String should match pattern '^\\w[\\w.-]*$' (given: '..')", id="leads out"),
+        pytest.param(
+            {"stream": "digits"},
+            "stream: Input should be a valid dictionary or instance of Component (given: 'digits')",
+            id="stream without a name",
+        ),
+        pytest.param({5: 6}, "5: Keys should be strings (given: 5)", id="a field that is a number"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(tmp_path: Path, changes: dict[Any, Any], message: str) -> None:
+    path = write_study(tmp_path / "study.yaml", changes)
+
+    with pytest.raises(ConfigError, match=exactly(f"{path}: {message}")):
+        load_study(path)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study.yaml", {"seeds": [-1], "sedes": [1]})
+
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+
+    assert str(caught.value).splitlines() == [
+        f"{path}: seeds: seeds must be within 0 and 4294967295 (given: [-1])",
+        f"{path}: sedes: there is no such option",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
+def test_a_file_without_fields_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=exactly(f"{path}: expected fields such as 'stream:' and 'learners:'")):
+        load_study(path)
+
+
+def test_broken_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nseeds: [1, 2\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=rf"(?s)^{re.escape(str(path))}: is not valid YAML: .*line 3"):
+        load_study(path)
+
+
+@pytest.mark.parametrize("name", ["nothing.yaml", "nothing.yml", "folder.yaml"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+
+    with pytest.raises(FileNotFoundError, match=exactly(f"no study file at '{tmp_path / name}'")):
+        load_study(tmp_path / name)
+
+
+def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
+    message = (
+        "unknown study 'quik'. Did you mean 'quick'? "
+        "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, table3, "
+        "tracking, trajectories, why (or the path of a .yaml file)"
+    )
+
+    with pytest.raises(UnknownNameError, match=exactly(message)):
+        load_study("quik")
+
+
+# ---------------------------------------------------------------------------------------------------- single runs
+
+
+def test_a_run_has_all_defaults_filled_in() -> None:
+    run = RunConfig(learner=Component(name="fixed", lr=1)).resolved()
+
+    assert run.learner.options == {"lr": 1.0, "base": "adamw", "weight_decay": 0.01}
+    assert run.network.options == {"hidden": [128], "norm": "none", "growing_head": False}
+    assert run.stream.options == {
+        "source": "digits",
+        "n_experiences": 10,
+        "n_permutations": None,
+        "samples_per_experience": None,
+        "continued": False,
+        "stationary": None,
+        "frozen_after": 0,
+        "transition_width": 0,
+        "data_root": "data",
+        "skip_unreadable": False,
+        "memory_limit": 2000000000,
+    }
+    assert (run.label, run.learned_step_sizes) == ("fixed", False)
+    assert run.resolved() == run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stream": Component(name="class_split")},
+        {"stream": Component(name="permuted_inputs", n_experiences=9)},
+        {"network": Component(name="paper_cnn")},
+        {"network": Component(name="mlp", hidden=[127])},
+        {"learner": Component(name="fixed")},
+        {"learner": Component(name="metaoptimize", gamma=0.99)},
+        {"seed": 1},
+        {"record_every": 51},
+        {"evaluate": False},
+        {"diagnostics": ["plasticity"]},
+    ],
+)
+def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any]) -> None:
+    assert RunConfig(**changes).resolved().run_id != RunConfig().resolved().run_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": "another"},
+        {"study": "another"},
+        {"order": 3},
+        {"purpose": "selection"},
+        {"diagnostics_every": 10},  # of none
+        # defaults spelled out, in another order, with other types of the same value
+        {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
+        {"network": Component(name="mlp", hidden=(128,))},
+        {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
+        # where files and pixels lie
+        {"stream": Component(name="permuted_inputs", data_root="elsewhere", memory_limit=10**6)},
+    ],
+)
+def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, Any]) -> None:
+    assert RunConfig(**changes).resolved().run_id == RunConfig().resolved().run_id
+
+
+def test_the_identity_without_diagnostics_is_that_of_versions_that_had_none() -> None:
+    assert RunConfig(stream=Component(name="tracking"), network=Component(name="linear")).run_id == "6b8b7cd01bd6"
+
+
+def test_which_diagnostics_and_how_often_is_part_of_the_identity() -> None:
+    def run_id(*names: str, every: int = 1000) -> str:
+        return RunConfig(diagnostics=names, diagnostics_every=every).run_id
+
+    assert run_id("plasticity", "weight_norm") == run_id("weight_norm", "plasticity", "plasticity")
+    assert run_id("all") == run_id(*get_args(Diagnostic))
+    different = [run_id(), run_id("plasticity"), run_id("plasticity", every=10), run_id("weight_norm"), run_id("all")]
+    assert len(set(different)) == 5
+
+
+@pytest.mark.parametrize("given", ["all", ["all"], ["plasticity", "all"]])
+def test_all_stands_for_every_diagnostic(tmp_path: Path, given: Any) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml", {"diagnostics": given, "diagnostics_every": 7}))
+    run = study.run(study.learners[0], study.learners[0].candidates()[0], 0, "report")
+    assert run.diagnostics == get_args(Diagnostic)
+    assert run.diagnostics_every == 7
+
+
+def test_the_identity_has_twelve_hexadecimal_digits() -> None:
+    assert re.fullmatch(r"[0-9a-f]{12}", RunConfig().resolved().run_id)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": Component(name="mlp", hidden="wide")}, "network.hidden: "),
+        (
+            {"learner": Component(name="metaoptimize", lr=2)},
+            "learner 'metaoptimize': lr = 2.0 is outside lr_bounds = (1e-10, 1.0)",
+        ),
+        ({"learner": Component(name="fixed", tune={})}, "learner.tune: there is no such option"),
+    ],
+)
+def test_mistakes_in_a_run_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        RunConfig(**changes).resolved()
+
+
+def test_prefixes_are_left_to_the_real_network() -> None:
+    prefixes = [["linear1"], ["linear2"]]
+
+    assert (
+        RunConfig(learner=Component(name="metaoptimize", step_sizes=prefixes)).resolved().learner.options["step_sizes"]
+        == prefixes
+    )
+
+
+# ---------------------------------------------------------------------------------------------- options from functions
+
+
+def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
+    fields = options_model("learner", "metaoptimize", factory_of("learner", "metaoptimize")).model_fields
+
+    assert list(fields) == [
+        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "horizon", "learn"),
+        *("update_order", "parametrisation", "meta_every", "max_meta_change", "effective_step_bound"),
+        *("trace", "curvature", "curvature_smoothing", "curvature_clip", "trace_memory_limit"),
+    ]
+    assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
+        "lr": 1e-5,
+        "meta_lr": 0.01,
+        "lr_bounds": (1e-10, 1.0),
+    }
+    assert fields["meta_lr"].description == "meta step size η."
+    assert all(field.description for field in fields.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("stream", "class_split"),
+        ("stream", "permuted_inputs"),
+        ("network", "paper_cnn"),
+        ("network", "mlp"),
+        ("learner", "fixed"),
+    ],
+)
+def test_every_option_of_this_package_is_described(kind: Any, name: str) -> None:
+    fields = options_model(kind, name, factory_of(kind, name)).model_fields
+
+    assert not {"seed", "model", "n_outputs", "input_shape", "self"} & fields.keys()
+    assert all(field.description and not field.is_required() for field in fields.values())
+
+
+def test_descriptions_of_several_lines_are_joined() -> None:
+    text = """Do it.
+
+    Args:
+        a: one
+            and two.
+        b: three.
+    """
+
+    assert argument_descriptions(inspect.cleandoc(text)) == {"a": "one and two.", "b": "three."}
+    assert argument_descriptions("") == {}
+    assert argument_descriptions("Args:\n    a: one.") == {"a": "one."}
+    assert argument_descriptions("Args:") == {}
+
+
+def later(model: nn.Module, *, lr: "float" = 0.5, schedule: "Schedule | None" = None, steps: "list[int]" = [3]) -> Any:  # noqa: B006
+    """A learner with a type that exists only for type checkers.
+
+    Args:
+        model: the network.
+        lr: the step size.
+    """
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def undeclared(model, lr=0.5):
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def with_any_options(model: nn.Module, *args: Any, lr: float = 0.5, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+def with_objects(model: nn.Module, lr: float = 0.5, extra: nn.Module | None = None) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+class AsClass(torch.optim.SGD):
+    def __init__(self, model: nn.Module, lr: float = 0.5) -> None:
+        super().__init__(model.parameters(), lr=lr)
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    ("factory", "given", "expected"),
+    [
+        (later, {}, {"lr": 0.5, "schedule": None, "steps": [3]}),
+        (later, {"lr": 1, "schedule": "linear"}, {"lr": 1.0, "schedule": "linear", "steps": [3]}),
+        (undeclared, {"lr": 2}, {"lr": 2}),
+        (with_any_options, {}, {"lr": 0.5}),
+        (with_any_options, {"lr": 1, "momentum": 0.5}, {"lr": 1.0, "momentum": 0.5}),
+        (with_objects, {}, {"lr": 0.5, "extra": None}),
+        (AsClass, {}, {"lr": 0.5}),
+    ],
+)
+def test_learners_of_any_signature_can_be_described(
+    factory: Callable[..., Any], given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    register_learner("mine")(factory)
+
+    run = RunConfig(learner=Component(name="mine", **given)).resolved()
+
+    assert run.learner.options == expected
+    assert run.learned_step_sizes is True
+    assert make_optimizer("mine", nn.Linear(1, 1), **run.learner.options).param_groups[0]["lr"] == expected["lr"]
+
+
+@pytest.mark.usefixtures("registries")
+def test_types_that_can_be_read_are_checked_beside_others() -> None:
+    register_learner("mine")(later)
+
+    with pytest.raises(ConfigError, match=r"^learner\.steps\.0: Input should be a valid integer"):
+        RunConfig(learner=Component(name="mine", steps=["x"])).resolved()
+
+
+@pytest.mark.usefixtures("registries")
+def test_options_without_a_default_are_required() -> None:
+    @register_network("sized")
+    def sized(n_outputs: int, input_shape: tuple[int, int, int], width: int) -> nn.Module:
+        return nn.Linear(width, n_outputs)
+
+    with pytest.raises(ConfigError, match=exactly("network.width: Field required")):
+        RunConfig(network=Component(name="sized")).resolved()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name", [n for n in vars(torch.optim) if n[0].isupper() and n not in ("Optimizer", "Muon", "SparseAdam", "LBFGS")]
+)
+def test_every_torch_optimizer_can_be_described_with_its_defaults(name: str) -> None:
+    """Muon works with matrices only; the other two need what a run does not give them."""
+    run = RunConfig(learner=Component(name=f"torch:{name}")).resolved()
+
+    # the command line spells out all defaults
+    assert RunConfig(**run.model_dump(mode="json")).resolved() == run
+    made = make_optimizer(run.learner.name, nn.Linear(2, 2), **run.learner.options)
+    default = getattr(torch.optim, name)(nn.Linear(2, 2).parameters())
+    same = {key: value for key, value in default.defaults.items() if key in run.learner.options}
+    assert {key: as_tuple(made.defaults[key]) for key in same} == {key: as_tuple(value) for key, value in same.items()}
+    assert "lr" in same
+
+
+def as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_a_study_is_what_it_writes(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml"))
+
+    assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
