@@ -10,6 +10,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -133,6 +134,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8; path, value and errors as of `write_whole`."""
+    return write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def print_with_replacements() -> None:

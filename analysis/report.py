@@ -14,7 +14,7 @@ import pandas as pd
 
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import one_line
-from continual_metaopt.analysis.files import file_names, open_regular, real_folder, write_whole
+from continual_metaopt.analysis.files import file_names, open_regular, real_folder, write_text
 from continual_metaopt.analysis.html.html_report import Section, write_html
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold
@@ -117,7 +117,7 @@ def _require_own(folder: Path) -> None:
                 f"'{folder}' holds '{name}', which no report has written; choose another folder with --out"
             )
     text = f"<!DOCTYPE html>\n<title>Not finished – {_MARK}\n<p>The command that writes this report has not finished.\n"
-    write_whole(page, partial(Path.write_text, data=text, encoding="utf-8"))
+    write_text(page, text)
 
 
 def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
@@ -167,10 +167,7 @@ def write_texts(
     """
     before, behind = {"latex": f"% {one_line(explanation)}\n"}, {"markdown": f"\n{one_line(explanation)}\n"}
     return [
-        write_whole(
-            Path(out_dir) / f"{name}.{SUFFIXES[fmt]}",
-            partial(Path.write_text, data=before.get(fmt, "") + text + behind.get(fmt, ""), encoding="utf-8"),
-        )
+        write_text(Path(out_dir) / f"{name}.{SUFFIXES[fmt]}", before.get(fmt, "") + text + behind.get(fmt, ""))
         for fmt, text in texts.items()
     ]
 

@@ -327,10 +327,8 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
             for runs, samples in zip(table["tuning_runs"], table["tuning_samples"], strict=True)
         ]
         for factor in FACTORS:
-            columns[f"lost {factor:g}× off"] = [
-                number_text(loss, ".2f" if score == "squared_error" else ".1f")
-                for loss in table[f"lost_at_{factor:g}x"]
-            ]
+            form = ".2f" if score == "squared_error" else ".1f"
+            columns[f"lost {factor:g}× off"] = number_texts(table, f"lost_at_{factor:g}x", form)
     return {name: cells for name, cells in columns.items() if name == "learner" or set(cells) - {"", "0"}}
 
 
@@ -409,6 +407,12 @@ def number_text(value: float, form: str = ".2f") -> str:
         The text; empty if the value is missing.
     """
     return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
+
+
+def number_texts(table: pd.DataFrame, column: str, form: str = ".2f") -> list[str]:
+    """Texts of a column's numbers, as of `number_text`; empty ones if there is no such column."""
+    values = table[column] if column in table else [math.nan] * len(table)
+    return [number_text(value, form) for value in values]
 
 
 def bimodal_note(table: pd.DataFrame) -> list[str]:

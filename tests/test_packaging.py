@@ -20,15 +20,15 @@ def test_the_built_wheel_runs_a_stream(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {
-        "continual_metaopt/studies/quick.yaml",
+        "continual_metaopt/study/packaged/quick.yaml",
         "continual_metaopt/py.typed",
         "analysis/__init__.py",  # the short names
         "streams/__init__.py",
         "continual_metaopt/streams/samples.py",
         "continual_metaopt/analysis/scripts/step_sizes.py",
-        "continual_metaopt/analysis/templates/report.html",
+        "continual_metaopt/analysis/html/templates/report.html",
         *(
-            f"continual_metaopt/analysis/assets/{name}"
+            f"continual_metaopt/analysis/html/assets/{name}"
             for name in ("report.js", "report.css", "uPlot.iife.min.js", "uPlot-LICENSE.txt")
         ),
     } <= set(names)

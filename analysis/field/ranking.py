@@ -18,7 +18,7 @@ from continual_metaopt.analysis.statistics import (
     paired_interval,
     seeds_if_bimodal,
 )
-from continual_metaopt.analysis.tables import bimodal_note, comparison_table, number_text, seeds_text, with_interval
+from continual_metaopt.analysis.tables import bimodal_note, comparison_table, number_texts, seeds_text, with_interval
 from continual_metaopt.analysis.tuning import FACTORS, chosen_setting, setting_text
 
 _COSTS = ("time_ratio", "memory_ratio", "state_bytes_per_parameter")
@@ -94,13 +94,13 @@ def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
         "tuned (%)": with_interval(table, "tuned"),
         "tuned − untuned": with_interval(table, "gain", sign="+"),
         f"− {reference}": with_interval(table, "difference", sign="+"),
-        "tuning": _numbers(table, "tuning_runs", ".0f"),
-        "selection (%)": _numbers(table, "selection_score", ".1f"),
-        **{f"lost {factor:g}× off": _numbers(table, f"lost_at_{factor:g}x", ".1f") for factor in FACTORS},
-        "diverged": _numbers(table, "diverged", ".0f"),
-        "time × AdamW": _numbers(table, "time_ratio", ".1f"),
-        "memory × AdamW": _numbers(table, "memory_ratio", ".2f"),
-        "state bytes": _numbers(table, "state_bytes_per_parameter", ".0f"),
+        "tuning": number_texts(table, "tuning_runs", ".0f"),
+        "selection (%)": number_texts(table, "selection_score", ".1f"),
+        **{f"lost {factor:g}× off": number_texts(table, f"lost_at_{factor:g}x", ".1f") for factor in FACTORS},
+        "diverged": number_texts(table, "diverged", ".0f"),
+        "time × AdamW": number_texts(table, "time_ratio", ".1f"),
+        "memory × AdamW": number_texts(table, "memory_ratio", ".2f"),
+        "state bytes": number_texts(table, "state_bytes_per_parameter", ".0f"),
     }
     if "tuning_samples" in table:
         each = table["tuning_samples"] / table["tuning_runs"]
@@ -218,8 +218,3 @@ def _paired(by_seed: pd.DataFrame, column: str, label: str | None, other: str | 
         return dict(zip(names, (math.nan, math.nan, ""), strict=True))
     better, worse = by_seed[label], by_seed[other]
     return dict(zip(names, (*paired_interval(better, worse), seeds_if_bimodal(better - worse)), strict=True))
-
-
-def _numbers(table: pd.DataFrame, column: str, form: str) -> list[str]:
-    values = table[column] if column in table else [math.nan] * len(table)
-    return [number_text(value, form) for value in values]

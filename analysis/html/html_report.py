@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from continual_metaopt.analysis.figures import COLOURS
-from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.files import write_text
 from continual_metaopt.analysis.html import html_charts
 from continual_metaopt.analysis.html.commands import Study, run_command, studies_of
 from continual_metaopt.analysis.records import read_status
@@ -131,7 +130,7 @@ def write_html(sections: Sequence[Section], path: str | os.PathLike[str]) -> Pat
         ValueError: the runs of a section cannot be combined.
         OSError: a file cannot be read or written.
     """
-    return write_whole(Path(path), partial(Path.write_text, data=html_page(sections), encoding="utf-8"))
+    return write_text(Path(path), html_page(sections))
 
 
 def html_page(sections: Sequence[Section]) -> str:
@@ -150,7 +149,7 @@ def html_page(sections: Sequence[Section]) -> str:
         ValueError: the runs of a section cannot be combined.
         OSError: an image cannot be read.
     """
-    assets = resources.files("continual_metaopt.analysis") / "assets"
+    assets = resources.files("continual_metaopt.analysis.html") / "assets"
     texts = {name: (assets / name).read_text(encoding="utf-8") for name in _ASSETS}
     library = f"/*! uPlot. {texts['uPlot-LICENSE.txt'].strip()} */\n{texts['uPlot.iife.min.js']}"
     scripts = [_inline(library), _inline(texts["report.js"])]
@@ -158,7 +157,7 @@ def html_page(sections: Sequence[Section]) -> str:
     facts = [_facts(section, place, n_points) for place, section in enumerate(sections)]
     data = [{"labels": part["labels"], "charts": part["charts"]} for part in facts]
     environment = Environment(
-        loader=PackageLoader("continual_metaopt.analysis"),
+        loader=PackageLoader("continual_metaopt.analysis.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
-from continual_metaopt.analysis.files import file_names, write_whole
+from continual_metaopt.analysis.files import file_names, write_text
 from continual_metaopt.analysis.paper import published
 from continual_metaopt.analysis.paper.reproduction import (
     Table,
@@ -211,11 +211,12 @@ def write_reproduction(
     parts = list(sections(runs, experiment, diverged=diverged, shifts=shifts))
     text = reproduction_markdown(experiment, parts)
     page = folder / f"{experiment}.md"
-    paths = [write_whole(page, partial(Path.write_text, data=text, encoding="utf-8"))]
+    paths = [write_text(page, text)]
     for part in parts:
         if len(part.table):
-            write = partial(Path.write_text, data=csv_text(part.table, float_format="%.6g"), encoding="utf-8")
-            paths.append(write_whole(folder / f"{experiment}_{part.name}.csv", write))
+            paths.append(
+                write_text(folder / f"{experiment}_{part.name}.csv", csv_text(part.table, float_format="%.6g"))
+            )
     if experiment == "published":
         drawn = {
             "cumulative_accuracy": partial(figures.published_cumulative_accuracy, runs, diverged=diverged),

@@ -1,59 +1,29 @@
-"""Averages with intervals, paired comparisons and ranks of the learners, and how many seeds it would take."""
+"""Compare the learners seed by seed, and rank them."""
 
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from continual_metaopt.analysis.comparisons import Ranks, limits_of, paired_comparisons, rank_learners, summary_table
-from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.comparisons import limits_of, paired_comparisons, rank_learners, summary_table
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts import _arguments
-from continual_metaopt.analysis.tables import interval_text, number_text, seeds_of
+from continual_metaopt.analysis.scripts._arguments import DIVERGED, TEST, option, script, write_table
+from continual_metaopt.analysis.tables import number_text, number_texts, seeds_of, with_interval
 
 SUMMARY = (
     "Means over seeds, ± the half width of a 95 % Student-t interval; in brackets 95 % bootstrap intervals, which are "
     "too short for few seeds. IQM: interquartile mean, without the best and the worst quarter of the seeds."
 )
+BASELINE = option(
+    "--baseline",
+    metavar="LABEL",
+    help="compare with this learner, or every pair if it is “all” (default: the best with fixed step sizes)",
+)
+POWER = option("--power", type=float, default=0.8, help="of the number of seeds needed (default: %(default)s)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = _arguments.make_parser("comparisons", "Compare the learners seed by seed, and rank them.")
-    parser.add_argument(
-        "--baseline",
-        metavar="LABEL",
-        help="compare with this learner, or every pair if it is “all” (default: the best with fixed step sizes)",
-    )
-    _arguments.add_test(parser)
-    parser.add_argument("--power", type=float, default=0.8, help="of the number of seeds needed (default: %(default)s)")
-    _arguments.add_diverged(parser)
-    return _arguments.run_command(parser, argv, _write)
-
-
-def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        seeds = seeds_of(part)
-        options = {"diverged": arguments.diverged, "test": arguments.test}
-        summary = summary_table(part, diverged=arguments.diverged)
-        pairs = paired_comparisons(part, arguments.baseline, power=arguments.power, **options)
-        ranks = rank_learners(part, **options)
-        paths += _arguments.write_table(summary, _summary(summary), f"{SUMMARY} {seeds}.", folder, "summary")
-        paths += _arguments.write_table(pairs, _pairs(pairs), f"{_about(pairs)} {seeds}.", folder, "paired_comparisons")
-        note = (
-            f"Mean rank over seeds, 1 is best. Friedman's test that all are equal: p = {ranks.p:.3g} (permutations "
-            f"within seeds). {limits_of(ranks.comparisons)} {seeds}."
-        )
-        paths += _arguments.write_table(ranks.table, _ranks(ranks), note, folder, "ranks")
-    return paths
-
-
-def _about(pairs: pd.DataFrame) -> str:
+def about(pairs: pd.DataFrame) -> str:
+    """What the columns of a table from `paired_comparisons` are."""
     unit = " in percentage points" if pairs.attrs["score"] == "online_accuracy" else " of squared errors"
     return (
         f"Mean differences{unit}, paired by seed; positive: the learner is better than the other. ± is the half width "
@@ -63,53 +33,52 @@ def _about(pairs: pd.DataFrame) -> str:
     )
 
 
-def _range(low: float, high: float, form: str = ".2f") -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f" [{number_text(low, form)}, {number_text(high, form)}]"
+def texts(table: pd.DataFrame, **columns: str) -> dict[str, list[str]]:
+    """Columns as they are: heading = name."""
+    return {heading: [str(value) for value in table[name]] for heading, name in columns.items()}
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+def with_range(cells: list[str], table: pd.DataFrame, name: str, form: str = ".2f") -> list[str]:
+    """Cells with the interval from `…_low` to `…_high` in brackets, where there is one."""
+    edges = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+    ranges = [
+        "" if pd.isna(low) or pd.isna(high) else f" [{number_text(low, form)}, {number_text(high, form)}]"
+        for low, high in edges
+    ]
+    return [cell + interval for cell, interval in zip(cells, ranges, strict=True)]
 
 
-def _summary(table: pd.DataFrame) -> dict[str, list[str]]:
-    rows = _rows(table)
-    return {
-        "learner": [str(row["learner"]) for row in rows],
-        "seeds": [str(row["seeds"]) for row in rows],
-        "mean": [
-            interval_text(row["mean"], row["mean_ci"]) + _range(row["bootstrap_low"], row["bootstrap_high"])
-            for row in rows
-        ],
-        "IQM": [number_text(row["iqm"]) + _range(row["iqm_low"], row["iqm_high"]) for row in rows],
+@script(BASELINE, TEST, POWER, DIVERGED)
+def main(runs: Runs, arguments: Namespace) -> list[Path]:
+    seeds = seeds_of(runs)
+    options = {"diverged": arguments.diverged, "test": arguments.test}
+    summary = summary_table(runs, diverged=arguments.diverged)
+    pairs = paired_comparisons(runs, arguments.baseline, power=arguments.power, **options)
+    ranks = rank_learners(runs, **options)
+    of_summary = {
+        **texts(summary, learner="learner", seeds="seeds"),
+        "mean": with_range(with_interval(summary, "mean", decimals=2), summary, "bootstrap"),
+        "IQM": with_range(number_texts(summary, "iqm"), summary, "iqm"),
     }
-
-
-def _pairs(table: pd.DataFrame) -> dict[str, list[str]]:
-    rows = _rows(table)
-    return {
-        "learner": [str(row["learner"]) for row in rows],
-        "than": [str(row["baseline"]) for row in rows],
-        "pairs": [str(row["pairs"]) for row in rows],
-        "difference": [interval_text(row["difference"], row["difference_ci"], "+.2f") for row in rows],
-        "d": [number_text(row["effect_size"]) + _range(row["effect_low"], row["effect_high"]) for row in rows],
-        "better on": [
-            number_text(row["improvement"], ".0%") + _range(row["improvement_low"], row["improvement_high"], ".0%")
-            for row in rows
-        ],
-        "p": [number_text(row["p"], ".3g") for row in rows],
-        "p (Holm)": [number_text(row["p_holm"], ".3g") for row in rows],
-        "seeds": ["" if pd.isna(row["seeds_needed"]) else str(row["seeds_needed"]) for row in rows],
+    of_pairs = {
+        **texts(pairs, learner="learner", than="baseline", pairs="pairs"),
+        "difference": with_interval(pairs, "difference", "+", decimals=2),
+        "d": with_range(number_texts(pairs, "effect_size"), pairs, "effect"),
+        "better on": with_range(number_texts(pairs, "improvement", ".0%"), pairs, "improvement", ".0%"),
+        "p": number_texts(pairs, "p", ".3g"),
+        "p (Holm)": number_texts(pairs, "p_holm", ".3g"),
+        "seeds": number_texts(pairs, "seeds_needed", "d"),
     }
-
-
-def _ranks(ranks: Ranks) -> dict[str, list[str]]:
-    rows = _rows(ranks.table)
-    return {
-        "learner": [str(row["learner"]) for row in rows],
-        "seeds": [str(row["seeds"]) for row in rows],
-        "rank": [interval_text(row["rank"], row["rank_ci"]) for row in rows],
+    of_ranks = {
+        **texts(ranks.table, learner="learner", seeds="seeds"),
+        "rank": with_interval(ranks.table, "rank", decimals=2),
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    of_all = (
+        f"Mean rank over seeds, 1 is best. Friedman's test that all are equal: p = {ranks.p:.3g} (permutations "
+        f"within seeds). {limits_of(ranks.comparisons)}"
+    )
+    return [
+        *write_table(summary, of_summary, f"{SUMMARY} {seeds}.", arguments, "summary"),
+        *write_table(pairs, of_pairs, f"{about(pairs)} {seeds}.", arguments, "paired_comparisons"),
+        *write_table(ranks.table, of_ranks, f"{of_all} {seeds}.", arguments, "ranks"),
+    ]

@@ -1,29 +1,13 @@
 """Draw the online accuracy over all samples so far."""
 
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
 from continual_metaopt.analysis.figures import cumulative_accuracy
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.scripts._arguments import DIVERGED, FIGURE, LEARNERS, draw, script
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = _arguments.make_parser("cumulative_accuracy", "Draw the online accuracy over all samples so far.")
-    _arguments.add_learners(parser)
-    _arguments.add_diverged(parser)
-    _arguments.add_figure(parser)
-    return _arguments.run_command(parser, argv, _write)
-
-
-def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    options = {"labels": arguments.learners, "diverged": arguments.diverged}
-    return _arguments.draw_each_stream(cumulative_accuracy, runs, "cumulative_accuracy", arguments, **options)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+@script(LEARNERS, DIVERGED, *FIGURE)
+def main(runs: Runs, arguments: Namespace) -> list[Path]:
+    return draw(cumulative_accuracy, runs, arguments, "cumulative_accuracy")

@@ -1,17 +1,13 @@
 """Draw and tabulate how accuracy depends on the initial step size of each learner."""
 
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
 
 from continual_metaopt.analysis.figures import initial_step_sizes
-from continual_metaopt.analysis.report import split_by_stream
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.scripts._arguments import DIVERGED, draw, figure, script, write_table
 from continual_metaopt.analysis.tuning import scores_over_option
 
 EXPLANATION = (
@@ -20,29 +16,8 @@ EXPLANATION = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = _arguments.make_parser(
-        "initial_step_size", "Draw and tabulate how accuracy depends on the initial step size of each learner."
-    )
-    parser.set_defaults(purpose="selection")
-    _arguments.add_diverged(parser)
-    _arguments.add_figure(parser, "page")
-    return _arguments.run_command(parser, argv, _write)
-
-
-def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        table = scores_over_option(part, arguments.diverged)
-        paths += _arguments.write_table(table, _columns(table), EXPLANATION, folder, "initial_step_size")
-        note = f"The first learner is “{table['learner'].iloc[0]}”."
-        figure = initial_step_sizes(table, width=arguments.width)
-        paths += _arguments.save_figure(initial_step_sizes, part, figure, folder, "initial_step_size", arguments, note)
-    return paths
-
-
-def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
+def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Texts of a table from `scores_over_option`: a row for each learner, a column for each value."""
     means = 100 * table.pivot_table(index="learner", columns="value", values="online_accuracy", sort=False)
     means = means.sort_index(axis="columns")
     options = table.drop_duplicates("learner").set_index("learner")["option"].reindex(means.index)
@@ -51,5 +26,9 @@ def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
     return columns | {"lost": [f"{lost:.1f}" for lost in means.max(axis=1) - means.min(axis=1)]}
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+@script(DIVERGED, *figure("page"), purpose="selection")
+def main(runs: Runs, arguments: Namespace) -> list[Path]:
+    table = scores_over_option(runs, arguments.diverged)
+    paths = write_table(table, columns_of(table), EXPLANATION, arguments, "initial_step_size")
+    note = f"The first learner is “{table['learner'].iloc[0]}”."
+    return paths + draw(initial_step_sizes, runs, arguments, "initial_step_size", table, note=note)

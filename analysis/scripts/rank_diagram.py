@@ -1,30 +1,13 @@
 """Draw the ranks of the learners over seeds."""
 
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 
 from continual_metaopt.analysis.figures import rank_diagram
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.scripts._arguments import DIVERGED, FIGURE, LEARNERS, TEST, draw, script
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    parser = _arguments.make_parser("rank_diagram", "Draw the ranks of the learners over seeds.")
-    _arguments.add_learners(parser)
-    _arguments.add_test(parser)
-    _arguments.add_diverged(parser)
-    _arguments.add_figure(parser)
-    return _arguments.run_command(parser, argv, _write)
-
-
-def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    options = {"labels": arguments.learners, "diverged": arguments.diverged, "test": arguments.test}
-    return _arguments.draw_each_stream(rank_diagram, runs, "rank_diagram", arguments, **options)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+@script(LEARNERS, TEST, DIVERGED, *FIGURE)
+def main(runs: Runs, arguments: Namespace) -> list[Path]:
+    return draw(rank_diagram, runs, arguments, "rank_diagram")

@@ -1,9 +1,6 @@
-"""Draw and tabulate how accuracy depends on three settings of the learners, and how little on the last of them."""
+"""Draw and tabulate how accuracy depends on three settings of the learners."""
 
-from __future__ import annotations
-
-import argparse
-import functools
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,41 +8,19 @@ import pandas as pd
 
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.figures import sensitivity_maps
-from continual_metaopt.analysis.files import write_whole
-from continual_metaopt.analysis.report import split_by_stream
+from continual_metaopt.analysis.files import write_text
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts import _arguments
+from continual_metaopt.analysis.scripts._arguments import DIVERGED, draw, figure, option, script
 from continual_metaopt.analysis.statistics import accuracy_by_setting
-from continual_metaopt.analysis.tables import format_columns, number_text
+from continual_metaopt.analysis.tables import format_columns, number_texts
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    description = "Draw and tabulate how accuracy depends on three settings of the learners."
-    parser = _arguments.make_parser("sensitivity", description)
-    parser.add_argument(
-        "--settings",
-        nargs=3,
-        default=("gamma", "meta_lr", "lr"),
-        metavar=("ACROSS", "UP", "PANEL"),
-        help="options of the learner (default: gamma meta_lr lr)",
-    )
-    _arguments.add_diverged(parser)
-    _arguments.add_figure(parser, default="page")
-    return _arguments.run_command(parser, argv, _write)
-
-
-def _write(runs: Runs, arguments: argparse.Namespace) -> list[Path]:
-    paths = []
-    for part, folder in split_by_stream(runs, arguments.out):
-        figure = sensitivity_maps(part, tuple(arguments.settings), diverged=arguments.diverged, width=arguments.width)
-        table = accuracy_by_setting(part, arguments.settings, arguments.diverged)
-        paths += _arguments.save_figure(sensitivity_maps, part, figure, folder, "sensitivity", arguments)
-        text = csv_text(table, float_format="%.6g")
-        write = functools.partial(Path.write_text, data=text, encoding="utf-8")
-        paths.append(write_whole(folder / "sensitivity.csv", write))
-        print(_spread_text(spread_over_last(table), arguments.settings))
-    return paths
+SETTINGS = option(
+    "--settings",
+    nargs=3,
+    default=("gamma", "meta_lr", "lr"),
+    metavar=("ACROSS", "UP", "PANEL"),
+    help="options of the learner (default: gamma meta_lr lr)",
+)
 
 
 def spread_over_last(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,13 +50,14 @@ def spread_over_last(table: pd.DataFrame) -> pd.DataFrame:
     return found.sort_values("spread", kind="stable").reset_index()
 
 
-def _spread_text(spread: pd.DataFrame, settings: Sequence[str]) -> str:
+def spread_text(spread: pd.DataFrame, settings: Sequence[str]) -> str:
+    """A table from `spread_over_last` as text, and in how many rows the largest value is the best."""
     across, up, last = settings
     columns = {
         "learner": list(spread["label"]),
-        **{name: [f"{value:g}" for value in spread[name]] for name in (across, up)},
-        **{name: [number_text(value, ".1f") for value in spread[name]] for name in ("worst", "best", "spread")},
-        f"best {last}": [f"{value:g}" for value in spread["best_at"]],
+        **{name: number_texts(spread, name, "g") for name in (across, up)},
+        **{name: number_texts(spread, name, ".1f") for name in ("worst", "best", "spread")},
+        f"best {last}": number_texts(spread, "best_at", "g"),
     }
     counts = spread.groupby("label", sort=False)["largest_is_best"].agg(["sum", "size"])
     return "\n".join(
@@ -95,5 +71,9 @@ def _spread_text(spread: pd.DataFrame, settings: Sequence[str]) -> str:
     )
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+@script(SETTINGS, DIVERGED, *figure("page"))
+def main(runs: Runs, arguments: Namespace) -> list[Path]:
+    table = accuracy_by_setting(runs, arguments.settings, arguments.diverged)
+    paths = draw(sensitivity_maps, runs, arguments, "sensitivity")
+    print(spread_text(spread_over_last(table), arguments.settings))
+    return [*paths, write_text(arguments.folder / "sensitivity.csv", csv_text(table, float_format="%.6g"))]

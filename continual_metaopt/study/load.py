@@ -169,6 +169,6 @@ def study_description(text: str) -> str:
 
 def packaged_studies() -> dict[str, str]:
     """Name and YAML text of the studies that come with the package."""
-    folder = resources.files("continual_metaopt") / "studies"
+    folder = resources.files("continual_metaopt.study") / "packaged"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}

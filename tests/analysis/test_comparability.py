@@ -56,7 +56,7 @@ SCRIPT_OPTIONS = {
     "accuracy_against_cost": ["--reference", "A"],
     "initial_step_size": ["--purpose", "report"],
 }
-OF_ONE_DEFINITION = {"benchmark_result", "reproduction"}  # they take only runs of a certain stream or study
+OF_ONE_DEFINITION = {"reproduction"}  # it takes only runs of certain studies
 COPYING = {"archive"}  # it keeps each run as it is and makes no result of them
 SCRIPTS = sorted(
     {module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")}

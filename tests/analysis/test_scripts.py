@@ -198,6 +198,26 @@ def test_as_a_module(tmp_path):
     assert done.stderr == f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
 
 
+@pytest.mark.parametrize("package", ["analysis", "continual_metaopt.analysis"])
+def test_by_the_name_of_the_script(package, study, tmp_path):
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", package, *arguments], capture_output=True, text=True)
+
+    listed = run()
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "  online_accuracy        Draw the online accuracy in each experience.\n" in listed.stdout
+    assert len(listed.stdout.splitlines()) == 2 + 20
+    done = run("comparison_table", study, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "comparison.tex")
+    failed = run("online_accuracy", str(tmp_path / "none"))
+    message = f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+    assert (failed.returncode, failed.stderr) == (2, message)
+    unknown = run("accuracy")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("python -m analysis: error: there is no 'accuracy'; there are accuracy_against_")
+
+
 def test_learned_meta_parameters_are_drawn(tmp_path, capsys):
     write_run(tmp_path / "runs", "A", step_sizes={"all": [1e-3]}, measurements={"momentum": {"all": [0.9, 0.8]}})
     assert meta_parameters.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0

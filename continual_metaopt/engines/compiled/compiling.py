@@ -18,7 +18,7 @@ from continual_metaopt.streams.private_folders import private_folder, temporary_
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = [  # files with compiled functions; each may hold code of the others
-    *("engines/denormals.py", "engines/image_kernels.py", "engines/kernels.py"),
+    *("engines/compiled/denormals.py", "engines/compiled/kernels.py", "engines/traced/image_kernels.py"),
     *("optim/meta_updates.py", "optim/two_horizons.py"),
 ]
 

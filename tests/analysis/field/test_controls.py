@@ -7,8 +7,7 @@ from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.field.controls import control_table
 from continual_metaopt.analysis.figures import control_dots
 from continual_metaopt.analysis.scripts import controls
-
-from .synthetic import write_regression, write_run
+from tests.analysis.synthetic import write_regression, write_run
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import pytest
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.field.equal_time import accuracy_at_equal_time, seconds_per_sample
 from continual_metaopt.analysis.scripts import accuracy_against_cost
-
-from .test_ranking import write_learner, write_trial
+from tests.analysis.field.test_ranking import write_learner, write_trial
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from continual_metaopt.analysis.families import family
 from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
 from continual_metaopt.analysis.figures import ranking_dots
 from continual_metaopt.analysis.scripts import ranking as script
-
-from .synthetic import write_regression, write_run
+from tests.analysis.synthetic import write_regression, write_run
 
 
 def write_learner(

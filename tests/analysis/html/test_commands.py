@@ -10,8 +10,7 @@ import pytest
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.html.commands import run_command, studies_of
 from continual_metaopt.commands.printing import EXIT_INTERRUPTED
-
-from .synthetic import write_run
+from tests.analysis.synthetic import write_run
 
 
 def described(**options: Any) -> dict[str, Any]:

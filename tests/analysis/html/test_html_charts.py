@@ -8,8 +8,7 @@ import pytest
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.html import html_charts
 from continual_metaopt.analysis.html.html_charts import pack, points_per_line, score_charts, trajectory_chart
-
-from .synthetic import write_regression, write_run, write_study
+from tests.analysis.synthetic import write_regression, write_run, write_study
 
 
 def unpack(text, scale):

@@ -21,8 +21,7 @@ from continual_metaopt.analysis.html.html_report import (
     write_html,
 )
 from continual_metaopt.analysis.report import by_stream_and_network, split_by_stream
-
-from .synthetic import write_run, write_study
+from tests.analysis.synthetic import write_run, write_study
 
 CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">{{ [7] * 3 }}"

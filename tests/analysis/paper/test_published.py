@@ -20,8 +20,7 @@ from continual_metaopt.analysis.paper.published import (
     table_markdown,
 )
 from continual_metaopt.analysis.paper.reproduction_report import write_reproduction
-
-from .synthetic import sawtooth, write_run
+from tests.analysis.synthetic import sawtooth, write_run
 
 N_TASKS, N_SAMPLES, EVERY = 5, 1_000, 10
 CORRECT = {  # of ten, on two seeds

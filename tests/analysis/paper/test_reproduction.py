@@ -29,8 +29,7 @@ from continual_metaopt.analysis.paper.reproduction import (
 )
 from continual_metaopt.analysis.paper.reproduction_report import Experiment, write_reproduction
 from continual_metaopt.analysis.scripts.reproduction import main
-
-from .synthetic import sawtooth, write_run
+from tests.analysis.synthetic import sawtooth, write_run
 
 CORRECT = {  # of 10, for two seeds
     "AdamW, fixed": (4, 5),

@@ -34,10 +34,8 @@ from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLock
 from continual_metaopt.study.running import StudyResult, run_study
-
-from ..analysis.synthetic import write_run
-from ..streams.synthetic import coded_images, encode, write_parquet
-from .conftest import (
+from tests.analysis.synthetic import write_run
+from tests.continual_metaopt.conftest import (
     STREAM,
     InProcess,
     environment,
@@ -48,6 +46,7 @@ from .conftest import (
     read_tables,
     write_study,
 )
+from tests.streams.synthetic import coded_images, encode, write_parquet
 
 TINY_RUN = [
     "run",
@@ -938,6 +937,28 @@ def test_report_of_several_streams(here: Path, capsys: pytest.CaptureFixture[str
         "class_split v1, stationary=repeat",
     ]
     assert f"wrote {here / 'out' / 'report.html'}\n" in printed
+
+
+def test_report_compares_the_runs_of_several_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, label, n_correct in (("mine", "A", 3), ("theirs", "B", 1)):
+        for seed in (0, 1):
+            write_run(here / folder, label, seed, [1] * n_correct + [0] * (4 - n_correct))
+
+    status, printed, _ = call(capsys, "report", "mine", "theirs")
+
+    assert status == 0
+    assert "Differences from “A”" in printed
+    assert [line.split()[:5] for line in printed.splitlines() if line[:2] in ("A ", "B ")] == [
+        ["A", "2", "75.0", "±", "0.0"],
+        ["B", "2", "25.0", "±", "0.0"],
+    ]
+    assert "−50.0 ± 0.0" in printed
+    assert "wrote report/report.html\n" in printed
+    write_run(here / "changed", "C", 0, [1, 1, 1, 1], stream_info={"fingerprint": "another"})
+    status, printed, err = call(capsys, "report", "mine", "changed", "--out", "elsewhere")
+    assert (status, printed) == (2, "")
+    assert "both have seed 0, but did not see the same samples in the same order" in err
+    assert not (here / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import sources
 from continual_metaopt.study import load
 from continual_metaopt.study.load import load_study
-
-from .conftest import exactly
+from tests.continual_metaopt.conftest import exactly
 
 TINY: dict[str, Any] = {
     "name": "table2",

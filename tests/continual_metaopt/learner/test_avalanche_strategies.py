@@ -48,8 +48,7 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from .conftest import small_network
+from tests.continual_metaopt.conftest import small_network
 
 LR = 1e-3
 

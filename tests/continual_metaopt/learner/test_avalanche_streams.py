@@ -23,9 +23,8 @@ from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
+from tests.continual_metaopt.conftest import small_network
 from tests.streams.test_sources import idx
-
-from .conftest import small_network
 
 
 class Steps:

@@ -46,9 +46,8 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from .conftest import small_network
-from .test_plugins import Growing, ManyHeads, classes_by_twos, task_by_task
+from tests.continual_metaopt.conftest import small_network
+from tests.continual_metaopt.learner.test_plugins import Growing, ManyHeads, classes_by_twos, task_by_task
 
 STRATEGIES = ["Naive", "OnlineLearner"]
 KINDS = ["Naive", "KeepOptimizerState", "OnlineLearner"]  # the second is Naive with our plugin

@@ -29,10 +29,9 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, plan_stream
-
-from .conftest import Collector, exactly, read_tables, small_network
-from .test_checkpoints import SaveAndStop, Stop
-from .test_learner import stream_of
+from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
+from tests.continual_metaopt.learner.test_online_learner import stream_of
+from tests.continual_metaopt.runs.test_checkpoints import SaveAndStop, Stop
 
 SIZES = [1, 4, 7, 60]  # of which 7 leaves a smaller one at the end of an experience of 60
 LENGTH = 60

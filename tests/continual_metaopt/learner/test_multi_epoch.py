@@ -15,9 +15,8 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
+from tests.continual_metaopt.conftest import read_tables
 from tests.streams.synthetic import write_folder
-
-from .conftest import read_tables
 
 N_PER_EPOCH = 1437 // 16 * 16
 EPOCHS = 5

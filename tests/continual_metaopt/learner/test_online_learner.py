@@ -37,8 +37,7 @@ from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import make_optimizer
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from .conftest import Collector, exactly, small_network
+from tests.continual_metaopt.conftest import Collector, exactly, small_network
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "MetaOptimize": lambda model: MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02),

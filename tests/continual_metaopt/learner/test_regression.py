@@ -14,8 +14,7 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, plan_stream
-
-from .conftest import read_tables
+from tests.continual_metaopt.conftest import read_tables
 
 STREAM = {"n_inputs": 4, "n_relevant": 2, "n_samples": 120, "samples_per_experience": 50}
 LMS = {"name": "fixed", "base": "sgd", "lr": 0.05, "weight_decay": 0.0}

@@ -24,8 +24,7 @@ from continual_metaopt.runs.components import Component, ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from .conftest import STREAM, exactly, read_tables, small_network
+from tests.continual_metaopt.conftest import STREAM, exactly, read_tables, small_network
 
 
 class Listener(torch.optim.SGD):

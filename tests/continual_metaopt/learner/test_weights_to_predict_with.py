@@ -11,8 +11,7 @@ from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.learner.metrics.diagnostics import named_diagnostics
 from continual_metaopt.learner.online_learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.streams import make_stream
-
-from .conftest import Collector, exactly, small_network
+from tests.continual_metaopt.conftest import Collector, exactly, small_network
 
 LR = 0.05
 

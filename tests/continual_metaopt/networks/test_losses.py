@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from continual_metaopt.networks.losses import HalfSquaredError, criterion_of
-
-from .conftest import exactly
+from tests.continual_metaopt.conftest import exactly
 
 
 def test_half_the_squared_error_by_hand() -> None:

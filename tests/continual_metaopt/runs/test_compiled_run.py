@@ -29,9 +29,8 @@ from continual_metaopt.runs.run import run_one
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed
 from continual_metaopt.study.running import run_jobs
-
-from .conftest import read_tables
-from .test_running import COMPILED, assert_same_run, stop_at
+from tests.continual_metaopt.conftest import read_tables
+from tests.continual_metaopt.runs.test_learner_run import COMPILED, assert_same_run, stop_at
 
 PORTION = 20
 PERMUTED = {"name": "permuted_inputs", "n_experiences": 3, "samples_per_experience": 50}

@@ -13,8 +13,7 @@ from continual_metaopt.runs import directory as recording
 from continual_metaopt.runs.directory import RunDirectory, write_whole
 from continual_metaopt.runs.facts import describe_software
 from continual_metaopt.runs.files import TABLES, read_json, write_json
-
-from .conftest import exactly, files_of, read_tables
+from tests.continual_metaopt.conftest import exactly, files_of, read_tables
 
 ENGINE = {"name": "torch", "reason": "the only engine"}
 

@@ -27,10 +27,9 @@ from continual_metaopt.runs.files import ROW_GROUP, TABLES, read_json
 from continual_metaopt.runs.outcome import NO_MEMORY, NO_ROOM, earlier_state, fail, reason_of
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams.samples import ImageSamples
-
-from .conftest import environment, exactly, files_of, read_tables
-from .test_recording import ENGINE, add_experience, portion, save, with_parts
-from .test_running import PORTION, assert_same_run, config_of, finished, stop_at
+from tests.continual_metaopt.conftest import environment, exactly, files_of, read_tables
+from tests.continual_metaopt.runs.test_directory import ENGINE, add_experience, portion, save, with_parts
+from tests.continual_metaopt.runs.test_learner_run import PORTION, assert_same_run, config_of, finished, stop_at
 
 __all__ = ["finished"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import environment
+from tests.continual_metaopt.conftest import environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are copied by fork")
 

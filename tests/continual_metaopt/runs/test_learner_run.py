@@ -29,9 +29,8 @@ from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, sources
-
-from ..streams.synthetic import write_folder
-from .conftest import exactly, files_of, read_tables
+from tests.continual_metaopt.conftest import exactly, files_of, read_tables
+from tests.streams.synthetic import write_folder
 
 N_SAMPLES, PORTION = 150, 20
 

@@ -16,9 +16,8 @@ from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import bring_to_end, fail
 from continual_metaopt.runs.owner import RunInUse, alone_in
 from continual_metaopt.runs.processes import this_process
-
-from .conftest import environment, exactly, files_of
-from .test_recording import ENGINE, portion, save
+from tests.continual_metaopt.conftest import environment, exactly, files_of
+from tests.continual_metaopt.runs.test_directory import ENGINE, portion, save
 
 HELD = """
 import os, sys

@@ -18,9 +18,8 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.outcome import NO_MEMORY
 from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
-
-from .conftest import exactly, files_of, read_tables
-from .test_running import STATUS_KEYS, stop_at
+from tests.continual_metaopt.conftest import exactly, files_of, read_tables
+from tests.continual_metaopt.runs.test_learner_run import STATUS_KEYS, stop_at
 
 pytestmark = pytest.mark.slow  # together
 

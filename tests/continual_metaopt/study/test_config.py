@@ -19,8 +19,7 @@ from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import STREAMS, UnknownNameError
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
 from continual_metaopt.study.load import load_studies, load_study, packaged_studies, study_description
-
-from .conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
+from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
 
 if TYPE_CHECKING:
     from somewhere_else import Schedule

@@ -17,8 +17,7 @@ import pytest
 from continual_metaopt.runs.processes import is_alive, this_process
 from continual_metaopt.study import lock as study_lock
 from continual_metaopt.study.lock import LOCK, StudyLock, StudyLocked
-
-from .conftest import environment, exactly
+from tests.continual_metaopt.conftest import environment, exactly
 
 SINCE = "2026-01-02T03:04:05+00:00"
 

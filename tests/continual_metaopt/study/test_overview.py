@@ -15,8 +15,7 @@ from continual_metaopt.runs.processes import this_process
 from continual_metaopt.study.files_on_disk import bytes_below, size
 from continual_metaopt.study.lock import LOCK
 from continual_metaopt.study.overview import overview
-
-from .conftest import described
+from tests.continual_metaopt.conftest import described
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}
 DEAD = {"host": socket.gethostname(), "pid": 2**22 + 1}  # beyond the highest number of a process

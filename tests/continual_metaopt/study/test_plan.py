@@ -27,8 +27,7 @@ from continual_metaopt.study.plan import (
     run_bytes,
 )
 from continual_metaopt.study.running import run_study
-
-from .conftest import described, exactly, write_study
+from tests.continual_metaopt.conftest import described, exactly, write_study
 
 TUNING = {"trials": 3, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
 LEARNERS_OF_STUDY: list[dict[str, Any]] = [

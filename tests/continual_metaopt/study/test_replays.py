@@ -14,8 +14,7 @@ from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.load import load_study, packaged_studies
 from continual_metaopt.study.running import run_study
 from continual_metaopt.study.tuning import grid
-
-from .conftest import exactly, read_tables, write_study
+from tests.continual_metaopt.conftest import exactly, read_tables, write_study
 
 CLOSED = {"label": "closed", "name": "metaoptimize", "lr": 0.001, "meta_lr": 0.05, "base": "adamw_released"}
 REPLAY = {"label": "replay", "name": "replayed_step_sizes", "base": "adamw_released"}

@@ -39,8 +39,17 @@ from continual_metaopt.study.running import (
     run_jobs,
     run_study,
 )
-
-from .conftest import STREAM, STUDY, InProcess, described, environment, exactly, files_of, read_tables, write_study
+from tests.continual_metaopt.conftest import (
+    STREAM,
+    STUDY,
+    InProcess,
+    described,
+    environment,
+    exactly,
+    files_of,
+    read_tables,
+    write_study,
+)
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 

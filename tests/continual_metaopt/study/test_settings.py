@@ -18,8 +18,7 @@ from continual_metaopt.study.load import load_study
 from continual_metaopt.study.running import run_study
 from continual_metaopt.study.settings import next_settings, positions_of_best
 from continual_metaopt.study.tuning import Search, Setting
-
-from .conftest import exactly, files_of, write_study
+from tests.continual_metaopt.conftest import exactly, files_of, write_study
 
 SPACE: dict[str, list[Any]] = {"lr": [1e-5, 1e-1, "log"], "weight_decay": [0.0, 0.01, 0.1]}
 UNTUNED = {"lr": 1e-3, "weight_decay": 0.01}

@@ -36,8 +36,7 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import benchmark
-
-from ..conftest import exactly
+from tests.continual_metaopt.conftest import exactly
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 ENGINES = ("torch", "fused", "compiled")

@@ -23,8 +23,7 @@ from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import LEARNERS, is_told, known_of_the_stream, make_optimizer
 from continual_metaopt.streams import make_stream
-
-from ..conftest import Collector, exactly
+from tests.continual_metaopt.conftest import Collector, exactly
 
 LENGTH = 120  # samples of an experience
 FOR_LINEAR_MODELS = {"idbd", "autostep"}

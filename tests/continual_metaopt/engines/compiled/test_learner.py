@@ -18,8 +18,7 @@ from continual_metaopt.engines.observations import Observations
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-
-from ..conftest import environment
+from tests.continual_metaopt.conftest import environment
 
 SHAPE = (2, 9, 8)
 NETWORKS = {

@@ -25,8 +25,7 @@ from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
-
-from ..conftest import Collector, exactly
+from tests.continual_metaopt.conftest import Collector, exactly
 
 
 class Residual(nn.Module):

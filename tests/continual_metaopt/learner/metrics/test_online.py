@@ -41,8 +41,7 @@ from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from .conftest import Collector, exactly, small_network
+from tests.continual_metaopt.conftest import Collector, exactly, small_network
 
 TRAIN = "/train_phase/train_stream"
 BLOCKS = ["1", "3"]  # the layers with parameters in the small network

@@ -25,8 +25,7 @@ from continual_metaopt.optim.registry import is_told, learner_factory, learns_st
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
-
-from ..conftest import STREAM, exactly, read_tables
+from tests.continual_metaopt.conftest import STREAM, exactly, read_tables
 
 PLAN = Trajectory(("0", "2"), np.array([0, 2, 4]), np.array([[0.1, 0.2], [0.01, 0.02], [0.03, 0.0]]), (0,), 6)
 

@@ -12,8 +12,7 @@ import pytest
 from continual_metaopt.optim.controls.trajectories import Change, Trajectory, changed, read_trajectory
 from continual_metaopt.runs.components import Component, ConfigError
 from continual_metaopt.runs.config import RunConfig
-
-from .conftest import described, exactly
+from tests.continual_metaopt.conftest import described, exactly
 
 # two blocks, three experiences of four samples, recorded at every second; exponents of 2
 A = [0, 2, 4, 6, 6, 8]

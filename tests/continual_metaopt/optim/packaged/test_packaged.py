@@ -26,8 +26,7 @@ from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
-
-from ..conftest import Collector, exactly, read_tables, small_network
+from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
 
 N_SAMPLES = 100
 

@@ -19,9 +19,8 @@ from continual_metaopt.networks.vit_tiny import ViTTiny
 from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
 from continual_metaopt.optim.peers.sequential_units import UnitActivity
 from continual_metaopt.streams import make_stream
-
-from ..conftest import exactly
-from . import field_references as references
+from tests.continual_metaopt.conftest import exactly
+from tests.continual_metaopt.optim.peers import field_references as references
 
 OFTEN: dict[str, Any] = {"replacement_rate": 0.03, "maturity": 8, "decay": 0.9}
 

@@ -37,10 +37,9 @@ from continual_metaopt.optim.registry import learner_factory, learns_step_sizes
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
-
-from ..conftest import exactly, read_tables
-from . import field_references as references
-from .field_references import Array, Problem
+from tests.continual_metaopt.conftest import exactly, read_tables
+from tests.continual_metaopt.optim.peers import field_references as references
+from tests.continual_metaopt.optim.peers.field_references import Array, Problem
 
 START = np.array([0.5, -1.0, 2.0, 0.1])
 PROBLEM = Problem()

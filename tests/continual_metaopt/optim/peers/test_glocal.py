@@ -17,10 +17,9 @@ from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.peers.glocal import Glocal, glocal
 from continual_metaopt.optim.registry import make_optimizer
-
-from ..conftest import exactly
-from .test_koopman import Array
-from .test_network_peers import START, descend, gradient, parameters, weights
+from tests.continual_metaopt.conftest import exactly
+from tests.continual_metaopt.optim.peers.test_koopman import Array
+from tests.continual_metaopt.optim.peers.test_network_peers import START, descend, gradient, parameters, weights
 
 SMALL = {"tau": 12, "window": 2, "delays": 2}
 

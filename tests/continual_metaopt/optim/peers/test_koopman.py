@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from continual_metaopt.optim.peers.koopman import delayed, dynamic_modes, lasting, limit
-
-from ..conftest import exactly
+from tests.continual_metaopt.conftest import exactly
 
 Array = NDArray[np.float64]
 

@@ -22,9 +22,8 @@ from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import make_optimizer
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import read_samples
-
-from ..conftest import Collector, exactly
-from .peer_references import Samples, autostep, idbd, linear_samples, lms
+from tests.continual_metaopt.conftest import Collector, exactly
+from tests.continual_metaopt.optim.peers.peer_references import Samples, autostep, idbd, linear_samples, lms
 
 KINDS: list[Any] = [IDBD, Autostep]
 

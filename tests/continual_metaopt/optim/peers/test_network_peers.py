@@ -16,9 +16,8 @@ from continual_metaopt.optim.peers.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.peers.idbd_network import NetworkIDBD
 from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import learner_factory
-
-from ..conftest import exactly
-from .peer_references import Array, adam_hd, hypergradient_descent, network_idbd
+from tests.continual_metaopt.conftest import exactly
+from tests.continual_metaopt.optim.peers.peer_references import Array, adam_hd, hypergradient_descent, network_idbd
 
 START = np.array([0.5, -1.0, 2.0, 0.1])
 PEERS = [NetworkIDBD, SGDHD, AdamHD]

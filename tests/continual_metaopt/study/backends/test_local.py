@@ -15,8 +15,7 @@ import pytest
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.backends.local import WorkerEnded, _Process, _SharedFlag, _why_it_ended, imported
 from continual_metaopt.study.running import run_jobs
-
-from ..conftest import environment
+from tests.continual_metaopt.conftest import environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 

@@ -28,9 +28,8 @@ from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.jobs import BackendError, RunsFailed
 from continual_metaopt.study.load import load_study
 from continual_metaopt.study.running import run_study
-
-from ...streams.synthetic import encode, write_parquet
-from ..conftest import STREAM, environment, exactly, read_tables, write_study
+from tests.continual_metaopt.conftest import STREAM, environment, exactly, read_tables, write_study
+from tests.streams.synthetic import encode, write_parquet
 
 # What runs on nodes of the test do besides: note where they begin, save themselves at every report, and go no further
 # than the first until they may

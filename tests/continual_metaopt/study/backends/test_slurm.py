@@ -18,8 +18,7 @@ from continual_metaopt.study.backends.slurm import ArrayJobs, Portion, array_opt
 from continual_metaopt.study.jobs import BackendError, Job, RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_study
 from continual_metaopt.study.running import run_study
-
-from ..conftest import STUDY, environment, exactly, files_of, read_tables, write_study
+from tests.continual_metaopt.conftest import STUDY, environment, exactly, files_of, read_tables, write_study
 
 pytest.importorskip("submitit")
 
