@@ -20,8 +20,7 @@ from pydantic import (
 
 from continual_metaopt.engines import Engine
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import learner_factory
-from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.optim.registry import learner_factory, nothing_to_tune, search_space
 from continual_metaopt.runs.components import Component, ConfigError, Kind, resolve
 from continual_metaopt.runs.config import MAX_SEED, Device, Diagnostics, RunConfig
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError, unknown_name
@@ -193,7 +192,7 @@ class StudyConfig(BaseModel):
 
     def is_tuned(self, entry: LearnerEntry) -> bool:
         """Whether settings of a learner are chosen on the selection seeds."""
-        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and entry.name not in NOTHING_TO_TUNE
+        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and not nothing_to_tune(entry.name)
 
     def reports_untuned(self, entry: LearnerEntry) -> bool:
         """Whether a learner is reported as it was given: if it is not tuned, or beside its tuned self.

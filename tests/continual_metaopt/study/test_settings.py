@@ -10,7 +10,7 @@ import pytest
 
 from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.commands import main as cli
-from continual_metaopt.optim.search_spaces import is_inside, search_space
+from continual_metaopt.optim.registry import is_inside, search_space
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.study.config import StudyConfig
