@@ -27,9 +27,6 @@ from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
 from continual_metaopt.study.settings import next_settings, require_optuna
 from continual_metaopt.study.tuning import Search, Setting, Tuning, grid
 
-StudyEngine = Literal[Engine, "population"]
-
-
 Grid = dict[str, list[Any]]
 
 
@@ -98,7 +95,7 @@ class StudyConfig(BaseModel):
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
             too then, and with their tuned ones if these are among the best, where it says of how many.
-        engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
+        engine: how the learners' steps are executed, as of a run.
         device: where the learners are: "cpu", "cuda", "cuda:N" or "mps".
         record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
@@ -117,7 +114,7 @@ class StudyConfig(BaseModel):
     seeds: list[int] = Field(min_length=1)
     selection_seeds: list[int] = Field(default_factory=list)
     tuning: Tuning | None = None
-    engine: StudyEngine = "auto"
+    engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     record_samples_every: int = Field(1, ge=1)
@@ -160,12 +157,6 @@ class StudyConfig(BaseModel):
                     f"learners.{position}.tune: tries {n_settings} settings, but tuning.trials is "
                     f"{self.tuning.trials}; all learners have the same budget"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _diagnostics_are_possible(self) -> "StudyConfig":
-        if self.diagnostics and self.engine == "population":
-            raise ValueError("diagnostics: none are possible with engine: population; use engine: auto")
         return self
 
     @model_validator(mode="after")
@@ -275,7 +266,7 @@ class StudyConfig(BaseModel):
             network=self.network,
             learner=learner,
             seed=seed,
-            engine="auto" if self.engine == "population" else self.engine,
+            engine=self.engine,
             device=self.device,
             record_every=self.record_every,
             record_samples_every=self.record_samples_every,
