@@ -1,7 +1,7 @@
 """Does one run, described on the command line."""
 
+import argparse
 import inspect
-import itertools
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,13 +86,10 @@ def run_command(arguments: list[str]) -> Any:
 
 
 def _given(arguments: list[str], name: str) -> list[str]:
-    """The values that the arguments give for ``--NAME``."""
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}":
-            return list(itertools.takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
-        if argument.startswith(f"--{name}="):
-            return [argument.partition("=")[2]]
-    return []
+    """The values that the arguments give for ``--NAME``, before it is known which other options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", nargs="*", default=[], dest="values")
+    return parser.parse_known_args(arguments)[0].values
 
 
 def _part(kind: Kind, name: str) -> tuple[Any, Any]:

@@ -22,9 +22,9 @@ from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.study.backends import Backend, Pool
 from continual_metaopt.study.backends.local import LocalPool, require_no_worker
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.study.jobs import Job, RunsFailed, run_folder_name
 from continual_metaopt.study.lengths import n_samples_of, size_of
-from continual_metaopt.study.lock import StudyLock, StudyLocked
+from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.settings import positions_of_best
 from continual_metaopt.study.tuning import Setting
 
@@ -99,25 +99,18 @@ def run_studies(
     if pools.backend is None and not pools.threads:
         require_no_worker()
     n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
-    lock = StudyLock(
-        out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
-    )
+    say, interrupt = _say if pools.show_progress else _say_nothing, partial(_interrupt, threading.get_ident())
     results, failed = {}, []
-    try:
-        with lock:
+    with study_lock(out, say, on_loss=interrupt):
+        for label, study in parts.items():
+            claim(study, out / label, out)
+        with pools.make(n_runs, n_samples, out) as pool:
             for label, study in parts.items():
-                claim(study, out / label, out)
-            with pools.make(n_runs, n_samples, out) as pool:
-                for label, study in parts.items():
-                    try:
-                        results[label] = _run_with(pool, study, out / label)
-                    except RunsFailed as error:
-                        failed.append(error)
-                        results[label] = StudyResult(error.runs, error.selection)
-    except (KeyboardInterrupt, StudyInterrupted):
-        if lock.lost is None:
-            raise
-        raise StudyLocked(f"'{out}' {lock.lost}") from None
+                try:
+                    results[label] = _run_with(pool, study, out / label)
+                except RunsFailed as error:
+                    failed.append(error)
+                    results[label] = StudyResult(error.runs, error.selection)
     if failed:
         raise RunsFailed(
             {path: reason for error in failed for path, reason in error.failures.items()},
