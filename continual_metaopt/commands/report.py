@@ -17,6 +17,7 @@ from continual_metaopt.study.jobs import StudyInterrupted
 
 def report(
     directory: Annotated[Path, tyro.conf.Positional],
+    others: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     /,
     out: Path | None = None,
     diverged: Literal["chance", "exclude"] = "chance",
@@ -25,12 +26,16 @@ def report(
 
     Args:
         directory: a study's folder, or any folder with run directories in it.
-        out: where to write; DIRECTORY/report if not given.
+        others: more folders, whose runs are compared with those of the first.
+        out: where to write; if not given, DIRECTORY/report, or report here for several folders.
         diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
     """
     from continual_metaopt.study.overview import studies_in
 
     ctrl_c_raises()
+    if others:
+        _report([directory, *others], out or real_folder(Path("report")), diverged=diverged)
+        return 0
     parts = [path.parent for path in studies_in(directory)]
     for part in parts if directory not in parts else ():
         show(f"\n{part.name}")

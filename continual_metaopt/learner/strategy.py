@@ -7,7 +7,7 @@ from torch import nn
 from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.blocks import Granularity
 from continual_metaopt.optim.curvature import CurvatureKind
-from continual_metaopt.optim.learners import metaoptimize
+from continual_metaopt.optim.metaoptimize import metaoptimize
 from continual_metaopt.optim.settings import Discount, MetaParameter, StepSizeParametrisation, Trace
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 

@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim import parametrisations
-from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Direction
+from continual_metaopt.optim.base import gradients
+from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, BaseUpdate, Direction
+from continual_metaopt.optim.blocks import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.dutch_traces import revise_weights
 from continual_metaopt.optim.exact_step import ExactTraces
 from continual_metaopt.optim.guards import limited_change, overshoot
 from continual_metaopt.optim.learned_momentum import direction_and_tangent
-from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
+from continual_metaopt.optim.meta_updates import META_UPDATES, Meta, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, STEP_SIZES, LearnerSpec, learner_of
 from continual_metaopt.optim.settings import (
     DEFAULT_GAMMA,
     MOMENTUM_BOUNDS,
@@ -42,10 +45,19 @@ from continual_metaopt.optim.settings import (
     _momentum_of,
     discounts,
 )
-from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO, two_horizons_rule
-from continual_metaopt.optim.weightwise import gradients
+
+LEARNER = LearnerSpec(
+    "metaoptimize",
+    "MetaOptimize: step sizes learned online",
+    family="MetaOptimize",
+    space={"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": DECOUPLED_DECAY},
+    paper=(
+        'Sharifnassab, Salehkaleybar, Sutton, "MetaOptimize: A Framework for Optimizing Step Sizes and Other '
+        'Meta-parameters", arXiv 2402.02342'
+    ),
+)
 
 # What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
 RECORD = {"lr": "learned", "weight_decay": "learned_weight_decay", "momentum": "learned_momentum"}
@@ -190,15 +202,15 @@ class MetaOptimize(torch.optim.Optimizer):
         params: ParamsT,
         lr: float = 1e-5,
         *,
-        base: str | BaseUpdate = "adamw",
-        meta: str | MetaUpdate = "adam",
+        base: Base | BaseUpdate = "adamw",
+        meta: Meta | MetaUpdate = "adam",
         meta_lr: float = 1e-2,
         gamma: Discount = DEFAULT_GAMMA,
         weight_decay: float = 0.01,
         step_sizes: StepSizes = "group",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
         horizon: float | None = None,
-        learn: Iterable[MetaParameter] = ("lr",),
+        learn: tuple[MetaParameter, ...] = ("lr",),
         update_order: UpdateOrder = "base_first",
         parametrisation: StepSizeParametrisation = "log",
         meta_every: int = 1,
@@ -221,6 +233,11 @@ class MetaOptimize(torch.optim.Optimizer):
             trace,
             trace_memory_limit,
         )
+        if gamma == AUTO and meta == "lion":
+            raise ValueError(
+                'gamma="auto" takes a share off the meta gradient, but the meta update "lion" sees its sign alone: '
+                "give gamma a number, such as 0.999"
+            )
         if trace_memory_limit is not None and not 0 <= trace_memory_limit < math.inf:
             raise ValueError(
                 f"trace_memory_limit must be finite and not negative, or None for no limit, but is {trace_memory_limit}"
@@ -822,6 +839,15 @@ class MetaOptimize(torch.optim.Optimizer):
         if trace is not None:
             before_base_update = group["update_order"] == "meta_first"
             revise_weights(param, trace, change * discounts(group)[0] if before_base_update else change)
+
+
+metaoptimize = learner_of(
+    MetaOptimize,
+    "blockwise",
+    docs={"step_sizes": STEP_SIZES.replace('"tensor",', '"tensor", "node" (output unit), "weight",')},
+    gamma="auto",
+    trace="dutch",
+)
 
 
 def _combined(group: Group, record: dict[str, Any], short: Any, long: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
 from continual_metaopt.optim.base_updates import BaseUpdate
-from continual_metaopt.optim.step_size_granularity import FINE, StepSizes
+from continual_metaopt.optim.blocks import FINE, StepSizes
 from continual_metaopt.optim.traces import TraceRule, UpdateOrder
 from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA
 from continual_metaopt.streams.registry import unknown_name

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, real_folder, write_whole
 from continual_metaopt.analysis.records import read_object
-from continual_metaopt.optim.summaries import QUANTILES
+from continual_metaopt.optim.protocol import QUANTILES
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays

@@ -22,18 +22,12 @@ from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import is_told
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.outcome import OnProgress, ShouldStop, bring_to_end, never, no_progress
+from continual_metaopt.runs.outcome import OnProgress, ShouldStop, never, no_progress
 from continual_metaopt.runs.preparing import Beginning
 from continual_metaopt.runs.process_settings import available_device, set_up_process
 from continual_metaopt.runs.under_way import RunUnderWay
 from continual_metaopt.streams.benchmark import SampleDataset, StreamBenchmark
 from continual_metaopt.streams.samples import Samples
-
-
-def run_by_torch(config: RunConfig, path: Path, on_progress: OnProgress, should_stop: ShouldStop) -> str:
-    """Do a run that ``prepare`` has found not to be one for compiled code; see ``run_one``."""
-    directory = RunDirectory(path)
-    return bring_to_end(directory, lambda: LearnerRun(config, directory, on_progress, should_stop))
 
 
 class TorchRun(RunUnderWay):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, is_range
+from continual_metaopt.optim.registry import is_range, nothing_to_tune
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import MAX_SEED, Execution
 from continual_metaopt.streams.registry import unknown_name
@@ -188,7 +188,7 @@ class StudyConfig(Execution):
 
     def is_tuned(self, entry: LearnerEntry) -> bool:
         """Whether settings of a learner are chosen on the selection seeds."""
-        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and entry.name not in NOTHING_TO_TUNE
+        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and not nothing_to_tune(entry.name)
 
 
 def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:

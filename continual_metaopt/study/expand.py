@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import learner_factory
-from continual_metaopt.optim.search_spaces import search_space
+from continual_metaopt.optim.registry import learner_factory, search_space
 from continual_metaopt.runs.components import Component, ConfigError, import_modules, resolve
 from continual_metaopt.runs.config import Execution, RunConfig, resolve_learner
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError

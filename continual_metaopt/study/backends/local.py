@@ -1,7 +1,6 @@
 """Runs on this machine, several at a time, in processes or threads."""
 
 import errno
-import importlib
 import json
 import multiprocessing
 import os
@@ -11,28 +10,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from continual_metaopt.runs.components import Component
-from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.outcome import Interrupted, ShouldStop, earlier_state, fail, reason_of
-from continual_metaopt.runs.owner import alone_in
+from continual_metaopt.runs.outcome import reason_of
+from continual_metaopt.runs.run import execute_run, imported, prepare_run, run_one, why_it_failed
 from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.study.lengths import n_done_before, n_samples_of
 from continual_metaopt.study.progress import ProgressDisplay
 from continual_metaopt.study.signals import TO_STOP
-
-if TYPE_CHECKING:
-    from continual_metaopt.runs.compiled_run import PreparedRun
 
 SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
 FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
@@ -137,7 +131,7 @@ class LocalPool:
             path: reason
             for future, task in futures.items()
             for number, (_, path) in enumerate(task)
-            if (reason := _failure(future, number, path)) is not None
+            if (reason := why_it_failed(path, lambda future=future, number=number: future.result()[number])) is not None
         }
         if failures:
             raise RunsFailed(failures, len(jobs))
@@ -164,18 +158,11 @@ class LocalPool:
             states: list[str] = self._work("torch", task, _side_by_side, task)
             return states
         if self._in_threads:
-            return [self._work("thread", task, _in_this_process, first, path)]
-        with alone_in(path, self._stop.is_set):
-            state = earlier_state(path, first)
-            if state is not None:
-                return [state]
-            try:
-                prepared = _prepare(first, path)
-            except Exception as error:
-                return [fail(RunDirectory(path), error)]
-        if prepared is not None:
-            return [self._work("compiled", task, _by_compiled_code, prepared, path)]
-        return [self._work("torch", task, _by_torch, first, path)]
+            return [self._work("thread", task, run_one, first, path)]
+        prepared = prepare_run(first, path, self._stop.is_set)
+        if isinstance(prepared, str):
+            return [prepared]
+        return [self._work("torch" if prepared is None else "compiled", task, execute_run, first, prepared, path)]
 
     def _work(self, kind: str, task: list[Job], do: Callable[..., Any], *arguments: Any) -> Any:
         """Do what ``do`` does in this thread's process of a kind, or in the thread itself; returns what it returns."""
@@ -402,16 +389,6 @@ def _fail_all(task: list[Job], ended: WorkerEnded) -> list[str]:
     return ["failed"] * len(task)
 
 
-def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None:
-    """Why a run failed, given the place of its state in the result; None if it did not."""
-    try:
-        if future.result()[number] != "failed":
-            return None
-    except Exception as error:
-        return reason_of(error)
-    return str(read_json(path / "status.json")["reason"])
-
-
 _worker: dict[str, Any] = {}
 
 
@@ -465,79 +442,6 @@ def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
         return do(*arguments, tell, should_stop)
     finally:
         messages.put((name, None, None))
-
-
-@contextmanager
-def _alone(path: Path, should_stop: ShouldStop) -> Iterator[None]:
-    """Let nobody else work on a run, nor this worker if it is to stop.
-
-    The next command may have begun since the main process was killed, and wait for its turn.
-    """
-    with alone_in(path, should_stop):
-        if should_stop():
-            raise Interrupted
-        yield
-
-
-# What is imported here is imported by the process or thread that needs it
-
-_importing = threading.Lock()
-_failed_imports: dict[str, Exception] = {}
-
-
-def imported(name: str) -> Any:
-    """Import a module; an error is raised again the next time, when packages that are half imported would raise others.
-
-    Args:
-        name: of the module.
-
-    Returns:
-        The module.
-
-    Raises:
-        Exception: whatever it raised when it was first imported.
-    """
-    with _importing:
-        if name in _failed_imports:
-            raise _failed_imports[name]
-        try:
-            return importlib.import_module(name)
-        except Exception as error:
-            _failed_imports[name] = error
-            raise
-
-
-def _prepare(config: RunConfig, path: Path) -> "PreparedRun | None":
-    prepared: PreparedRun | None = imported("continual_metaopt.runs.preparing").prepare(config, path)
-    return prepared
-
-
-def _by_compiled_code(prepared: "PreparedRun", path: Path, tell: Any, should_stop: Any) -> str:
-    return _do_by(
-        "continual_metaopt.runs.compiled_run", "run_compiled", prepared.config, prepared, path, tell, should_stop
-    )
-
-
-def _by_torch(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    return _do_by("continual_metaopt.runs.learner_run", "run_by_torch", config, config, path, tell, should_stop)
-
-
-def _do_by(module: str, function: str, config: RunConfig, work: Any, path: Path, tell: Any, should_stop: Any) -> str:
-    with _alone(path, should_stop):
-        state = earlier_state(path, config)
-        if state is not None:
-            return state
-        try:
-            do = getattr(imported(module), function)
-        except Exception as error:
-            return fail(RunDirectory(path), error)
-        ended: str = do(work, path, tell, should_stop)
-        return ended
-
-
-def _in_this_process(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    state: str = imported("continual_metaopt.runs.learner_run").run_one(config, path, tell, should_stop)
-    return state
 
 
 def _side_by_side(jobs: list[Job], tell: Any, should_stop: Any) -> list[str]:

@@ -14,12 +14,10 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.guards import overshoot
-from continual_metaopt.optim.learners import metaoptimize
-from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient
-from continual_metaopt.optim.protocol import step_sizes_of
+from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient, metaoptimize
+from continual_metaopt.optim.protocol import geometric_mean, quantiles_of, step_sizes_of
 from continual_metaopt.optim.registry import learns_step_sizes
 from continual_metaopt.optim.settings import MOMENTUM_BOUNDS, WEIGHT_DECAY_BOUNDS
-from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 from ..conftest import exactly
 

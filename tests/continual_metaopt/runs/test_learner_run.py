@@ -22,7 +22,7 @@ from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
-from continual_metaopt.runs import compiled_run, preparing, under_way
+from continual_metaopt.runs import compiled_run, preparing, run, under_way
 from continual_metaopt.runs import learner_run as running
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
@@ -151,7 +151,7 @@ def learn_by(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options | {"engine": engine})
 
-    monkeypatch.setattr(running, "prepare", lambda config, path: None)
+    monkeypatch.setattr(run, "_prepare", lambda config, path: None)
     monkeypatch.setattr(running, "OnlineLearner", ByEngine)
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from continual_metaopt.analysis import load_runs
-from continual_metaopt.runs import preparing
+from continual_metaopt.runs import preparing, run
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.runs.run import run_one
@@ -397,13 +397,13 @@ def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pyt
     study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None), tmp_path / "out"
     seen = []
 
-    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
+    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
         with pytest.raises(StudyLocked, match=f"is in use by another command, process {os.getpid()} on "):
             run_study(study, out, show_progress=False)
         seen.append(args)
         return prepare(*args)
 
-    monkeypatch.setattr(local, "_prepare", prepare)
+    monkeypatch.setattr(run, "_prepare", prepare)
 
     run_study(study, out, workers=1, show_progress=False)
 
@@ -416,12 +416,12 @@ def test_a_command_that_has_lost_the_lock_stops(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.05)
     out, theirs = tmp_path / "out", {"host": "elsewhere", "pid": 7, "since": "today", "token": "theirs"}
 
-    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
+    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
         write_json(out / "lock.json", theirs)
         time.sleep(0.3)
         return prepare(*args)
 
-    monkeypatch.setattr(local, "_prepare", prepare)
+    monkeypatch.setattr(run, "_prepare", prepare)
     message = f"'{out}' was taken over by process 7 on elsewhere since today, so this command has stopped"
 
     with pytest.raises(StudyLocked, match=exactly(message)):
