@@ -107,6 +107,11 @@ class LearnerEntry(Component):
         """Its name in tables and figures."""
         return self.label or self.name
 
+    @property
+    def untuned(self) -> Component:
+        """The learner with the options that were given."""
+        return self.with_options({})
+
     def with_options(self, setting: Setting) -> Component:
         """The learner with some options in place of those that were given."""
         return Component(name=self.name, **self.options | setting)

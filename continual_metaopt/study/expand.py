@@ -66,7 +66,7 @@ class PlannedLearner:
         The latter is so in a study with ``tuning``, once for entries that differ only in how they are tuned.
         """
         before = (entry for entry in self.study.learners[: self.position] if self.study.is_tuned(entry))
-        given_before = any(entry.with_options({}) == self.entry.with_options({}) for entry in before)
+        given_before = any(entry.untuned == self.entry.untuned for entry in before)
         return not self.study.is_tuned(self.entry) or (self.study.tuning is not None and not given_before)
 
     @cached_property
@@ -77,7 +77,7 @@ class PlannedLearner:
             return None
         if isinstance(entry.tune, dict):
             return Search(method="grid", trials=len(grid(entry.tune)), space=entry.tune)
-        given = entry.tune or Search()
+        given = entry.tune or Search.model_validate({})
         if given.method == "grid":
             return given.model_copy(update={"trials": len(grid(given.space))})
         base = self.untuned.options.get("base")

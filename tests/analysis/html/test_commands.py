@@ -102,8 +102,8 @@ def test_the_command_line_understands_a_command_as_the_same_run(given, tmp_path,
 
 @pytest.mark.slow
 def test_a_recorded_study_can_be_run_again_from_its_description(tmp_path):
-    from continual_metaopt.study.load import load_study
-    from continual_metaopt.study.running import claim
+    from continual_metaopt.study.claim import claim
+    from tests.studies import load_study
 
     study = load_study("quick")
     claim(study, tmp_path)

@@ -31,9 +31,8 @@ from continual_metaopt.streams import STREAMS, plan_stream
 from continual_metaopt.study import running as study
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLock
-from continual_metaopt.study.running import StudyResult, run_study
+from continual_metaopt.study.running import StudyResult
 from tests.analysis.synthetic import write_run
 from tests.continual_metaopt.conftest import (
     STREAM,
@@ -888,6 +887,7 @@ def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 300
 OWN_MODULE = """
 import torch
 from continual_metaopt import blocks, register_learner
+from tests.studies import load_study, run_study
 
 @register_learner("own_sgd", "plain SGD under a name of one's own")
 def own_sgd(model, *, rate: float = 0.1):

@@ -11,8 +11,8 @@ from continual_metaopt.commands import reproduce
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import sources
 from continual_metaopt.study import load
-from continual_metaopt.study.load import load_study
 from tests.continual_metaopt.conftest import exactly
+from tests.studies import load_study
 
 TINY: dict[str, Any] = {
     "name": "table2",

@@ -9,9 +9,10 @@ import torch
 
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.check import check_study
-from continual_metaopt.study.load import load_studies, load_study, packaged_studies
+from continual_metaopt.study.load import load_studies, packaged_studies
 from tests.continual_metaopt.conftest import STREAM, exactly, write_study
 from tests.streams.synthetic import encode, write_parquet
+from tests.studies import load_study
 
 DIGITS = {"name": "class_split", "source": "digits"}
 PREFIXES = [["linear1"], ["linear9"]]

@@ -18,8 +18,9 @@ from continual_metaopt.runs.components import Component, ConfigError, argument_d
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import STREAMS, UnknownNameError
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.load import load_studies, load_study, packaged_studies, study_description
+from continual_metaopt.study.load import load_studies, packaged_studies, study_description
 from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
+from tests.studies import load_study
 
 if TYPE_CHECKING:
     from somewhere_else import Schedule

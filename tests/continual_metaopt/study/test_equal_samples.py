@@ -13,8 +13,8 @@ from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import make_stream
 from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import read_tables
+from tests.studies import run_study
 
 STREAMS: dict[str, dict[str, Any]] = {
     "permuted": {"name": "permuted_inputs", "n_experiences": 2, "samples_per_experience": 30},

@@ -17,7 +17,6 @@ from continual_metaopt.study.check import check_study
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.files_on_disk import bytes_below
 from continual_metaopt.study.lengths import n_runs_of_study
-from continual_metaopt.study.load import load_study
 from continual_metaopt.study.plan import (
     ASSUMED_SPEED,
     LearnerPlan,
@@ -26,8 +25,8 @@ from continual_metaopt.study.plan import (
     require_disk_space,
     run_bytes,
 )
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import described, exactly, write_study
+from tests.studies import load_study, run_study
 
 TUNING = {"trials": 3, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
 LEARNERS_OF_STUDY: list[dict[str, Any]] = [

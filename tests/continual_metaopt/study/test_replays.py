@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
-from continual_metaopt.study.tuning import grid
 
 from continual_metaopt.optim.controls.trajectories import read_trajectory
 from continual_metaopt.optim.registry import is_told
 from continual_metaopt.runs.components import ConfigError
-from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.load import load_study, packaged_studies
-from continual_metaopt.study.running import run_study
+from continual_metaopt.study.config import StudyConfig, grid
+from continual_metaopt.study.load import packaged_studies
 from tests.continual_metaopt.conftest import exactly, read_tables, write_study
+from tests.studies import load_study, run_study
 
 CLOSED = {"label": "closed", "name": "metaoptimize", "lr": 0.001, "meta_lr": 0.05, "base": "adamw_released"}
 REPLAY = {"label": "replay", "name": "replayed_step_sizes", "base": "adamw_released"}

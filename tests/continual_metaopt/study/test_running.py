@@ -28,17 +28,9 @@ from continual_metaopt.study import lock as study_lock
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.jobs import RunsFailed, run_folder_name
-from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLocked
 from continual_metaopt.study.overview import overview
-from continual_metaopt.study.running import (
-    StudyResult,
-    average_score,
-    best_candidate,
-    claim,
-    run_jobs,
-    run_study,
-)
+from continual_metaopt.study.running import StudyResult, average_score, best_candidate, claim, run_jobs
 from tests.continual_metaopt.conftest import (
     STREAM,
     STUDY,
@@ -694,6 +686,7 @@ FORK_SERVER = """
 import threading
 from multiprocessing import forkserver
 from continual_metaopt.study.backends import local
+from tests.studies import load_study, run_study
 
 def start():
     local._leave_ctrl_c_to_others()

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from continual_metaopt.study.tuning import Search, Setting
 
 from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.commands import main as cli
 from continual_metaopt.optim.registry import is_inside, search_space
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
+from continual_metaopt.study.config import Search, Setting, StudyConfig
 from continual_metaopt.study.settings import next_settings, positions_of_best
 from tests.continual_metaopt.conftest import exactly, files_of, write_study
+from tests.studies import load_study, run_study
 
 SPACE: dict[str, list[Any]] = {"lr": [1e-5, 1e-1, "log"], "weight_decay": [0.0, 0.01, 0.1]}
 UNTUNED = {"lr": 1e-3, "weight_decay": 0.01}

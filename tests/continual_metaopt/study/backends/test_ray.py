@@ -26,10 +26,9 @@ from continual_metaopt.study.backends import ray as backend
 from continual_metaopt.study.backends.ray import RayPool
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.jobs import BackendError, RunsFailed
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import STREAM, environment, exactly, read_tables, write_study
 from tests.streams.synthetic import encode, write_parquet
+from tests.studies import load_study, run_study
 
 # What runs on nodes of the test do besides: note where they begin, save themselves at every report, and go no further
 # than the first until they may

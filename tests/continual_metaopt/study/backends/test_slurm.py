@@ -16,9 +16,8 @@ from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.study.backends import slurm
 from continual_metaopt.study.backends.slurm import ArrayJobs, Portion, array_options
 from continual_metaopt.study.jobs import BackendError, Job, RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import STUDY, environment, exactly, files_of, read_tables, write_study
+from tests.studies import load_study, run_study
 
 pytest.importorskip("submitit")
 
