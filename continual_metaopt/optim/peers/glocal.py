@@ -19,7 +19,7 @@ What is this implementation's reading, because the paper leaves it open or is ab
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.exact_step import TRACES
-from continual_metaopt.optim.meta_updates import MetaUpdate
+from continual_metaopt.optim.meta_updates import Meta, MetaUpdate
 from continual_metaopt.optim.metaoptimize import RECORD, STATE_TRACES, TRACE, MetaOptimize
 from continual_metaopt.optim.peers.koopman import Keep, limit
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
@@ -139,7 +139,7 @@ class Glocal(MetaOptimize):
         lr: float = 1e-5,
         *,
         base: Base | BaseUpdate = "adamw",
-        meta: str | MetaUpdate = "adam",
+        meta: Meta | MetaUpdate = "adam",
         meta_lr: float = 0.3,
         tau: int = 2000,
         window: int = 50,
@@ -187,7 +187,6 @@ class Glocal(MetaOptimize):
             ("step_sizes", ("group", "scalar")),
             ("update_order", ("base_first",)),
             ("meta_every", (1,)),
-            ("effective_step_bound", (None,)),
         ):
             if group[option] not in allowed:
                 self.param_groups.pop()
@@ -213,7 +212,7 @@ class Glocal(MetaOptimize):
         )
         return report
 
-    def why_not_plain(self, besides: Collection[str] = ()) -> str | None:
+    def why_not_plain(self) -> str | None:
         """Fast engines have no meta update from a collection of hypergradients."""
         return "meta updates are made from collections of hypergradients"
 

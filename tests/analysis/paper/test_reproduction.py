@@ -1,4 +1,3 @@
-    from tests.studies import load_study
 """The paper's tables beside ours: on runs whose accuracies are known."""
 
 from pathlib import Path
@@ -155,6 +154,7 @@ def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row() -> None:
+    from tests.studies import load_study
 
     for table in PAPER:
         rows = [row_of(entry.label) for entry in load_study(table).learners]

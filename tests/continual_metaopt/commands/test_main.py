@@ -46,6 +46,7 @@ from tests.continual_metaopt.conftest import (
     write_study,
 )
 from tests.streams.synthetic import coded_images, encode, write_parquet
+from tests.studies import load_study, run_study
 
 TINY_RUN = [
     "run",
@@ -799,7 +800,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
             "evaluate": False,
         },
     )
-    return path, run_study(load_study(path), folder / "whole", show_progress=False, threads=True)
+    return path, run_study(load_study(path), folder / "whole", threads=True)
 
 
 @pytest.mark.slow

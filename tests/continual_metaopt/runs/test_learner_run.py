@@ -214,13 +214,11 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "weight_decay": 0.01,
         "step_sizes": "blockwise",
         "lr_bounds": [1e-10, 1.0],
-        "horizon": None,
         "learn": ["lr"],
         "update_order": "base_first",
         "parametrisation": "log",
         "meta_every": 1,
         "max_meta_change": None,
-        "effective_step_bound": None,
         "trace": "dutch",
         "curvature": "exact",
         "curvature_smoothing": 0.0,
@@ -376,8 +374,7 @@ def test_compiled_code_leaves_the_record_of_the_torch_engine(
 
 
 def test_the_record_of_many_step_sizes_and_of_what_else_is_learned(tmp_path: Path) -> None:
-    options = {"step_sizes": "node", "learn": ["lr", "weight_decay", "momentum"], "effective_step_bound": 1.0}
-    options["gamma"] = 0.999
+    options = {"step_sizes": "node", "learn": ["lr", "weight_decay", "momentum"], "gamma": 0.999}
     run_one(config_of(evaluate=False, learner={"name": "metaoptimize", "lr": 3e-3, **options}), tmp_path)
 
     assert read_json(tmp_path / "status.json")["state"] == "finished"

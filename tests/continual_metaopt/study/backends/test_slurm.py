@@ -58,8 +58,8 @@ def jobs_of(tmp_path: Path, **changes: Any) -> list[Job]:
     study = load_study(write_study(tmp_path / "study.yaml", {"seeds": [0, 1, 2], **changes}))
     entry = study.learners[1]
     return [
-        (study.run(entry, entry.untuned, seed, "report"), tmp_path / "out" / "runs" / f"seed{seed}")
-        for seed in study.seeds
+        (entry.run(seed, entry.untuned), tmp_path / "out" / "runs" / f"seed{seed}")
+        for seed in study.config.seeds
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_study_as_array_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 1.0)
     changes = {"selection_seeds": None, "learners": STUDY["learners"][1:]}
     study = load_study(write_study(tmp_path / "study.yaml", changes))
-    here = run_study(study, tmp_path / "here", workers=1, show_progress=False)
+    here = run_study(study, tmp_path / "here", workers=1)
 
     options = {"time": 5, "mem": "1000MB", "runs_per_task": 2}
     there = run_study(
