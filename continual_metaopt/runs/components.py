@@ -71,23 +71,13 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
         factory = factory_of(kind, component.name)
     except (UnknownNameError, BrokenNameError, MissingPackageError) as error:
         raise ConfigError(f"{where}.name: {error}") from error
-    known = kind, factory, repr(component)
-    if known in _resolved:
-        return _resolved[known]
     try:
         options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
     except ValidationError as error:
         raise ConfigError(describe(error, f"{where}.")) from error
     if kind == "learner":
         _try_learner(component.name, factory, options, where)
-    if len(_resolved) >= MOST_RESOLVED:
-        _resolved.clear()
-    _resolved[known] = Component(name=component.name, **options)
-    return _resolved[known]
-
-
-MOST_RESOLVED = 1000
-_resolved: dict[tuple[Kind, Any, str], Component] = {}  # a study describes the same components for each of its runs
+    return Component(name=component.name, **options)
 
 
 def factory_of(kind: Kind, name: str) -> Any:

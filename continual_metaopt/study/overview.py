@@ -12,7 +12,7 @@ from continual_metaopt.analysis.escaping import one_line
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
-from continual_metaopt.study.files_on_disk import bytes_below
+from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.jobs import lines_by_reason
 from continual_metaopt.study.lock import LOCK, read_owner
 from continual_metaopt.study.progress import duration
@@ -100,11 +100,7 @@ def overview(folder: Path) -> Overview:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     studies = studies_in(folder)
-    runs = []
-    for directory, subdirectories, files in os.walk(folder):
-        if "status.json" in files or "config.json" in files:
-            subdirectories.clear()  # what lies below belongs to the run
-            runs.append(_run_state(Path(directory)))
+    runs = [_run_state(path) for path in run_directories(folder)]
     if not runs and not studies:
         raise FileNotFoundError(f"{folder}: no run directory (a directory with config.json) here or below")
     return Overview(

@@ -888,6 +888,7 @@ def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 300
 OWN_MODULE = """
 import torch
 from continual_metaopt import blocks, register_learner
+from tests.studies import load_study, run_study
 
 @register_learner("own_sgd", "plain SGD under a name of one's own")
 def own_sgd(model, *, rate: float = 0.1):

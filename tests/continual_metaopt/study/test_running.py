@@ -652,6 +652,7 @@ FORK_SERVER = """
 import threading
 from multiprocessing import forkserver
 from continual_metaopt.study.backends import local
+from tests.studies import load_study, run_study
 
 def start():
     local._leave_ctrl_c_to_others()
