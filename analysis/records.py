@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 SCHEMA_VERSION = 1
+GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
 STATES = ("running", "finished", "diverged", "failed")
 REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 

@@ -22,7 +22,7 @@ from continual_metaopt.analysis.scripts.initial_step_size import main as initial
 from continual_metaopt.analysis.scripts.sensitivity import spread_over_last
 from continual_metaopt.analysis.tables import format_columns
 from continual_metaopt.runs.config import RunConfig
-from continual_metaopt.study.load import load_study
+from tests.studies import load_study
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

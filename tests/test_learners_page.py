@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from continual_metaopt.optim.registry import LEARNERS, learner_factory
-from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, is_range, search_space
+from continual_metaopt.optim.registry import LEARNERS, NOTHING_TO_TUNE, is_range, learner_factory, search_space
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "learners.md"

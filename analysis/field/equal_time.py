@@ -23,7 +23,7 @@ def seconds_per_sample(runs: Runs, costs: pd.DataFrame | None = None) -> dict[st
 
     Args:
         runs: reported runs of one stream.
-        costs: from `python -m benchmarks.cost`; None for the median speed of each learner's reported runs.
+        costs: from `python -m benchmarks.speed cost`; None for the median speed of each learner's reported runs.
 
     Returns:
         Learner → seconds; learners of which nothing is known are missing.

@@ -40,7 +40,7 @@ def ranking(
     Args:
         runs: reported runs of one stream of a classification.
         selection: runs that served to choose settings.
-        costs: from `python -m benchmarks.cost`, matched by learner; rows of PyTorch's operations count.
+        costs: from `python -m benchmarks.speed cost`, matched by learner; rows of PyTorch's operations count.
         diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
         baseline: the label that the others are compared with; if None, the best with fixed step sizes.
 

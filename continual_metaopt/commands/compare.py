@@ -24,7 +24,7 @@ def compare(
     source: str | None = None,
     data_root: Path | None = None,
     seeds: tuple[int, ...] | None = None,
-    engine: configs.StudyEngine | None = None,
+    engine: configs.Engine | None = None,
     device: str | None = None,
     workers: int | None = None,
     threads: bool = False,
@@ -44,7 +44,7 @@ def compare(
         source: images to use instead of the study's own, such as cifar100 or parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
         seeds: reported seeds, instead of the study's own.
-        engine: how steps are executed, instead of the study's own way; "population" lets runs learn side by side.
+        engine: how steps are executed, instead of the study's own way.
         device: where the learners are: cpu, cuda, cuda:N or mps.
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
@@ -88,10 +88,10 @@ def _run_parts(
     plans = []
     for label, part in parts.items():
         try:
-            made = check_study(part)
+            n_parameters = check_study(part)
         except ConfigError as error:
             raise ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
-        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), made))
+        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), n_parameters))
     if plan:
         _print("\n\n".join(planned.table() for planned in plans))
         return 0

@@ -79,9 +79,7 @@ def check_images(study: StudyConfig) -> str | None:
 
 
 def reproduce(
-    experiment: Annotated[
-        Literal["published", "table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional
-    ],
+    experiment: Annotated[Literal["published", "table2", "table3", "robustness", "trajectories"], tyro.conf.Positional],
     /,
     out: Path | None = None,
     source: str | None = None,
@@ -93,13 +91,12 @@ def reproduce(
 ) -> int:
     """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
 
-    Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
-    images, and takes no images, seeds, workers or plan.
+    Runs that have ended in the output folder are not repeated.
 
     Args:
         experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
-            per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
-            ResNet-18, here a narrow one), or overhead.
+            per task, three base updates), robustness (the initial step size), or trajectories (the six blocks of a
+            ResNet-18, here a narrow one).
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
@@ -109,24 +106,6 @@ def reproduce(
         plan: only say what the experiment will take, in runs, samples, hours and disk space; run nothing.
     """
     folder = out or Path("runs") / experiment
-    if experiment == "overhead":
-        given = {
-            "--source": source,
-            "--data-root": data_root,
-            "--seeds": seeds,
-            "--workers": workers,
-            "--plan": plan or None,
-        }
-        unused = [flag for flag, value in given.items() if value is not None]
-        if unused:
-            raise ValueError(f"overhead is measured on random images, one learner at a time; leave out {unused[0]}")
-        from continual_metaopt.commands.overhead import write_overhead
-
-        text, paths = write_overhead(real_folder(folder / "report"), show_progress=not quiet)
-        _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
-        return 0
-    from continual_metaopt.commands.reproduce import check_images, load_parts
-
     parts = load_parts(experiment, source=source, data_root=data_root, seeds=seeds)
     for warning in dict.fromkeys(map(check_images, parts.values())):
         if warning and not quiet:

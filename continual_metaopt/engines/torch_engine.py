@@ -30,12 +30,13 @@ from continual_metaopt.engines.undisturbed import undisturbed
 from continual_metaopt.optim.metaoptimize import NonFiniteMetaGradient
 from continual_metaopt.optim.protocol import (
     closure_for,
+    geometric_mean,
+    quantiles_of,
     reported_step_sizes,
     step_sizes_of,
     switches_weights,
     wants_graph,
 )
-from continual_metaopt.optim.summaries import geometric_mean, quantiles_of
 
 TAKE_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 FUNCTIONS_OF_CLASSES = (functional.cross_entropy, functional.nll_loss, functional.multi_margin_loss)

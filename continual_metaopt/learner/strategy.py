@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from continual_metaopt.learner.online_learner import OnlineLearner
-from continual_metaopt.optim.learners import metaoptimize
+from continual_metaopt.optim.metaoptimize import metaoptimize
 from continual_metaopt.streams.signatures import described_options, with_options
 
 _LEARNER_OPTIONS = {

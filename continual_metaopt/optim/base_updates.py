@@ -60,7 +60,8 @@ class BaseUpdate(Protocol):
 BASE_UPDATES: Registry[type[BaseUpdate]] = Registry("base update")
 
 
-def _zeros(param: Tensor) -> Tensor:
+def zeros(param: Tensor) -> Tensor:
+    """Make zeros in the shape, type, place and memory layout of a parameter."""
     return torch.zeros_like(param, memory_format=torch.preserve_format)
 
 
@@ -95,7 +96,7 @@ class SGDm:
 
     def init(self, param: Tensor) -> ParamState:
         """A momentum of zero."""
-        return {"momentum_buffer": _zeros(param)}
+        return {"momentum_buffer": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the new momentum."""
@@ -126,7 +127,7 @@ class AdamW:
 
     def init(self, param: Tensor) -> ParamState:
         """Moments of zero, before the first step."""
-        return {"step": 0, "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
+        return {"step": 0, "exp_avg": zeros(param), "exp_avg_sq": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return m / (√v̂ + ε), divided by the first moment's bias correction."""
@@ -148,7 +149,7 @@ class RMSProp:
 
     def init(self, param: Tensor) -> ParamState:
         """A second moment of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": _zeros(param)}
+        return {"step": 0, "exp_avg_sq": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return g / (√v̂ + ε)."""
@@ -168,7 +169,7 @@ class Lion:
 
     def init(self, param: Tensor) -> ParamState:
         """A momentum of zero."""
-        return {"exp_avg": _zeros(param)}
+        return {"exp_avg": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the sign of the mixture with the old momentum."""
@@ -196,7 +197,7 @@ class SGDmReleased:
 
     def init(self, param: Tensor) -> ParamState:
         """A momentum of zero."""
-        return {"momentum_buffer": _zeros(param)}
+        return {"momentum_buffer": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the momentum from before this gradient."""
@@ -224,7 +225,7 @@ class RMSPropReleased:
 
     def init(self, param: Tensor) -> ParamState:
         """A normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": _zeros(param)}
+        return {"step": 0, "exp_avg_sq": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return g / √(μ v + ε)."""
@@ -254,7 +255,7 @@ class AdamWReleased:
 
     def init(self, param: Tensor) -> ParamState:
         """Momentum and normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg": _zeros(param), "exp_avg_sq": _zeros(param)}
+        return {"step": 0, "exp_avg": zeros(param), "exp_avg_sq": zeros(param)}
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return m / √(μ v + ε)."""

@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from continual_metaopt.streams.registry import unknown_name
 
 Granularity = Literal["scalar", "blockwise", "layerwise", "tensor", "node", "weight"]
+StepSizes = Literal["scalar", "group", "tensor", "node", "weight"]  # of a param group
+
+FINE = ("tensor", "node", "weight")  # with which each parameter of a group has step sizes of its own
 
 PRIVATE_NAMES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # that wrappers of torch's give
 WITHIN_BLOCKS = ("node", "weight")  # finer than param groups can be
@@ -55,6 +59,29 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
         groups.setdefault(owner[name], []).append(param)
     more = {"step_sizes": granularity} if granularity in WITHIN_BLOCKS else {}
     return [{"name": name, "params": params, **more} for name, params in groups.items()]
+
+
+def shape_of(granularity: str, param: Tensor) -> torch.Size:
+    """Give the shape of a parameter's own step sizes, which broadcasts against it.
+
+    Example:
+        >>> shape_of("node", torch.zeros(8, 3, 5, 5))  # an output unit is an index of the first dimension
+        torch.Size([8, 1, 1, 1])
+    """
+    if granularity == "weight":
+        return param.shape
+    if granularity == "node":
+        return torch.Size([*param.shape[:1], *[1] * (param.dim() - 1)])
+    return torch.Size([])
+
+
+def summed(granularity: str, product: Tensor) -> Tensor:
+    """Sum a product of a parameter's shape over the weights that share a step size."""
+    if granularity == "weight":
+        return product
+    if granularity == "node":
+        return product.sum(dim=tuple(range(1, product.dim())), keepdim=True) if product.dim() > 1 else product
+    return product.sum()
 
 
 def _inner_names(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from continual_metaopt.optim.base import gradients as gradients_of
+from continual_metaopt.optim.blocks import FINE, shape_of
 from continual_metaopt.optim.curvature import make_curvature
-from continual_metaopt.optim.step_size_granularity import FINE, shape_of
 from continual_metaopt.optim.traces import MetaStep, TracedParameter, TraceRule, Traces, check_memory
-from continual_metaopt.optim.weightwise import gradients as gradients_of
 
 if TYPE_CHECKING:
     from continual_metaopt.optim.metaoptimize import MetaOptimize

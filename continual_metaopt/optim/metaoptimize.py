@@ -5,7 +5,7 @@ arXiv 2402.02342. Here in its Hessian-free form; what exact traces add to a step
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim import parametrisations
-from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, Direction
+from continual_metaopt.optim.base import gradients
+from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, BaseUpdate, Direction
+from continual_metaopt.optim.blocks import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.curvature import CurvatureKind
-from continual_metaopt.optim.dutch_traces import revise_weights
 from continual_metaopt.optim.exact_step import ExactTraces
-from continual_metaopt.optim.guards import limited_change, overshoot
 from continual_metaopt.optim.learned_momentum import direction_and_tangent
-from continual_metaopt.optim.meta_updates import META_UPDATES, MetaUpdate
+from continual_metaopt.optim.meta_updates import META_UPDATES, Meta, MetaUpdate
 from continual_metaopt.optim.parametrisations import Parametrisation
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, STEP_SIZES, LearnerSpec, learner_of
 from continual_metaopt.optim.settings import (
     DEFAULT_GAMMA,
     MOMENTUM_BOUNDS,
@@ -35,17 +36,24 @@ from continual_metaopt.optim.settings import (
     _check_exact,
     _check_group,
     _check_written,
-    _discount,
-    _is_bounded,
     _is_fine,
     _kinds,
     _momentum_of,
     discounts,
 )
-from continual_metaopt.optim.step_size_granularity import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO, two_horizons_rule
-from continual_metaopt.optim.weightwise import gradients
+
+LEARNER = LearnerSpec(
+    "metaoptimize",
+    "MetaOptimize: step sizes learned online",
+    family="MetaOptimize",
+    space={"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-3, 1e-1, "log"), "weight_decay": DECOUPLED_DECAY},
+    paper=(
+        'Sharifnassab, Salehkaleybar, Sutton, "MetaOptimize: A Framework for Optimizing Step Sizes and Other '
+        'Meta-parameters", arXiv 2402.02342'
+    ),
+)
 
 # What is learned is kept under the same key in a group (numbers) and, if fine-grained, in a parameter's state (tensors)
 RECORD = {"lr": "learned", "weight_decay": "learned_weight_decay", "momentum": "learned_momentum"}
@@ -57,14 +65,7 @@ STATE_TRACES = "trace_momentum_state"  # traces of what depends on the momentum 
 SHARED_SETTINGS = ("lr", "learn", "parametrisation")  # by groups that share one step size
 SHARED_BY_COLUMN = ("meta_lr", "gamma")  # likewise, as far as exact traces are concerned
 
-PLAIN = {
-    "learn": ("lr",),
-    "update_order": "base_first",
-    "parametrisation": "log",
-    "meta_every": 1,
-    "max_meta_change": None,
-    "effective_step_bound": None,
-}
+PLAIN = {"learn": ("lr",), "update_order": "base_first", "parametrisation": "log", "meta_every": 1}
 
 NO_TYPICAL_SIZES = {"step": 0.0, "short_size": 0.0, "long_size": 0.0}  # of meta gradients with two horizons
 
@@ -99,7 +100,6 @@ class _Move(NamedTuple):
     block: list[Group]
     group: Group
     param: Tensor
-    grad: Tensor
     state: dict[str, Any]
     direction: Direction
     momentum_tangent: Tensor | None = None
@@ -145,7 +145,6 @@ class MetaOptimize(torch.optim.Optimizer):
         step_sizes: "group" for one step size per group, "scalar" for one that all groups with this setting share,
             "tensor", "node" (output unit: index of the first dimension) or "weight" for many in a group.
         lr_bounds: the step sizes stay within these.
-        horizon: 1 / (1 − γ) in steps, which are samples at batch size 1, in place of ``gamma``.
         learn: what is learned: "lr", "weight_decay", "momentum".
         update_order: "base_first" takes the step with the step size from before the meta update, "meta_first" with the
             new one, as IDBD and hypergradient descent do.
@@ -153,11 +152,8 @@ class MetaOptimize(torch.optim.Optimizer):
             step of direction u, as additive hypergradient descent does. Then η and Δβ are in units of the step size.
         meta_every: meta updates are made at every so many steps of a block, with the sum of their meta gradients.
         max_meta_change: bound on the size of Δβ in a single meta update (2 in Sutton 1992); None for none.
-        effective_step_bound: bound on Σ α g u / (2 · loss), summed over the groups that learn step sizes and set it, as
-            Autostep's on Σ α x², which it is for a linear model with loss ½ δ² (``guards.overshoot``). Where a step
-            would exceed it, their step sizes are divided by the excess for good, before the step. None for none.
         trace: "hessian_free" as above; "dutch", which besides moves the weights by h Δβ whenever β changes by Δβ, to
-            about where they would be with the changed step sizes (``optim/dutch_traces.py``; before the base update,
+            about where they would be with the changed step sizes (``docs/dutch-traces.md``; before the base update,
             by γ h Δβ; with two horizons h is the short one's trace); "l", "2x2" or "full" for exact traces, with one
             column per step size, which take the curvature of the loss into account (``optim/traces.py``). These need
             ``step(closure)``, and go with the logarithm of the step size only. It and the options below hold for all
@@ -190,20 +186,18 @@ class MetaOptimize(torch.optim.Optimizer):
         params: ParamsT,
         lr: float = 1e-5,
         *,
-        base: str | BaseUpdate = "adamw",
-        meta: str | MetaUpdate = "adam",
+        base: Base | BaseUpdate = "adamw",
+        meta: Meta | MetaUpdate = "adam",
         meta_lr: float = 1e-2,
         gamma: Discount = DEFAULT_GAMMA,
         weight_decay: float = 0.01,
         step_sizes: StepSizes = "group",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
-        horizon: float | None = None,
-        learn: Iterable[MetaParameter] = ("lr",),
+        learn: tuple[MetaParameter, ...] = ("lr",),
         update_order: UpdateOrder = "base_first",
         parametrisation: StepSizeParametrisation = "log",
         meta_every: int = 1,
         max_meta_change: float | None = None,
-        effective_step_bound: float | None = None,
         trace: Trace = "hessian_free",
         curvature: CurvatureKind = "exact",
         curvature_smoothing: float = 0.0,
@@ -221,16 +215,19 @@ class MetaOptimize(torch.optim.Optimizer):
             trace,
             trace_memory_limit,
         )
+        if gamma == AUTO and meta == "lion":
+            raise ValueError(
+                'gamma="auto" takes a share off the meta gradient, but the meta update "lion" sees its sign alone: '
+                "give gamma a number, such as 0.999"
+            )
         if trace_memory_limit is not None and not 0 <= trace_memory_limit < math.inf:
             raise ValueError(
                 f"trace_memory_limit must be finite and not negative, or None for no limit, but is {trace_memory_limit}"
             )
-        if horizon is not None and gamma != DEFAULT_GAMMA:
-            raise ValueError(f"horizon = {horizon} and gamma = {gamma} both set the discount; give one of them")
         defaults = {
             "lr": lr,
             "meta_lr": meta_lr,
-            "gamma": gamma if horizon is None else _discount(horizon),
+            "gamma": gamma,
             "weight_decay": weight_decay,
             "lr_bounds": tuple(lr_bounds),
             "step_sizes": step_sizes,
@@ -239,7 +236,6 @@ class MetaOptimize(torch.optim.Optimizer):
             "parametrisation": parametrisation,
             "meta_every": meta_every,
             "max_meta_change": max_meta_change,
-            "effective_step_bound": effective_step_bound,
         }
         super().__init__(params, defaults)
 
@@ -255,10 +251,6 @@ class MetaOptimize(torch.optim.Optimizer):
         Raises:
             ValueError: a setting is out of range, or the name is taken.
         """
-        if "horizon" in param_group:
-            if "gamma" in param_group:
-                raise ValueError("horizon and gamma of a group both set its discount; give one of them")
-            param_group["gamma"] = _discount(param_group.pop("horizon"))
         if "learn" in param_group:
             param_group["learn"] = tuple(param_group["learn"])
         if param_group.get("step_sizes", self.defaults["step_sizes"]) == "scalar":
@@ -348,8 +340,7 @@ class MetaOptimize(torch.optim.Optimizer):
 
         Raises:
             NonFiniteMetaGradient: a meta gradient is NaN or infinite; no weight or step size has been changed.
-            ValueError: a gradient is sparse or complex, ``effective_step_bound`` has no loss to compare with, or exact
-                traces have no graph.
+            ValueError: a gradient is sparse or complex, or exact traces have no graph.
         """
         if self.exact is not None:
             return self._exact_step(self.exact, closure)
@@ -357,23 +348,13 @@ class MetaOptimize(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        wants_loss = self.wants_loss
-        if wants_loss and loss is None:
-            raise ValueError(
-                "effective_step_bound needs the loss: call optimizer.step(closure) with a closure that returns it; "
-                "after loss.backward(), optimizer.step(lambda: loss) does"
-            )
         blocks = self.blocks()
         for block in blocks:
             for kind in _kinds(block[0]):
                 self._take_over(block, kind)
         meta_gradients = self._meta_gradients(blocks)
         self._learn(blocks, meta_gradients, "meta_first")
-        moves: Iterable[_Move] = self._moves(blocks)
-        if wants_loss:
-            moves = list(moves)
-            self._bound_effective_step(moves, float(loss.detach() if isinstance(loss, Tensor) else cast(Any, loss)))
-        for move in moves:
+        for move in self._moves(blocks):
             self._update_weights_and_traces(move)
         self._learn(blocks, meta_gradients, "base_first")
         return loss
@@ -416,11 +397,6 @@ class MetaOptimize(torch.optim.Optimizer):
     def wants_graph(self) -> bool:
         """Whether ``step`` has to be given a closure that returns (loss, output) with their graph."""
         return self.exact is not None
-
-    @property
-    def wants_loss(self) -> bool:
-        """Whether ``step`` has to be given a closure that returns the loss."""
-        return any(_is_bounded(group) for group in self.param_groups)
 
     def step_size_report(self) -> dict[str, float | Tensor]:
         """Current step size of each block, or all of them in one dimension where a block holds many.
@@ -484,23 +460,15 @@ class MetaOptimize(torch.optim.Optimizer):
             trace = f", {self.exact}"
         return f"{self.base} with {self.meta} as meta update, step_sizes={self.step_sizes!r}{trace}"
 
-    def why_not_plain(self, besides: Collection[str] = ()) -> str | None:
-        """The first option beyond one log step size per block and one trace, which fast engines lack, if there is one.
-
-        Args:
-            besides: options that the engine has all the same.
-        """
+    def why_not_plain(self) -> str | None:
+        """Name the first option that compiled updates lack; None if they have all that is set."""
         if self.exact is not None:
             return f'trace="{self.exact.rule.variant}" needs the curvature of the loss'
-        if self.trace != "hessian_free" and "trace" not in besides:
-            return f"trace={self.trace!r} is set"
         for group in self.param_groups:
             if group["step_sizes"] in FINE:
                 return f'step_sizes="{group["step_sizes"]}" gives a group many step sizes'
-            if group["gamma"] == AUTO and "gamma" not in besides:
-                return 'gamma="auto" is set'
             for option, plain in PLAIN.items():
-                if option not in besides and group[option] != plain:
+                if group[option] != plain:
                     return f"{option}={group[option]!r} is set"
         return None
 
@@ -666,9 +634,9 @@ class MetaOptimize(torch.optim.Optimizer):
                     state = self.prepared_state(group, param)
                     if "momentum" in group["learn"]:
                         direction, tangent = self._direction_with_momentum(block, group, param, state)
-                        yield _Move(block, group, param, grad, state, direction, tangent)
+                        yield _Move(block, group, param, state, direction, tangent)
                     else:
-                        yield _Move(block, group, param, grad, state, self.base.direction(state, grad))
+                        yield _Move(block, group, param, state, self.base.direction(state, grad))
 
     def _direction_with_momentum(
         self, block: list[Group], group: Group, param: Tensor, state: dict[str, Any]
@@ -683,7 +651,7 @@ class MetaOptimize(torch.optim.Optimizer):
         return direction_and_tangent(self.base, state, grad, momentum, slope, state[STATE_TRACES], group["gamma"])
 
     def _update_weights_and_traces(self, move: _Move) -> None:
-        block, group, param, _, state, direction, momentum_tangent = move
+        block, group, param, state, direction, momentum_tangent = move
         learn = group["learn"] if group["meta_lr"] > 0 and self.exact is None else ()
         step_size = self.value_of(block, group, param, "lr")
         weight_decay = self.value_of(block, group, param, "weight_decay")
@@ -704,32 +672,6 @@ class MetaOptimize(torch.optim.Optimizer):
         if decays:
             param.mul_(shrinkage)
         _move(param, direction, step_size)
-
-    def _bound_effective_step(self, moves: list[_Move], loss: float) -> None:
-        """Divide the step sizes that are bounded by what their step exceeds the bound by."""
-        decreases = []
-        for block, group, param, grad, _, direction, _ in moves:
-            if _is_bounded(group):
-                slope = grad * direction.quotient() * self.value_of(block, group, param, "lr")
-                decreases.append(slope.sum(dtype=torch.float64) / group["effective_step_bound"])
-        if not decreases:
-            return
-        total = torch.stack([part.to(decreases[0].device) for part in decreases]).sum().item()
-        excess = overshoot(total, loss)
-        if excess == 1:
-            return
-        for block in {id(move.block[0]): move.block for move in moves if _is_bounded(move.group)}.values():
-            group = block[0]
-            record, parametrisation = group["learned"], _parametrisation(group, "lr")
-            low, _ = _bounds(group, "lr")
-            if self._has_parts(group, "lr"):
-                for part in self._parts(group, "lr"):
-                    part["log_ratio"].sub_(math.log(excess)).clamp_(min=math.log(low / record["reference"]))
-                self._write_mean(group, "lr")
-            else:
-                value = max(record["written"] / excess, low)
-                record["log_ratio"] = parametrisation.offset(record["reference"], value)
-                self._write(block, "lr", value)
 
     def take_step_size(self, block: list[Group], step_size: float, learned: dict[str, Any]) -> None:
         """Take over what an engine has learned about a block's step size in this optimizer's place."""
@@ -806,22 +748,38 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_lr = group["meta_lr"]
         if isinstance(meta_gradient, Tensor):  # so that rules with signs keep its precision
             meta_lr = meta_gradient.new_full((), meta_lr).expand_as(meta_gradient)
-        change = limited_change(
-            self.meta.change(record["meta_state"], meta_gradient, meta_lr), group["max_meta_change"]
-        )
+        change = self.meta.change(record["meta_state"], meta_gradient, meta_lr)
+        limit = group["max_meta_change"]
+        if limit is not None:
+            change = parametrisations.clipped(change, -limit, limit)
         record["log_ratio"], value = parametrisation.moved(reference, offset, change, *bounds)
         if parametrisation.additive:
             return value, value - parametrisation.value(reference, offset)
         return value, record["log_ratio"] - offset
 
     def _revise(self, group: Group, param: Tensor, change: Any) -> None:
-        """Move weights to about where they would be, had their past step sizes been what they are now."""
+        """Move weights to about where they would be, had their past step sizes been what they are now: w += h Δβ.
+
+        It is right to first order in Δβ for γ = 1 and γ = 0, and in between as far as a product of means stands for the
+        mean of products. Before the base update, whose effect the trace does not know yet, Δβ is multiplied by γ.
+        ``docs/dutch-traces.md`` derives the formula. It brings the idea of van Seijen, Sutton, "True Online TD(λ)",
+        ICML 2014, to the forward view of MetaOptimize.
+        """
         if self.trace != "dutch" or group["meta_lr"] == 0 or (not isinstance(change, Tensor) and change == 0):
             return
         trace = self.state[param].get(TRACE["lr"]) if param in self.state else None
         if trace is not None:
             before_base_update = group["update_order"] == "meta_first"
-            revise_weights(param, trace, change * discounts(group)[0] if before_base_update else change)
+            _add(param, trace, change * discounts(group)[0] if before_base_update else change)
+
+
+metaoptimize = learner_of(
+    MetaOptimize,
+    "blockwise",
+    docs={"step_sizes": STEP_SIZES.replace('"tensor",', '"tensor", "node" (output unit), "weight",')},
+    gamma="auto",
+    trace="dutch",
+)
 
 
 def _combined(group: Group, record: dict[str, Any], short: Any, long: Any) -> Any:

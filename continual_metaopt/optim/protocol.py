@@ -1,28 +1,31 @@
-"""What an engine asks of an optimizer, whoever wrote it."""
+"""What an engine asks of an optimizer, whoever wrote it, and how many step sizes are summarised."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.optim import Optimizer
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
 
-from continual_metaopt.optim.summaries import geometric_mean
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
+MAX_VALUES = 1_000_000  # of which quantiles are taken
 
 
 def wants_graph(optimizer: "Optimizer") -> bool:
-    """Whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
+    """Tell whether an optimizer differentiates the loss again, so that ``backward`` must not free its graph."""
     return bool(getattr(optimizer, "wants_graph", False))
 
 
 def switches_weights(optimizer: "Optimizer") -> bool:
-    """Whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
+    """Tell whether an optimizer predicts with other weights, after ``eval()``, than it learns at, after ``train()``."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
 def weights_to_predict_with(optimizer: "Optimizer") -> Iterator[None]:
-    """Between gradients and update, the parameters hold here what predicts; after it exactly what they held before."""
+    """Load the weights used for prediction between gradients and update; restore exactly what was there on exit."""
     import torch
 
     if not switches_weights(optimizer):
@@ -41,7 +44,7 @@ def weights_to_predict_with(optimizer: "Optimizer") -> Iterator[None]:
 
 
 def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable[[], Any] | None:
-    """The closure for ``optimizer.step`` after a forward pass, and a backward pass unless it ``wants_graph``.
+    """Make the closure for ``optimizer.step`` after a forward pass, and a backward pass unless it ``wants_graph``.
 
     Returns:
         One that returns (loss, output) with their graph, or the loss as a number, where the optimizer asks for it by
@@ -55,26 +58,58 @@ def closure_for(optimizer: "Optimizer", loss: "Tensor", output: Any) -> Callable
 
 
 def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:
-    """Current step size of each block of any optimizer: what it reports itself, or "lr" of its param groups.
+    """Give the step size of each block of any optimizer: what it reports itself, or "lr" of its param groups.
 
     Where a block holds many step sizes, it is their geometric mean.
+
+    Example:
+        >>> step_sizes_of(torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1))
+        {'group0': 0.1}
     """
     return {name: geometric_mean(value) for name, value in reported_step_sizes(optimizer).items()}
 
 
 def reported_step_sizes(optimizer: "Optimizer") -> dict[str, Any]:
-    """As ``step_sizes_of``, but with all step sizes, in a tensor, where a block holds many."""
+    """Do as ``step_sizes_of``, but give all step sizes, in a tensor, where a block holds many."""
     report = getattr(optimizer, "step_size_report", None)
     if report is not None:
         reported: dict[str, Any] = report()
         return reported
-    return step_sizes_of_groups(optimizer)
+    return {name: float(group["lr"]) for name, group in named_groups(optimizer) if "lr" in group}
 
 
-def step_sizes_of_groups(optimizer: "Optimizer") -> dict[str, float]:
-    """What "lr" is in each param group of any optimizer, by the group's name; nothing of groups without it."""
-    return {
-        str(group.get("name", f"group{index}")): float(group["lr"])
-        for index, group in enumerate(optimizer.param_groups)
-        if "lr" in group
-    }
+def named_groups(optimizer: "Optimizer") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the param groups of any optimizer with their names: their own, or "group0" and so on."""
+    for index, group in enumerate(optimizer.param_groups):
+        yield str(group.get("name", f"group{index}")), group
+
+
+def geometric_mean(values: Any) -> float:
+    """Take the geometric mean of positive numbers in a tensor; a single number as it is."""
+    if not _many(values):
+        return float(values)
+    return float(values.detach().double().log().mean().exp())
+
+
+def geometric_mean_of_positive(tensors: "Iterable[Tensor]") -> float:
+    """Take the geometric mean of all numbers above 0 in some tensors; 0 if there is none."""
+    total, n = 0.0, 0
+    for values in tensors:
+        positive = values[values > 0].double()
+        total, n = total + float(positive.log().sum()), n + positive.numel()
+    return math.exp(total / n) if n else 0.0
+
+
+def quantiles_of(values: Any) -> tuple[float, ...] | None:
+    """Take the quantiles of ``QUANTILES`` of numbers in a tensor, interpolated; None for a single number.
+
+    Of more than a million numbers, a million or so are taken at equal distances.
+    """
+    if not _many(values):
+        return None
+    thinned = values.detach().flatten()[:: -(-values.numel() // MAX_VALUES)].double()
+    return tuple(thinned.quantile(thinned.new_tensor(QUANTILES)).tolist())
+
+
+def _many(values: Any) -> bool:
+    return getattr(values, "ndim", 0) > 0

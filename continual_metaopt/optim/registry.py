@@ -1,10 +1,17 @@
-"""Learners by name: an optimizer and its settings, for configurations and the command line."""
+"""Learners by name: one row of facts for each, and the functions that make them from a network and options.
+
+The row of a learner stands in its own file, as ``… = LearnerSpec(…)`` over several lines. Rows are read from the text
+of the files, so that learners can be listed without importing torch; a row uses names of this module alone.
+"""
 
 import importlib
 import inspect
 import math
 import re
-from typing import TYPE_CHECKING, Any, Union, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
@@ -13,85 +20,74 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+Family = Literal[
+    "fixed step size",
+    "MetaOptimize",
+    "learned step sizes",
+    "no step size to choose",
+    "made for changing streams",
+    "schedule, or told of changes",
+]
+Range: TypeAlias = tuple[float, float, Literal["log"]]
+SearchSpace: TypeAlias = dict[str, Range | list[Any]]
+
+LR: Range = (1e-5, 1e-1, "log")
+DECOUPLED_DECAY = [0.0, 1e-3, 1e-2, 1e-1]  # multiplied by the step size
+DECAY_OF_LARGE_STEPS = [0.0, 1e-4, 1e-3, 1e-2]  # likewise
+DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
+NOISE = [0.0, 1e-3, 1e-2, 1e-1]
+INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy begin with
+ON_A_BASE: SearchSpace = {"lr": LR, "weight_decay": DECOUPLED_DECAY}  # of a step size that is the base update's own
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What is known of a learner: its row.
+
+    Attributes:
+        name: the learner's name, and that of the function in its file that makes it. A name that ends in ``_told``
+            says that it hears of each new experience, by ``begin_experience()``.
+        description: what it is, in a few words.
+        family: kind of learner, by which figures and tables group them.
+        space: where to look for good settings: option → ``(low, high, "log")`` for numbers between two bounds, uniform
+            in their logarithm, or a list of values. It covers what is usually tried, for single samples, and holds the
+            default. A text says why there is nothing to tune.
+        paper: where the rule is from; empty for textbook rules and this package's own controls.
+        fixed: step sizes are given from outside, not learned or estimated.
+        on_a_base: the step size is that of a base update, so that the space depends on the option ``base``.
+        entry_point: import path of the function, "package.module:name"; filled in.
+    """
+
+    name: str
+    description: str
+    family: Family
+    space: SearchSpace | str
+    paper: str = ""
+    fixed: bool = False
+    on_a_base: bool = False
+    entry_point: str = ""
+
+
+ROW = re.compile(r"^\w+ = (LearnerSpec\(\n.*?^\))", flags=re.MULTILINE | re.DOTALL)
+
+
+def _rows() -> Iterator[LearnerSpec]:
+    """The rows of this package's learners, in the order in which they are listed."""
+    here = Path(__file__).parent
+    for path in [here / "metaoptimize.py", *(p for folder in FOLDERS for p in sorted((here / folder).glob("*.py")))]:
+        module = ".".join(path.relative_to(here).with_suffix("").parts)
+        for row in ROW.findall(path.read_text(encoding="utf-8")):
+            spec: LearnerSpec = eval(row)
+            yield replace(spec, entry_point=f"continual_metaopt.optim.{module}:{spec.name}")
+
+
+FOLDERS = ("controls", "peers", "packaged")
+SPECS: Mapping[str, LearnerSpec] = {spec.name: spec for spec in _rows()}
 LEARNERS: Registry[Any] = Registry("learner", entry_points="continual_metaopt.learners")
-for _name, _module, _description in (
-    ("metaoptimize", "learners", "MetaOptimize: step sizes learned online"),
-    ("fixed", "controls.fixed", "a base update with a fixed step size"),
-    ("fixed_per_block", "controls.fixed", "a base update with a fixed step size for each block"),
-    ("idbd", "peers.idbd", "IDBD, for linear models and squared error"),
-    ("autostep", "peers.autostep", "Autostep, for linear models and squared error"),
-    ("idbd_network", "peers.idbd_network", "IDBD for networks, a step size for each weight"),
-    ("sgd_hd", "peers.hypergradient", "SGD with hypergradient descent"),
-    ("adam_hd", "peers.hypergradient", "Adam with hypergradient descent"),
-    ("idbd_rmsprop", "peers.idbd_rmsprop", "IDBD with RMSProp as base update, a step size for each weight"),
-    ("meta_mirror_descent", "peers.meta_mirror_descent", "SGD with mirror descent of the step size"),
-    (
-        "exponentiated_gradient",
-        "peers.exponentiated_gradient",
-        "SGD with momentum; step sizes by exponentiated gradients",
-    ),
-    ("sps", "peers.sps", "SGD with stochastic Polyak step sizes"),
-    ("vsgd", "peers.vsgd", "vSGD: step sizes from mean, variance and curvature of each weight's gradient"),
-    ("cocob", "peers.cocob", "COCOB: coin betting, without step sizes"),
-    ("obgd", "peers.obgd", "ObGD: gradient descent with a bound on overshooting"),
-    (
-        "adamw_lion_package",
-        "peers.adamw_lion_package",
-        "MetaOptimize with AdamW and Lion as its authors' package has it",
-    ),
-    ("upgd", "peers.upgd", "UPGD: perturbed gradient descent that leaves useful weights alone"),
-    ("l2_init", "peers.l2_init", "a base update with a pull towards the initial weights"),
-    ("shrink_and_perturb", "peers.shrink_and_perturb", "a base update whose steps also shrink weights and add noise"),
-    (
-        "weight_clipping",
-        "peers.weight_clipping",
-        "a base update with weights clipped to the range of their initial values",
-    ),
-    (
-        "continual_backprop",
-        "peers.continual_backprop",
-        "a base update, after which hidden units of little use are replaced",
-    ),
-    ("aruba_told", "peers.aruba", "ARUBA: a step size for each weight from past experiences, of which it is told"),
-    (
-        "reinitialised_told",
-        "controls.reinitialised",
-        "a base update; network or head begin anew at experiences it is told of",
-    ),
-    (
-        "replayed_step_sizes",
-        "controls.replayed_step_sizes",
-        "a base update with the step sizes that another run has recorded",
-    ),
-    ("cosine", "controls.schedules", "a base update with warm-up and a cosine over the stream's length"),
-    (
-        "cosine_restarts_told",
-        "controls.schedules",
-        "a base update with a cosine anew at each experience, of which it is told",
-    ),
-    ("glocal", "peers.glocal", "step sizes learned from estimated global hypergradients"),
-    ("dog", "packaged.distance_over_gradients", "DoG with iterate averaging (dog-optimizer)"),
-    ("ldog", "packaged.distance_over_gradients", "LDoG, DoG for each tensor (dog-optimizer)"),
-    ("prodigy", "packaged.prodigy", "Prodigy, Adam with an estimated step size (prodigyopt)"),
-    ("dadapt_sgd", "packaged.d_adaptation", "SGD with D-Adaptation (dadaptation)"),
-    ("dadapt_adam", "packaged.d_adaptation", "Adam with D-Adaptation (dadaptation)"),
-    ("dadapt_adagrad", "packaged.d_adaptation", "AdaGrad with D-Adaptation (dadaptation)"),
-    ("mechanic", "packaged.mechanic", "Mechanic around AdamW or SGD (mechanic-pytorch)"),
-    ("trac", "packaged.trac", "TRAC around Adam, AdamW or SGD (pytorch-optimizer)"),
-    ("schedulefree_sgd", "packaged.schedule_free", "schedule-free SGD (schedulefree)"),
-    ("schedulefree_adamw", "packaged.schedule_free", "schedule-free AdamW (schedulefree)"),
-    ("lion", "packaged.lion", "Lion with a fixed step size (lion-pytorch)"),
-    ("gdtuo", "packaged.ultimate", "hyperparameters by automatic gradients (gradient-descent-the-ultimate-optimizer)"),
-):
-    LEARNERS.add_lazily(_name, f"continual_metaopt.optim.{_module}:{_name}", _description)
+for _spec in SPECS.values():
+    LEARNERS.add_lazily(_spec.name, _spec.entry_point, _spec.description)
 
 register_learner = LEARNERS.register
-
-GIVEN_STEP_SIZES = (
-    "fixed", "upgd", "l2_init", "shrink_and_perturb", "weight_clipping", "continual_backprop", "cosine",
-    "cosine_restarts_told", "lion", "schedulefree_sgd", "schedulefree_adamw", "fixed_per_block", "reinitialised_told",
-    "replayed_step_sizes",
-)  # fmt: skip
 
 TORCH_PREFIX = "torch:"
 PYTORCH_OPTIMIZER_PREFIX = "pytorch_optimizer:"
@@ -99,6 +95,92 @@ TRAC = f"{PYTORCH_OPTIMIZER_PREFIX}TRAC"  # which is given another optimizer, an
 ALIG = f"{PYTORCH_OPTIMIZER_PREFIX}AliG"  # which computes its step size from the loss
 PREFIXES = (TORCH_PREFIX, PYTORCH_OPTIMIZER_PREFIX)
 PLAIN_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Literal": str}  # by names in annotations
+
+# of base updates whose usual step sizes are others than those of Adam's kin; where they are larger, decays are smaller
+SPACES_OF_BASES: Mapping[str, SearchSpace] = {
+    "sgd": {"lr": (1e-4, 1e-1, "log"), "weight_decay": DECAY_OF_LARGE_STEPS},
+    "sgdm": {"lr": (1e-5, 1e-2, "log"), "weight_decay": DECAY_OF_LARGE_STEPS},
+    "lion": {"lr": (1e-6, 1e-2, "log")},
+}
+
+Made = TypeVar("Made")
+STEP_SIZES = (
+    'which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", or lists of name prefixes.'
+)
+
+
+def learner_of(
+    optimizer_class: Callable[..., Made],
+    step_sizes: str = "",
+    *,
+    blocks: str = "scalar",
+    hidden: Sequence[str] = (),
+    docs: Mapping[str, str] | None = None,
+    **defaults: Any,
+) -> Callable[..., Made]:
+    """Make a learner's function ``(model, **options) -> Optimizer`` from an optimizer class.
+
+    Options, their types, defaults and descriptions are those of the class, all by keyword. In place of ``params`` it
+    takes the network, which ``blocks`` divides into param groups.
+
+    Args:
+        optimizer_class: its first argument is ``params``, or ``model`` with an option ``params``.
+        step_sizes: default of an option ``step_sizes`` that says how the network is divided; empty for no such option.
+        blocks: how the network is divided without that option.
+        hidden: names of options of the class that the learner does not have.
+        docs: descriptions that replace those of the class.
+        **defaults: defaults that replace those of the class.
+    """
+    first, *others = inspect.signature(optimizer_class).parameters.values()
+    kept = [p for p in others if p.name not in (*hidden, "params", "step_sizes")]
+    options = {
+        p.name: p.replace(
+            kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default), annotation=_without_objects(p.annotation)
+        )
+        for p in kept
+    }
+
+    def factory(model: "nn.Module", **given: Any) -> Made:
+        from continual_metaopt.optim.blocks import blocks as groups_of
+
+        unknown = given.keys() - signature.parameters.keys()
+        if unknown:
+            raise TypeError(f"{name}() got an unexpected keyword argument '{min(unknown)}'")
+        groups = groups_of(model, given.pop("step_sizes", step_sizes or blocks))
+        settings = {**defaults, **given}
+        if first.name == "model":
+            return optimizer_class(model, params=groups, **settings)
+        return optimizer_class(groups, **settings)
+
+    name = getattr(optimizer_class, "__name__", "")
+    model = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation="nn.Module")
+    if step_sizes:
+        from continual_metaopt.optim.blocks import Granularity
+
+        kind = Granularity | list[list[str]]
+        options["step_sizes"] = inspect.Parameter("step_sizes", model.KEYWORD_ONLY, default=step_sizes, annotation=kind)
+    signature = inspect.Signature([model, *options.values()], return_annotation=optimizer_class)
+    factory.__signature__ = signature  # type: ignore[attr-defined]
+    factory.__doc__ = _composed(optimizer_class, options, {"step_sizes": STEP_SIZES, **(docs or {})})
+    factory.__name__ = factory.__qualname__ = name
+    factory.__module__ = optimizer_class.__module__
+    return factory
+
+
+def _without_objects(annotation: Any) -> Any:
+    """The part of a type that can be written in a file: "adamw", say, and not a configured ``AdamW(…)``."""
+    parts = [part for part in get_args(annotation) if not getattr(part, "_is_protocol", False)]
+    return annotation if len(parts) == len(get_args(annotation)) else Union[(*parts,)]
+
+
+def _composed(optimizer_class: Any, options: Mapping[str, Any], docs: Mapping[str, str]) -> str:
+    """The docstring of a learner's function: the first line of the class's, and what it says of the options."""
+    text = inspect.getdoc(optimizer_class) or ""
+    _, _, section = text.partition("\nArgs:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], flags=re.MULTILINE)
+    known = {option: " ".join(words.split()) for option, words in entries} | dict(docs)
+    lines = [f"    {option}: {known.get(option, '')}" for option in ("model", *options)]
+    return "\n".join([text.partition("\n")[0], "", "Args:", *lines])
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
@@ -120,7 +202,7 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
         >>> make_optimizer("fixed", torch.nn.Linear(2, 1), base="lion", lr=1e-4).step_size_report()
         {'all': 0.0001}
     """
-    from continual_metaopt.optim.weightwise import require_finite
+    from continual_metaopt.optim.base import require_finite
 
     require_finite(options)
     optimizer: Optimizer = learner_factory(name)(model, **options)
@@ -128,7 +210,7 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
 
 
 def learner_factory(name: str) -> Any:
-    """The function ``(model, **options) -> Optimizer`` of a learner.
+    """Find the function ``(model, **options) -> Optimizer`` of a learner.
 
     Raises:
         UnknownNameError: no such learner.
@@ -211,31 +293,109 @@ def _takes_parameters(value: Any) -> bool:
 
 
 def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
-    """Whether a learner adapts its step sizes, as opposed to having them fixed from outside.
+    """Tell whether a learner adapts its step sizes, as opposed to having them fixed from outside.
 
     What is named with a prefix counts as fixed, but for TRAC, since only "lr" is known of it.
     """
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
     by_prefix = name.startswith(PREFIXES) and name != TRAC
-    return not (name in GIVEN_STEP_SIZES or by_prefix or fixed)
+    return not (by_prefix or fixed or (name in SPECS and SPECS[name].fixed))
 
 
 def is_told(name: str) -> bool:
-    """Whether a learner is told where experiences begin, by ``begin_experience()``; its name says so."""
+    """Tell whether a learner hears where experiences begin, by ``begin_experience()``; its name says so."""
     return name.endswith("_told")
 
 
 def known_of_the_stream(name: str, n_samples: int, batch_size: int = 1) -> dict[str, int]:
-    """What a learner wants to know of the stream: those of ``n_samples`` and ``batch_size`` that its factory takes.
+    """Give what a learner wants to know of the stream: those of the two numbers that its function takes.
 
     Args:
-        name: of the learner.
+        name: the learner.
         n_samples: length of the stream.
-        batch_size: samples that are learned from at once.
+        batch_size: number of samples that are learned from at once.
 
     Raises:
         UnknownNameError: no such learner.
+
+    Example:
+        >>> known_of_the_stream("cosine", 1000), known_of_the_stream("fixed", 1000)
+        ({'n_samples': 1000, 'batch_size': 1}, {})
     """
     taken = inspect.signature(learner_factory(name)).parameters
     known = {"n_samples": n_samples, "batch_size": batch_size}
     return {key: value for key, value in known.items() if key in taken}
+
+
+class NoSearchSpaceError(ValueError):
+    """Nobody has said where to look for settings of a learner."""
+
+
+def nothing_to_tune(name: str) -> str:
+    """Say why a learner has no setting to tune; empty if it may have one."""
+    return str(SPECS[name].space) if name in SPECS and isinstance(SPECS[name].space, str) else ""
+
+
+def search_space(name: str, base: str | None = None) -> SearchSpace:
+    """Say where to look for good settings of a learner, so that all are tuned alike.
+
+    Args:
+        name: the learner, as for ``make_optimizer``.
+        base: its base update, if it is given one.
+
+    Returns:
+        Option → ``(low, high, "log")`` for numbers between two bounds, uniform in their logarithm, or a list of values;
+        empty for a learner with nothing to tune. Optimizers named ``…:NAME`` get two decades on either side of their
+        default ``lr``, and weight decays where they take one. A package's learner declares its own by an attribute
+        ``search_space`` of the function that makes it.
+
+    Raises:
+        UnknownNameError: no such learner.
+        NoSearchSpaceError: it has none; the message says what to do.
+
+    Example:
+        >>> search_space("fixed")["lr"]
+        (1e-05, 0.1, 'log')
+        >>> search_space("fixed", base="lion")["lr"]
+        (1e-06, 0.01, 'log')
+    """
+    if name in SPECS:
+        spec = SPECS[name]
+        space = {} if isinstance(spec.space, str) else dict(spec.space)
+        of_base = SPACES_OF_BASES.get(base or "", {}) if spec.on_a_base else {}
+        return space | {option: values for option, values in of_base.items() if option in space}
+    factory = learner_factory(name)
+    if declared := getattr(factory, "search_space", None):
+        return dict(declared)
+    if ":" in name and (usual := _around_defaults(factory)):
+        return usual
+    raise NoSearchSpaceError(
+        f"there is no search space for the learner '{name}': name ranges in the study, such as "
+        "tune: {method: random, space: {lr: [1.0e-5, 1.0e-1, log]}}, "
+        "or give the function that makes it an attribute search_space"
+    )
+
+
+def is_range(space: Range | Sequence[Any]) -> bool:
+    """Tell whether an option of a search space is a number between two bounds, as opposed to one of several values."""
+    return (
+        len(space) == 3 and space[2] == "log" and all(isinstance(bound, int | float) for bound in (space[0], space[1]))
+    )
+
+
+def is_inside(space: Range | Sequence[Any], value: Any) -> bool:
+    """Tell whether a value is one that an option of a search space can take."""
+    if is_range(space):
+        return isinstance(value, int | float) and bool(space[0] <= value <= space[1])
+    return value in space
+
+
+def _around_defaults(factory: Any) -> SearchSpace:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
+    space: SearchSpace = {}
+    lr = defaults.get("lr")
+    if isinstance(lr, int | float) and lr > 0:
+        space["lr"] = (lr / 100, lr * 100, "log")
+        if isinstance(defaults.get("weight_decay"), int | float):
+            space["weight_decay"] = sorted({*DECAY_IN_GRADIENT, *DECOUPLED_DECAY, defaults["weight_decay"]})
+    return space

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
 from continual_metaopt.optim.base_updates import BaseUpdate
-from continual_metaopt.optim.step_size_granularity import FINE, StepSizes
+from continual_metaopt.optim.blocks import FINE, StepSizes
 from continual_metaopt.optim.traces import TraceRule, UpdateOrder
 from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA
 from continual_metaopt.streams.registry import unknown_name
@@ -31,7 +31,6 @@ def _check_exact(rule: TraceRule, group: Group) -> None:
     for option, value in (
         ("learn", ("lr",)),
         ("parametrisation", "log"),
-        ("effective_step_bound", None),
         ("update_order", rule.update_order),
     ):
         if group[option] != value:
@@ -52,16 +51,6 @@ def _kinds(group: Group) -> Iterator[str]:
 def _is_fine(group: Group) -> bool:
     """Whether a group learns several step sizes."""
     return group["step_sizes"] in FINE and group["meta_lr"] > 0
-
-
-def _is_bounded(group: Group) -> bool:
-    return group["effective_step_bound"] is not None and group["meta_lr"] > 0 and "lr" in group["learn"]
-
-
-def _discount(horizon: float) -> float:
-    if not 1 <= horizon < math.inf:
-        raise ValueError(f"horizon must be finite and at least 1 step, but is {horizon}; gamma=1 has no horizon")
-    return 1 - 1 / horizon
 
 
 def _momentum_of(base: BaseUpdate) -> float:
@@ -121,9 +110,9 @@ def _check_group(group: Group) -> None:
             )
     if not (isinstance(group["meta_every"], int) and group["meta_every"] >= 1):
         raise ValueError(f"meta_every must be a whole number of steps, at least 1, but is {group['meta_every']}")
-    for guard in ("max_meta_change", "effective_step_bound"):
-        if group[guard] is not None and not 0 < group[guard] < math.inf:
-            raise ValueError(f"{guard} must be finite and positive, or None for no bound, but is {group[guard]}")
+    limit = group["max_meta_change"]
+    if limit is not None and not 0 < limit < math.inf:
+        raise ValueError(f"max_meta_change must be finite and positive, or None for no bound, but is {limit}")
 
 
 def _check_choice(what: str, value: Any, choices: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from continual_metaopt.analysis.records import GIVEN_UP
 from continual_metaopt.engines import Engine
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.controls.trajectories import with_digest
@@ -84,6 +85,8 @@ class RunConfig(BaseModel):
             content |= {"diagnostics": sorted(set(self.diagnostics)), "diagnostics_every": self.diagnostics_every}
         for name in ("data_root", "memory_limit"):  # where files and pixels lie does not decide what they hold
             content["stream"].pop(name, None)
+        if self.learner.name == "metaoptimize":  # so that older runs keep their identity
+            content["learner"] |= dict.fromkeys(GIVEN_UP)
         if content["learner"].get("digest"):  # of what is replayed, wherever it lies
             content["learner"].pop("trajectory", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

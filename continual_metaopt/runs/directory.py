@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, open_regular, write_whole
 from continual_metaopt.engines.observations import Observations
-from continual_metaopt.optim.summaries import QUANTILES
+from continual_metaopt.optim.protocol import QUANTILES
 from continual_metaopt.runs.damage import _is_damage, notes_on_damages, set_aside
 from continual_metaopt.runs.files import (
     CHECKPOINT,

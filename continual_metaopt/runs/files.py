@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, real_folder, write_whole
 from continual_metaopt.analysis.records import read_object
-from continual_metaopt.optim.summaries import QUANTILES
+from continual_metaopt.optim.protocol import QUANTILES
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
@@ -119,15 +119,6 @@ def _damaged_folders(run: Path) -> list[Path]:
     """The folders of ``set_aside``, in order."""
     folders = [folder for folder in run.glob(f"{DAMAGED}*") if not folder.is_symlink() and is_regular(folder / REASON)]
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
-
-
-def files_of_run(run: Path) -> dict[str, Path]:
-    """The files in a directory that a run writes there, by their paths in it; no links, and nobody else's files."""
-    found = [run / name for name in _NAMES]
-    found += [part for name in TABLES for part in _parts(run, name).values()]
-    for folder in _damaged_folders(run):
-        found += [Path(directory) / name for directory, _, names in os.walk(folder) for name in names]
-    return {path.relative_to(run).as_posix(): path for path in found if is_regular(path)}
 
 
 def remove_leftovers(run: Path) -> None:

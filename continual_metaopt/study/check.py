@@ -6,7 +6,6 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.runs.components import Component, ConfigError, factory_of
 from continual_metaopt.runs.config import RunConfig
@@ -14,17 +13,17 @@ from continual_metaopt.runs.process_settings import available_device
 from continual_metaopt.streams.stream import LearnerInfo
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
 from continual_metaopt.study.lengths import n_selection_runs, selection_length, stream_sizes
-from continual_metaopt.study.plan import Made, kind_of
+from continual_metaopt.study.plan import kind_of
 
 
-def check_study(study: StudyConfig) -> Made:
+def check_study(study: StudyConfig) -> int:
     """Make a study's streams, its network and its learners, so that what cannot be made shows before the first run.
 
     Of settings of a learner that differ only in numbers, one is tried. Nothing is written but decoded images of the
     stream's source.
 
     Returns:
-        What there is to know about the things made.
+        The number of the network's parameters.
 
     Raises:
         ConfigError: something cannot be made; the message names the field.
@@ -38,10 +37,9 @@ def check_study(study: StudyConfig) -> Made:
     if to_choose and study.tuning:
         _sizes(study.run(*to_choose[0], study.selection_seeds[0], "selection", tuned=False), "tuning.stream")
     selection_length(study)
-    n_blocks = [0] * len(study.learners)
     for i, run in runs:
-        n_blocks[i] = max(n_blocks[i], _n_blocks(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'"))
-    return Made(sum(param.numel() for param in model.parameters()), n_blocks)
+        _try_learner(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'")
+    return sum(param.numel() for param in model.parameters())
 
 
 def check_run(config: RunConfig) -> None:
@@ -56,7 +54,7 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError("learner.trajectory: needed, the directory of a finished run whose step sizes are replayed")
     available_device(config.device)
     sizes = _sizes(config, "stream")
-    _n_blocks(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
+    _try_learner(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
 
 
 def _one_of_each_kind(study: StudyConfig, entry: LearnerEntry) -> Collection[Component]:
@@ -91,15 +89,13 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
     return model
 
 
-def _n_blocks(run: RunConfig, model: nn.Module, sizes: LearnerInfo, where: str) -> int:
-    """How many blocks a learner has on the network."""
+def _try_learner(run: RunConfig, model: nn.Module, sizes: LearnerInfo, where: str) -> None:
     known = known_of_the_stream(run.learner.name, sizes.n_samples, sizes.batch_size)
     try:
         with torch.random.fork_rng(devices=[]):
-            optimizer = make_optimizer(run.learner.name, copy.deepcopy(model), **known, **run.learner.options)
+            make_optimizer(run.learner.name, copy.deepcopy(model), **known, **run.learner.options)
     except Exception as error:
         raise ConfigError(f"{where} cannot be made for the network '{run.network.name}': {_said(error)}") from error
-    return len(step_sizes_of(optimizer))
 
 
 def _said(error: Exception) -> str:

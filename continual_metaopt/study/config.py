@@ -20,16 +20,12 @@ from pydantic import (
 
 from continual_metaopt.engines import Engine
 from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import learner_factory
-from continual_metaopt.optim.search_spaces import NOTHING_TO_TUNE, search_space
+from continual_metaopt.optim.registry import learner_factory, nothing_to_tune, search_space
 from continual_metaopt.runs.components import Component, ConfigError, Kind, resolve
 from continual_metaopt.runs.config import MAX_SEED, Device, Diagnostics, RunConfig
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError, unknown_name
 from continual_metaopt.study.settings import next_settings, require_optuna
 from continual_metaopt.study.tuning import Search, Setting, Tuning, grid
-
-StudyEngine = Literal[Engine, "population"]
-
 
 Grid = dict[str, list[Any]]
 
@@ -99,7 +95,7 @@ class StudyConfig(BaseModel):
         selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
         tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
             too then, and with their tuned ones if these are among the best, where it says of how many.
-        engine: as of a run, or "population" to let runs of equal networks learn side by side in one process.
+        engine: how the learners' steps are executed, as of a run.
         device: where the learners are: "cpu", "cuda", "cuda:N" or "mps".
         record_every: distance in steps between recorded step sizes, at least 10.
         record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
@@ -118,7 +114,7 @@ class StudyConfig(BaseModel):
     seeds: list[int] = Field(min_length=1)
     selection_seeds: list[int] = Field(default_factory=list)
     tuning: Tuning | None = None
-    engine: StudyEngine = "auto"
+    engine: Engine = "auto"
     device: Device = "cpu"
     record_every: int = Field(50, ge=10)
     record_samples_every: int = Field(1, ge=1)
@@ -164,12 +160,6 @@ class StudyConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _diagnostics_are_possible(self) -> "StudyConfig":
-        if self.diagnostics and self.engine == "population":
-            raise ValueError("diagnostics: none are possible with engine: population; use engine: auto")
-        return self
-
-    @model_validator(mode="after")
     def _replays_are_possible(self) -> "StudyConfig":
         by_label = {entry.label or entry.name: entry for entry in self.learners}
         for position, entry in enumerate(self.learners):
@@ -193,7 +183,7 @@ class StudyConfig(BaseModel):
 
     def is_tuned(self, entry: LearnerEntry) -> bool:
         """Whether settings of a learner are chosen on the selection seeds."""
-        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and entry.name not in NOTHING_TO_TUNE
+        return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and not nothing_to_tune(entry.name)
 
     def reports_untuned(self, entry: LearnerEntry) -> bool:
         """Whether a learner is reported as it was given: if it is not tuned, or beside its tuned self.
@@ -276,7 +266,7 @@ class StudyConfig(BaseModel):
             network=self.network,
             learner=learner,
             seed=seed,
-            engine="auto" if self.engine == "population" else self.engine,
+            engine=self.engine,
             device=self.device,
             record_every=self.record_every,
             record_samples_every=self.record_samples_every,

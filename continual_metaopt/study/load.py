@@ -11,40 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from continual_metaopt.engines import Engine
 from continual_metaopt.runs.components import ConfigError, describe, import_modules
 from continual_metaopt.streams.registry import UnknownNameError, unknown_name
-from continual_metaopt.study.config import StudyConfig, StudyEngine
+from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.study_file import StudyFileError, parse_study, read_study_text
-
-
-def load_study(
-    study: str | Path,
-    *,
-    source: str | None = None,
-    data_root: str | Path | None = None,
-    seeds: Sequence[int] | None = None,
-    engine: StudyEngine | None = None,
-    device: str | None = None,
-) -> StudyConfig:
-    """Read a study of one stream and one network from a YAML file, or a packaged one by name.
-
-    Args:
-        study: path or name.
-        source: the stream's source, instead of the one in the file.
-        data_root: the stream's data_root, likewise.
-        seeds: the reported seeds, likewise.
-        engine: how steps are executed, likewise.
-        device: where the learners are, likewise.
-
-    Raises:
-        FileNotFoundError: no such file.
-        UnknownNameError: no packaged study of this name.
-        ConfigError: the study is not valid; the message names file and field. Or it has several streams or networks.
-    """
-    parts = load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
-    if len(parts) > 1:
-        raise ConfigError(f"{study}: has several streams or networks ({', '.join(parts)}); load_studies reads them all")
-    return next(iter(parts.values()))
 
 
 def load_studies(
@@ -53,7 +24,7 @@ def load_studies(
     source: str | None = None,
     data_root: str | Path | None = None,
     seeds: Sequence[int] | None = None,
-    engine: StudyEngine | None = None,
+    engine: Engine | None = None,
     device: str | None = None,
 ) -> dict[str, StudyConfig]:
     """Read a study with any number of streams and networks, each combination of which is a study of its own.
@@ -61,17 +32,19 @@ def load_studies(
     Args:
         study: path or name.
         source: the streams' source, instead of those in the file.
-        data_root: the streams' data_root, likewise.
-        seeds: the reported seeds, likewise.
-        engine: how steps are executed, likewise.
-        device: where the learners are, likewise.
+        data_root: the streams' data_root, instead of those in the file.
+        seeds: the reported seeds, instead of those in the file.
+        engine: how steps are executed, instead of what the file says.
+        device: where the learners are, instead of what the file says.
 
     Returns:
         Each combination by its label, such as "drifting-mlp" of the stream "drifting" and the network "mlp"; the label
         holds only what the study has a list of, and is empty if it has none.
 
     Raises:
-        FileNotFoundError, UnknownNameError, ConfigError: as ``load_study``.
+        FileNotFoundError: no such file.
+        UnknownNameError: no packaged study of this name.
+        ConfigError: the study is not valid; the message names file and field.
     """
     path = Path(study)
     if path.suffix in (".yaml", ".yml") or path.is_file():

@@ -13,7 +13,6 @@ from typing import Any
 
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.runs.components import resolve
-from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
 from continual_metaopt.study.files_on_disk import bytes_below, size
 from continual_metaopt.study.lengths import _n_best, n_reported_runs, n_selection_runs, selection_length, stream_length
@@ -24,24 +23,10 @@ ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the bes
 EARLIER_RUNS = 1000  # that are looked at for their speed
 
 
-# Size of records, measured on those kept in this repository: bytes per run, per sample, per experience, per recorded
-# step size with its meta gradient (learned; not learned; as quantiles of many), and per measured diagnostic.
-RUN_BYTES, SAMPLE_BYTES, EXPERIENCE_BYTES = 7300.0, 3.6, 40.0
-LEARNED_BYTES, FIXED_BYTES, QUANTILES_BYTES, DIAGNOSTIC_BYTES = 12.5, 0.7, 30.0, 9.0
+# Size of records, measured on those kept in this repository: bytes per run, per sample, and per step at which about
+# three step sizes are recorded with their meta gradients
+RUN_BYTES, SAMPLE_BYTES, RECORDED_STEP_BYTES = 7300.0, 3.6, 40.0
 CHECKPOINT_BYTES = 20.0  # per parameter: weights, two moments, two traces, as float32
-
-
-@dataclass(frozen=True)
-class Made:
-    """What is known of a study's network and learners once they have been made.
-
-    Attributes:
-        n_parameters: of the network.
-        n_blocks: blocks with a step size of their own, of each learner.
-    """
-
-    n_parameters: int
-    n_blocks: list[int]
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,6 @@ class LearnerPlan:
         reported_runs, reported_samples: likewise of the reported runs.
         samples_per_second: how fast one run of it is expected to be.
         basis: where that is from.
-        bytes: size of the records of all its runs together.
     """
 
     label: str
@@ -64,12 +48,21 @@ class LearnerPlan:
     reported_samples: int
     samples_per_second: float
     basis: str
-    bytes: float = 0.0
+
+    @property
+    def samples(self) -> int:
+        """Samples of all its runs together."""
+        return self.selection_samples + self.reported_samples
 
     @property
     def hours(self) -> float:
         """Of computing, one run after the other."""
-        return (self.selection_samples + self.reported_samples) / self.samples_per_second / 3600
+        return self.samples / self.samples_per_second / 3600
+
+    def bytes(self, record_every: int) -> float:
+        """About how large the records of all its runs are together."""
+        n_runs = self.selection_runs + self.reported_runs
+        return n_runs * RUN_BYTES + self.samples * (SAMPLE_BYTES + RECORDED_STEP_BYTES / record_every)
 
 
 @dataclass(frozen=True)
@@ -80,13 +73,15 @@ class StudyPlan:
         name: of the study.
         learners: what each takes, and in a last row the tuned settings where only those of the best are reported.
         workers: runs at a time.
-        checkpoint_bytes: size of a run's checkpoint.
+        record_every: distance in steps between recorded step sizes.
+        n_parameters: of the network.
     """
 
     name: str
     learners: list[LearnerPlan]
     workers: int
-    checkpoint_bytes: float = 0.0
+    record_every: int
+    n_parameters: int = 0
 
     @property
     def runs(self) -> int:
@@ -96,7 +91,7 @@ class StudyPlan:
     @property
     def samples(self) -> int:
         """Samples of all runs together."""
-        return sum(plan.selection_samples + plan.reported_samples for plan in self.learners)
+        return sum(plan.samples for plan in self.learners)
 
     @property
     def hours(self) -> float:
@@ -106,7 +101,8 @@ class StudyPlan:
     @property
     def bytes(self) -> float:
         """Disk space: of all records, and of the checkpoints of the runs under way."""
-        return sum(plan.bytes for plan in self.learners) + min(self.workers, self.runs) * self.checkpoint_bytes
+        checkpoints = min(self.workers, self.runs) * self.n_parameters * CHECKPOINT_BYTES
+        return sum(plan.bytes(self.record_every) for plan in self.learners) + checkpoints
 
     def summary(self) -> str:
         """One sentence."""
@@ -130,7 +126,7 @@ class StudyPlan:
                 f"{plan.samples_per_second:,.0f}",
                 plan.basis,
                 _duration(plan.hours),
-                size(plan.bytes),
+                size(plan.bytes(self.record_every)),
             )
             for plan in self.learners
         ]
@@ -139,20 +135,19 @@ class StudyPlan:
         return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
 
 
-def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: Made | None = None) -> StudyPlan:
+def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
     """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
 
     Args:
         study: its description.
         folders: where to look for earlier runs of this machine, for their speed.
         workers: runs at a time.
-        made: what ``checking.check_study`` found; needed for the disk space. One block per learner is assumed without.
+        n_parameters: of the network, as ``checking.check_study`` tells; for the space that checkpoints take.
 
     Raises:
         ConfigError: selection runs have another length than the study says.
         FileNotFoundError: the stream's source is not there.
     """
-    made = made or Made(0, [1] * len(study.learners))
     reported = stream_length(study.stream, study.seeds[0])
     shorter = selection_length(study)
     selection = reported if shorter is None else shorter
@@ -162,12 +157,9 @@ def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: 
         for record, speed in islice(_earlier_runs(folders), EARLIER_RUNS)
         if record["network"] == network
     ]
-    learners = [
-        _plan(study, entry, reported, selection, earlier, n_blocks)
-        for entry, n_blocks in zip(study.learners, made.n_blocks, strict=True)
-    ]
+    learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
     rows = learners + _plan_of_best(study, learners, reported)
-    return StudyPlan(study.name, rows, workers, CHECKPOINT_BYTES * made.n_parameters)
+    return StudyPlan(study.name, rows, workers, study.record_every, n_parameters)
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:
@@ -189,29 +181,6 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         )
 
 
-def run_bytes(run: RunConfig, n_samples: int, n_blocks: int) -> float:
-    """About how large the records of a run are when it has finished.
-
-    Args:
-        run: a resolved description.
-        n_samples: length of its stream.
-        n_blocks: blocks that have a step size of their own.
-    """
-    options = run.learner.options
-    per_record = LEARNED_BYTES if run.learned_step_sizes else FIXED_BYTES
-    if options.get("step_sizes") in ("node", "weight"):
-        per_record += QUANTILES_BYTES
-    n_diagnostics = len(set(run.diagnostics)) * (n_blocks + 1)
-    n_experiences = run.stream.options.get("n_experiences") or 10
-    return (
-        RUN_BYTES
-        + SAMPLE_BYTES * n_samples
-        + EXPERIENCE_BYTES * n_experiences
-        + per_record * n_blocks * n_samples / run.record_every
-        + DIAGNOSTIC_BYTES * n_diagnostics * n_samples / run.diagnostics_every
-    )
-
-
 def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
     """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
     n = _n_best(study)
@@ -221,8 +190,7 @@ def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported:
     n_runs = n * len(study.seeds)
     speed = harmonic_mean([plan.samples_per_second for plan in tuned])
     label = f"tuned, the best {n} of {len(tuned)}"
-    of_all = sum(plan.bytes for plan in tuned) / sum(plan.selection_samples + plan.reported_samples for plan in tuned)
-    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED, n_runs * reported * of_all)]
+    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED)]
 
 
 def _plan(
@@ -231,7 +199,6 @@ def _plan(
     reported: int,
     selection: int,
     earlier: list[tuple[dict[str, Any], float]],
-    n_blocks: int,
 ) -> LearnerPlan:
     run = study.run(entry, entry.candidates()[0], study.seeds[0], "report", tuned=False)
     learner = run.learner.model_dump(mode="json")
@@ -245,7 +212,6 @@ def _plan(
         reported_samples=n_reported * reported,
         samples_per_second=speed,
         basis=basis,
-        bytes=n_selection * run_bytes(run, selection, n_blocks) + n_reported * run_bytes(run, reported, n_blocks),
     )
 
 

@@ -22,7 +22,7 @@ from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.study.backends import Backend, Pool
 from continual_metaopt.study.backends.local import LocalPool, require_no_worker
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.jobs import BackendError, Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, run_folder_name
 from continual_metaopt.study.lengths import n_samples_of, size_of
 from continual_metaopt.study.lock import StudyLock, StudyLocked
 from continual_metaopt.study.settings import positions_of_best
@@ -48,49 +48,43 @@ class Trial:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What does the runs of a study; attributes as the arguments of ``run_study``."""
+    """What does the runs of a study.
+
+    Attributes:
+        workers: runs at a time; None for one per processor.
+        show_progress: draw progress bars with the time left.
+        threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
+            PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
+        backend: where the runs are done instead of on this machine; it has workers and progress of its own.
+    """
 
     workers: int | None = None
     show_progress: bool = True
     threads: bool = False
     backend: Backend | None = None
 
-    def make(self, side_by_side: bool, n_runs: int, n_samples: int, out: Path) -> AbstractContextManager[Pool]:
-        """The pool for so many runs and samples of a study with the folder ``out``.
-
-        Raises:
-            BackendError: the backend cannot let runs learn side by side.
-        """
+    def make(self, n_runs: int, n_samples: int, out: Path) -> AbstractContextManager[Pool]:
+        """The pool for so many runs and samples of a study with the folder ``out``."""
         if self.backend is not None:
-            if side_by_side:
-                raise BackendError(
-                    "engine: population lets runs learn side by side on this machine; use --backend local"
-                )
             return self.backend(n_runs, out)
-        return LocalPool(self.workers, n_runs, self.show_progress, side_by_side, self.threads, n_samples)
+        return LocalPool(self.workers, n_runs, self.show_progress, self.threads, n_samples)
 
 
-def run_study(
-    study: StudyConfig,
+def run_studies(
+    parts: Mapping[str, StudyConfig],
     out: Path,
-    workers: int | None = None,
-    show_progress: bool = True,
-    threads: bool = False,
-    backend: Backend | None = None,
-) -> StudyResult:
-    """Run a study, or what is left of it.
+    pools: PoolOptions = PoolOptions(),
+) -> dict[str, StudyResult]:
+    """Run the parts of a study, one after the other, or what is left of them.
 
     Args:
-        study: its description.
-        out: folder of the study; runs that have ended there are not repeated.
-        workers: runs at a time; None for one per processor.
-        show_progress: draw progress bars with the time left.
-        threads: do the runs in threads of this process, which need less memory, rather than in processes. They share
-            PyTorch's random numbers, so learners that draw any, as for dropout, cannot be repeated then.
-        backend: where the runs are done, in place of this machine; has workers and progress of its own.
+        parts: each combination of a stream and a network by its label, as ``load_studies`` gives them.
+        out: folder of the whole study; each part has a folder of its own there, named by its label, or this one if the
+            label is empty. Runs that have ended there are not repeated.
+        pools: what does the runs.
 
     Returns:
-        The run directories.
+        The run directories of each part.
 
     Raises:
         BackendError: the runs cannot be done by the backend.
@@ -102,33 +96,9 @@ def run_study(
         RunsFailed: some runs failed; all others have been run, but for the reported runs of learners whose setting
             could not be chosen because selection runs failed.
     """
-    pools = PoolOptions(workers, show_progress, threads, backend)
-    (result,) = run_studies({"": study}, out, pools).values()
-    return result
-
-
-def run_studies(
-    parts: Mapping[str, StudyConfig],
-    out: Path,
-    pools: PoolOptions = PoolOptions(),
-) -> dict[str, StudyResult]:
-    """Run the parts of a study with several streams or networks, one after the other.
-
-    Args:
-        parts: each combination by its label, as ``load_studies`` gives them.
-        out: folder of the whole study; each part has a folder of its own there, named by its label.
-        pools: what does the runs.
-
-    Returns:
-        The run directories of each part.
-
-    Raises:
-        ConfigError, FileExistsError, StudyLocked, StudyInterrupted, RunsFailed: as ``run_study``, of all parts.
-    """
     if pools.backend is None and not pools.threads:
         require_no_worker()
     n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
-    side_by_side = any(study.engine == "population" for study in parts.values())
     lock = StudyLock(
         out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
     )
@@ -137,7 +107,7 @@ def run_studies(
         with lock:
             for label, study in parts.items():
                 claim(study, out / label, out)
-            with pools.make(side_by_side, n_runs, n_samples, out) as pool:
+            with pools.make(n_runs, n_samples, out) as pool:
                 for label, study in parts.items():
                     try:
                         results[label] = _run_with(pool, study, out / label)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from continual_metaopt.optim.search_spaces import is_inside, is_range
+from continual_metaopt.optim.registry import is_inside, is_range
 from continual_metaopt.study.tuning import Search, Setting, grid
 
 SETTINGS_IN_A_ROUND = 2  # of TPE, whatever the number of workers

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from continual_metaopt.optim.search_spaces import is_range
+from continual_metaopt.optim.registry import is_range
 
 Method = Literal["grid", "random", "tpe"]
 Setting = dict[str, Any]

@@ -5,6 +5,25 @@ from torch import nn
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.registry import ON_A_BASE, LearnerSpec
+
+FIXED = LearnerSpec(
+    "fixed",
+    "a base update with a fixed step size",
+    family="fixed step size",
+    space=ON_A_BASE,
+    fixed=True,
+    on_a_base=True,
+)
+
+FIXED_PER_BLOCK = LearnerSpec(
+    "fixed_per_block",
+    "a base update with a fixed step size for each block",
+    family="fixed step size",
+    space=ON_A_BASE,
+    fixed=True,
+    on_a_base=True,
+)
 
 
 def fixed(model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", weight_decay: float = 0.01) -> MetaOptimize:

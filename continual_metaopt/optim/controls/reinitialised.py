@@ -5,10 +5,20 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from continual_metaopt.optim.weightwise import Group
+from continual_metaopt.optim.registry import ON_A_BASE, LearnerSpec
+
+LEARNER = LearnerSpec(
+    "reinitialised_told",
+    "a base update; network or head begin anew at experiences it is told of",
+    family="schedule, or told of changes",
+    space=ON_A_BASE,
+    fixed=True,
+    on_a_base=True,
+)
 
 Part = Literal["network", "head"]
 
@@ -36,7 +46,7 @@ class Reinitialised(MetaOptimize):
         params: ParamsT,
         lr: float = 1e-3,
         *,
-        base: str = "adamw",
+        base: Base = "adamw",
         weight_decay: float = 0.01,
         reinitialise: bool = True,
     ) -> None:

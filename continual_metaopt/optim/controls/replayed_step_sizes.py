@@ -15,6 +15,15 @@ from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.blocks import Granularity, blocks
 from continual_metaopt.optim.controls.trajectories import Change, Trajectory, changed, read_trajectory, require_digest
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.registry import LearnerSpec
+
+LEARNER = LearnerSpec(
+    "replayed_step_sizes",
+    "a base update with the step sizes that another run has recorded",
+    family="schedule, or told of changes",
+    space="its step sizes are those of another run",
+    fixed=True,
+)
 
 
 class ReplayedStepSizes(MetaOptimize):
@@ -34,7 +43,7 @@ class ReplayedStepSizes(MetaOptimize):
     """
 
     def __init__(
-        self, params: ParamsT, trajectory: Trajectory | None, *, base: str = "adamw", weight_decay: float = 0.01
+        self, params: ParamsT, trajectory: Trajectory | None, *, base: Base = "adamw", weight_decay: float = 0.01
     ) -> None:
         super().__init__(params, base=base, meta_lr=0.0, weight_decay=weight_decay)
         self.trajectory = trajectory

@@ -1,18 +1,33 @@
-"""Learning-rate schedules: step sizes that follow a plan.
-
-Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, is where the cosine comes from.
-"""
+"""Learning-rate schedules: step sizes that follow a plan."""
 
 import math
 from typing import Any
 
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group, OnBase, require
 from continual_metaopt.optim.base_updates import Base
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.weightwise import Group, require
+from continual_metaopt.optim.registry import ON_A_BASE, LearnerSpec, learner_of
+
+COSINE = LearnerSpec(
+    "cosine",
+    "a base update with warm-up and a cosine over the stream's length",
+    family="schedule, or told of changes",
+    space=ON_A_BASE,
+    paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
+    fixed=True,
+    on_a_base=True,
+)
+
+COSINE_RESTARTS_TOLD = LearnerSpec(
+    "cosine_restarts_told",
+    "a base update with a cosine anew at each experience, of which it is told",
+    family="schedule, or told of changes",
+    space=ON_A_BASE,
+    paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
+    fixed=True,
+    on_a_base=True,
+)
 
 
 def half_cosine(progress: float, highest: float, lowest: float) -> float:
@@ -58,7 +73,8 @@ class WarmUpCosine(Scheduled):
     Args:
         params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
-        n_steps: number n of steps in the stream.
+        n_samples: length of the stream; a run fills it in.
+        batch_size: number of samples that are learned from at once, which makes n; a run fills it in, too.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         warmup: share of the steps that the warm-up takes.
@@ -73,13 +89,15 @@ class WarmUpCosine(Scheduled):
         params: ParamsT,
         lr: float = 1e-3,
         *,
-        n_steps: int,
-        base: str = "adamw",
+        n_samples: int,
+        batch_size: int = 1,
+        base: Base = "adamw",
         weight_decay: float = 0.01,
         warmup: float = 0.05,
         final: float = 0.0,
     ) -> None:
-        super().__init__(params, lr, base=base, weight_decay=weight_decay, n_steps=n_steps, warmup=warmup, final=final)
+        settings = {"n_steps": -(-n_samples // batch_size), "warmup": warmup, "final": final}
+        super().__init__(params, lr, base=base, weight_decay=weight_decay, **settings)
 
     def _check(self, group: Group) -> None:
         super()._check(group)
@@ -117,7 +135,7 @@ class CosineRestarts(Scheduled):
         params: ParamsT,
         lr: float = 1e-3,
         *,
-        base: str = "adamw",
+        base: Base = "adamw",
         weight_decay: float = 0.01,
         final: float = 0.0,
     ) -> None:
@@ -136,50 +154,5 @@ class CosineRestarts(Scheduled):
         return half_cosine(progress, group["highest"], group["final"] * group["highest"])
 
 
-def cosine(
-    model: nn.Module,
-    *,
-    n_samples: int,
-    batch_size: int = 1,
-    lr: float = 1e-3,
-    base: Base = "adamw",
-    weight_decay: float = 0.01,
-    warmup: float = 0.05,
-    final: float = 0.0,
-) -> WarmUpCosine:
-    """Warm-up, then a cosine of the step size over the whole stream.
-
-    Args:
-        model: the network.
-        n_samples: length of the stream; a run fills it in.
-        batch_size: samples that are learned from at once; likewise.
-        lr: highest step size α.
-        base: base update.
-        weight_decay: decoupled weight decay κ.
-        warmup: share of the steps that the warm-up takes.
-        final: share of the highest step size that is left in the end.
-    """
-    return WarmUpCosine(
-        blocks(model, "scalar"),
-        lr,
-        n_steps=-(-n_samples // batch_size),
-        base=base,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        final=final,
-    )
-
-
-def cosine_restarts_told(
-    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", weight_decay: float = 0.01, final: float = 0.0
-) -> CosineRestarts:
-    """A cosine of the step size that begins anew at every experience, of which it is told.
-
-    Args:
-        model: the network.
-        lr: highest step size α.
-        base: base update.
-        weight_decay: decoupled weight decay κ.
-        final: share of the highest step size that is left at the end of a cosine.
-    """
-    return CosineRestarts(blocks(model, "scalar"), lr, base=base, weight_decay=weight_decay, final=final)
+cosine = learner_of(WarmUpCosine)
+cosine_restarts_told = learner_of(CosineRestarts)

@@ -12,6 +12,31 @@ from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.packaged import silence
+from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, INITIAL_DISTANCE, LearnerSpec
+
+DADAPT_SGD = LearnerSpec(
+    "dadapt_sgd",
+    "SGD with D-Adaptation (dadaptation)",
+    family="no step size to choose",
+    space={"d0": INITIAL_DISTANCE, "weight_decay": DECAY_IN_GRADIENT},
+    paper='Defazio and Mishchenko (2023), "Learning-rate-free learning by D-Adaptation"',
+)
+
+DADAPT_ADAM = LearnerSpec(
+    "dadapt_adam",
+    "Adam with D-Adaptation (dadaptation)",
+    family="no step size to choose",
+    space={"d0": INITIAL_DISTANCE, "weight_decay": DECAY_IN_GRADIENT},
+    paper='Defazio and Mishchenko (2023), "Learning-rate-free learning by D-Adaptation"',
+)
+
+DADAPT_ADAGRAD = LearnerSpec(
+    "dadapt_adagrad",
+    "AdaGrad with D-Adaptation (dadaptation)",
+    family="no step size to choose",
+    space={"d0": INITIAL_DISTANCE, "weight_decay": DECAY_IN_GRADIENT},
+    paper='Defazio and Mishchenko (2023), "Learning-rate-free learning by D-Adaptation"',
+)
 
 
 class DAdaptSGD(dadaptation.DAdaptSGD):

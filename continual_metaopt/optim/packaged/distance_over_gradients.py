@@ -12,6 +12,23 @@ from torch import nn
 from torch.optim import Optimizer
 
 from continual_metaopt.optim.blocks import Granularity, blocks
+from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LearnerSpec
+
+DOG = LearnerSpec(
+    "dog",
+    "DoG with iterate averaging (dog-optimizer)",
+    family="no step size to choose",
+    space={"reps_rel": (1e-6, 1e-2, "log"), "weight_decay": DECAY_IN_GRADIENT},
+    paper='Ivgi, Hinder and Carmon (2023), "DoG is SGD\'s best friend: a parameter-free dynamic step size schedule"',
+)
+
+LDOG = LearnerSpec(
+    "ldog",
+    "LDoG, DoG for each tensor (dog-optimizer)",
+    family="no step size to choose",
+    space={"reps_rel": (1e-6, 1e-2, "log"), "weight_decay": DECAY_IN_GRADIENT},
+    paper='Ivgi, Hinder and Carmon (2023), "DoG is SGD\'s best friend: a parameter-free dynamic step size schedule"',
+)
 
 
 class DoG(package.DoG):

@@ -9,6 +9,16 @@ import lion_pytorch
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, LearnerSpec
+
+LEARNER = LearnerSpec(
+    "lion",
+    "Lion with a fixed step size (lion-pytorch)",
+    family="fixed step size",
+    space={"lr": (1e-6, 1e-2, "log"), "weight_decay": DECOUPLED_DECAY},
+    paper='Chen et al. (2023), "Symbolic discovery of optimization algorithms"',
+    fixed=True,
+)
 
 
 def lion(

@@ -12,6 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.registry import LearnerSpec
+
+LEARNER = LearnerSpec(
+    "mechanic",
+    "Mechanic around AdamW or SGD (mechanic-pytorch)",
+    family="no step size to choose",
+    space={"lr": (1e-3, 1e1, "log"), "s_init": (1e-10, 1e-4, "log")},
+    paper='Cutkosky, Defazio and Mehta (2023), "Mechanic: a learning rate tuner"',
+)
 
 BASES = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 

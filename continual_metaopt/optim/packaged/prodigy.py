@@ -10,6 +10,15 @@ from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.packaged import silence
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, INITIAL_DISTANCE, LearnerSpec
+
+LEARNER = LearnerSpec(
+    "prodigy",
+    "Prodigy, Adam with an estimated step size (prodigyopt)",
+    family="no step size to choose",
+    space={"d_coef": [0.25, 0.5, 1.0, 2.0, 4.0], "d0": INITIAL_DISTANCE, "weight_decay": DECOUPLED_DECAY},
+    paper='Mishchenko and Defazio (2024), "Prodigy: an expeditiously adaptive parameter-free learner"',
+)
 
 
 class Prodigy(prodigyopt.Prodigy):

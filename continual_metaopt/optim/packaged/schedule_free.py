@@ -12,6 +12,25 @@ import schedulefree
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec
+
+SCHEDULEFREE_SGD = LearnerSpec(
+    "schedulefree_sgd",
+    "schedule-free SGD (schedulefree)",
+    family="no step size to choose",
+    space={"lr": (1e-3, 1e1, "log"), "momentum": [0.9, 0.95, 0.98]},
+    paper='Defazio et al. (2024), "The road less scheduled"',
+    fixed=True,
+)
+
+SCHEDULEFREE_ADAMW = LearnerSpec(
+    "schedulefree_adamw",
+    "schedule-free AdamW (schedulefree)",
+    family="no step size to choose",
+    space={"lr": LR, "weight_decay": DECOUPLED_DECAY},
+    paper='Defazio et al. (2024), "The road less scheduled"',
+    fixed=True,
+)
 
 
 def schedulefree_sgd(

@@ -10,6 +10,15 @@ import torch
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.registry import LR, LearnerSpec
+
+LEARNER = LearnerSpec(
+    "trac",
+    "TRAC around Adam, AdamW or SGD (pytorch-optimizer)",
+    family="no step size to choose",
+    space={"lr": LR, "s_prev": (1e-10, 1e-4, "log")},
+    paper='Muppidi, Zhang and Yang (2024), "Fast TRAC: a parameter-free optimizer for lifelong reinforcement learning"',
+)
 
 BASES = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 

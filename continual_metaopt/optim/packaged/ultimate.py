@@ -13,6 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.registry import LearnerSpec
+
+LEARNER = LearnerSpec(
+    "gdtuo",
+    "hyperparameters by automatic gradients (gradient-descent-the-ultimate-optimizer)",
+    family="learned step sizes",
+    space={"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-10, 1e-5, "log")},
+    paper='Chandra, Xie, Ragan-Kelley and Meijer (2022), "Gradient descent: the ultimate optimizer"',
+)
 
 Hyperoptimizable = Literal["sgd", "adagrad", "rmsprop", "rmsprop_alpha", "adam", "adam_baydin"]
 

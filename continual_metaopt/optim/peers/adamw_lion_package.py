@@ -1,21 +1,38 @@
-"""MetaOptimize as its authors' package has it: AdamW, with Lion as meta update.
-
-``MetaOptimize_AdamW_Lion_hg`` of the package ``meta_optimize`` by Sharifnassab et al. (arXiv 2402.02342), which is not
-the code that their experiments were made with.
-"""
+"""MetaOptimize as its authors' package has it, ``MetaOptimize_AdamW_Lion_hg``: AdamW, with Lion as meta update."""
 
 import math
 from typing import Any
 
-import torch
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require,
+    require_not_negative,
+    require_positive,
+)
 from continual_metaopt.optim.base_updates import AdamW
-from continual_metaopt.optim.blocks import WITHIN_BLOCKS, Granularity, blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.blocks import WITHIN_BLOCKS
 from continual_metaopt.optim.meta_updates import Lion
-from continual_metaopt.optim.weightwise import Group, gradients, require
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "adamw_lion_package",
+    "MetaOptimize with AdamW and Lion as its authors' package has it",
+    family="MetaOptimize",
+    space={
+        "lr": (1e-6, 1e-2, "log"),
+        "meta_lr": (1e-4, 1e-2, "log"),
+        "gamma": [0.99, 0.999, 0.9999, 1.0],
+        "weight_decay": DECOUPLED_DECAY,
+    },
+    paper=(
+        "`MetaOptimize_AdamW_Lion_hg` of the package `meta_optimize` by Sharifnassab et al. (arXiv 2402.02342), "
+        "which is not the code that their experiments were made with"
+    ),
+)
 
 
 class AdamWLionPackage(CheckedOptimizer):
@@ -86,9 +103,8 @@ class AdamWLionPackage(CheckedOptimizer):
         shrink = 1 - step_size * group["weight_decay"]
         products = []
         for param, grad in gradients(self, group):
-            state = self.state[param]
-            if not state:
-                state["trace"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state = self._prepared_state(param, "trace")
+            if "base" not in state:
                 state["base"] = base.init(param)
             numerator, denominator, divisor = base.direction(state["base"], grad)
             assert denominator is not None
@@ -103,24 +119,4 @@ class AdamWLionPackage(CheckedOptimizer):
             group["lr"] *= math.exp(lion.change(meta_state, -descent, group["meta_lr"]))
 
 
-def adamw_lion_package(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    meta_lr: float = 1e-3,
-    gamma: float = 0.9999,
-    weight_decay: float = 0.0,
-    step_sizes: Granularity | list[list[str]] = "scalar",
-) -> AdamWLionPackage:
-    """MetaOptimize with AdamW and Lion as its authors' package has it.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size η.
-        gamma: discount γ of the trace.
-        weight_decay: decoupled weight decay κ.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", or lists of name
-            prefixes.
-    """
-    return AdamWLionPackage(blocks(model, step_sizes), lr, meta_lr=meta_lr, gamma=gamma, weight_decay=weight_decay)
+adamw_lion_package = learner_of(AdamWLionPackage, "scalar", hidden=("betas", "meta_betas"))

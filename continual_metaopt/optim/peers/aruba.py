@@ -1,19 +1,25 @@
-"""ARUBA: a step size for each weight, from how far it moved and how large its gradients were in past experiences.
-
-Khodak, Balcan, Talwalkar, "Adaptive Gradient-Based Meta-Learning Methods", NeurIPS 2019 (arXiv 1906.02717), with the
-authors' released code.
-"""
+"""ARUBA: step sizes from how far a weight moved and how large its gradients were in past experiences."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
-from continual_metaopt.optim.summaries import geometric_mean_of_positive
-from continual_metaopt.optim.weightwise import Group, gradients
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.protocol import geometric_mean_of_positive
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "aruba_told",
+    "ARUBA: a step size for each weight from past experiences, of which it is told",
+    family="schedule, or told of changes",
+    space={"lr": (1e-3, 1.0, "log"), "zeta": [0.1, 1.0, 10.0]},
+    paper=(
+        'Khodak, Balcan, Talwalkar, "Adaptive Gradient-Based Meta-Learning Methods", NeurIPS 2019 (arXiv '
+        "1906.02717), with the authors' released code"
+    ),
+)
 
 SUMS = ("squared_moves", "squared_gradients", "moved", "squared_gradients_now")
 
@@ -37,8 +43,8 @@ class ARUBA(CheckedOptimizer):
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
-        lr: step size of the first experience, ε / ζ. The authors' default is 1, too
-            much for most networks at single samples.
+        lr: step size of the first experience, ε / ζ. The authors' default is 1, too much for most networks at single
+            samples.
         zeta: ζ: as many squared gradients as the first step size is worth.
         power: p: how fast later experiences forget the first step size.
 
@@ -48,15 +54,6 @@ class ARUBA(CheckedOptimizer):
 
     def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
         super().__init__(params, {"lr": lr, "zeta": zeta, "power": power, "n_done": 0, "n_experiences": 0})
-
-    def step_size_report(self) -> dict[str, float]:
-        """Geometric mean of each group's step sizes, by its name."""
-        return {
-            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
-                self._step_sizes(param, group) for param in group["params"]
-            )
-            for index, group in enumerate(self.param_groups)
-        }
 
     @torch.no_grad()
     def begin_experience(self) -> None:
@@ -74,6 +71,9 @@ class ARUBA(CheckedOptimizer):
                 state["moved"].zero_()
                 state["squared_gradients_now"].zero_()
 
+    def _step_size(self, group: Group) -> float:
+        return geometric_mean_of_positive(self._step_sizes(param, group) for param in group["params"])
+
     def _check(self, group: Group) -> None:
         require_positive(group, "lr", "zeta")
         require_not_negative(group, "power")
@@ -81,10 +81,7 @@ class ARUBA(CheckedOptimizer):
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
             for param, grad in gradients(self, group):
-                state = self.state[param]
-                if not state:
-                    for name in SUMS:
-                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                state = self._prepared_state(param, *SUMS)
                 step = self._step_sizes(param, group).mul_(grad)
                 param.sub_(step)
                 state["moved"].sub_(step)
@@ -99,13 +96,4 @@ class ARUBA(CheckedOptimizer):
         return moves.div_(state["squared_gradients"] + group["zeta"] ** 2).sqrt_()
 
 
-def aruba_told(model: nn.Module, *, lr: float = 1.0, zeta: float = 1.0, power: float = 1.0) -> ARUBA:
-    """ARUBA: a step size for each weight from past experiences, of whose ends it is told.
-
-    Args:
-        model: the network.
-        lr: step size of the first experience.
-        zeta: ζ: as many squared gradients as the first step size is worth.
-        power: how fast later experiences forget the first step size.
-    """
-    return ARUBA(blocks(model, "scalar"), lr, zeta=zeta, power=power)
+aruba_told = learner_of(ARUBA)

@@ -1,16 +1,21 @@
-"""Autostep: IDBD with normalised meta gradients and a bound on the effective step, for linear models.
-
-Mahmood, Sutton, Degris, Pilarski, "Tuning-free step-size adaptation", ICASSP 2012, table 1.
-"""
+"""Autostep: IDBD with normalised meta gradients and a bound on the effective step, for linear models."""
 
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require
 from continual_metaopt.optim.peers.linear_input import LinearInput
-from continual_metaopt.optim.weightwise import Group, Weightwise, gradients, require
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "autostep",
+    "Autostep, for linear models and squared error",
+    family="learned step sizes",
+    space={"lr": (1e-4, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    paper='Mahmood, Sutton, Degris, Pilarski, "Tuning-free step-size adaptation", ICASSP 2012, table 1',
+)
 
 
 class Autostep(Weightwise):
@@ -31,8 +36,8 @@ class Autostep(Weightwise):
     Args:
         model: a network whose one layer with trainable parameters is an ``nn.Linear``.
         lr: initial step size α₀.
-        meta_lr: meta step size μ: the largest change of log α by the second line.
-        time_constant: τ, over which the normaliser forgets.
+        meta_lr: meta step size μ, the largest change of log α by a meta gradient.
+        time_constant: samples τ over which the normaliser of meta gradients forgets.
         params: its parameters or param groups, with their own settings; None for all that are trainable.
 
     Raises:
@@ -54,22 +59,21 @@ class Autostep(Weightwise):
         super().__init__(trainable if params is None else params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own keeps only defaults, state and groups: copies and pickles would lose sight of the inputs
         return super().__getstate__() | {"inputs": self.inputs}
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        require(group, "time_constant", group["time_constant"] > 0, "be positive")
 
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        time_constant = param_group.get("time_constant", self.defaults["time_constant"])
-        require({"time_constant": time_constant}, "time_constant", time_constant > 0, "be positive")
-        super().add_param_group(param_group)
-
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         learned = [
-            (param, grad, self.inputs.curvature(param), self._prepared_state(param, "trace", "normaliser"), group)
+            (
+                param,
+                grad,
+                self.inputs.curvature(param),
+                self._prepared_state(param, "log_ratio", "trace", "normaliser"),
+                group,
+            )
             for group in self.param_groups
             for param, grad in gradients(self, group)
         ]
@@ -101,13 +105,4 @@ def _update_step_sizes(grad: Tensor, curvature: Tensor, state: dict[str, Tensor]
     return log_ratio.exp().mul_(group["reference"])
 
 
-def autostep(model: nn.Module, *, lr: float = 0.01, meta_lr: float = 0.01, time_constant: float = 1e4) -> Autostep:
-    """Autostep, for linear models with squared error: a step size for each weight.
-
-    Args:
-        model: the network, one linear layer.
-        lr: initial step size α₀.
-        meta_lr: meta step size μ.
-        time_constant: samples τ over which the normaliser of meta gradients forgets.
-    """
-    return Autostep(model, lr, meta_lr=meta_lr, time_constant=time_constant, params=blocks(model, "scalar"))
+autostep = learner_of(Autostep)

@@ -1,18 +1,25 @@
-"""COCOB-Backprop: no step size at all, but bets on the gradient's sign.
-
-Orabona, Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017, algorithm 2.
-"""
+"""COCOB-Backprop: no step size at all, but bets on the gradient's sign."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
-from continual_metaopt.optim.summaries import geometric_mean_of_positive
-from continual_metaopt.optim.weightwise import Group, gradients
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.protocol import geometric_mean_of_positive
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "cocob",
+    "COCOB: coin betting, without step sizes",
+    family="no step size to choose",
+    space="it has no step size",
+    paper=(
+        'Orabona, Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017, '
+        "algorithm 2"
+    ),
+)
 
 SUMS = ("negative_gradients", "absolute_gradients", "largest_gradient", "reward", "moved")
 
@@ -39,7 +46,7 @@ class COCOB(CheckedOptimizer):
     Args:
         params: tensors or param groups, as for any torch optimizer.
         alpha: a, which limits the first bets.
-        eps: ε, the first L.
+        eps: ε, the first L: the least largest gradient.
         weight_decay: factor on the weights in the gradient, coupled as in the author's package.
 
     Raises:
@@ -49,16 +56,11 @@ class COCOB(CheckedOptimizer):
     def __init__(self, params: ParamsT, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"alpha": alpha, "eps": eps, "weight_decay": weight_decay})
 
-    def step_size_report(self) -> dict[str, float]:
-        """Geometric mean of what multiplies the sums of gradients in each group, by its name; 0 before the first."""
-        return {
-            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
-                torch.where(state["absolute_gradients"] > 0, _bet_per_gradient(state, group), 0.0)
-                for param in group["params"]
-                if (state := self.state.get(param))
-            )
-            for index, group in enumerate(self.param_groups)
-        }
+    def _step_size(self, group: Group) -> float:
+        states = [state for param in group["params"] if (state := self.state.get(param))]
+        return geometric_mean_of_positive(
+            torch.where(state["absolute_gradients"] > 0, _bet_per_gradient(state, group), 0.0) for state in states
+        )
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "alpha", "weight_decay")
@@ -67,10 +69,7 @@ class COCOB(CheckedOptimizer):
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
             for param, grad in gradients(self, group):
-                state = self.state[param]
-                if not state:
-                    for name in SUMS:
-                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                state = self._prepared_state(param, *SUMS)
                 if group["weight_decay"]:
                     grad = grad.add(param, alpha=group["weight_decay"])
                 size = grad.abs()
@@ -92,13 +91,4 @@ def _bet_per_gradient(state: dict[str, Any], group: Group) -> Tensor:
     return torch.add(largest, state["reward"], out=limit).div_(divisor)
 
 
-def cocob(model: nn.Module, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> COCOB:
-    """COCOB-Backprop: learning by coin betting, without step sizes.
-
-    Args:
-        model: the network.
-        alpha: limits the first bets.
-        eps: the least largest gradient.
-        weight_decay: factor on the weights in the gradient.
-    """
-    return COCOB(blocks(model, "scalar"), alpha=alpha, eps=eps, weight_decay=weight_decay)
+cocob = learner_of(COCOB)

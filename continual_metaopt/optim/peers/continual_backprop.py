@@ -1,7 +1,4 @@
-"""Continual backprop: hidden units that are of little use are replaced by new ones.
-
-Dohare, Hernandez-Garcia, Lan, Rahman, Mahmood, Sutton, "Loss of plasticity in deep continual learning", Nature 2024.
-"""
+"""Continual backprop: hidden units that are of little use are replaced by new ones."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +8,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group, OnBase, noise_of, require, require_decays, require_not_negative
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import require_decays, require_not_negative
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.own_noise import noise_of
 from continual_metaopt.optim.peers.sequential_units import HiddenUnits, UnitActivity, mean_size
-from continual_metaopt.optim.weightwise import Group, require
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
 from continual_metaopt.streams.registry import unknown_name
+
+LEARNER = LearnerSpec(
+    "continual_backprop",
+    "a base update, after which hidden units of little use are replaced",
+    family="made for changing streams",
+    space={"lr": LR, "replacement_rate": [1e-6, 1e-5, 1e-4], "weight_decay": DECOUPLED_DECAY},
+    paper=(
+        'Dohare, Hernandez-Garcia, Lan, Rahman, Mahmood, Sutton, "Loss of plasticity in deep continual learning",'
+        " Nature 2024"
+    ),
+    fixed=True,
+    on_a_base=True,
+)
 
 Initialisation = Literal["torch", "kaiming"]
 
@@ -73,9 +80,9 @@ class ContinualBackprop(OnBase):
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         replacement_rate: ρ: share of mature units that are replaced at each step.
-        maturity: m: steps in which a unit is safe.
-        decay: η: weight of the past in a unit's utility.
-        init: how new weights are drawn, "torch" or "kaiming".
+        maturity: steps m in which a unit is safe.
+        decay: weight η of the past in a unit's utility.
+        init: how new weights are drawn: "torch" as PyTorch draws first weights, "kaiming" as the authors do.
         seed: of these draws.
         params: its parameters or param groups; None for all that are trainable.
 
@@ -88,7 +95,7 @@ class ContinualBackprop(OnBase):
         model: nn.Module,
         lr: float = 1e-3,
         *,
-        base: str = "adamw",
+        base: Base = "adamw",
         weight_decay: float = 0.0,
         replacement_rate: float = 1e-4,
         maturity: int = 100,
@@ -104,7 +111,6 @@ class ContinualBackprop(OnBase):
         self.activity = UnitActivity(model)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own keeps only defaults, state and groups: copies and pickles would lose sight of the activations
         return super().__getstate__() | {"activity": self.activity}
 
     def _check(self, group: Group) -> None:
@@ -180,43 +186,4 @@ class ContinualBackprop(OnBase):
             view(values)[chosen] = 0
 
 
-def continual_backprop(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    base: Base = "adamw",
-    weight_decay: float = 0.0,
-    replacement_rate: float = 1e-4,
-    maturity: int = 100,
-    decay: float = 0.99,
-    init: Initialisation = "torch",
-    seed: int = 0,
-) -> ContinualBackprop:
-    """A base update, after which hidden units of little use are replaced by new ones.
-
-    Args:
-        model: a sequential network of linear layers and convolutions.
-        lr: step size α.
-        base: base update.
-        weight_decay: decoupled weight decay κ.
-        replacement_rate: ρ: share of mature units that are replaced at each step.
-        maturity: steps in which a unit is safe.
-        decay: weight of the past in a unit's utility.
-        init: how new weights are drawn: "torch" as PyTorch draws first weights, "kaiming" as the authors do.
-        seed: of these draws.
-
-    Raises:
-        ValueError: the network is of another kind, or a setting is out of range.
-    """
-    return ContinualBackprop(
-        model,
-        lr,
-        base=base,
-        weight_decay=weight_decay,
-        replacement_rate=replacement_rate,
-        maturity=maturity,
-        decay=decay,
-        init=init,
-        seed=seed,
-        params=blocks(model, "scalar"),
-    )
+continual_backprop = learner_of(ContinualBackprop)

@@ -1,25 +1,34 @@
-"""Step sizes by exponentiated gradients: a scale of all steps and a gain of each weight, moved multiplicatively.
-
-Amid, Anil, Fifty, Warmuth, "Step-size Adaptation Using Exponentiated Gradient Updates", 2022 (arXiv 2202.00145), in the
-form of the authors' optimizer EGDD in Lingvo.
-"""
+"""Step sizes by exponentiated gradients: a scale of all steps and a gain of each weight, moved multiplicatively."""
 
 import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import Granularity, blocks
-from continual_metaopt.optim.checked_optimizer import (
+from continual_metaopt.optim.base import (
     CheckedOptimizer,
+    Group,
+    gradients,
+    require,
     require_decays,
     require_not_negative,
     require_positive,
 )
-from continual_metaopt.optim.summaries import geometric_mean
-from continual_metaopt.optim.weightwise import Group, gradients, require
+from continual_metaopt.optim.protocol import geometric_mean
+from continual_metaopt.optim.registry import LR, STEP_SIZES, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "exponentiated_gradient",
+    "SGD with momentum; step sizes by exponentiated gradients",
+    family="learned step sizes",
+    space={"lr": LR, "gain_lr": (1e-4, 1e-1, "log"), "scale_lr": (1e-5, 1e-2, "log")},
+    paper=(
+        'Amid, Anil, Fifty, Warmuth, "Step-size Adaptation Using Exponentiated Gradient Updates", 2022 (arXiv '
+        "2202.00145), in the form of the authors' optimizer EGDD in Lingvo"
+    ),
+)
 
 TINY = 1e-10  # added to norms, as in the original
 
@@ -46,8 +55,8 @@ class ExponentiatedGradient(CheckedOptimizer):
     Args:
         params: tensors or param groups, as for any torch optimizer.
         lr: step size α at a scale and gains of 1.
-        momentum: μ.
-        beta: β.
+        momentum: decay μ of the buffer of steps.
+        beta: decay β of the running mean of the gradient.
         gain_lr: meta step size η_p of the gains.
         scale_lr: meta step size η_s of the scale.
         gain_bounds: limits of the gains.
@@ -83,16 +92,10 @@ class ExponentiatedGradient(CheckedOptimizer):
         }
         super().__init__(params, defaults)
 
-    def step_size_report(self) -> dict[str, float]:
-        """Scale times geometric mean of the step sizes of each group, by its name."""
-        return {
-            str(group.get("name", f"group{index}")): float(group["lr"] * group["scale"] * self._mean_gain(group))
-            for index, group in enumerate(self.param_groups)
-        }
-
-    def _mean_gain(self, group: Group) -> float:
+    def _step_size(self, group: Group) -> float:
         logs = [self.state[param]["log_gain"].flatten() for param in group["params"] if self.state.get(param)]
-        return geometric_mean(torch.cat(logs).double().exp()) if logs else 1.0
+        gain = geometric_mean(torch.cat(logs).double().exp()) if logs else 1.0
+        return float(group["lr"] * group["scale"] * gain)
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr", "gain_lr", "scale_lr")
@@ -107,11 +110,7 @@ class ExponentiatedGradient(CheckedOptimizer):
         for group in self.param_groups:
             pairs = list(gradients(self, group))
             for param, _ in pairs:
-                state = self.state[param]
-                if not state:
-                    state["step"] = 0
-                    for name in ("log_gain", "momentum", "mean_gradient"):
-                        state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                self._prepared_state(param, "log_gain", "momentum", "mean_gradient").setdefault("step", 0)
             if pairs:
                 self._move_scale(pairs, group)
             for param, grad in pairs:
@@ -149,42 +148,6 @@ def _total_product(left: list[Tensor], right: list[Tensor]) -> float:
     return torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)]).sum().item()
 
 
-def exponentiated_gradient(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    momentum: float = 0.9,
-    beta: float = 0.9,
-    gain_lr: float = 0.01,
-    scale_lr: float = 0.001,
-    gain_bounds: tuple[float, float] = (1e-2, 1e2),
-    scale_bounds: tuple[float, float] = (1e-1, 1e1),
-    normalized: bool = True,
-    step_sizes: Granularity | list[list[str]] = "scalar",
-) -> ExponentiatedGradient:
-    """SGD with momentum, with step sizes learned by exponentiated gradients.
-
-    Args:
-        model: the network.
-        lr: step size α at a scale and gains of 1.
-        momentum: of the buffer of steps.
-        beta: decay of the running mean of the gradient.
-        gain_lr: meta step size of the gains of single weights.
-        scale_lr: meta step size of the scale.
-        gain_bounds: limits of the gains.
-        scale_bounds: limits of the scale.
-        normalized: whether the alignment of the gradients counts, or their product.
-        step_sizes: which parameters share a scale: "scalar", "blockwise", "layerwise", "tensor", or lists of name
-            prefixes.
-    """
-    return ExponentiatedGradient(
-        blocks(model, step_sizes),
-        lr,
-        momentum=momentum,
-        beta=beta,
-        gain_lr=gain_lr,
-        scale_lr=scale_lr,
-        gain_bounds=gain_bounds,
-        scale_bounds=scale_bounds,
-        normalized=normalized,
-    )
+exponentiated_gradient = learner_of(
+    ExponentiatedGradient, "scalar", docs={"step_sizes": STEP_SIZES.replace("step size", "scale")}
+)

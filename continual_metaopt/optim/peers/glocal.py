@@ -1,10 +1,9 @@
 """Glocal hypergradients: step sizes learned from where a few local hypergradients are heading.
 
-Hataya & Kawahara, "Glocal Hypergradient Estimation with Koopman Operator", arXiv 2402.02741 (2024). A local
-hypergradient says what a change of a hyperparameter does to the loss soon, a global one what it does in the end. The
-first is cheap and short-sighted, the second needs a whole run. The paper takes the hypergradients of τ steps to be the
-beginning of a linear dynamical system, decomposes it (``koopman.py``), and takes what is left of it in the end as the
-global hypergradient.
+A local hypergradient says what a change of a hyperparameter does to the loss soon, a global one what it does in the
+end. The first is cheap and short-sighted, the second needs a whole run. The paper takes the hypergradients of τ steps
+to be the beginning of a linear dynamical system, decomposes it (``koopman.py``), and takes what is left of it in the
+end as the global hypergradient.
 
 What is this implementation's reading, because the paper leaves it open or is about epochs over a data set:
 
@@ -20,23 +19,31 @@ What is this implementation's reading, because the paper leaves it open or is ab
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
-from continual_metaopt.optim.blocks import Granularity, blocks
 from continual_metaopt.optim.exact_step import TRACES
-from continual_metaopt.optim.meta_updates import MetaUpdate
+from continual_metaopt.optim.meta_updates import Meta, MetaUpdate
 from continual_metaopt.optim.metaoptimize import RECORD, STATE_TRACES, TRACE, MetaOptimize
 from continual_metaopt.optim.peers.koopman import Keep, limit
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
 from continual_metaopt.optim.settings import Group, MetaParameter
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 from continual_metaopt.streams.registry import unknown_name
+
+LEARNER = LearnerSpec(
+    "glocal",
+    "step sizes learned from estimated global hypergradients",
+    family="learned step sizes",
+    space={"lr": (1e-6, 1e-2, "log"), "meta_lr": (1e-2, 1.0, "log"), "window": [20, 50, 100]},
+    paper='Hataya & Kawahara, "Glocal Hypergradient Estimation with Koopman Operator", arXiv 2402.02741 (2024)',
+)
 
 COLLECTION = "collection"  # in the first group: the hypergradients of the current collection
 
@@ -131,8 +138,8 @@ class Glocal(MetaOptimize):
         params: ParamsT,
         lr: float = 1e-5,
         *,
-        base: str | BaseUpdate = "adamw",
-        meta: str | MetaUpdate = "adam",
+        base: Base | BaseUpdate = "adamw",
+        meta: Meta | MetaUpdate = "adam",
         meta_lr: float = 0.3,
         tau: int = 2000,
         window: int = 50,
@@ -180,7 +187,6 @@ class Glocal(MetaOptimize):
             ("step_sizes", ("group", "scalar")),
             ("update_order", ("base_first",)),
             ("meta_every", (1,)),
-            ("effective_step_bound", (None,)),
         ):
             if group[option] not in allowed:
                 self.param_groups.pop()
@@ -206,7 +212,7 @@ class Glocal(MetaOptimize):
         )
         return report
 
-    def why_not_plain(self, besides: Collection[str] = ()) -> str | None:
+    def why_not_plain(self) -> str | None:
         """Fast engines have no meta update from a collection of hypergradients."""
         return "meta updates are made from collections of hypergradients"
 
@@ -288,54 +294,4 @@ def _set_to_zero(traces: Any) -> None:
         traces.zero_()
 
 
-def glocal(
-    model: nn.Module,
-    *,
-    lr: float = 1e-5,
-    base: Base = "adamw",
-    meta_lr: float = 0.3,
-    tau: int = 2000,
-    window: int = 50,
-    delays: int = 10,
-    tolerance: float = 0.1,
-    keep: Keep = "modulus",
-    gamma: float = 1.0,
-    weight_decay: float = 0.01,
-    step_sizes: Granularity | list[list[str]] = "blockwise",
-    learn: tuple[MetaParameter, ...] = ("lr",),
-    trace: LocalTrace = "hessian_free",
-) -> Glocal:
-    """Learn the step sizes of a network's blocks with Adam from estimated global hypergradients.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        base: base update.
-        meta_lr: step size η of Adam, per collection.
-        tau: samples τ of a collection, a multiple of window.
-        window: samples whose hypergradients are averaged to one snapshot.
-        delays: snapshots that are stacked for the decomposition.
-        tolerance: how far from 1 the eigenvalue of a mode that lasts may be.
-        keep: by which distance: "modulus" for ||λ| − 1|, "one" for |λ − 1|.
-        gamma: 0 for greedy hypergradients, 1 for those of all steps since the collection began.
-        weight_decay: decoupled weight decay κ.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", or lists of name
-            prefixes.
-        learn: what is learned: "lr" (step size), "weight_decay", "momentum".
-        trace: "hessian_free", or "l" for exact curvature, at the cost of a Hessian-vector product per step size.
-    """
-    return Glocal(
-        blocks(model, step_sizes),
-        lr,
-        base=base,
-        meta_lr=meta_lr,
-        tau=tau,
-        window=window,
-        delays=delays,
-        tolerance=tolerance,
-        keep=keep,
-        gamma=gamma,
-        weight_decay=weight_decay,
-        learn=learn,
-        trace=trace,
-    )
+glocal = learner_of(Glocal, "blockwise", hidden=("meta", "lr_bounds", "trace_memory_limit"))

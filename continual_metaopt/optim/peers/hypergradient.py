@@ -1,9 +1,8 @@
-"""Hypergradient descent: one step size, moved by the product of successive gradients.
+"""Hypergradient descent: one step size, moved by the product of successive gradients, in its additive form.
 
-Baydin, Cornish, Martínez Rubio, Schmidt, Wood, "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018,
-in the additive form of the authors' code. The derivative of the loss by the step size that was used last is
-h = −gᵀu, with gradient g and u the direction of the last step, w ← w − α u; then α ← α − β h, and the new α is used at
-once. Nothing keeps α positive, as there. A param group has a step size of its own; the original has one group.
+The derivative of the loss by the step size that was used last is h = −gᵀu, with gradient g and u the direction of the
+last step, w ← w − α u; then α ← α − β h, and the new α is used at once. Nothing keeps α positive, as in the authors'
+code. A param group has a step size of its own; the original has one group.
 """
 
 import math
@@ -11,12 +10,41 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import Granularity, blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_decays, require_not_negative
-from continual_metaopt.optim.weightwise import Group, gradients, require
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require,
+    require_decays,
+    require_not_negative,
+)
+from continual_metaopt.optim.base_updates import zeros
+from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
+
+SGD_HD = LearnerSpec(
+    "sgd_hd",
+    "SGD with hypergradient descent",
+    family="learned step sizes",
+    space={"lr": LR, "meta_lr": (1e-8, 1e-3, "log"), "weight_decay": DECAY_IN_GRADIENT},
+    paper=(
+        'Baydin, Cornish, Martínez Rubio, Schmidt, Wood, "Online Learning Rate Adaptation with Hypergradient '
+        "Descent\", ICLR 2018, in the additive form of the authors' code"
+    ),
+)
+
+ADAM_HD = LearnerSpec(
+    "adam_hd",
+    "Adam with hypergradient descent",
+    family="learned step sizes",
+    space={"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-10, 1e-5, "log"), "weight_decay": DECAY_IN_GRADIENT},
+    paper=(
+        'Baydin, Cornish, Martínez Rubio, Schmidt, Wood, "Online Learning Rate Adaptation with Hypergradient '
+        "Descent\", ICLR 2018, in the additive form of the authors' code"
+    ),
+)
 
 
 class HypergradientDescent(CheckedOptimizer):
@@ -138,8 +166,8 @@ class AdamHD(HypergradientDescent):
         params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size β.
-        betas: β₁ and β₂.
-        eps: ε.
+        betas: β₁ and β₂ of Adam.
+        eps: ε of Adam.
         weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
 
     Raises:
@@ -170,8 +198,7 @@ class AdamHD(HypergradientDescent):
     def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
         if "step" not in state:
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(grad, memory_format=torch.preserve_format)
+            state["exp_avg"], state["exp_avg_sq"] = zeros(grad), zeros(grad)
         beta1, beta2 = group["betas"]
         state["step"] += 1
         state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
@@ -186,59 +213,5 @@ class AdamHD(HypergradientDescent):
         return torch.div(state["exp_avg"], denominator, out=denominator).mul_(correction)
 
 
-def sgd_hd(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    meta_lr: float = 1e-6,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    step_sizes: Granularity | list[list[str]] = "scalar",
-) -> SGDHD:
-    """SGD with hypergradient descent of the step size.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size β.
-        momentum: of the buffer of gradients.
-        dampening: the buffer takes 1 − dampening of each gradient.
-        nesterov: Nesterov's form of momentum.
-        weight_decay: factor on the weights in the gradient.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
-    """
-    return SGDHD(
-        blocks(model, step_sizes),
-        lr,
-        meta_lr=meta_lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-    )
-
-
-def adam_hd(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    meta_lr: float = 1e-8,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    step_sizes: Granularity | list[list[str]] = "scalar",
-) -> AdamHD:
-    """Adam with hypergradient descent of the step size.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size β.
-        betas: β₁ and β₂ of Adam.
-        eps: ε of Adam.
-        weight_decay: factor on the weights in the gradient.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
-    """
-    return AdamHD(blocks(model, step_sizes), lr, meta_lr=meta_lr, betas=betas, eps=eps, weight_decay=weight_decay)
+sgd_hd = learner_of(SGDHD, "scalar")
+adam_hd = learner_of(AdamHD, "scalar")

@@ -1,7 +1,4 @@
-"""IDBD: a step size for each weight of a linear model, learned by the delta-bar-delta rule in incremental form.
-
-Sutton, "Adapting Bias by Gradient Descent: An Incremental Version of Delta-Bar-Delta", AAAI 1992.
-"""
+"""IDBD: a step size for each weight of a linear model, learned by the delta-bar-delta rule in incremental form."""
 
 import math
 from typing import Any
@@ -10,9 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require
 from continual_metaopt.optim.peers.linear_input import LinearInput
-from continual_metaopt.optim.weightwise import Group, Weightwise, gradients, require
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "idbd",
+    "IDBD, for linear models and squared error",
+    family="learned step sizes",
+    space={"lr": (1e-3, 1e-1, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    paper='Sutton, "Adapting Bias by Gradient Descent: An Incremental Version of Delta-Bar-Delta", AAAI 1992',
+)
 
 
 class IDBD(Weightwise):
@@ -65,33 +70,23 @@ class IDBD(Weightwise):
         super().__init__(trainable if params is None else params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch's own keeps only defaults, state and groups: copies and pickles would lose sight of the inputs
         return super().__getstate__() | {"inputs": self.inputs}
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        check_max_change(group)
 
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        add_checked_group(self, super().add_param_group, param_group)
-
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         for group in self.param_groups:
             for param, grad in gradients(self, group):
-                state = self._prepared_state(param, "trace")
+                state = self._prepared_state(param, "log_ratio", "trace")
                 idbd_update(param, grad, grad, self.inputs.curvature(param), state, group)
 
 
-def add_checked_group(optimizer: Weightwise, add: Any, param_group: Group) -> None:
-    """Add a group by ``add``, with IDBD's limits checked.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
-    limit = param_group.get("max_change", optimizer.defaults["max_change"])
-    require({"max_change": limit}, "max_change", limit is None or limit > 0, "be positive or None")
-    add(param_group)
+def check_max_change(group: Group) -> None:
+    """Check IDBD's limit of a change; a ValueError says what is wrong with it."""
+    limit = group["max_change"]
+    require(group, "max_change", limit is None or limit > 0, "be positive or None")
 
 
 def idbd_update(
@@ -121,28 +116,4 @@ def idbd_update(
     trace.mul_(shrinkage).sub_(step)
 
 
-def idbd(
-    model: nn.Module,
-    *,
-    lr: float = 0.05,
-    meta_lr: float = 0.01,
-    max_change: float | None = None,
-    min_log_step_size: float | None = None,
-) -> IDBD:
-    """IDBD, for linear models with squared error: a step size for each weight.
-
-    Args:
-        model: the network, one linear layer.
-        lr: initial step size α₀.
-        meta_lr: meta step size θ.
-        max_change: largest change of a log step size at one sample; none if not given.
-        min_log_step_size: least log step size; none if not given.
-    """
-    return IDBD(
-        model,
-        lr,
-        meta_lr=meta_lr,
-        max_change=max_change,
-        min_log_step_size=min_log_step_size,
-        params=blocks(model, "scalar"),
-    )
+idbd = learner_of(IDBD)

@@ -1,15 +1,21 @@
-"""IDBD for networks: its extension beyond linear models, with a diagonal in place of the Hessian.
+"""IDBD for networks: its extension beyond linear models, with a diagonal in place of the Hessian."""
 
-Xu, van Hasselt, Silver, "Meta-Gradient Reinforcement Learning", NeurIPS 2018, is what Sharifnassab et al. (arXiv
-2402.02342, appendix B.1) name as IDBD's extension to networks.
-"""
-
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import Granularity, blocks
-from continual_metaopt.optim.peers.idbd import add_checked_group, idbd_update
-from continual_metaopt.optim.weightwise import Group, Weightwise, gradients
+from continual_metaopt.optim.base import Group, Weightwise, gradients
+from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
+from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "idbd_network",
+    "IDBD for networks, a step size for each weight",
+    family="learned step sizes",
+    space={"lr": LR, "meta_lr": (1e-4, 1e-1, "log")},
+    paper=(
+        'Xu, van Hasselt, Silver, "Meta-Gradient Reinforcement Learning", NeurIPS 2018, is what Sharifnassab et '
+        "al. (arXiv 2402.02342, appendix B.1) name as IDBD's extension to networks"
+    ),
+)
 
 
 class NetworkIDBD(Weightwise):
@@ -53,43 +59,16 @@ class NetworkIDBD(Weightwise):
         defaults = {"lr": lr, "meta_lr": meta_lr, "max_change": max_change, "min_log_step_size": min_log_step_size}
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        check_max_change(group)
 
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        add_checked_group(self, super().add_param_group, param_group)
-
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         for group in self.param_groups:
             for param, grad in gradients(self, group):
-                idbd_update(param, grad, grad, grad.square(), self._prepared_state(param, "trace"), group)
+                idbd_update(param, grad, grad, grad.square(), self._prepared_state(param, "log_ratio", "trace"), group)
 
 
-def idbd_network(
-    model: nn.Module,
-    *,
-    lr: float = 0.01,
-    meta_lr: float = 0.01,
-    max_change: float | None = None,
-    min_log_step_size: float | None = None,
-    step_sizes: Granularity | list[list[str]] = "blockwise",
-) -> NetworkIDBD:
-    """IDBD for networks: a step size for each weight.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size θ.
-        max_change: largest change of a log step size at one sample; none if not given.
-        min_log_step_size: least log step size; none if not given.
-        step_sizes: over which parameters the mean step sizes are reported.
-    """
-    return NetworkIDBD(
-        blocks(model, step_sizes),
-        lr,
-        meta_lr=meta_lr,
-        max_change=max_change,
-        min_log_step_size=min_log_step_size,
-    )
+idbd_network = learner_of(
+    NetworkIDBD, "blockwise", docs={"step_sizes": "over which parameters the mean step sizes are reported."}
+)

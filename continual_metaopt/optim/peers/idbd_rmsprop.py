@@ -1,18 +1,25 @@
 """IDBD with RMSProp as base update: a step size for each weight, on top of a normalised gradient.
 
-Javed, "Step-size adaptation for RMSProp", technical report, 2020, is what Sharifnassab et al. (arXiv 2402.02342) name
-as IDBD's extension to another base update. The rule below is derived here, in the way that IDBD is, and has not been
-compared with the report.
+The rule below is derived here, in the way that IDBD is, and has not been compared with the report.
 """
 
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require_decays, require_not_negative
 from continual_metaopt.optim.base_updates import RMSProp
-from continual_metaopt.optim.blocks import Granularity, blocks
-from continual_metaopt.optim.checked_optimizer import require_decays, require_not_negative
-from continual_metaopt.optim.peers.idbd import add_checked_group, idbd_update
-from continual_metaopt.optim.weightwise import Group, Weightwise, gradients
+from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "idbd_rmsprop",
+    "IDBD with RMSProp as base update, a step size for each weight",
+    family="learned step sizes",
+    space={"lr": (1e-5, 1e-2, "log"), "meta_lr": (1e-4, 1e-1, "log")},
+    paper=(
+        'Javed, "Step-size adaptation for RMSProp", technical report, 2020, is what Sharifnassab et al. (arXiv '
+        "2402.02342) name as IDBD's extension to another base update"
+    ),
+)
 
 
 class RMSPropIDBD(Weightwise):
@@ -33,8 +40,8 @@ class RMSPropIDBD(Weightwise):
         params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size θ.
-        decay: ρ.
-        eps: ε.
+        decay: ρ of the running mean of squared gradients.
+        eps: ε, outside the root.
         max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
         min_log_step_size: least β; Sutton suggests −10. None for no limit.
 
@@ -63,57 +70,23 @@ class RMSPropIDBD(Weightwise):
         }
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
+    def _check(self, group: Group) -> None:
+        require_decays(group, "decay")
+        require_not_negative(group, "eps")
+        super()._check(group)
+        check_max_change(group)
 
-        Raises:
-            ValueError: a setting is out of range.
-        """
-        settings = {**self.defaults, **param_group}
-        require_decays(settings, "decay")
-        require_not_negative(settings, "eps")
-        add_checked_group(self, super().add_param_group, param_group)
-
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         for group in self.param_groups:
             base = RMSProp(group["decay"], group["eps"])
             for param, grad in gradients(self, group):
-                state = self._prepared_state(param, "trace")
+                state = self._prepared_state(param, "log_ratio", "trace")
                 if "base" not in state:
                     state["base"] = base.init(param)
                 direction = base.direction(state["base"], grad).quotient()
                 idbd_update(param, grad, direction, grad * direction, state, group)
 
 
-def idbd_rmsprop(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    meta_lr: float = 0.01,
-    decay: float = 0.999,
-    eps: float = 1e-8,
-    max_change: float | None = None,
-    min_log_step_size: float | None = None,
-    step_sizes: Granularity | list[list[str]] = "blockwise",
-) -> RMSPropIDBD:
-    """IDBD for networks with RMSProp as base update: a step size for each weight.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size θ.
-        decay: ρ of the running mean of squared gradients.
-        eps: ε, outside the root.
-        max_change: largest change of a log step size at one sample; none if not given.
-        min_log_step_size: least log step size; none if not given.
-        step_sizes: over which parameters the mean step sizes are reported.
-    """
-    return RMSPropIDBD(
-        blocks(model, step_sizes),
-        lr,
-        meta_lr=meta_lr,
-        decay=decay,
-        eps=eps,
-        max_change=max_change,
-        min_log_step_size=min_log_step_size,
-    )
+idbd_rmsprop = learner_of(
+    RMSPropIDBD, "blockwise", docs={"step_sizes": "over which parameters the mean step sizes are reported."}
+)

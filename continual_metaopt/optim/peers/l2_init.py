@@ -1,18 +1,24 @@
-"""L2 Init: a pull of the weights towards their initial values.
+"""L2 Init: a pull of the weights towards their initial values."""
 
-Kumar, Marklund, Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative Regularization", CoLLAs 2024
-(arXiv 2308.11958).
-"""
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base_updates import Base, BaseUpdate
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import require_not_negative
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.weightwise import Group
+from continual_metaopt.optim.base import Group, OnBase, require_not_negative
+from continual_metaopt.optim.base_updates import Base, BaseUpdate, zeros
+from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "l2_init",
+    "a base update with a pull towards the initial weights",
+    family="made for changing streams",
+    space={"lr": LR, "pull": (1e-5, 1e-1, "log")},
+    paper=(
+        'Kumar, Marklund, Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative '
+        'Regularization", CoLLAs 2024 (arXiv 2308.11958)'
+    ),
+    fixed=True,
+    on_a_base=True,
+)
 
 
 class L2Init(OnBase):
@@ -35,7 +41,7 @@ class L2Init(OnBase):
         params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
-        pull: λ.
+        pull: strength λ of the penalty ½ λ ‖w − w₀‖².
         weight_decay: decoupled weight decay κ, beside the pull.
 
     Raises:
@@ -43,7 +49,7 @@ class L2Init(OnBase):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float = 1e-3, *, base: str = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
+        self, params: ParamsT, lr: float = 1e-3, *, base: Base = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, pull=pull)
 
@@ -54,7 +60,7 @@ class L2Init(OnBase):
     def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
         state = self.state[param]
         if "moved" not in state:
-            state["moved"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["moved"] = zeros(param)
         return grad.add(state["moved"], alpha=group["pull"])
 
     def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
@@ -63,16 +69,4 @@ class L2Init(OnBase):
         self.state[param]["moved"].sub_(before.sub_(param))
 
 
-def l2_init(
-    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
-) -> L2Init:
-    """A base update with a pull towards the initial weights.
-
-    Args:
-        model: the network.
-        lr: step size α.
-        base: base update.
-        pull: strength λ of the penalty ½ λ ‖w − w₀‖².
-        weight_decay: decoupled weight decay κ, beside the pull.
-    """
-    return L2Init(blocks(model, "scalar"), lr, base=base, pull=pull, weight_decay=weight_decay)
+l2_init = learner_of(L2Init)

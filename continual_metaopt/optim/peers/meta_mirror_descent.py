@@ -1,21 +1,29 @@
 """Mirror descent of the step size: hypergradient descent in another geometry than that of differences.
 
-It is hypergradient descent (Baydin et al., ICLR 2018) with its additive step of the step size replaced by a step of
-mirror descent (Nemirovski, Yudin 1983; Beck, Teboulle, Operations Research Letters 31, 2003). It is not "Meta Mirror
-Descent" of Gao, Gouk, Lee, Hospedales (arXiv 2203.02711), which learns a Bregman divergence for the weights offline,
-over many trainings of a task, and has no counterpart in one pass over a stream.
+It is not "Meta Mirror Descent" of Gao, Gouk, Lee, Hospedales (arXiv 2203.02711), which learns a Bregman divergence for
+the weights offline, over many trainings of a task, and has no counterpart in one pass over a stream.
 """
 
 import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import Granularity, blocks
-from continual_metaopt.optim.checked_optimizer import require_positive
+from continual_metaopt.optim.base import Group, require, require_positive
 from continual_metaopt.optim.peers.hypergradient import HypergradientDescent
-from continual_metaopt.optim.weightwise import Group, require
+from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "meta_mirror_descent",
+    "SGD with mirror descent of the step size",
+    family="learned step sizes",
+    space={"lr": LR, "meta_lr": (1e-5, 1e-1, "log"), "weight_decay": DECAY_IN_GRADIENT},
+    paper=(
+        "hypergradient descent (Baydin et al., ICLR 2018) with a step of mirror descent (Nemirovski, Yudin 1983; "
+        "Beck, Teboulle, Operations Research Letters 31, 2003) in place of its additive one"
+    ),
+)
 
 LOG_BOUNDS = (math.log(1e-10), math.log(1e2))
 
@@ -40,7 +48,7 @@ class MetaMirrorDescent(HypergradientDescent):
         params: tensors or param groups, as for any torch optimizer; each group has a step size.
         lr: initial step size α₀.
         meta_lr: meta step size β.
-        q: geometry: 1 for differences, 0 for ratios.
+        q: geometry: 1 for differences, as in hypergradient descent, 0 for ratios.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
 
     Raises:
@@ -77,23 +85,4 @@ class MetaMirrorDescent(HypergradientDescent):
         return grad
 
 
-def meta_mirror_descent(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    meta_lr: float = 1e-3,
-    q: float = 0.0,
-    weight_decay: float = 0.0,
-    step_sizes: Granularity | list[list[str]] = "scalar",
-) -> MetaMirrorDescent:
-    """SGD with mirror descent of the step size.
-
-    Args:
-        model: the network.
-        lr: initial step size α₀.
-        meta_lr: meta step size β.
-        q: geometry: 1 for differences, as in hypergradient descent, 0 for ratios.
-        weight_decay: factor on the weights in the gradient.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
-    """
-    return MetaMirrorDescent(blocks(model, step_sizes), lr, meta_lr=meta_lr, q=q, weight_decay=weight_decay)
+meta_mirror_descent = learner_of(MetaMirrorDescent, "scalar")

@@ -1,19 +1,24 @@
-"""ObGD: gradient descent with a bound on how far a step may overshoot.
-
-Elsayed, Vasan, Mahmood, "Streaming Deep Reinforcement Learning Finally Works", 2024 (arXiv 2410.14606), without
-traces.
-"""
+"""ObGD: gradient descent with a bound on how far a step may overshoot."""
 
 import math
 from typing import Any, Literal
 
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
-from continual_metaopt.optim.weightwise import Group, gradients
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
 from continual_metaopt.streams.registry import unknown_name
+
+LEARNER = LearnerSpec(
+    "obgd",
+    "ObGD: gradient descent with a bound on overshooting",
+    family="no step size to choose",
+    space={"kappa": (0.1, 3.0, "log")},
+    paper=(
+        'Elsayed, Vasan, Mahmood, "Streaming Deep Reinforcement Learning Finally Works", 2024 (arXiv 2410.14606),'
+        " without traces"
+    ),
+)
 
 ErrorOf = Literal["cross_entropy", "squared_error"]
 
@@ -59,12 +64,8 @@ class ObGD(CheckedOptimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "kappa": kappa, "error": error})
 
-    def step_size_report(self) -> dict[str, float]:
-        """Step size of each group at its last step, by its name."""
-        return {
-            str(group.get("name", f"group{index}")): float(group["lr"] / group["excess"])
-            for index, group in enumerate(self.param_groups)
-        }
+    def _step_size(self, group: Group) -> float:
+        return float(group["lr"] / group["excess"])
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr")
@@ -100,13 +101,4 @@ def loss_value(loss: Any, who: str) -> float:
     return float(loss)
 
 
-def obgd(model: nn.Module, *, lr: float = 1.0, kappa: float = 2.0, error: ErrorOf = "cross_entropy") -> ObGD:
-    """Gradient descent with a bound on overshooting.
-
-    Args:
-        model: the network.
-        lr: step size α where the bound does not bind.
-        kappa: κ: a larger one means shorter steps.
-        error: what the loss is.
-    """
-    return ObGD(blocks(model, "scalar"), lr, kappa=kappa, error=error)
+obgd = learner_of(ObGD)

@@ -1,20 +1,25 @@
-"""Shrink and perturb: weights decay and receive noise.
-
-Ash, Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, in the form for streams, at each step, of Dohare
-et al., "Loss of plasticity in deep continual learning", Nature 2024.
-"""
+"""Shrink and perturb: weights decay and receive noise."""
 
 from typing import Any
 
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group, OnBase, gradients, noise_of, require_not_negative
 from continual_metaopt.optim.base_updates import Base
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import require_not_negative
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.own_noise import noise_of
-from continual_metaopt.optim.weightwise import Group, gradients
+from continual_metaopt.optim.registry import NOISE, ON_A_BASE, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "shrink_and_perturb",
+    "a base update whose steps also shrink weights and add noise",
+    family="made for changing streams",
+    space={**ON_A_BASE, "sigma": NOISE},
+    paper=(
+        'Ash, Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, in the form for streams, at each '
+        'step, of Dohare et al., "Loss of plasticity in deep continual learning", Nature 2024'
+    ),
+    fixed=True,
+    on_a_base=True,
+)
 
 
 class ShrinkAndPerturb(OnBase):
@@ -47,7 +52,7 @@ class ShrinkAndPerturb(OnBase):
         params: ParamsT,
         lr: float = 1e-3,
         *,
-        base: str = "adamw",
+        base: Base = "adamw",
         weight_decay: float = 0.001,
         sigma: float = 0.01,
         seed: int = 0,
@@ -66,23 +71,4 @@ class ShrinkAndPerturb(OnBase):
                     param.sub_(noise.normal_like(param), alpha=group["lr"] * group["sigma"])
 
 
-def shrink_and_perturb(
-    model: nn.Module,
-    *,
-    lr: float = 1e-3,
-    base: Base = "adamw",
-    weight_decay: float = 0.001,
-    sigma: float = 0.01,
-    seed: int = 0,
-) -> ShrinkAndPerturb:
-    """A base update whose steps also shrink the weights and add noise.
-
-    Args:
-        model: the network.
-        lr: step size α.
-        base: base update.
-        weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
-        sigma: σ: the noise of a step has standard deviation α σ.
-        seed: of the noise.
-    """
-    return ShrinkAndPerturb(blocks(model, "scalar"), lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)
+shrink_and_perturb = learner_of(ShrinkAndPerturb)

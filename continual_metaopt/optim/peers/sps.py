@@ -1,18 +1,30 @@
-"""SPS: stochastic Polyak step sizes.
-
-Loizou, Vaswani, Laradji, Lacoste-Julien, "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast
-Convergence", AISTATS 2021.
-"""
+"""SPS: stochastic Polyak step sizes."""
 
 from typing import Any
 
-from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_not_negative, require_positive
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require,
+    require_not_negative,
+    require_positive,
+)
 from continual_metaopt.optim.peers.obgd import loss_value
-from continual_metaopt.optim.weightwise import Group, gradients, require
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "sps",
+    "SGD with stochastic Polyak step sizes",
+    family="no step size to choose",
+    space={"lr": (1e-3, 1e1, "log"), "c": [0.2, 0.5, 1.0, 2.0, 5.0]},
+    paper=(
+        'Loizou, Vaswani, Laradji, Lacoste-Julien, "Stochastic Polyak Step-size for SGD: An Adaptive Learning '
+        'Rate for Fast Convergence", AISTATS 2021'
+    ),
+)
 
 
 class SPS(CheckedOptimizer):
@@ -38,8 +50,8 @@ class SPS(CheckedOptimizer):
         lr: step size before the first sample; without smoothing, the bound b.
         c: the larger, the shorter the steps.
         smoothing: samples n in which the step size at most doubles; None for a fixed bound.
-        least_loss: L*.
-        eps: ε.
+        least_loss: L*, the least possible loss of a sample.
+        eps: ε, added to the denominator.
 
     Raises:
         ValueError: a setting is out of range.
@@ -83,23 +95,4 @@ class SPS(CheckedOptimizer):
             param.sub_(grad, alpha=step_size)
 
 
-def sps(
-    model: nn.Module,
-    *,
-    lr: float = 1.0,
-    c: float = 0.5,
-    smoothing: float | None = 500.0,
-    least_loss: float = 0.0,
-    eps: float = 1e-8,
-) -> SPS:
-    """SGD with stochastic Polyak step sizes.
-
-    Args:
-        model: the network.
-        lr: step size before the first sample; without smoothing, the bound of all step sizes.
-        c: the larger, the shorter the steps.
-        smoothing: samples in which the step size at most doubles; none for a fixed bound.
-        least_loss: least possible loss of a sample.
-        eps: added to the denominator.
-    """
-    return SPS(blocks(model, "scalar"), lr, c=c, smoothing=smoothing, least_loss=least_loss, eps=eps)
+sps = learner_of(SPS)

@@ -1,19 +1,38 @@
-"""UPGD: perturbed gradient descent that leaves useful weights alone.
-
-Elsayed, Mahmood, "Addressing Loss of Plasticity and Catastrophic Forgetting in Continual Learning", ICLR 2024, with
-first-order global utility, weight by weight, as the stand-alone optimizer in the README of the authors' repository.
-"""
+"""UPGD: perturbed gradient descent that leaves useful weights alone."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_decays, require_not_negative
-from continual_metaopt.optim.own_noise import noise_of
-from continual_metaopt.optim.weightwise import Group, gradients
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    noise_of,
+    require_decays,
+    require_not_negative,
+)
+from continual_metaopt.optim.registry import NOISE, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "upgd",
+    "UPGD: perturbed gradient descent that leaves useful weights alone",
+    family="made for changing streams",
+    space={
+        "lr": (1e-5, 3e-2, "log"),
+        "weight_decay": [0.0, 1e-4, 1e-3, 1e-2],
+        "beta_utility": [0.9, 0.99, 0.999, 0.9999],
+        "sigma": NOISE,
+    },
+    paper=(
+        'Elsayed, Mahmood, "Addressing Loss of Plasticity and Catastrophic Forgetting in Continual Learning", '
+        "ICLR 2024, with first-order global utility, weight by weight, as the stand-alone optimizer in the README"
+        " of the authors' repository"
+    ),
+    fixed=True,
+)
 
 
 class UPGD(CheckedOptimizer):
@@ -74,10 +93,8 @@ class UPGD(CheckedOptimizer):
     def _update(self, loss: Any) -> None:
         learned = [(param, grad, group) for group in self.param_groups for param, grad in gradients(self, group)]
         for param, grad, group in learned:
-            state = self.state[param]
-            if not state:
-                state["step"], state["utility"] = 0, torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["step"] += 1
+            state = self._prepared_state(param, "utility")
+            state["step"] = state.get("step", 0) + 1
             beta = group["beta_utility"]
             state["utility"].mul_(beta).addcmul_(grad, param, value=beta - 1)
         if not learned:
@@ -98,25 +115,4 @@ class UPGD(CheckedOptimizer):
         return corrected.div_(largest).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sigmoid_()
 
 
-def upgd(
-    model: nn.Module,
-    *,
-    lr: float = 1e-5,
-    weight_decay: float = 0.001,
-    beta_utility: float = 0.999,
-    sigma: float = 0.001,
-    seed: int = 0,
-) -> UPGD:
-    """UPGD, first order, with global utility and its README's defaults.
-
-    Args:
-        model: the network.
-        lr: step size α.
-        weight_decay: decoupled weight decay κ.
-        beta_utility: decay β of the running mean of the utility.
-        sigma: scale σ of the noise.
-        seed: of the noise.
-    """
-    return UPGD(
-        blocks(model, "scalar"), lr, weight_decay=weight_decay, beta_utility=beta_utility, sigma=sigma, seed=seed
-    )
+upgd = learner_of(UPGD)

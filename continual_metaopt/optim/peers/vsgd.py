@@ -1,19 +1,25 @@
-"""vSGD: a step size for each weight from the mean and the variance of its gradients, and its curvature.
-
-Schaul, Zhang, LeCun, "No More Pesky Learning Rates", ICML 2013; in the form "vSGD-fd" of Schaul, LeCun, "Adaptive
-learning rates and parallelization for stochastic, sparse, non-smooth gradients", ICLR 2013.
-"""
+"""vSGD: a step size for each weight from the mean and the variance of its gradients, and its curvature."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer, require_positive
-from continual_metaopt.optim.summaries import geometric_mean_of_positive
-from continual_metaopt.optim.weightwise import Group, gradients, require
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, require_positive
+from continual_metaopt.optim.protocol import geometric_mean_of_positive
+from continual_metaopt.optim.registry import LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "vsgd",
+    "vSGD: step sizes from mean, variance and curvature of each weight's gradient",
+    family="no step size to choose",
+    space="it estimates its step sizes; what it has beside are lengths of its start",
+    paper=(
+        'Schaul, Zhang, LeCun, "No More Pesky Learning Rates", ICML 2013; in the form "vSGD-fd" of Schaul, LeCun,'
+        ' "Adaptive learning rates and parallelization for stochastic, sparse, non-smooth gradients", ICLR 2013'
+    ),
+)
 
 AVERAGES = ("gradient", "square", "curvature", "curvature_square")
 
@@ -48,10 +54,10 @@ class VSGD(CheckedOptimizer):
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
-        init_samples: n₀.
-        slow_constant: C.
-        outlier_level: k.
-        eps: ε.
+        init_samples: samples n₀ of the slow start, in which no weight moves.
+        slow_constant: by how much, C, the slow start overestimates gradients' squares and curvatures.
+        outlier_level: standard deviations k beyond which a gradient or a curvature is an outlier.
+        eps: ε, added against divisions by 0.
 
     Raises:
         ValueError: a setting is out of range.
@@ -76,14 +82,9 @@ class VSGD(CheckedOptimizer):
         }
         super().__init__(params, defaults)
 
-    def step_size_report(self) -> dict[str, float]:
-        """Geometric mean of the step sizes of each group's weights that have one above 0, by its name; 0 if none."""
-        return {
-            str(group.get("name", f"group{index}")): geometric_mean_of_positive(
-                self.state[param]["step_size"] for param in group["params"] if self.state.get(param)
-            )
-            for index, group in enumerate(self.param_groups)
-        }
+    def _step_size(self, group: Group) -> float:
+        states = [self.state[param] for param in group["params"] if self.state.get(param)]
+        return geometric_mean_of_positive(state["step_size"] for state in states)
 
     def _check(self, group: Group) -> None:
         require(group, "init_samples", group["init_samples"] >= 1, "be at least 1")
@@ -113,10 +114,7 @@ class VSGD(CheckedOptimizer):
             param.addcmul_(step_size, grad, value=-1)
 
     def _along(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
-        state = self.state[param]
-        if not state:
-            for name in ("n_samples", "memory", "step_size", *AVERAGES):
-                state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        state = self._prepared_state(param, "n_samples", "memory", "step_size", *AVERAGES)
         direction = state["gradient"]
         if state["n_samples"].min() == 0:
             direction = torch.where(state["n_samples"] > 0, direction, grad)
@@ -175,27 +173,4 @@ def _outliers(values: Tensor, mean: Tensor, mean_square: Tensor, group: Group) -
     return deviation > variance.mul_(group["outlier_level"] ** 2)
 
 
-def vsgd(
-    model: nn.Module,
-    *,
-    init_samples: int = 10,
-    slow_constant: float = 2.0,
-    outlier_level: float = 2.0,
-    eps: float = 1e-9,
-) -> VSGD:
-    """Step sizes from mean, variance and curvature of each weight's gradient (vSGD-fd): nothing to tune.
-
-    Args:
-        model: the network.
-        init_samples: samples of the slow start, in which no weight moves.
-        slow_constant: by how much the slow start overestimates gradients' squares and curvatures.
-        outlier_level: standard deviations beyond which a gradient or a curvature is an outlier.
-        eps: added against divisions by 0.
-    """
-    return VSGD(
-        blocks(model, "scalar"),
-        init_samples=init_samples,
-        slow_constant=slow_constant,
-        outlier_level=outlier_level,
-        eps=eps,
-    )
+vsgd = learner_of(VSGD)

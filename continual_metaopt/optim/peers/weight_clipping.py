@@ -1,19 +1,26 @@
-"""Weight clipping: weights stay within the range that they were drawn from.
-
-Elsayed, Lan, Lyle, Mahmood, "Weight Clipping for Deep Continual and Reinforcement Learning", RLC 2024 (arXiv
-2407.01704).
-"""
+"""Weight clipping: weights stay within the range that they were drawn from."""
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group, OnBase, require_positive
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.checked_optimizer import require_positive
-from continual_metaopt.optim.on_base import OnBase
-from continual_metaopt.optim.weightwise import Group
+from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
+
+LEARNER = LearnerSpec(
+    "weight_clipping",
+    "a base update with weights clipped to the range of their initial values",
+    family="made for changing streams",
+    space={"lr": LR, "bound": [1.0, 2.0, 3.0, 5.0], "weight_decay": DECOUPLED_DECAY},
+    paper=(
+        'Elsayed, Lan, Lyle, Mahmood, "Weight Clipping for Deep Continual and Reinforcement Learning", RLC 2024 '
+        "(arXiv 2407.01704)"
+    ),
+    fixed=True,
+    on_a_base=True,
+)
 
 
 class WeightClipping(OnBase):
@@ -28,7 +35,7 @@ class WeightClipping(OnBase):
         params: param groups, one per layer.
         lr: step size α.
         base: name of the base update.
-        bound: ζ.
+        bound: ζ: weights of a layer stay within ±ζ / √(fan in).
         weight_decay: decoupled weight decay κ.
 
     Raises:
@@ -36,7 +43,7 @@ class WeightClipping(OnBase):
     """
 
     def __init__(
-        self, params: ParamsT, lr: float = 1e-3, *, base: str = "adamw", bound: float = 1.0, weight_decay: float = 0.0
+        self, params: ParamsT, lr: float = 1e-3, *, base: Base = "adamw", bound: float = 1.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, bound=bound)
 
@@ -52,16 +59,4 @@ class WeightClipping(OnBase):
             param.clamp_(-limit, limit)
 
 
-def weight_clipping(
-    model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", bound: float = 1.0, weight_decay: float = 0.0
-) -> WeightClipping:
-    """A base update with weights that are clipped to the range of their initial values.
-
-    Args:
-        model: the network.
-        lr: step size α.
-        base: base update.
-        bound: ζ: weights of a layer stay within ±ζ / √(fan in).
-        weight_decay: decoupled weight decay κ.
-    """
-    return WeightClipping(blocks(model, "layerwise"), lr, base=base, bound=bound, weight_decay=weight_decay)
+weight_clipping = learner_of(WeightClipping, blocks="layerwise")

@@ -24,6 +24,7 @@ def described(**options: Any) -> dict[str, Any]:
     [
         ({"lr": 3e-05}, ["--learner.lr", "3e-05"]),
         ({"weight_decay": None}, ["--learner.weight-decay", "None"]),
+        ({"horizon": None, "effective_step_bound": None}, []),  # options of older versions
         ({"nesterov": True, "amsgrad": False}, ["--learner.nesterov", "--learner.no-amsgrad"]),
         ({"betas": [0.9, 0.999]}, ["--learner.betas", "0.9", "0.999"]),
         ({"base": "two words; $HOME"}, ["--learner.base", "two words; $HOME"]),
@@ -102,8 +103,8 @@ def test_the_command_line_understands_a_command_as_the_same_run(given, tmp_path,
 
 @pytest.mark.slow
 def test_a_recorded_study_can_be_run_again_from_its_description(tmp_path):
-    from continual_metaopt.study.load import load_study
     from continual_metaopt.study.running import claim
+    from tests.studies import load_study
 
     study = load_study("quick")
     claim(study, tmp_path)

@@ -74,7 +74,7 @@ def test_a_label_is_a_row() -> None:
 
 @pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row_but_the_default() -> None:
-    from continual_metaopt.study.load import load_study
+    from tests.studies import load_study
 
     for study, n_fixed in (("published", 5), ("published_global", 2)):
         entries = load_study(study).learners

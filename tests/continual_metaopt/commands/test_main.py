@@ -31,9 +31,8 @@ from continual_metaopt.streams import STREAMS, plan_stream
 from continual_metaopt.study import running as study
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLock
-from continual_metaopt.study.running import StudyResult, run_study
+from continual_metaopt.study.running import StudyResult
 from tests.analysis.synthetic import write_run
 from tests.continual_metaopt.conftest import (
     STREAM,
@@ -47,6 +46,7 @@ from tests.continual_metaopt.conftest import (
     write_study,
 )
 from tests.streams.synthetic import coded_images, encode, write_parquet
+from tests.studies import load_study, run_study
 
 TINY_RUN = [
     "run",
@@ -800,7 +800,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
             "evaluate": False,
         },
     )
-    return path, run_study(load_study(path), folder / "whole", show_progress=False, threads=True)
+    return path, run_study(load_study(path), folder / "whole", threads=True)
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from torch import nn
 
 from continual_metaopt import register_learner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
-from continual_metaopt.optim.registry import LEARNERS, known_of_the_stream, learner_factory, make_optimizer
-from continual_metaopt.optim.search_spaces import (
+from continual_metaopt.optim.registry import (
+    LEARNERS,
     NOTHING_TO_TUNE,
     ON_A_BASE,
     SEARCH_SPACES,
@@ -18,6 +18,9 @@ from continual_metaopt.optim.search_spaces import (
     NoSearchSpaceError,
     is_inside,
     is_range,
+    known_of_the_stream,
+    learner_factory,
+    make_optimizer,
     search_space,
 )
 from continual_metaopt.streams import UnknownNameError

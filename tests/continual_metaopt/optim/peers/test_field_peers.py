@@ -15,7 +15,7 @@ from torch import nn
 
 from continual_metaopt.contract import run_contract
 from continual_metaopt.engines import torch_engine
-from continual_metaopt.optim.checked_optimizer import CheckedOptimizer
+from continual_metaopt.optim.base import CheckedOptimizer
 from continual_metaopt.optim.controls.schedules import CosineRestarts, WarmUpCosine
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.peers.adamw_lion_package import AdamWLionPackage

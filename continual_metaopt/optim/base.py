@@ -1,0 +1,253 @@
+"""What optimizers here are built on: checked settings, step sizes per weight, additions to a base update, own noise."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, BaseUpdate, zeros
+from continual_metaopt.optim.protocol import named_groups
+from continual_metaopt.streams.registry import unknown_name
+
+Group = dict[str, Any]
+
+LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proportions within the group remain
+
+
+class CheckedOptimizer(Optimizer, ABC):
+    """A torch optimizer that checks the settings of each param group when it is added."""
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+            require_finite(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Learn from the gradients in ``p.grad``.
+
+        Args:
+            closure: evaluates the network again, calls ``backward`` and returns the loss.
+
+        Returns:
+            The loss that the closure returned, or None.
+
+        Raises:
+            ValueError: a gradient is sparse or complex, or the optimizer needs a closure and there is none.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+            loss = result[0] if isinstance(result, tuple) else result  # (loss, output) where graphs are wanted
+        self._update(loss)
+        return loss
+
+    def step_size_report(self) -> dict[str, float]:
+        """Give the current step size of each group by its name; the geometric mean where a group has many."""
+        return {name: self._step_size(group) for name, group in named_groups(self)}
+
+    def _step_size(self, group: Group) -> float:
+        return float(group["lr"])
+
+    @abstractmethod
+    def _check(self, group: Group) -> None:
+        """Raise a ValueError if a setting is out of range; derived entries of the group may be made here."""
+
+    @abstractmethod
+    def _update(self, loss: Any) -> None:
+        """Make the update of all parameters; ``loss`` is what the closure returned, None without one."""
+
+    def _prepared_state(self, param: Tensor, *names: str) -> dict[str, Any]:
+        """A parameter's state, with zeros under these names from its first update on."""
+        state = self.state[param]
+        if not state:
+            state.update({name: zeros(param) for name in names})
+        return state
+
+
+class Weightwise(CheckedOptimizer):
+    """A torch optimizer that keeps a log step size for each weight, apart from the step size it started from.
+
+    The step sizes of a group are α = reference · exp(log_ratio), with one ``log_ratio`` per weight in ``state``, 0 at
+    first. ``group["lr"]`` reads as their geometric mean; writing it, as a scheduler does, rescales all of them. Where a
+    schedule ends at 0, their mean is 1e-30. Settings "lr" and "meta_lr" are needed.
+    """
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["reference"] = group["written"] = float(group["lr"])
+
+    def _check(self, group: Group) -> None:
+        require_positive(group, "lr")
+        require_not_negative(group, "meta_lr")
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            if group["lr"] != group["written"]:
+                require_not_negative(group, "lr")
+                group["reference"] *= max(group["lr"], LOWEST) / group["written"]
+        self._update_weights()
+        for group in self.param_groups:
+            sums = [self.state[param]["log_ratio"].sum() for param in group["params"] if self.state.get(param)]
+            n_weights = sum(param.numel() for param in group["params"])
+            mean = sum((total.to(sums[0]) for total in sums), torch.zeros(())).double().cpu() / n_weights
+            group["lr"] = group["written"] = float(group["reference"] * mean.exp())  # which may be infinite
+
+    @abstractmethod
+    def _update_weights(self) -> None:
+        """Make the update of all parameters and their log ratios."""
+
+
+class OnBase(CheckedOptimizer):
+    """A base update w ← (1 − α κ) w − α u with its default settings, and room for more before and after it.
+
+    By itself it is SGD, AdamW and the other base updates in torch's form.
+
+    Args:
+        params: tensors or param groups, as for any torch optimizer.
+        lr: step size α.
+        base: name of the base update that makes the direction u.
+        weight_decay: decoupled weight decay κ.
+        **settings: further settings of the param groups.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(self, params: ParamsT, lr: float, *, base: Base, weight_decay: float, **settings: Any) -> None:
+        super().__init__(params, {"lr": lr, "base": base, "weight_decay": weight_decay, **settings})
+
+    def _check(self, group: Group) -> None:
+        require_not_negative(group, "lr", "weight_decay")
+        if group["base"] not in list(BASE_UPDATES):
+            raise ValueError(unknown_name("base update", group["base"], list(BASE_UPDATES)))
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            base = BASE_UPDATES[group["base"]]()
+            for param, grad in gradients(self, group):
+                self._move(param, self._gradient(param, grad, group), base, group)
+
+    def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
+        """What the base update takes for the gradient."""
+        return grad
+
+    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
+        """Make one parameter's step, with torch's operations in torch's order."""
+        state = self.state[param]
+        if "base" not in state:
+            state["base"] = base.init(param)
+        numerator, denominator, divisor = base.direction(state["base"], grad)
+        if group["weight_decay"]:
+            param.mul_(1 - group["lr"] * group["weight_decay"])
+        if denominator is None:
+            param.add_(numerator, alpha=-group["lr"] / divisor)
+        else:
+            param.addcdiv_(numerator, denominator, value=-group["lr"] / divisor)
+
+
+def gradients(optimizer: Optimizer, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the parameters of a group that have a gradient, with it.
+
+    Raises:
+        ValueError: the gradient is sparse or complex.
+    """
+    for param in group["params"]:
+        if param.grad is not None:
+            if param.grad.is_sparse or param.is_complex():
+                kind = "complex parameters" if param.is_complex() else "sparse gradients"
+                raise ValueError(f"{type(optimizer).__name__} does not work with {kind}")
+            yield param, param.grad
+
+
+def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:
+    """Check a setting.
+
+    Raises:
+        ValueError: it is not fulfilled; the message says what the setting must be.
+    """
+    if not fulfilled:
+        raise ValueError(f"{name} must {wish}, but is {group[name]}")
+
+
+def require_finite(settings: Mapping[str, Any]) -> None:
+    """Check that settings which are numbers, or hold numbers, are finite.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in settings.items():
+        numbers = value if isinstance(value, tuple | list) else [value]
+        if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+            raise ValueError(f"{name} must be finite, but is {value}")
+
+
+def require_not_negative(group: Group, *names: str) -> None:
+    """Check that settings are finite and at least 0; a ValueError names one that is not."""
+    for name in names:
+        require(group, name, math.isfinite(group[name]) and group[name] >= 0, "not be negative")
+
+
+def require_positive(group: Group, *names: str) -> None:
+    """Check that settings are finite and above 0; a ValueError names one that is not."""
+    for name in names:
+        require(group, name, math.isfinite(group[name]) and group[name] > 0, "be positive")
+
+
+def require_decays(group: Group, *names: str) -> None:
+    """Check that settings are at least 0 and below 1; a ValueError names one that is not."""
+    for name in names:
+        require(group, name, 0 <= group[name] < 1, "be at least 0 and below 1")
+
+
+class Noise:
+    """Draws from a generator on the CPU, so that they are the same on every device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def normal_like(self, param: Tensor) -> Tensor:
+        """Draw from N(0, 1), in the shape, type and place of a parameter."""
+        return torch.randn(param.shape, generator=self.generator, dtype=param.dtype).to(param.device)
+
+    def uniform_like(self, param: Tensor, bound: float) -> Tensor:
+        """Draw from U(−bound, bound), in the shape, type and place of a parameter."""
+        drawn = torch.rand(param.shape, generator=self.generator, dtype=param.dtype).to(param.device)
+        return drawn.mul_(2 * bound).sub_(bound)
+
+
+@contextmanager
+def noise_of(optimizer: Optimizer) -> Iterator[Noise]:
+    """Lend the optimizer's own generator, seeded by the "seed" of its first param group, for the draws of one step.
+
+    Its state is kept in the first group, under "generator", so that ``state_dict`` holds it.
+    """
+    group = optimizer.param_groups[0]
+    generator = torch.Generator()
+    if "generator" in group:
+        generator.set_state(group["generator"])
+    else:
+        generator.manual_seed(group["seed"])
+    yield Noise(generator)
+    group["generator"] = generator.get_state()
