@@ -359,7 +359,9 @@ def test_parameters_without_a_gradient_count_as_ones_whose_gradient_is_zero() ->
     used.grad, unused.grad = torch.tensor([3.0, 4.0]), None
 
     assert TraceNorm()._measure(SimpleNamespace(optimizer=optimizer)) == {"both": pytest.approx(math.sqrt(5))}
-    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {"both": pytest.approx(3 / (5 * math.sqrt(5)))}
+    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {
+        "both": pytest.approx(3 / (5 * math.sqrt(5)))
+    }
 
     used.grad = torch.zeros(2)
     assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {}
