@@ -302,10 +302,6 @@ def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
 def scores_by_seed(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """Scores of the counted runs, turned so that more is better.
 
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-
     Returns:
         One row per seed, one column per label in the order of `runs.labels`; accuracies in percent, or squared errors
         with a minus. NaN where there is no run. `attrs["score"]` says which.
@@ -427,12 +423,7 @@ def paired_comparisons(
 
 
 def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
-    """What the tests of a table can show at all with so many seeds, in a sentence or two.
-
-    Args:
-        comparisons: from `paired_comparisons`.
-        level: of the tests.
-    """
+    """What the tests of a table can show at all with so many seeds, in a sentence or two."""
     n = len(comparisons)
     if not n:
         return "There is nothing to compare."
@@ -474,9 +465,6 @@ class Ranks(NamedTuple):
 
     def groups(self, level: float = 0.05) -> list[tuple[int, int]]:
         """Stretches of learners, by their places in `table`, within which no pair differs after the correction.
-
-        Args:
-            level: of the comparisons.
 
         Returns:
             First and last place of each stretch that is not part of another, with two learners or more.

@@ -26,9 +26,6 @@ def open_regular(path: Path, at_most: int | None = None) -> BinaryIO:
         path: the file.
         at_most: number of bytes that it may have; None for any number.
 
-    Returns:
-        The open file.
-
     Raises:
         FileNotFoundError: there is nothing.
         ValueError: it is not a regular file, or too large; the message names it.
@@ -71,9 +68,6 @@ def real_folder(folder: Path) -> Path:
     Args:
         folder: the folder, which need not exist.
 
-    Returns:
-        `folder`.
-
     Raises:
         FileExistsError: it is a link.
     """
@@ -90,9 +84,6 @@ def _require_regular(path: Path, facts: os.stat_result) -> None:
 
 def with_home(arguments: Iterable[str]) -> list[str]:
     """Spell out ~ at the beginning of paths, which shells leave to programs in `--out=~/x`.
-
-    Args:
-        arguments: of a command.
 
     Returns:
         The arguments, with the user's home in place of `~`, and another's in place of `~name`, where there is one.
@@ -116,9 +107,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     Args:
         path: the file to be written; its folder is made if it does not exist.
         write: called with the temporary path.
-
-    Returns:
-        `path`.
 
     Raises:
         OSError: the folder or the file cannot be written.

@@ -187,9 +187,6 @@ _STATUS_PERHAPS: dict[str, _Kind] = {
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object that a stranger may have written.
 
-    Args:
-        path: the file.
-
     Returns:
         Its content: finite numbers, text that is Unicode, at most `MAX_DEPTH` levels.
 
@@ -221,9 +218,6 @@ _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 def read_config(directory: Path) -> dict[str, Any]:
     """Read what was run.
-
-    Args:
-        directory: of the run.
 
     Returns:
         The content of `config.json`, in which all that `docs/run-directory.md` describes has its type.
@@ -259,9 +253,6 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def read_status(directory: Path) -> dict[str, Any]:
     """Read how a run went.
-
-    Args:
-        directory: of the run.
 
     Returns:
         The content of `status.json`, in which all that `docs/run-directory.md` describes has its type, and long texts
@@ -358,9 +349,6 @@ def most_rows(config: Mapping[str, Any], name: str) -> int:
     Args:
         config: the content of its `config.json`, as far as that is known.
         name: of the table.
-
-    Returns:
-        The number.
     """
     info = config["stream_info"]
     n_samples, n_blocks = int(info["n_samples"]), max(1, len(config.get("blocks", ())))
@@ -384,9 +372,6 @@ def open_table(
         name: of the table.
         columns: that will be read.
         as_categories: columns of text that are to be read as numbers, and each text once.
-
-    Returns:
-        The file.
 
     Raises:
         ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,

@@ -25,7 +25,7 @@ from continual_metaopt.analysis.html.commands import Study, run_command, studies
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
-from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
+from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns, stretches
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -117,19 +117,7 @@ class Table(NamedTuple):
 
 
 def write_html(sections: Sequence[Section], path: str | os.PathLike[str]) -> Path:
-    """Write the page.
-
-    Args:
-        sections: what it is about, one section per stream and network.
-        path: the file; its folder is made if it does not exist.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: the runs of a section cannot be combined.
-        OSError: a file cannot be read or written.
-    """
+    """Write the page."""
     return write_text(Path(path), html_page(sections))
 
 
@@ -138,12 +126,6 @@ def html_page(sections: Sequence[Section]) -> str:
 
     Everything that runs have brought along (labels, reasons, options) is escaped, and the page's content security
     policy lets no other script run than its own, and nothing be loaded.
-
-    Args:
-        sections: what it is about.
-
-    Returns:
-        HTML.
 
     Raises:
         ValueError: the runs of a section cannot be combined.
@@ -233,10 +215,6 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
 def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
     """The comparison table with what its columns are sorted by.
 
-    Args:
-        runs: the runs that it compares.
-        table: from `analysis.tables.comparison_table`.
-
     Returns:
         One row per learner. Means have their intervals with them.
     """
@@ -266,9 +244,6 @@ def run_rows(
         statuses: the content of `status.json` of each, by path.
         diverged: how diverged runs count.
         anchors: where on the page the configuration of each run is, by path.
-
-    Returns:
-        The rows.
     """
     scores, score = average_score(runs, diverged)
     percent = 1 if score == "squared_error" else 100
@@ -338,14 +313,10 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
 def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
     """What was run, in words.
 
-    Args:
-        runs: runs of one stream and network.
-        selection: runs that served to choose settings.
-
     Returns:
         Term → text.
     """
-    first = runs.configs[runs.table["path"].iloc[0]]
+    first = runs.first_config()
     info = first["stream_info"]
     options = {
         key: value for key, value in first["stream"].items() if value is not None and key not in ("name", "source")
@@ -372,14 +343,11 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
 def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
     """What distinguishes the learners.
 
-    Args:
-        runs: runs of one stream and network.
-
     Returns:
         For each label: label, registered name, and its step size, base update and the options in which it differs from
         another learner of this name.
     """
-    learners = {label: _first_config(runs, label)["learner"] for label in runs.labels}
+    learners = {label: runs.first_config(label)["learner"] for label in runs.labels}
     rows = []
     for label, learner in learners.items():
         namesakes = [other for other in learners.values() if other["name"] == learner["name"]]
@@ -394,10 +362,6 @@ def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
 
 def not_finished(runs: Runs, statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder.
-
-    Args:
-        runs: the runs.
-        statuses: the content of `status.json` of each, by path.
 
     Returns:
         One row per such run, the diverged and failed ones first.
@@ -476,10 +440,6 @@ def _number_cell(value: float, form: str) -> Cell:
     return Cell(f"{value:{form}}".replace("inf", "∞"), float(value))
 
 
-def _first_config(runs: Runs, label: str) -> dict[str, Any]:
-    return runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]
-
-
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
     stream_info = {key: value for key, value in config["stream_info"].items() if key != "fingerprint"}
@@ -513,16 +473,9 @@ def _differing(runs: Runs, key: str, between: str) -> str:
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:
     """Whole numbers as text: 0–4, 7."""
-    known = sorted({int(number) for number in numbers})
-    runs: list[list[int]] = []
-    for number in known:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
     return ", ".join(
-        f"{run[0]:{form}}–{run[-1]:{form}}" if len(run) > 2 else ", ".join(f"{number:{form}}" for number in run)
-        for run in runs
+        f"{part[0]:{form}}–{part[-1]:{form}}" if len(part) > 2 else ", ".join(f"{number:{form}}" for number in part)
+        for part in stretches(map(int, numbers))
     )
 
 

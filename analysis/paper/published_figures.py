@@ -68,14 +68,9 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
 
     Args:
         runs: of the studies ``published`` and ``published_global``, or one of them.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
-
-    Raises:
-        ValueError: there are no such runs.
     """
     figure, panels = _panels(runs, width, 1.7)
     for axes, learners in panels:
@@ -110,13 +105,9 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
 
     Args:
         runs: as of `published_cumulative_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels, with both blocks.
-
-    Raises:
-        ValueError: there are no such runs.
     """
     figure, panels = _panels(runs, width, 1.7)
     low, high = 1e-6, 3e-3
@@ -154,14 +145,9 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
 
     Args:
         runs: as of `published_cumulative_accuracy`.
-        diverged: as of `published_cumulative_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
-
-    Raises:
-        ValueError: there are no such runs.
     """
     figure, panels = _panels(runs, width, 1.7)
     for axes, learners in panels:
