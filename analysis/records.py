@@ -344,12 +344,7 @@ def _finite(digits: str) -> float:
 
 
 def most_rows(config: Mapping[str, Any], name: str) -> int:
-    """More rows than any table of a run has.
-
-    Args:
-        config: the content of its `config.json`, as far as that is known.
-        name: of the table.
-    """
+    """More rows than any table of a run has."""
     info = config["stream_info"]
     n_samples, n_blocks = int(info["n_samples"]), max(1, len(config.get("blocks", ())))
     most = {

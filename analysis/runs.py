@@ -111,11 +111,6 @@ class Runs:
     def once(self, run: str, name: str, compute: Callable[[], T]) -> T:
         """Compute a small fact about a run once, also for the sets of runs that are made of this one.
 
-        Args:
-            run: the path of the run, as in `table`.
-            name: of the fact.
-            compute: computes it from what the run has recorded.
-
         Returns:
             The fact; computed anew each time for a run that has not ended.
         """
@@ -206,14 +201,7 @@ class Runs:
         return self.among(self.table.loc[keep, "path"])
 
     def among(self, paths: Iterable[str]) -> Runs:
-        """Keep some of the runs.
-
-        Args:
-            paths: of the runs to keep, as in `table`; others are passed over.
-
-        Returns:
-            These runs, in the order of `table`.
-        """
+        """Keep the runs with some of these paths, in the order of `table`."""
         table = self.table[self.table["path"].isin(set(paths))].reset_index(drop=True)
         return Runs(table, {path: self.configs[path] for path in table["path"]}, _kept=self._kept)
 
@@ -505,12 +493,6 @@ def _is_small(directory: Path, name: str) -> bool:
 
 def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read one table of a run, from the merged file or from its parts, if it can be one of this run.
-
-    Args:
-        directory: of the run.
-        config: the content of its `config.json`, from `analysis.records.read_config`.
-        name: of the table.
-        columns: the columns to read.
 
     Returns:
         The table; without rows if nothing has been written yet.

@@ -96,11 +96,7 @@ def numbers_of(seeds: str) -> list[float]:
 
 
 def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
-    """Mean of the last `window` samples, at each sample.
-
-    Args:
-        correct: 1 or 0 (or a chance level in between, or an error) for each sample, [n].
-        window: number of samples, from 1 to n.
+    """Mean of the scores or errors [n] of the last `window` samples, at each sample.
 
     Returns:
         Array [n]; NaN before the first full window, and where one holds NaN.
@@ -345,10 +341,6 @@ def is_regression(runs: Runs) -> bool:
 
 def squared_errors(runs: Runs, run: str) -> np.ndarray:
     """Squared error of the prediction of each sample of a regression, made before learning from it.
-
-    Args:
-        runs: the runs.
-        run: the path of a finished or diverged run.
 
     Returns:
         Array [n_samples], twice the recorded loss; infinite where a diverged run did not come, and where its loss was
@@ -702,13 +694,7 @@ def around_boundaries(
 
 
 def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = None) -> pd.DataFrame:
-    """What one run recorded of a quantity.
-
-    Args:
-        runs: the runs.
-        run: the path of the run.
-        quantity: as of `around_boundaries`.
-        block: as of `around_boundaries`.
+    """What one run recorded of a quantity; quantity and block as of `around_boundaries`.
 
     Returns:
         step, value; accuracies as fractions.
@@ -724,12 +710,7 @@ def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = Non
 
 
 def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
-    """What one run recorded of a meta-parameter, of all blocks.
-
-    Args:
-        runs: the runs.
-        run: the path of the run.
-        quantity: `"step_size"`, or a quantity of the table of measurements; momentum as 1 − momentum.
+    """What one run recorded of step sizes or of a measured quantity, of all blocks; momentum as 1 − momentum.
 
     Returns:
         step, block, value, q25, q75; quartiles are NaN where there are none.

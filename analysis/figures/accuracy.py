@@ -300,16 +300,9 @@ def draw_curve(
     marker: str | None = None,
     limits: tuple[float, float] = (0, 100),
 ) -> None:
-    """Draw the mean over seeds with its interval; of accuracies in two groups, the median and each seed.
+    """Draw the mean of seeds [n_seeds, n_points] with its interval; of accuracies in two groups, all and the median.
 
-    Args:
-        axes: where to draw.
-        x: horizontal positions, [n_points].
-        seeds: values, [n_seeds, n_points]; accuracies are in %.
-        label: of the line.
-        style: colour and line style.
-        marker: at each point; None for none.
-        limits: of the values; those of accuracies are (0, 100).
+    Values with the limits (0, 100) are accuracies in %.
     """
     if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
         axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)

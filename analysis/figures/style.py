@@ -212,17 +212,7 @@ def draw_single_seeds(
     along: Literal["horizontal", "vertical"],
     filled: str | None = None,
 ) -> None:
-    """Draw single seeds as small markers with a tick at their median, for seeds that fall in two groups.
-
-    Args:
-        axes: where to draw.
-        values: of the seeds.
-        place: on the other axis.
-        colour: of markers and tick.
-        marker: shape of the markers.
-        along: axis of the values.
-        filled: colour inside the markers; that of their edge if None.
-    """
+    """Draw single seeds along an axis as small markers with a tick at their median, at one place of the other axis."""
     style: dict[str, Any] = {"color": colour, "markersize": 2.2, "markeredgewidth": 0.6, "linestyle": ""}
     style |= {"marker": marker, "markerfacecolor": colour if filled is None else filled}
     tick: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgewidth": 1.2}

@@ -172,16 +172,7 @@ class Panel(NamedTuple):
 def block_panels(
     runs: Runs, quantity: str, label: str, blocks: Sequence[str] | None, first: int, last: int
 ) -> dict[str, Panel]:
-    """What one learner recorded of a quantity, by block.
-
-    Args:
-        runs: runs of one stream.
-        quantity: one of `QUANTITIES`.
-        label: of the learner.
-        blocks: the blocks; if None, all of them, or 12 from first to last where there are more.
-        first: the first step that counts.
-        last: the last one.
-    """
+    """What one learner recorded of a quantity between two steps, by block: the given ones, or all, or 12 of more."""
     paths, known = runs.paths_of(label), runs.first_config(label)["blocks"]
     unknown = [name for name in blocks or [] if name not in known]
     if unknown:
@@ -235,14 +226,7 @@ def _draw_learner(grid: np.ndarray, runs: Runs, panels: dict[str, Panel], title:
 
 
 def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> None:
-    """Draw the values of single seeds as thin lines, then their median as a bold one.
-
-    Args:
-        axes: where to draw.
-        panel: values of a block, from `block_panels`.
-        colour: of all lines.
-        bold: width of the bold line, in points.
-    """
+    """Draw the values of single seeds as thin lines, then their median as a bold one."""
     distance = math.ceil(len(panel.values) / MAX_POINTS)
     thinned = panel.values.iloc[::distance]
     if panel.edges is not None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from continual_metaopt.analysis.figures import COLOURS
@@ -158,7 +159,7 @@ def html_page(sections: Sequence[Section]) -> str:
             scripts=scripts,
             policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
             + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-            data=_json_in_html({"sections": data, "dashes": DASHES}),
+            data=htmlsafe_json_dumps({"sections": data, "dashes": DASHES}, separators=(",", ":"), allow_nan=False),
         )
         .lstrip()
     )
@@ -172,14 +173,6 @@ def _inline(script: str) -> Markup:
 
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json_in_html(content: Any) -> Markup:
-    """JSON that cannot end the element it is written into."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
 
 
 def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
@@ -237,14 +230,7 @@ def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
 def run_rows(
     runs: Runs, statuses: Mapping[str, Mapping[str, Any]], diverged: Diverged, anchors: Mapping[str, str]
 ) -> Table:
-    """One row per run: how it went.
-
-    Args:
-        runs: the runs.
-        statuses: the content of `status.json` of each, by path.
-        diverged: how diverged runs count.
-        anchors: where on the page the configuration of each run is, by path.
-    """
+    """One row per run: how it went."""
     scores, score = average_score(runs, diverged)
     percent = 1 if score == "squared_error" else 100
     held_out = 100 * held_out_accuracy(runs, diverged)
@@ -275,10 +261,6 @@ def run_rows(
 
 def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     """What was run, once for all runs that differ in their seeds only.
-
-    Args:
-        runs: the runs.
-        section_id: begins the names of places on the page.
 
     Returns:
         Each with id, learner (place of its label), label, settings (names and values, without versions and platform),

@@ -10,10 +10,9 @@ stay.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -56,8 +55,7 @@ PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyTyp
 )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A learner of the studies ``table2`` and ``table3``, as its label names it.
 
     Attributes:
@@ -172,10 +170,6 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
 
 def verdict(difference: float, p: float) -> Verdict:
     """What a test says about the claim that a difference is positive.
-
-    Args:
-        difference: the mean difference, in any unit.
-        p: its two-sided p-value, corrected for the number of tests in the table; with NaN nothing is decided.
 
     Returns:
         "holds" if p ≤ 0.05 and the difference is positive, "does not hold" if p ≤ 0.05 and it is negative, else

@@ -181,13 +181,6 @@ def write_reproduction(
 ) -> tuple[str, list[Path]]:
     """Write an experiment's page, its tables as CSV, and its figures.
 
-    Args:
-        runs: as of `sections`.
-        experiment: which one.
-        out_dir: the folder, made if it does not exist.
-        diverged: as of `sections`.
-        shifts: as of `sections`.
-
     Returns:
         The page in Markdown, and the paths of the files written. A figure that cannot be drawn is left out with a
         warning.

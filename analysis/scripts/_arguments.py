@@ -197,15 +197,7 @@ def costs_of_steps(arguments: Namespace) -> pd.DataFrame | None:
 def write_table(
     table: pd.DataFrame, columns: dict[str, list[str]], note: str, arguments: Namespace, name: str
 ) -> list[Path]:
-    """Print a table, and write it as CSV, Markdown and LaTeX.
-
-    Args:
-        table: with all columns, unrounded, for the CSV file.
-        columns: what all others show: heading → texts.
-        note: sentences below the table.
-        arguments: of the script.
-        name: file name without suffix.
-    """
+    """Print a table, and write it as CSV, Markdown and LaTeX."""
     print(f"{format_columns(columns, 'terminal')}\n{note}\n")
     csv = csv_text(table, float_format="%.10g")  # without rounding errors
     texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
