@@ -768,14 +768,15 @@ def trajectories_of_blocks(
     return steps, arrays, distance
 
 
+def measured_quantities(runs: Runs, run: str) -> set[str]:
+    """The quantities of a run's table of measurements."""
+    return runs.once(run, "quantities", lambda: set(runs.read(run, "measurements", ["quantity"])["quantity"].unique()))
+
+
 def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     """What one run measured of a quantity, without its quantiles: step, block, value and more."""
     columns = ["step", "quantity", "block", "statistic", "value"]
-
-    def quantities() -> set[str]:
-        return set(runs.read(run, "measurements", ["quantity"])["quantity"].unique())
-
-    if quantity not in runs.once(run, "quantities", quantities):
+    if quantity not in measured_quantities(runs, run):
         return pd.DataFrame(columns=columns)
     record = runs.read(run, "measurements", columns)
     return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]

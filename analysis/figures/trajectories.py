@@ -23,7 +23,12 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import evenly_chosen, require_labels, trajectories_of_blocks
+from continual_metaopt.analysis.statistics import (
+    evenly_chosen,
+    measured_quantities,
+    require_labels,
+    trajectories_of_blocks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,9 +139,7 @@ def _trajectory_figure(
 
 def has_meta_parameter(runs: Runs, quantity: MetaParameter) -> bool:
     """Whether `meta_parameter_trajectories` has something to draw."""
-    return any(
-        (runs.read(path, "measurements", ["quantity"])["quantity"] == quantity).any() for path in runs.table["path"]
-    )
+    return any(quantity in measured_quantities(runs, path) for path in runs.table["path"])
 
 
 def has_trajectories(runs: Runs) -> bool:

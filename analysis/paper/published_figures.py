@@ -72,7 +72,7 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     for axes, learners in panels:
         any_learner = next(iter(learners.values()))
         n_samples = int(any_learner.runs.table["n_samples"].iloc[0])
@@ -109,7 +109,7 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
     Returns:
         The figure, a panel for each form of momentum and kind of labels, with both blocks.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     low, high = 1e-6, 3e-3
     for axes, learners in panels:
         learner = learners.get("two blocks")
@@ -149,7 +149,7 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     for axes, learners in panels:
         for name, learner in learners.items():
             table = test_accuracy_by_experience(learner.runs, diverged=diverged)
@@ -167,13 +167,13 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
 Panels = list[tuple["Axes", dict[str, Learner]]]
 
 
-def _panels(runs: Runs, width: Width, height: float) -> tuple[Figure, Panels]:
+def _panels(runs: Runs, width: Width) -> tuple[Figure, Panels]:
     """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
     found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
     if not found:
         raise ValueError(NO_RUNS)
     rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
-    figure = new_figure(width, 0.4 + height * len(rows))
+    figure = new_figure(width, 0.4 + 1.7 * len(rows))
     grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
     panels = []
     for (labels, form), learners in found.items():
