@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from continual_metaopt.study.tuning import grid
 
 from continual_metaopt.optim.controls.trajectories import read_trajectory
 from continual_metaopt.optim.registry import is_told
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.load import packaged_studies
-from continual_metaopt.study.tuning import grid
 from tests.continual_metaopt.conftest import exactly, read_tables, write_study
 from tests.studies import load_study, run_study
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from continual_metaopt.study.tuning import Search, Setting
 
 from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.commands import main as cli
@@ -15,7 +16,6 @@ from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.settings import next_settings, positions_of_best
-from continual_metaopt.study.tuning import Search, Setting
 from tests.continual_metaopt.conftest import exactly, files_of, write_study
 from tests.studies import load_study, run_study
 
