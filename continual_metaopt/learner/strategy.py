@@ -27,13 +27,11 @@ class MetaOptimizeStrategy(OnlineLearner):
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", "node" (output
             unit), "weight", or lists of name prefixes.
         lr_bounds: the step sizes stay within these.
-        horizon: 1 / (1 − γ) in samples, in place of ``gamma``.
         learn: what is learned: "lr" (step size), "weight_decay", "momentum".
         update_order: "base_first" or "meta_first": whether a step is taken before its meta update or after it.
         parametrisation: "log" learns the logarithm of the step size, "linear" the step size itself.
         meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
         max_meta_change: bound on the change of a log step size in one meta update; None for none.
-        effective_step_bound: bound on what a step takes off the loss, as Autostep's; see ``MetaOptimize``.
         trace: "hessian_free"; "dutch", which also revises the weights when a step size changes; or an exact trace,
             "l", "2x2" or "full", which differentiates the loss twice.
         curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
@@ -63,13 +61,11 @@ class MetaOptimizeStrategy(OnlineLearner):
         weight_decay: float = 0.01,
         step_sizes: Granularity | list[list[str]] = "blockwise",
         lr_bounds: tuple[float, float] = (1e-10, 1.0),
-        horizon: float | None = None,
         learn: tuple[MetaParameter, ...] = ("lr",),
         update_order: UpdateOrder = "base_first",
         parametrisation: StepSizeParametrisation = "log",
         meta_every: int = 1,
         max_meta_change: float | None = None,
-        effective_step_bound: float | None = None,
         trace: Trace = "dutch",
         curvature: CurvatureKind = "exact",
         curvature_smoothing: float = 0.0,
@@ -87,13 +83,11 @@ class MetaOptimizeStrategy(OnlineLearner):
             weight_decay=weight_decay,
             step_sizes=step_sizes,
             lr_bounds=lr_bounds,
-            horizon=horizon,
             learn=learn,
             update_order=update_order,
             parametrisation=parametrisation,
             meta_every=meta_every,
             max_meta_change=max_meta_change,
-            effective_step_bound=effective_step_bound,
             trace=trace,
             curvature=curvature,
             curvature_smoothing=curvature_smoothing,

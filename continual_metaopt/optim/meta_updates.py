@@ -4,9 +4,8 @@ A meta update is a frozen dataclass of settings with ``init()`` for its state an
 step_size)``, which advances the state and returns Δβ, the change of the log step size β = log α. States are
 dictionaries of numbers, one per block of parameters.
 
-Each rule is written once, as a plain function of numbers (``…_rule``). The compiled engines compile that function, a
-population of learners gives it tensors, with one number per learner, and so do step sizes of single tensors, output
-units or weights.
+Each rule is written once, as a plain function of numbers (``…_rule``). The compiled engine compiles that function; step
+sizes of single tensors, output units or weights give it tensors.
 
 Plain names follow ``torch.optim``; ``…Released`` names the MetaOptimize authors' released experiment code
 (arXiv 2402.02342). In these rules z is the surrogate meta gradient of a block and η the meta step size.

@@ -440,7 +440,7 @@ def _meta_gradient(block: Array, by_horizon: Array) -> float:
 
 @compiled
 def _revise(h: Array, change: Any, p: Array) -> None:
-    """Move weights to about where they would be with the revised past step sizes (``optim/dutch_traces.py``)."""
+    """Move weights to about where they would be with the revised past step sizes (``docs/dutch-traces.md``)."""
     arrays_do_not_overlap()
     for i in range(len(p)):
         p[i] += change * h[i]

@@ -60,7 +60,6 @@ META_RULES: dict[type, int] = {
 
 
 HAVE_KERNELS = (MetaOptimize, ReplayedStepSizes, Reinitialised)
-KERNELS_HAVE = ("max_meta_change", "gamma", "trace")
 
 
 def why_no_kernels(optimizer: Optimizer) -> str | None:
@@ -73,7 +72,7 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
     if wrapped is not None:
         return wrapped
     optimizer = cast(MetaOptimize, optimizer)
-    beyond = optimizer.why_not_plain(besides=KERNELS_HAVE)
+    beyond = optimizer.why_not_plain()
     if beyond is not None:
         return f"there are no kernels where {beyond}"
     for update, rules in ((optimizer.base, BASE_RULES), (optimizer.meta, META_RULES)):
