@@ -1,1 +1,1 @@
-"""Commands that measure speed, this package beside what else could be used, in one run."""
+"""The speed benchmark: this package beside what else could be used."""

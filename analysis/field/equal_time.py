@@ -23,7 +23,7 @@ def seconds_per_sample(runs: Runs, costs: pd.DataFrame | None = None) -> dict[st
 
     Args:
         runs: reported runs of one stream.
-        costs: from `python -m benchmarks.cost`; None for the median speed of each learner's reported runs.
+        costs: from `python -m benchmarks.speed cost`; None for the median speed of each learner's reported runs.
 
     Returns:
         Learner → seconds; learners of which nothing is known are missing.
@@ -102,6 +102,4 @@ def accuracy_at_equal_time(
 
 
 def _tuning_samples(runs: Runs, selection: Runs, untuned: str | None, tuned: str | None) -> int:
-    label = tuned or untuned
-    path = runs.table.loc[runs.table["label"] == label, "path"].iloc[0]
-    return int(selection_of(selection, runs.configs[path]).table["n_samples"].sum())
+    return int(selection_of(selection, runs.first_config(tuned or untuned)).table["n_samples"].sum())

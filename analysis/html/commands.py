@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from continual_metaopt.analysis.files import is_regular, read_regular
+from continual_metaopt.analysis.records import GIVEN_UP
 from continual_metaopt.analysis.runs import Runs
 
 _PROGRAM = "continual-metaopt"
@@ -46,16 +47,14 @@ class Study(NamedTuple):
 def run_command(config: Mapping[str, Any]) -> str | None:
     """The command that repeats one run. Every option is spelled out, so that defaults of other versions do not matter.
 
-    Args:
-        config: the content of the run's `config.json`.
-
     Returns:
         A command for a POSIX shell; None if an option has a value that flags cannot express, such as a list of lists.
     """
     flags: list[tuple[str, Any]] = []
     for part in _COMPONENTS:
         options = config.get(part, {})
-        flags += [(f"{part}.{name}", options[name]) for name in ("name", *(key for key in options if key != "name"))]
+        given = [name for name in options if name != "name" and (name not in GIVEN_UP or options[name] is not None)]
+        flags += [(f"{part}.{name}", options[name]) for name in ("name", *given)]
     diagnostics = config.get("diagnostics") or []
     plain = [name for name in _PLAIN_FLAGS if name in config and config[name] != []]
     flags += [(name, config[name]) for name in plain]

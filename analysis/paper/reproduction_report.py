@@ -114,9 +114,6 @@ def sections(
         diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
         shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
 
-    Yields:
-        The parts.
-
     Raises:
         ValueError: there is no such experiment, or these are no runs of it.
     """
@@ -169,15 +166,7 @@ def _published(runs: Runs, diverged: Diverged, shifts: int) -> Iterator[Section]
 
 
 def reproduction_markdown(experiment: Experiment, parts: list[Section]) -> str:
-    """All parts as one Markdown page.
-
-    Args:
-        experiment: which one.
-        parts: from `sections`.
-
-    Returns:
-        The page; ends with a line break.
-    """
+    """All parts as one Markdown page."""
     body = "\n\n".join(f"## {part.title}\n\n{part.text}" for part in parts)
     return f"# {TITLES[experiment]}\n\n{body}\n"
 
@@ -191,13 +180,6 @@ def write_reproduction(
     shifts: int = SHIFTS_OF_TABLES,
 ) -> tuple[str, list[Path]]:
     """Write an experiment's page, its tables as CSV, and its figures.
-
-    Args:
-        runs: as of `sections`.
-        experiment: which one.
-        out_dir: the folder, made if it does not exist.
-        diverged: as of `sections`.
-        shifts: as of `sections`.
 
     Returns:
         The page in Markdown, and the paths of the files written. A figure that cannot be drawn is left out with a

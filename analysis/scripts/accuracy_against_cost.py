@@ -22,7 +22,7 @@ COSTS = option(
     "--costs",
     type=Path,
     metavar="CSV",
-    help="times of a step from python -m benchmarks.cost (default: speeds of the runs, which are less fair)",
+    help="times of a step from python -m benchmarks.speed cost (default: speeds of the runs, which are less fair)",
 )
 REFERENCE = option(
     "--reference", default="AdamW", metavar="LEARNER", help="whose times are the budgets (default: %(default)s)"

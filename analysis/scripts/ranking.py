@@ -18,7 +18,7 @@ from continual_metaopt.analysis.scripts._arguments import (
     write_table,
 )
 
-COSTS = option("--costs", type=Path, metavar="CSV", help="from python -m benchmarks.cost, for columns of costs")
+COSTS = option("--costs", type=Path, metavar="CSV", help="from python -m benchmarks.speed cost, for columns of costs")
 
 
 @script(BASELINE, COSTS, DIVERGED, *FIGURE)

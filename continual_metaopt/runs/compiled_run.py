@@ -20,7 +20,7 @@ from continual_metaopt.runs.components import import_modules
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import COMPILED_CHECKPOINT
-from continual_metaopt.runs.outcome import OnProgress, ShouldStop, bring_to_end
+from continual_metaopt.runs.outcome import OnProgress, ShouldStop
 from continual_metaopt.runs.under_way import RunUnderWay
 from continual_metaopt.streams import plan_stream
 
@@ -40,12 +40,6 @@ class PreparedRun:
     learner: CompiledLearner
     n_parameters: int
     checkpoint: dict[str, Any] | None
-
-
-def run_compiled(prepared: PreparedRun, path: Path, on_progress: OnProgress, should_stop: ShouldStop) -> str:
-    """Do a prepared run, or what is left of it; see ``running.run_one``."""
-    directory = RunDirectory(path)
-    return bring_to_end(directory, lambda: CompiledRun(prepared, directory, on_progress, should_stop))
 
 
 class CompiledRun(RunUnderWay):

@@ -31,8 +31,7 @@ from continual_metaopt.runs.files import (
     remove_leftovers,
     write_json,
 )
-from continual_metaopt.runs.owner import require_own
-from continual_metaopt.runs.processes import this_process
+from continual_metaopt.runs.owner import require_own, this_process
 
 
 class RunDirectory:

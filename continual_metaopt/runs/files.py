@@ -121,15 +121,6 @@ def _damaged_folders(run: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
 
 
-def files_of_run(run: Path) -> dict[str, Path]:
-    """The files in a directory that a run writes there, by their paths in it; no links, and nobody else's files."""
-    found = [run / name for name in _NAMES]
-    found += [part for name in TABLES for part in _parts(run, name).values()]
-    for folder in _damaged_folders(run):
-        found += [Path(directory) / name for directory, _, names in os.walk(folder) for name in names]
-    return {path.relative_to(run).as_posix(): path for path in found if is_regular(path)}
-
-
 def remove_leftovers(run: Path) -> None:
     """Remove what a run does not need once its tables are whole: their parts, the checkpoint, half-written files.
 

@@ -3,10 +3,8 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from continual_metaopt.analysis.files import is_regular, real_folder
-from continual_metaopt.engines.observations import Diverged
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.damage import set_aside
 from continual_metaopt.runs.directory import RunDirectory
@@ -37,43 +35,6 @@ def never() -> bool:
 
 class Interrupted(Exception):
     """The run was asked to stop; it can go on later."""
-
-
-class Learns(Protocol):
-    """A run that can be brought to its end."""
-
-    engine: dict[str, str]
-
-    def learn(self) -> None:
-        """Learn from all samples that are left."""
-        ...
-
-
-def bring_to_end(directory: RunDirectory, make: Callable[[], Learns]) -> str:
-    """Make a run and let it learn, and record how it ended.
-
-    Args:
-        directory: of the run.
-        make: makes it; what goes wrong there is recorded too.
-
-    Returns:
-        The state that the run ended in: "finished", "diverged", or "failed" with the reason in ``status.json``.
-
-    Raises:
-        RunInUse: another process has begun to work on the run.
-    """
-    try:
-        run = make()
-        try:
-            run.learn()
-        except Diverged as error:
-            directory.measure(error.measurements)
-            directory.finish("diverged", str(error), run.engine)
-            return "diverged"
-        directory.finish("finished", None, run.engine)
-        return "finished"
-    except Exception as error:
-        return fail(directory, error)
 
 
 def fail(directory: RunDirectory, error: Exception) -> str:

@@ -1,47 +1,47 @@
 """Whether the runs of a study can be made: its streams, its network and its learners, each tried once."""
 
 import copy
-from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.runs.components import Component, ConfigError, factory_of
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.process_settings import available_device
 from continual_metaopt.streams.stream import LearnerInfo
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.lengths import n_selection_runs, selection_length, stream_sizes
-from continual_metaopt.study.plan import Made, kind_of
+from continual_metaopt.study.expand import Study
+from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.plan import kind_of
 
 
-def check_study(study: StudyConfig) -> Made:
+def check_study(study: Study) -> int:
     """Make a study's streams, its network and its learners, so that what cannot be made shows before the first run.
 
     Of settings of a learner that differ only in numbers, one is tried. Nothing is written but decoded images of the
     stream's source.
 
     Returns:
-        What there is to know about the things made.
+        The number of the network's parameters.
 
     Raises:
         ConfigError: something cannot be made; the message names the field.
         FileNotFoundError: the stream's source is not there.
     """
-    tried = [(i, e, learner) for i, e in enumerate(study.learners) for learner in _one_of_each_kind(study, e)]
-    runs = [(i, study.run(e, learner, study.seeds[0], "report", tuned=False)) for i, e, learner in tried]
-    sizes = _sizes(runs[0][1], "stream")
-    model = _network(runs[0][1], sizes)
-    to_choose = [(e, learner) for _, e, learner in tried if n_selection_runs(study, e)]
-    if to_choose and study.tuning:
-        _sizes(study.run(*to_choose[0], study.selection_seeds[0], "selection", tuned=False), "tuning.stream")
-    selection_length(study)
-    n_blocks = [0] * len(study.learners)
-    for i, run in runs:
-        n_blocks[i] = max(n_blocks[i], _n_blocks(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'"))
-    return Made(sum(param.numel() for param in model.parameters()), n_blocks)
+    run = study.runs["report"]
+    sizes = _sizes(run, "stream")
+    model = _network(run, sizes)
+    if study.config.tuning and any(learner.n_selection_runs for learner in study.learners):
+        _sizes(study.runs["selection"], "tuning.stream")
+    check_selection_length(study)
+    for learner in study.learners:
+        tried: dict[str, Component] = {}
+        for known in learner.known:
+            tried.setdefault(kind_of(known.model_dump(mode="json")), known)
+        for one in tried.values():
+            where = f"{learner.where}: learner '{one.name}'"
+            _try_learner(run.model_copy(update={"learner": one}), model, sizes, where)
+    return sum(param.numel() for param in model.parameters())
 
 
 def check_run(config: RunConfig) -> None:
@@ -56,21 +56,12 @@ def check_run(config: RunConfig) -> None:
         raise ConfigError("learner.trajectory: needed, the directory of a finished run whose step sizes are replayed")
     available_device(config.device)
     sizes = _sizes(config, "stream")
-    _n_blocks(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
-
-
-def _one_of_each_kind(study: StudyConfig, entry: LearnerEntry) -> Collection[Component]:
-    """The learner with settings that are known before the first run; as it was given only if it is run so."""
-    untuned = [entry.untuned] if study.reports_untuned(entry) else []
-    found: dict[str, Component] = {}
-    for learner in untuned + [entry.with_options(setting) for setting in study.next_settings(entry, [])]:
-        found.setdefault(kind_of(learner.model_dump(mode="json")), learner)
-    return found.values()
+    _try_learner(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
 
 
 def _sizes(run: RunConfig, field: str) -> LearnerInfo:
     try:
-        return stream_sizes(run.stream, run.seed)
+        return stream_sizes(run)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever a stream of one's own raises
@@ -78,7 +69,7 @@ def _sizes(run: RunConfig, field: str) -> LearnerInfo:
 
 
 def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
-    """The network, tried on one sample."""
+    """Build the network and check that it accepts one sample of the stream."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model: nn.Module = factory_of("network", run.network.name)(
@@ -91,15 +82,13 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
     return model
 
 
-def _n_blocks(run: RunConfig, model: nn.Module, sizes: LearnerInfo, where: str) -> int:
-    """How many blocks a learner has on the network."""
+def _try_learner(run: RunConfig, model: nn.Module, sizes: LearnerInfo, where: str) -> None:
     known = known_of_the_stream(run.learner.name, sizes.n_samples, sizes.batch_size)
     try:
         with torch.random.fork_rng(devices=[]):
-            optimizer = make_optimizer(run.learner.name, copy.deepcopy(model), **known, **run.learner.options)
+            make_optimizer(run.learner.name, copy.deepcopy(model), **known, **run.learner.options)
     except Exception as error:
         raise ConfigError(f"{where} cannot be made for the network '{run.network.name}': {_said(error)}") from error
-    return len(step_sizes_of(optimizer))
 
 
 def _said(error: Exception) -> str:

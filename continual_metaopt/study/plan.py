@@ -1,7 +1,6 @@
 """What a study will take: its runs, their samples, and about how many hours."""
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -11,37 +10,23 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
 
+from rich.filesize import decimal
+
 from continual_metaopt.analysis.records import read_config, read_status
-from continual_metaopt.runs.components import resolve
-from continual_metaopt.runs.config import RunConfig
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.files_on_disk import bytes_below, size
-from continual_metaopt.study.lengths import _n_best, n_reported_runs, n_selection_runs, selection_length, stream_length
+from continual_metaopt.study.expand import PlannedLearner, Study
+from continual_metaopt.study.files_on_disk import bytes_below, run_directories
+from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
 
-
-# Size of records, measured on those kept in this repository: bytes per run, per sample, per experience, per recorded
-# step size with its meta gradient (learned; not learned; as quantiles of many), and per measured diagnostic.
-RUN_BYTES, SAMPLE_BYTES, EXPERIENCE_BYTES = 7300.0, 3.6, 40.0
-LEARNED_BYTES, FIXED_BYTES, QUANTILES_BYTES, DIAGNOSTIC_BYTES = 12.5, 0.7, 30.0, 9.0
+# Size of records, measured on those kept in this repository: bytes per run, per sample, and per step at which about
+# three step sizes are recorded with their meta gradients
+RUN_BYTES, SAMPLE_BYTES, RECORDED_STEP_BYTES = 7300.0, 3.6, 40.0
 CHECKPOINT_BYTES = 20.0  # per parameter: weights, two moments, two traces, as float32
-
-
-@dataclass(frozen=True)
-class Made:
-    """What is known of a study's network and learners once they have been made.
-
-    Attributes:
-        n_parameters: of the network.
-        n_blocks: blocks with a step size of their own, of each learner.
-    """
-
-    n_parameters: int
-    n_blocks: list[int]
 
 
 @dataclass(frozen=True)
@@ -51,10 +36,9 @@ class LearnerPlan:
     Attributes:
         label: of the learner.
         selection_runs, selection_samples: runs to choose its setting, and their samples, all together.
-        reported_runs, reported_samples: likewise of the reported runs.
+        reported_runs, reported_samples: the same of the reported runs.
         samples_per_second: how fast one run of it is expected to be.
         basis: where that is from.
-        bytes: size of the records of all its runs together.
     """
 
     label: str
@@ -64,12 +48,21 @@ class LearnerPlan:
     reported_samples: int
     samples_per_second: float
     basis: str
-    bytes: float = 0.0
+
+    @property
+    def samples(self) -> int:
+        """Samples of all its runs together."""
+        return self.selection_samples + self.reported_samples
 
     @property
     def hours(self) -> float:
         """Of computing, one run after the other."""
-        return (self.selection_samples + self.reported_samples) / self.samples_per_second / 3600
+        return self.samples / self.samples_per_second / 3600
+
+    def bytes(self, record_every: int) -> float:
+        """About how large the records of all its runs are together."""
+        n_runs = self.selection_runs + self.reported_runs
+        return n_runs * RUN_BYTES + self.samples * (SAMPLE_BYTES + RECORDED_STEP_BYTES / record_every)
 
 
 @dataclass(frozen=True)
@@ -80,13 +73,15 @@ class StudyPlan:
         name: of the study.
         learners: what each takes, and in a last row the tuned settings where only those of the best are reported.
         workers: runs at a time.
-        checkpoint_bytes: size of a run's checkpoint.
+        record_every: distance in steps between recorded step sizes.
+        n_parameters: of the network.
     """
 
     name: str
     learners: list[LearnerPlan]
     workers: int
-    checkpoint_bytes: float = 0.0
+    record_every: int
+    n_parameters: int = 0
 
     @property
     def runs(self) -> int:
@@ -96,7 +91,7 @@ class StudyPlan:
     @property
     def samples(self) -> int:
         """Samples of all runs together."""
-        return sum(plan.selection_samples + plan.reported_samples for plan in self.learners)
+        return sum(plan.samples for plan in self.learners)
 
     @property
     def hours(self) -> float:
@@ -106,20 +101,21 @@ class StudyPlan:
     @property
     def bytes(self) -> float:
         """Disk space: of all records, and of the checkpoints of the runs under way."""
-        return sum(plan.bytes for plan in self.learners) + min(self.workers, self.runs) * self.checkpoint_bytes
+        checkpoints = min(self.workers, self.runs) * self.n_parameters * CHECKPOINT_BYTES
+        return sum(plan.bytes(self.record_every) for plan in self.learners) + checkpoints
 
     def summary(self) -> str:
-        """One sentence."""
+        """Say it in one sentence."""
         bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners if plan.basis != ALL_TUNED))
         return (
             f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
             f"about {_duration(self.hours)} with "
-            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about {size(self.bytes)} "
-            "on disk; runs that have ended are not repeated."
+            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about "
+            f"{decimal(round(self.bytes))} on disk; runs that have ended are not repeated."
         )
 
     def table(self) -> str:
-        """A row for each learner, and the summary below."""
+        """Show a row for each learner, and the summary below."""
         from tabulate import tabulate
 
         rows = [
@@ -130,7 +126,7 @@ class StudyPlan:
                 f"{plan.samples_per_second:,.0f}",
                 plan.basis,
                 _duration(plan.hours),
-                size(plan.bytes),
+                decimal(round(plan.bytes(self.record_every))),
             )
             for plan in self.learners
         ]
@@ -139,35 +135,32 @@ class StudyPlan:
         return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
 
 
-def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, made: Made | None = None) -> StudyPlan:
+def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
     """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
 
     Args:
-        study: its description.
+        study: the study.
         folders: where to look for earlier runs of this machine, for their speed.
         workers: runs at a time.
-        made: what ``checking.check_study`` found; needed for the disk space. One block per learner is assumed without.
+        n_parameters: of the network, as ``check_study`` tells; for the space that checkpoints take.
 
     Raises:
         ConfigError: selection runs have another length than the study says.
         FileNotFoundError: the stream's source is not there.
     """
-    made = made or Made(0, [1] * len(study.learners))
-    reported = stream_length(study.stream, study.seeds[0])
-    shorter = selection_length(study)
-    selection = reported if shorter is None else shorter
-    network = resolve("network", study.network, "network").model_dump(mode="json")
-    earlier = [
-        (record["learner"], speed)
-        for record, speed in islice(_earlier_runs(folders), EARLIER_RUNS)
-        if record["network"] == network
-    ]
-    learners = [
-        _plan(study, entry, reported, selection, earlier, n_blocks)
-        for entry, n_blocks in zip(study.learners, made.n_blocks, strict=True)
-    ]
-    rows = learners + _plan_of_best(study, learners, reported)
-    return StudyPlan(study.name, rows, workers, CHECKPOINT_BYTES * made.n_parameters)
+    check_selection_length(study)
+    lengths = {purpose: stream_sizes(run).n_samples for purpose, run in study.runs.items()}
+    network = study.runs["report"].network.model_dump(mode="json")
+    runs = islice(_earlier_runs(folders), EARLIER_RUNS)
+    earlier = [(record["learner"], speed) for record, speed in runs if record["network"] == network]
+    rows = [_plan(learner, lengths.get("selection", 0), lengths["report"], earlier) for learner in study.learners]
+    if study.n_best:  # a row for the chosen settings of the best, whoever they will be, at the mean pace of all tuned
+        tuned = [row for row, learner in zip(rows, study.learners, strict=True) if learner.search]
+        n_runs = study.n_best * len(study.config.seeds)
+        label = f"tuned, the best {study.n_best} of {len(tuned)}"
+        speed = harmonic_mean([row.samples_per_second for row in tuned])
+        rows.append(LearnerPlan(label, 0, 0, n_runs, n_runs * lengths["report"], speed, ALL_TUNED))
+    return StudyPlan(study.config.name, rows, workers, study.config.record_every, n_parameters)
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:
@@ -181,71 +174,26 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         ValueError: it does not; the message says what is needed.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(there).free, n_bytes - bytes_below(folder)
+    free, needed = shutil.disk_usage(there).free, round(n_bytes - bytes_below(folder))
     if needed > free:
         raise ValueError(
-            f"the study needs about {size(needed)} more in '{folder}', where {size(free)} are free; choose a folder on "
-            "another disk with --out, or record less: a larger record_every, fewer seeds or learners"
+            f"the study needs about {decimal(needed)} more in '{folder}', where {decimal(free)} are free; choose a "
+            "folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners"
         )
 
 
-def run_bytes(run: RunConfig, n_samples: int, n_blocks: int) -> float:
-    """About how large the records of a run are when it has finished.
-
-    Args:
-        run: a resolved description.
-        n_samples: length of its stream.
-        n_blocks: blocks that have a step size of their own.
-    """
-    options = run.learner.options
-    per_record = LEARNED_BYTES if run.learned_step_sizes else FIXED_BYTES
-    if options.get("step_sizes") in ("node", "weight"):
-        per_record += QUANTILES_BYTES
-    n_diagnostics = len(set(run.diagnostics)) * (n_blocks + 1)
-    n_experiences = run.stream.options.get("n_experiences") or 10
-    return (
-        RUN_BYTES
-        + SAMPLE_BYTES * n_samples
-        + EXPERIENCE_BYTES * n_experiences
-        + per_record * n_blocks * n_samples / run.record_every
-        + DIAGNOSTIC_BYTES * n_diagnostics * n_samples / run.diagnostics_every
-    )
-
-
-def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
-    """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
-    n = _n_best(study)
-    if not n:
-        return []
-    tuned = [plan for plan, entry in zip(learners, study.learners, strict=True) if study.is_tuned(entry)]
-    n_runs = n * len(study.seeds)
-    speed = harmonic_mean([plan.samples_per_second for plan in tuned])
-    label = f"tuned, the best {n} of {len(tuned)}"
-    of_all = sum(plan.bytes for plan in tuned) / sum(plan.selection_samples + plan.reported_samples for plan in tuned)
-    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED, n_runs * reported * of_all)]
-
-
 def _plan(
-    study: StudyConfig,
-    entry: LearnerEntry,
-    reported: int,
-    selection: int,
-    earlier: list[tuple[dict[str, Any], float]],
-    n_blocks: int,
+    learner: PlannedLearner, selection: int, reported: int, earlier: list[tuple[dict[str, Any], float]]
 ) -> LearnerPlan:
-    run = study.run(entry, entry.candidates()[0], study.seeds[0], "report", tuned=False)
-    learner = run.learner.model_dump(mode="json")
-    speed, basis = _speed(learner, earlier)
-    n_selection, n_reported = n_selection_runs(study, entry), n_reported_runs(study, entry)
+    """The row of a learner, whose selection and reported runs have so many samples each."""
+    described = (learner.candidates[0].learner if learner.candidates else learner.untuned).model_dump(mode="json")
     return LearnerPlan(
-        label=entry.label or entry.name,
-        selection_runs=n_selection,
-        selection_samples=n_selection * selection,
-        reported_runs=n_reported,
-        reported_samples=n_reported * reported,
-        samples_per_second=speed,
-        basis=basis,
-        bytes=n_selection * run_bytes(run, selection, n_blocks) + n_reported * run_bytes(run, reported, n_blocks),
+        learner.label,
+        learner.n_selection_runs,
+        learner.n_selection_runs * selection,
+        learner.n_reported_runs,
+        learner.n_reported_runs * reported,
+        *_speed(described, earlier),
     )
 
 
@@ -262,7 +210,7 @@ def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]])
 
 
 def kind_of(learner: dict[str, Any]) -> str:
-    """What a learner's speed depends on: its name, and those of its options that are not numbers."""
+    """Say what a learner's speed depends on: its name, and those of its options that are not numbers."""
     return json.dumps(
         {name: value for name, value in learner.items() if not isinstance(value, int | float)}, sort_keys=True
     )
@@ -272,12 +220,8 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
     """Description and speed of this machine's finished runs below some folders."""
     seen: set[Path] = set()
     for folder in folders:
-        for directory, subdirectories, files in os.walk(folder):
-            if "config.json" not in files:
-                continue
-            subdirectories.clear()
-            path = Path(directory).resolve()
-            if path in seen or "status.json" not in files:
+        for path in map(Path.resolve, run_directories(folder)):
+            if path in seen or not all((path / name).exists() for name in ("config.json", "status.json")):
                 continue
             seen.add(path)
             try:
@@ -288,8 +232,7 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
                 config = read_config(path)
             except ValueError:
                 continue  # damaged, or of another program: an estimate can do without
-            described = {kind: config[kind] for kind in ("network", "learner")}
-            yield described, speed
+            yield {kind: config[kind] for kind in ("network", "learner")}, speed
 
 
 def _runs(n: int, samples: int) -> str:
@@ -297,4 +240,4 @@ def _runs(n: int, samples: int) -> str:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
+    return duration(max(60.0, 3600 * hours))  # whatever the speed, it takes a while until runs begin

@@ -1,8 +1,6 @@
 """Runs on this machine, several at a time, in processes or threads."""
 
 import errno
-import importlib
-import json
 import multiprocessing
 import os
 import pickle
@@ -11,31 +9,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.outcome import Interrupted, ShouldStop, earlier_state, fail, reason_of
-from continual_metaopt.runs.owner import alone_in
+from continual_metaopt.runs.outcome import reason_of
+from continual_metaopt.runs.run import execute_run, prepare_run, run_one, why_it_failed
 from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, title
 from continual_metaopt.study.lengths import n_done_before, n_samples_of
 from continual_metaopt.study.progress import ProgressDisplay
 from continual_metaopt.study.signals import TO_STOP
 
-if TYPE_CHECKING:
-    from continual_metaopt.runs.compiled_run import PreparedRun
-
-SIDE_BY_SIDE = ("metaoptimize", "fixed")  # learners that the population engine knows
-FREE_IN_POPULATION = ("lr", "meta_lr", "gamma", "weight_decay", "lr_bounds")  # options that may differ within it
 SECONDS_BETWEEN_LOOKS = 0.2  # at what runs have told
 FROM_CHECKPOINT = "it can go on from its last checkpoint"
 KILLED = f"its process was killed twice, perhaps for lack of memory; {FROM_CHECKPOINT}"
@@ -62,7 +53,7 @@ class WorkerEnded(Exception):
 class LocalPool:
     """Workers that do runs, with progress, and an orderly end at Ctrl-C.
 
-    A thread for each of ``n_workers`` takes one task after the other. It does the runs itself if they are to be in
+    A thread for each of ``workers`` takes one run after the other. It does the runs itself if they are to be in
     threads; otherwise it prepares them and hands them to a process: one that has not imported torch if compiled code
     can do the run. Each thread has processes of its own, so that one that is killed takes no other's run with it: its
     run goes on once, from its last checkpoint, in a new process.
@@ -71,7 +62,6 @@ class LocalPool:
         workers: runs at a time; None for one per processor.
         n_runs: number of runs, of all calls of ``run`` together.
         show_progress: draw progress bars with the time left.
-        side_by_side: let runs of equal networks learn in one batched computation.
         threads: do the runs in threads of this process.
         n_samples: samples of all runs together, by which progress is measured.
     """
@@ -81,11 +71,10 @@ class LocalPool:
         workers: int | None,
         n_runs: int,
         show_progress: bool,
-        side_by_side: bool = False,
         threads: bool = False,
         n_samples: int = 0,
     ) -> None:
-        self._side_by_side, self._in_threads = side_by_side, threads
+        self._in_threads = threads
         self._threads = ThreadPoolExecutor(
             max(1, min(workers or n_processors(), n_runs)), initializer=_leave_ctrl_c_to_others
         )
@@ -123,9 +112,8 @@ class LocalPool:
         self._display.stage(stage)
         for _, path in jobs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        tasks = _alike(jobs) if self._side_by_side else [[job] for job in jobs]
-        tasks.sort(key=_n_done, reverse=True)  # so that what has been done is counted before the time left is told
-        futures = {self._threads.submit(self._do, task): task for task in tasks}
+        # what has been done is counted before the time left is told
+        futures = {self._threads.submit(self._do, job): job for job in sorted(jobs, key=_n_done, reverse=True)}
         try:
             self._wait(futures)
         except KeyboardInterrupt:
@@ -135,74 +123,63 @@ class LocalPool:
             raise StudyInterrupted from None
         failures = {
             path: reason
-            for future, task in futures.items()
-            for number, (_, path) in enumerate(task)
-            if (reason := _failure(future, number, path)) is not None
+            for future, (_, path) in futures.items()
+            if (reason := why_it_failed(path, future.result)) is not None
         }
         if failures:
             raise RunsFailed(failures, len(jobs))
 
-    def _do(self, task: list[Job]) -> list[str]:
-        """Do one run, or several side by side; returns the states in which they ended."""
-        self._display.add_earlier(_n_done(task))
+    def _do(self, job: Job) -> str:
+        """Do a run; returns the state in which it ended."""
+        self._display.add_earlier(_n_done(job))
         try:
-            return self._try(task)
+            return self._try(job)
         except WorkerEnded as ended:
             if ended.is_final:
-                return _fail_all(task, ended)
-            self._display.note(f"{_name(task)}: its process ended; a new one goes on from the last checkpoint")
+                return _fail(job, ended)
+            self._display.note(f"{title(job[0])}: its process ended; a new one goes on from the last checkpoint")
         try:
-            return self._try(task)
+            return self._try(job)
         except WorkerEnded as ended:
-            return _fail_all(task, ended)
+            return _fail(job, ended)
 
-    def _try(self, task: list[Job]) -> list[str]:
-        first, path = task[0]
+    def _try(self, job: Job) -> str:
+        config, path = job
         if not path.parent.is_dir():  # which the run would make anew
             raise FileNotFoundError(errno.ENOENT, "The runs' folder was moved or removed", str(path.parent))
-        if len(task) > 1:
-            states: list[str] = self._work("torch", task, _side_by_side, task)
-            return states
         if self._in_threads:
-            return [self._work("thread", task, _in_this_process, first, path)]
-        with alone_in(path, self._stop.is_set):
-            state = earlier_state(path, first)
-            if state is not None:
-                return [state]
-            try:
-                prepared = _prepare(first, path)
-            except Exception as error:
-                return [fail(RunDirectory(path), error)]
-        if prepared is not None:
-            return [self._work("compiled", task, _by_compiled_code, prepared, path)]
-        return [self._work("torch", task, _by_torch, first, path)]
+            return self._work("thread", config, run_one, config, path)
+        prepared = prepare_run(config, path, self._stop.is_set)
+        if isinstance(prepared, str):
+            return prepared
+        return self._work("torch" if prepared is None else "compiled", config, execute_run, config, prepared, path)
 
-    def _work(self, kind: str, task: list[Job], do: Callable[..., Any], *arguments: Any) -> Any:
+    def _work(self, kind: str, config: RunConfig, do: Callable[..., str], *arguments: Any) -> str:
         """Do what ``do`` does in this thread's process of a kind, or in the thread itself; returns what it returns."""
         if self._stop.is_set():
             raise StudyInterrupted
         if self._in_threads:
-            return _work(_name(task), do, *arguments)
+            return _work(title(config), do, *arguments)
         process = getattr(self._of_thread, kind, None)
         if process is None:
             process = _Process(_torch_context() if kind == "torch" else _plain_context(), self._stop, self._messages)
             setattr(self._of_thread, kind, process)
             self._processes.append(process)
-        return process.do(_work, _name(task), do, *arguments)
+        state: str = process.do(_work, title(config), do, *arguments)
+        return state
 
-    def _wait(self, futures: dict[Future[list[str]], list[Job]]) -> None:
-        ended: queue.SimpleQueue[Future[list[str]]] = queue.SimpleQueue()
+    def _wait(self, futures: dict[Future[str], Job]) -> None:
+        ended: queue.SimpleQueue[Future[str]] = queue.SimpleQueue()
         for future in futures:
             future.add_done_callback(ended.put)  # waiting for all of thousands would look at each, again and again
         n_left = len(futures)
         while n_left:
             done = _those_there(ended, SECONDS_BETWEEN_LOOKS)
             n_left -= len(done)
-            configs = [config for future in done for config, _ in futures[future]]
-            self._display.update(len(configs), sum(map(n_samples_of, configs)))
+            self._display.update(len(done), sum(n_samples_of(futures[future][0]) for future in done))
 
 
-def _those_there(ended: "queue.SimpleQueue[Future[list[str]]]", seconds: float) -> "list[Future[list[str]]]":
+def _those_there(ended: "queue.SimpleQueue[Future[str]]", seconds: float) -> "list[Future[str]]":
     """All that is in a queue; if there is nothing, what comes within so many seconds."""
     there = []
     with suppress(queue.Empty):
@@ -333,12 +310,6 @@ def _plain_context() -> Any:
     return multiprocessing.get_context("spawn")
 
 
-def _name(task: list[Job]) -> str:
-    """What progress calls a run, or several side by side."""
-    name = title(task[0][0])
-    return name if len(task) == 1 else f"{name}, and {len(task) - 1} others"
-
-
 def _torch_context() -> Any:
     """How workers that need torch are started: where that is safe, as copies of a process that has imported everything.
 
@@ -365,51 +336,16 @@ def n_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _n_done(task: list[Job]) -> int:
-    """Samples that earlier attempts at runs have learned from."""
-    return sum(n_done_before(path, config) for config, path in task)
+def _n_done(job: Job) -> int:
+    """Samples that earlier attempts at a run have learned from."""
+    config, path = job
+    return n_done_before(path, config)
 
 
-def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Runs grouped so that those of a group can learn side by side: the same update rules, with any numbers in them."""
-    groups: dict[str, list[Job]] = {}
-    for number, job in enumerate(jobs):
-        learner = job[0].learner
-        if learner.name not in SIDE_BY_SIDE or not _is_plain(learner):
-            groups[str(number)] = [job]
-            continue
-        rules = {name: value for name, value in learner.options.items() if name not in FREE_IN_POPULATION}
-        groups.setdefault(f"{learner.name} {json.dumps(rules, sort_keys=True)}", []).append(job)
-    return list(groups.values())
-
-
-def _is_plain(learner: Component) -> bool:
-    """Whether a learner has one log step size per block and one trace, as the population engine does."""
-    from torch import nn
-
-    from continual_metaopt.optim.registry import learner_factory
-
-    options = learner.options
-    if not isinstance(options.get("step_sizes", ""), str):
-        options["step_sizes"] = "scalar"  # in place of prefixes of the real network's names
-    return learner_factory(learner.name)(nn.Linear(1, 1), **options).why_not_plain() is None
-
-
-def _fail_all(task: list[Job], ended: WorkerEnded) -> list[str]:
-    """Record that the runs of a task failed with their process; returns their states."""
-    for _, path in task:
-        RunDirectory(path).finish("failed", str(ended), None, keep_parts=True)
-    return ["failed"] * len(task)
-
-
-def _failure(future: "Future[list[str]]", number: int, path: Path) -> str | None:
-    """Why a run failed, given the place of its state in the result; None if it did not."""
-    try:
-        if future.result()[number] != "failed":
-            return None
-    except Exception as error:
-        return reason_of(error)
-    return str(read_json(path / "status.json")["reason"])
+def _fail(job: Job, ended: WorkerEnded) -> str:
+    """Record that a run failed with its process; returns its state."""
+    RunDirectory(job[1]).finish("failed", str(ended), None, keep_parts=True)
+    return "failed"
 
 
 _worker: dict[str, Any] = {}
@@ -451,7 +387,7 @@ def _to_be_sent(error: Exception) -> Exception:
     return error
 
 
-def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
+def _work(name: str, do: Callable[..., str], *arguments: Any) -> str:
     """Do what ``do`` does, and tell the main process meanwhile how far ``name`` is."""
     messages, stop = _worker["messages"], _worker["stop"]
 
@@ -465,86 +401,6 @@ def _work(name: str, do: Callable[..., Any], *arguments: Any) -> Any:
         return do(*arguments, tell, should_stop)
     finally:
         messages.put((name, None, None))
-
-
-@contextmanager
-def _alone(path: Path, should_stop: ShouldStop) -> Iterator[None]:
-    """Let nobody else work on a run, nor this worker if it is to stop.
-
-    The next command may have begun since the main process was killed, and wait for its turn.
-    """
-    with alone_in(path, should_stop):
-        if should_stop():
-            raise Interrupted
-        yield
-
-
-# What is imported here is imported by the process or thread that needs it
-
-_importing = threading.Lock()
-_failed_imports: dict[str, Exception] = {}
-
-
-def imported(name: str) -> Any:
-    """Import a module; an error is raised again the next time, when packages that are half imported would raise others.
-
-    Args:
-        name: of the module.
-
-    Returns:
-        The module.
-
-    Raises:
-        Exception: whatever it raised when it was first imported.
-    """
-    with _importing:
-        if name in _failed_imports:
-            raise _failed_imports[name]
-        try:
-            return importlib.import_module(name)
-        except Exception as error:
-            _failed_imports[name] = error
-            raise
-
-
-def _prepare(config: RunConfig, path: Path) -> "PreparedRun | None":
-    prepared: PreparedRun | None = imported("continual_metaopt.runs.preparing").prepare(config, path)
-    return prepared
-
-
-def _by_compiled_code(prepared: "PreparedRun", path: Path, tell: Any, should_stop: Any) -> str:
-    return _do_by(
-        "continual_metaopt.runs.compiled_run", "run_compiled", prepared.config, prepared, path, tell, should_stop
-    )
-
-
-def _by_torch(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    return _do_by("continual_metaopt.runs.learner_run", "run_by_torch", config, config, path, tell, should_stop)
-
-
-def _do_by(module: str, function: str, config: RunConfig, work: Any, path: Path, tell: Any, should_stop: Any) -> str:
-    with _alone(path, should_stop):
-        state = earlier_state(path, config)
-        if state is not None:
-            return state
-        try:
-            do = getattr(imported(module), function)
-        except Exception as error:
-            return fail(RunDirectory(path), error)
-        ended: str = do(work, path, tell, should_stop)
-        return ended
-
-
-def _in_this_process(config: RunConfig, path: Path, tell: Any, should_stop: Any) -> str:
-    state: str = imported("continual_metaopt.runs.learner_run").run_one(config, path, tell, should_stop)
-    return state
-
-
-def _side_by_side(jobs: list[Job], tell: Any, should_stop: Any) -> list[str]:
-    configs, paths = zip(*jobs, strict=True)
-    run_population = imported("continual_metaopt.runs.population_run").run_population
-    states: list[str] = run_population(configs, paths, configs[0].device, tell, should_stop)
-    return states
 
 
 def _main_process_lives() -> bool:

@@ -5,7 +5,7 @@ An error here would end the process that starts them, so each of them raises it 
 
 import contextlib
 
-from continual_metaopt.study.backends.local import imported
+from continual_metaopt.runs.run import imported
 
 with contextlib.suppress(Exception):
     imported("continual_metaopt.runs.learner_run")

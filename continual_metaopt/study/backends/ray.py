@@ -1,34 +1,30 @@
 """Runs on the machines of a Ray cluster, one task per run.
 
-Where a node sees the study's folder, its runs are written there, and a run whose node is lost goes on from its last
-checkpoint on another. Where it does not, runs are written to the node's own temporary folder and come back as a whole
-when they end; one whose node is lost begins again. Images are decoded where the command was given, and put into Ray's
-object store: each node receives them once, and its processes share them in memory.
+All nodes see the study's folder, and write their runs there. A run whose node is lost goes on from its last checkpoint
+on another. Images are decoded where the command was given, and put into Ray's object store: each node receives them
+once, and its processes share them in memory.
 """
 
 import contextlib
 import functools
 import os
 import socket
-import tempfile
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
+from continual_metaopt.analysis.files import is_regular
 from continual_metaopt.runs.components import import_modules
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.facts import describe_software
-from continual_metaopt.runs.files import CHECKPOINT, COMPILED_CHECKPOINT, files_of_run, read_json, write_json
 from continual_metaopt.runs.outcome import earlier_state, reason_of
-from continual_metaopt.runs.owner import alone_in
 from continual_metaopt.runs.run import do_run
 from continual_metaopt.streams import plan_stream
 from continual_metaopt.streams.lazy_images import LazyImages
@@ -40,7 +36,6 @@ RESTARTS = 10  # of a run whose node or process is lost
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_MESSAGES = 1.0
 SECONDS_TO_CHECK_A_NODE = 120.0
-TOKEN = ".study-folder-"  # a file whose name begins so tells a node whether its folder of that name is this one
 
 
 @dataclass(frozen=True)
@@ -49,27 +44,17 @@ class _Task:
 
     Attributes:
         config, path: of the run; an absolute path.
-        token: the file that a node sees if it shares the study's folder, and what it holds.
+        mark: the file that a node sees if it shares the study's folder.
         working_folder: of the command; relative paths of files count from there.
         sources: arguments of ``load_source``, and a reference to its result.
-        earlier: files of the run directory where there is a checkpoint that not every node sees.
     """
 
     config: RunConfig
     path: Path
-    token: tuple[Path, str]
+    mark: Path
     working_folder: str
     versions: dict[str, str | None]
     sources: list[tuple[SourceArguments, Any]]
-    earlier: dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What comes back: why the run failed, None if it did not; and its files, where they are not in their place."""
-
-    failure: str | None
-    files: dict[str, bytes] | None
 
 
 class RayPool:
@@ -83,16 +68,17 @@ class RayPool:
         folder: of the study.
 
     Raises:
-        BackendError: Ray is not installed, there is no cluster at the address, or a node has other versions.
+        BackendError: Ray is not installed, there is no cluster at the address, or a node has other versions or does
+            not see the folder.
     """
 
     def __init__(self, address: str, workers: int | None, n_runs: int, show_progress: bool, folder: Path) -> None:
         self._ray = _import_ray()
         self._address, self._workers, self._folder = address, workers, folder.absolute()
+        self._mark = self._folder / f".study-folder-{uuid.uuid4().hex}"  # which tells a node that it sees the folder
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._display = ProgressDisplay(n_runs, self._queue, show_progress)
         self._sources: dict[str, list[tuple[SourceArguments, Any]]] = {}
-        self._sent: dict[Path, set[str]] = {}  # names of the files of a run that its node was given
 
     def __enter__(self) -> "RayPool":
         ray = self._ray
@@ -107,18 +93,21 @@ class RayPool:
         try:
             self._messages = ray.remote(num_cpus=0, max_restarts=-1)(_Messages).remote()
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._token = _write_token(self._folder)
+            self._mark.touch(exist_ok=False)
             self._versions = describe_software()
-            self._all_share = all(self._check_nodes())
+            self._check_nodes()
         except BaseException:
-            ray.shutdown()
+            self._leave()
             raise
         self._display.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self._display.stop()
-        self._token[0].unlink(missing_ok=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._mark.unlink(missing_ok=True)
         self._ray.shutdown()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
@@ -155,20 +144,8 @@ class RayPool:
             if earlier_state(path, config) is not None:
                 self._display.update(n_ended=1)
                 return
-            earlier = {}
-            if not self._all_share:
-                with alone_in(path):
-                    earlier = _files_of(path)
-            self._sent[path] = set(earlier)
-            task = _Task(
-                config,
-                path.absolute(),
-                self._token,
-                str(Path.cwd()),
-                self._versions,
-                self._sources_of(config),
-                earlier,
-            )
+            sources = self._sources_of(config)
+            task = _Task(config, path.absolute(), self._mark, str(Path.cwd()), self._versions, sources)
         except Exception as error:
             failures[path] = reason_of(error)
             self._display.update(n_ended=1)
@@ -187,17 +164,12 @@ class RayPool:
         for future in done:
             path = pending[future][1]
             try:
-                outcome = ray.get(future)
-                if outcome.files is not None:
-                    _replace(path, outcome.files, self._sent[path])
-                failure = outcome.failure
+                failure = ray.get(future)
             except ray.exceptions.RayTaskError as error:
                 failure = reason_of(error.cause)
             except ray.exceptions.RayError as error:
                 first_line = str(error).strip().partition("\n")[0]
                 failure = f"its process or node was lost, and Ray has given up; Ray says: {first_line}"
-            except OSError as error:
-                failure = reason_of(error)
             if failure is not None:
                 failures[path] = failure
             del pending[future]
@@ -218,27 +190,25 @@ class RayPool:
             ]
         return self._sources[key]
 
-    def _check_nodes(self) -> list[bool]:
-        """Whether each node sees the study's folder.
+    def _check_nodes(self) -> None:
+        """Check the nodes that are there now.
 
         Raises:
-            BackendError: a node has other versions than this process, or lacks the package.
+            BackendError: a node has other versions than this process, lacks the package, or does not see the study's
+                folder.
         """
         ray = self._ray
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        if not nodes:
-            return [False]  # there may be some later
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        check = ray.remote(num_cpus=0, max_retries=1)(_check)
+        check = ray.remote(num_cpus=0, max_retries=1)(_check_node)
         checks = [
-            check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(self._versions, self._token)
+            check.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(self._versions, self._mark)
             for node in nodes
         ]
-        shared = []
         for node, future in zip(nodes, checks, strict=True):
             name = node["NodeManagerHostname"]
             try:
-                shared.append(bool(ray.get(future, timeout=SECONDS_TO_CHECK_A_NODE)))
+                ray.get(future, timeout=SECONDS_TO_CHECK_A_NODE)
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, BackendError):
                     raise BackendError(str(error.cause)) from None
@@ -246,9 +216,8 @@ class RayPool:
                     f"the node {name} cannot do runs ({reason_of(error.cause)}); install there: pip install "
                     f"'continual-metaopt[ray]=={self._versions['continual-metaopt']}'"
                 ) from None
-            except ray.exceptions.RayError:  # it is lost, or very busy; its runs check its versions again
-                shared.append(False)
-        return shared
+            except ray.exceptions.RayError:
+                continue  # it is lost, or very busy; its runs check it again
 
 
 def _import_ray() -> Any:
@@ -316,20 +285,17 @@ class _Reporter:
             return False
 
 
-def _do(task: _Task, messages: Any) -> _Outcome:
-    """Do a run, in a process of a node."""
-    _check_versions(task.versions)
+def _do(task: _Task, messages: Any) -> str | None:
+    """Do a run, in a process of a node; returns why it failed, None if it did not."""
+    _check_node(task.versions, task.mark)
     reporter = _Reporter(title(task.config), messages)
     if reporter.should_stop():
-        return _Outcome("stopped before it began", None)
+        return "stopped before it began"
     with contextlib.suppress(OSError):
         os.chdir(task.working_folder)
     _receive(task.sources)
-    shares = _shares(task.token)
     try:
-        with contextlib.nullcontext(task.path) if shares else _folder_of_this_node(task.earlier) as path:
-            failure = do_run(task.config, path, reporter.tell, reporter.should_stop)
-            return _Outcome(failure, None if shares else _files_of(path))
+        return do_run(task.config, task.path, reporter.tell, reporter.should_stop)
     finally:
         reporter.end()
 
@@ -341,23 +307,12 @@ def _receive(sources: list[tuple[SourceArguments, Any]]) -> None:
         receive_source(arguments, functools.partial(_import_ray().get, reference))
 
 
-@contextlib.contextmanager
-def _folder_of_this_node(files: dict[str, bytes]) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="continual-metaopt-") as folder:
-        path = Path(folder) / "run"
-        _write(path, files)
-        if is_regular(path / "status.json"):  # its owner has ended, which only the other machine can tell
-            write_json(path / "status.json", read_json(path / "status.json") | {"state": "failed"})
-        yield path
+def _check_node(wanted: dict[str, str | None], mark: Path) -> None:
+    """Check this node's versions, and that it sees the study's folder.
 
-
-def _check(versions: dict[str, str | None], token: tuple[Path, str]) -> bool:
-    """Check a node; returns whether it sees the study's folder."""
-    _check_versions(versions)
-    return _shares(token)
-
-
-def _check_versions(wanted: dict[str, str | None]) -> None:
+    Raises:
+        BackendError: it has others, or does not.
+    """
     here = _versions_here()
     differ = [
         f"{name} {here.get(name)} instead of {version}"
@@ -369,50 +324,11 @@ def _check_versions(wanted: dict[str, str | None]) -> None:
             f"the node {socket.gethostname()} has {', '.join(differ)}; results would not be comparable. Install the "
             "same versions on all nodes"
         )
+    if not is_regular(mark):
+        raise BackendError(
+            f"the node {socket.gethostname()} does not see the study's folder '{mark.parent}'; choose one that all "
+            "nodes share with --out"
+        )
 
 
 _versions_here = functools.cache(describe_software)
-
-
-def _write_token(folder: Path) -> tuple[Path, str]:
-    """A new file, and what it holds."""
-    token = uuid.uuid4().hex
-    path = folder / f"{TOKEN}{token}"
-    with path.open("x", encoding="ascii") as file:
-        file.write(token)
-    return path, token
-
-
-def _shares(token: tuple[Path, str]) -> bool:
-    path, content = token
-    try:
-        return read_regular(path, len(content)).decode("ascii") == content
-    except (OSError, ValueError):
-        return False
-
-
-def _files_of(folder: Path) -> dict[str, bytes]:
-    """Content of all files in a run directory that a run writes, by path; none if there is no such folder."""
-    contents = {}
-    for name, path in files_of_run(folder).items():
-        with open_regular(path) as file:
-            contents[name] = file.read()
-    return contents
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise OSError(f"a node sent a file that is not in its run directory: '{name}'")
-        write_whole(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
-
-
-def _replace(folder: Path, files: dict[str, bytes], earlier: set[str]) -> None:
-    """Put what a node sent in place of what it was given, which it has removed as far as it has not sent it back.
-
-    Without a checkpoint a run begins again, and without a status it has not ended: these come last.
-    """
-    for name in sorted(earlier & {CHECKPOINT, COMPILED_CHECKPOINT}) + sorted(earlier - files.keys()):
-        (folder / name).unlink(missing_ok=True)
-    order = ("status.json", COMPILED_CHECKPOINT, CHECKPOINT)
-    _write(folder, {name: files[name] for name in sorted(files, key=(*sorted(files.keys() - {*order}), *order).index)})

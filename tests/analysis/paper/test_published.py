@@ -74,10 +74,10 @@ def test_a_label_is_a_row() -> None:
 
 @pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row_but_the_default() -> None:
-    from continual_metaopt.study.load import load_study
+    from tests.studies import load_study
 
     for study, n_fixed in (("published", 5), ("published_global", 2)):
-        entries = load_study(study).learners
+        entries = load_study(study).config.learners
         rows = {entry.label: row_of(entry.label) for entry in entries if entry.label != "as it comes"}
         assert None not in rows.values()
         assert sum(row.step_sizes == "fixed" for row in rows.values() if row) == n_fixed

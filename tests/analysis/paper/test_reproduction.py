@@ -154,7 +154,7 @@ def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_learner_of_the_studies_has_a_row() -> None:
-    from continual_metaopt.study.load import load_study
+    from tests.studies import load_study
 
     for table in PAPER:
         rows = [row_of(entry.label) for entry in load_study(table).learners]

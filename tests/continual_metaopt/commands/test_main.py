@@ -31,9 +31,8 @@ from continual_metaopt.streams import STREAMS, plan_stream
 from continual_metaopt.study import running as study
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.lock import StudyLock
-from continual_metaopt.study.running import StudyResult, run_study
+from continual_metaopt.study.lock import study_lock
+from continual_metaopt.study.running import StudyResult
 from tests.analysis.synthetic import write_run
 from tests.continual_metaopt.conftest import (
     STREAM,
@@ -47,6 +46,7 @@ from tests.continual_metaopt.conftest import (
     write_study,
 )
 from tests.streams.synthetic import coded_images, encode, write_parquet
+from tests.studies import load_study, run_study
 
 TINY_RUN = [
     "run",
@@ -515,7 +515,7 @@ def test_a_study_that_another_command_works_on_has_an_exit_status_of_its_own(
 ) -> None:
     write_study(here / "tiny.yaml")
 
-    with StudyLock(here / "runs" / "tiny"):
+    with study_lock(here / "runs" / "tiny"):
         status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
 
     assert (status, out) == (3, "")
@@ -800,7 +800,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
             "evaluate": False,
         },
     )
-    return path, run_study(load_study(path), folder / "whole", show_progress=False, threads=True)
+    return path, run_study(load_study(path), folder / "whole", threads=True)
 
 
 @pytest.mark.slow
@@ -888,6 +888,7 @@ def until(condition: Any, process: "subprocess.Popen[str]", seconds: float = 300
 OWN_MODULE = """
 import torch
 from continual_metaopt import blocks, register_learner
+from tests.studies import load_study, run_study
 
 @register_learner("own_sgd", "plain SGD under a name of one's own")
 def own_sgd(model, *, rate: float = 0.1):

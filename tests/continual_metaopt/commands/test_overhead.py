@@ -1,76 +1,72 @@
-"""What learning step sizes costs is measured beside the base optimizer."""
+"""The overhead of MetaOptimize, measured on a tiny network in turns of no length."""
 
-import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
+from continual_metaopt.commands import main as cli
 from continual_metaopt.commands import overhead
+
+LINEAR = "linear:input_shape=[1,8,8]"
+COLUMNS = [
+    *("learner", "engine", "step_us", "state_bytes_per_parameter"),
+    *("time_ratio_low", "time_ratio", "time_ratio_high", "memory_ratio"),
+]
 
 
 @pytest.mark.slow
-def test_each_engine_is_measured_against_its_own_base_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = []
-    take_turns = overhead.take_turns
-
-    def noted(contenders: Any, images: Any, *others: Any) -> Any:
-        turns.extend(one.strategy.engine for one in contenders)
-        return take_turns(contenders, images, *others)
-
-    monkeypatch.setattr(overhead, "take_turns", noted)
-    options = {"network": "linear", "shape": (1, 8, 8), "seconds": 1e-9, "repeats": 3, "bases": ("adamw", "lion")}
-    text, paths = overhead.write_overhead(tmp_path, show_progress=False, **options)
-
-    table = pd.read_csv(tmp_path / "overhead.csv").set_index(["learner", "engine"])
-    assert paths == [tmp_path / "overhead.md", tmp_path / "overhead.csv"]
-    assert paths[0].read_text() == text
-    assert table.index.is_unique
-    reasons = [engine["reason"] for engine in turns if engine["name"] == "fused"]
-    assert set(reasons) == {"asked for; gradients by a traced graph"}  # before the first turn
-    assert {engine for _, engine in table.index} == {"torch", "fused", "compiled"}
-    of_fixed = [label.endswith(", fixed") for label, _ in table.index]
-    assert (table.loc[of_fixed, "time_ratio"] == 1).all()
-    assert len(table.loc[of_fixed]) == 2 * 3
-    assert (table["time_ratio_low"] <= table["time_ratio_high"]).all()
-    state = table["state_bytes_per_parameter"].xs("torch", level="engine")
+def test_overhead_is_relative_to_the_base_update_in_the_same_engine() -> None:
+    text, table = overhead.measured(overhead.overhead([LINEAR], repeats=2, seconds=1e-9), None)
+    assert len(text.splitlines()) == 2 + len(table)
+    assert list(table.columns) == COLUMNS
+    fixed = table["learner"].str.endswith(", fixed")
+    assert (table["time_ratio"][fixed] == 1).all()
+    assert fixed.sum() == 3 * 3
+    found = table.set_index(["learner", "engine"])
     # 4 bytes each: two running means of AdamW, one of Lion, a trace, and a second one without a discount
+    state = found["state_bytes_per_parameter"].xs("torch", level="engine").round()
     expected = {"fixed": 8, "scalar": 12, "blockwise": 12, "blockwise, no discount": 16}
-    assert {name: round(state[f"adamw, {name}"]) for name in expected} == expected
-    assert (round(state["lion, fixed"]), round(state["lion, blockwise"])) == (4, 8)
-    assert (table["memory_ratio"].isna() == [engine == "compiled" for _, engine in table.index]).all()
-    assert table.loc[("adamw, blockwise", "torch"), "memory_ratio"] > 1
-    assert ("adamw, blockwise, trace l", "torch") in table.index
-    assert ("adamw, blockwise, trace l", "compiled") not in table.index  # it needs the loss's curvature
+    assert {name: state[f"adamw, {name}"] for name in expected} == expected
+    assert (state["lion, fixed"], state["lion, blockwise"]) == (4, 8)
+    assert found["memory_ratio"]["adamw, blockwise", "torch"] > 1
+    assert ("adamw, blockwise, trace l", "torch") in found.index
+    assert ("adamw, blockwise, trace l", "compiled") not in found.index  # it needs the loss's curvature
 
 
-@pytest.mark.parametrize("base", overhead.BASES)
-def test_learners_are_compared_with_their_own_base_update(base: str) -> None:
-    measured = overhead.learners()
-    assert measured[f"{base}, blockwise"][1] == f"{base}, fixed"
-    assert measured[f"{base}, fixed"][0].options == {"base": base}
-
-
-def test_state_counts_each_storage_once_and_no_weights() -> None:
+def test_state_counts_each_storage_once_and_no_numbers() -> None:
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(10))])
-    weight = optimizer.param_groups[0]["params"][0]
     shared = torch.zeros(8)
-    optimizer.state[weight] = {
-        "step": torch.tensor(1.0),
-        "mean": shared[:4],
-        "again": [shared[4:], {"weights": weight.detach()[:2]}],
-        "array": np.zeros((2, 3))[:1],
-    }
-
-    assert overhead.state_bytes(optimizer) == 8 * 4 + 6 * 8
+    state = {"step": torch.tensor(1.0), "mean": shared[:4], "again": [shared[4:], {"other": torch.zeros(3)}]}
+    optimizer.state[optimizer.param_groups[0]["params"][0]] = state
+    assert overhead.state_bytes(optimizer) == (8 + 3) * 4
 
 
-@pytest.mark.parametrize(("seconds", "repeats"), [(0.0, 3), (0.1, 0)])
-def test_turns_take_time(seconds: float, repeats: int) -> None:
-    message = f"turns must take time, and there must be one at least, not {repeats} of {seconds} seconds"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        overhead.overhead(seconds=seconds, repeats=repeats)
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["--seeds", "1"], "--seeds"),
+        (["--source", "digits"], "--source"),
+        (["--data-root", "data"], "--data-root"),
+        (["--workers", "2"], "--workers"),
+        (["--plan"], "--plan"),
+    ],
+)
+def test_it_takes_no_images(capsys: pytest.CaptureFixture[str], arguments: list[str], flag: str) -> None:
+    assert cli.main(["reproduce", "overhead", *arguments]) == 2
+    expected = f"overhead is measured on random images, one learner at a time; leave out {flag}"
+    assert capsys.readouterr().err == f"continual-metaopt: {expected}\n"
+
+
+def test_it_is_written_into_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overhead, "overhead", lambda: iter([{"learner": "adamw, fixed", "step_us": 12.5}]))
+
+    assert cli.main(["reproduce", "overhead", "--out", str(tmp_path), "--quiet"]) == 0
+
+    table, text = (tmp_path / "report" / f"overhead.{kind}" for kind in ("csv", "md"))
+    assert capsys.readouterr().out == f"{text.read_text()}wrote {table}\nwrote {text}\n"
+    assert pd.read_csv(table).to_dict("records") == [{"learner": "adamw, fixed", "step_us": 12.5}]

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from continual_metaopt.commands import main as cli
-from continual_metaopt.commands import overhead, reproduce
+from continual_metaopt.commands import reproduce
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import sources
 from continual_metaopt.study import load
-from continual_metaopt.study.load import load_study
 from tests.continual_metaopt.conftest import exactly
+from tests.studies import load_study
 
 TINY: dict[str, Any] = {
     "name": "table2",
@@ -123,36 +123,6 @@ def test_a_folder_that_is_not_there_is_named() -> None:
     message = "no parquet file or folder at 'nothing'; give the path of a .parquet file or a folder"
     with pytest.raises(FileNotFoundError, match=exactly(message)):
         reproduce.check_images(study)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "flag"),
-    [
-        (["--seeds", "1"], "--seeds"),
-        (["--source", "digits"], "--source"),
-        (["--data-root", "data"], "--data-root"),
-        (["--workers", "2"], "--workers"),
-        (["--plan"], "--plan"),
-    ],
-)
-def test_overhead_takes_no_images(capsys: pytest.CaptureFixture[str], arguments: list[str], flag: str) -> None:
-    assert cli.main(["reproduce", "overhead", *arguments]) == 2
-    expected = f"overhead is measured on random images, one learner at a time; leave out {flag}"
-    assert capsys.readouterr().err == f"continual-metaopt: {expected}\n"
-
-
-def test_overhead_is_written_into_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(folder: Path, *, show_progress: bool) -> tuple[str, list[Path]]:
-        assert not show_progress
-        return "the table", [folder / "overhead.md"]
-
-    monkeypatch.setattr(overhead, "write_overhead", write)
-
-    assert cli.main(["reproduce", "overhead", "--out", str(tmp_path), "--quiet"]) == 0
-
-    assert capsys.readouterr().out == f"the table\nwrote {tmp_path / 'report' / 'overhead.md'}\n"
 
 
 def test_the_analogue_of_figure_3_has_the_papers_six_blocks_and_long_experiences() -> None:

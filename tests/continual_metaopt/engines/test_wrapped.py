@@ -14,14 +14,11 @@ from torch import nn
 from torch.nn.modules import module as modules
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from continual_metaopt.engines.population_engine import Population
 from continual_metaopt.engines.wrapped import why_modules_are_needed, why_step_is_needed
 from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
-
-from ..conftest import exactly
 
 N = 120  # samples, enough for tracing
 CALLS: list[object] = []
@@ -143,15 +140,6 @@ def test_a_layer_that_wraps_itself_is_called_at_every_sample() -> None:
     CALLS.clear()
     learner.train(make_stream("permuted_inputs", n_experiences=1, samples_per_experience=N).train_stream)
     assert len(CALLS) >= N
-
-
-@pytest.mark.parametrize("what", ["the step", "a layer"])
-def test_replicas_with_something_around_them_do_not_learn_side_by_side(what: str) -> None:
-    wrap, reason = (STEPS | LAYERS)[what]
-    pair = made()
-    message = f"replicas cannot learn side by side where {reason}, as for replica 0"
-    with wrap(pair), pytest.raises(ValueError, match=exactly(message)):
-        Population([pair])
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])

@@ -26,7 +26,6 @@ from continual_metaopt.runs import preparing
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, plan_stream
 from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
@@ -278,12 +277,6 @@ def test_a_resumed_run_counts_updates_as_before(run_config: RunConfig, tmp_path:
     assert run._n_updates() == 4 + 2
     run.learner.continue_from(46, 0, 16, run._n_updates())
     assert run.learner.clock.train_iterations == 6
-
-
-def test_runs_with_mini_batches_cannot_be_side_by_side(run_config: RunConfig, tmp_path: Path) -> None:
-    message = "runs that learn from mini-batches cannot be done side by side"
-    with pytest.raises(ValueError, match=exactly(message)):
-        run_population([run_config, run_config.model_copy(update={"seed": 1})], [tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused"])

@@ -12,7 +12,6 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import read_tables
@@ -112,13 +111,3 @@ def test_resumed_runs_measure_once(
     assert calls == [16, SMALL, SMALL + 16, 2 * SMALL]
     assert measured(tmp_path / "parts") == measured(tmp_path / "whole")
     assert len(measured(tmp_path / "whole")) == 2
-
-
-def test_runs_side_by_side_measure_at_the_same_samples(tmp_path: Path, small: Callable[..., RunConfig]) -> None:
-    configs = [small(engine="torch", seed=seed, stream={"batch_size": 1}) for seed in (0, 1)]
-    paths = [tmp_path / "0", tmp_path / "1"]
-    assert run_population(configs, paths) == ["finished"] * 2
-    for config, path in zip(configs, paths, strict=True):
-        run_one(config, tmp_path / "alone" / path.name)
-        assert measured(path) == measured(tmp_path / "alone" / path.name)
-        assert [step for step, _ in measured(path)] == [40, 80]

@@ -11,7 +11,6 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, plan_stream
 from tests.continual_metaopt.conftest import read_tables
@@ -53,14 +52,6 @@ def test_lms_leaves_half_its_squared_errors(tmp_path: Path, engine: Any) -> None
     assert experiences["n_samples"] == [50, 50, 20]
     assert [experiences[name] for name in ("n_correct", "online_accuracy", "test_accuracy")] == [[None] * 3] * 3
     assert read_json(tmp_path / "config.json")["stream_info"]["task"] == "regression"
-
-
-def test_runs_side_by_side_leave_the_same(tmp_path: Path) -> None:
-    configs = [tracking_run(LMS | {"lr": lr}) for lr in (0.05, 0.1)]
-    paths = [tmp_path / "one", tmp_path / "two"]
-    assert run_population(configs, paths) == ["finished", "finished"]
-    for path, step_size in zip(paths, (0.05, 0.1), strict=True):
-        np.testing.assert_allclose(read_tables(path)["samples"]["loss"], losses_of_lms(step_size), rtol=1e-4, atol=1e-6)
 
 
 def test_a_small_network_learns_from_slow_bits(tmp_path: Path) -> None:

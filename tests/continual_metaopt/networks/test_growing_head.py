@@ -16,7 +16,6 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
@@ -221,12 +220,3 @@ def test_experiences_without_classes_are_refused() -> None:
 
     with pytest.raises(ValueError, match=exactly(message)):
         learner.train(benchmark.train_stream)
-
-
-def test_populations_refuse_growing_heads(tmp_path: Path) -> None:
-    learner = Component(name="metaoptimize", lr=3e-3, gamma=0.999, trace="hessian_free")
-
-    message = 'runs of growing networks cannot be done side by side; use engine="auto", or a network of fixed size'
-
-    with pytest.raises(ValueError, match=exactly(message)):
-        run_population([config_of(learner=learner)], [tmp_path / "run"])

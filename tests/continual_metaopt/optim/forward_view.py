@@ -1,6 +1,6 @@
 """The online forward view of MetaOptimize on linear problems, by brute force in plain float64 NumPy.
 
-f_t(w) = ½ (y_t − w·x_t)², or −y_t w·x_t where the loss is linear; w_{t+1} = w_t − α(β_t) g_t. When the loss of time T
+f_t(w) = −y_t w·x_t; w_{t+1} = w_t − α(β_t) g_t. When the loss of time T
 arrives, D_t = dw_T/dβ_{≥t} is taken along the run repeated so far, by forward accumulation, and then for all s ≤ T
 
     β_s −= η Σ_{t < s} weight_t D_tᵀ g_T ,    weight_t = (1 − γ) γ^{T−1−t}
@@ -17,30 +17,26 @@ Array = NDArray[np.float64]
 
 
 def forward_view(
-    x: Array, y: Array, beta: Array, of_weights: Array, meta_lr: float, gamma: float, *, log: bool, quadratic: bool
+    x: Array, y: Array, beta: Array, of_weights: Array, meta_lr: float, gamma: float, *, log: bool
 ) -> tuple[Array, Array]:
     """Weights and β after the last step; ``of_weights`` (n, m) has a one where a weight's step size is that β."""
     steps, n = x.shape
     betas = np.tile(beta, (steps + 1, 1))
-
-    def gradient(t: int, w: Array) -> Array:
-        return (quadratic * (w @ x[t]) - y[t]) * x[t]
 
     def run(until: int) -> tuple[Array, list[Array]]:
         w, effects = np.zeros(n), []
         for s in range(until):
             alpha = of_weights @ (np.exp(betas[s]) if log else betas[s])
             slope = alpha if log else np.ones(n)
-            grad = gradient(s, w)
+            grad = -y[s] * x[s]
             effects.append(np.zeros_like(of_weights))
-            keep = np.eye(n) - quadratic * np.outer(alpha * x[s], x[s])
-            effects = [keep @ effect - (slope * grad)[:, None] * of_weights for effect in effects]
+            effects = [effect - (slope * grad)[:, None] * of_weights for effect in effects]
             w = w - alpha * grad
         return w, effects
 
     for horizon in range(steps):
-        w, effects = run(horizon)
-        grad = gradient(horizon, w)
+        _, effects = run(horizon)
+        grad = -y[horizon] * x[horizon]
         if horizon:
             revision = gamma**horizon * (effects[0].T @ grad)
             for s in range(horizon + 1):

@@ -26,6 +26,7 @@ from continual_metaopt.streams import make_stream
 
 from ..conftest import exactly
 from . import peer_references
+from .test_linear_peers import weight_step_sizes
 from .test_traces import (
     GRANULARITIES,
     LINEAR,
@@ -457,9 +458,9 @@ def test_idbd_is_a_special_case() -> None:
         idbd.step()
         output = twin(x)
         optimizer.step(lambda output=output, y=y: (criterion(output, y), output))
-        clipped += int((idbd.weight_step_sizes(model.weight) * x**2 > 1).sum())
+        clipped += int((weight_step_sizes(idbd, model.weight) * x**2 > 1).sum())
     torch.testing.assert_close(list(twin.parameters()), list(model.parameters()), rtol=1e-9, atol=1e-12)
-    sizes = torch.cat([idbd.weight_step_sizes(p).flatten() for p in model.parameters()])
+    sizes = torch.cat([weight_step_sizes(idbd, p).flatten() for p in model.parameters()])
     torch.testing.assert_close(optimizer.step_size_report()["group0"], sizes, rtol=1e-9, atol=0.0)
     assert sizes.std() > 1e-3
     assert clipped > 0
@@ -499,7 +500,7 @@ def test_idbd_for_networks_is_a_special_case_for_the_logarithm_of_a_probability(
         p = probability(twin)
         optimizer.step(lambda p=p: (-p.log().sum(), p))
     torch.testing.assert_close(list(twin.parameters()), list(model.parameters()), rtol=1e-8, atol=1e-11)
-    sizes = torch.cat([idbd.weight_step_sizes(w).flatten() for w in model.parameters()])
+    sizes = torch.cat([weight_step_sizes(idbd, w).flatten() for w in model.parameters()])
     torch.testing.assert_close(optimizer.step_size_report()["group0"], sizes, rtol=1e-8, atol=0.0)
     assert sizes.std() > 1e-3
 
@@ -686,10 +687,6 @@ def test_what_is_missing_is_named() -> None:
         (
             {"learn": ("lr", "weight_decay"), "weight_decay": 0.1},
             "trace=\"l\" goes with learn=('lr',), not with ('lr', 'weight_decay'); use trace=\"hessian_free\" for that",
-        ),
-        (
-            {"effective_step_bound": 1.0},
-            'trace="l" goes with effective_step_bound=None, not with 1.0; use trace="hessian_free" for that',
         ),
         (
             {"trace": "hessian_free", "curvature": "diagonal"},

@@ -227,11 +227,6 @@ def test_every_rule_can_be_named_in_a_study(declared: Any, rules: Any) -> None:
     assert sorted(declared.__args__) == sorted(rules)
 
 
-def test_a_horizon_replaces_the_two_of_the_ready_made_learner() -> None:
-    optimizer = learners.metaoptimize(torch.nn.Linear(2, 1), horizon=100)
-    assert optimizer.param_groups[0]["gamma"] == 0.99
-
-
 def test_two_horizons_do_not_go_with_signs() -> None:
     message = (
         'gamma="auto" takes a share off the meta gradient, but the meta update "lion" sees its sign alone: '

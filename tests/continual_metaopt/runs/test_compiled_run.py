@@ -19,11 +19,11 @@ from continual_metaopt import register_network
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.undisturbed import random_numbers_kept
+from continual_metaopt.runs import run
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.learner_run import run_by_torch
 from continual_metaopt.runs.preparing import Beginning, prepare
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.study.backends import local
@@ -54,7 +54,9 @@ def config_of(
 
 def by_learner(config: RunConfig, path: Path, should_stop: Callable[[], bool] = lambda: False) -> str:
     """The same run by ``OnlineLearner``."""
-    return run_by_torch(config, path, lambda done, total: None, should_stop)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run, "_prepare", lambda config, path: None)
+        return run_one(config, path, should_stop=should_stop)
 
 
 @pytest.fixture(autouse=True)

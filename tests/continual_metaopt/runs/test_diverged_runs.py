@@ -16,10 +16,9 @@ from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.analysis.explain import explain
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.population_run import run_population
 from continual_metaopt.runs.run import run_one
 
-ENGINES = ["torch", "fused", "compiled", "population"]
+ENGINES = ["torch", "fused", "compiled"]
 FIXED = {"name": "fixed", "base": "sgd", "lr": 0.01, "weight_decay": 0.0}
 HUGE = {"name": "fixed", "base": "sgd", "lr": 1e6}
 LEARNED = {
@@ -36,12 +35,11 @@ def do_run(
         stream={"name": "permuted_inputs", "n_experiences": n_experiences, "samples_per_experience": n},  # type: ignore[arg-type]
         network={"name": network} | ({"hidden": [16]} if network == "mlp" else {}),  # type: ignore[arg-type]
         learner=learner,  # type: ignore[arg-type]
-        engine="auto" if engine == "population" else engine,  # type: ignore[arg-type]
+        engine=engine,  # type: ignore[arg-type]
         record_every=10,
         evaluate=False,
     ).resolved()
-    states = run_population([config], [path]) if engine == "population" else [run_one(config, path)]
-    assert states == ["diverged"]
+    assert run_one(config, path) == "diverged"
     assert read_json(path / "status.json")["engine"]["name"] == engine
     return re.sub("run [0-9a-f]{12}", "run ID", explain(path))
 
@@ -149,10 +147,7 @@ def test_a_weight_that_is_not_a_number(tmp_path: Path, engine: str) -> None:
     ("engine", "n", "n_experiences", "at", "place"),
     [(engine, 1, 1, 1, "its end") for engine in ENGINES]
     # compiled updates make NaN of an infinite weight, which the loss shows at once
-    + [
-        pytest.param(engine, 400, 3, 1000, "200 samples into experience 3 of 3", marks=pytest.mark.slow)
-        for engine in ("torch", "population")
-    ],
+    + [pytest.param("torch", 400, 3, 1000, "200 samples into experience 3 of 3", marks=pytest.mark.slow)],
 )
 def test_weights_are_looked_at_where_the_loss_stays_finite(
     tmp_path: Path, engine: str, n: int, n_experiences: int, at: int, place: str

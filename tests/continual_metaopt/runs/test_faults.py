@@ -247,8 +247,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(finished: Path, tmp_path:
 SMALL_DISK = """
 import sys
 from pathlib import Path
-from continual_metaopt.runs import under_way
 from continual_metaopt.runs.directory import RunDirectory
+from continual_metaopt.runs.outcome import fail
 from tests.continual_metaopt.runs.test_directory import add_experience, portion, save
 
 disk = Path(sys.argv[1])
@@ -257,12 +257,11 @@ def learn(directory):
     for number in range(1000):
         directory.observe(portion(500 * number, 500))
         directory.checkpoint(save, {})
-class Run:
-    engine = {}
-    def learn(self):
-        learn(directory)
 directory = RunDirectory(disk / "run")
-print(under_way.bring_to_end(directory, Run))
+try:
+    learn(directory)
+except OSError as error:
+    print(fail(directory, error))
 print((disk / "run" / "status.json").read_text())
 """
 

@@ -22,7 +22,7 @@ from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.meta_updates import META_UPDATES
-from continual_metaopt.runs import compiled_run, preparing, under_way
+from continual_metaopt.runs import compiled_run, preparing, run, under_way
 from continual_metaopt.runs import learner_run as running
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
@@ -151,7 +151,7 @@ def learn_by(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, **options: Any) -> None:
             super().__init__(**options | {"engine": engine})
 
-    monkeypatch.setattr(running, "prepare", lambda config, path: None)
+    monkeypatch.setattr(run, "_prepare", lambda config, path: None)
     monkeypatch.setattr(running, "OnlineLearner", ByEngine)
 
 
@@ -214,13 +214,11 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "weight_decay": 0.01,
         "step_sizes": "blockwise",
         "lr_bounds": [1e-10, 1.0],
-        "horizon": None,
         "learn": ["lr"],
         "update_order": "base_first",
         "parametrisation": "log",
         "meta_every": 1,
         "max_meta_change": None,
-        "effective_step_bound": None,
         "trace": "dutch",
         "curvature": "exact",
         "curvature_smoothing": 0.0,
@@ -376,8 +374,7 @@ def test_compiled_code_leaves_the_record_of_the_torch_engine(
 
 
 def test_the_record_of_many_step_sizes_and_of_what_else_is_learned(tmp_path: Path) -> None:
-    options = {"step_sizes": "node", "learn": ["lr", "weight_decay", "momentum"], "effective_step_bound": 1.0}
-    options["gamma"] = 0.999
+    options = {"step_sizes": "node", "learn": ["lr", "weight_decay", "momentum"], "gamma": 0.999}
     run_one(config_of(evaluate=False, learner={"name": "metaoptimize", "lr": 3e-3, **options}), tmp_path)
 
     assert read_json(tmp_path / "status.json")["state"] == "finished"

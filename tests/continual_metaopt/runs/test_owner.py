@@ -13,9 +13,8 @@ import pytest
 from continual_metaopt.runs import owner as in_use
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import read_json, write_json
-from continual_metaopt.runs.outcome import bring_to_end, fail
-from continual_metaopt.runs.owner import RunInUse, alone_in
-from continual_metaopt.runs.processes import this_process
+from continual_metaopt.runs.outcome import fail
+from continual_metaopt.runs.owner import RunInUse, alone_in, this_process
 from tests.continual_metaopt.conftest import environment, exactly, files_of
 from tests.continual_metaopt.runs.test_directory import ENGINE, portion, save
 
@@ -139,14 +138,8 @@ def test_a_process_whose_run_another_machine_has_taken_over_writes_nothing_more(
     directory.observe(portion(5, 5))
     message = exactly(f"'{tmp_path}' was taken over by process 7 on elsewhere, so this process has stopped")
 
-    class Run:
-        engine = ENGINE
-
-        def learn(self) -> None:
-            directory.checkpoint(save, ENGINE)
-
     with pytest.raises(RunInUse, match=message):
-        bring_to_end(directory, Run)
+        directory.checkpoint(save, ENGINE)
     with pytest.raises(RunInUse, match=message):
         fail(directory, OSError("something else"))
 

@@ -9,32 +9,28 @@ import torch
 
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.check import check_study
-from continual_metaopt.study.load import load_studies, load_study, packaged_studies
+from continual_metaopt.study.load import load_studies, packaged_studies
 from tests.continual_metaopt.conftest import STREAM, exactly, write_study
 from tests.streams.synthetic import encode, write_parquet
+from tests.studies import load_study
 
 DIGITS = {"name": "class_split", "source": "digits"}
 PREFIXES = [["linear1"], ["linear9"]]
 NAMES = "linear1.weight, linear1.bias, linear2.weight, linear2.bias"
 
 
-def test_what_is_made_is_counted(tmp_path: Path) -> None:
+def test_the_network_s_parameters_are_counted(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "study.yaml"))
     state = torch.get_rng_state()
 
-    made = check_study(study)
-
-    assert made.n_parameters == 64 * 8 + 8 + 8 * 10 + 10
-    assert made.n_blocks == [1, 1]
+    assert check_study(study) == 64 * 8 + 8 + 8 * 10 + 10
     assert torch.equal(torch.get_rng_state(), state)
-    blockwise = {"learners": [{"name": "metaoptimize", "step_sizes": "blockwise"}], "selection_seeds": None}
-    assert check_study(load_study(write_study(tmp_path / "study.yaml", blockwise))).n_blocks == [2]
 
 
 def test_a_learner_is_tried_only_with_settings_that_are_run(tmp_path: Path) -> None:
     """The default discount, "auto", does not go with this meta update."""
     lion = {"name": "metaoptimize", "meta": "lion", "trace": "hessian_free", "tune": {"gamma": [0.9, 1.0]}}
-    assert check_study(load_study(write_study(tmp_path / "study.yaml", {"learners": [lion]}))).n_blocks == [2]
+    check_study(load_study(write_study(tmp_path / "study.yaml", {"learners": [lion]})))
 
 
 @pytest.mark.slow
@@ -49,7 +45,7 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
     (study,) = load_studies(name, source=f"parquet:{tmp_path}" if needs_images else None).values()
     study = study.model_copy(update={"tuning": None})  # of more samples than there are
 
-    assert len(check_study(study).n_blocks) == len(study.learners) >= 2
+    assert check_study(study) > 0
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from continual_metaopt.runs.components import Component, ConfigError, argument_d
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import STREAMS, UnknownNameError
 from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.load import load_studies, load_study, packaged_studies, study_description
+from continual_metaopt.study.load import load_studies, packaged_studies, study_description
 from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
+from tests.studies import load_study
 
 if TYPE_CHECKING:
     from somewhere_else import Schedule
@@ -114,12 +115,6 @@ def test_streams_and_networks_may_be_lists(tmp_path: Path) -> None:
         for stream, more in (("permuted_inputs", {}), ("still", {"stationary": "shuffled"}))
         for network, name in (("small", "mlp"), ("linear", "linear"))
     }
-    message = (
-        f"{path}: has several streams or networks (permuted_inputs-small, permuted_inputs-linear, still-small, "
-        "still-linear); load_studies reads them all"
-    )
-    with pytest.raises(ConfigError, match=exactly(message)):
-        load_study(path)
 
 
 def test_a_list_of_networks_alone_leaves_the_stream_as_it_is(tmp_path: Path) -> None:
@@ -221,11 +216,6 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
             {"seeds": ["a"]},
             "seeds.0: Input should be a valid integer, unable to parse string as an integer (given: 'a')",
             id="wrong type in a list",
-        ),
-        pytest.param(
-            {"diagnostics": ["plasticity"], "engine": "population"},
-            "diagnostics: none are possible with engine: population; use engine: auto",
-            id="diagnostics side by side",
         ),
         pytest.param(
             {"diagnostics": ["rank"]},
@@ -462,8 +452,9 @@ def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, 
     assert RunConfig(**changes).resolved().run_id == RunConfig().resolved().run_id
 
 
-def test_the_identity_without_diagnostics_is_that_of_versions_that_had_none() -> None:
-    assert RunConfig(stream=Component(name="tracking"), network=Component(name="linear")).run_id == "6b8b7cd01bd6"
+def test_the_identity_is_that_of_versions_with_fewer_or_other_options() -> None:
+    config = RunConfig(stream=Component(name="tracking"), network=Component(name="linear"))
+    assert config.resolved().run_id == "674ae0b78813"
 
 
 def test_which_diagnostics_and_how_often_is_part_of_the_identity() -> None:
@@ -520,8 +511,8 @@ def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
     fields = options_model("learner", "metaoptimize", factory_of("learner", "metaoptimize")).model_fields
 
     assert list(fields) == [
-        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "horizon", "learn"),
-        *("update_order", "parametrisation", "meta_every", "max_meta_change", "effective_step_bound"),
+        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "learn"),
+        *("update_order", "parametrisation", "meta_every", "max_meta_change"),
         *("trace", "curvature", "curvature_smoothing", "curvature_clip", "trace_memory_limit"),
     ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {

@@ -13,8 +13,8 @@ from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import make_stream
 from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import read_tables
+from tests.studies import run_study
 
 STREAMS: dict[str, dict[str, Any]] = {
     "permuted": {"name": "permuted_inputs", "n_experiences": 2, "samples_per_experience": 30},
@@ -55,10 +55,10 @@ def losses(stream: dict[str, Any], seed: int) -> list[float]:
 @pytest.mark.parametrize(
     ("engine", "stream"),
     [
-        *((engine, "permuted") for engine in ("torch", "fused", "compiled", "population", "auto")),
+        *((engine, "permuted") for engine in ("torch", "fused", "compiled", "auto")),
         ("auto", "gradual"),
-        ("population", "split"),
-        *(pytest.param(engine, "shuffled", marks=pytest.mark.slow) for engine in ("auto", "population")),
+        ("compiled", "split"),
+        pytest.param("auto", "shuffled", marks=pytest.mark.slow),
     ],
 )
 def test_learners_with_equal_seeds_see_equal_samples_in_equal_order(engine: str, stream: str, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_learners_with_equal_seeds_see_equal_samples_in_equal_order(engine: str,
             "evaluate": False,
         }
     )
-    paths = run_study(study, tmp_path, workers=1, show_progress=False).runs
+    paths = run_study(study, tmp_path, workers=1).runs
     assert len(paths) == len(study.learners) * len(SEEDS)
 
     fingerprints = {seed: make_stream(**STREAMS[stream], seed=seed).info.fingerprint for seed in SEEDS}

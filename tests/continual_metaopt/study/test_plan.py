@@ -12,22 +12,12 @@ import pytest
 from continual_metaopt.commands.main import main
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
 from continual_metaopt.runs.components import ConfigError, resolve
-from continual_metaopt.runs.config import RunConfig
-from continual_metaopt.study.check import check_study
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.files_on_disk import bytes_below
 from continual_metaopt.study.lengths import n_runs_of_study
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.plan import (
-    ASSUMED_SPEED,
-    LearnerPlan,
-    StudyPlan,
-    plan_study,
-    require_disk_space,
-    run_bytes,
-)
-from continual_metaopt.study.running import run_study
+from continual_metaopt.study.plan import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study, require_disk_space
 from tests.continual_metaopt.conftest import described, exactly, write_study
+from tests.studies import load_study, run_study
 
 TUNING = {"trials": 3, "samples": 60, "stream": {"n_experiences": 2, "samples_per_experience": 30}}
 LEARNERS_OF_STUDY: list[dict[str, Any]] = [
@@ -116,51 +106,29 @@ def test_speeds_are_those_of_this_machine_s_earlier_runs(tmp_path: Path) -> None
 
 
 def test_hours_are_of_all_workers() -> None:
-    learner = LearnerPlan("a", 10, 36_000, 10, 324_000, 100.0, "earlier runs", 2.4e6)
-    one, two = (StudyPlan("s", [learner, learner], workers, checkpoint_bytes=1e5) for workers in (1, 2))
+    learner = LearnerPlan("a", 10, 36_000, 10, 324_000, 100.0, "earlier runs")
+    one, two = (StudyPlan("s", [learner, learner], workers, record_every=50, n_parameters=10**5) for workers in (1, 2))
 
     assert learner.hours == 1.0
     assert (one.hours, two.hours) == (2.0, 1.0)
     assert two.summary() == (
         "s: 40 runs with 720,000 samples, about 1.0 hours with 2 runs at a time (speeds: earlier runs), and about "
-        "5.0 MB on disk; runs that have ended are not repeated."
+        "7.5 MB on disk; runs that have ended are not repeated."
     )
     assert "about 2.0 hours with 1 run at a time" in one.summary()
-    assert " ".join(one.table().splitlines()[2].split()) == "a 10 × 3,600 10 × 32,400 100 earlier runs 1.0 hours 2.4 MB"
+    assert " ".join(one.table().splitlines()[2].split()) == "a 10 × 3,600 10 × 32,400 100 earlier runs 1.0 hours 1.7 MB"
 
 
 KEPT = Path(__file__).parents[3] / "analysis" / "sample_runs"
 
 
 @pytest.mark.parametrize("path", sorted(KEPT.glob("*seed0*")), ids=lambda path: path.name.split("-seed")[0])
-def test_the_size_of_records_is_estimated_from_what_is_recorded(path: Path) -> None:
-    record = json.loads((path / "config.json").read_text())
-    run = RunConfig(**{name: value for name, value in record.items() if name in RunConfig.model_fields})
+def test_the_size_of_records_is_about_that_of_records_here(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
 
-    estimate = run_bytes(run, record["stream_info"]["n_samples"], len(record["blocks"]))
+    plan = LearnerPlan("a", 0, 0, 1, config["stream_info"]["n_samples"], 1.0, "")
 
-    assert estimate == pytest.approx(bytes_below(path), rel=0.2)
-    often = run.model_copy(update={"record_every": 10})
-    assert (run_bytes(often, 10_000, 3) > 1.2 * run_bytes(run, 10_000, 3)) == run.learned_step_sizes
-
-
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("learner", ["fixed", "metaoptimize", pytest.param("per weight", marks=pytest.mark.slow)])
-def test_the_size_of_a_run_s_records_is_that_of_the_run(tmp_path: Path, learner: str) -> None:
-    options = {"step_sizes": "weight", "gamma": 0.99} if learner == "per weight" else {}
-    name = "metaoptimize" if learner == "per weight" else learner
-    stream = {"name": "permuted_inputs", "n_experiences": 4, "samples_per_experience": 500}
-    study = load_study(
-        write_study(
-            tmp_path / "study.yaml",
-            {"stream": stream, "learners": [{"name": name, **options}], "seeds": [0], "selection_seeds": None},
-        )
-    )
-    plan = plan_study(study, [], 1, check_study(study))
-
-    (path,) = run_study(study, tmp_path / "out", show_progress=False).runs
-
-    assert 1 / 1.5 < plan.learners[0].bytes / bytes_below(path) < 1.5
+    assert plan.bytes(config["record_every"]) == pytest.approx(bytes_below(path), rel=0.2)
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
@@ -175,8 +143,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
     assert status == 2
     message = re.fullmatch(
-        r"continual-metaopt: the study needs about 1\d\d kB more in 'new/folder', where 50 kB are free; choose a "
-        r"folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
+        r"continual-metaopt: the study needs about 1\d\d\.\d kB more in 'new/folder', where 50\.0 kB are free; choose "
+        r"a folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
         capsys.readouterr().err,
     )
     assert message
@@ -212,8 +180,8 @@ def test_the_command_tells_the_plan_and_runs_nothing(
 
     out = capsys.readouterr().out
     assert status == 0
-    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 1 min 54 kB"
-    assert "tiny: 16 runs with 1,560 samples, about 1 min with 2 runs at a time" in out
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 54.4 kB"
+    assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 

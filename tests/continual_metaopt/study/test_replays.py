@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
+from continual_metaopt.study.tuning import grid
 
 from continual_metaopt.optim.controls.trajectories import read_trajectory
 from continual_metaopt.optim.registry import is_told
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.load import load_study, packaged_studies
-from continual_metaopt.study.running import run_study
-from continual_metaopt.study.tuning import grid
+from continual_metaopt.study.load import packaged_studies
 from tests.continual_metaopt.conftest import exactly, read_tables, write_study
+from tests.studies import load_study, run_study
 
 CLOSED = {"label": "closed", "name": "metaoptimize", "lr": 0.001, "meta_lr": 0.05, "base": "adamw_released"}
 REPLAY = {"label": "replay", "name": "replayed_step_sizes", "base": "adamw_released"}
@@ -33,7 +33,7 @@ def test_replays_follow_the_runs_that_they_replay(tmp_path: Path) -> None:
         REPLAY | {"label": "frozen", "change": "frozen", "replays": {"learner": "closed"}},
     ]
     config = load_study(write_study(tmp_path / "tiny.yaml", study(*replays)))
-    result = run_study(config, tmp_path / "out", workers=1, show_progress=False, threads=True)
+    result = run_study(config, tmp_path / "out", workers=1, threads=True)
 
     described = [json.loads((path / "config.json").read_text()) for path in result.runs]
     by_label = {(d["label"], d["seed"]): path for d, path in zip(described, result.runs, strict=True)}
@@ -45,7 +45,7 @@ def test_replays_follow_the_runs_that_they_replay(tmp_path: Path) -> None:
     assert len(set(read_tables(by_label["frozen", 0])["step_sizes"]["step_size"].to_pylist())) == 2
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.parquet")}
-    assert run_study(config, tmp_path / "out", workers=1, show_progress=False, threads=True) == result
+    assert run_study(config, tmp_path / "out", workers=1, threads=True) == result
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.parquet")}
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_diverged_is_not_replayed(tmp_path: Path) -> None:
     config = load_study(write_study(tmp_path / "tiny.yaml", study(*entries, seeds=[0])))
 
     with pytest.raises(ConfigError) as error:
-        run_study(config, tmp_path / "out", workers=1, show_progress=False, threads=True)
+        run_study(config, tmp_path / "out", workers=1, threads=True)
 
     assert str(error.value).startswith("'replay' was not run on seed 0: learners.1: learner.trajectory: the run at ")
     assert str(error.value).endswith(" is diverged, so its step sizes cannot be replayed; give that of a finished run")

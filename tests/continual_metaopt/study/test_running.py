@@ -3,6 +3,7 @@
 One study is run in another process for all tests; what follows from it is tried on copies, within this process.
 """
 
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from continual_metaopt.analysis import load_runs
-from continual_metaopt.runs import preparing
+from continual_metaopt.runs import preparing, run
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.runs.run import run_one
@@ -28,17 +29,9 @@ from continual_metaopt.study import lock as study_lock
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.jobs import RunsFailed, run_folder_name
-from continual_metaopt.study.load import load_study
 from continual_metaopt.study.lock import StudyLocked
 from continual_metaopt.study.overview import overview
-from continual_metaopt.study.running import (
-    StudyResult,
-    average_score,
-    best_candidate,
-    claim,
-    run_jobs,
-    run_study,
-)
+from continual_metaopt.study.running import StudyResult, average_score, best_candidate, claim, run_jobs
 from tests.continual_metaopt.conftest import (
     STREAM,
     STUDY,
@@ -50,6 +43,7 @@ from tests.continual_metaopt.conftest import (
     read_tables,
     write_study,
 )
+from tests.studies import load_study, run_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
@@ -63,7 +57,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
     """The tiny study, run in a process of its own."""
     out = tmp_path_factory.mktemp("study") / "out"
     study = tiny(out.parent)
-    return out, run_study(study, out, workers=1, show_progress=False)
+    return out, run_study(study, out, workers=1)
 
 
 @pytest.fixture
@@ -127,7 +121,7 @@ def test_directories_are_where_the_result_says(done: tuple[Path, StudyResult]) -
 def test_running_again_repeats_nothing(done: tuple[Path, StudyResult], copied: Path, tmp_path: Path) -> None:
     before = files_of(copied)
 
-    result = run_study(tiny(tmp_path), copied, show_progress=False)
+    result = run_study(tiny(tmp_path), copied)
 
     after = files_of(copied)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"study.json"}
@@ -149,7 +143,7 @@ def test_what_has_been_done_is_counted_before_the_time_left_is_told(
         return count(self, task)
 
     monkeypatch.setattr(local.LocalPool, "_do", noting)
-    run_study(tiny(tmp_path), copied, workers=1, show_progress=False)
+    run_study(tiny(tmp_path), copied, workers=1)
 
     assert counted[-1] == first
     assert sorted(counted[-4:-1]) == sorted(others)
@@ -174,7 +168,7 @@ def test_what_has_been_done_is_counted_before_the_time_left_is_told(
 def test_only_what_is_new_is_run(copied: Path, tmp_path: Path, changes: dict[str, Any], new: list[Any]) -> None:
     before = files_of(copied)
 
-    run_study(tiny(tmp_path, **changes), copied, show_progress=False)
+    run_study(tiny(tmp_path, **changes), copied)
 
     after, configs = files_of(copied), runs_in(copied)
     assert {name: after[name] for name in before if name != "study.json"} == {
@@ -225,7 +219,7 @@ def test_failing_runs_are_reported_once_and_others_are_run(tmp_path: Path, monke
     study = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2])
 
     with pytest.raises(RunsFailed) as caught:
-        run_study(study, tmp_path / "out", show_progress=False)
+        run_study(study, tmp_path / "out")
 
     first = tmp_path / "out" / "runs" / run_folder_name(run_of(study, 0))
     assert str(caught.value) == f"2 of 3 runs failed:\n{first} and 1 more: FileNotFoundError: there are no images"
@@ -250,7 +244,7 @@ def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypa
     out = tmp_path / "out"
 
     with pytest.raises(RunsFailed) as caught:
-        run_study(study, out, show_progress=False)
+        run_study(study, out)
 
     (failed,) = caught.value.failures
     assert str(caught.value).splitlines() == [
@@ -266,7 +260,7 @@ def test_a_learner_whose_selection_fails_stops_no_other(tmp_path: Path, monkeypa
     monkeypatch.undo()
     before = files_of(out / "runs")
     monkeypatch.setattr(local, "_Process", InProcess)
-    assert len(run_study(study, out, show_progress=False).runs) == 6
+    assert len(run_study(study, out).runs) == 6
     assert {name: content for name, content in files_of(out / "runs").items() if name in before} == before
 
 
@@ -276,7 +270,7 @@ def test_a_damaged_record_of_a_selection_run_is_a_failure_of_its_learner(copied:
     (damaged / "samples.parquet").write_bytes(b"PAR1")
 
     with pytest.raises(RunsFailed) as caught:
-        run_study(tiny(tmp_path), copied, show_progress=False)
+        run_study(tiny(tmp_path), copied)
 
     assert list(caught.value.failures) == [damaged]
     assert str(caught.value).splitlines()[1].startswith(f"{damaged}: its record cannot be read (")
@@ -295,7 +289,7 @@ def test_a_damaged_description_costs_no_runs(
     else:
         path.write_text(content, encoding="utf-8")
 
-    run_study(tiny(tmp_path), copied, show_progress=False)
+    run_study(tiny(tmp_path), copied)
 
     after = files_of(copied)
     assert after["study.json"][1] == before.pop("study.json")[1]
@@ -346,7 +340,7 @@ def test_options_edited_under_the_same_label_make_another_version(copied: Path, 
     learned = STUDY["learners"][1]
     edited = tiny(tmp_path, learners=[STUDY["learners"][0], learned | {"lr": 0.002}])
 
-    run_study(edited, copied, show_progress=False)
+    run_study(edited, copied)
 
     runs = load_runs(copied)
     assert (len(runs), runs.n_superseded) == (4, 2)
@@ -359,7 +353,7 @@ def test_options_edited_under_the_same_label_make_another_version(copied: Path, 
         overview(copied).text().splitlines()[0].startswith(f"{copied}: 8 runs: 6 finished, 2 of an earlier version; ")
     )
     # and back
-    run_study(tiny(tmp_path), copied, show_progress=False)
+    run_study(tiny(tmp_path), copied)
     assert {Path(path).name for path in load_runs(copied).table["path"]} == before
 
 
@@ -369,13 +363,13 @@ def test_labels_that_differ_in_signs_only_are_different_runs(tmp_path: Path) -> 
     labels = ["A+", "A-", "+", "−", "a"]
     study = tiny(tmp_path, learners=[fixed | {"label": label} for label in labels], seeds=[0])
 
-    result = run_study(study, tmp_path / "out", show_progress=False)
+    result = run_study(study, tmp_path / "out")
 
     assert len({path.name for path in result.runs}) == 5
     assert [read_json(path / "config.json")["label"] for path in result.runs] == labels
     # a run is shown under the label that its study gives it now
     study = tiny(tmp_path, learners=[fixed | {"label": "A?"}], seeds=[0])
-    (run,) = run_study(study, tmp_path / "out", show_progress=False).runs
+    (run,) = run_study(study, tmp_path / "out").runs
     assert run == result.runs[0]
     assert (read_json(run / "config.json")["label"], read_json(run / "config.json")["entry"]) == ("A?", "A?")
 
@@ -384,7 +378,7 @@ def test_labels_that_differ_in_signs_only_are_different_runs(tmp_path: Path) -> 
 def test_a_learner_that_is_left_out_keeps_its_records_but_not_its_place(copied: Path, tmp_path: Path) -> None:
     before = files_of(copied)
 
-    result = run_study(tiny(tmp_path, learners=STUDY["learners"][:1]), copied, show_progress=False)
+    result = run_study(tiny(tmp_path, learners=STUDY["learners"][:1]), copied)
 
     changed = {name for name, content in files_of(copied).items() if before[name] != content}
     assert changed == {"study.json"}
@@ -397,15 +391,15 @@ def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pyt
     study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None), tmp_path / "out"
     seen = []
 
-    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
+    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
         with pytest.raises(StudyLocked, match=f"is in use by another command, process {os.getpid()} on "):
-            run_study(study, out, show_progress=False)
+            run_study(study, out)
         seen.append(args)
         return prepare(*args)
 
-    monkeypatch.setattr(local, "_prepare", prepare)
+    monkeypatch.setattr(run, "_prepare", prepare)
 
-    run_study(study, out, workers=1, show_progress=False)
+    run_study(study, out, workers=1)
 
     assert len(seen) == 2
     assert {path.name for path in out.iterdir()} == {"study.json", "runs"}
@@ -414,20 +408,22 @@ def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("in_process")
 def test_a_command_that_has_lost_the_lock_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.05)
-    out, theirs = tmp_path / "out", {"host": "elsewhere", "pid": 7, "since": "today", "token": "theirs"}
+    owner = {"host": "elsewhere", "pid": 7, "since": "today"}
+    out, theirs = tmp_path / "out", f"filelock/2\nowner={json.dumps(owner)}\n"
 
-    def prepare(*args: Any, prepare: Any = local._prepare) -> Any:
-        write_json(out / "lock.json", theirs)
+    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
+        (out / "theirs").write_text(theirs)
+        (out / "theirs").replace(out / study_lock.LOCK)
         time.sleep(0.3)
         return prepare(*args)
 
-    monkeypatch.setattr(local, "_prepare", prepare)
+    monkeypatch.setattr(run, "_prepare", prepare)
     message = f"'{out}' was taken over by process 7 on elsewhere since today, so this command has stopped"
 
     with pytest.raises(StudyLocked, match=exactly(message)):
-        run_study(tiny(tmp_path), out, workers=1, show_progress=False)
+        run_study(tiny(tmp_path), out, workers=1)
 
-    assert read_json(out / "lock.json") == theirs
+    assert (out / study_lock.LOCK).read_text() == theirs
 
 
 class KilledAtFirst(InProcess):
@@ -451,10 +447,10 @@ def test_a_run_whose_process_is_killed_goes_on_once_in_a_new_one(
     study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None, seeds=[0, 1, 2]), tmp_path / "out"
 
     if times == 1:
-        run_study(study, out, workers=2, show_progress=False)
+        run_study(study, out, workers=2)
     else:
         with pytest.raises(RunsFailed) as caught:
-            run_study(study, out, workers=2, show_progress=False)
+            run_study(study, out, workers=2)
         (path,) = caught.value.failures
         assert str(caught.value) == f"1 of 3 runs failed:\n{path}: {local.KILLED}"
         assert read_json(path / "status.json")["reason"] == local.KILLED
@@ -488,13 +484,13 @@ def test_a_worker_killed_by_the_system_takes_nothing_with_it(tmp_path: Path, eng
     killer = threading.Thread(target=kill)
     killer.start()
 
-    result = run_study(study, tmp_path / "out", workers=2, show_progress=False)
+    result = run_study(study, tmp_path / "out", workers=2)
 
     killer.join()
     assert len(killed) == 1
     assert [read_json(path / "status.json")["state"] for path in result.runs] == ["finished"] * 2
     assert read_json(result.runs[0] / "status.json")["owner"]["pid"] != killed[0]
-    whole = run_study(study, tmp_path / "whole", workers=1, show_progress=False, threads=True)
+    whole = run_study(study, tmp_path / "whole", workers=1, threads=True)
     for ours, theirs in zip(result.runs, whole.runs, strict=True):
         assert all(read_tables(ours)[name].equals(table) for name, table in read_tables(theirs).items())
 
@@ -566,7 +562,7 @@ def test_in_regression_the_least_mean_loss_wins(tmp_path: Path) -> None:
 def test_the_number_of_workers_and_their_kind_change_nothing(
     done: tuple[Path, StudyResult], tmp_path: Path, threads: bool
 ) -> None:
-    run_study(tiny(tmp_path), tmp_path / "out", workers=3, show_progress=False, threads=threads)
+    run_study(tiny(tmp_path), tmp_path / "out", workers=3, threads=threads)
 
     ours, theirs = tables_of(tmp_path / "out"), tables_of(done[0])
     assert ours.keys() == theirs.keys()
@@ -577,59 +573,21 @@ def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(local, "_Process", None)  # so that it cannot be used
     out = tmp_path / "out"
 
-    result = run_study(tiny(tmp_path), out, workers=4, show_progress=False, threads=True)
+    result = run_study(tiny(tmp_path), out, workers=4, threads=True)
 
     assert [read_json(path / "status.json")["state"] for path in (*result.runs, *result.selection)] == ["finished"] * 6
-
-
-@pytest.mark.usefixtures("in_process")
-def test_a_population_learns_side_by_side_what_it_can(tmp_path: Path) -> None:
-    learners = [
-        {"name": "metaoptimize", "lr": 1e-3, "gamma": 0.999, "trace": "hessian_free"},
-        {"name": "torch:Adam", "lr": 1e-3},
-    ]
-
-    result = run_study(
-        tiny(tmp_path, engine="population", learners=learners, selection_seeds=None),
-        tmp_path / "out",
-        show_progress=False,
-    )
-
-    engines = [read_json(path / "status.json")["engine"] for path in result.runs]
-    assert engines[:2] == [{"name": "population", "reason": "2 runs side by side on cpu"}] * 2
-    assert [engine["name"] for engine in engines[2:]] == ["torch", "torch"]
-    assert len(load_runs(tmp_path / "out")) == 4
-
-
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("options", [{}, {"gamma": 0.99}, {"step_sizes": "node", **ONE_TRACE}])
-def test_what_a_population_cannot_do_is_done_run_by_run(tmp_path: Path, options: dict[str, Any]) -> None:
-    learners = [
-        {"label": "beyond", "name": "metaoptimize", **options},
-        {"label": "plain", "name": "metaoptimize", "step_sizes": [["linear1"], ["linear2"]], **ONE_TRACE},
-    ]
-
-    result = run_study(
-        tiny(tmp_path, engine="population", learners=learners, selection_seeds=None),
-        tmp_path / "out",
-        show_progress=False,
-    )
-
-    engines = [read_json(path / "status.json")["engine"]["name"] for path in result.runs]
-    assert "population" not in engines[:2]
-    assert engines[2:] == ["population"] * 2
 
 
 @pytest.mark.usefixtures("in_process")
 def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
     study = tiny(tmp_path, engine="torch", learners=[{"name": "fixed"}], selection_seeds=None)
 
-    result = run_study(study, tmp_path / "out", show_progress=False)
+    result = run_study(study, tmp_path / "out")
 
     asked_for = {"name": "torch", "reason": "asked for"}
     assert [read_json(path / "status.json")["engine"] for path in result.runs] == [asked_for] * 2
     with pytest.raises(FileExistsError, match="already holds a study with engine = torch, not fused"):
-        run_study(study.model_copy(update={"engine": "fused"}), tmp_path / "out", show_progress=False)
+        run_study(study.model_copy(update={"engine": "fused"}), tmp_path / "out")
 
 
 def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> None:
@@ -648,7 +606,7 @@ def test_runs_that_cannot_begin_are_reported_with_the_reason(tmp_path: Path) -> 
     study = tiny(tmp_path, stream=missing, learners=[{"name": "fixed"}], selection_seeds=None)
 
     with pytest.raises(RunsFailed) as caught:
-        run_study(study, tmp_path / "out", show_progress=False)
+        run_study(study, tmp_path / "out")
 
     first = tmp_path / "out" / "runs" / run_folder_name(run_of(study, 0))
     reason = f"FileNotFoundError: no parquet file or folder at '{tmp_path / 'nothing'}'"
@@ -694,6 +652,7 @@ FORK_SERVER = """
 import threading
 from multiprocessing import forkserver
 from continual_metaopt.study.backends import local
+from tests.studies import load_study, run_study
 
 def start():
     local._leave_ctrl_c_to_others()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from continual_metaopt.study.tuning import Search, Setting
 
 from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.commands import main as cli
@@ -14,11 +15,9 @@ from continual_metaopt.optim.registry import is_inside, search_space
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
 from continual_metaopt.study.settings import next_settings, positions_of_best
-from continual_metaopt.study.tuning import Search, Setting
 from tests.continual_metaopt.conftest import exactly, files_of, write_study
+from tests.studies import load_study, run_study
 
 SPACE: dict[str, list[Any]] = {"lr": [1e-5, 1e-1, "log"], "weight_decay": [0.0, 0.01, 0.1]}
 UNTUNED = {"lr": 1e-3, "weight_decay": 0.01}
@@ -258,7 +257,7 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
     study = tuned_study(tmp_path / "study.yaml", tuning=TUNING | {"method": method}, seeds=[0])
     out = tmp_path / "out"
 
-    result = run_study(study, out, 1, show_progress=False)
+    result = run_study(study, out, 1)
 
     configs = [read_json(path / "config.json") for path in result.selection]
     assert configs[0]["learner"]["lr"] == 1e-3
@@ -281,14 +280,14 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
     assert "3 × 60" in capsys.readouterr().out
 
     before = files_of(out)
-    again = run_study(study, out, 2, show_progress=False)
+    again = run_study(study, out, 2)
     assert again == result
     assert {name: content for name, content in files_of(out).items() if name != "study.json"} == {
         name: content for name, content in before.items() if name != "study.json"
     }
 
     shutil.rmtree(result.selection[-1])
-    assert run_study(study, out, 1, show_progress=False) == result
+    assert run_study(study, out, 1) == result
     assert load_runs(out, purpose="selection").table["state"].tolist() == ["finished"] * 3
 
     other = study.model_copy(
@@ -297,7 +296,7 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
     with pytest.raises(
         FileExistsError, match=r"already holds a study with tuning = .*'samples': 60.*, not .*'samples': 90"
     ):
-        run_study(other, out, show_progress=False)
+        run_study(other, out)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +326,7 @@ def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path)
     study = tuned_study(tmp_path / "study.yaml", learners=learners, tuning=TUNING | {"best": 1}, seeds=[0])
     out = tmp_path / "out"
 
-    result = run_study(study, out, 1, show_progress=False)
+    result = run_study(study, out, 1)
 
     assert load_runs(*result.runs).labels == ["too small", "right, lr = 0.01", "SGD too small", "cocob"]
     assert len(result.selection) == 9
@@ -337,5 +336,5 @@ def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path)
     assert table["selection_score"].idxmax() == 1
 
     more = study.model_copy(update={"tuning": study.tuning.model_copy(update={"best": 3})})  # type: ignore[union-attr]
-    added = {path.name for path in run_study(more, out, 1, show_progress=False).runs} - {p.name for p in result.runs}
+    added = {path.name for path in run_study(more, out, 1).runs} - {p.name for p in result.runs}
     assert len(added) == 2

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from continual_metaopt.runs import run
 from continual_metaopt.study.backends import local
-from continual_metaopt.study.backends.local import WorkerEnded, _Process, _SharedFlag, _why_it_ended, imported
+from continual_metaopt.study.backends.local import WorkerEnded, _Process, _SharedFlag, _why_it_ended
 from continual_metaopt.study.running import run_jobs
 from tests.continual_metaopt.conftest import environment
 
@@ -84,11 +85,11 @@ def test_an_import_that_fails_fails_again_in_the_same_way(tmp_path: Path, monkey
         "    os.environ['TRIED'] = '1'\n    raise ValueError('the reason')\nraise ImportError('not the reason')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(local, "_failed_imports", {})
+    monkeypatch.setattr(run, "_failed_imports", {})
     monkeypatch.setenv("TRIED", "0")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"^the reason$"):
-            imported("fails_at_first")
+            run.imported("fails_at_first")
 
 
 def test_a_path_that_is_too_long_for_sockets_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from continual_metaopt.runs import under_way
 from continual_metaopt.runs.components import Component
-from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.facts import describe_software
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.outcome import never, no_progress
@@ -24,12 +22,11 @@ from continual_metaopt.runs.run import do_run
 from continual_metaopt.streams import sources
 from continual_metaopt.study.backends import ray as backend
 from continual_metaopt.study.backends.ray import RayPool
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import BackendError, RunsFailed
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import STREAM, environment, exactly, read_tables, write_study
 from tests.streams.synthetic import encode, write_parquet
+from tests.studies import load_study, run_study
 
 # What runs on nodes of the test do besides: note where they begin, save themselves at every report, and go no further
 # than the first until they may
@@ -38,7 +35,7 @@ import os, time
 if "PACE" in os.environ:
     import ray
     from continual_metaopt.runs.under_way import RunUnderWay as Run
-    from continual_metaopt.runs import under_way
+    from continual_metaopt import under_way
     under_way.CHECKPOINT_SECONDS = 0.0
     begin, report = Run.begin, Run.report
     def noted(self, checkpoint, *others):
@@ -54,99 +51,21 @@ if "PACE" in os.environ:
 """
 
 
-def config_of(**changes: Any) -> RunConfig:
-    return RunConfig(**{"stream": STREAM, "network": {"name": "mlp", "hidden": [8]}, **changes}).resolved()
-
-
-class NoReporter:
-    """Stands in for the one that talks to the command; stops a run after some samples."""
-
-    stop_at = 10**9
-
-    def __init__(self, name: str, messages: Any) -> None:
-        self.done = 0
-
-    def tell(self, done: int, total: int) -> None:
-        self.done = done
-
-    def should_stop(self) -> bool:
-        return self.done >= self.stop_at
-
-    def end(self) -> None:
-        pass
-
-
-def task_of(config: RunConfig, path: Path, **changes: Any) -> Any:
-    token = (path.parent / backend.TOKEN, "token")
-    return replace(
-        backend._Task(config, path, token, str(Path.cwd()), describe_software(), [], {}),
-        **changes,
-    )
-
-
-def test_runs_come_back_from_nodes_that_do_not_see_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_Reporter", NoReporter)
-    config, path, whole = config_of(), tmp_path / "runs" / "run", tmp_path / "whole"
-    assert do_run(config, whole, no_progress, never) is None
-
-    monkeypatch.setattr(NoReporter, "stop_at", 80)
-    stopped = backend._do(task_of(config, path), None)
-    assert stopped.failure == "interrupted by the user"
-    assert not path.exists()
-    backend._replace(path, stopped.files, set())
-    assert (path / "checkpoint.npz").exists()
-    (tmp_path / "private").write_text("mine")
-    (path / "notes.txt").write_text("mine")
-    (path / "samples" / "link").symlink_to(tmp_path / "private")
-
-    monkeypatch.setattr(NoReporter, "stop_at", 10**9)
-    began = []
-    begin = under_way.RunUnderWay.begin
-    monkeypatch.setattr(
-        under_way.RunUnderWay,
-        "begin",
-        lambda run, checkpoint, *others: began.append(checkpoint) or begin(run, checkpoint, *others),
-    )
-    earlier = backend._files_of(path)
-    assert b"mine" not in earlier.values()
-    finished = backend._do(task_of(config, path, earlier=earlier), None)
-    backend._replace(path, finished.files, set(earlier))
-    assert finished.failure is None
-    assert (path / "notes.txt").read_text() == (path / "samples" / "link").read_text() == "mine"
-    assert not list(path.glob("*/part-*")) + list(path.glob("checkpoint.*"))
-    assert [checkpoint["n_samples"] for checkpoint in began] == [80]
-    assert backend._files_of(path).keys() == backend._files_of(whole).keys()
-    assert read_tables(path) == read_tables(whole)
-
-
-def test_a_node_that_sees_the_folder_writes_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_Reporter", NoReporter)
-    (tmp_path / backend.TOKEN).symlink_to("elsewhere")
-    token = backend._write_token(tmp_path)
-    assert not (tmp_path / "elsewhere").exists()
-    assert token[0].read_text() == token[1]
-    outcome = backend._do(task_of(config_of(), tmp_path / "run", token=token), None)
-    assert outcome == backend._Outcome(None, None)
-    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
-
-
-def test_nothing_is_written_outside_of_a_run_directory(tmp_path: Path) -> None:
-    message = "a node sent a file that is not in its run directory: '../other'"
-    with pytest.raises(OSError, match=exactly(message)):
-        backend._replace(tmp_path / "run", {"../other": b""}, set())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = describe_software()
-    backend._check_versions(here | {"source_revision": None})
+def test_nodes_that_cannot_do_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, mark = describe_software(), tmp_path / "mark"
+    mark.touch()
+    backend._check_node(here | {"source_revision": None}, mark)
     monkeypatch.setattr(backend.socket, "gethostname", lambda: "n17")
     message = (
         f"the node n17 has numpy {here['numpy']} instead of 1.0; results would not be comparable. Install the same "
         "versions on all nodes"
     )
     with pytest.raises(BackendError, match=exactly(message)):
-        backend._check_versions(here | {"numpy": "1.0"})
+        backend._check_node(here | {"numpy": "1.0"}, mark)
+    mark.unlink()
+    message = f"the node n17 does not see the study's folder '{tmp_path}'; choose one that all nodes share with --out"
+    with pytest.raises(BackendError, match=exactly(message)):
+        backend._check_node(here, mark)
 
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,13 +73,6 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "the backend ray needs the package ray: pip install 'continual-metaopt[ray]', or use --backend local"
     with pytest.raises(BackendError, match=exactly(message)):
         RayPool("auto", None, 1, show_progress=False, folder=tmp_path)
-
-
-def test_side_by_side_is_of_one_machine(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path / "study.yaml", {"engine": "population"}))
-    message = "engine: population lets runs learn side by side on this machine; use --backend local"
-    with pytest.raises(BackendError, match=exactly(message)):
-        run_study(study, tmp_path / "out", backend=lambda n_runs, folder: pytest.fail("made"))
 
 
 def test_images_from_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +113,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def study_on(cluster: Any, folder: Path, **changes: Any) -> StudyConfig:
+def study_on(cluster: Any, folder: Path, **changes: Any) -> Study:
     for name in ("pace.log", "pace.log.go"):
         (cluster.folder / name).unlink(missing_ok=True)
     stream = {**STREAM, "n_experiences": 8, **changes.pop("stream", {})}
@@ -278,7 +190,7 @@ def test_the_command_is_interrupted_and_killed_and_given_again(cluster: Any, tmp
     result = run_study(study, out, backend=on(cluster))
 
     assert [n > 0 for _, _, n in begun(cluster)] == [False, False, True, True, True, True]
-    assert_same_records(result.runs, run_study(study, tmp_path / "here", workers=1, show_progress=False).runs)
+    assert_same_records(result.runs, run_study(study, tmp_path / "here", workers=1).runs)
 
 
 @pytest.mark.slow
@@ -290,7 +202,7 @@ def test_a_lost_node_and_images_sent_once_to_each(cluster: Any, tmp_path: Path) 
     noise = np.random.default_rng(0).integers(0, 255, (400, 32, 32, 3), dtype=np.uint8)
     images = write_parquet(tmp_path / "train.parquet", [encode(image) for image in noise], [i % 10 for i in range(400)])
     study = study_on(cluster, tmp_path, stream={"source": f"parquet:{images}"}, seeds=[0, 1, 2])
-    expected = run_study(study, tmp_path / "here", workers=1, show_progress=False)
+    expected = run_study(study, tmp_path / "here", workers=1)
     images.unlink()  # nodes have no such file
 
     results: list[Any] = []
@@ -325,15 +237,21 @@ def test_a_lost_node_and_images_sent_once_to_each(cluster: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
-def test_nodes_that_do_not_share_the_folder(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_write_token", lambda folder: (folder / "no file", "content"))
+def test_a_failed_run_and_a_folder_that_nodes_do_not_see(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = study_on(cluster, tmp_path, seeds=[0])
     go_on(cluster)
-    good = study.run(study.learners[0], study.learners[0].untuned, 0, "report")
+    good = study.learners[0].run(0, study.learners[0].untuned)
     bad = good.model_copy(update={"learner": Component(name="torch:SGD", lr=-1.0)})
     failed = pytest.raises(RunsFailed, match=r"^1 of 2 runs failed:\n.*Invalid learning rate: -1.0")
-    with RayPool(cluster.address, 1, 2, show_progress=False, folder=tmp_path / "there") as pool, failed:
-        pool.run([(bad, tmp_path / "bad"), (good, tmp_path / "there" / "runs" / "good")], "runs")
+    with RayPool(cluster.address, 1, 2, show_progress=False, folder=tmp_path / "out") as pool, failed:
+        pool.run([(bad, tmp_path / "out" / "bad"), (good, tmp_path / "out" / "good")], "runs")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bad", "good"]
     assert do_run(good, tmp_path / "good", no_progress, never) is None
-    assert_same_records([tmp_path / "there" / "runs" / "good"], [tmp_path / "good"])
+    assert_same_records([tmp_path / "out" / "good"], [tmp_path / "good"])
+
+    monkeypatch.setattr(Path, "touch", lambda path, exist_ok: None)
+    unseen = pytest.raises(BackendError, match=r"^the node .+ does not see the study's folder '.+/out'; choose one")
+    with unseen, RayPool(cluster.address, 1, 2, show_progress=False, folder=tmp_path / "out"):
+        pass

@@ -16,9 +16,8 @@ from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.study.backends import slurm
 from continual_metaopt.study.backends.slurm import ArrayJobs, Portion, array_options
 from continual_metaopt.study.jobs import BackendError, Job, RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_study
-from continual_metaopt.study.running import run_study
 from tests.continual_metaopt.conftest import STUDY, environment, exactly, files_of, read_tables, write_study
+from tests.studies import load_study, run_study
 
 pytest.importorskip("submitit")
 
@@ -58,10 +57,7 @@ def jobs_of(tmp_path: Path, **changes: Any) -> list[Job]:
     tmp_path.mkdir(exist_ok=True)
     study = load_study(write_study(tmp_path / "study.yaml", {"seeds": [0, 1, 2], **changes}))
     entry = study.learners[1]
-    return [
-        (study.run(entry, entry.untuned, seed, "report"), tmp_path / "out" / "runs" / f"seed{seed}")
-        for seed in study.seeds
-    ]
+    return [(entry.run(seed, entry.untuned), tmp_path / "out" / "runs" / f"seed{seed}") for seed in study.config.seeds]
 
 
 @pytest.mark.parametrize(("per_task", "sizes"), [(0, [1, 1, 1]), (2, [2, 1]), (5, [3])])
@@ -207,7 +203,7 @@ def test_a_study_as_array_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(slurm, "SECONDS_BETWEEN_LOOKS", 1.0)
     changes = {"selection_seeds": None, "learners": STUDY["learners"][1:]}
     study = load_study(write_study(tmp_path / "study.yaml", changes))
-    here = run_study(study, tmp_path / "here", workers=1, show_progress=False)
+    here = run_study(study, tmp_path / "here", workers=1)
 
     options = {"time": 5, "mem": "1000MB", "runs_per_task": 2}
     there = run_study(

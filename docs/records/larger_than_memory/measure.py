@@ -1,6 +1,6 @@
 """A source larger than memory beside the same source in memory: samples per second, and memory of the process.
 
-    python -m benchmarks.larger_than_memory [--images 24000] [--size 32] [--memory-limit 16] [--repeats 5]
+    python docs/records/larger_than_memory/measure.py
 
 The images are made for the purpose: smooth colours with some noise, as PNG files in a folder and as JPEG in parquet
 shards. Speed is that of online learning at batch size 1 with MetaOptimize on the compiled engine (one thread), learning
@@ -13,7 +13,6 @@ of the time in which it computed. Memory is that of processes of their own which
 Linux only.
 """
 
-import argparse
 import io
 import multiprocessing
 import os
@@ -31,8 +30,9 @@ from rich.progress import track
 from tabulate import tabulate
 
 MEGABYTE = 10**6
-N_CLASSES = 10
-BATCH = 100
+IMAGES, SIZE, LIMIT = 24_000, 32, 16 * MEGABYTE  # their number, height and width, and memory_limit
+SAMPLES, REPEATS = 20_000, 5  # of a turn, and turns
+N_CLASSES, BATCH = 10, 100
 
 
 def encoded_images(n: int, size: int, kind: str) -> list[bytes]:
@@ -97,8 +97,8 @@ class Growth:
             self.bytes = max(self.bytes, anonymous_memory() - self._start)
 
 
-def read_stream(source: str, memory_limit: int, connection: Connection | None = None) -> list[float]:
-    """Load a source and read a stream over it; returns, and sends, megabytes of growth while loading and reading."""
+def read_stream(source: str, connection: Connection) -> None:
+    """Load a source and read a stream over it; sends megabytes of growth while loading and reading."""
     import pyarrow.parquet  # noqa: F401
 
     from continual_metaopt.streams import plan_stream
@@ -109,23 +109,21 @@ def read_stream(source: str, memory_limit: int, connection: Connection | None = 
     plan_stream("class_split", source=(np.zeros((4, 2, 2), np.uint8), [0, 1, 0, 1]), classes_per_experience=2)
     growths = []
     with Growth() as growth:
-        stream = plan_stream("class_split", source=source, classes_per_experience=N_CLASSES, memory_limit=memory_limit)
+        stream = plan_stream("class_split", source=source, classes_per_experience=N_CLASSES, memory_limit=LIMIT)
     growths.append(growth.bytes / MEGABYTE)
     with Growth() as growth:
         for samples in stream.train:
             for start in range(0, len(samples), BATCH):
                 samples.batch(slice(start, start + BATCH))
     growths.append(growth.bytes / MEGABYTE)
-    if connection is not None:
-        connection.send(growths)
-    return growths
+    connection.send(growths)
 
 
-def measure_memory(source: str, memory_limit: int) -> list[float]:
-    """What ``read_stream`` returns in a process of its own."""
+def measure_memory(source: str) -> list[float]:
+    """What ``read_stream`` sends from a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=read_stream, args=(source, memory_limit, theirs))
+    process = context.Process(target=read_stream, args=(source, theirs))
     process.start()
     growths: list[float] = ours.recv()
     process.join()
@@ -138,28 +136,29 @@ def clocks() -> NDArray[np.float64]:
     return np.array([time.perf_counter(), int(schedule[0]) / 1e9, int(schedule[1]) / 1e9, time.process_time()])
 
 
-def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) -> dict[str, Any]:
+def measure_speed(source: str) -> dict[str, Any]:
     """Speed of learning from a source in memory, and from the same larger than memory."""
-    from benchmarks.throughput import metaoptimize, online_learner
-    from continual_metaopt import PaperCNN
+    from continual_metaopt import MetaOptimize, OnlineLearner, PaperCNN, blocks
+    from continual_metaopt.runs.process_settings import set_up_process
     from continual_metaopt.streams import make_stream
 
+    set_up_process()
     learners = []
-    for limit in (2**62, memory_limit):
+    for limit in (2**62, LIMIT):
         stream = make_stream(
             "class_split",
             source=source,
             classes_per_experience=N_CLASSES,
-            samples_per_experience=samples,
+            samples_per_experience=SAMPLES,
             memory_limit=limit,
         )
         (experience,) = stream.train_stream
         model = PaperCNN(input_shape=stream.info.for_learner.input_shape)
-        learn = online_learner(model, metaoptimize(model), "compiled")
+        learn = OnlineLearner(model=model, optimizer=MetaOptimize(blocks(model), 1e-4), engine="compiled").train
         learn(experience)  # what happens in the first call only, such as compilation, is not measured
         learners.append((learn, experience))
     turns: list[list[Any]] = [[], []]
-    for turn in track(range(repeats), description="measuring", console=Console(stderr=True)):
+    for turn in track(range(REPEATS), description="measuring", console=Console(stderr=True)):
         for which in (0, 1) if turn % 2 else (1, 0):
             learn, experience = learners[which]
             before = clocks()
@@ -184,32 +183,22 @@ def measure_speed(source: str, memory_limit: int, samples: int, repeats: int) ->
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.larger_than_memory", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--images", type=int, default=24000, help="number of images (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=32, help="their height and width (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=20000, help="to learn in a turn (default: %(default)s)")
-    parser.add_argument("--memory-limit", type=int, default=16, help="megabytes (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
-    arguments = parser.parse_args()
-    limit = arguments.memory_limit * MEGABYTE
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CONTINUAL_METAOPT_CACHE"] = f"{folder}/cache"
-        for source in write_sources(Path(folder), arguments.images, arguments.size):
-            indexing, reading = measure_memory(source, limit)
-            opening, again = measure_memory(source, limit)
+        for source in write_sources(Path(folder), IMAGES, SIZE):
+            indexing, reading = measure_memory(source)
+            opening, again = measure_memory(source)
             rows.append(
                 {
                     "source": source.partition(":")[0],
-                    "decoded MB": f"{arguments.images * arguments.size**2 * 3 / MEGABYTE:.0f}",
-                    "memory_limit MB": arguments.memory_limit,
+                    "decoded MB": f"{IMAGES * SIZE**2 * 3 / MEGABYTE:.0f}",
+                    "memory_limit MB": LIMIT // MEGABYTE,
                     "indexing +MB": f"{indexing:.0f}",
                     "opening +MB": f"{opening:.0f}",
                     "reading +MB": f"{max(reading, again):.0f}",
                 }
-                | measure_speed(source, limit, arguments.samples, arguments.repeats)
+                | measure_speed(source)
             )
     print(tabulate(rows, headers="keys"))
 

@@ -1,15 +1,14 @@
 """What it brings to revise the weights along with the step sizes: the figures of docs/dutch-traces.md.
 
-    python -m benchmarks.dutch_traces [--seeds 10] [--forward-view]
+    python docs/records/dutch_traces/dutch_traces.py
 
 Linear models, squared error ½ (y − w·x)², SGD as base and meta update, the meta update first, as in IDBD. Two parts:
 how far online learning is from the online forward view after 60 steps, and how that gap grows with the meta step size
 η; and Sutton's tracking task of 1992: 20 inputs N(0, 1), the target is the sum of five of them with signs, of which one
-flips every 20 examples; mean squared error of the 10,000 examples after the first 20,000. With ``--forward-view``, the
-task also with the forward view itself, which repeats the last 200 steps at every step: some minutes.
+flips every 20 examples; mean squared error of the 10,000 examples after the first 20,000, of the forward view itself,
+too, which repeats the last 200 steps at every step: some minutes.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Callable
@@ -37,6 +36,7 @@ REVISIONS = {
 N_INPUTS, N_RELEVANT, FLIP_EVERY, BURN_IN, MEASURED = 20, 5, 20, 20_000, 10_000
 META_LRS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03)
 INITIAL = 0.05  # step size
+SEEDS = 10  # of the tracking task
 WINDOW = 200  # steps that the forward view repeats
 FAILED = 5.0  # mean squared error of predicting 0
 
@@ -341,9 +341,9 @@ def measured(run: Callable[[Array, Array, float, float], Outcome], data: list[tu
         }
 
 
-def tracking_tables(seeds: int, with_forward_view: bool) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def tracking_tables() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Mean squared errors on the tracking task, and their changes through revising."""
-    data = [tracking(seed, BURN_IN + MEASURED) for seed in range(seeds)]
+    data = [tracking(seed, BURN_IN + MEASURED) for seed in range(SEEDS)]
     errors, changes = [], []
     jobs = [(setting, revision) for setting, revisions in TRACKING_SETTINGS.items() for revision in revisions]
     usual: dict[str, Array] = {}
@@ -355,8 +355,7 @@ def tracking_tables(seeds: int, with_forward_view: bool) -> tuple[list[dict[str,
             usual = found
         else:
             changes.append(labels | {eta: gain(usual[eta], values) for eta, values in found.items()})
-    views = list(TRACKING_SETTINGS)[:2] if with_forward_view else []
-    for setting in track(views, description="forward view", console=Console(stderr=True)):
+    for setting in track(list(TRACKING_SETTINGS)[:2], description="forward view", console=Console(stderr=True)):
         found = measured(partial(setting.view, window=WINDOW), data)
         labels = {"step sizes": setting.name, "γ": f"{setting.gamma:g}", "revised": "everything (forward view)"}
         errors.append(labels | {eta: shown(values) for eta, values in found.items()})
@@ -365,12 +364,7 @@ def tracking_tables(seeds: int, with_forward_view: bool) -> tuple[list[dict[str,
 
 def main() -> None:
     """Measure and print the tables."""
-    description = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dutch_traces", description=description)
-    parser.add_argument("--seeds", type=int, default=10, help="of the tracking task (default: %(default)s)")
-    parser.add_argument("--forward-view", action="store_true", help="the task also with the forward view itself")
-    arguments = parser.parse_args()
-    errors, changes = tracking_tables(arguments.seeds, arguments.forward_view)
+    errors, changes = tracking_tables()
     for title, rows in (
         ("Gap to the online forward view after 60 steps, at the largest η, and its order in η", order_table()),
         ("Mean squared error on the tracking task", errors),

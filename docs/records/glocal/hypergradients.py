@@ -1,6 +1,6 @@
 """How far estimates of the global hypergradient are from the true one: the tables and figures of docs/glocal.md.
 
-    python -m benchmarks.hypergradients [--problems quadratic digits] [--seeds 10] [--out FOLDER] [--timing]
+    python docs/records/glocal/hypergradients.py [--out FOLDER] [--timing]
 
 The hyperparameters are a few log step sizes β, which stay as they are. The local hypergradient of step t is h_tᵀ g_t,
 with g_t the gradient of the outer loss and h_t how the weights have been moved by a change of β, in the last step
@@ -22,22 +22,29 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from sklearn.datasets import load_digits
+from torch import nn
 
 from continual_metaopt.analysis.figures.style import COLOURS, MARKERS, new_figure, save, styled
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.exact_step import TRACES
+from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.peers.koopman import dynamic_modes, lasting
 
 Array = NDArray[np.float64]
 
+SEEDS = 8
 TAUS, WINDOWS, DELAYS = (200, 500, 1000, 2000), (1, 5, 10, 20, 50), (1, 2, 5, 10, 20)
 TOLERANCES, KEEPS = (0.003, 0.01, 0.03, 0.1, 0.3), ("modulus", "one")
 CENTRE = {"tau": 1000, "window": 20, "delays": 10, "tolerance": 0.03, "keep": "modulus"}
@@ -122,11 +129,11 @@ def sampled_quadratic(start: float | None, steps: int, copies: int, seed: int) -
     return {kind: by_block(np.array(values)) for kind, values in found.items()}
 
 
-def quadratic(seeds: int) -> Iterator[Recording]:
+def quadratic() -> Iterator[Recording]:
     """The quadratic from afar and settled, with expected hypergradients and with those of 100 streams and of one."""
     for name, start in (("from afar", AFAR), ("settled", None)):
         yield Recording(f"quadratic {name}, expected", expected_quadratic(start, max(TAUS)), true_hypergradient())
-        for copies, seed in itertools.product((100, 1), range(seeds)):
+        for copies, seed in itertools.product((100, 1), range(SEEDS)):
             sequences = sampled_quadratic(start, max(TAUS), copies, seed)
             streams = "1 stream" if copies == 1 else f"{copies} streams"
             yield Recording(f"quadratic {name}, {streams}", sequences, true_hypergradient())
@@ -135,26 +142,18 @@ def quadratic(seeds: int) -> Iterator[Recording]:
 DIGITS_STEPS, DIGITS_END, DIGITS_STEP_SIZE, RANDOM_LABELS = 3000, 1000, 0.02, 0.2
 
 
-def digits(seeds: int) -> Iterator[Recording]:
+def digits() -> Iterator[Recording]:
     """An MLP on noisy digits; outer losses are that of the next sample and that of 200 held-out ones."""
-    runs = [digits_run(seed) for seed in track(range(seeds), description="digits", console=Console(stderr=True))]
+    runs = [digits_run(seed) for seed in track(range(SEEDS), description="digits", console=Console(stderr=True))]
     for outer in runs[0]:
         ends = np.array([run[outer]["exact"][-DIGITS_END:].mean(axis=0) for run in runs])
         for number, run in enumerate(runs):
-            others = np.delete(ends, number, axis=0) if seeds > 1 else ends
+            others = np.delete(ends, number, axis=0)
             yield Recording(f"digits, {outer}", run[outer], others.mean(axis=0), ends[number])
 
 
 def digits_run(seed: int) -> dict[str, dict[str, Array]]:
     """Hypergradients of one stream of digits: outer loss → kind → array."""
-    import torch
-    from sklearn.datasets import load_digits
-    from torch import nn
-
-    from continual_metaopt.optim.blocks import blocks
-    from continual_metaopt.optim.exact_step import TRACES
-    from continual_metaopt.optim.peers.glocal import Glocal
-
     data = load_digits()
     x = torch.tensor(data.data / 16.0, dtype=torch.float64)
     y = torch.tensor(data.target)
@@ -248,14 +247,11 @@ def estimates(recording: Recording) -> Iterator[dict[str, Any]]:
 SETTINGS = ("tau", "window", "delays", "tolerance", "keep")
 
 
-def summary(problems: list[str], seeds: int) -> pd.DataFrame:
+def summary() -> pd.DataFrame:
     """Medians and quartiles over seeds of each estimate's errors at each setting."""
-    makers: dict[str, Callable[[int], Iterator[Recording]]] = {"quadratic": quadratic, "digits": digits}
     rows = []
-    for problem in problems:
-        recordings = list(makers[problem](seeds))
-        for recording in track(recordings, description=f"{problem}: estimates", console=Console(stderr=True)):
-            rows += [{"problem": recording.problem, **row} for row in estimates(recording)]
+    for recording in track([*quadratic(), *digits()], description="estimates", console=Console(stderr=True)):
+        rows += [{"problem": recording.problem, **row} for row in estimates(recording)]
     groups = pd.DataFrame(rows).groupby(["problem", "estimate", *SETTINGS], sort=False, dropna=False)
     table = groups["error"].quantile([0.25, 0.5, 0.75]).unstack()
     table.columns = pd.Index(["error_q25", "error", "error_q75"])
@@ -352,12 +348,6 @@ def figure(table: pd.DataFrame, quantity: str) -> Any:
 
 def timing(rounds: int = 7, steps: int = 200) -> pd.DataFrame:
     """Time and memory of the learners behind the estimates on the digits' MLP; times relative to a fixed step size."""
-    import torch
-    from torch import nn
-
-    from continual_metaopt.optim.blocks import blocks
-    from continual_metaopt.optim.peers.glocal import Glocal
-
     kinds: dict[str, dict[str, Any]] = {
         "fixed step size": {"meta_lr": 0.0},
         "glocal, greedy": {"gamma": 0.0},
@@ -396,8 +386,6 @@ def timing(rounds: int = 7, steps: int = 200) -> pd.DataFrame:
 
 def numbers_kept(state: Any) -> int:
     """How many numbers a state holds, in tensors and lists."""
-    import torch
-
     if isinstance(state, torch.Tensor):
         return state.numel()
     if isinstance(state, dict):
@@ -434,22 +422,17 @@ def decompositions(rounds: int = 200) -> pd.DataFrame:
 
 def main() -> None:
     """Measure, print the tables, and write them and the figures."""
-    description = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hypergradients", description=description)
-    parser.add_argument("--problems", nargs="+", choices=["quadratic", "digits"], default=["quadratic", "digits"])
-    parser.add_argument("--seeds", type=int, default=10, help="of each problem (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/hypergradients"), help="folder (default: %(default)s)")
     parser.add_argument("--timing", action="store_true", help="measure time and memory instead")
     arguments = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)
     if arguments.timing:
         for table in (timing(), decompositions()):
             print(table.to_markdown(index=False, disable_numparse=True), end="\n\n")
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table = summary(arguments.problems, arguments.seeds)
+    table = summary()
     around_centre(table).round(4).to_csv(arguments.out / "around_centre.csv", index=False)
     best(table).round(4).to_csv(arguments.out / "best.csv", index=False)
     for quantity in ("error", "cosine"):
