@@ -7,7 +7,6 @@ EVERYth operation on files, or, where that is 0, at one operation of each kind, 
 20 times at random. It says how many were killed, and at how many kinds; what differs is an error.
 """
 
-import functools
 import json
 import os
 import random

@@ -335,15 +335,8 @@ def test_parameters_without_a_gradient_count_as_ones_whose_gradient_is_zero() ->
     used.grad, unused.grad = torch.tensor([3.0, 4.0]), None
     strategy = SimpleNamespace(optimizer=optimizer)
 
-<<<<<<< HEAD
-    assert TraceNorm()._measure(SimpleNamespace(optimizer=optimizer)) == {"both": pytest.approx(math.sqrt(5))}
-    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {
-        "both": pytest.approx(3 / (5 * math.sqrt(5)))
-    }
-=======
     assert TraceNorm()._measure(strategy) == {"both": pytest.approx(math.sqrt(5))}
     assert TraceCosine()._measure(strategy) == {"both": pytest.approx(3 / (5 * math.sqrt(5)))}
->>>>>>> room_engines
 
     used.grad = torch.zeros(2)
     assert TraceCosine()._measure(strategy) == {}
