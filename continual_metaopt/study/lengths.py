@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import plan_stream
 from continual_metaopt.streams.stream import LearnerInfo
 from continual_metaopt.study.expand import Study
-
-ENDED = ("finished", "diverged")  # states of runs that are not repeated
 
 
 def check_selection_length(study: Study) -> None:
