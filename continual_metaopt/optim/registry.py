@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast,
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
+from continual_metaopt.streams.signatures import described_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,7 +162,9 @@ def learner_of(
         options["step_sizes"] = inspect.Parameter("step_sizes", model.KEYWORD_ONLY, default=step_sizes, annotation=kind)
     signature = inspect.Signature([model, *options.values()], return_annotation=optimizer_class)
     factory.__signature__ = signature  # type: ignore[attr-defined]
-    factory.__doc__ = _composed(optimizer_class, options, {"step_sizes": STEP_SIZES, **(docs or {})})
+    known = {**described_options(optimizer_class), "model": "the network.", "step_sizes": STEP_SIZES, **(docs or {})}
+    summary = (inspect.getdoc(optimizer_class) or "").partition("\n")[0]
+    factory.__doc__ = with_options(summary, {name: known[name] for name in ("model", *options)})
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = optimizer_class.__module__
     return factory
@@ -171,16 +174,6 @@ def _without_objects(annotation: Any) -> Any:
     """The part of a type that can be written in a file: "adamw", say, and not a configured ``AdamW(…)``."""
     parts = [part for part in get_args(annotation) if not getattr(part, "_is_protocol", False)]
     return annotation if len(parts) == len(get_args(annotation)) else Union[(*parts,)]
-
-
-def _composed(optimizer_class: Any, options: Mapping[str, Any], docs: Mapping[str, str]) -> str:
-    """The docstring of a learner's function: the first line of the class's, and what it says of the options."""
-    text = inspect.getdoc(optimizer_class) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], flags=re.MULTILINE)
-    known = {option: " ".join(words.split()) for option, words in entries} | dict(docs)
-    lines = [f"    {option}: {known.get(option, '')}" for option in ("model", *options)]
-    return "\n".join([text.partition("\n")[0], "", "Args:", *lines])
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
