@@ -31,14 +31,10 @@ class Reinitialised(MetaOptimize):
     Where a parameter has grown, its new part takes those that it was given then.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         reinitialise: whether the parameters of a group begin anew; each group may say so for itself.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(

@@ -71,7 +71,6 @@ class WarmUpCosine(Scheduled):
     After the n-th step it stays at final · α.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         n_samples: length of the stream; a run fills it in.
         batch_size: number of samples that are learned from at once, which makes n; a run fills it in, too.
@@ -79,9 +78,6 @@ class WarmUpCosine(Scheduled):
         weight_decay: decoupled weight decay κ.
         warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -120,14 +116,10 @@ class CosineRestarts(Scheduled):
     periods that are chosen in advance.)
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         final: share of the highest step size that is left at the end of a cosine.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""DoG and LDoG of the package dog-optimizer, with the iterate averaging that belongs to them.
-
-Source: Ivgi, Hinder and Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size schedule".
-"""
+"""DoG and LDoG of the package dog-optimizer, with the iterate averaging that belongs to them."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,4 @@
-"""Mechanic of the package mechanic-pytorch, around optimizers of torch.
-
-Source: Cutkosky, Defazio and Mehta (2023), "Mechanic: a learning rate tuner".
-"""
+"""Mechanic of the package mechanic-pytorch, around optimizers of torch."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,7 +1,4 @@
-"""TRAC of the package pytorch-optimizer, around optimizers of torch.
-
-Source: Muppidi, Zhang and Yang (2024), "Fast TRAC: a parameter-free optimizer for lifelong reinforcement learning".
-"""
+"""TRAC of the package pytorch-optimizer, around optimizers of torch."""
 
 from typing import Any, Literal
 

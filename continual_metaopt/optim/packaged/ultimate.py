@@ -1,7 +1,4 @@
-"""Hyperoptimizers of the package gradient-descent-the-ultimate-optimizer, as optimizers of torch.
-
-Source: Chandra, Xie, Ragan-Kelley and Meijer (2022), "Gradient descent: the ultimate optimizer".
-"""
+"""Hyperoptimizers of the package gradient-descent-the-ultimate-optimizer, as optimizers of torch."""
 
 import copy
 from collections.abc import Callable

@@ -20,6 +20,7 @@ from continual_metaopt.optim.base import (
     require,
     require_decays,
     require_not_negative,
+    settings_of,
 )
 from continual_metaopt.optim.base_updates import zeros
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
@@ -92,16 +93,12 @@ class SGDHD(HypergradientDescent):
     The authors' code adds the weight decay to ``p.grad`` itself; here the gradient is left alone.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size β.
         momentum: of the buffer of gradients.
         dampening: the buffer takes 1 − dampening of each gradient, apart from the first.
         nesterov: Nesterov's form of momentum.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -115,15 +112,7 @@ class SGDHD(HypergradientDescent):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "meta_lr": meta_lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         super()._check(group)
@@ -163,15 +152,11 @@ class AdamHD(HypergradientDescent):
     weight is: the rule of the paper. With one tensor both are the same.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size β.
         betas: β₁ and β₂ of Adam.
         eps: ε of Adam.
         weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -184,8 +169,7 @@ class AdamHD(HypergradientDescent):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "meta_lr": meta_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         super()._check(group)

@@ -38,14 +38,10 @@ class L2Init(OnBase):
     to w₀ nor to 0.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         pull: strength λ of the penalty ½ λ ‖w − w₀‖².
         weight_decay: decoupled weight decay κ, beside the pull.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(

@@ -36,15 +36,11 @@ class ShrinkAndPerturb(OnBase):
     a learner on a stream is not told when they do.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
         sigma: σ: the noise of a step has standard deviation α σ.
         seed: of the noise, which is the optimizer's own.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from continual_metaopt.optim.base import (
     require,
     require_not_negative,
     require_positive,
+    settings_of,
 )
 from continual_metaopt.optim.peers.obgd import loss_value
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
@@ -52,9 +53,6 @@ class SPS(CheckedOptimizer):
         smoothing: samples n in which the step size at most doubles; None for a fixed bound.
         least_loss: L*, the least possible loss of a sample.
         eps: ε, added to the denominator.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     wants_loss = True
@@ -69,8 +67,7 @@ class SPS(CheckedOptimizer):
         least_loss: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        defaults = {"lr": lr, "c": c, "smoothing": smoothing, "least_loss": least_loss, "eps": eps}
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         require_positive(group, "lr", "c")

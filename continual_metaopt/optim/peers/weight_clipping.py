@@ -37,9 +37,6 @@ class WeightClipping(OnBase):
         base: name of the base update.
         bound: ζ: weights of a layer stay within ±ζ / √(fan in).
         weight_decay: decoupled weight decay κ.
-
-    Raises:
-        ValueError: a setting is out of range.
     """
 
     def __init__(
