@@ -55,7 +55,7 @@ class LearnerSpec:
             default. A text says why there is nothing to tune.
         paper: where the rule is from; empty for textbook rules and this package's own controls.
         fixed: step sizes are given from outside, not learned or estimated.
-        on_a_base: the step size is that of a base update, so that the space depends on the option ``base``.
+        on_a_base: likewise, by the option ``lr`` of a base update, so that the space depends on the option ``base``.
         entry_point: import path of the function, "package.module:name"; filled in.
     """
 
@@ -192,6 +192,7 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
         TypeError, ValueError: a setting that it does not have, or a value that does not fit.
 
     Example:
+        >>> import torch
         >>> make_optimizer("fixed", torch.nn.Linear(2, 1), base="lion", lr=1e-4).step_size_report()
         {'all': 0.0001}
     """
@@ -292,7 +293,7 @@ def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
     by_prefix = name.startswith(PREFIXES) and name != TRAC
-    return not (by_prefix or fixed or (name in SPECS and SPECS[name].fixed))
+    return not (by_prefix or fixed or (name in SPECS and (SPECS[name].fixed or SPECS[name].on_a_base)))
 
 
 def is_told(name: str) -> bool:
