@@ -296,6 +296,11 @@ def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     return not (by_prefix or fixed or (name in SPECS and (SPECS[name].fixed or SPECS[name].on_a_base)))
 
 
+def family_of(name: str) -> str | None:
+    """Give the kind of a learner that has a row; None of others."""
+    return SPECS[name].family if name in SPECS else None
+
+
 def is_told(name: str) -> bool:
     """Tell whether a learner hears where experiences begin, by ``begin_experience()``; its name says so."""
     return name.endswith("_told")
