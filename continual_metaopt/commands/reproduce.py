@@ -48,7 +48,9 @@ def _check_images(study: Study) -> str | None:
 
 
 def reproduce(
-    experiment: Annotated[Literal["published", "table2", "table3", "robustness", "trajectories"], tyro.conf.Positional],
+    experiment: Annotated[
+        Literal["published", "table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional
+    ],
     /,
     out: Path | None = None,
     source: str | None = None,
@@ -60,12 +62,13 @@ def reproduce(
 ) -> int:
     """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
 
-    Runs that have ended in the output folder are not repeated.
+    Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
+    images, and takes no images, seeds, workers or plan.
 
     Args:
         experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
-            per task, three base updates), robustness (the initial step size), or trajectories (the six blocks of a
-            ResNet-18, here a narrow one).
+            per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
+            ResNet-18, here a narrow one), or overhead.
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
@@ -75,6 +78,18 @@ def reproduce(
         plan: only say what the experiment will take, in runs, samples, hours and disk space; run nothing.
     """
     folder = out or Path("runs") / experiment
+    if experiment == "overhead":
+        given = {"source": source, "data-root": data_root, "seeds": seeds, "workers": workers, "plan": plan or None}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise ValueError(f"overhead is measured on random images, one learner at a time; leave out --{unused[0]}")
+        from continual_metaopt.commands import overhead
+
+        table = real_folder(folder / "report") / "overhead.csv"
+        text, _ = overhead.measured(overhead.overhead(), table)
+        table.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
+        show_written([table, table.with_suffix(".md")], text)
+        return 0
     from continual_metaopt.study.running import PoolOptions
 
     studies = STUDIES.get(experiment, {"": experiment})

@@ -18,14 +18,6 @@ def bytes_below(folder: Path) -> int:
     return sum(_size_of(Path(directory) / name) for directory, _, files in os.walk(folder) for name in files)
 
 
-def size(n_bytes: float) -> str:
-    """A number of bytes for people, such as "12 MB"."""
-    amount, units = n_bytes / 1000, ["kB", "MB", "GB", "TB"]
-    while amount >= 999.5 and len(units) > 1:
-        amount, units = amount / 1000, units[1:]
-    return f"{amount:.1f} {units[0]}" if amount < 9.95 else f"{amount:,.0f} {units[0]}"
-
-
 def _size_of(path: Path) -> int:
     try:
         return path.lstat().st_size

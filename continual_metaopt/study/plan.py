@@ -10,10 +10,13 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
 
+from rich.filesize import decimal
+
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.study.expand import PlannedLearner, Study
-from continual_metaopt.study.files_on_disk import bytes_below, run_directories, size
+from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
@@ -107,8 +110,8 @@ class StudyPlan:
         return (
             f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
             f"about {_duration(self.hours)} with "
-            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about {size(self.bytes)} "
-            "on disk; runs that have ended are not repeated."
+            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about "
+            f"{decimal(round(self.bytes))} on disk; runs that have ended are not repeated."
         )
 
     def table(self) -> str:
@@ -123,7 +126,7 @@ class StudyPlan:
                 f"{plan.samples_per_second:,.0f}",
                 plan.basis,
                 _duration(plan.hours),
-                size(plan.bytes(self.record_every)),
+                decimal(round(plan.bytes(self.record_every))),
             )
             for plan in self.learners
         ]
@@ -171,11 +174,11 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         ValueError: it does not; the message says what is needed.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(there).free, n_bytes - bytes_below(folder)
+    free, needed = shutil.disk_usage(there).free, round(n_bytes - bytes_below(folder))
     if needed > free:
         raise ValueError(
-            f"the study needs about {size(needed)} more in '{folder}', where {size(free)} are free; choose a folder on "
-            "another disk with --out, or record less: a larger record_every, fewer seeds or learners"
+            f"the study needs about {decimal(needed)} more in '{folder}', where {decimal(free)} are free; choose a "
+            "folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners"
         )
 
 
@@ -237,4 +240,4 @@ def _runs(n: int, samples: int) -> str:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
+    return duration(max(60.0, 3600 * hours))  # whatever the speed, it takes a while until runs begin

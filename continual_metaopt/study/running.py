@@ -20,9 +20,9 @@ from continual_metaopt.study.backends import Backend, Pool
 from continual_metaopt.study.backends.local import LocalPool, require_no_worker
 from continual_metaopt.study.claim import claim, mark_superseded
 from continual_metaopt.study.expand import Candidate, Study
-from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, run_folder_name
+from continual_metaopt.study.jobs import Job, RunsFailed, run_folder_name
 from continual_metaopt.study.lengths import check_selection_length, n_samples_of, n_samples_of_study
-from continual_metaopt.study.lock import StudyLock, StudyLocked
+from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.settings import positions_of_best
 
 
@@ -89,19 +89,12 @@ def run_studies(parts: Mapping[str, Study], out: Path, pools: PoolOptions = Pool
     failures: dict[Path, str] = {}
     consequences: list[str] = []
     interrupt = partial(_interrupt, threading.get_ident())
-    lock = StudyLock(out, _say if pools.show_progress else lambda text: None, on_loss=interrupt)
-    try:
-        with lock:
+    with study_lock(out, _say if pools.show_progress else lambda text: None, on_loss=interrupt):
+        for label, study in parts.items():
+            claim(study, out / label, out, _say)
+        with pools.make(n_runs, n_samples, out) as pool:
             for label, study in parts.items():
-                claim(study, out / label, out, _say)
-            with pools.make(n_runs, n_samples, out) as pool:
-                for label, study in parts.items():
-                    part = _Part(pool, study, out / label, failures, consequences)
-                    results[label] = _run_part(part)
-    except (KeyboardInterrupt, StudyInterrupted):
-        if lock.lost is None:
-            raise
-        raise StudyLocked(f"'{out}' {lock.lost}") from None
+                results[label] = _run_part(_Part(pool, study, out / label, failures, consequences))
     if failures:
         runs = [path for result in results.values() for path in result.runs]
         selection = [path for result in results.values() for path in result.selection]

@@ -32,7 +32,7 @@ from continual_metaopt.study import running as study
 from continual_metaopt.study.backends import local
 from continual_metaopt.study.claim import claim
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.lock import StudyLock
+from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.running import StudyResult
 from tests.analysis.synthetic import write_run
 from tests.continual_metaopt.conftest import (
@@ -516,7 +516,7 @@ def test_a_study_that_another_command_works_on_has_an_exit_status_of_its_own(
 ) -> None:
     write_study(here / "tiny.yaml")
 
-    with StudyLock(here / "runs" / "tiny"):
+    with study_lock(here / "runs" / "tiny"):
         status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
 
     assert (status, out) == (3, "")

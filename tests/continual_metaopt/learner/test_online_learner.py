@@ -28,7 +28,8 @@ from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.observations import Diverged
 from continual_metaopt.learner import online_learner as learner_module
 from continual_metaopt.learner.listening import ITERATION_CALLBACKS, listens_to_iterations
-from continual_metaopt.learner.online_learner import READ_AT_ONCE, OnlineLearner, quiet_evaluator
+from continual_metaopt.learner.loading import READ_AT_ONCE
+from continual_metaopt.learner.online_learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.optim.base_updates import BASE_UPDATES
 from continual_metaopt.optim.blocks import blocks

@@ -142,8 +142,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
     assert status == 2
     message = re.fullmatch(
-        r"continual-metaopt: the study needs about 1\d\d kB more in 'new/folder', where 50 kB are free; choose a "
-        r"folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
+        r"continual-metaopt: the study needs about 1\d\d\.\d kB more in 'new/folder', where 50\.0 kB are free; choose "
+        r"a folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners\n",
         capsys.readouterr().err,
     )
     assert message
@@ -179,8 +179,8 @@ def test_the_command_tells_the_plan_and_runs_nothing(
 
     out = capsys.readouterr().out
     assert status == 0
-    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 1 min 56 kB"
-    assert "tiny: 16 runs with 1,560 samples, about 1 min with 2 runs at a time" in out
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 54.4 kB"
+    assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 

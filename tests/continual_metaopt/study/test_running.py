@@ -3,6 +3,7 @@
 One study is run in another process for all tests; what follows from it is tried on copies, within this process.
 """
 
+import json
 import os
 import re
 import shutil
@@ -410,10 +411,12 @@ def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("in_process")
 def test_a_command_that_has_lost_the_lock_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.05)
-    out, theirs = tmp_path / "out", {"host": "elsewhere", "pid": 7, "since": "today", "token": "theirs"}
+    owner = {"host": "elsewhere", "pid": 7, "since": "today"}
+    out, theirs = tmp_path / "out", f"filelock/2\nowner={json.dumps(owner)}\n"
 
     def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
-        write_json(out / "lock.json", theirs)
+        (out / "theirs").write_text(theirs)
+        (out / "theirs").replace(out / study_lock.LOCK)
         time.sleep(0.3)
         return prepare(*args)
 
@@ -423,7 +426,7 @@ def test_a_command_that_has_lost_the_lock_stops(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StudyLocked, match=exactly(message)):
         run_study(tiny(tmp_path), out, workers=1)
 
-    assert read_json(out / "lock.json") == theirs
+    assert (out / study_lock.LOCK).read_text() == theirs
 
 
 class KilledAtFirst(InProcess):

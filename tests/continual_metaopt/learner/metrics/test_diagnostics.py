@@ -334,7 +334,7 @@ def test_distance_of_weights_that_grow() -> None:
 
     assert metric._initial["head.weight"].tolist() == [[1, 1], [7, 7]]
     ((_, params),) = d.parameter_blocks(Strategy.model).items()
-    assert metric._measure(params) == pytest.approx(math.sqrt(2 * 9 + 2 * 16))
+    assert metric._measure_block(params) == pytest.approx(math.sqrt(2 * 9 + 2 * 16))
 
 
 def test_blocks_of_zeros_have_no_ratio(benchmark: StreamBenchmark) -> None:

@@ -358,11 +358,13 @@ def test_parameters_without_a_gradient_count_as_ones_whose_gradient_is_zero() ->
     optimizer.step()  # h = (1, 0, 2)
     used.grad, unused.grad = torch.tensor([3.0, 4.0]), None
 
-    assert TraceNorm()._measure(optimizer) == {"both": pytest.approx(math.sqrt(5))}
-    assert TraceCosine()._measure(optimizer) == {"both": pytest.approx(3 / (5 * math.sqrt(5)))}
+    assert TraceNorm()._measure(SimpleNamespace(optimizer=optimizer)) == {"both": pytest.approx(math.sqrt(5))}
+    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {
+        "both": pytest.approx(3 / (5 * math.sqrt(5)))
+    }
 
     used.grad = torch.zeros(2)
-    assert TraceCosine()._measure(optimizer) == {}
+    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {}
 
 
 def test_cosines_do_not_exceed_one_by_rounding() -> None:
@@ -371,8 +373,8 @@ def test_cosines_do_not_exceed_one_by_rounding() -> None:
     for seed in range(20):
         param.grad = torch.randn(999, generator=torch.Generator().manual_seed(seed))
         optimizer.state[param]["trace"] = 0.1 * param.grad
-        assert TraceCosine()._measure(optimizer)["group0"] == pytest.approx(1)
-        assert TraceCosine()._measure(optimizer)["group0"] <= 1
+        assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer))["group0"] == pytest.approx(1)
+        assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer))["group0"] <= 1
 
 
 @pytest.mark.parametrize(
