@@ -27,9 +27,6 @@ SOURCES = [  # files with compiled functions; each may hold code of the others
 def compiled(function: Callable[..., Any]) -> Any:
     """Let a function of one of the ``SOURCES`` be compiled when it is first called, unless its code is kept already.
 
-    Args:
-        function: a plain function.
-
     Returns:
         What calls the compiled function. Divisions by zero and so on give what NumPy gives.
     """

@@ -36,7 +36,8 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
 from tests.continual_metaopt.conftest import Collector, exactly
-from tests.continual_metaopt.learner.metrics.test_online import Curves, curves, evaluator_of, naive
+from tests.continual_metaopt.learner.metrics.test_online import Curves, curves, naive
+from tests.continual_metaopt.learner.parts import evaluator_of
 
 ENGINES = ["torch", "fused", "compiled"]
 SUFFIX = "/train_phase/train_stream"
