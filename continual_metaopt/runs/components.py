@@ -66,6 +66,10 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
 
     Raises:
         ConfigError: unknown name, unknown option, or a value that does not fit; the message begins with ``where``.
+
+    Example:
+        >>> resolve("network", Component(name="mlp", hidden=[8]), "network").options
+        {'hidden': [8], 'norm': 'none', 'growing_head': False}
     """
     try:
         factory = factory_of(kind, component.name)

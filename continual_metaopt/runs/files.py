@@ -20,7 +20,6 @@ from continual_metaopt.optim.protocol import QUANTILES
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
-STATES = ("running", "finished", "diverged", "failed")
 ROW_GROUP = 2**18  # rows of a table that are written together, and so are in memory at once
 WRITTEN = "written.json"  # lists what a run that has not ended has written, and removes at its end
 DAMAGED = "damaged"  # folder of what cannot be read any more
