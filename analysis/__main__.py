@@ -13,11 +13,7 @@ from continual_metaopt.analysis.files import print_with_replacements
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the script that the first argument names with the others; returns its exit code.
-
-    Args:
-        argv: the arguments; without any, and for `--help`, the scripts are listed.
-    """
+    """Run the script that the first argument names with the others; returns its exit code."""
     print_with_replacements()
     names = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
     if not argv or argv[0] in ("-h", "--help"):

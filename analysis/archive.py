@@ -34,9 +34,6 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         folder: a study's folder, or a folder of run directories. Its name is that of the unpacked folder.
         out: the file, which ends in .tar.xz.
 
-    Returns:
-        `out`.
-
     Raises:
         FileNotFoundError: there are no runs.
         ValueError: `out` does not end in .tar.xz, a run has not ended, or a file of it cannot be read.

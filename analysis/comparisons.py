@@ -1,7 +1,8 @@
 """Comparing learners: averages with bootstrap intervals, paired comparisons, ranks, and how many seeds it takes.
 
 Runs with equal seeds saw equal samples in equal order, so learners are compared seed by seed. Scores are those of
-`analysis.statistics.average_score`; differences are turned so that positive ones are improvements.
+`analysis.statistics.average_score`; differences are those of the pairs, [n], turned so that positive ones are
+improvements.
 """
 
 from __future__ import annotations
@@ -121,9 +122,6 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
 def paired_t_test(differences: ArrayLike) -> float:
     """Two-sided p-value of Student's t-test of paired differences, which takes them as normally distributed.
 
-    Args:
-        differences: of the pairs, [n].
-
     Returns:
         The p-value; NaN for fewer than two pairs, or where a difference is not finite.
     """
@@ -170,10 +168,6 @@ class Effect(NamedTuple):
 def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Effect:
     """Mean of paired differences over their standard deviation (d_z), with its interval.
 
-    Args:
-        differences: of the pairs, [n].
-        confidence: coverage of the interval.
-
     Returns:
         The effect size and its interval, exact for normally distributed differences: √n d_z has a noncentral t
         distribution, and the edges are the noncentralities at which the observed value lies at its quantiles. d_z
@@ -205,10 +199,6 @@ class Probability(NamedTuple):
 
 def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95) -> Probability:
     """Probability that one learner beats another on the same stream, dealt from a new seed.
-
-    Args:
-        differences: improvements of the pairs, [n].
-        confidence: coverage of the interval.
 
     Returns:
         The share of pairs with an improvement, ties counted half, and its Clopper-Pearson interval, whose lower edge
@@ -263,11 +253,6 @@ def seeds_needed(effect_size: float, *, power: float = 0.8, level: float = 0.05)
 def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
     """Probability that a paired two-sided t-test finds a difference.
 
-    Args:
-        effect_size: mean over standard deviation of the paired differences.
-        n: number of pairs, at least 2.
-        level: of the test.
-
     Returns:
         The probability, from the noncentral t distribution.
     """
@@ -284,10 +269,6 @@ def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
 def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
     """The least p-value that a test can give.
 
-    Args:
-        n_pairs: number of pairs.
-        test: as of `paired_comparisons`.
-
     Returns:
         2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t. NaN for too few
         pairs.
@@ -301,10 +282,6 @@ def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
 
 def scores_by_seed(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """Scores of the counted runs, turned so that more is better.
-
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
 
     Returns:
         One row per seed, one column per label in the order of `runs.labels`; accuracies in percent, or squared errors
@@ -427,12 +404,7 @@ def paired_comparisons(
 
 
 def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
-    """What the tests of a table can show at all with so many seeds, in a sentence or two.
-
-    Args:
-        comparisons: from `paired_comparisons`.
-        level: of the tests.
-    """
+    """What the tests of a table can show at all with so many seeds, in a sentence or two."""
     n = len(comparisons)
     if not n:
         return "There is nothing to compare."
@@ -474,9 +446,6 @@ class Ranks(NamedTuple):
 
     def groups(self, level: float = 0.05) -> list[tuple[int, int]]:
         """Stretches of learners, by their places in `table`, within which no pair differs after the correction.
-
-        Args:
-            level: of the comparisons.
 
         Returns:
             First and last place of each stretch that is not part of another, with two learners or more.

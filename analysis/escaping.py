@@ -23,9 +23,6 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 def for_terminal(text: object) -> str:
     """Text that cannot do anything to a terminal.
 
-    Args:
-        text: of several lines, perhaps.
-
     Returns:
         The text with control characters as Python writes them, backslash and number. Line breaks and tabs stay.
     """
@@ -34,9 +31,6 @@ def for_terminal(text: object) -> str:
 
 def one_line(text: object) -> str:
     """Text in one line, for a cell of a table or for a comment that the end of the line ends.
-
-    Args:
-        text: of several lines, perhaps.
 
     Returns:
         The text with a space in place of line breaks and tabs, and other control characters as of `for_terminal`.
@@ -50,9 +44,6 @@ def csv_text(table: pd.DataFrame, **options: Any) -> str:
     Args:
         table: its text may begin like a formula, and gets an apostrophe before it then.
         **options: as of `pandas.DataFrame.to_csv`, such as `float_format`.
-
-    Returns:
-        The text, without the index.
     """
     safe = table.rename(columns=no_formula)
     for place, kind in enumerate(safe.dtypes):
@@ -63,9 +54,6 @@ def csv_text(table: pd.DataFrame, **options: Any) -> str:
 
 def no_formula(value: Any) -> Any:
     """A cell that spreadsheets read as text if it is one.
-
-    Args:
-        value: of the cell.
 
     Returns:
         Text in one line, with an apostrophe before what begins like a formula; any other value as it is.

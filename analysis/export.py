@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -76,8 +77,8 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
         ModuleNotFoundError: the format needs a package that is not installed.
     """
     writers: Mapping[str, Callable[[Runs, Path], list[Path]]] = {
-        "csv": write_csv,
-        "parquet": write_parquet,
+        "csv": partial(_write_tables, fmt="csv"),
+        "parquet": partial(_write_tables, fmt="parquet"),
         "tensorboard": write_tensorboard,
         "wandb": write_wandb,
     }
@@ -104,47 +105,8 @@ def export(runs: Runs, out: str | os.PathLike[str], fmt: Format) -> list[Path]:
     return [folder / path for path in written]
 
 
-def write_csv(runs: Runs, folder: Path) -> list[Path]:
-    """Write each table as a CSV file. Lists are JSON, what is missing is empty, and no text is read as a formula.
-
-    Args:
-        runs: the runs.
-        folder: for the files.
-
-    Returns:
-        The files.
-    """
-    from pyarrow import csv
-
-    def open_writer(path: Path, schema: pa.Schema) -> Any:
-        return csv.CSVWriter(str(path), schema)
-
-    return _write_tables(runs, folder, "csv", open_writer, _as_plain_text)
-
-
-def write_parquet(runs: Runs, folder: Path) -> list[Path]:
-    """Write each table as a Parquet file, in row groups; arguments and result as for `write_csv`."""
-    from pyarrow import parquet
-
-    def open_writer(path: Path, schema: pa.Schema) -> Any:
-        return parquet.ParquetWriter(str(path), schema, compression="zstd")
-
-    return _write_tables(runs, folder, "parquet", open_writer, lambda batch: batch)
-
-
 def write_tensorboard(runs: Runs, folder: Path) -> list[Path]:
-    """Write the event files of each run into a folder of its own.
-
-    Args:
-        runs: the runs.
-        folder: for the folders of runs.
-
-    Returns:
-        The folders of the runs.
-
-    Raises:
-        ModuleNotFoundError: TensorBoard is not installed.
-    """
+    """Write the event files of each run into a folder of its own."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -172,12 +134,6 @@ def write_wandb(runs: Runs, folder: Path) -> list[Path]:
     Args:
         runs: the runs.
         folder: for the runs, in which W&B makes the folder `wandb`.
-
-    Returns:
-        The folders of the runs.
-
-    Raises:
-        ModuleNotFoundError: wandb is not installed.
     """
     try:
         import wandb
@@ -207,10 +163,6 @@ def write_wandb(runs: Runs, folder: Path) -> list[Path]:
 
 def scalars(runs: Runs, run: str) -> Iterator[Scalar]:
     """All that was recorded of a run, as numbers with names and steps.
-
-    Args:
-        runs: the runs.
-        run: the path of a run.
 
     Yields:
         Of samples, `online/accuracy` (not of a regression) and `online/loss`: means over at most 1,000 stretches of
@@ -258,22 +210,19 @@ def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def _write_tables(
-    runs: Runs,
-    folder: Path,
-    suffix: str,
-    open_writer: Callable[[Path, pa.Schema], Any],
-    prepare: Callable[[pa.RecordBatch], pa.RecordBatch],
-) -> list[Path]:
-    paths = [folder / f"{name}.{suffix}" for name in ("runs", *TABLES)]
+def _write_tables(runs: Runs, folder: Path, fmt: Literal["csv", "parquet"]) -> list[Path]:
+    """Write each table as a file; in CSV, lists are JSON, what is missing is empty, no text is a formula."""
+    from pyarrow import csv, parquet
+
+    open_writer = csv.CSVWriter if fmt == "csv" else partial(parquet.ParquetWriter, compression="zstd")
+    prepare = _as_plain_text if fmt == "csv" else lambda batch: batch
+    paths = [folder / f"{name}.{fmt}" for name in ("runs", *TABLES)]
     batches = prepare(_runs_batch(runs))
-    with open_writer(paths[0], batches.schema) as writer:
+    with open_writer(str(paths[0]), batches.schema) as writer:
         writer.write(pa.Table.from_batches([batches]))
     for path, (name, columns) in zip(paths[1:], TABLES.items(), strict=True):
         schema = pa.schema([(column, _TYPES.get(column, pa.float64())) for column in (*RUN_COLUMNS, *columns)])
-        with ExitStack() as stack:
-            empty = prepare(pa.RecordBatch.from_pylist([], schema))
-            writer = stack.enter_context(open_writer(path, empty.schema))
+        with open_writer(str(path), prepare(pa.RecordBatch.from_pylist([], schema)).schema) as writer:
             for row in runs.table[["path", *RUN_COLUMNS]].to_dict("records"):
                 for batch in runs.batches(row["path"], name):
                     about = [pa.array([row[column]] * len(batch), _TYPES[column]) for column in RUN_COLUMNS]
@@ -344,11 +293,7 @@ def _folder_names(runs: Runs) -> dict[str, str]:
 
 
 def _require_own(folder: Path) -> None:
-    """Check that nothing but an earlier export would be replaced.
-
-    Raises:
-        FileExistsError: there is something else.
-    """
+    """Check that nothing but an earlier export would be replaced."""
     if folder.is_symlink():
         raise FileExistsError(f"{folder} is a link, which an export does not follow; give the folder itself")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

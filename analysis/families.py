@@ -44,9 +44,6 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 def family(name: str) -> str:
     """The kind of a learner.
 
-    Args:
-        name: the registered name, such as `"dadapt_adam"`.
-
     Returns:
         A key of `FAMILIES`: the one whose entry is the longest beginning of the name.
     """

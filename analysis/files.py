@@ -20,14 +20,7 @@ _KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pip
 
 
 def open_regular(path: Path, at_most: int | None = None) -> BinaryIO:
-    """Open a file of a record for reading, without waiting for anybody or following a link.
-
-    Args:
-        path: the file.
-        at_most: number of bytes that it may have; None for any number.
-
-    Returns:
-        The open file.
+    """Open a file of a record, of so many bytes at most, without waiting for anybody or following a link.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -66,17 +59,7 @@ def is_regular(path: Path) -> bool:
 
 
 def real_folder(folder: Path) -> Path:
-    """Check that what is to be written into a folder does not go elsewhere, by a link that a stranger may have made.
-
-    Args:
-        folder: the folder, which need not exist.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        FileExistsError: it is a link.
-    """
+    """Return a folder, which need not exist; one that is a link, which a stranger may have made, is refused."""
     if folder.is_symlink():
         raise FileExistsError(f"'{folder}' is a link, and nothing is written through it; put a folder in its place")
     return folder
@@ -90,9 +73,6 @@ def _require_regular(path: Path, facts: os.stat_result) -> None:
 
 def with_home(arguments: Iterable[str]) -> list[str]:
     """Spell out ~ at the beginning of paths, which shells leave to programs in `--out=~/x`.
-
-    Args:
-        arguments: of a command.
 
     Returns:
         The arguments, with the user's home in place of `~`, and another's in place of `~name`, where there is one.
@@ -109,16 +89,9 @@ def with_home(arguments: Iterable[str]) -> list[str]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+    """Let `write` fill a temporary file beside `path`, whose folder is made if need be, then rename it to `path`.
 
     The content is on the disk before the file has its name, so that a machine that goes down leaves no empty file.
-
-    Args:
-        path: the file to be written; its folder is made if it does not exist.
-        write: called with the temporary path.
-
-    Returns:
-        `path`.
 
     Raises:
         OSError: the folder or the file cannot be written.

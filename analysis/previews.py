@@ -59,11 +59,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
 
     Args:
         rows: what to show.
-        title: of the figure.
         note: what rows and captions are, below the title.
-
-    Returns:
-        The figure, as wide as the page.
     """
     from matplotlib.figure import Figure
 
@@ -118,10 +114,6 @@ def image_timeline(
         lines: more panels: label of the axis → its value in each portion, [P], or the lower edge of a band, the value
             and the upper edge, [3, P].
         boundaries: first step of each experience.
-        title: of the figure.
-
-    Returns:
-        The figure, as wide as the page.
     """
     maps = [class_share] if labels is None else [class_share, labels]
     map_height = float(np.clip(0.15 * len(classes), 0.9, 2.0))
@@ -158,10 +150,6 @@ def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
 
     Args:
         zooms: what to show; all of one stream.
-        title: of the figure.
-
-    Returns:
-        The figure, as wide as the page.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -215,11 +203,7 @@ def regression_timeline(
         edges: of P longer portions, likewise, [P + 1].
         targets: some of each longer portion, each [n, outputs]; their median and middle 90 % are drawn.
         boundaries: first step of each experience.
-        title: of the figure.
         axis: label of the horizontal axis.
-
-    Returns:
-        The figure, as wide as the page.
     """
     heights = [*map(_course_height, course.values()), 0.9]
     figure = new_figure("page", sum(heights) + 0.14 * len(heights) + 0.6)

@@ -187,9 +187,6 @@ _STATUS_PERHAPS: dict[str, _Kind] = {
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object that a stranger may have written.
 
-    Args:
-        path: the file.
-
     Returns:
         Its content: finite numbers, text that is Unicode, at most `MAX_DEPTH` levels.
 
@@ -221,9 +218,6 @@ _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 def read_config(directory: Path) -> dict[str, Any]:
     """Read what was run.
-
-    Args:
-        directory: of the run.
 
     Returns:
         The content of `config.json`, in which all that `docs/run-directory.md` describes has its type.
@@ -259,9 +253,6 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def read_status(directory: Path) -> dict[str, Any]:
     """Read how a run went.
-
-    Args:
-        directory: of the run.
 
     Returns:
         The content of `status.json`, in which all that `docs/run-directory.md` describes has its type, and long texts
@@ -353,15 +344,7 @@ def _finite(digits: str) -> float:
 
 
 def most_rows(config: Mapping[str, Any], name: str) -> int:
-    """More rows than any table of a run has.
-
-    Args:
-        config: the content of its `config.json`, as far as that is known.
-        name: of the table.
-
-    Returns:
-        The number.
-    """
+    """More rows than any table of a run has."""
     info = config["stream_info"]
     n_samples, n_blocks = int(info["n_samples"]), max(1, len(config.get("blocks", ())))
     most = {
@@ -384,9 +367,6 @@ def open_table(
         name: of the table.
         columns: that will be read.
         as_categories: columns of text that are to be read as numbers, and each text once.
-
-    Returns:
-        The file.
 
     Raises:
         ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,

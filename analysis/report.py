@@ -100,11 +100,7 @@ def write_report(
 
 
 def _require_own(folder: Path) -> None:
-    """Check that no files but a report's are overwritten, and mark the folder as a report's by a page.
-
-    Raises:
-        FileExistsError: there are others.
-    """
+    """Check that no files but a report's are overwritten, and mark the folder as a report's by a page."""
     page = folder / _PAGE
     with suppress(FileNotFoundError, ValueError), open_regular(page) as file:
         if _MARK.encode() in file.read(2**16):
@@ -135,15 +131,8 @@ def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
 def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:
     """Write a comparison table as CSV, Markdown and LaTeX.
 
-    Args:
-        table: from `analysis.tables.comparison_table`.
-        out_dir: the folder, made if it does not exist.
-
     Returns:
         The paths of `comparison.csv`, `comparison.md` and `comparison.tex`. The latter two hold the caption as well.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     return write_texts({fmt: format_table(table, fmt) for fmt in SUFFIXES}, caption(table), out_dir, "comparison")
 
@@ -158,12 +147,6 @@ def write_texts(
         explanation: put below in Markdown, and in a comment in LaTeX.
         out_dir: the folder, made if it does not exist.
         name: file name without suffix.
-
-    Returns:
-        The paths of the files.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     before, behind = {"latex": f"% {one_line(explanation)}\n"}, {"markdown": f"\n{one_line(explanation)}\n"}
     return [
@@ -174,10 +157,6 @@ def write_texts(
 
 def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[Runs, Path]]:
     """Give each stream and network a folder of its own, or `out_dir` itself if there is only one.
-
-    Args:
-        runs: the runs.
-        out_dir: the folder for everything.
 
     Returns:
         Pairs of the runs of one stream and network and their folder, which is named after these.
@@ -194,9 +173,6 @@ def split_by_stream(runs: Runs, out_dir: str | os.PathLike[str]) -> list[tuple[R
 
 def by_stream_and_network(runs: Runs) -> dict[str, Runs]:
     """Split into sets that ran on the same stream, apart from its seed, with the same network.
-
-    Args:
-        runs: the runs.
 
     Returns:
         Title → runs. The title is that of `Runs.by_stream`, and the network where a stream was met by several.

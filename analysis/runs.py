@@ -6,6 +6,7 @@ import collections
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from continual_metaopt.analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, 
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 T = TypeVar("T")
 
@@ -56,6 +58,14 @@ class Runs:
     def labels(self) -> list[str]:
         """The labels, in the order of `table`."""
         return list(dict.fromkeys(self.table["label"]))
+
+    def paths_of(self, label: str) -> list[str]:
+        """The paths of a learner's runs, in the order of `table`."""
+        return list(self.table.loc[self.table["label"] == label, "path"])
+
+    def first_config(self, label: str | None = None) -> dict[str, Any]:
+        """The configuration of the first run, or of a learner's first run."""
+        return self.configs[self.table["path"].iloc[0] if label is None else self.paths_of(label)[0]]
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -101,11 +111,6 @@ class Runs:
     def once(self, run: str, name: str, compute: Callable[[], T]) -> T:
         """Compute a small fact about a run once, also for the sets of runs that are made of this one.
 
-        Args:
-            run: the path of the run, as in `table`.
-            name: of the fact.
-            compute: computes it from what the run has recorded.
-
         Returns:
             The fact; computed anew each time for a run that has not ended.
         """
@@ -123,9 +128,6 @@ class Runs:
 
     def correct(self, run: str) -> np.ndarray:
         """Whether each prediction of one run was correct.
-
-        Args:
-            run: the path of the run, as in `table`.
 
         Returns:
             Array of float64 [number of recorded samples]: 1 or 0, NaN for regression. Where only some samples have
@@ -199,14 +201,7 @@ class Runs:
         return self.among(self.table.loc[keep, "path"])
 
     def among(self, paths: Iterable[str]) -> Runs:
-        """Keep some of the runs.
-
-        Args:
-            paths: of the runs to keep, as in `table`; others are passed over.
-
-        Returns:
-            These runs, in the order of `table`.
-        """
+        """Keep the runs with some of these paths, in the order of `table`."""
         table = self.table[self.table["path"].isin(set(paths))].reset_index(drop=True)
         return Runs(table, {path: self.configs[path] for path in table["path"]}, _kept=self._kept)
 
@@ -499,12 +494,6 @@ def _is_small(directory: Path, name: str) -> bool:
 def read_table(directory: Path, config: Mapping[str, Any], name: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read one table of a run, from the merged file or from its parts, if it can be one of this run.
 
-    Args:
-        directory: of the run.
-        config: the content of its `config.json`, from `analysis.records.read_config`.
-        name: of the table.
-        columns: the columns to read.
-
     Returns:
         The table; without rows if nothing has been written yet.
 
@@ -539,22 +528,38 @@ def _read(directory: Path, config: Mapping[str, Any], name: str, columns: list[s
 
 
 def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
-    import pyarrow as pa
-
     texts = [column for column in columns if column in TEXTS]
-    try:
-        with open_regular(file) as opened, open_table(opened, config, name, columns, texts) as content:
-            table = content.read(columns=columns, use_threads=False)
+    with _opened(file, config, name, columns, texts) as content:
+        table = content.read(columns=columns, use_threads=False)
         for column in texts:
             place = table.schema.get_field_index(column)
             table = table.set_column(place, column, _short_texts(table.column(column), column))
-        for column in set(columns) - set(table.column_names):
-            table = table.append_column(column, pa.nulls(len(table), pa.float64()))
-        return table.select(columns)
+        return _with_all(columns, table)
+
+
+@contextmanager
+def _opened(
+    file: Path, config: Mapping[str, Any], name: str, columns: Sequence[str], as_categories: Sequence[str] = ()
+) -> Iterator[parquet.ParquetFile]:
+    """Open a table; what goes wrong with it is told with its path, but for a file that is not there."""
+    try:
+        with open_regular(file) as opened, open_table(opened, config, name, columns, as_categories) as content:
+            yield content
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(file, columns, error) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); {REPAIR}"
+        raise ValueError(message) from error
+
+
+def _with_all(columns: Sequence[str], rows: Any) -> Any:
+    """A table or a batch with these columns, null for those that runs of earlier versions lack."""
+    import pyarrow as pa
+
+    for column in set(columns) - set(rows.schema.names):
+        rows = rows.append_column(column, pa.nulls(len(rows), pa.float64()))
+    return rows.select(columns)
 
 
 def _short_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
@@ -589,20 +594,6 @@ def _batches(directory: Path, config: Mapping[str, Any], name: str, columns: lis
 
 
 def _batches_of_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    try:
-        with open_regular(file) as opened, open_table(opened, config, name, columns) as content:
-            for batch in content.iter_batches(columns=columns):
-                for column in set(columns) - set(batch.schema.names):
-                    batch = batch.append_column(column, pa.nulls(len(batch), pa.float64()))
-                yield batch.select(columns)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, columns, error) from error
-
-
-def _unreadable(file: Path, columns: Sequence[str], error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ValueError(f"{file}: cannot be read as a table with {', '.join(columns)} ({reason}); {REPAIR}")
+    with _opened(file, config, name, columns) as content:
+        for batch in content.iter_batches(columns=columns):
+            yield _with_all(columns, batch)

@@ -81,9 +81,6 @@ def is_bimodal(percent: ArrayLike) -> bool:
 def seeds_if_bimodal(percent: ArrayLike) -> str:
     """Single values where a mean with an interval would mislead, for a column of a table.
 
-    Args:
-        percent: as of `is_bimodal`.
-
     Returns:
         The values in rising order, separated by spaces; empty if they are not bimodal.
     """
@@ -99,11 +96,7 @@ def numbers_of(seeds: str) -> list[float]:
 
 
 def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
-    """Mean of the last `window` samples, at each sample.
-
-    Args:
-        correct: 1 or 0 (or a chance level in between, or an error) for each sample, [n].
-        window: number of samples, from 1 to n.
+    """Mean of the scores or errors [n] of the last `window` samples, at each sample.
 
     Returns:
         Array [n]; NaN before the first full window, and where one holds NaN.
@@ -121,16 +114,24 @@ def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
 def default_window(runs: Runs) -> int:
     """Samples that a sliding mean takes together.
 
-    Args:
-        runs: runs of one stream.
-
     Returns:
         A quarter of the shortest experience, which shows the course within one; of more than 20 experiences the length
         of the longest, since only the trend over them is visible.
     """
-    info = runs.configs[runs.table["path"].iloc[0]]["stream_info"]
-    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    lengths = experience_lengths(runs)
     return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)
+
+
+def experience_lengths(runs: Runs) -> np.ndarray:
+    """Samples in each experience of the first run's stream, [n_experiences]."""
+    info = runs.first_config()["stream_info"]
+    return np.diff([*info["boundaries"], info["n_samples"]])
+
+
+def evenly_chosen(names: Sequence[str], at_most: int) -> list[str]:
+    """Names in their order, so many at most, from the first to the last at even distances."""
+    places = np.linspace(0, len(names) - 1, min(len(names), at_most)).round().astype(int)
+    return [names[place] for place in places]
 
 
 def means_by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
@@ -150,9 +151,6 @@ def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     Args:
         runs: the runs.
         diverged: `"chance"` counts diverged runs, `"exclude"` drops them.
-
-    Returns:
-        A part of `runs.table`.
 
     Raises:
         ValueError: `diverged` is neither, or two counted runs have the same label and seed.
@@ -271,11 +269,7 @@ def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance
 
 
 def _told_apart(names: dict[str, str]) -> dict[str, str]:
-    """Names of learners, of which those that are equal get the options in which they differ.
-
-    Args:
-        names: a learner's options and its network, as JSON → its name.
-    """
+    """Names by options and network, as JSON; those that are equal get the options in which they differ."""
     options = {rest: json.loads(rest)[0] | {"network": json.loads(rest)[1]} for rest in names}
     told = {}
     for rest, name in names.items():
@@ -318,18 +312,11 @@ def sample_scores(runs: Runs, run: str) -> np.ndarray:
 
 
 def _spread(runs: Runs, run: str, recorded: np.ndarray, mean: str) -> np.ndarray:
-    """Values of all samples, from those that a run has recorded and from the exact means of its experiences.
+    """Values of all samples that a run has seen, from those recorded and from the exact means of its experiences.
 
-    Args:
-        runs: the runs.
-        run: the path of the run.
-        recorded: a value of each recorded sample.
-        mean: column of the table `experiences` with the mean of all values.
-
-    Returns:
-        Array [samples the run has seen]. Each recorded value stands for the samples up to the next one, shifted by
-        what is missing to the mean of its experience; of accuracies, also in the one in which the run diverged, which
-        has no row.
+    Each recorded value stands for the samples up to the next one, shifted by what is missing to the mean of its
+    experience, which the column `mean` of the table `experiences` holds; of accuracies, also in the one in which the
+    run diverged, which has no row.
     """
     n_seen, n_correct = runs.table.loc[runs.table["path"] == run, ["step", "n_correct"]].iloc[0]
     every = record_samples_every(runs.configs[run])
@@ -347,21 +334,13 @@ def _spread(runs: Runs, run: str, recorded: np.ndarray, mean: str) -> np.ndarray
 
 
 def is_regression(runs: Runs) -> bool:
-    """Whether runs are scored by their squared errors, not by accuracy.
-
-    Args:
-        runs: runs of one stream.
-    """
+    """Whether runs are scored by their squared errors, not by accuracy."""
     tasks = {config["stream_info"].get("task", "classification") for config in runs.configs.values()}
     return tasks == {"regression"}
 
 
 def squared_errors(runs: Runs, run: str) -> np.ndarray:
     """Squared error of the prediction of each sample of a regression, made before learning from it.
-
-    Args:
-        runs: the runs.
-        run: the path of a finished or diverged run.
 
     Returns:
         Array [n_samples], twice the recorded loss; infinite where a diverged run did not come, and where its loss was
@@ -445,10 +424,6 @@ def mean_squared_error(runs: Runs, diverged: Diverged = "chance", burn_in: int =
 def average_score(runs: Runs, diverged: Diverged = "chance") -> tuple[pd.DataFrame, str]:
     """What runs of one stream are compared by: `online_accuracy`, or `mean_squared_error` for a regression.
 
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count.
-
     Returns:
         The table, and the name of its column with the score.
     """
@@ -522,10 +497,6 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
 def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
     """Mean difference over common seeds, with its interval.
 
-    Args:
-        better: scores of a learner, by seed.
-        worse: those of another.
-
     Returns:
         Mean of better − worse, and the half width of its 95 % Student-t interval; NaN as in `mean_interval`.
     """
@@ -570,50 +541,23 @@ def at_bounds(runs: Runs, run: str) -> pd.DataFrame:
 
     Where a block holds many step sizes, it is at a bound when a quarter of them are.
 
-    Args:
-        runs: the runs.
-        run: the path of a run.
-
     Returns:
         Indexed by block, in the order of the record: lower and upper, the shares of recorded steps at which it was at
         the learner's `lr_bounds`. No rows for a learner without bounds, and for one whose step sizes are not learned.
     """
-    blocks, lower, upper = _shares_at_bounds(runs, run)
-    return pd.DataFrame({"lower": lower, "upper": upper}, index=pd.Index(blocks, name="block"), dtype=float)
-
-
-def _shares_at_bounds(runs: Runs, run: str) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Blocks in the order of the record, and their shares of recorded steps at the lower and the upper bound."""
     config = runs.configs[run]
     bounds = config["learner"].get("lr_bounds")
     if not config["learned_step_sizes"] or bounds is None:
-        return [], np.empty(0), np.empty(0)
+        return pd.DataFrame({"lower": [], "upper": []}, index=pd.Index([], name="block"), dtype=float)
     record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
     low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
-    places, blocks = pd.factorize(record["block"])
-    known = places >= 0
-    n = np.bincount(places[known], minlength=len(blocks))
     at_lower, at_upper = low <= bounds[0] * (1 + BOUND_TOLERANCE), high >= bounds[1] * (1 - BOUND_TOLERANCE)
-    lower, upper = (
-        np.bincount(places[known], weights=at.to_numpy()[known], minlength=len(blocks)) / n
-        for at in (at_lower, at_upper)
-    )
-    return [str(block) for block in blocks], lower, upper
+    return record[["block"]].assign(lower=at_lower, upper=at_upper).groupby("block", sort=False).mean()
 
 
 def is_at_bound(runs: Runs, run: str) -> bool:
-    """Whether a run counts as held up by a bound: a block's step size was at one for `AT_BOUND` of the recorded steps.
-
-    Args:
-        runs: the runs.
-        run: the path of a run.
-    """
-
-    def held_up() -> bool:
-        _, lower, upper = _shares_at_bounds(runs, run)
-        return bool((lower >= AT_BOUND).any() or (upper >= AT_BOUND).any())
-
-    return runs.once(run, "at a bound", held_up)
+    """Whether a block's step size was at a bound for `AT_BOUND` of the recorded steps, so that it held the run up."""
+    return runs.once(run, "at a bound", lambda: bool((at_bounds(runs, run) >= AT_BOUND).any(axis=None)))
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
@@ -729,7 +673,7 @@ def around_boundaries(
     """
     require_labels(runs, [label])
     seeds = []
-    for path in runs.table.loc[runs.table["label"] == label, "path"]:
+    for path in runs.paths_of(label):
         boundaries = [start for start in runs.configs[path]["stream_info"]["boundaries"] if start > 0]
         if not boundaries:
             raise ValueError(f"{path}: its stream has one experience, and so no boundary")
@@ -750,13 +694,7 @@ def around_boundaries(
 
 
 def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = None) -> pd.DataFrame:
-    """What one run recorded of a quantity.
-
-    Args:
-        runs: the runs.
-        run: the path of the run.
-        quantity: as of `around_boundaries`.
-        block: as of `around_boundaries`.
+    """What one run recorded of a quantity; quantity and block as of `around_boundaries`.
 
     Returns:
         step, value; accuracies as fractions.
@@ -772,12 +710,7 @@ def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = Non
 
 
 def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
-    """What one run recorded of a meta-parameter, of all blocks.
-
-    Args:
-        runs: the runs.
-        run: the path of the run.
-        quantity: `"step_size"`, or a quantity of the table of measurements; momentum as 1 − momentum.
+    """What one run recorded of step sizes or of a measured quantity, of all blocks; momentum as 1 − momentum.
 
     Returns:
         step, block, value, q25, q75; quartiles are NaN where there are none.
@@ -835,14 +768,15 @@ def trajectories_of_blocks(
     return steps, arrays, distance
 
 
+def measured_quantities(runs: Runs, run: str) -> set[str]:
+    """The quantities of a run's table of measurements."""
+    return runs.once(run, "quantities", lambda: set(runs.read(run, "measurements", ["quantity"])["quantity"].unique()))
+
+
 def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
     """What one run measured of a quantity, without its quantiles: step, block, value and more."""
     columns = ["step", "quantity", "block", "statistic", "value"]
-
-    def quantities() -> set[str]:
-        return set(runs.read(run, "measurements", ["quantity"])["quantity"].unique())
-
-    if quantity not in runs.once(run, "quantities", quantities):
+    if quantity not in measured_quantities(runs, run):
         return pd.DataFrame(columns=columns)
     record = runs.read(run, "measurements", columns)
     return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
@@ -851,15 +785,11 @@ def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
 def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:
     """What a learner's runs recorded at an interval.
 
-    Args:
-        runs: the runs.
-        label: of the learner.
-
     Returns:
         Quantity → the blocks that it was recorded of, in their order; None stands for the whole network.
     """
     found: dict[str, dict[str | None, None]] = {}
-    for path in runs.table.loc[runs.table["label"] == label, "path"]:
+    for path in runs.paths_of(label):
         measured = runs.read(path, "measurements", ["quantity", "block", "statistic"])
         pairs = measured.loc[measured["statistic"] == "value", ["quantity", "block"]].drop_duplicates()
         sizes = runs.read(path, "step_sizes", ["block"]).drop_duplicates().assign(quantity="step_size")
@@ -869,15 +799,7 @@ def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:
 
 
 def require_labels(runs: Runs, labels: list[str]) -> None:
-    """Check that all labels occur.
-
-    Args:
-        runs: the runs.
-        labels: the labels that must be among theirs.
-
-    Raises:
-        ValueError: a label does not occur among the runs.
-    """
+    """Check that all labels occur."""
     unknown = [label for label in labels if label not in runs.labels]
     if unknown:
         raise ValueError(f"no run is labelled {unknown[0]!r}; the labels are: {'; '.join(runs.labels)}")

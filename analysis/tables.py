@@ -179,9 +179,6 @@ def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
 def caption(table: pd.DataFrame) -> str:
     """Explain a comparison table.
 
-    Args:
-        table: from `comparison_table`.
-
     Returns:
         Sentences that say what numbers are, how many seeds there are and which, what ± means, how learners were paired,
         how diverged and incomplete runs count, and when a step size counts as being at its bound.
@@ -299,9 +296,6 @@ def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
 def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of a comparison table that have content, as texts for people.
 
-    Args:
-        table: from `comparison_table`.
-
     Returns:
         Heading → texts, one per row, such as "41.2 ± 0.6"; empty where there is no value.
     """
@@ -334,9 +328,6 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def columns_by_experience(measured: pd.DataFrame) -> dict[str, list[str]]:
     """Test accuracies as texts, with a row for each learner and a column for each experience.
-
-    Args:
-        measured: from `analysis.statistics.test_accuracy_by_experience`.
 
     Returns:
         Heading → texts: learner, and the mean over seeds in % with its 95 % interval for each experience, from 1; empty
@@ -399,10 +390,6 @@ def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str
 def number_text(value: float, form: str = ".2f") -> str:
     """A number for people, such as "−1.20" or "∞".
 
-    Args:
-        value: of any unit.
-        form: as of Python's `format`.
-
     Returns:
         The text; empty if the value is missing.
     """
@@ -425,6 +412,17 @@ def bimodal_note(table: pd.DataFrame) -> list[str]:
     return [BIMODAL_NOTE] if (columns.fillna("") != "").any(axis=None) else []
 
 
+def stretches(numbers: Iterable[int]) -> list[list[int]]:
+    """Whole numbers in rising order, each once, as stretches without a gap."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
 def seeds_text(fewest: int, most: int, seeds: Iterable[int] = ()) -> str:
     """How many seeds, and which, in words: "1 seed", "5 seeds (0–4)" or "2 to 5 seeds per learner (0–3, 7)".
 
@@ -433,13 +431,7 @@ def seeds_text(fewest: int, most: int, seeds: Iterable[int] = ()) -> str:
         most: of any learner.
         seeds: all that occur; left out if empty.
     """
-    ranges: list[list[int]] = []
-    for seed in sorted(set(seeds)):
-        if ranges and seed == ranges[-1][-1] + 1:
-            ranges[-1].append(seed)
-        else:
-            ranges.append([seed])
-    which = ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
+    which = ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in stretches(seeds))
     text = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
     return f"{text} ({which})" if which else text
 

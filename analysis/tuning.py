@@ -21,9 +21,6 @@ _SAME_STREAM = ("definition", "source", "stationary")
 def chosen_setting(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a reported run's learner whose values were chosen by tuning.
 
-    Args:
-        config: the content of the run's `config.json`.
-
     Returns:
         Option → value; empty for a learner that was not tuned, and for runs of versions that did not record it.
     """
@@ -54,9 +51,6 @@ def scores_by_setting(selection: Runs, options: Sequence[str]) -> tuple[list[tup
     Returns:
         Pairs of a setting (option → value) and its mean score; and what the score is, `"online_accuracy"` (a fraction)
         or `"squared_error"`.
-
-    Raises:
-        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
     table, score = average_score(selection)
     ended = selection.table["state"].to_numpy()
@@ -75,14 +69,8 @@ def scores_by_setting(selection: Runs, options: Sequence[str]) -> tuple[list[tup
 def best_setting(selection: Runs) -> dict[str, Any]:
     """The setting with the best mean score over one learner's selection runs, of equal ones the first.
 
-    Args:
-        selection: the learner's selection runs.
-
     Returns:
         Option → value, of the options that were tried; empty if no run counts.
-
-    Raises:
-        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
     options = dict.fromkeys(name for config in selection.configs.values() for name in chosen_setting(config))
     tried, score = scores_by_setting(selection, list(options))
@@ -93,26 +81,15 @@ def best_setting(selection: Runs) -> dict[str, Any]:
 def score_of_setting(selection: Runs, setting: Mapping[str, Any]) -> float:
     """Mean score of one setting over one learner's selection runs.
 
-    Args:
-        selection: the learner's selection runs.
-        setting: the values of all tuned options.
-
     Returns:
         Accuracy (a fraction), or the squared error of a regression; NaN if no run of this setting counts.
-
-    Raises:
-        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
     tried, _ = scores_by_setting(selection, list(setting))
     return next((value for candidate, value in tried if candidate == setting), math.nan)
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
-    """Name a setting, as in `"lr = 0.001, weight_decay = 0.1"`.
-
-    Args:
-        setting: option → value.
-    """
+    """Name a setting, as in `"lr = 0.001, weight_decay = 0.1"`."""
     return ", ".join(f"{name} = {value}" for name, value in setting.items())
 
 
@@ -131,9 +108,6 @@ def sensitivity(selection: Runs, chosen: Mapping[str, Any], option: str = "lr") 
     Returns:
         3 and 10 → the loss of accuracy (a fraction), or the gain in squared error, on the worse side; NaN where no
         setting tried is near, on either side. Negative where the chosen setting was not the best.
-
-    Raises:
-        ValueError: the runs cannot be averaged, see `analysis.statistics.counted_runs`.
     """
     nothing = dict.fromkeys(FACTORS, math.nan)
     if not _is_positive(chosen.get(option)):

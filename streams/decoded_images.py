@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,10 @@ import numpy as np
 import PIL
 import platformdirs
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from continual_metaopt.streams.images import ImageSet, ImageSource
 from continual_metaopt.streams.lazy_images import FACTS, OFFSETS, RECORDS, LazyImages
-from continual_metaopt.streams.private_folders import temporary_folder
+from continual_metaopt.streams.private_folders import distrusted, private_folder, temporary_folder
 from continual_metaopt.streams.source_files import open_regular
 
 CACHE_VARIABLE = "CONTINUAL_METAOPT_CACHE"
@@ -38,6 +38,7 @@ DECODER_VERSION = 3  # to be raised whenever the same files come to mean other p
 MAX_BYTES = 10 * 10**9  # of all entries together
 CLOCK_TICK = 2 * 10**9  # ns; the coarsest times that file systems keep
 SEAL = "seal.json"
+ROOT = 0  # who can write anywhere
 CONTENT = ("facts.json", "train_x.npy", "train_y.npy", "test_x.npy", "test_y.npy", FACTS, OFFSETS, RECORDS)
 Seal = dict[str, Any]  # what is known of the content of files; see ``_seal``
 
@@ -88,7 +89,7 @@ def _decode_once(
     if images is not None:
         return images
     try:
-        _prepare(entry.parent)
+        private_folder(entry.parent.resolve())
         # The operating system frees the lock of a process that dies. Lock files stay: if one were deleted while a
         # process waits for it, the next process would make another, and both would decode.
         lock = FileLock(f"{entry}.lock").acquire()
@@ -110,7 +111,7 @@ def _decode_once(
             _warn_of(error, entry.parent)
             return images
         _delete_least_recently_used(but=entry)
-        return _read(entry, files) or images
+        return _read_if_whole(entry, files) or images
 
 
 def decode_or_index_once(
@@ -150,7 +151,7 @@ def _index_once(
     entry: Path, files: list[str], seal_files: Callable[[], Seal], index: Callable[[Path], ImageSource]
 ) -> ImageSource:
     try:
-        _prepare(entry.parent)
+        private_folder(entry.parent.resolve())
         with FileLock(f"{entry}.lock"):
             images = _use(entry, files)
             if images is not None:
@@ -161,7 +162,7 @@ def _index_once(
                 if _stamp(files) != seal["stamp"]:
                     raise ValueError("files were changed while they were read; begin again when they are complete")
             _delete_least_recently_used(but=entry)
-            return _read_whole(entry, files)
+            return _read(entry, files)
     except (OSError, NotImplementedError) as error:
         raise OSError(
             f"images larger than memory_limit cannot be indexed in '{entry.parent}' ({error}); make room there, set "
@@ -214,31 +215,9 @@ def _still(seal: Seal, files: Sequence[str]) -> Seal | None:
     return newer if newer["content"] == seal["content"] else None
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder of the entries.
-
-    Raises:
-        OSError: it cannot be made, or others could write to it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if why := _distrusted(folder):
-        raise PermissionError(why)
-
-
-def _distrusted(folder: Path) -> str:
-    """Why a folder's content may be somebody else's; empty if it is not."""
-    if not hasattr(os, "getuid"):
-        return ""
-    status = folder.stat()
-    if status.st_uid not in (os.getuid(), 0):
-        return "it belongs to another user"
-    return f"others may write to it; take that from them with chmod go-w '{folder}'" if status.st_mode & 0o022 else ""
-
-
 def _use(entry: Path, files: Sequence[str]) -> ImageSource | None:
     """Images of an entry, which counts as used now; says again what was left out when they were decoded."""
-    images = _read(entry, files)
+    images = _read_if_whole(entry, files)
     if images is not None:
         with contextlib.suppress(OSError):  # a cache that others have filled may be read-only
             os.utime(entry)
@@ -247,16 +226,16 @@ def _use(entry: Path, files: Sequence[str]) -> ImageSource | None:
     return images
 
 
-def _read(entry: Path, files: Sequence[str]) -> ImageSource | None:
+def _read_if_whole(entry: Path, files: Sequence[str]) -> ImageSource | None:
     """Images of an entry; None if it is not there, damaged, somebody else's, or of other files."""
     try:
-        return _read_whole(entry, files)
+        return _read(entry, files)
     except Exception:  # NumPy raises many kinds for a damaged file
         return None
 
 
-def _read_whole(entry: Path, files: Sequence[str]) -> ImageSource:
-    if _distrusted(entry.parent) or _distrusted(entry):
+def _read(entry: Path, files: Sequence[str]) -> ImageSource:
+    if distrusted(entry.parent, ROOT) or distrusted(entry, ROOT):
         raise PermissionError(f"'{entry}' may be somebody else's")
     seals = json.loads((entry / SEAL).read_text(encoding="ascii"))
     newer = {"origin": _still(seals["origin"], files), "entry": _still(seals["entry"], _content(entry))}
@@ -264,11 +243,18 @@ def _read_whole(entry: Path, files: Sequence[str]) -> ImageSource:
         raise ValueError(f"'{entry}' is damaged, or its files have changed")
     if newer != seals:
         with contextlib.suppress(OSError):  # as above
-            _write_seals(entry, newer)
+            temporary = entry.with_name(f".{entry.name}.{os.getpid()}.{SEAL}")
+            temporary.write_text(json.dumps(newer), encoding="ascii")
+            temporary.replace(entry / SEAL)
     facts = json.loads((entry / "facts.json").read_text(encoding="ascii"))
-    read = _read_lazily if facts.pop("lazy") else _map
-    train, test = (ImageSet(read(entry, split), np.load(entry / f"{split}_y.npy")) for split in ("train", "test"))
-    return ImageSource(train=train, test=test, **facts)
+    is_lazy = facts.pop("lazy")
+    splits: dict[str, Any] = {}
+    for split in ("train", "test"):
+        # Mode "c", copy on write, shares memory as "r" does, until something is written. But NumPy calls such arrays
+        # writable, and PyTorch makes tensors without complaint of writable arrays only.
+        x = np.load(entry / f"{split}_x.npy", mmap_mode="c")
+        splits[split] = ImageSet(LazyImages(entry, x) if is_lazy else x, np.load(entry / f"{split}_y.npy"))
+    return ImageSource(**splits, **facts)
 
 
 def _content(folder: Path) -> list[str]:
@@ -276,36 +262,19 @@ def _content(folder: Path) -> list[str]:
     return [str(folder / name) for name in CONTENT if (folder / name).exists()]
 
 
-def _write_seals(entry: Path, seals: dict[str, Any]) -> None:
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.{SEAL}")
-    temporary.write_text(json.dumps(seals), encoding="ascii")
-    temporary.replace(entry / SEAL)
-
-
-def _map(entry: Path, split: str) -> NDArray[np.uint8]:
-    # Mode "c", copy on write, shares memory as "r" does, until something is written. But NumPy calls such arrays
-    # writable, and PyTorch makes tensors without complaint of writable arrays only.
-    images: NDArray[np.uint8] = np.load(entry / f"{split}_x.npy", mmap_mode="c")
-    return images
-
-
-def _read_lazily(entry: Path, split: str) -> LazyImages:
-    return LazyImages(entry, np.load(entry / f"{split}_x.npy", mmap_mode="r"))
-
-
 @contextlib.contextmanager
 def _begin(entry: Path) -> Iterator[Path]:
     """A folder to write an entry to, which becomes the entry in the end; nothing stays of it after an error."""
     for left_over in entry.parent.glob(f".{entry.name}.*"):  # by a process that died
-        _remove(left_over)
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.new")
+        left_over.unlink() if left_over.is_file() else shutil.rmtree(left_over, ignore_errors=True)
+    temporary = entry.with_name(f".{entry.name}.new")
     try:
         temporary.mkdir(mode=0o700)
         yield temporary
         _delete(entry)  # if it is there, it is damaged, or of other content
         temporary.rename(entry)
     finally:
-        _remove(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(folder: Path, images: ImageSource, origin: Seal) -> None:
@@ -339,22 +308,11 @@ def _is_entry(folder: Path) -> bool:
 
 def _delete(entry: Path) -> None:
     """Delete an entry as a whole; not at all under Windows while a process has it mapped."""
-    old = entry.with_name(f".{entry.name}.{os.getpid()}.old")
+    old = entry.with_name(f".{entry.name}.old")
     with contextlib.suppress(OSError):
         if _is_entry(entry):
             entry.rename(old)
-            _remove(old)
-
-
-def _remove(path: Path) -> None:
-    """Remove an entry under another name, or a new seal, as a process that died may have left them."""
-    with contextlib.suppress(OSError):
-        if _is_entry(path):
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-        elif path.name.endswith(SEAL):
-            path.unlink()
+            shutil.rmtree(old)
 
 
 def _warn_of(error: Exception, folder: Path) -> None:

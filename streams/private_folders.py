@@ -1,7 +1,6 @@
 """Folders that nobody but this user can write, for what is trusted when it is read again."""
 
 import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -16,16 +15,23 @@ def private_folder(folder: Path) -> Path:
         The path.
 
     Raises:
-        OSError: it cannot be made or written, or it is somebody else's, or others can write in it.
+        OSError: it cannot be made or written, or it is a link or somebody else's, or others can write in it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if os.name != "nt" and (
-        not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022
-    ):
-        raise PermissionError(f"'{folder}' is a link or another user's folder, or others can write in it")
+    if why := "it is a link" if folder.is_symlink() else distrusted(folder):
+        raise PermissionError(why)
     tempfile.TemporaryFile(dir=folder).close()
     return folder
+
+
+def distrusted(folder: Path, *trusted: int) -> str:
+    """Why a folder's content may be somebody else's; empty if it is this user's or one of the ``trusted`` users'."""
+    if os.name == "nt":
+        return ""
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), *trusted):
+        return "it belongs to another user"
+    return f"others may write to it; take that from them with chmod go-w '{folder}'" if status.st_mode & 0o022 else ""
 
 
 def temporary_folder(purpose: str) -> Path:

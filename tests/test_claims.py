@@ -206,12 +206,11 @@ def test_the_sample_runs_are_those_of_the_packaged_study() -> None:
     study = load_study("quick")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SAMPLE_RUNS.glob("*/config.json"))]
     expected = {}
-    for entry in study.learners:
-        chosen = {record["learner"]["lr"] for record in records if record["entry"] == (entry.label or entry.name)}
-        (learner,) = [entry.with_options({"lr": lr} if study.is_tuned(entry) else {}) for lr in chosen]
-        resolved = study.run(entry, learner, study.seeds[0], "report")
-        for seed in study.seeds:
-            config = resolved.model_copy(update={"seed": seed})
+    for learner in study.learners:
+        (chosen,) = {record["learner"]["lr"] for record in records if record["entry"] == learner.label}
+        known = [one for one in learner.candidates if one.setting["lr"] == chosen] or [learner.untuned]
+        for seed in study.config.seeds:
+            config = learner.run(seed, known[0])
             expected[config.run_id] = config.model_dump(mode="json")
 
     recorded = {record["run_id"]: {name: record[name] for name in RunConfig.model_fields} for record in records}

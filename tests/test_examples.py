@@ -15,6 +15,7 @@ SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 OUTPUT = {
     "drop_in_optimizer": r"\{'linear1': '\d\.\d\de-\d\d', 'linear2': '\d\.\d\de-\d\d'\}",
     "own_stream": r"(online accuracy \d+\.\d%, then \{'linear1': .*\}\n){4}\Z",
+    "plain_loop": r"online accuracy [5-9]\d\.\d% of 1500 samples; .* in plain_loop.csv\n\Z",
     "ready_made_strategy": r"online accuracy [5-9]\d\.\d%\n\{'linear1': .*\}\n\Z",
     "replay_and_ewc": r"neither  online .*\nreplay   online accuracy .*\nEWC      online accuracy .* \d+\.\d%\n\Z",
     "tensorboard_logging": r"online accuracy [5-9]\d\.\d%\n.* tensorboard --logdir runs/tensorboard\n\Z",

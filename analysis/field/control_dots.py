@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from continual_metaopt.analysis.figures.style import COLOURS, Width, legend_below, new_figure, styled
+from continual_metaopt.analysis.figures.style import COLOURS, Width, legend_below, new_figure, rows_of_names, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,6 @@ def control_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
 
     Args:
         table: from `analysis.field.controls.control_table`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, whose height grows with the number of controls.
@@ -52,11 +51,7 @@ def control_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     axes.axvline(0, color="0.5", linewidth=0.8)
     one = table["baseline"].nunique() == 1
     names = [row.name if one else f"{row.name} − {row.baseline_name}" for row in table.to_records()]
-    axes.set_yticks(places, [textwrap.fill(name, 44) for name in names], fontsize=6)
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color="0.92", linewidth=0.5)
-    axes.set_axisbelow(True)
+    rows_of_names(axes, [textwrap.fill(name, 44) for name in names])
     axes.set_xlabel(f"difference from\n“{table['baseline_name'].iloc[0]}” (points)" if one else "difference (points)")
     legend_below(axes, ["all experiences", "without the first"], drawn)
     return figure

@@ -102,6 +102,4 @@ def accuracy_at_equal_time(
 
 
 def _tuning_samples(runs: Runs, selection: Runs, untuned: str | None, tuned: str | None) -> int:
-    label = tuned or untuned
-    path = runs.table.loc[runs.table["label"] == label, "path"].iloc[0]
-    return int(selection_of(selection, runs.configs[path]).table["n_samples"].sum())
+    return int(selection_of(selection, runs.first_config(tuned or untuned)).table["n_samples"].sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from continual_metaopt.analysis.figures.style import (
     Width,
     draw_single_seeds,
     inches,
+    label_lowest,
     label_powers,
     legend_below,
     new_figure,
     panel_columns,
     plain_ticks,
+    rows_of_names,
     styled,
 )
 from continual_metaopt.analysis.statistics import numbers_of
@@ -42,13 +44,10 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
 
     Args:
         table: from `analysis.field.ranking.ranking`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, whose height grows with the number of learners.
     """
-    from matplotlib.lines import Line2D
-
     figure = new_figure(width, 0.5 + 0.135 * len(table))
     axes = figure.subplots()
     styles = family_styles(table["family"])
@@ -65,17 +64,10 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
     _draw_baseline(axes, table)
-    axes.set_yticks(range(len(table)), table["learner"], fontsize=6)
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", color="0.92", linewidth=0.5)
-    axes.set_axisbelow(True)
+    rows_of_names(axes, list(table["learner"]))
     axes.set_xlim(*np.clip(axes.get_xlim(), 0, 100))
     axes.set_xlabel("average online accuracy (%)")
-    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
-    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
-    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
-    legend_below(axes, [*styles, "untuned", "tuned"], [*handles, *settings])
+    _legend(axes, styles)
     return figure
 
 
@@ -88,10 +80,6 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
 
     Args:
         table: from `analysis.tuning.scores_over_option`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
     """
     labels = list(dict.fromkeys(table["learner"]))
     n_columns = min(panel_columns(width), len(labels))
@@ -113,9 +101,7 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
         axes.set_title(title, loc="left", fontsize=6, pad=2)
     for axes in grid.flat[len(labels) :]:
         axes.set_visible(False)
-    for column in range(n_columns):
-        lowest = grid[(len(labels) - 1 - column) // n_columns, column]
-        lowest.tick_params(axis="x", labelbottom=True)
+    label_lowest(grid)
     grid[0, 0].set_xscale("log")
     label_powers(grid[0, 0].xaxis)
     grid[0, 0].set_ylim(0, None)
@@ -135,13 +121,7 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
 
     Args:
         table: from `analysis.field.equal_time.accuracy_at_equal_time`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
     """
-    from matplotlib.lines import Line2D
-
     figure = new_figure(width, 3.0)
     axes = figure.subplots()
     styles = family_styles(table["family"])
@@ -166,23 +146,26 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
     axes.set_ylabel("average online accuracy (%)")
     axes.margins(x=0.12)
     axes.set_ylim(*np.clip(axes.get_ylim(), 0, 100))
-    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
-    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
-    settings = [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
-    names = [Line2D([], [], linestyle="") for _ in superior]
-    legend_below(axes, [*styles, "untuned", "tuned", *superior], [*handles, *settings, *names])
+    _legend(axes, styles, superior)
     return figure
 
 
 def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each kind of learner that occurs: they depend on the kind alone.
-
-    Args:
-        families: keys of `analysis.families.FAMILIES`.
-    """
+    """Colour and marker of each kind of learner that occurs: they depend on the kind alone."""
     present = set(families)
     kinds = zip(FAMILIES, COLOURS, MARKERS, strict=False)
     return {kind: (colour, marker) for kind, colour, marker in kinds if kind in present}
+
+
+def _legend(axes: Axes, styles: Mapping[str, tuple[str, str]], others: Sequence[str] = ()) -> None:
+    """Kinds of learners, untuned and tuned settings, and other texts."""
+    from matplotlib.lines import Line2D
+
+    point: dict[str, Any] = {"linestyle": "", "markersize": 4}
+    handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
+    handles += [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
+    handles += [Line2D([], [], linestyle="") for _ in others]
+    legend_below(axes, [*styles, "untuned", "tuned", *others], handles)
 
 
 def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:

@@ -81,9 +81,6 @@ def ranking(
 def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
     """The columns of a ranking that have content, as texts for people.
 
-    Args:
-        table: from `ranking`.
-
     Returns:
         Heading → texts, one per row; empty where there is no value.
     """
@@ -110,9 +107,6 @@ def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
 
 def caption(table: pd.DataFrame) -> str:
     """Explain a ranking.
-
-    Args:
-        table: from `ranking`.
 
     Returns:
         Sentences that say what decides the place, what ± means, and how learners were paired and tuned.
@@ -151,9 +145,6 @@ def caption(table: pd.DataFrame) -> str:
 def settings_of_learners(runs: Runs) -> list[tuple[str, str | None, str | None]]:
     """Find the untuned and the tuned runs of each learner. Learners that differ only in their tuning share the former.
 
-    Args:
-        runs: reported runs of one stream.
-
     Returns:
         Triples of a learner, the label of its untuned runs and that of its tuned ones, or None where there are none.
     """
@@ -190,7 +181,7 @@ def _row(
 ) -> dict[str, Any]:
     labels = [label for label in (untuned, tuned) if label is not None]
     decisive = table.loc[labels[-1]]
-    config = runs.configs[runs.table.loc[runs.table["label"] == labels[-1], "path"].iloc[0]]
+    config = runs.first_config(labels[-1])
     row: dict[str, Any] = {
         "learner": learner,
         "name": config["learner"]["name"],

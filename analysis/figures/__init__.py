@@ -3,13 +3,6 @@
 Nothing here touches pyplot, so a user's backend and settings stay as they are.
 """
 
-from continual_metaopt.analysis.field.control_dots import control_dots
-from continual_metaopt.analysis.field.figures import (
-    accuracy_against_time,
-    family_styles,
-    initial_step_sizes,
-    ranking_dots,
-)
 from continual_metaopt.analysis.figures.accuracy import (
     cumulative_accuracy,
     online_accuracy_by_experience,
@@ -29,44 +22,3 @@ from continual_metaopt.analysis.figures.trajectories import (
     meta_parameter_trajectories,
     step_size_trajectories,
 )
-from continual_metaopt.analysis.paper.figure import gaps_beside_the_papers
-from continual_metaopt.analysis.paper.published_figures import (
-    published_cumulative_accuracy,
-    published_step_sizes,
-    published_test_accuracy,
-)
-
-__all__ = [
-    "ALIGNED",
-    "COLOURS",
-    "WIDTHS",
-    "Format",
-    "MetaParameter",
-    "Width",
-    "accuracy_against_time",
-    "around_boundaries",
-    "caption_of",
-    "control_dots",
-    "cumulative_accuracy",
-    "draw_and_save",
-    "family_styles",
-    "folded_sawtooth",
-    "gaps_beside_the_papers",
-    "has_meta_parameter",
-    "has_trajectories",
-    "initial_step_sizes",
-    "meta_parameter_trajectories",
-    "online_accuracy_by_experience",
-    "published_cumulative_accuracy",
-    "published_step_sizes",
-    "published_test_accuracy",
-    "rank_diagram",
-    "ranking_dots",
-    "save",
-    "sensitivity_curves",
-    "sensitivity_maps",
-    "sliding_accuracy",
-    "sliding_squared_error",
-    "step_size_trajectories",
-    "test_accuracy_by_experience",
-]

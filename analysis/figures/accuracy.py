@@ -52,25 +52,12 @@ def online_accuracy_by_experience(
     intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
     two groups, thin lines are single seeds, and the bold one is their median.
 
-    Args:
-        runs: runs of one stream.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
-
     Raises:
         ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
-
-    def by_experience(scores: np.ndarray, boundaries: Sequence[int]) -> np.ndarray:
-        return 100 * means_by_experience(scores, boundaries)
-
-    curves = _curves(runs, labels, diverged, by_experience)
+    curves = experience_curves(runs, labels, diverged)
     n_experiences = next(iter(curves.values())).shape[1]
-    figure, axes = _accuracy_figure(width, "experience")
+    figure, axes = _figure(width, "experience", "online accuracy (%)")
     marker = "o" if n_experiences <= 20 else None
     _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
     axes.set_xlim(0.5, n_experiences + 0.5)
@@ -89,13 +76,7 @@ def test_accuracy_by_experience(
     Where the seeds of a learner fall in two groups, thin lines are single seeds, and the bold one is their median.
 
     Args:
-        runs: runs of one stream.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
         diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, none recorded a test accuracy, or a label does not occur.
@@ -111,8 +92,7 @@ def test_accuracy_by_experience(
         str(label): 100 * group.pivot(index="seed", columns="experience", values="test_accuracy")[numbers].to_numpy()
         for label, group in drawn.groupby("label", sort=False, observed=True)
     }
-    figure, axes = _accuracy_figure(width, "experience")
-    axes.set_ylabel("test accuracy (%)")
+    figure, axes = _figure(width, "experience", "test accuracy (%)")
     _draw_means(axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None)
     axes.locator_params(axis="x", integer=True)
     return figure
@@ -135,12 +115,8 @@ def sliding_accuracy(
     the bold one is their median.
 
     Args:
-        runs: runs of one stream.
         window: number of samples. If None, a quarter of the shortest experience, which shows the course within an
             experience; in streams of more than 20 experiences, the longest experience, which shows the trend.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, with at most 1,000 points per line.
@@ -150,19 +126,9 @@ def sliding_accuracy(
             fit into the stream.
     """
     runs.require_one_stream()
-    n_samples = int(runs.table["n_samples"].min())
     size = default_window(runs) if window is None else window
-    if not 1 <= size <= n_samples:
-        raise ValueError(f"the window must have 1 to {n_samples} samples, not {size}")
-    points = np.unique(np.linspace(size - 1, n_samples - 1, MAX_POINTS).astype(int))
-    curves = _curves(runs, labels, diverged, lambda scores, _: 100 * windowed_accuracy(scores, size)[points])
-    figure, axes = _accuracy_figure(width, "sample")
-    axes.set_ylabel(f"online accuracy (%),\nlast {size:,} samples")
-    _draw_means(axes, points + 1, curves, runs.labels)
-    draw_boundaries(axes, runs)
-    axes.set_xlim(0, n_samples)
-    thousands(axes, 6)
-    return figure
+    seen, curves = sliding_curves(runs, size, labels, diverged)
+    return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width)
 
 
 @styled
@@ -176,12 +142,6 @@ def cumulative_accuracy(
     Samples that a diverged run did not see count as chance. The first hundredth of the stream is left out. Where the
     seeds of a learner fall in two groups, thin lines are single seeds, and the bold one is their median.
 
-    Args:
-        runs: runs of one stream.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
-
     Returns:
         The figure, with at most 1,000 points per line.
 
@@ -189,13 +149,7 @@ def cumulative_accuracy(
         ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     seen, curves = cumulative_curves(runs, labels, diverged)
-    figure, axes = _accuracy_figure(width, "sample")
-    axes.set_ylabel("online accuracy (%),\nall samples so far")
-    _draw_means(axes, seen, curves, runs.labels)
-    draw_boundaries(axes, runs)
-    axes.set_xlim(0, int(seen[-1]))
-    thousands(axes, 6)
-    return figure
+    return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width)
 
 
 @styled
@@ -214,11 +168,8 @@ def sliding_squared_error(
     beyond a hundred times the least one are off the axis.
 
     Args:
-        runs: runs of one stream.
         window: number of samples.
-        labels: the learners to draw; all if None. Colours do not depend on the choice.
         diverged: `"exclude"` leaves diverged runs out.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, with at most 1,000 points per line.
@@ -230,49 +181,57 @@ def sliding_squared_error(
     runs.require_one_stream()
     if not is_regression(runs):
         raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
-    n_samples = int(runs.table["n_samples"].min())
-    if not 1 <= window <= n_samples:
-        raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
-    points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
-
-    def in_window(errors: np.ndarray, _: Sequence[int]) -> np.ndarray:
-        return windowed_accuracy(np.where(np.isinf(errors), np.nan, errors), window)[points]
-
-    curves = _curves(runs, labels, diverged, in_window, squared_errors)
-    figure = new_figure(width, 2.1)
-    axes = figure.subplots()
-    axes.set_xlabel("sample")
-    axes.set_ylabel(f"mean squared error,\nlast {window:,} samples")
+    seen, curves = sliding_curves(runs, window, labels, diverged, squared_errors)
+    figure, axes = _figure(width, "sample", f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     label_powers(axes.yaxis)
-    _draw_means(axes, points + 1, curves, runs.labels, limits=(0, np.inf))
+    _draw_means(axes, seen, curves, runs.labels, limits=(0, np.inf))
     known = [float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any()]
     if known:  # something lasted for a window
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(known) / 1.5), min(high, 100 * min(known)))
-    axes.set_xlim(0, n_samples)
+    axes.set_xlim(0, int(seen[-1]))
     plain_ticks(axes.yaxis)
     thousands(axes, 6)
     return figure
 
 
+def experience_curves(
+    runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
+) -> dict[str, np.ndarray]:
+    """Online accuracy within each experience: label → accuracies in %, [n_seeds, n_experiences]."""
+    return _curves(runs, labels, diverged, lambda scores, starts: 100 * means_by_experience(scores, starts))
+
+
+def sliding_curves(
+    runs: Runs,
+    window: int,
+    labels: Sequence[str] | None = None,
+    diverged: Diverged = "chance",
+    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Means over the last samples, as many as the window has.
+
+    Returns:
+        Numbers of samples seen, [n_points], at most 1,000 up to the whole stream; label → accuracies in %, or, with
+        `squared_errors` as scores, errors, NaN from where a run diverged: [n_seeds, n_points].
+    """
+    n_samples = int(runs.table["n_samples"].min())
+    if not 1 <= window <= n_samples:
+        raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
+    points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
+    scale = 100 if score is sample_scores else 1
+
+    def in_window(scores: np.ndarray, _: Sequence[int]) -> np.ndarray:
+        return scale * windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
+
+    return points + 1, _curves(runs, labels, diverged, in_window, score)
+
+
 def cumulative_curves(
     runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Online accuracy over all samples so far, without the first hundredth of the stream.
-
-    Args:
-        runs: runs of one stream.
-        labels: the learners; all if None.
-        diverged: how diverged runs count.
-
-    Returns:
-        Numbers of samples seen, [n_points], at most 1,000 up to the whole stream; label → accuracies in %, [n_seeds,
-        n_points].
-
-    Raises:
-        ValueError: as of `cumulative_accuracy`.
-    """
+    """Online accuracy over all samples so far, without the first hundredth of the stream; as of `sliding_curves`."""
     runs.require_one_stream()
     n_samples = int(runs.table["n_samples"].min())
     points = np.unique(np.linspace(n_samples // 100, n_samples - 1, MAX_POINTS).astype(int))
@@ -300,12 +259,22 @@ def _curves(
     return {label: np.stack(seeds) for label, seeds in curves.items()}
 
 
-def _accuracy_figure(width: Width, x_label: str) -> tuple[Figure, Axes]:
+def _figure(width: Width, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(width, 2.1)
     axes = figure.subplots()
     axes.set_xlabel(x_label)
-    axes.set_ylabel("online accuracy (%)")
+    axes.set_ylabel(y_label)
     return figure, axes
+
+
+def _over_stream(runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width) -> Figure:
+    """Accuracies over numbers of samples seen, with the starts of experiences."""
+    figure, axes = _figure(width, "sample", y_label)
+    _draw_means(axes, seen, curves, runs.labels)
+    draw_boundaries(axes, runs)
+    axes.set_xlim(0, int(seen[-1]))
+    thousands(axes, 6)
+    return figure
 
 
 def _draw_means(
@@ -331,16 +300,9 @@ def draw_curve(
     marker: str | None = None,
     limits: tuple[float, float] = (0, 100),
 ) -> None:
-    """Draw the mean over seeds with its interval; of accuracies in two groups, the median and each seed.
+    """Draw the mean of seeds [n_seeds, n_points] with its interval; of accuracies in two groups, all and the median.
 
-    Args:
-        axes: where to draw.
-        x: horizontal positions, [n_points].
-        seeds: values, [n_seeds, n_points]; accuracies are in %.
-        label: of the line.
-        style: colour and line style.
-        marker: at each point; None for none.
-        limits: of the values; those of accuracies are (0, 100).
+    Values with the limits (0, 100) are accuracies in %.
     """
     if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
         axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)

@@ -21,7 +21,13 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import is_regression, recorded_blocks, require_labels
+from continual_metaopt.analysis.statistics import (
+    evenly_chosen,
+    experience_lengths,
+    is_regression,
+    recorded_blocks,
+    require_labels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,10 +60,6 @@ def around_boundaries(
         blocks: the blocks to draw; if None, all, or 6 from first to last where there are more.
         before: samples before a boundary to draw; a quarter of the shortest experience if None.
         after: samples after it; three quarters of the shortest experience if None.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, there is no such label, quantity or block, the stream has no
@@ -69,8 +71,7 @@ def around_boundaries(
     several = [name for names in panels.values() if len(names) > 1 for name in names if name is not None]
     named = list(dict.fromkeys(several))
     shown = _shown_blocks(label, named, blocks)
-    info = runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]["stream_info"]
-    shortest = int(np.diff([*info["boundaries"], info["n_samples"]]).min())
+    shortest = int(experience_lengths(runs.select(label=label)).min())
     before = shortest // 4 if before is None else before
     after = 3 * shortest // 4 if after is None else after
     options = {"before": before, "after": after, "width": max(1, (before + after) // 40)}
@@ -152,11 +153,7 @@ def _shown_blocks(label: str, named: Sequence[str], blocks: Sequence[str] | None
     unknown = [name for name in blocks or [] if name not in named]
     if unknown:
         raise ValueError(f"{label!r} has recorded nothing of block {unknown[0]!r}; its blocks are: {', '.join(named)}")
-    if blocks is not None:
-        return list(blocks)
-    if len(named) <= MAX_BLOCKS:
-        return list(named)
-    return [named[place] for place in np.linspace(0, len(named) - 1, MAX_BLOCKS).round().astype(int)]
+    return list(blocks) if blocks is not None else evenly_chosen(named, MAX_BLOCKS)
 
 
 def _draw_aligned(axes: Axes, table: pd.DataFrame, drawn: _Aligned, style: dict[str, Any]) -> None:

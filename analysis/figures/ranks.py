@@ -37,15 +37,9 @@ def rank_diagram(
     equal; the note below the axis says what these seeds can show.
 
     Args:
-        runs: runs of one stream.
         labels: the learners to rank; all if None.
-        diverged: how diverged runs count.
         test: as of `analysis.comparisons.paired_comparisons`.
         level: at which pairs differ.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: see `analysis.comparisons.rank_learners`.

@@ -34,13 +34,7 @@ def sensitivity_maps(
     meta step size, α₀ the initial step size. Samples that a diverged run did not see count as chance.
 
     Args:
-        runs: runs of one stream.
         settings: options of the learner: across a panel, up a panel, and from panel to panel.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, or no learner has these settings.
@@ -88,13 +82,7 @@ def sensitivity_curves(
     by their best value.
 
     Args:
-        runs: runs of one stream.
         setting: a numeric option of the learners, such as `"lr"` or `"gamma"`.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, or no learner was run with two values of the setting.

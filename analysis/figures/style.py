@@ -72,15 +72,39 @@ _POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
+# Arguments that several figures have. Their docstrings need not describe them.
+_ARGUMENTS = {
+    "runs": "runs of one stream.",
+    "labels": "the learners to draw; all if None. Colours do not depend on the choice.",
+    "blocks": "the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.",
+    "steps": "the first and the last step to draw; the whole stream if None.",
+    "diverged": "how diverged runs count, see `analysis.statistics.online_accuracy`.",
+    **dict.fromkeys(("bins", "skip", "shifts", "seed"), "as of `analysis.sawtooth.sawtooth`."),
+    "title": "of the figure.",
+    "width": '`"column"`, `"text"` or `"page"`.',
+}
+
+
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in this module's style, whatever the user's settings."""
+    """Draw in this module's style, whatever the user's settings, and describe what several figures have in common."""
 
     @functools.wraps(draw)
     def draw_in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with _style():
             return draw(*args, **kwargs)
 
+    draw_in_style.__doc__ = _whole_docstring(draw)
     return draw_in_style
+
+
+def _whole_docstring(draw: Callable[..., Figure]) -> str:
+    """The docstring of a figure, with the arguments of `_ARGUMENTS` and the result where it does not describe them."""
+    head, *parts = re.split(r"\n\n(?=Args:|Returns:|Raises:)", inspect.getdoc(draw) or "")
+    sections = {"Args": "Args:", "Returns": "Returns:\n    The figure."} | {part.split(":")[0]: part for part in parts}
+    own = re.findall(r"^    (\w+): ", sections["Args"], re.MULTILINE)
+    shared = [name for name in inspect.signature(draw).parameters if name in _ARGUMENTS and name not in own]
+    sections["Args"] = "\n".join([sections["Args"], *(f"    {name}: {_ARGUMENTS[name]}" for name in shared)])
+    return "\n\n".join([head, *sections.values()])
 
 
 def _style() -> AbstractContextManager[None]:
@@ -120,11 +144,6 @@ def save(
 
 def draw_and_save(draw: Callable[[], Figure], out_dir: str | os.PathLike[str], name: str) -> list[Path]:
     """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written.
-
-    Args:
-        draw: makes the figure.
-        out_dir: the folder, made if it does not exist.
-        name: file name without suffix.
 
     Returns:
         The paths of the files; none if the figure could not be drawn or written.
@@ -193,17 +212,7 @@ def draw_single_seeds(
     along: Literal["horizontal", "vertical"],
     filled: str | None = None,
 ) -> None:
-    """Draw single seeds as small markers with a tick at their median, for seeds that fall in two groups.
-
-    Args:
-        axes: where to draw.
-        values: of the seeds.
-        place: on the other axis.
-        colour: of markers and tick.
-        marker: shape of the markers.
-        along: axis of the values.
-        filled: colour inside the markers; that of their edge if None.
-    """
+    """Draw single seeds along an axis as small markers with a tick at their median, at one place of the other axis."""
     style: dict[str, Any] = {"color": colour, "markersize": 2.2, "markeredgewidth": 0.6, "linestyle": ""}
     style |= {"marker": marker, "markerfacecolor": colour if filled is None else filled}
     tick: dict[str, Any] = {"color": colour, "markersize": 7, "markeredgewidth": 1.2}
@@ -214,6 +223,23 @@ def draw_single_seeds(
     else:
         axes.plot(places, values, **style)
         axes.plot(place, median, marker="_", **tick)
+
+
+def rows_of_names(axes: Axes, names: Sequence[str]) -> None:
+    """Let the vertical axis name rows at 0, 1, 2, … from top to bottom."""
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", color="0.92", linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def label_lowest(grid: np.ndarray) -> list[Axes]:
+    """Label the horizontal axis of the lowest visible panel of each column, and of no other; returns these panels."""
+    lowest = [[axes for axes in column if axes.get_visible()][-1] for column in grid.T]
+    for axes in grid.flat:
+        axes.tick_params(labelbottom=axes in lowest)
+    return lowest
 
 
 def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:

@@ -13,6 +13,7 @@ from continual_metaopt.analysis.figures.style import (
     COLOURS,
     Width,
     inches,
+    label_lowest,
     log_axis,
     new_figure,
     panel_columns,
@@ -21,7 +22,7 @@ from continual_metaopt.analysis.figures.style import (
 )
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import BINS, SHIFTS, SKIP, Sawtooth, block_trajectories, sawtooth
-from continual_metaopt.analysis.statistics import require_labels
+from continual_metaopt.analysis.statistics import evenly_chosen, require_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,15 +55,6 @@ def folded_sawtooth(
     Args:
         runs: runs of one stream; only finished ones count.
         label: of the learner.
-        blocks: the blocks to draw; if None, all of them, or 12 from first to last where there are more.
-        bins: as of `analysis.sawtooth.sawtooth`.
-        skip: as of `analysis.sawtooth.sawtooth`.
-        shifts: as of `analysis.sawtooth.sawtooth`.
-        seed: as of `analysis.sawtooth.sawtooth`.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, there is no such label or block, or see
@@ -76,9 +68,7 @@ def folded_sawtooth(
     unknown = [block for block in blocks or [] if block not in recorded]
     if unknown:
         raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(recorded)}")
-    names = list(blocks or recorded)
-    if blocks is None and len(names) > MAX_PANELS:
-        names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_PANELS).round().astype(int)]
+    names = list(blocks) if blocks else evenly_chosen(list(recorded), MAX_PANELS)
     teeth = {name: sawtooth(recorded[name], bins=bins, skip=skip, shifts=shifts, seed=seed) for name in names}
 
     n_rows = math.ceil(len(teeth) / panel_columns(width))
@@ -99,9 +89,7 @@ def folded_sawtooth(
     log_axis(grid[0, 0], low, high)
     if high / low < 30:
         plain_ticks(grid[0, 0].yaxis, (1, 2, 5) if high / low > 5 else (1, 1.5, 2, 3, 5, 7))
-    for column in grid.T:
-        lowest = [axes for axes in column if axes.get_visible()][-1]
-        lowest.tick_params(labelbottom=True)
+    for lowest in label_lowest(grid):
         lowest.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     grid[0, 0].set_xlim(0, 1)
     figure.supxlabel("position within the experience", fontsize=8)

@@ -14,6 +14,7 @@ from continual_metaopt.analysis.figures.style import (
     Width,
     draw_boundaries,
     inches,
+    label_lowest,
     line_of,
     log_axis,
     new_figure,
@@ -22,7 +23,12 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import require_labels, trajectories_of_blocks
+from continual_metaopt.analysis.statistics import (
+    evenly_chosen,
+    measured_quantities,
+    require_labels,
+    trajectories_of_blocks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,12 +59,6 @@ def step_size_trajectories(
     Args:
         runs: runs of one stream, also diverged or incomplete ones.
         labels: the learners to draw; if None, those with learned step sizes.
-        blocks: the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.
-        steps: the first and the last step to draw; the whole stream if None.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, no step sizes were learned or recorded, or a label or block
@@ -92,12 +92,6 @@ def meta_parameter_trajectories(
         runs: runs of one stream, also diverged or incomplete ones.
         quantity: `"weight_decay"` or `"momentum"`.
         labels: the learners to draw; if None, those that have recorded the quantity.
-        blocks: the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.
-        steps: the first and the last step to draw; the whole stream if None.
-        width: `"column"`, `"text"` or `"page"`.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: the runs come from several streams, nothing has been recorded, or a label or block does not occur.
@@ -135,34 +129,21 @@ def _trajectory_figure(
         _draw_learner(grid[used : used + n_rows[label]], runs, panels, titles[label], colour, bold)
         used += n_rows[label]
     grid[0, 0].set_xlim(first, last)
-    _finish_grid(figure, grid, QUANTITIES[quantity].axis)
+    label_lowest(grid)
+    for axes in grid.flat:
+        thousands(axes, 3)
+    figure.supxlabel("sample", fontsize=8)
+    figure.supylabel(QUANTITIES[quantity].axis, fontsize=8)
     return figure
 
 
 def has_meta_parameter(runs: Runs, quantity: MetaParameter) -> bool:
-    """Whether `meta_parameter_trajectories` has something to draw.
-
-    Args:
-        runs: the runs.
-        quantity: `"weight_decay"` or `"momentum"`.
-
-    Returns:
-        True if a learner has recorded it.
-    """
-    return any(
-        (runs.read(path, "measurements", ["quantity"])["quantity"] == quantity).any() for path in runs.table["path"]
-    )
+    """Whether `meta_parameter_trajectories` has something to draw."""
+    return any(quantity in measured_quantities(runs, path) for path in runs.table["path"])
 
 
 def has_trajectories(runs: Runs) -> bool:
-    """Whether `step_size_trajectories` has something to draw.
-
-    Args:
-        runs: the runs.
-
-    Returns:
-        True if a learner with learned step sizes has recorded any.
-    """
+    """Whether `step_size_trajectories` has something to draw."""
     learned = runs.select(learned_step_sizes=True).table["path"]
     return any(len(runs.read(path, "step_sizes", ["step"])) for path in learned)
 
@@ -194,28 +175,12 @@ class Panel(NamedTuple):
 def block_panels(
     runs: Runs, quantity: str, label: str, blocks: Sequence[str] | None, first: int, last: int
 ) -> dict[str, Panel]:
-    """What one learner recorded of a quantity, by block.
-
-    Args:
-        runs: runs of one stream.
-        quantity: one of `QUANTITIES`.
-        label: of the learner.
-        blocks: the blocks; if None, all of them, or 12 from first to last where there are more.
-        first: the first step that counts.
-        last: the last one.
-
-    Raises:
-        ValueError: there is no such block.
-    """
-    paths = list(runs.table.loc[runs.table["label"] == label, "path"])
-    names = runs.configs[paths[0]]["blocks"]
-    if blocks is None and len(names) > MAX_PANELS:
-        names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_PANELS).round().astype(int)]
-    elif blocks is not None:
-        unknown = [name for name in blocks if name not in names]
-        if unknown:
-            raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(names)}")
-        names = list(blocks)
+    """What one learner recorded of a quantity between two steps, by block: the given ones, or all, or 12 of more."""
+    paths, known = runs.paths_of(label), runs.first_config(label)["blocks"]
+    unknown = [name for name in blocks or [] if name not in known]
+    if unknown:
+        raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(known)}")
+    names = evenly_chosen(known, MAX_PANELS) if blocks is None else list(blocks)
     steps, arrays, _ = trajectories_of_blocks(runs, paths, quantity, names, first, last)
     panels = {}
     for name, of_block in zip(names, zip(arrays["value"], arrays["q25"], arrays["q75"], strict=True), strict=True):
@@ -237,7 +202,7 @@ def _balanced_columns(n_panels: int, limit: int) -> int:
 
 def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | None, width: Width) -> str:
     """The learner's label, in lines that fit into the figure."""
-    n_blocks = len(runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]["blocks"])
+    n_blocks = len(runs.first_config(label)["blocks"])
     title = f"{label} ({n_panels} of {n_blocks} blocks)" if blocks is None and n_panels < n_blocks else label
     return textwrap.fill(title, int((inches(width) - 0.6) / 0.073))
 
@@ -264,14 +229,7 @@ def _draw_learner(grid: np.ndarray, runs: Runs, panels: dict[str, Panel], title:
 
 
 def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> None:
-    """Draw the values of single seeds as thin lines, then their median as a bold one.
-
-    Args:
-        axes: where to draw.
-        panel: values of a block, from `block_panels`.
-        colour: of all lines.
-        bold: width of the bold line, in points.
-    """
+    """Draw the values of single seeds as thin lines, then their median as a bold one."""
     distance = math.ceil(len(panel.values) / MAX_POINTS)
     thinned = panel.values.iloc[::distance]
     if panel.edges is not None:
@@ -291,15 +249,3 @@ def _limits(panels: Iterable[Panel]) -> tuple[float, float]:
     low, high = (values.min(), values.max()) if len(values) else (1e-1, 1e1)
     margin = max(1.1, math.sqrt(10 / (high / low))) if high / low < 10 else (high / low) ** 0.06
     return low / margin, high * margin
-
-
-def _finish_grid(figure: Figure, grid: np.ndarray, label: str) -> None:
-    """Label the axes of the grid; in each column, the lowest panel shows the samples."""
-    for column in grid.T:
-        visible = [axes for axes in column if axes.get_visible()]
-        for axes in visible:
-            axes.tick_params(labelbottom=axes is visible[-1])
-    for axes in grid.flat:
-        thousands(axes, 3)
-    figure.supxlabel("sample", fontsize=8)
-    figure.supylabel(label, fontsize=8)

@@ -47,9 +47,6 @@ class Study(NamedTuple):
 def run_command(config: Mapping[str, Any]) -> str | None:
     """The command that repeats one run. Every option is spelled out, so that defaults of other versions do not matter.
 
-    Args:
-        config: the content of the run's `config.json`.
-
     Returns:
         A command for a POSIX shell; None if an option has a value that flags cannot express, such as a list of lists.
     """

@@ -8,52 +8,42 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis.figures.accuracy import MAX_POINTS, experience_curves, sliding_curves
+from continual_metaopt.analysis.figures.trajectories import MAX_PANELS, QUANTITIES
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import (
     Diverged,
     common_boundaries,
     counted_runs,
     default_window,
+    evenly_chosen,
+    experience_lengths,
     is_regression,
     mean_interval,
-    means_by_experience,
-    sample_scores,
     squared_errors,
     trajectories_of_blocks,
-    windowed_accuracy,
 )
 
-MAX_POINTS = 1000  # per line
 MIN_POINTS = 100
 MAX_VALUES = 1_000_000  # of all trajectories of a page: 2.7 MB
-MAX_BLOCKS = 12  # per learner
 LOWEST_STEP_SIZE = 1e-30  # zero has no place on a logarithmic axis
 _MISSING = 65535
-
-QUANTITIES = {
-    "step_size": ("Step sizes", "step size"),
-    "weight_decay": ("Learned weight decays", "weight decay"),
-    "momentum": ("Learned momenta", "1 − momentum"),
-}
 
 
 def points_per_line(parts: Sequence[Runs]) -> int:
     """How many points a trajectory may have, so that those of all runs of a page fit into it.
 
-    Args:
-        parts: the runs of each section.
-
     Returns:
         A number between `MIN_POINTS` and `MAX_POINTS`.
     """
     n_lines = sum(
-        min(len(config["blocks"]), MAX_BLOCKS)
+        min(len(config["blocks"]), MAX_PANELS)
         for part in parts
         for config in part.configs.values()
         if config["learned_step_sizes"]
@@ -91,56 +81,38 @@ def pack(lines: Sequence[np.ndarray], log: bool) -> tuple[dict[str, Any], list[s
 def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
     """Charts of accuracy, or of squared error, over the stream: means over seeds with their intervals.
 
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-
     Returns:
         Charts; none if no run has come to an end.
     """
-    counted = counted_runs(runs, diverged)
-    if counted.empty:
+    if counted_runs(runs, diverged).empty:
         return []
-    info = runs.configs[counted["path"].iloc[0]]["stream_info"]
-    n_samples = int(runs.table["n_samples"].min())
-    lengths = np.diff([*info["boundaries"], info["n_samples"]])
+    n_samples, n_experiences = int(runs.table["n_samples"].min()), len(experience_lengths(runs))
     if is_regression(runs):
         window = min(1000, n_samples)
-        points = _points(window, n_samples)
-
-        def in_window(path: str, _: Sequence[int]) -> np.ndarray:
-            errors = squared_errors(runs, path)
-            return windowed_accuracy(np.where(np.isinf(errors), np.nan, errors), window)[points]
-
-        curves = _means(runs, counted, in_window)
+        seen, errors = sliding_curves(runs, window, None, diverged, squared_errors)
         explanation = (
             f"Mean squared error of the last {window:,} predictions: mean over seeds and, where there are several, its "
             "95 % interval. A line ends where the first of its runs diverged."
         )
         return [
-            _curves(runs, "squared_error", "Squared error", "mean squared error", explanation, points + 1, curves)
+            _curves(runs, "squared_error", "Squared error", "mean squared error", explanation, seen, errors)
             | {"x_title": "sample", "span": [0, n_samples]}
         ]
     window = default_window(runs)
-    points = _points(window, n_samples)
-    sliding = _means(runs, counted, lambda path, _: 100 * windowed_accuracy(sample_scores(runs, path), window)[points])
+    seen, sliding = sliding_curves(runs, window, None, diverged)
     interval = "mean over seeds and, where there are several, its 95 % interval."
     explanation = f"Online accuracy over the last {window:,} samples: {interval}"
     y_title = "online accuracy (%)"
     charts = [
-        _curves(runs, "sliding_accuracy", "Online accuracy over the stream", y_title, explanation, points + 1, sliding)
+        _curves(runs, "sliding_accuracy", "Online accuracy over the stream", y_title, explanation, seen, sliding)
         | {"x_title": "sample", "span": [0, n_samples]}
     ]
-    if 1 < len(lengths) <= MAX_POINTS:
-
-        def by_experience(path: str, boundaries: Sequence[int]) -> np.ndarray:
-            return 100 * means_by_experience(sample_scores(runs, path), boundaries)
-
-        means = _means(runs, counted, by_experience)
-        x = np.arange(1, len(lengths) + 1)
+    if 1 < n_experiences <= MAX_POINTS:
+        means = experience_curves(runs, None, diverged)
+        x = np.arange(1, n_experiences + 1)
         explanation = f"Online accuracy within each experience: {interval}"
         chart = _curves(runs, "online_accuracy", "Online accuracy by experience", y_title, explanation, x, means)
-        charts.append(chart | {"x_title": "experience", "boundaries": [], "span": [0.5, len(lengths) + 0.5]})
+        charts.append(chart | {"x_title": "experience", "boundaries": [], "span": [0.5, n_experiences + 0.5]})
     return charts
 
 
@@ -155,7 +127,6 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
     Returns:
         The chart, or None if nothing has been recorded.
     """
-    title, y_title = QUANTITIES[quantity]
     learners: list[dict[str, Any]] = []
     lines: list[np.ndarray] = []
     distances = [1]
@@ -163,9 +134,8 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         group = runs.table[runs.table["label"] == label]
         if quantity == "step_size" and not group["learned_step_sizes"].any():
             continue
-        names = runs.configs[group["path"].iloc[0]]["blocks"]
-        places = np.unique(np.linspace(0, len(names) - 1, min(len(names), MAX_BLOCKS)).round().astype(int))
-        shown = [names[place] for place in places]
+        names = runs.first_config(label)["blocks"]
+        shown = evenly_chosen(names, MAX_PANELS)
         steps, arrays, distance = trajectories_of_blocks(
             runs, list(group["path"]), quantity, shown, max_points=max_points
         )
@@ -175,8 +145,8 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         blocks = []
         for number, block in enumerate(shown):
             seeds = list(arrays["value"][number])
-            edges = [arrays[edge][number].T for edge in ("q25", "q75")]
-            band = [_median(edge) for edge in edges] if np.isfinite(edges[0]).any() else []
+            edges = [pd.DataFrame(arrays[edge][number]) for edge in ("q25", "q75")]
+            band = [edge.median().to_numpy() for edge in edges] if edges[0].notna().any(axis=None) else []
             if any(np.isfinite(line).any() for line in seeds):
                 blocks.append({"name": block, "seeds": len(seeds), "band": bool(band)})
                 lines += [*seeds, *band]
@@ -213,32 +183,15 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
     return {
         "name": {"step_size": "step_sizes"}.get(quantity, quantity),
         "kind": "trajectories",
-        "title": title,
+        "title": QUANTITIES[quantity].many.capitalize(),
         "explanation": explanation,
         "x_title": "sample",
-        "y_title": y_title,
+        "y_title": QUANTITIES[quantity].axis,
         "span": [0, int(runs.table["n_samples"].max())],
         "boundaries": common_boundaries(runs),
         "scale": scale,
         "learners": learners,
     }
-
-
-def _points(window: int, n_samples: int) -> np.ndarray:
-    return np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
-
-
-def _means(
-    runs: Runs, counted: pd.DataFrame, to_curve: Callable[[str, Sequence[int]], np.ndarray]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean over seeds and half width of its interval, by label."""
-    curves = {}
-    for label in dict.fromkeys(counted["label"]):
-        paths = counted.loc[counted["label"] == label, "path"]
-        seeds = [to_curve(path, runs.configs[path]["stream_info"]["boundaries"]) for path in paths]
-        mean, half_width = mean_interval(np.stack(seeds))
-        curves[label] = (np.asarray(mean), np.asarray(half_width))
-    return curves
 
 
 def _curves(
@@ -248,8 +201,10 @@ def _curves(
     y_title: str,
     explanation: str,
     x: np.ndarray,
-    means: dict[str, tuple[np.ndarray, np.ndarray]],
+    curves: dict[str, np.ndarray],
 ) -> dict[str, Any]:
+    """A chart of means over seeds, with their intervals, of curves [n_seeds, n_points]."""
+    means = {label: mean_interval(of_seeds) for label, of_seeds in curves.items()}
     log = name == "squared_error"
     several = {label: bool(np.isfinite(half_width).any()) for label, (_, half_width) in means.items()}
     lines: list[np.ndarray] = []
@@ -287,11 +242,3 @@ def _compact(x: np.ndarray) -> dict[str, int] | list[int]:
     if len(x) > 2 and len(distances) == 1:
         return {"first": int(x[0]), "distance": int(distances[0]), "count": len(x)}
     return [int(value) for value in x]
-
-
-def _median(columns: np.ndarray) -> np.ndarray:
-    """Median of each row over what is known; NaN where nothing is."""
-    known = np.isfinite(columns).any(axis=1)
-    medians = np.full(len(columns), np.nan)
-    medians[known] = np.nanmedian(columns[known], axis=1)
-    return medians

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from continual_metaopt.analysis.figures import COLOURS
@@ -25,7 +26,7 @@ from continual_metaopt.analysis.html.commands import Study, run_command, studies
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
-from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns
+from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns, stretches
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -117,19 +118,7 @@ class Table(NamedTuple):
 
 
 def write_html(sections: Sequence[Section], path: str | os.PathLike[str]) -> Path:
-    """Write the page.
-
-    Args:
-        sections: what it is about, one section per stream and network.
-        path: the file; its folder is made if it does not exist.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: the runs of a section cannot be combined.
-        OSError: a file cannot be read or written.
-    """
+    """Write the page."""
     return write_text(Path(path), html_page(sections))
 
 
@@ -138,12 +127,6 @@ def html_page(sections: Sequence[Section]) -> str:
 
     Everything that runs have brought along (labels, reasons, options) is escaped, and the page's content security
     policy lets no other script run than its own, and nothing be loaded.
-
-    Args:
-        sections: what it is about.
-
-    Returns:
-        HTML.
 
     Raises:
         ValueError: the runs of a section cannot be combined.
@@ -176,7 +159,7 @@ def html_page(sections: Sequence[Section]) -> str:
             scripts=scripts,
             policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
             + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-            data=_json_in_html({"sections": data, "dashes": DASHES}),
+            data=htmlsafe_json_dumps({"sections": data, "dashes": DASHES}, separators=(",", ":"), allow_nan=False),
         )
         .lstrip()
     )
@@ -190,14 +173,6 @@ def _inline(script: str) -> Markup:
 
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _json_in_html(content: Any) -> Markup:
-    """JSON that cannot end the element it is written into."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
 
 
 def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
@@ -233,10 +208,6 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
 def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
     """The comparison table with what its columns are sorted by.
 
-    Args:
-        runs: the runs that it compares.
-        table: from `analysis.tables.comparison_table`.
-
     Returns:
         One row per learner. Means have their intervals with them.
     """
@@ -259,17 +230,7 @@ def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
 def run_rows(
     runs: Runs, statuses: Mapping[str, Mapping[str, Any]], diverged: Diverged, anchors: Mapping[str, str]
 ) -> Table:
-    """One row per run: how it went.
-
-    Args:
-        runs: the runs.
-        statuses: the content of `status.json` of each, by path.
-        diverged: how diverged runs count.
-        anchors: where on the page the configuration of each run is, by path.
-
-    Returns:
-        The rows.
-    """
+    """One row per run: how it went."""
     scores, score = average_score(runs, diverged)
     percent = 1 if score == "squared_error" else 100
     held_out = 100 * held_out_accuracy(runs, diverged)
@@ -300,10 +261,6 @@ def run_rows(
 
 def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     """What was run, once for all runs that differ in their seeds only.
-
-    Args:
-        runs: the runs.
-        section_id: begins the names of places on the page.
 
     Returns:
         Each with id, learner (place of its label), label, settings (names and values, without versions and platform),
@@ -338,14 +295,10 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
 def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
     """What was run, in words.
 
-    Args:
-        runs: runs of one stream and network.
-        selection: runs that served to choose settings.
-
     Returns:
         Term → text.
     """
-    first = runs.configs[runs.table["path"].iloc[0]]
+    first = runs.first_config()
     info = first["stream_info"]
     options = {
         key: value for key, value in first["stream"].items() if value is not None and key not in ("name", "source")
@@ -372,14 +325,11 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
 def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
     """What distinguishes the learners.
 
-    Args:
-        runs: runs of one stream and network.
-
     Returns:
         For each label: label, registered name, and its step size, base update and the options in which it differs from
         another learner of this name.
     """
-    learners = {label: _first_config(runs, label)["learner"] for label in runs.labels}
+    learners = {label: runs.first_config(label)["learner"] for label in runs.labels}
     rows = []
     for label, learner in learners.items():
         namesakes = [other for other in learners.values() if other["name"] == learner["name"]]
@@ -394,10 +344,6 @@ def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
 
 def not_finished(runs: Runs, statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder.
-
-    Args:
-        runs: the runs.
-        statuses: the content of `status.json` of each, by path.
 
     Returns:
         One row per such run, the diverged and failed ones first.
@@ -476,10 +422,6 @@ def _number_cell(value: float, form: str) -> Cell:
     return Cell(f"{value:{form}}".replace("inf", "∞"), float(value))
 
 
-def _first_config(runs: Runs, label: str) -> dict[str, Any]:
-    return runs.configs[runs.table.loc[runs.table["label"] == label, "path"].iloc[0]]
-
-
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in config.items() if key not in _OF_ONE_RUN}
     stream_info = {key: value for key, value in config["stream_info"].items() if key != "fingerprint"}
@@ -513,16 +455,9 @@ def _differing(runs: Runs, key: str, between: str) -> str:
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:
     """Whole numbers as text: 0–4, 7."""
-    known = sorted({int(number) for number in numbers})
-    runs: list[list[int]] = []
-    for number in known:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
     return ", ".join(
-        f"{run[0]:{form}}–{run[-1]:{form}}" if len(run) > 2 else ", ".join(f"{number:{form}}" for number in run)
-        for run in runs
+        f"{part[0]:{form}}–{part[-1]:{form}}" if len(part) > 2 else ", ".join(f"{number:{form}}" for number in part)
+        for part in stretches(map(int, numbers))
     )
 
 

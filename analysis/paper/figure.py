@@ -33,7 +33,6 @@ def gaps_beside_the_papers(table: pd.DataFrame, *, width: Width = "page") -> Fig
 
     Args:
         table: from `analysis.paper.reproduction.paper_comparison`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel per base update.

@@ -89,8 +89,7 @@ def learners_of(runs: Runs, labels: str) -> dict[Row, Learner]:
     found = {}
     for label in of_study.labels:
         chosen = of_study.select(label=label)
-        config = chosen.configs[chosen.table["path"].iloc[0]]
-        row = row_of(config.get("entry") or label)
+        row = row_of(chosen.first_config().get("entry") or label)
         if row is not None:
             found[row] = Learner(row, label, chosen)
     return found
@@ -132,14 +131,13 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
         of_paper = {learner.label: name for form in FORMS for name, learner in papers_rows(learners, form).items()}
         for row, learner in learners.items():
             online = _by_seed(learner.runs, diverged)
-            path = learner.runs.table["path"].iloc[0]
             online_mean, online_ci = mean_interval(online.to_numpy())
             test_mean, test_ci = mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
             rows.append(
                 {
                     "labels": labels,
                     **row._asdict(),
-                    "lr": learner.runs.configs[path]["learner"].get("lr", np.nan),
+                    "lr": learner.runs.first_config()["learner"].get("lr", np.nan),
                     "seeds": len(online),
                     "online_accuracy": online_mean,
                     "online_accuracy_ci": online_ci,
@@ -166,14 +164,7 @@ def _test_by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
 
 
 def table_markdown(table: pd.DataFrame) -> str:
-    """The accuracies as a Markdown table: a row for each way to set step sizes, a column for each form and labels.
-
-    Args:
-        table: from `published_table`.
-
-    Returns:
-        The table; ends with a line break.
-    """
+    """The accuracies as a Markdown table: a row for each way to set step sizes, a column for each form and labels."""
     from tabulate import tabulate
 
     columns = [(form, labels) for labels in STUDIES for form in FORMS]
@@ -332,14 +323,7 @@ def _by_task(runs: Runs, diverged: Diverged) -> pd.DataFrame:
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
-    """Claims and verdicts as a Markdown table: a row for each claim, a column for each form and kind of labels.
-
-    Args:
-        claims: from `published_claims`.
-
-    Returns:
-        The table; ends with a line break.
-    """
+    """Claims and verdicts as a Markdown table: a row for each claim, a column for each form and kind of labels."""
     from tabulate import tabulate
 
     groups = dict(list(claims.groupby(["form", "labels"], sort=False)))

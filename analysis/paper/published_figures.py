@@ -68,16 +68,11 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
 
     Args:
         runs: of the studies ``published`` and ``published_global``, or one of them.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
-
-    Raises:
-        ValueError: there are no such runs.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     for axes, learners in panels:
         any_learner = next(iter(learners.values()))
         n_samples = int(any_learner.runs.table["n_samples"].iloc[0])
@@ -110,15 +105,11 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
 
     Args:
         runs: as of `published_cumulative_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels, with both blocks.
-
-    Raises:
-        ValueError: there are no such runs.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     low, high = 1e-6, 3e-3
     for axes, learners in panels:
         learner = learners.get("two blocks")
@@ -154,16 +145,11 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
 
     Args:
         runs: as of `published_cumulative_accuracy`.
-        diverged: as of `published_cumulative_accuracy`.
-        width: `"column"`, `"text"` or `"page"`.
 
     Returns:
         The figure, a panel for each form of momentum and kind of labels.
-
-    Raises:
-        ValueError: there are no such runs.
     """
-    figure, panels = _panels(runs, width, 1.7)
+    figure, panels = _panels(runs, width)
     for axes, learners in panels:
         for name, learner in learners.items():
             table = test_accuracy_by_experience(learner.runs, diverged=diverged)
@@ -181,13 +167,13 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
 Panels = list[tuple["Axes", dict[str, Learner]]]
 
 
-def _panels(runs: Runs, width: Width, height: float) -> tuple[Figure, Panels]:
+def _panels(runs: Runs, width: Width) -> tuple[Figure, Panels]:
     """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
     found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
     if not found:
         raise ValueError(NO_RUNS)
     rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
-    figure = new_figure(width, 0.4 + height * len(rows))
+    figure = new_figure(width, 0.4 + 1.7 * len(rows))
     grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
     panels = []
     for (labels, form), learners in found.items():

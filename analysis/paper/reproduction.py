@@ -10,10 +10,9 @@ stay.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -56,8 +55,7 @@ PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyTyp
 )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A learner of the studies ``table2`` and ``table3``, as its label names it.
 
     Attributes:
@@ -78,11 +76,6 @@ class Row:
 
 def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> pd.DataFrame:
     """Our accuracies beside the paper's.
-
-    Args:
-        runs: of the study ``table2`` or ``table3``.
-        table: which of the two.
-        diverged: how diverged runs count, see ``analysis.statistics.online_accuracy``.
 
     Returns:
         One row per learner of the study: base, step_sizes, settings, seeds, online_accuracy (%), online_accuracy_ci
@@ -129,11 +122,6 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
 
     Each difference is tested by a two-sided t-test of the differences between equal seeds. (Exact sign-flip tests
     cannot give less than 0.0625 with five seeds.) Holm's correction is for all rows of the table. See `verdict`.
-
-    Args:
-        runs: of the study ``table2`` or ``table3``.
-        table: which of the two.
-        diverged: how diverged runs count, see ``analysis.statistics.online_accuracy``.
 
     Returns:
         One row per claim and way of finding the settings: claim, settings, difference and half_width (percentage
@@ -183,10 +171,6 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
 def verdict(difference: float, p: float) -> Verdict:
     """What a test says about the claim that a difference is positive.
 
-    Args:
-        difference: the mean difference, in any unit.
-        p: its two-sided p-value, corrected for the number of tests in the table; with NaN nothing is decided.
-
     Returns:
         "holds" if p ≤ 0.05 and the difference is positive, "does not hold" if p ≤ 0.05 and it is negative, else
         "undecided".
@@ -198,9 +182,6 @@ def verdict(difference: float, p: float) -> Verdict:
 
 def comparison_markdown(table: pd.DataFrame) -> str:
     """Our accuracies beside the paper's, as a Markdown table in the shape of the paper's.
-
-    Args:
-        table: from `paper_comparison`.
 
     Returns:
         A row for each kind of step sizes, two columns for each base update; ends with a line break.
@@ -224,14 +205,7 @@ def comparison_markdown(table: pd.DataFrame) -> str:
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
-    """Claims and verdicts as a Markdown table, the ways of finding the settings side by side.
-
-    Args:
-        claims: from `paper_claims`.
-
-    Returns:
-        The table; ends with a line break.
-    """
+    """Claims and verdicts as a Markdown table, the ways of finding the settings side by side."""
     from tabulate import tabulate
 
     ways = [way for way in dict.fromkeys(claims["settings"]) if way]
@@ -259,9 +233,6 @@ def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
       simultaneous: for k last blocks each is a (100 − 5/k) % Student-t interval (Bonferroni), so that all of them
       together hold the true trends in 95 % of cases. half_width is that of a single 95 % interval.
 
-    Args:
-        table: from `analysis.sawtooth.sawtooth_table`.
-
     Returns:
         One row per learner, finding and block: learner, finding, block, value and half_width (the amplitude in decades,
         or the slope in decades per experience, over seeds), p_holm (corrected; NaN for "last block stays", which is
@@ -280,17 +251,24 @@ def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
     for row, p in zip(first.to_dict("records"), _trend_p_holm(first), strict=True):
         found = verdict(-row["slope"], p)
         rows.append((row["learner"], "first block falls", row["block"], row["slope"], row["slope_ci"], p, found))
-    for row, half_width in zip(last.to_dict("records"), _simultaneous_half_widths(last), strict=True):
+    half_widths = _standard_errors(last) * _critical(last, LEVEL / max(1, len(last)))
+    for row, half_width in zip(last.to_dict("records"), half_widths, strict=True):
         found = _stays(row["slope"], half_width)
         rows.append((row["learner"], "last block stays", row["block"], row["slope"], row["slope_ci"], np.nan, found))
     return pd.DataFrame(rows, columns=["learner", "finding", "block", "value", "half_width", "p_holm", "verdict"])
 
 
-def _standard_errors(trends: pd.DataFrame) -> np.ndarray:
-    """Standard errors of slopes, from the half widths of their 95 % Student-t intervals."""
+def _critical(trends: pd.DataFrame, level: float) -> np.ndarray:
+    """What Student's t exceeds in size with a probability of `level`, for the number of seeds of each trend."""
     from scipy.special import stdtrit
 
-    return trends["slope_ci"].to_numpy() / stdtrit(trends["seeds"].to_numpy() - 1, 1 - LEVEL / 2)
+    critical: np.ndarray = stdtrit(trends["seeds"].to_numpy() - 1, 1 - level / 2)
+    return critical
+
+
+def _standard_errors(trends: pd.DataFrame) -> np.ndarray:
+    """Standard errors of slopes, from the half widths of their 95 % Student-t intervals."""
+    return trends["slope_ci"].to_numpy() / _critical(trends, LEVEL)
 
 
 def _trend_p_holm(trends: pd.DataFrame) -> np.ndarray:
@@ -302,14 +280,6 @@ def _trend_p_holm(trends: pd.DataFrame) -> np.ndarray:
     return holm(2 * stdtr(trends["seeds"].to_numpy() - 1, -t))
 
 
-def _simultaneous_half_widths(trends: pd.DataFrame) -> np.ndarray:
-    """Half widths of intervals that together hold all slopes in 95 % of cases, by Bonferroni's correction."""
-    from scipy.special import stdtrit
-
-    quantiles = stdtrit(trends["seeds"].to_numpy() - 1, 1 - LEVEL / (2 * max(1, len(trends))))
-    return _standard_errors(trends) * quantiles
-
-
 def _stays(slope: float, half_width: float) -> Verdict:
     if abs(slope) + half_width < STAYS:
         return "holds"
@@ -318,9 +288,6 @@ def _stays(slope: float, half_width: float) -> Verdict:
 
 def findings_markdown(findings: pd.DataFrame) -> str:
     """The findings about step sizes as a Markdown table, with a row per learner.
-
-    Args:
-        findings: from `sawtooth_findings`.
 
     Returns:
         The table: how many blocks have a sawtooth, and which factor each tooth spans; the trends of the first and the
@@ -439,14 +406,7 @@ def _over_step_sizes(
 
 
 def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
-    """The dependence on the initial step size as a Markdown table.
-
-    Args:
-        table: from `initial_step_sizes`.
-
-    Returns:
-        The table; ends with a line break.
-    """
+    """The dependence on the initial step size as a Markdown table."""
     from tabulate import tabulate
 
     cells = []

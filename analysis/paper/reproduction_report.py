@@ -13,7 +13,7 @@ import pandas as pd
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
-from continual_metaopt.analysis.paper import published
+from continual_metaopt.analysis.paper import figure, published, published_figures
 from continual_metaopt.analysis.paper.reproduction import (
     Table,
     claims_markdown,
@@ -114,9 +114,6 @@ def sections(
         diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
         shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
 
-    Yields:
-        The parts.
-
     Raises:
         ValueError: there is no such experiment, or these are no runs of it.
     """
@@ -169,15 +166,7 @@ def _published(runs: Runs, diverged: Diverged, shifts: int) -> Iterator[Section]
 
 
 def reproduction_markdown(experiment: Experiment, parts: list[Section]) -> str:
-    """All parts as one Markdown page.
-
-    Args:
-        experiment: which one.
-        parts: from `sections`.
-
-    Returns:
-        The page; ends with a line break.
-    """
+    """All parts as one Markdown page."""
     body = "\n\n".join(f"## {part.title}\n\n{part.text}" for part in parts)
     return f"# {TITLES[experiment]}\n\n{body}\n"
 
@@ -191,13 +180,6 @@ def write_reproduction(
     shifts: int = SHIFTS_OF_TABLES,
 ) -> tuple[str, list[Path]]:
     """Write an experiment's page, its tables as CSV, and its figures.
-
-    Args:
-        runs: as of `sections`.
-        experiment: which one.
-        out_dir: the folder, made if it does not exist.
-        diverged: as of `sections`.
-        shifts: as of `sections`.
 
     Returns:
         The page in Markdown, and the paths of the files written. A figure that cannot be drawn is left out with a
@@ -219,9 +201,9 @@ def write_reproduction(
             )
     if experiment == "published":
         drawn = {
-            "cumulative_accuracy": partial(figures.published_cumulative_accuracy, runs, diverged=diverged),
-            "step_sizes": partial(figures.published_step_sizes, runs),
-            "test_accuracy": partial(figures.published_test_accuracy, runs, diverged=diverged),
+            "cumulative_accuracy": partial(published_figures.published_cumulative_accuracy, runs, diverged=diverged),
+            "step_sizes": partial(published_figures.published_step_sizes, runs),
+            "test_accuracy": partial(published_figures.published_test_accuracy, runs, diverged=diverged),
         }
         for name, draw in drawn.items():
             paths += figures.draw_and_save(draw, folder, f"published_{name}")
@@ -232,7 +214,7 @@ def write_reproduction(
         return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
-        gaps = partial(figures.gaps_beside_the_papers, parts[0].table)
+        gaps = partial(figure.gaps_beside_the_papers, parts[0].table)
         paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")
     for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
         trajectories = partial(figures.step_size_trajectories, reported, [label])

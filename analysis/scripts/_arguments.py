@@ -103,9 +103,6 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
     The command has the name of the function's module and is described by its docstring. `python -m` runs it at once, so
     it stands last in the module.
 
-    Args:
-        *options: of the command.
-
     Returns:
         The decorator. It leaves a function of the arguments (those of the process if None) that prints and returns the
         exit code: 0, or 2 after an error that is told in one line.
@@ -155,9 +152,6 @@ def script(
         purpose: default of `--purpose`.
         each_stream: call the function for the runs of each stream, with `folder` in the arguments for its files; else
             once, with all runs.
-
-    Returns:
-        The decorator.
     """
     common = (
         option("paths", nargs="+", metavar="RUN_DIR", help="a run directory, or a folder of run directories"),
@@ -203,18 +197,7 @@ def costs_of_steps(arguments: Namespace) -> pd.DataFrame | None:
 def write_table(
     table: pd.DataFrame, columns: dict[str, list[str]], note: str, arguments: Namespace, name: str
 ) -> list[Path]:
-    """Print a table, and write it as CSV, Markdown and LaTeX.
-
-    Args:
-        table: with all columns, unrounded, for the CSV file.
-        columns: what all others show: heading → texts.
-        note: sentences below the table.
-        arguments: of the script.
-        name: file name without suffix.
-
-    Returns:
-        The paths of the files.
-    """
+    """Print a table, and write it as CSV, Markdown and LaTeX."""
     print(f"{format_columns(columns, 'terminal')}\n{note}\n")
     csv = csv_text(table, float_format="%.10g")  # without rounding errors
     texts = {fmt: csv if fmt == "csv" else format_columns(columns, fmt) for fmt in SUFFIXES}
@@ -233,12 +216,9 @@ def draw(
         name: file name without suffix.
         *drawn: what the function is given first; the runs if nothing.
         note: what the caption says of this figure beside what it says of all such figures.
-
-    Returns:
-        The paths of the files.
     """
     taken = list(inspect.signature(draw_figure).parameters)[len(drawn or (runs,)) :]
-    options = {option: value for option, value in vars(arguments).items() if option in taken}
+    options = {key: value for key, value in vars(arguments).items() if key in taken}
     paths = save(draw_figure(*(drawn or (runs,)), **options), arguments.folder, name, arguments.format)
     if arguments.caption:
         text = f"{caption_of(draw_figure, runs)} {note}".rstrip() + "\n"

@@ -1,20 +1,23 @@
 """Runs a study and reports it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from continual_metaopt.commands.interrupts import ctrl_c_raises
-from continual_metaopt.commands.printing import DEFAULT_STUDY, PROGRAM, _complain, _interruption, _print, _said
-from continual_metaopt.commands.report import _report_study
+from continual_metaopt.commands.printing import DEFAULT_STUDY, PROGRAM, complain, interruption, said, show
+from continual_metaopt.commands.report import report_study
+from continual_metaopt.engines import Engine
 from continual_metaopt.runs.components import ConfigError
-from continual_metaopt.study import config as configs
 from continual_metaopt.study.backends import Backend
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_studies
+
+if TYPE_CHECKING:
+    from continual_metaopt.study.running import PoolOptions
 
 
 def compare(
@@ -24,7 +27,7 @@ def compare(
     source: str | None = None,
     data_root: Path | None = None,
     seeds: tuple[int, ...] | None = None,
-    engine: configs.Engine | None = None,
+    engine: Engine | None = None,
     device: str | None = None,
     workers: int | None = None,
     threads: bool = False,
@@ -57,33 +60,46 @@ def compare(
     """
     parts = load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
     label, first = next(iter(parts.items()))
-    folder = out or Path("runs") / first.name.removesuffix(f".{label}")
+    folder = out or Path("runs") / first.config.name.removesuffix(f".{label}")
 
-    def show(label: str, runs: list[Path], selection: list[Path]) -> None:
-        _report_part(label, runs, folder, selection)
+    def report(label: str, runs: list[Path], selection: list[Path]) -> None:
+        if label:
+            show(f"\n{label}")
+        report_study(runs, folder / label, selection)
 
-    elsewhere = partial(_backend, backend, address, slurm, workers, quiet)
-    return _run_parts(study, parts, folder, workers, quiet, show, plan, threads, elsewhere)
+    from continual_metaopt.study.running import PoolOptions
+
+    pools = PoolOptions(workers, not quiet, threads, _backend(backend, address, slurm, workers, quiet))
+    return run_parts(study, parts, folder, pools, report, plan)
 
 
-def _run_parts(
+def run_parts(
     study: str,
-    parts: Mapping[str, configs.StudyConfig],
+    parts: Mapping[str, Study],
     folder: Path,
-    workers: int | None,
-    quiet: bool,
-    show: Callable[[str, list[Path], list[Path]], None],
-    plan: bool = False,
-    threads: bool = False,
-    elsewhere: "Callable[[], Backend | None]" = lambda: None,
+    pools: "PoolOptions",
+    report: Callable[[str, list[Path], list[Path]], None],
+    plan: bool,
 ) -> int:
-    """Run what is left of a study, and show each part of it: its label, its runs, and those that chose settings."""
+    """Run what is left of a study, and report each part of it.
+
+    Args:
+        study: what it is called in messages.
+        parts: of the study, by label.
+        folder: of the whole study.
+        pools: what does the runs.
+        report: is given the label of each part, its runs, and those that chose settings.
+        plan: only say what it will take.
+
+    Returns:
+        The exit status.
+    """
     from continual_metaopt.runs.process_settings import available_device
     from continual_metaopt.study.backends.local import n_processors
     from continual_metaopt.study.check import check_study
     from continual_metaopt.study.lengths import splits_of
     from continual_metaopt.study.plan import plan_study, require_disk_space
-    from continual_metaopt.study.running import PoolOptions, run_studies
+    from continual_metaopt.study.running import run_studies
 
     plans = []
     for label, part in parts.items():
@@ -91,25 +107,22 @@ def _run_parts(
             n_parameters = check_study(part)
         except ConfigError as error:
             raise ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
-        plans.append(plan_study(part, [folder, Path("runs")], workers or n_processors(), n_parameters))
+        plans.append(plan_study(part, [folder, Path("runs")], pools.workers or n_processors(), n_parameters))
     if plan:
-        _print("\n\n".join(planned.table() for planned in plans))
+        show("\n\n".join(planned.table() for planned in plans))
         return 0
     require_disk_space(sum(planned.bytes for planned in plans), folder)
-    backend = elsewhere()
-    if backend is None:
+    if pools.backend is None:
         for part in parts.values():
-            available_device(part.device)
-    if not quiet:
-        lines = [planned.summary() for planned in plans]
-        lines += dict.fromkeys(filter(None, (splits_of(part.stream, part.seeds[0]) for part in parts.values())))
-        _complain("\n".join(lines))
+            available_device(part.config.device)
+    if pools.show_progress:
+        splits = dict.fromkeys(splits_of(part.runs["report"]) for part in parts.values())
+        complain("\n".join([planned.summary() for planned in plans] + [line for line in splits if line]))
     ctrl_c_raises()
     try:
-        options = PoolOptions(workers, show_progress=not quiet, threads=threads, backend=backend)
-        results = run_studies(parts, folder, options)
+        results = run_studies(parts, folder, pools)
     except (KeyboardInterrupt, StudyInterrupted):
-        raise _interruption(folder) from None
+        raise interruption(folder) from None
     except RunsFailed as error:
         for label in parts:
             runs, selection = (
@@ -118,16 +131,16 @@ def _run_parts(
             )
             if runs:
                 try:
-                    show(label, runs, selection)
+                    report(label, runs, selection)
                 except OSError as second:  # such as of a full disk, which is why runs failed
-                    _complain(f"{PROGRAM}: there is no report: {_said(second)}")
+                    complain(f"{PROGRAM}: there is no report: {said(second)}")
         raise
     for label, result in results.items():
-        show(label, result.runs, result.selection)
+        report(label, result.runs, result.selection)
     return 0
 
 
-def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> "Backend | None":
+def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> Backend | None:
     """What does the runs of a study elsewhere than on this machine."""
     if name == "ray":
         from continual_metaopt.study.backends.ray import RayPool
@@ -139,10 +152,3 @@ def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None,
         options = array_options(slurm)
         return lambda n_runs, folder: ArrayJobs(options, workers, n_runs, not quiet, folder)
     return None
-
-
-def _report_part(label: str, runs: list[Path], folder: Path, selection: list[Path]) -> None:
-    """Report the runs on one stream with one network, under its label if there are several."""
-    if label:
-        _print(f"\n{label}")
-    _report_study(runs, folder / label, selection)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from continual_metaopt.commands.interrupts import GONE, _end_at_once
+from continual_metaopt.commands.interrupts import GONE, end_at_once
 from continual_metaopt.study.signals import TO_STOP
 
 
@@ -13,7 +13,7 @@ def main() -> int:
     """Run the command line with the arguments of this process; returns the exit status."""
     for number in TO_STOP:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # not where it is to be ignored
-            signal.signal(number, _end_at_once)
+            signal.signal(number, end_at_once)
     os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
     from continual_metaopt.commands.main import main as run_command_line
 

@@ -19,11 +19,11 @@ GONE = (errno.EPIPE, errno.EIO)  # of output that nobody reads any more, as in `
 def ctrl_c_raises() -> None:
     """From here on there is something to bring to its end: let Ctrl-C and the like raise ``KeyboardInterrupt``."""
     for number in TO_STOP:
-        if signal.getsignal(number) is _end_at_once:
+        if signal.getsignal(number) is end_at_once:
             signal.signal(number, signal.default_int_handler)
 
 
-def _end_at_once(number: int, frame: Any) -> None:
+def end_at_once(number: int, frame: Any) -> None:
     """End without a traceback, whatever is being imported."""
     with contextlib.suppress(OSError):
         print(f"\n{NOTHING_BEGUN}", file=sys.stderr, flush=True)

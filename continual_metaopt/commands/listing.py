@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from continual_metaopt.commands.printing import _print
+from continual_metaopt.commands.printing import show
 from continual_metaopt.streams.stream import StreamAbout
 from continual_metaopt.study.load import packaged_studies, study_description
 
@@ -34,7 +34,7 @@ def show_list(kind: Annotated[Literal["streams", "networks", "learners", "studie
         print(_stream_table(described))
         entries = {name: description for name, description in entries.items() if name not in described}
     width = max(map(len, entries), default=0)
-    _print("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
+    show("\n".join(f"{name:{width}}  {description}" for name, description in entries.items()))
     return 0
 
 

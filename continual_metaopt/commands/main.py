@@ -7,6 +7,8 @@ import tyro
 
 from continual_metaopt.analysis.files import print_with_replacements, with_home
 from continual_metaopt.commands.compare import compare
+from continual_metaopt.commands.explain import explain
+from continual_metaopt.commands.export import export
 from continual_metaopt.commands.interrupts import NOTHING_BEGUN
 from continual_metaopt.commands.listing import show_list
 from continual_metaopt.commands.preview import preview_command
@@ -17,13 +19,14 @@ from continual_metaopt.commands.printing import (
     EXIT_LOCKED,
     EXIT_USAGE,
     PROGRAM,
-    _complain,
-    _said,
-    _stop_printing,
+    complain,
+    said,
+    stop_printing,
 )
-from continual_metaopt.commands.report import explain, export, report, status
+from continual_metaopt.commands.report import report
 from continual_metaopt.commands.reproduce import reproduce
 from continual_metaopt.commands.run import run_command
+from continual_metaopt.commands.status import status
 from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.lock import StudyLocked
@@ -56,31 +59,31 @@ def main(argv: list[str] | None = None) -> int:
         result = tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=arguments)
         return int(result or 0)
     except BrokenPipeError:  # as in `… | head`, which has seen enough
-        _stop_printing()
+        stop_printing()
         return 0
     except StudyLocked as error:
-        _complain(f"{PROGRAM}: {error}")
+        complain(f"{PROGRAM}: {error}")
         return EXIT_LOCKED
     except RunsFailed as error:
         again = shlex.join([PROGRAM, *arguments])
-        _complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
+        complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
         return EXIT_FAILED
     except (ValueError, MissingPackageError) as error:
-        _complain(f"{PROGRAM}: {error}")
+        complain(f"{PROGRAM}: {error}")
         return EXIT_USAGE
     except OSError as error:
-        _complain(f"{PROGRAM}: {_said(error)}")
+        complain(f"{PROGRAM}: {said(error)}")
         return EXIT_USAGE
     except (ImportError, MemoryError) as error:  # such as of PyTorch's libraries, where there is little memory
         from continual_metaopt.runs.outcome import reason_of
 
-        _complain(f"{PROGRAM}: {reason_of(error)}")
+        complain(f"{PROGRAM}: {reason_of(error)}")
         return EXIT_USAGE
     except StudyInterrupted as error:
-        _complain(f"Interrupted. {str(error) or ALL_RECORDED}")
+        complain(f"Interrupted. {str(error) or ALL_RECORDED}")
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        _complain(NOTHING_BEGUN)
+        complain(NOTHING_BEGUN)
         return EXIT_INTERRUPTED
 
 

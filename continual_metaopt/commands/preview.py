@@ -11,8 +11,8 @@ import tyro
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, create_model
 
-from continual_metaopt.commands.printing import _print
-from continual_metaopt.commands.run import _given
+from continual_metaopt.commands.printing import show, show_written
+from continual_metaopt.commands.run import given
 from continual_metaopt.runs.components import factory_of, import_modules, options_model
 from continual_metaopt.streams.preview import (
     N_PORTIONS,
@@ -154,9 +154,9 @@ def preview_command(arguments: list[str]) -> Any:
 
     model: type[BaseModel] = BaseModel
     if arguments[:1] == ["preview"]:
-        import_modules(_given(arguments, "imports"))
-        given = [argument for argument in arguments[1:] if not argument.startswith("-")]
-        name = next((argument for argument in given if argument in STREAMS), next(iter(given), None))
+        import_modules(given(arguments, "imports"))
+        words = [argument for argument in arguments[1:] if not argument.startswith("-")]
+        name = next((word for word in words if word in STREAMS), next(iter(words), None))
         if name is not None:
             options = options_model("stream", name, factory_of("stream", name))
             seed = (int, Field(0, ge=0, description="of the stream"))
@@ -169,18 +169,16 @@ def preview_command(arguments: list[str]) -> Any:
         out: Path = Path("preview"),
         imports: tuple[str, ...] = (),
     ) -> int:
-        from continual_metaopt.commands.preview import write_previews
         from continual_metaopt.streams import plan_stream
 
         planned = plan_stream(stream, **options.model_dump())
-        for path in write_previews(planned, stream, out):
-            _print(f"wrote {path}")
+        show_written(write_previews(planned, stream, out))
         sizes = planned.info.for_learner
         counts = {"sample": sizes.n_samples, "experience": len(planned.train), "output": sizes.n_outputs}
         facts = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in counts.items()]
-        _print(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
+        show(", ".join([*facts, f"fingerprint {planned.info.fingerprint}"]))
         if planned.info.splits:
-            _print(planned.info.said_of_splits())
+            show(planned.info.said_of_splits())
         return 0
 
     preview.__doc__ = """Draw a stream: samples of each experience, and a timeline of what changes.

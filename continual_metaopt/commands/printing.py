@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from continual_metaopt.analysis import Runs
 from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.commands.interrupts import GONE
 from continual_metaopt.study.jobs import StudyInterrupted
@@ -16,37 +17,49 @@ EXIT_FAILED, EXIT_USAGE, EXIT_LOCKED, EXIT_INTERRUPTED = 1, 2, 3, 130
 ALL_RECORDED = "All samples so far are recorded; the same command goes on from there."
 
 
-def _complain(text: str) -> None:
+def complain(text: str) -> None:
     """Say what is wrong, if there still is somebody to hear it."""
     with contextlib.suppress(OSError):  # such as of a terminal that was closed
         print(for_terminal(text), file=sys.stderr, flush=True)
 
 
-def _said(error: OSError) -> str:
-    """A sentence about files that cannot be read or written, and what to do if it is because of the disk."""
+def said(error: OSError) -> str:
+    """Say which file cannot be read or written, and what to do if it is because of the disk."""
     from continual_metaopt.runs.outcome import NO_ACCESS, NO_ROOM
 
-    said = (
-        f"{error.strerror}: '{error.filename}'" if error.strerror and error.filename else error.strerror or str(error)
-    )
+    text = error.strerror or str(error)
+    if error.strerror and error.filename:
+        text = f"{error.strerror}: '{error.filename}'"
     advice = {errno.ENOSPC: NO_ROOM, errno.EDQUOT: NO_ROOM, errno.EROFS: NO_ACCESS}.get(error.errno or 0)
-    return f"{said}. {advice}" if advice else said
+    return f"{text}. {advice}" if advice else text
 
 
-def _interruption(folder: Path) -> BaseException:
-    """What to raise after Ctrl-C: whether there are runs to go on with is told."""
+def interruption(folder: Path) -> BaseException:
+    """Find out what to raise after Ctrl-C: whether there are runs to go on with is told."""
     return StudyInterrupted() if next(folder.rglob("status.json"), None) else KeyboardInterrupt()
 
 
-def _print(text: str) -> None:
+def show(text: str) -> None:
     """Print, unless nobody reads it any more; output that cannot be written keeps no file from being written."""
     try:
         print(for_terminal(text), flush=True)
     except OSError as error:
         if error.errno not in GONE:
-            _complain(f"{PROGRAM}: the output cannot be written: {error.strerror}")
-        _stop_printing()
+            complain(f"{PROGRAM}: the output cannot be written: {error.strerror}")
+        stop_printing()
 
 
-def _stop_printing() -> None:
+def show_written(paths: list[Path], text: str = "") -> None:
+    """Print a text and the files that were written."""
+    show("\n".join([text] * bool(text) + [f"wrote {path}" for path in paths]))
+
+
+def complain_of_left_out(runs: Runs) -> None:
+    """Say which runs cannot be read, and why."""
+    for reason in runs.left_out.values():
+        complain(f"left out: {reason}")
+
+
+def stop_printing() -> None:
+    """Send whatever is printed from here on nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,16 +1,15 @@
 """The paper's continual experiments: packaged studies on images of CIFAR-100's shape."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from continual_metaopt.analysis.files import real_folder
-from continual_metaopt.commands.compare import _run_parts
-from continual_metaopt.commands.printing import PROGRAM, _complain, _print
+from continual_metaopt.commands.compare import run_parts
+from continual_metaopt.commands.printing import PROGRAM, complain, show_written
 from continual_metaopt.streams.sources import NAMED_SOURCES, load_source
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.load import load_studies
 
 # experiments of several studies, by the label of each; all others are a packaged study of their name
@@ -19,43 +18,13 @@ STUDIES = {"published": {"within": "published", "global": "published_global"}}
 N_CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)  # of CIFAR-100
 
 
-def load_parts(
-    experiment: str, *, source: str | None, data_root: Path | None, seeds: Sequence[int] | None
-) -> dict[str, StudyConfig]:
-    """Read the studies of an experiment.
-
-    Args:
-        experiment: which one.
-        source: the images, instead of CIFAR-100.
-        data_root: folder of the files of torchvision's data sets.
-        seeds: the reported seeds, instead of the studies' own.
-
-    Returns:
-        Each study by its label, which is empty for the only one.
-
-    Raises:
-        ConfigError: the seeds do not fit a study.
-    """
-    studies = STUDIES.get(experiment, {"": experiment})
-    return {
-        label: load_studies(study, source=source, data_root=data_root, seeds=seeds)[""]
-        for label, study in studies.items()
-    }
-
-
-def check_images(study: StudyConfig) -> str | None:
-    """Look at the images of an experiment before anything runs.
-
-    Args:
-        study: whose stream is of images.
-
-    Returns:
-        What the images lack for the paper's experiment, as a sentence; None if they have CIFAR-100's shape.
+def _check_images(study: Study) -> str | None:
+    """Say what the images lack for the paper's experiment; None if they have CIFAR-100's shape.
 
     Raises:
         FileNotFoundError: there are none; the message says what to give instead.
     """
-    options = study.stream.options
+    options = study.runs["report"].stream.options
     source = str(options["source"])
     try:
         images = load_source(source, Path(options.get("data_root", "data")))
@@ -79,7 +48,9 @@ def check_images(study: StudyConfig) -> str | None:
 
 
 def reproduce(
-    experiment: Annotated[Literal["published", "table2", "table3", "robustness", "trajectories"], tyro.conf.Positional],
+    experiment: Annotated[
+        Literal["published", "table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional
+    ],
     /,
     out: Path | None = None,
     source: str | None = None,
@@ -91,12 +62,13 @@ def reproduce(
 ) -> int:
     """Repeat an experiment of the MetaOptimize paper, and show its numbers beside ours.
 
-    Runs that have ended in the output folder are not repeated.
+    Runs that have ended in the output folder are not repeated. "overhead" measures time and memory of a step on random
+    images, and takes no images, seeds, workers or plan.
 
     Args:
         experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
-            per task, three base updates), robustness (the initial step size), or trajectories (the six blocks of a
-            ResNet-18, here a narrow one).
+            per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
+            ResNet-18, here a narrow one), or overhead.
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.
@@ -106,13 +78,31 @@ def reproduce(
         plan: only say what the experiment will take, in runs, samples, hours and disk space; run nothing.
     """
     folder = out or Path("runs") / experiment
-    parts = load_parts(experiment, source=source, data_root=data_root, seeds=seeds)
-    for warning in dict.fromkeys(map(check_images, parts.values())):
+    if experiment == "overhead":
+        given = {"source": source, "data-root": data_root, "seeds": seeds, "workers": workers, "plan": plan or None}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise ValueError(f"overhead is measured on random images, one learner at a time; leave out --{unused[0]}")
+        from continual_metaopt.commands import overhead
+
+        table = real_folder(folder / "report") / "overhead.csv"
+        text, _ = overhead.measured(overhead.overhead(), table)
+        table.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
+        show_written([table, table.with_suffix(".md")], text)
+        return 0
+    from continual_metaopt.study.running import PoolOptions
+
+    studies = STUDIES.get(experiment, {"": experiment})
+    parts = {
+        label: load_studies(name, source=source, data_root=data_root, seeds=seeds)[""]
+        for label, name in studies.items()
+    }
+    for warning in dict.fromkeys(map(_check_images, parts.values())):
         if warning and not quiet:
-            _complain(f"{PROGRAM}: {warning}")
+            complain(f"{PROGRAM}: {warning}")
     done: dict[str, list[Path]] = {}
 
-    def show(label: str, runs: list[Path], selection: list[Path]) -> None:
+    def report(label: str, runs: list[Path], selection: list[Path]) -> None:
         from continual_metaopt.analysis import load_runs
         from continual_metaopt.analysis.paper.reproduction_report import write_reproduction
 
@@ -123,6 +113,6 @@ def reproduce(
         if loaded.table["state"].isin(["running", "failed"]).any():
             return  # an error says so
         text, paths = write_reproduction(loaded, experiment, real_folder(folder / "report"))
-        _print("\n".join([text, *(f"wrote {path}" for path in paths)]))
+        show_written(paths, text)
 
-    return _run_parts(experiment, parts, folder, workers, quiet, show, plan)
+    return run_parts(experiment, parts, folder, PoolOptions(workers, not quiet), report, plan)

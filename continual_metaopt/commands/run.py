@@ -1,7 +1,6 @@
 """Does one run, described on the command line."""
 
-import inspect
-import itertools
+import argparse
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,43 +9,34 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt.commands.interrupts import ctrl_c_raises
-from continual_metaopt.commands.printing import _interruption
-from continual_metaopt.commands.report import _report_study
+from continual_metaopt.commands.printing import interruption
+from continual_metaopt.commands.report import report_study
 from continual_metaopt.runs.components import (
     SUPPLIED,
     ConfigError,
     Kind,
-    argument_descriptions,
     describe,
     factory_of,
     import_modules,
     options_model,
 )
-from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.config import Execution, RunConfig
 from continual_metaopt.study.jobs import StudyInterrupted, run_folder_name
-
-PLAIN_FIELDS = {  # of a run, given as flags of their own
-    "seed",
-    "engine",
-    "device",
-    "record_every",
-    "record_samples_every",
-    "evaluate",
-    "diagnostics",
-    "diagnostics_every",
-    "label",
-    "imports",
-}
 
 
 def run_command(arguments: list[str]) -> Any:
-    """The subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
-    parts: dict[str, Any] = {}
+    """Make the subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
+    fields: dict[str, Any] = {}
     if arguments[:1] == ["run"]:  # the others do not need the functions behind the names, nor torch
-        import_modules(_given(arguments, "imports"))
+        import_modules(given(arguments, "imports"))
         for kind in SUPPLIED:
             default = RunConfig.model_fields[kind].default.name
-            parts[kind] = _part(kind, next(iter(_given(arguments, f"{kind}.name")), default))
+            fields[kind] = _part(kind, next(iter(given(arguments, f"{kind}.name")), default))
+    for name in ("seed", *Execution.model_fields, "label"):
+        field = RunConfig.model_fields[name]
+        default = field.get_default(call_default_factory=True)
+        fields[name] = field.annotation, Field(default, description=field.description)
+    model: type[BaseModel] = create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)
 
     def run(description: Annotated[Any, tyro.conf.arg(name="")], out: Path | None = None, quiet: bool = False) -> int:
         from continual_metaopt.runs.outcome import earlier_state
@@ -61,15 +51,15 @@ def run_command(arguments: list[str]) -> Any:
         path = out or Path("runs") / run_folder_name(config)
         if earlier_state(path, config) is None:
             check_run(config)
-            if (splits := splits_of(config.stream, config.seed)) and not quiet:
+            if (splits := splits_of(config)) and not quiet:
                 print(splits, file=sys.stderr)
         path.mkdir(parents=True, exist_ok=True)
         ctrl_c_raises()
         try:
             run_jobs([(config, path)], workers=1, show_progress=not quiet)
         except (KeyboardInterrupt, StudyInterrupted):
-            raise _interruption(path) from None
-        _report_study([path], path, [])
+            raise interruption(path) from None
+        report_study([path], path, [])
         return 0
 
     run.__doc__ = """Do one run, and write its figures.
@@ -81,18 +71,16 @@ def run_command(arguments: list[str]) -> Any:
         out: the run directory; runs/LEARNER-SEED-ID if not given.
         quiet: show no progress.
     """
-    run.__annotations__["description"] = Annotated[_run_model(parts), tyro.conf.arg(name="")]
+    run.__annotations__["description"] = Annotated[model, tyro.conf.arg(name="")]
     return run
 
 
-def _given(arguments: list[str], name: str) -> list[str]:
-    """The values that the arguments give for ``--NAME``."""
-    for i, argument in enumerate(arguments):
-        if argument == f"--{name}":
-            return list(itertools.takewhile(lambda value: not value.startswith("--"), arguments[i + 1 :]))
-        if argument.startswith(f"--{name}="):
-            return [argument.partition("=")[2]]
-    return []
+def given(arguments: list[str], name: str) -> list[str]:
+    """Find the values that the arguments give for ``--NAME``, before it is known which other options there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", nargs="*", default=[], dest="values")
+    values: list[str] = parser.parse_known_args(arguments)[0].values
+    return values
 
 
 def _part(kind: Kind, name: str) -> tuple[Any, Any]:
@@ -100,14 +88,3 @@ def _part(kind: Kind, name: str) -> tuple[Any, Any]:
     options = options_model(kind, name, factory_of(kind, name))
     model = create_model(kind, __base__=options, name=(str, Field(name, description=f"name of the {kind}")))
     return model, Field(default_factory=model)
-
-
-def _run_model(parts: dict[str, Any]) -> type[BaseModel]:
-    descriptions = argument_descriptions(inspect.getdoc(RunConfig) or "")
-    plain = {
-        name: (field.annotation, Field(field.default, description=descriptions.get(name, "")))
-        for name, field in RunConfig.model_fields.items()
-        if name in PLAIN_FIELDS
-    }
-    fields: dict[str, Any] = parts | plain
-    return create_model("Run", __config__=ConfigDict(extra="forbid"), **fields)

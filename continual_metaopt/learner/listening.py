@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
+from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.templates.base_sgd import PeriodicEval
+
+from continual_metaopt.learner.loading import SampleLoader
 
 ITERATION_CALLBACKS = (
     "before_training_iteration",
@@ -21,14 +24,34 @@ ITERATION_CALLBACKS = (
 PARTS_OF_ITERATION = ("_unpack_minibatch", "forward", "criterion", "backward", "optimizer_step")
 
 
+def why_callbacks(strategy: Any, plain: type, except_for: Callable[[Any], bool]) -> str | None:
+    """Why Avalanche's callbacks have to run at each sample, or None if they need not.
+
+    Args:
+        strategy: about to learn from an experience.
+        plain: the class that can do without callbacks, unless a subclass has its own part of an iteration.
+        except_for: tells metrics that do not count.
+    """
+    for name in (*PARTS_OF_ITERATION, *(f"_{callback}" for callback in ITERATION_CALLBACKS)):
+        if getattr(getattr(strategy, name), "__func__", None) is not getattr(plain, name):
+            return f"{type(strategy).__name__} has its own {name}()"
+    if not isinstance(strategy.dataloader, SampleLoader):
+        return "samples come through Avalanche's data loader"
+    if is_multi_task_module(strategy.model):
+        return "the network wants task labels"
+    for plugin in strategy.plugins:
+        if listens_to_iterations(plugin, except_for):
+            return f"{type(plugin).__name__} listens to single iterations"
+    return None
+
+
 def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:
     """Whether a plugin, metric or logger does anything at single training iterations.
 
     Avalanche's clock does not count, since the learner advances it by itself.
 
     Args:
-        plugin: the plugin, metric or logger.
-        except_for: says of it, or of a part of it, whether it does not count either.
+        except_for: tells plugins, or parts of them, that do not count either.
     """
     if isinstance(plugin, Clock) or except_for(plugin):
         return False

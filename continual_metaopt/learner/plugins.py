@@ -20,12 +20,14 @@ class KeepOptimizerState(SupervisedPlugin):
     Parameters that were left out stay out. ``OnlineLearner`` does so by itself.
 
     Example:
+        >>> import torch
         >>> from avalanche.models import IncrementalClassifier
         >>> from avalanche.training import Naive
         >>> model = IncrementalClassifier(64)
-        >>> strategy = Naive(
-        ...     model=model, optimizer=torch.optim.Adam(model.parameters()), plugins=[KeepOptimizerState()]
-        ... )
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> strategy = Naive(model=model, optimizer=optimizer, plugins=[KeepOptimizerState()])
+        >>> strategy.train_mb_size
+        1
     """
 
     def __init__(self) -> None:

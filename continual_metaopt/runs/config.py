@@ -12,7 +12,7 @@ from continual_metaopt.engines import Engine
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.controls.trajectories import with_digest
 from continual_metaopt.optim.registry import learns_step_sizes
-from continual_metaopt.runs.components import Component, ConfigError, Kind, import_modules, resolve
+from continual_metaopt.runs.components import Component, ConfigError, import_modules, resolve
 
 MAX_SEED = 2**32 - 1  # of NumPy's generators
 Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")]
@@ -27,55 +27,63 @@ def _names_of_diagnostics(given: Any) -> Any:
 Diagnostics = Annotated[tuple[Literal[Diagnostic, "all"], ...], BeforeValidator(_names_of_diagnostics)]
 
 
-class RunConfig(BaseModel):
+class Execution(BaseModel):
+    """How a run is executed and what it records: what all runs of a study have in common, whatever they learn from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    engine: Engine = "auto"
+    """how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled"."""
+    device: Device = "cpu"
+    """where the learner is: "cpu", "cuda", "cuda:N" or "mps"."""
+    record_every: int = Field(50, ge=10)
+    """distance in steps between recorded step sizes, at least 10."""
+    record_samples_every: int = Field(1, ge=1)
+    """distance in steps between the samples that are recorded one by one; all are counted."""
+    evaluate: bool = True
+    """whether held-out accuracy is measured at the end of each experience."""
+    diagnostics: Diagnostics = ()
+    """what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything."""
+    diagnostics_every: int = Field(1000, ge=1)
+    """distance in steps between diagnostics; whole mini-batches where samples come in these."""
+    imports: list[str] = Field(default_factory=list)
+    """modules that register streams, networks or learners of one's own."""
+
+
+class RunConfig(Execution):
     """One run: stream × network × learner × seed.
 
-    Attributes:
-        stream: the stream and its options.
-        network: the network and its options.
-        learner: the optimizer and its options.
-        seed: of stream, initial weights and learner alike.
-        engine: how the learner's steps are executed: "auto" for the fastest that fits, or "torch", "fused", "compiled".
-        device: where the learner is: "cpu", "cuda", "cuda:N" or "mps".
-        record_every: distance in steps between recorded step sizes, at least 10.
-        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
-        evaluate: whether held-out accuracy is measured at the end of each experience.
-        diagnostics: what to measure inside the network while it learns, see docs/diagnostics.md; "all" for everything.
-        diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
-        label: name of the learner in tables and figures; its registered name if empty.
-        study: name of the study.
-        entry: label of the learner without the values that were chosen or tried for this run.
-        tuned: names of the options whose values were chosen by tuning, or are tried.
-        purpose: "report", or "selection" for a run that only serves to choose a setting.
-        order: place of the learner in tables and figures.
-        imports: modules that register streams, networks or learners of one's own.
+    Example:
+        >>> run = RunConfig(stream={"name": "tracking"}, learner={"name": "fixed", "lr": 0.1}, seed=3).resolved()
+        >>> run.label, run.learner.options["weight_decay"], run.run_id
+        ('fixed', 0.01, '')
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     stream: Component = Component(name="permuted_inputs")
+    """the stream and its options."""
     network: Component = Component(name="mlp")
+    """the network and its options."""
     learner: Component = Component(name="metaoptimize")
+    """the optimizer and its options."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    engine: Engine = "auto"
-    device: Device = "cpu"
-    record_every: int = Field(50, ge=10)
-    record_samples_every: int = Field(1, ge=1)
-    evaluate: bool = True
-    diagnostics: Diagnostics = ()
-    diagnostics_every: int = Field(1000, ge=1)
+    """of stream, initial weights and learner alike."""
     label: str = ""
+    """name of the learner in tables and figures; its registered name if empty."""
     study: str = ""
+    """name of the study."""
     entry: str = ""
+    """label of the learner without the values that were chosen or tried for this run."""
     tuned: tuple[str, ...] = ()
+    """names of the options whose values were chosen by tuning, or are tried."""
     purpose: Literal["report", "selection"] = "report"
+    """"report", or "selection" for a run that only serves to choose a setting."""
     order: int = 0
-    imports: tuple[str, ...] = ()
+    """place of the learner in tables and figures."""
 
     @property
     def run_id(self) -> str:
         """Hash of everything that decides the result."""
-        decisive = ("stream", "network", "learner", "seed", "record_every", "evaluate")
-        content = {name: value for name, value in self.model_dump(mode="json").items() if name in decisive}
+        decisive = {"stream", "network", "learner", "seed", "record_every", "evaluate"}
+        content = self.model_dump(mode="json", include=decisive)
         if self.record_samples_every != 1:
             content["record_samples_every"] = self.record_samples_every
         execution = {"engine": self.engine, "device": self.device}
@@ -96,28 +104,29 @@ class RunConfig(BaseModel):
         """Whether the learner adapts its step sizes."""
         return learns_step_sizes(self.learner.name, self.learner.options)
 
-    def resolved(self, where: str = "") -> "RunConfig":
+    def resolved(self) -> "RunConfig":
         """The same run with a label, and with every option's default filled in.
-
-        Args:
-            where: what messages about the learner begin with.
 
         Raises:
             ConfigError: an option is unknown or its value does not fit; the message names the field.
         """
         import_modules(self.imports)
-        components: dict[Kind, Component] = {
-            "stream": self.stream,
-            "network": self.network,
-            "learner": self.learner,
+        parts = {
+            "stream": resolve("stream", self.stream, "stream"),
+            "network": resolve("network", self.network, "network"),
+            "learner": resolve_learner(self.learner),
         }
-        resolved = {
-            kind: resolve(kind, component, f"{where}{kind}" if kind == "learner" else kind)
-            for kind, component in components.items()
-        }
-        learner = resolved["learner"]
-        try:
-            resolved["learner"] = Component(name=learner.name, **with_digest(learner.options))
-        except ValueError as error:
-            raise ConfigError(f"{where}learner.trajectory: {error}") from error
-        return self.model_copy(update={"label": self.label or self.learner.name} | resolved)
+        return self.model_copy(update={"label": self.label or self.learner.name, **parts})
+
+
+def resolve_learner(learner: Component, where: str = "") -> Component:
+    """Fill in a learner's defaults, and the digest of the trajectory that it replays, if it does.
+
+    Raises:
+        ConfigError: an option is unknown or its value does not fit; the message begins with ``where`` and the field.
+    """
+    resolved = resolve("learner", learner, f"{where}learner")
+    try:
+        return Component(name=resolved.name, **with_digest(resolved.options))
+    except ValueError as error:
+        raise ConfigError(f"{where}learner.trajectory: {error}") from error

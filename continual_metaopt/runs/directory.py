@@ -27,12 +27,12 @@ from continual_metaopt.runs.files import (
     _make_way,
     _parts,
     _write_table,
+    arrow_array,
     read_json,
     remove_leftovers,
     write_json,
 )
-from continual_metaopt.runs.owner import require_own
-from continual_metaopt.runs.processes import this_process
+from continual_metaopt.runs.owner import require_own, this_process
 
 
 class RunDirectory:
@@ -181,7 +181,7 @@ class RunDirectory:
 
     def _add(self, name: str, columns: Sequence[Any]) -> None:
         schema = TABLES[name]
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+        arrays = [arrow_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         self._rows[name].append(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def _add_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -204,14 +204,14 @@ class RunDirectory:
 
     def _read_parts(self, name: str) -> Iterator[pa.Table]:
         """The parts of this attempt, one after the other."""
-        parts = _parts(self.path, name)
+        parts, schema = _parts(self.path, name), TABLES[name]
         for number in range(self._n_parts):
             part = parts.get(number, _folder(self.path, name) / f"part-{number:05d}.parquet")
             try:
                 with open_regular(part) as file:
-                    yield pq.read_table(
-                        file, schema=TABLES[name], partitioning=None, use_threads=False, page_checksum_verification=True
-                    )
+                    # not by pq.read_table, which imports pandas
+                    table = pq.ParquetFile(file, page_checksum_verification=True).read(schema.names, use_threads=False)
+                    yield pa.concat_tables([pa.Table.from_batches([], schema), table], promote_options="default")
             except (OSError, ValueError, pa.ArrowException) as error:
                 if not _is_damage(error):
                     raise

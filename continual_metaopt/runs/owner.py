@@ -1,4 +1,4 @@
-"""One process at a time works on a run directory, since what two of them wrote there would be mixed.
+"""Which process works on a run directory; one at a time, since what two of them wrote there would be mixed.
 
 Among the processes of one machine, the system's lock on the directory decides. It ends with its process, however that
 ends, and leaves no file. Of a process on another machine that shares the directory, ``status.json`` tells: while the
@@ -6,14 +6,19 @@ run goes on, it is written with each checkpoint.
 """
 
 import json
+import os
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+from filelock import lock_descriptor
+
 from continual_metaopt.analysis.files import read_regular
-from continual_metaopt.runs.processes import describe_owner, folder_lock, is_alive, this_process
 
 SECONDS_FOR_OTHERS = 30.0  # to end: workers whose main process was killed write a checkpoint first
 SECONDS_UNTIL_DEAD = 90.0  # without a change of status.json, of which one is due every 30 seconds
@@ -36,10 +41,14 @@ def alone_in(run: Path, should_stop: Callable[[], bool] = lambda: False) -> Iter
         RunInUse: at the beginning of the ``with`` statement, if another process goes on working on the run.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with folder_lock(run) as take_it:
-        _wait(take_it, run, SECONDS_FOR_OTHERS, should_stop)
-        _wait_for_machines(run, should_stop)
+    # Windows opens no folders; there, as where the file system has no locks, status.json alone decides
+    descriptor = os.open(run, os.O_RDONLY) if sys.platform != "win32" else None
+    try:
+        _wait(run, descriptor, should_stop)
         yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def require_own(run: Path) -> None:
@@ -53,38 +62,70 @@ def require_own(run: Path) -> None:
         raise RunInUse(f"'{run}' was taken over by {describe_owner(owner)}, so this process has stopped")
 
 
-def _wait(is_over: Callable[[], bool], run: Path, seconds: float, should_stop: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_over():
-        if time.monotonic() > deadline or should_stop():
-            raise _in_use(run)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+def this_process() -> dict[str, Any]:
+    """Facts by which another process can tell whether this one lives."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "born": _born(psutil.Process())}
 
 
-def _wait_for_machines(run: Path, should_stop: Callable[[], bool]) -> None:
-    """Wait for an owner that the lock does not tell of: on another machine, or where there are no such locks."""
-    found = _read(run)
-    owner = _worker_on(found)
-    alive = is_alive(owner) if owner else False
-    if alive:
-        _wait(lambda: not (_worker_on(_read(run)) and is_alive(owner)), run, SECONDS_FOR_OTHERS, should_stop)
-    if alive is not None:
-        return
+def is_alive(owner: dict[str, Any]) -> bool | None:
+    """Whether a process lives; None if that cannot be told from here.
+
+    Args:
+        owner: its "host" and "pid"; also "machine" and "born", where known, as ``this_process`` gives them.
+    """
+    pid, born = owner.get("pid"), owner.get("born")
+    if owner.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return None
+    if owner.get("machine", _machine()) != _machine():  # booted anew, or another container of the same name
+        return None
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # has ended, and only its parent does not know yet
+            return False
+        # else another process has been given its number
+        return born is None or (isinstance(born, float) and abs(born - _born(process)) < 2)
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def describe_owner(owner: dict[str, Any]) -> str:
+    """Which process it is, and since when where that is known."""
+    if "pid" not in owner:
+        return "an unknown owner"
+    pid, host, since = (str(owner.get(name))[:80] for name in ("pid", "host", "since"))  # perhaps a stranger's
+    return f"process {pid} on {host}" + (f" since {since}" if "since" in owner else "")
+
+
+def _wait(run: Path, descriptor: int | None, should_stop: Callable[[], bool]) -> None:
+    """Wait until the system's lock is ours, and no owner that it does not tell of lives or may live."""
     start = last_change = time.monotonic()
-    while time.monotonic() < last_change + SECONDS_UNTIL_DEAD and _worker_on(now := _read(run)):
-        if now != found:
-            found, last_change = now, time.monotonic()
-        if last_change > start + SECONDS_FOR_OTHERS or should_stop():
-            raise _in_use(run)
+    is_locked, found = False, _read(run)
+    while True:
+        is_locked = is_locked or _locks(descriptor)
+        status, now = _read(run), time.monotonic()
+        if status != found:
+            found, last_change = status, now
+        owner = _worker_on(status)
+        alive = is_alive(owner) if owner else False
+        if is_locked and (alive is False or (alive is None and now > last_change + SECONDS_UNTIL_DEAD)):
+            return
+        patience_ends = start + SECONDS_FOR_OTHERS
+        shows_life = not is_locked or alive or last_change > patience_ends
+        if should_stop() or (now > patience_ends and shows_life):
+            who = describe_owner(owner) if owner else "another process"
+            raise RunInUse(
+                f"'{run}' is in use by {who}. Wait until it has ended, or stop it there, and give the command again"
+            )
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _in_use(run: Path) -> RunInUse:
-    owner = _worker_on(_read(run))
-    who = describe_owner(owner) if owner else "another process"
-    return RunInUse(
-        f"'{run}' is in use by {who}. Wait until it has ended, or stop it there, and give the command again"
-    )
+def _locks(descriptor: int | None) -> bool:
+    try:
+        return descriptor is None or lock_descriptor(descriptor, blocking=False)
+    except OSError:  # a file system that has no such locks
+        return True
 
 
 def _read(run: Path) -> bytes:
@@ -103,3 +144,17 @@ def _worker_on(status: bytes) -> dict[str, Any]:
         return {}
     here = this_process()
     return {} if all(owner.get(name) == here[name] for name in ("host", "pid")) else owner
+
+
+def _born(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's, which no change of the clock alters."""
+    return round(process.create_time() - psutil.boot_time(), 2)
+
+
+def _machine() -> str | None:
+    """What tells this start of this machine, or this container, from others, where the system tells."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None

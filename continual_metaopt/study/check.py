@@ -1,7 +1,6 @@
 """Whether the runs of a study can be made: its streams, its network and its learners, each tried once."""
 
 import copy
-from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -11,12 +10,12 @@ from continual_metaopt.runs.components import Component, ConfigError, factory_of
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.process_settings import available_device
 from continual_metaopt.streams.stream import LearnerInfo
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.lengths import n_selection_runs, selection_length, stream_sizes
+from continual_metaopt.study.expand import Study
+from continual_metaopt.study.lengths import check_selection_length, stream_sizes
 from continual_metaopt.study.plan import kind_of
 
 
-def check_study(study: StudyConfig) -> int:
+def check_study(study: Study) -> int:
     """Make a study's streams, its network and its learners, so that what cannot be made shows before the first run.
 
     Of settings of a learner that differ only in numbers, one is tried. Nothing is written but decoded images of the
@@ -29,16 +28,19 @@ def check_study(study: StudyConfig) -> int:
         ConfigError: something cannot be made; the message names the field.
         FileNotFoundError: the stream's source is not there.
     """
-    tried = [(i, e, learner) for i, e in enumerate(study.learners) for learner in _one_of_each_kind(study, e)]
-    runs = [(i, study.run(e, learner, study.seeds[0], "report", tuned=False)) for i, e, learner in tried]
-    sizes = _sizes(runs[0][1], "stream")
-    model = _network(runs[0][1], sizes)
-    to_choose = [(e, learner) for _, e, learner in tried if n_selection_runs(study, e)]
-    if to_choose and study.tuning:
-        _sizes(study.run(*to_choose[0], study.selection_seeds[0], "selection", tuned=False), "tuning.stream")
-    selection_length(study)
-    for i, run in runs:
-        _try_learner(run, model, sizes, f"learners.{i}: learner '{run.learner.name}'")
+    run = study.runs["report"]
+    sizes = _sizes(run, "stream")
+    model = _network(run, sizes)
+    if study.config.tuning and any(learner.n_selection_runs for learner in study.learners):
+        _sizes(study.runs["selection"], "tuning.stream")
+    check_selection_length(study)
+    for learner in study.learners:
+        tried: dict[str, Component] = {}
+        for known in learner.known:
+            tried.setdefault(kind_of(known.model_dump(mode="json")), known)
+        for one in tried.values():
+            where = f"{learner.where}: learner '{one.name}'"
+            _try_learner(run.model_copy(update={"learner": one}), model, sizes, where)
     return sum(param.numel() for param in model.parameters())
 
 
@@ -57,18 +59,9 @@ def check_run(config: RunConfig) -> None:
     _try_learner(config, _network(config, sizes), sizes, f"learner '{config.learner.name}'")
 
 
-def _one_of_each_kind(study: StudyConfig, entry: LearnerEntry) -> Collection[Component]:
-    """The learner with settings that are known before the first run; as it was given only if it is run so."""
-    untuned = [entry.untuned] if study.reports_untuned(entry) else []
-    found: dict[str, Component] = {}
-    for learner in untuned + [entry.with_options(setting) for setting in study.next_settings(entry, [])]:
-        found.setdefault(kind_of(learner.model_dump(mode="json")), learner)
-    return found.values()
-
-
 def _sizes(run: RunConfig, field: str) -> LearnerInfo:
     try:
-        return stream_sizes(run.stream, run.seed)
+        return stream_sizes(run)
     except FileNotFoundError:
         raise
     except Exception as error:  # whatever a stream of one's own raises
@@ -76,7 +69,7 @@ def _sizes(run: RunConfig, field: str) -> LearnerInfo:
 
 
 def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
-    """The network, tried on one sample."""
+    """Build the network and check that it accepts one sample of the stream."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model: nn.Module = factory_of("network", run.network.name)(

@@ -1,33 +1,84 @@
-"""Typed, validated descriptions of runs and studies.
+"""What a study is: learners on one stream with one network, and how their settings are tuned.
 
 A stream, network or learner is described by its name and its options. Which options there are is read off the function
 that makes it, so that each is declared in one place only.
 """
 
-import inspect
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from continual_metaopt.engines import Engine
-from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import learner_factory, nothing_to_tune, search_space
-from continual_metaopt.runs.components import Component, ConfigError, Kind, resolve
-from continual_metaopt.runs.config import MAX_SEED, Device, Diagnostics, RunConfig
-from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError, unknown_name
-from continual_metaopt.study.settings import next_settings, require_optuna
-from continual_metaopt.study.tuning import Search, Setting, Tuning, grid
+from continual_metaopt.optim.registry import is_range, nothing_to_tune
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import MAX_SEED, Execution
+from continual_metaopt.streams.registry import unknown_name
 
+Setting = dict[str, Any]
 Grid = dict[str, list[Any]]
+_MODEL = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Search(BaseModel):
+    """How the settings of a learner to try are found."""
+
+    model_config = _MODEL
+    method: Literal["grid", "random", "tpe"] | None = None
+    """"random"; "tpe" for Optuna's TPE; or "grid" for all combinations of the values in ``space``."""
+    trials: int | None = Field(None, ge=1)
+    """number of settings to try. The first of "random" and "tpe" is the untuned one."""
+    space: Grid = Field(default_factory=dict)
+    """options, and where to look for each: ``[low, high, log]`` for numbers, uniform in their logarithm, or a list of
+    values; the learner's usual space if empty."""
+
+    @field_validator("space")
+    @classmethod
+    def _there_is_something_to_try(cls, space: Grid) -> Grid:
+        for name, values in space.items():
+            if not values:
+                raise ValueError(f"{name}: no value to try")
+            if is_range(values) and not 0 < values[0] < values[1] < math.inf:
+                raise ValueError(f"{name}: a range [low, high, log] needs 0 < low < high, not {values}")
+        return space
+
+    @model_validator(mode="after")
+    def _grid_is_of_values(self) -> "Search":
+        if self.method == "grid" and not self.space:
+            raise ValueError("space: a grid needs the values to try")
+        ranges = [name for name, values in self.space.items() if self.method == "grid" and is_range(values)]
+        if ranges:
+            raise ValueError(f"space.{ranges[0]}: a grid needs values, not a range")
+        return self
+
+
+class Tuning(BaseModel):
+    """What every learner of a study is given to be tuned with, the same for all."""
+
+    model_config = _MODEL
+    method: Literal["random", "tpe"] = "random"
+    """"random", or "tpe" for Optuna's TPE."""
+    trials: int = Field(ge=1)
+    """settings that each learner may try, on each of the study's selection seeds."""
+    samples: int = Field(ge=1)
+    """length of a selection run."""
+    stream: dict[str, Any] = Field(default_factory=dict)
+    """options of the stream that make selection runs so long, in place of the study's."""
+    best: int | None = Field(None, ge=1)
+    """of how many learners the tuned setting is reported: of those whose settings scored best on the selection seeds;
+    None for all."""
+
+
+class Replay(BaseModel):
+    """Which of a study's reported runs a learner replays."""
+
+    model_config = _MODEL
+    learner: str
+    """label of another learner."""
+    seed: Literal["same", "next"] = "same"
+    """"same" for its run on the same seed, "next" for that on the next of the study's seeds, or after the last on the
+    first."""
 
 
 def _kind_of_tuning(given: Any) -> str:
@@ -35,37 +86,26 @@ def _kind_of_tuning(given: Any) -> str:
     return "search" if searches else "grid"
 
 
-class Replay(BaseModel):
-    """Which of a study's reported runs a learner replays.
-
-    Attributes:
-        learner: label of another learner.
-        seed: "same" for its run on the same seed, "next" for that on the next of the study's seeds, or after the last
-            on the first.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    learner: str
-    seed: Literal["same", "next"] = "same"
-
-
 class LearnerEntry(Component):
-    """A learner of a study: a component with a label and perhaps options to tune.
+    """A learner of a study: a component with a label and perhaps options to tune."""
 
-    Attributes:
-        label: name in tables and figures; the registered name if empty.
-        tune: values to try of some options, or a ``Search``; the study's ``tuning`` if not given, and {} for none. The
-            setting with the highest average online accuracy, or the lowest mean loss in a regression, on the selection
-            seeds is run on the reported seeds.
-        replays: the runs whose step sizes it replays, which are done before; it has an option ``trajectory`` for them.
-    """
-
+    model_config = ConfigDict(use_attribute_docstrings=True)
     label: str = ""
+    """name in tables and figures; the registered name if empty."""
     replays: Replay | None = None
+    """the runs whose step sizes it replays, which are done before; it has an option ``trajectory`` for them."""
     tune: (
         Annotated[Annotated[Search, Tag("search")] | Annotated[Grid, Tag("grid")], Discriminator(_kind_of_tuning)]
         | None
     ) = None
+    """values to try of some options, or a ``Search``; the study's ``tuning`` if not given, and {} for none. The setting
+    with the highest average online accuracy, or the lowest mean loss in a regression, on the selection seeds is run on
+    the reported seeds."""
+
+    @property
+    def shown_as(self) -> str:
+        """Its name in tables and figures."""
+        return self.label or self.name
 
     @property
     def untuned(self) -> Component:
@@ -74,54 +114,29 @@ class LearnerEntry(Component):
 
     def with_options(self, setting: Setting) -> Component:
         """The learner with some options in place of those that were given."""
-        given = {name: value for name, value in self.options.items() if name not in ("label", "tune")}
-        return Component(name=self.name, **given | setting)
-
-    def candidates(self) -> list[Component]:
-        """The learner in every combination of the values to try; as it was given where they are not listed."""
-        return [self.with_options(setting) for setting in grid(self.tune if isinstance(self.tune, dict) else {})]
+        return Component(name=self.name, **self.options | setting)
 
 
-class StudyConfig(BaseModel):
-    """A study: learners compared on one stream with one network, over several seeds.
+class StudyConfig(Execution):
+    """A study: learners compared on one stream with one network, over several seeds."""
 
-    Attributes:
-        name: of the study.
-        description: what it is for.
-        stream: the stream and its options.
-        network: the network and its options.
-        learners: what is compared.
-        seeds: reported seeds.
-        selection_seeds: seeds on which tuned options are chosen; none of the reported ones.
-        tuning: what all learners are given to be tuned with. Tuned learners are reported with their untuned settings
-            too then, and with their tuned ones if these are among the best, where it says of how many.
-        engine: how the learners' steps are executed, as of a run.
-        device: where the learners are: "cpu", "cuda", "cuda:N" or "mps".
-        record_every: distance in steps between recorded step sizes, at least 10.
-        record_samples_every: distance in steps between the samples that are recorded one by one; all are counted.
-        evaluate: whether held-out accuracy is measured at the end of each experience.
-        diagnostics: what to measure inside the networks while they learn, as of a run.
-        diagnostics_every: distance in steps between diagnostics; whole mini-batches where samples come in these.
-        imports: modules that register streams, networks or learners of one's own.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
+    """of the study."""
     description: str = ""
+    """what it is for."""
     stream: Component
+    """the stream and its options."""
     network: Component
+    """the network and its options."""
     learners: list[LearnerEntry] = Field(min_length=1)
+    """what is compared."""
     seeds: list[int] = Field(min_length=1)
+    """reported seeds."""
     selection_seeds: list[int] = Field(default_factory=list)
+    """seeds on which tuned options are chosen; none of the reported ones."""
     tuning: Tuning | None = None
-    engine: Engine = "auto"
-    device: Device = "cpu"
-    record_every: int = Field(50, ge=10)
-    record_samples_every: int = Field(1, ge=1)
-    evaluate: bool = True
-    diagnostics: Diagnostics = ()
-    diagnostics_every: int = Field(1000, ge=1)
-    imports: list[str] = Field(default_factory=list)
+    """what all learners are given to be tuned with. Tuned learners are reported with their untuned settings too then,
+    and with their tuned ones if these are among the best, where it says of how many."""
 
     @field_validator("seeds", "selection_seeds")
     @classmethod
@@ -139,7 +154,7 @@ class StudyConfig(BaseModel):
         shared = sorted(set(self.seeds) & set(self.selection_seeds))
         if shared:
             raise ValueError(f"selection_seeds: {shared} are among the reported seeds; choose on other seeds")
-        labels = [entry.label or entry.name for entry in self.learners]
+        labels = [entry.shown_as for entry in self.learners]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"learners: several have the label '{twice[0]}'; give each its own")
@@ -161,7 +176,7 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _replays_are_possible(self) -> "StudyConfig":
-        by_label = {entry.label or entry.name: entry for entry in self.learners}
+        by_label = {entry.shown_as: entry for entry in self.learners}
         for position, entry in enumerate(self.learners):
             if entry.replays is None:
                 continue
@@ -176,120 +191,19 @@ class StudyConfig(BaseModel):
                 raise ValueError(f'{where}.seed: "next" needs at least two seeds')
         return self
 
-    @property
-    def components(self) -> dict[Kind, Component]:
-        """The stream and the network, which all runs share."""
-        return {"stream": self.stream, "network": self.network}
-
     def is_tuned(self, entry: LearnerEntry) -> bool:
         """Whether settings of a learner are chosen on the selection seeds."""
         return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and not nothing_to_tune(entry.name)
 
-    def reports_untuned(self, entry: LearnerEntry) -> bool:
-        """Whether a learner is reported as it was given: if it is not tuned, or beside its tuned self.
 
-        The latter is so in a study with ``tuning``, once for entries that differ only in how they are tuned.
-        """
-        before = self.learners[: self.learners.index(entry)]
-        given_before = any(self.is_tuned(other) and other.untuned == entry.untuned for other in before)
-        return not self.is_tuned(entry) or (self.tuning is not None and not given_before)
+def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """List all combinations of the values of some options.
 
-    def search(self, entry: LearnerEntry) -> Search | None:
-        """How settings of a learner are chosen, with nothing left open; None if it is not tuned.
-
-        Raises:
-            ConfigError: there is nothing to try, a package is missing for it, or an option does not fit.
-        """
-        if not self.is_tuned(entry):
-            return None
-        if isinstance(entry.tune, dict):
-            return Search(method="grid", trials=len(grid(entry.tune)), space=entry.tune)
-        given = entry.tune or Search.model_validate({})
-        if given.method == "grid":
-            return given.model_copy(update={"trials": len(grid(given.space))})
-        where = f"learners.{self.learners.index(entry)}"
-        base = resolve("learner", entry.untuned, f"{where}: learner").options.get("base")
-        try:
-            space = given.space or {name: list(values) for name, values in search_space(entry.name, base).items()}
-            method = given.method or (self.tuning.method if self.tuning else "random")
-            if method == "tpe":
-                require_optuna()
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        if not space:
-            raise ConfigError(f"{where}: the learner '{entry.name}' has nothing to tune; leave tune out")
-        return Search(method=method, trials=given.trials or (self.tuning.trials if self.tuning else None), space=space)
-
-    def next_settings(self, entry: LearnerEntry, finished: Sequence[tuple[Setting, float]]) -> list[Setting]:
-        """The settings of a learner to try next; none if it is not tuned, or all have been tried.
-
-        Args:
-            entry: the learner.
-            finished: the settings of all rounds before, in their order, each with its score.
-        """
-        search = self.search(entry)
-        if search is None:
-            return []
-        where = f"learners.{self.learners.index(entry)}: learner"
-        resolved = resolve("learner", entry.untuned, where).options if search.method != "grid" else {}
-        untuned = {name: resolved.get(name) for name in search.space}
-        return next_settings(search, untuned, finished, (self.name, entry.label or entry.name))
-
-    def run(
-        self,
-        entry: LearnerEntry,
-        learner: Component,
-        seed: int,
-        purpose: Literal["report", "selection"],
-        tuned: bool = True,
-    ) -> RunConfig:
-        """One run of a learner of this study, with all defaults filled in.
-
-        Args:
-            entry: the learner.
-            learner: the same with the setting of this run.
-            seed: of the run.
-            purpose: "selection" for a run that only serves to choose a setting.
-            tuned: whether it is the setting of a tuned learner, which its label tells; False for its untuned one.
-        """
-        position = self.learners.index(entry)
-        if entry.replays is not None:
-            _require_trajectory(entry.name, f"learners.{position}")
-        search = self.search(entry) if tuned else None
-        options = tuple(search.space) if search else ()
-        label = entry.label or entry.name
-        stream = self.stream
-        if purpose == "selection" and self.tuning:
-            stream = Component(name=stream.name, **stream.options | self.tuning.stream)
-        return RunConfig(
-            stream=stream,
-            network=self.network,
-            learner=learner,
-            seed=seed,
-            engine=self.engine,
-            device=self.device,
-            record_every=self.record_every,
-            record_samples_every=self.record_samples_every,
-            evaluate=self.evaluate,
-            diagnostics=self.diagnostics,
-            diagnostics_every=self.diagnostics_every,
-            label=", ".join([label, *(f"{name} = {learner.options[name]}" for name in options)]),
-            study=self.name,
-            entry=label,
-            tuned=options,
-            purpose=purpose,
-            order=position,
-            imports=tuple(self.imports),
-        ).resolved(f"learners.{position}: ")
-
-
-def _require_trajectory(name: str, where: str) -> None:
-    try:
-        options = inspect.signature(learner_factory(name)).parameters
-    except (UnknownNameError, BrokenNameError, MissingPackageError):
-        return  # which resolving says
-    if "trajectory" not in options:
-        raise ConfigError(f"{where}.replays: the learner '{name}' has no option trajectory")
+    Example:
+        >>> grid({"lr": [0.1, 0.2], "base": ["sgd"]})
+        [{'lr': 0.1, 'base': 'sgd'}, {'lr': 0.2, 'base': 'sgd'}]
+    """
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
 
 
 def _n_settings(tune: Search | Grid | None) -> int | None:

@@ -1,20 +1,21 @@
-"""How much space files take up."""
+"""What there is on the disk: run directories, and how much space files take up."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+
+def run_directories(folder: Path) -> Iterator[Path]:
+    """Find the run directories at or below a folder, also those of runs that have hardly begun."""
+    for directory, subdirectories, files in os.walk(folder):
+        if "status.json" in files or "config.json" in files:
+            subdirectories.clear()  # what lies below belongs to the run
+            yield Path(directory)
 
 
 def bytes_below(folder: Path) -> int:
     """Size of all files below a folder; 0 if there is none."""
     return sum(_size_of(Path(directory) / name) for directory, _, files in os.walk(folder) for name in files)
-
-
-def size(n_bytes: float) -> str:
-    """A number of bytes for people, such as "12 MB"."""
-    amount, units = n_bytes / 1000, ["kB", "MB", "GB", "TB"]
-    while amount >= 999.5 and len(units) > 1:
-        amount, units = amount / 1000, units[1:]
-    return f"{amount:.1f} {units[0]}" if amount < 9.95 else f"{amount:,.0f} {units[0]}"
 
 
 def _size_of(path: Path) -> int:

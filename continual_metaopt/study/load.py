@@ -1,7 +1,6 @@
 """Reading studies from files and from this package."""
 
 import copy
-import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from continual_metaopt.engines import Engine
-from continual_metaopt.runs.components import ConfigError, describe, import_modules
+from continual_metaopt.runs.components import ConfigError, describe
 from continual_metaopt.streams.registry import UnknownNameError, unknown_name
 from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.expand import Study, expand
 from continual_metaopt.study.study_file import StudyFileError, parse_study, read_study_text
 
 
@@ -26,7 +26,7 @@ def load_studies(
     seeds: Sequence[int] | None = None,
     engine: Engine | None = None,
     device: str | None = None,
-) -> dict[str, StudyConfig]:
+) -> dict[str, Study]:
     """Read a study with any number of streams and networks, each combination of which is a study of its own.
 
     Args:
@@ -45,35 +45,46 @@ def load_studies(
         FileNotFoundError: no such file.
         UnknownNameError: no packaged study of this name.
         ConfigError: the study is not valid; the message names file and field.
+
+    Example:
+        >>> study = load_studies("quick", seeds=[0])[""]
+        >>> study.n_runs, [learner.label for learner in study.learners][:2]
+        ()
     """
-    path = Path(study)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise FileNotFoundError(f"no study file at '{path}'")
-        read = functools.partial(read_study_text, path)
-    else:
-        known = packaged_studies()
-        if str(study) not in known:
-            raise UnknownNameError(unknown_name("study", str(study), list(known)) + " (or the path of a .yaml file)")
-        read = functools.partial(known.__getitem__, str(study))
     try:
-        content = parse_study(read())
+        content = parse_study(_text_of(study))
     except StudyFileError as error:
         raise ConfigError(f"{study}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
     fields = {"seeds": None if seeds is None else list(seeds), "engine": engine, "device": device}
-    content |= {name: value for name, value in fields.items() if value is not None}
-    given = {"source": source, "data_root": None if data_root is None else str(data_root)}
+    content |= _not_none(fields)
+    of_stream = _not_none({"source": source, "data_root": None if data_root is None else str(data_root)})
     parts = {}
     try:
         for label, part in _combinations(content).items():
             if isinstance(part.get("stream"), dict):
-                part["stream"] |= {name: value for name, value in given.items() if value is not None}
-            parts[label] = _valid_study(part, f"{label}: " if label else "")
+                part["stream"] |= of_stream
+            parts[label] = _expanded(part, f"{label}: " if label else "")
     except ConfigError as error:
         raise ConfigError("\n".join(f"{study}: {line}" for line in str(error).splitlines())) from error
     return parts
+
+
+def _text_of(study: str | Path) -> str:
+    path = Path(study)
+    if path.is_file():
+        return read_study_text(path)
+    if path.suffix in (".yaml", ".yml"):
+        raise FileNotFoundError(f"no study file at '{path}'")
+    known = packaged_studies()
+    if str(study) not in known:
+        raise UnknownNameError(unknown_name("study", str(study), list(known)) + " (or the path of a .yaml file)")
+    return known[str(study)]
+
+
+def _not_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _combinations(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -113,35 +124,27 @@ def _labelled(components: Any, field: str) -> dict[str, Any]:
     return labelled
 
 
-def _valid_study(content: dict[str, Any], where: str) -> StudyConfig:
+def _expanded(content: dict[str, Any], where: str) -> Study:
     """A study whose runs can be described.
 
     Raises:
         ConfigError: it is not valid; each line of the message begins with ``where`` and the field.
     """
     try:
-        config = StudyConfig.model_validate(content)
-        import_modules(config.imports)
-        for entry in config.learners:
-            if config.is_tuned(entry):
-                for setting in config.next_settings(entry, []):
-                    config.run(entry, entry.with_options(setting), config.selection_seeds[0], "selection")
-            if config.reports_untuned(entry):
-                config.run(entry, entry.untuned, config.seeds[0], "report", tuned=False)
+        return expand(StudyConfig.model_validate(content))
     except ValidationError as error:
         raise ConfigError(describe(error, where)) from error
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
-    return config
 
 
 def study_description(text: str) -> str:
-    """What a study's YAML text says it is for."""
+    """Read what a study's YAML text says it is for."""
     return str(parse_study(text).get("description", ""))
 
 
 def packaged_studies() -> dict[str, str]:
-    """Name and YAML text of the studies that come with the package."""
+    """Read the studies that come with the package: name → YAML text."""
     folder = resources.files("continual_metaopt.study") / "packaged"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}

@@ -1,187 +1,163 @@
 """One command at a time works on a study: a lock in the study's folder, which says who holds it.
 
-The lock is a file, so that it also holds among machines that share the folder, and it is rewritten every few seconds
-while its owner lives. Whether an owner on this machine is dead, the system tells. Of another machine's owner nothing is
-known but whether the file changes while we watch it: the clocks of two machines need not agree, and any may jump.
+The lock is a lease of ``filelock``: a file that its owner touches every few seconds while it lives, so that it also
+holds among machines that share the folder. Whether an owner on this machine is dead, the system tells. Of another
+machine's owner nothing is known but whether the file changes while we watch it: the clocks of two machines need not
+agree, and any may jump.
 """
 
-import contextlib
 import json
-import os
 import threading
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from continual_metaopt.analysis.files import read_regular
-from continual_metaopt.runs.processes import describe_owner, folder_lock, is_alive, this_process
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
-LOCK = "lock.json"
-SECONDS_BETWEEN_BEATS = 10.0
+from continual_metaopt.analysis.files import read_regular
+from continual_metaopt.runs.owner import describe_owner, is_alive, this_process
+
+LOCK = "study.lock"
+SECONDS_BETWEEN_BEATS = 5.0  # of which two tell that the lock is another's
 SECONDS_UNTIL_DEAD = 60.0  # without a change of the file
 SECONDS_BETWEEN_LOOKS = 0.5
 MOVED = (
     "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder is "
     "moved back, or when --out names its new place"
 )
+_MARK = b"filelock/"  # what filelock's files begin with; lines of other names than its own it leaves to others
+_OWNER = b"\nowner="
 
 
 class StudyLocked(RuntimeError):
     """Another command works on the study; the message says which."""
 
 
-class StudyLock:
-    """The right to work on the study in a folder, while the ``with`` statement lasts.
+@contextmanager
+def study_lock(
+    folder: Path, say: Callable[[str], None] = lambda text: None, on_loss: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the right to work on the study in a folder while the ``with`` statement lasts.
 
     Args:
         folder: of the study; made if it is not there.
         say: tells the user why this takes a while.
         on_loss: called from another thread if the folder was moved, or if somebody else has taken the lock meanwhile,
-            because this process did not live, or could not write, for a minute.
+            because this process did not live, or could not write, for a minute. It interrupts what is being done.
 
     Raises:
-        StudyLocked: at the beginning of the ``with`` statement, if another command holds it.
+        StudyLocked: at the beginning of the ``with`` statement, if another command holds it; in place of an exception
+            that ends the statement, if the right was lost.
+        FileExistsError: there is a file of the lock's name that is no lock.
     """
+    path, released = folder / LOCK, threading.Event()
+    lost: list[str] = []  # what has happened to the folder meanwhile
 
-    def __init__(
-        self, folder: Path, say: Callable[[str], None] = lambda text: None, on_loss: Callable[[], None] = lambda: None
-    ) -> None:
-        self._path, self._say, self._on_loss = folder / LOCK, say, on_loss
-        self._token = uuid.uuid4().hex
-        self._since = datetime.now(UTC).isoformat(timespec="seconds")
-        self._beats = 0
-        self._released = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.lost: str | None = None  # what has happened to the folder meanwhile
+    def lose(what: str) -> None:
+        lost.append(what)
+        on_loss()
 
-    def __enter__(self) -> "StudyLock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._create():
-            known = self._read()
-            if known is None:
-                continue
-            if not _is_lock(known):
-                raise _no_lock(f"'{self._path}' is of another program")
-            owner = _owner(known)
-            if is_alive(owner) or (is_alive(owner) is None and self._changes(known, owner)):
-                raise StudyLocked(
-                    f"'{self._path.parent}' is in use by another command, {describe_owner(owner)}. Wait until it has "
-                    "ended or stop it there, or choose another folder with --out"
-                )
-            if self._remove(known):
-                self._say(f"freed the lock of {describe_owner(owner)}, which is dead")
-        self._heart.start()
-        return self
+    def look_at_folder() -> None:
+        while not released.wait(SECONDS_BETWEEN_BEATS):
+            if not folder.exists():  # which is nothing to the lease: it goes with the folder
+                return lose(MOVED)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self._released.set()
-        self._heart.join()
-        if self.lost is None and self._holds():
-            self._path.unlink(missing_ok=True)
+    def look_at_reason(compromise: LeaseCompromise) -> None:
+        if compromise.reason == "owner-changed":
+            lose(f"was taken over by {_described(path)}, so this command has stopped")
+        elif folder.exists():
+            reason = f"'{LOCK}' was removed" if compromise.reason == "marker-missing" else compromise.error
+            lose(f"is not this command's any more, so it has stopped: {reason}")
 
-    def _create(self) -> bool:
-        """Make the lock file with all its content at once; False if it is there already."""
-        temporary = self._write_beside()
+    lease = SoftFileLease(
+        path,
+        lease_duration=SECONDS_UNTIL_DEAD,
+        heartbeat_interval=SECONDS_BETWEEN_BEATS,
+        on_compromise=look_at_reason,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    before = None if read_owner(path) is None else _described(path)
+    try:
+        # longer than it takes until a silent owner counts as dead
+        lease.acquire(2 * SECONDS_UNTIL_DEAD, SECONDS_BETWEEN_LOOKS, cancel_check=_signs_of_life(lease, path, say))
+    except Timeout:
+        raise StudyLocked(
+            f"'{folder}' is in use by another command, {_described(path)}. Wait until it has ended or stop it there, "
+            "or choose another folder with --out"
+        ) from None
+    watcher = threading.Thread(target=look_at_folder, daemon=True)
+    watcher.start()
+    try:
+        owner = this_process() | {"since": datetime.now(UTC).isoformat(timespec="seconds")}
+        with path.open("ab") as file:
+            file.write(_OWNER[1:] + json.dumps(owner).encode() + b"\n")
+        if before is not None:
+            say(f"freed the lock of {before}, which is dead")
+        yield
+    except BaseException:
+        if lost:
+            raise StudyLocked(f"'{folder}' {lost[0]}") from None
+        raise
+    finally:
+        released.set()
+        watcher.join()
+        lease.release()
+
+
+def read_owner(path: Path) -> dict[str, Any] | None:
+    """Who holds a study's lock, as ``this_process`` tells, with "since"; empty if unknown, None without a lock.
+
+    Raises:
+        FileExistsError: the file is no lock.
+    """
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _no_lock(str(error)) from error
+    if not content.startswith(_MARK[: len(content)]):
+        raise _no_lock(f"'{path}' is of another program")
+    try:
+        owner = json.loads(content.partition(_OWNER)[2])
+    except (ValueError, RecursionError):  # not yet, or half written
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _described(path: Path) -> str:
+    try:
+        return describe_owner(read_owner(path) or {})
+    except OSError:
+        return describe_owner({})
+
+
+def _signs_of_life(lease: SoftFileLease, path: Path, say: Callable[[str], None]) -> Callable[[], bool]:
+    """Make a function that, asked now and then, says whether the lock's owner is known to live."""
+    begun = time.monotonic()
+    first: list[tuple[int, int]] = []  # what the file system said of the file
+
+    def lives() -> bool:
         try:
-            os.link(temporary, self._path)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            try:
-                with self._path.open("xb") as file:
-                    file.write(temporary.read_bytes())
-            except FileExistsError:
-                return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
-
-    def _write_beside(self) -> Path:
-        temporary = self._path.with_name(f".{LOCK}.{self._token}.tmp")
-        content = this_process() | {"since": self._since, "token": self._token, "beats": self._beats}
-        try:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        except OSError:  # a full disk
-            temporary.unlink(missing_ok=True)
-            raise
-        return temporary
-
-    def _read(self) -> bytes | None:
-        try:
-            return read_regular(self._path)
+            status, owner = path.stat(), read_owner(path) or {}
         except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise _no_lock(str(error)) from error
-
-    def _holds(self) -> bool:
-        """Whether the file is this command's own."""
-        try:
-            return _owner(self._read() or b"").get("token") == self._token
-        except OSError:
             return False
-
-    def _changes(self, known: bytes, owner: dict[str, Any]) -> bool:
-        """Whether somebody rewrites or removes the file while we watch it."""
-        self._say(
-            f"'{self._path}' is of {describe_owner(owner)}; waiting up to {SECONDS_UNTIL_DEAD:.0f} s for a sign of life"
-        )
-        deadline = time.monotonic() + SECONDS_UNTIL_DEAD
-        while time.monotonic() < deadline:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            now = self._read()
-            if now is None:
-                return False
-            if now != known:
+        stamp = status.st_ino, status.st_mtime_ns
+        if not first:
+            first.append(stamp)
+            if is_alive(owner):
                 return True
-        return False
+            who = describe_owner(owner)
+            say(f"'{path}' is of {who}; waiting up to {SECONDS_UNTIL_DEAD:.0f} s for a sign of life")
+        if status.st_size == 0 and stamp == first[0] and time.monotonic() > begun + SECONDS_UNTIL_DEAD:
+            lease.force_break()  # a machine that lost power may leave it empty
+        return stamp != first[0]
 
-    def _remove(self, known: bytes) -> bool:
-        """Remove a dead owner's file, but not one that another waiting command has put in its place meanwhile."""
-        with folder_lock(self._path.parent) as take_it:
-            while not take_it():
-                time.sleep(0.01)
-            if self._read() != known:
-                return False
-            self._path.unlink()
-        return True
-
-    def _beat(self) -> None:
-        """Rewrite the file now and then, as long as it is ours."""
-        while not self._released.wait(SECONDS_BETWEEN_BEATS):
-            try:
-                now = self._read()
-            except OSError:
-                continue
-            owner = _owner(now or b"")
-            if owner and owner.get("token") != self._token:
-                self.lost = f"was taken over by {describe_owner(owner)}, so this command has stopped"
-            elif now is None and not self._path.parent.exists():
-                self.lost = MOVED
-            if self.lost:
-                self._on_loss()
-                return
-            self._beats += 1
-            with contextlib.suppress(OSError):  # a disk that is full now may have space for the next beat
-                self._write_beside().replace(self._path)
-
-
-def _is_lock(content: bytes) -> bool:
-    """Whether a file is a lock, perhaps one that was written by half where there are no hard links."""
-    return "token" in _owner(content) or (content[:1] in (b"", b"{") and not _owner(content))
+    return lives
 
 
 def _no_lock(what: str) -> FileExistsError:
     return FileExistsError(f"{what}, no lock of a command: move it elsewhere, or choose another folder with --out")
-
-
-def _owner(content: bytes) -> dict[str, Any]:
-    try:
-        owner = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return owner if isinstance(owner, dict) else {}

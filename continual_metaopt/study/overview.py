@@ -6,13 +6,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from continual_metaopt.analysis.escaping import one_line
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.processes import describe_owner, is_alive
-from continual_metaopt.study.files_on_disk import bytes_below, size
+from continual_metaopt.runs.owner import describe_owner, is_alive
+from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.jobs import lines_by_reason
-from continual_metaopt.study.lock import LOCK
+from continual_metaopt.study.lock import LOCK, read_owner
 from continual_metaopt.study.progress import duration
 
 INTERRUPTED = "interrupted by the user"
@@ -75,7 +77,7 @@ class Overview:
         counts = ", ".join(f"{n:,} {state}" for state, n in self.counts.items() if n)
         n_runs = sum(self.counts.values())
         lines = [
-            f"{self.folder}: {n_runs:,} run{'s' * (n_runs != 1)}: {counts}; {size(self.n_bytes)} on disk",
+            f"{self.folder}: {n_runs:,} run{'s' * (n_runs != 1)}: {counts}; {decimal(self.n_bytes)} on disk",
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
         ]
         for state in ("running", "stopped"):
@@ -98,11 +100,7 @@ def overview(folder: Path) -> Overview:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     studies = studies_in(folder)
-    runs = []
-    for directory, subdirectories, files in os.walk(folder):
-        if "status.json" in files or "config.json" in files:
-            subdirectories.clear()  # what lies below belongs to the run
-            runs.append(_run_state(Path(directory)))
+    runs = [_run_state(path) for path in run_directories(folder)]
     if not runs and not studies:
         raise FileNotFoundError(f"{folder}: no run directory (a directory with config.json) here or below")
     return Overview(
@@ -168,10 +166,7 @@ def _planned(studies: list[Path]) -> int | None:
 
 def _owner(lock: Path) -> str | None:
     try:
-        content = read_json(lock)
-    except (OSError, ValueError):
+        owner = read_owner(lock)
+    except OSError:
         return None
-    alive = is_alive(content)
-    if alive is False:
-        return None
-    return describe_owner(content)
+    return None if owner is None or is_alive(owner) is False else describe_owner(owner)

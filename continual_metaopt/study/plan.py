@@ -1,7 +1,6 @@
 """What a study will take: its runs, their samples, and about how many hours."""
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -11,17 +10,18 @@ from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
 
+from rich.filesize import decimal
+
 from continual_metaopt.analysis.records import read_config, read_status
-from continual_metaopt.runs.components import resolve
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.files_on_disk import bytes_below, size
-from continual_metaopt.study.lengths import _n_best, n_reported_runs, n_selection_runs, selection_length, stream_length
+from continual_metaopt.study.expand import PlannedLearner, Study
+from continual_metaopt.study.files_on_disk import bytes_below, run_directories
+from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 EARLIER_RUNS = 1000  # that are looked at for their speed
-
 
 # Size of records, measured on those kept in this repository: bytes per run, per sample, and per step at which about
 # three step sizes are recorded with their meta gradients
@@ -36,7 +36,7 @@ class LearnerPlan:
     Attributes:
         label: of the learner.
         selection_runs, selection_samples: runs to choose its setting, and their samples, all together.
-        reported_runs, reported_samples: likewise of the reported runs.
+        reported_runs, reported_samples: the same of the reported runs.
         samples_per_second: how fast one run of it is expected to be.
         basis: where that is from.
     """
@@ -105,17 +105,17 @@ class StudyPlan:
         return sum(plan.bytes(self.record_every) for plan in self.learners) + checkpoints
 
     def summary(self) -> str:
-        """One sentence."""
+        """Say it in one sentence."""
         bases = ", ".join(dict.fromkeys(plan.basis for plan in self.learners if plan.basis != ALL_TUNED))
         return (
             f"{self.name}: {self.runs:,} run{'s' * (self.runs != 1)} with {self.samples:,} samples, "
             f"about {_duration(self.hours)} with "
-            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about {size(self.bytes)} "
-            "on disk; runs that have ended are not repeated."
+            f"{self.workers} run{'s' * (self.workers != 1)} at a time (speeds: {bases}), and about "
+            f"{decimal(round(self.bytes))} on disk; runs that have ended are not repeated."
         )
 
     def table(self) -> str:
-        """A row for each learner, and the summary below."""
+        """Show a row for each learner, and the summary below."""
         from tabulate import tabulate
 
         rows = [
@@ -126,7 +126,7 @@ class StudyPlan:
                 f"{plan.samples_per_second:,.0f}",
                 plan.basis,
                 _duration(plan.hours),
-                size(plan.bytes(self.record_every)),
+                decimal(round(plan.bytes(self.record_every))),
             )
             for plan in self.learners
         ]
@@ -135,31 +135,32 @@ class StudyPlan:
         return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
 
 
-def plan_study(study: StudyConfig, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
+def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
     """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
 
     Args:
-        study: its description.
+        study: the study.
         folders: where to look for earlier runs of this machine, for their speed.
         workers: runs at a time.
-        n_parameters: of the network, as ``checking.check_study`` tells; for the space that checkpoints take.
+        n_parameters: of the network, as ``check_study`` tells; for the space that checkpoints take.
 
     Raises:
         ConfigError: selection runs have another length than the study says.
         FileNotFoundError: the stream's source is not there.
     """
-    reported = stream_length(study.stream, study.seeds[0])
-    shorter = selection_length(study)
-    selection = reported if shorter is None else shorter
-    network = resolve("network", study.network, "network").model_dump(mode="json")
-    earlier = [
-        (record["learner"], speed)
-        for record, speed in islice(_earlier_runs(folders), EARLIER_RUNS)
-        if record["network"] == network
-    ]
-    learners = [_plan(study, entry, reported, selection, earlier) for entry in study.learners]
-    rows = learners + _plan_of_best(study, learners, reported)
-    return StudyPlan(study.name, rows, workers, study.record_every, n_parameters)
+    check_selection_length(study)
+    lengths = {purpose: stream_sizes(run).n_samples for purpose, run in study.runs.items()}
+    network = study.runs["report"].network.model_dump(mode="json")
+    runs = islice(_earlier_runs(folders), EARLIER_RUNS)
+    earlier = [(record["learner"], speed) for record, speed in runs if record["network"] == network]
+    rows = [_plan(learner, lengths.get("selection", 0), lengths["report"], earlier) for learner in study.learners]
+    if study.n_best:  # a row for the chosen settings of the best, whoever they will be, at the mean pace of all tuned
+        tuned = [row for row, learner in zip(rows, study.learners, strict=True) if learner.search]
+        n_runs = study.n_best * len(study.config.seeds)
+        label = f"tuned, the best {study.n_best} of {len(tuned)}"
+        speed = harmonic_mean([row.samples_per_second for row in tuned])
+        rows.append(LearnerPlan(label, 0, 0, n_runs, n_runs * lengths["report"], speed, ALL_TUNED))
+    return StudyPlan(study.config.name, rows, workers, study.config.record_every, n_parameters)
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:
@@ -173,45 +174,26 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         ValueError: it does not; the message says what is needed.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(there).free, n_bytes - bytes_below(folder)
+    free, needed = shutil.disk_usage(there).free, round(n_bytes - bytes_below(folder))
     if needed > free:
         raise ValueError(
-            f"the study needs about {size(needed)} more in '{folder}', where {size(free)} are free; choose a folder on "
-            "another disk with --out, or record less: a larger record_every, fewer seeds or learners"
+            f"the study needs about {decimal(needed)} more in '{folder}', where {decimal(free)} are free; choose a "
+            "folder on another disk with --out, or record less: a larger record_every, fewer seeds or learners"
         )
 
 
-def _plan_of_best(study: StudyConfig, learners: Sequence[LearnerPlan], reported: int) -> list[LearnerPlan]:
-    """A row for the chosen settings of the best learners, whoever they will be, at the mean pace of all tuned ones."""
-    n = _n_best(study)
-    if not n:
-        return []
-    tuned = [plan for plan, entry in zip(learners, study.learners, strict=True) if study.is_tuned(entry)]
-    n_runs = n * len(study.seeds)
-    speed = harmonic_mean([plan.samples_per_second for plan in tuned])
-    label = f"tuned, the best {n} of {len(tuned)}"
-    return [LearnerPlan(label, 0, 0, n_runs, n_runs * reported, speed, ALL_TUNED)]
-
-
 def _plan(
-    study: StudyConfig,
-    entry: LearnerEntry,
-    reported: int,
-    selection: int,
-    earlier: list[tuple[dict[str, Any], float]],
+    learner: PlannedLearner, selection: int, reported: int, earlier: list[tuple[dict[str, Any], float]]
 ) -> LearnerPlan:
-    run = study.run(entry, entry.candidates()[0], study.seeds[0], "report", tuned=False)
-    learner = run.learner.model_dump(mode="json")
-    speed, basis = _speed(learner, earlier)
-    n_selection, n_reported = n_selection_runs(study, entry), n_reported_runs(study, entry)
+    """The row of a learner, whose selection and reported runs have so many samples each."""
+    described = (learner.candidates[0].learner if learner.candidates else learner.untuned).model_dump(mode="json")
     return LearnerPlan(
-        label=entry.label or entry.name,
-        selection_runs=n_selection,
-        selection_samples=n_selection * selection,
-        reported_runs=n_reported,
-        reported_samples=n_reported * reported,
-        samples_per_second=speed,
-        basis=basis,
+        learner.label,
+        learner.n_selection_runs,
+        learner.n_selection_runs * selection,
+        learner.n_reported_runs,
+        learner.n_reported_runs * reported,
+        *_speed(described, earlier),
     )
 
 
@@ -228,7 +210,7 @@ def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]])
 
 
 def kind_of(learner: dict[str, Any]) -> str:
-    """What a learner's speed depends on: its name, and those of its options that are not numbers."""
+    """Say what a learner's speed depends on: its name, and those of its options that are not numbers."""
     return json.dumps(
         {name: value for name, value in learner.items() if not isinstance(value, int | float)}, sort_keys=True
     )
@@ -238,12 +220,8 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
     """Description and speed of this machine's finished runs below some folders."""
     seen: set[Path] = set()
     for folder in folders:
-        for directory, subdirectories, files in os.walk(folder):
-            if "config.json" not in files:
-                continue
-            subdirectories.clear()
-            path = Path(directory).resolve()
-            if path in seen or "status.json" not in files:
+        for path in map(Path.resolve, run_directories(folder)):
+            if path in seen or not all((path / name).exists() for name in ("config.json", "status.json")):
                 continue
             seen.add(path)
             try:
@@ -254,8 +232,7 @@ def _earlier_runs(folders: Sequence[Path]) -> Iterator[tuple[dict[str, Any], flo
                 config = read_config(path)
             except ValueError:
                 continue  # damaged, or of another program: an estimate can do without
-            described = {kind: config[kind] for kind in ("network", "learner")}
-            yield described, speed
+            yield {kind: config[kind] for kind in ("network", "learner")}, speed
 
 
 def _runs(n: int, samples: int) -> str:
@@ -263,4 +240,4 @@ def _runs(n: int, samples: int) -> str:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
+    return duration(max(60.0, 3600 * hours))  # whatever the speed, it takes a while until runs begin

@@ -153,7 +153,7 @@ def duration(seconds: float) -> str:
     """A time span for people, such as "40 s", "12 min" or "3.4 hours"."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5700 else f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:.0f} min" if seconds < 3420 else f"{seconds / 3600:,.1f} hours"
 
 
 def _left(seconds: float | None) -> str:

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,23 +9,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from continual_metaopt.analysis.escaping import for_terminal
-from continual_metaopt.analysis.files import real_folder
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.analysis.runs import read_table
-from continual_metaopt.runs.components import Component, ConfigError, resolve
-from continual_metaopt.runs.files import DAMAGED, read_json, write_json
+from continual_metaopt.runs.components import Component, ConfigError
+from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.study.backends import Backend, Pool
 from continual_metaopt.study.backends.local import LocalPool, require_no_worker
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
-from continual_metaopt.study.jobs import Job, RunsFailed, StudyInterrupted, run_folder_name
-from continual_metaopt.study.lengths import n_samples_of, size_of
-from continual_metaopt.study.lock import StudyLock, StudyLocked
+from continual_metaopt.study.claim import claim, mark_superseded
+from continual_metaopt.study.expand import Candidate, Study
+from continual_metaopt.study.jobs import Job, RunsFailed, run_folder_name
+from continual_metaopt.study.lengths import check_selection_length, n_samples_of, n_samples_of_study
+from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.settings import positions_of_best
-from continual_metaopt.study.tuning import Setting
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,6 @@ class StudyResult:
 
     runs: list[Path]
     selection: list[Path]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting of a learner, and the runs that try it."""
-
-    setting: Setting
-    learner: Component
-    jobs: list[Job]
 
 
 @dataclass(frozen=True)
@@ -64,17 +52,13 @@ class PoolOptions:
     backend: Backend | None = None
 
     def make(self, n_runs: int, n_samples: int, out: Path) -> AbstractContextManager[Pool]:
-        """The pool for so many runs and samples of a study with the folder ``out``."""
+        """Make the pool for so many runs and samples of a study with the folder ``out``."""
         if self.backend is not None:
             return self.backend(n_runs, out)
-        return LocalPool(self.workers, n_runs, self.show_progress, self.threads, n_samples)
+        return LocalPool(self.workers, n_runs, self.show_progress, threads=self.threads, n_samples=n_samples)
 
 
-def run_studies(
-    parts: Mapping[str, StudyConfig],
-    out: Path,
-    pools: PoolOptions = PoolOptions(),
-) -> dict[str, StudyResult]:
+def run_studies(parts: Mapping[str, Study], out: Path, pools: PoolOptions = PoolOptions()) -> dict[str, StudyResult]:
     """Run the parts of a study, one after the other, or what is left of them.
 
     Args:
@@ -98,26 +82,21 @@ def run_studies(
     """
     if pools.backend is None and not pools.threads:
         require_no_worker()
-    n_runs, n_samples = map(sum, zip(*map(size_of, parts.values()), strict=True))
-    lock = StudyLock(
-        out, _say if pools.show_progress else _say_nothing, on_loss=partial(_interrupt, threading.get_ident())
-    )
+    for study in parts.values():
+        check_selection_length(study)
+    n_runs, n_samples = (sum(map(count, parts.values())) for count in (lambda part: part.n_runs, n_samples_of_study))
     results, failed = {}, []
-    try:
-        with lock:
+    interrupt = partial(_interrupt, threading.get_ident())
+    with study_lock(out, _say if pools.show_progress else lambda text: None, on_loss=interrupt):
+        for label, study in parts.items():
+            claim(study, out / label, out, _say)
+        with pools.make(n_runs, n_samples, out) as pool:
             for label, study in parts.items():
-                claim(study, out / label, out)
-            with pools.make(n_runs, n_samples, out) as pool:
-                for label, study in parts.items():
-                    try:
-                        results[label] = _run_with(pool, study, out / label)
-                    except RunsFailed as error:
-                        failed.append(error)
-                        results[label] = StudyResult(error.runs, error.selection)
-    except (KeyboardInterrupt, StudyInterrupted):
-        if lock.lost is None:
-            raise
-        raise StudyLocked(f"'{out}' {lock.lost}") from None
+                try:
+                    results[label] = _run_part(pool, study, out / label)
+                except RunsFailed as error:
+                    failed.append(error)
+                    results[label] = StudyResult(error.runs, error.selection)
     if failed:
         raise RunsFailed(
             {path: reason for error in failed for path, reason in error.failures.items()},
@@ -127,114 +106,6 @@ def run_studies(
             [path for result in results.values() for path in result.selection],
         )
     return results
-
-
-def _run_with(pool: Pool, study: StudyConfig, out: Path) -> StudyResult:
-    tried: dict[int, list[Trial]] = {i: [] for i, entry in enumerate(study.learners) if study.is_tuned(entry)}
-    undecided: dict[int, str] = {}  # learners without a setting, because of runs that failed
-    failures: dict[Path, str] = {}
-    n_runs = 0
-
-    def do(jobs: list[Job], stage: str) -> None:
-        nonlocal n_runs
-        n_runs += len(jobs)
-        _mark_superseded(jobs)
-        try:
-            pool.run(jobs, stage)
-        except RunsFailed as error:
-            failures.update(error.failures)
-
-    while new := _next_trials(study, {i: trials for i, trials in tried.items() if i not in undecided}, out):
-        do([job for trials in new.values() for trial in trials for job in trial.jobs], "choosing settings")
-        for i, trials in new.items():
-            tried[i] += trials
-            paths = [path for trial in trials for _, path in trial.jobs]
-            failures |= {path: why for path in paths if path not in failures and (why := _why_without_score(path))}
-            n_failed = sum(path in failures for path in paths)
-            if n_failed:
-                label = study.learners[i].label or study.learners[i].name
-                undecided[i] = (
-                    f"'{label}': no setting was chosen, because {n_failed} of its selection runs failed; its tuned "
-                    "learner was not run on the reported seeds"
-                )
-    decided = {i: trials for i, trials in tried.items() if i not in undecided}
-    chosen = {i: best_candidate([(trial.learner, trial.jobs) for trial in trials]) for i, trials in decided.items()}
-    scores = {i: max(mean_score(trial.jobs) for trial in trials) for i, trials in decided.items()}
-    best = positions_of_best(scores, study.tuning.best if study.tuning else None)
-    jobs = []
-    for i, entry in enumerate(study.learners):
-        if study.reports_untuned(entry) and entry.replays is None:
-            jobs += [_job(study, entry, entry.untuned, seed, "report", out, tuned=False) for seed in study.seeds]
-        if i in best:
-            jobs += [_job(study, entry, chosen[i], seed, "report", out) for seed in study.seeds]
-    do(jobs, "reported runs")
-    replays, impossible = _replays(study, jobs, out)
-    do(replays, "replays")
-    runs = [path for _, path in jobs + replays]
-    selection = [path for trials in tried.values() for trial in trials for _, path in trial.jobs]
-    if failures:
-        raise RunsFailed(failures, n_runs, [*(undecided[i] for i in sorted(undecided)), *impossible], runs, selection)
-    if impossible:
-        raise ConfigError("\n".join(impossible))
-    return StudyResult(runs, selection)
-
-
-def _replays(study: StudyConfig, done: Sequence[Job], out: Path) -> tuple[list[Job], list[str]]:
-    """The runs that replay others, which have ended; and a sentence for each that is not possible."""
-    paths = {(config.entry, config.seed): path for config, path in done}
-    following = dict(zip(study.seeds, [*study.seeds[1:], study.seeds[0]], strict=True))
-    jobs, impossible = [], []
-    for entry in study.learners:
-        if entry.replays is None:
-            continue
-        for seed in study.seeds:
-            replayed = following[seed] if entry.replays.seed == "next" else seed
-            learner = entry.with_options({"trajectory": str(paths[entry.replays.learner, replayed])})
-            try:
-                jobs.append(_job(study, entry, learner, seed, "report", out, tuned=False))
-            except ConfigError as error:
-                impossible.append(f"'{entry.label or entry.name}' was not run on seed {seed}: {error}")
-    return jobs, impossible
-
-
-def _why_without_score(path: Path) -> str | None:
-    """Why a run that has ended cannot be judged, None if it can."""
-    try:
-        average_score(path)
-    except (OSError, ValueError, KeyError) as error:
-        return f"its record cannot be read ({reason_of(error)}); move its folder elsewhere to run again"
-    return None
-
-
-def _interrupt(thread: int) -> None:
-    """Raise ``KeyboardInterrupt`` in a thread, also where Ctrl-C is ignored, as in a shell's background."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
-
-
-def _say(text: str) -> None:
-    print(for_terminal(text), file=sys.stderr, flush=True)
-
-
-def _say_nothing(text: str) -> None:
-    pass
-
-
-def _next_trials(study: StudyConfig, tried: dict[int, list[Trial]], out: Path) -> dict[int, list[Trial]]:
-    """The next round of settings of each learner that has any left to try."""
-    new = {}
-    for i, trials in tried.items():
-        entry = study.learners[i]
-        finished = [(trial.setting, mean_score(trial.jobs)) for trial in trials]
-        settings = [(setting, entry.with_options(setting)) for setting in study.next_settings(entry, finished)]
-        new[i] = [
-            Trial(
-                setting,
-                learner,
-                [_job(study, entry, learner, seed, "selection", out) for seed in study.selection_seeds],
-            )
-            for setting, learner in settings
-        ]
-    return {i: trials for i, trials in new.items() if trials}
 
 
 def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: bool = True) -> None:
@@ -249,112 +120,131 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         pool.run(jobs, "runs")
 
 
-def claim(study: StudyConfig, out: Path, whole: Path | None = None) -> None:
-    """Make a folder this study's own; a description that is damaged is set aside, and written anew.
+class _Part:
+    """A study under way in a folder: how many runs there were, which of them failed, and what follows from that."""
 
-    Args:
-        study: its description.
-        out: the folder.
-        whole: the folder that the user named, which may be a link; ``out``, or the one above it.
+    def __init__(self, pool: Pool, study: Study, out: Path) -> None:
+        self.pool, self.study, self.out = pool, study, out
+        self.n_runs = 0
+        self.failures: dict[Path, str] = {}
+        self.consequences: list[str] = []
 
-    Raises:
-        FileExistsError: it holds another study, or this one with another stream or network, or something else; or it
-            leads elsewhere by a link.
-    """
-    resolved: dict[str, Any] = {kind: resolve(kind, component, kind) for kind, component in study.components.items()}
-    record = study.model_copy(update=resolved).model_dump(mode="json")
-    for name in ("data_root", "memory_limit"):  # files and pixels may lie elsewhere next time
-        record["stream"].pop(name, None)
-    for folder in (out, out / "runs", out / "selection"):
-        if folder != (whole or out):
-            real_folder(folder)
-    path = out / "study.json"
-    earlier = _earlier_record(path)
-    if earlier is not None:
-        known, wanted = _fields_of_all_runs(earlier), _fields_of_all_runs(record)
-        for field in sorted(known.keys() | wanted.keys()):
-            if known.get(field) != wanted.get(field):
-                raise FileExistsError(
-                    f"'{out}' already holds a study with {field} = {known.get(field)}, not {wanted.get(field)}; "
-                    "choose another folder with --out"
-                )
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record | {"n_runs": size_of(study)[0]})
+    def job(self, run: RunConfig) -> Job:
+        """A run and its directory."""
+        folder = self.out / ("runs" if run.purpose == "report" else "selection")
+        return run, folder / run_folder_name(run, [other.label for other in self.study.learners[: run.order]])
 
+    def do(self, jobs: Sequence[Job], stage: str) -> list[Path]:
+        """Do runs; returns their directories."""
+        self.n_runs += len(jobs)
+        mark_superseded(jobs)
+        try:
+            self.pool.run(jobs, stage)
+        except RunsFailed as error:
+            self.failures |= error.failures
+        return [path for _, path in jobs]
 
-def _earlier_record(path: Path) -> dict[str, Any] | None:
-    """What a folder's study.json says; None if there is none that can be read.
-
-    Raises:
-        FileExistsError: it is another program's.
-    """
-    if os.path.lexists(path.with_name("config.json")):
-        raise FileExistsError(
-            f"'{path.parent}' holds a config.json, as a run's directory does; choose another folder with --out"
-        )
-    try:
-        record = read_json(path)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        number = 1
-        while os.path.lexists(aside := path.with_name(f"study-{DAMAGED}{'' if number == 1 else f'-{number}'}.json")):
-            number += 1
-        path.rename(aside)
-        _say(f"noted: {error}; it is kept as '{aside}', and written anew. All runs stay")
-        return None
-    parts = {"name": str, "stream": dict, "network": dict}
-    if not all(isinstance(record.get(name), kind) for name, kind in parts.items()):
-        raise FileExistsError(f"'{path}' is of no study of this program; choose another folder with --out")
-    return record
-
-
-def _mark_superseded(jobs: Sequence[Job]) -> None:
-    """Say in their status which runs of an earlier version of a study others replace: its learner had other options."""
-    wanted = {path for _, path in jobs}
-    places = {_place(config.model_dump(mode="json")) for config, _ in jobs}
-    for folder in {path.parent for path in wanted}:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path in wanted or path.is_symlink():
-                continue
+    def score(self, jobs: Sequence[Job]) -> float | None:
+        """The mean score of runs; None if one of them failed or has no score."""
+        scores = []
+        for _, path in jobs:
             try:
-                status = read_json(path / "status.json")
-                if _place(read_json(path / "config.json")) in places and "superseded" not in status:
-                    write_json(path / "status.json", status | {"superseded": True})
-            except (OSError, ValueError, TypeError):
-                continue  # not a run, or none that can be read
+                scores.append(average_score(path))
+            except (OSError, ValueError, KeyError) as error:
+                why = f"its record cannot be read ({reason_of(error)}); move its folder elsewhere to run again"
+                self.failures.setdefault(path, why)
+        return None if any(path in self.failures for _, path in jobs) else sum(scores) / len(scores)
 
 
-def _place(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What only one run of a version of a study has, given its description: the learner's label and the seed."""
-    learner = run.get("entry") if run.get("purpose") == "report" else None
-    return run.get("study"), run.get("purpose"), learner or run.get("label"), bool(run.get("tuned")), run.get("seed")
+def _run_part(pool: Pool, study: Study, out: Path) -> StudyResult:
+    part = _Part(pool, study, out)
+    chosen, selection = _choose(part)
+    jobs = []
+    for learner in study.learners:
+        reported: list[Component | Candidate] = []
+        if learner.reports_untuned and learner.entry.replays is None:
+            reported.append(learner.untuned)
+        if learner.position in chosen:
+            reported.append(chosen[learner.position])
+        jobs += [part.job(learner.run(seed, one)) for one in reported for seed in study.config.seeds]
+    runs = part.do(jobs, "reported runs")
+    replays, impossible = _replays(part, jobs)
+    runs += part.do(replays, "replays")
+    if part.failures:
+        raise RunsFailed(part.failures, part.n_runs, [*part.consequences, *impossible], runs, selection)
+    if impossible:
+        raise ConfigError("\n".join(impossible))
+    return StudyResult(runs, selection)
 
 
-def _fields_of_all_runs(record: dict[str, Any]) -> dict[str, Any]:
-    """What a study's runs have in common, by field such as "stream.source"."""
-    common = {field: record.get(field) for field in ("name", "record_every", "evaluate")}
-    common["record_samples_every"] = record.get("record_samples_every", 1)
-    common |= {"engine": record.get("engine", "auto"), "device": record.get("device", "cpu")}
-    common["tuning"] = {field: (record.get("tuning") or {}).get(field) for field in ("samples", "stream")}
-    common["diagnostics"] = sorted(set(record.get("diagnostics", [])))
-    common["diagnostics_every"] = record.get("diagnostics_every") if common["diagnostics"] else None
-    components = [(kind, option, value) for kind in ("stream", "network") for option, value in record[kind].items()]
-    return common | {f"{kind}.{option}": value for kind, option, value in components}
+def _choose(part: _Part) -> tuple[dict[int, Candidate], list[Path]]:
+    """Try settings, round by round.
+
+    Returns:
+        The best setting of each learner that is reported with it, by its position; and the directories of all runs.
+    """
+    study = part.study
+    left = [learner for learner in study.learners if learner.search]
+    scored: dict[int, list[tuple[float, Candidate]]] = {learner.position: [] for learner in left}
+    paths: dict[int, list[Path]] = {learner.position: [] for learner in left}
+    undecided: set[int] = set()  # because of runs that failed
+    while left:
+        trials = []
+        for learner in left:
+            finished = [(candidate.setting, score) for score, candidate in scored[learner.position]]
+            for candidate in learner.next_candidates(finished) if finished else learner.candidates:
+                runs = [learner.run(seed, candidate, "selection") for seed in study.config.selection_seeds]
+                trials.append((learner.position, candidate, list(map(part.job, runs))))
+        part.do([job for *_, jobs in trials for job in jobs], "choosing settings")
+        for position, candidate, jobs in trials:
+            paths[position] += [path for _, path in jobs]
+            score = part.score(jobs)
+            if score is None:
+                undecided.add(position)
+            else:
+                scored[position].append((score, candidate))
+        goes_on = {position for position, *_ in trials} - undecided
+        left = [learner for learner in left if learner.position in goes_on]
+    for position in sorted(undecided):
+        n_failed = sum(path in part.failures for path in paths[position])
+        part.consequences.append(
+            f"'{study.learners[position].label}': no setting was chosen, because {n_failed} of its selection runs "
+            "failed; its tuned learner was not run on the reported seeds"
+        )
+    chosen = {
+        i: max(trials, key=lambda trial: trial[0]) for i, trials in scored.items() if trials and i not in undecided
+    }
+    n = study.config.tuning.best if study.config.tuning else None
+    best = positions_of_best({i: score for i, (score, _) in chosen.items()}, n)
+    return {i: chosen[i][1] for i in best}, [path for of_learner in paths.values() for path in of_learner]
 
 
-def best_candidate(candidates: list[tuple[Component, list[Job]]]) -> Component:
-    """The learner with the best mean score over its selection runs."""
-    return max(candidates, key=lambda candidate: mean_score(candidate[1]))[0]
-
-
-def mean_score(jobs: list[Job]) -> float:
-    """Mean of ``average_score`` over some runs."""
-    return sum(average_score(path) for _, path in jobs) / len(jobs)
+def _replays(part: _Part, done: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """The runs that replay others, which have ended; and a sentence for each that is not possible."""
+    paths = {(run.entry, run.seed): path for run, path in done}
+    seeds = part.study.config.seeds
+    jobs, impossible = [], []
+    for learner in part.study.learners:
+        replays = learner.entry.replays
+        if replays is None:
+            continue
+        replayed = seeds[1:] + seeds[:1] if replays.seed == "next" else seeds
+        for seed, of_seed in zip(seeds, replayed, strict=True):
+            try:
+                replay = learner.resolve({"trajectory": str(paths[replays.learner, of_seed])})
+            except ConfigError as error:
+                impossible.append(f"'{learner.label}' was not run on seed {seed}: {error}")
+            else:
+                jobs.append(part.job(learner.run(seed, replay)))
+    return jobs, impossible
 
 
 def average_score(path: Path) -> float:
-    """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged."""
+    """Average online accuracy of a run that finished, of a regression minus its mean loss; the least if it diverged.
+
+    Raises:
+        OSError, ValueError, KeyError: its record cannot be read.
+    """
     config = read_config(path)
     regression = config["stream_info"].get("task") == "regression"
     if read_status(path)["state"] != "finished":
@@ -369,16 +259,10 @@ def average_score(path: Path) -> float:
     return -mean if regression else mean
 
 
-def _job(
-    study: StudyConfig,
-    entry: LearnerEntry,
-    learner: Component,
-    seed: int,
-    purpose: Literal["report", "selection"],
-    out: Path,
-    tuned: bool = True,
-) -> Job:
-    config = study.run(entry, learner, seed, purpose, tuned)
-    folder = out / ("runs" if purpose == "report" else "selection")
-    before = study.learners[: study.learners.index(entry)]
-    return config, folder / run_folder_name(config, [other.label or other.name for other in before])
+def _interrupt(thread: int) -> None:
+    """Raise ``KeyboardInterrupt`` in a thread, also where Ctrl-C is ignored, as in a shell's background."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+
+def _say(text: str) -> None:
+    print(for_terminal(text), file=sys.stderr, flush=True)

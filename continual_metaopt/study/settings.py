@@ -1,4 +1,9 @@
-"""Which settings a search tries next."""
+"""Which settings of a learner a study tries: a grid, random draws, or Optuna's tree-structured Parzen estimator (TPE).
+
+Settings come in rounds. What a round holds follows from the study, the learner and the scores of the rounds before it,
+so that a study that was stopped goes on with the same settings, from its run directories alone and with any number of
+workers.
+"""
 
 import hashlib
 import importlib.util
@@ -7,21 +12,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from continual_metaopt.optim.registry import is_inside, is_range
-from continual_metaopt.study.tuning import Search, Setting, grid
+from continual_metaopt.study.config import Search, Setting, grid
 
 SETTINGS_IN_A_ROUND = 2  # of TPE, whatever the number of workers
 DRAWS = 1000  # until a space of a few values counts as exhausted
 
 
 def positions_of_best(scores: Mapping[int, float], n: int | None) -> set[int]:
-    """Positions of the ``n`` highest scores, of equal ones the first; all if ``n`` is None."""
+    """Find the positions of the ``n`` highest scores, of equal ones the first; all if ``n`` is None.
+
+    Example:
+        >>> positions_of_best({0: 0.2, 2: 0.3, 5: 0.2}, 2)
+        {0, 2}
+    """
     return set(sorted(scores, key=lambda position: (-scores[position], position))[:n])
 
 
 def next_settings(
     search: Search, untuned: Setting, finished: Sequence[tuple[Setting, float]], names: Sequence[str]
 ) -> list[Setting]:
-    """The settings to try next.
+    """Say which settings to try next.
 
     Args:
         search: how to find them, with nothing left open.
@@ -34,19 +44,25 @@ def next_settings(
 
     Raises:
         ValueError: the method is "tpe", and Optuna is not installed.
+
+    Example:
+        >>> search = Search(method="random", trials=2, space={"lr": [1e-5, 1e-1, "log"]})
+        >>> next_settings(search, {"lr": 0.001}, [], ("study", "learner"))
+        [{'lr': 0.001}, {'lr': 0.0065}]
     """
     if search.method == "grid":
         return [] if finished else grid(search.space)
     n_trials = search.trials or 0
-    tried = [setting for setting, _ in finished]
     draws = random.Random(_seed(*names))
-    if search.method == "random":
-        return [] if finished else _add_draws([untuned], search.space, n_trials, draws)
-    if not finished:
-        return _add_draws([untuned], search.space, min(n_trials, _n_before_tpe(n_trials)), draws)
+    if not finished:  # before TPE, a third is drawn at random, but 2 to 10
+        n = n_trials if search.method == "random" else min(n_trials, 10, max(2, n_trials // 3))
+        return _add_draws([untuned], search.space, n, draws)
+    tried = [setting for setting, _ in finished]
     n = min(SETTINGS_IN_A_ROUND, n_trials - len(tried))
+    if search.method == "random" or n <= 0:
+        return []
     proposed: list[Setting] = []
-    for setting in _by_tpe(search.space, finished, n, _seed(*names, str(len(tried)))) if n > 0 else []:
+    for setting in _by_tpe(search.space, finished, n, _seed(*names, str(len(tried)))):
         if setting not in tried + proposed:
             proposed.append(setting)
     return _add_draws(tried + proposed, search.space, len(tried) + n, draws)[len(tried) :]
@@ -62,11 +78,6 @@ def require_optuna() -> None:
         raise ValueError(
             "the method tpe needs the package optuna: pip install 'continual-metaopt[tpe]', or use the method random"
         )
-
-
-def _n_before_tpe(n_trials: int) -> int:
-    """Settings of the first round, which are drawn at random: a third, but 2 to 10."""
-    return min(10, max(2, n_trials // 3))
 
 
 def _add_draws(

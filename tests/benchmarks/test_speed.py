@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from torch import nn
 
 from benchmarks import speed
 
@@ -95,29 +93,3 @@ def test_costs_of_a_study_are_relative_to_adamw(measure, tmp_path: Path) -> None
     ]
     assert found["memory_ratio"][adamw, "torch"] == 1 > found["memory_ratio"]["SGD", "torch"] > 0
     assert np.isnan(found["memory_ratio"][fixed, "compiled"])
-
-
-@pytest.mark.slow
-def test_overhead_is_relative_to_the_base_update_in_the_same_engine(measure) -> None:  # type: ignore[no-untyped-def]
-    table = measure("overhead", LINEAR)
-    assert list(table.columns) == COSTS
-    fixed = table["learner"].str.endswith(", fixed")
-    assert (table["time_ratio"][fixed] == 1).all()
-    assert fixed.sum() == 3 * 3
-    found = table.set_index(["learner", "engine"])
-    # 4 bytes each: two running means of AdamW, one of Lion, a trace, and a second one without a discount
-    state = found["state_bytes_per_parameter"].xs("torch", level="engine").round()
-    expected = {"fixed": 8, "scalar": 12, "blockwise": 12, "blockwise, no discount": 16}
-    assert {name: state[f"adamw, {name}"] for name in expected} == expected
-    assert (state["lion, fixed"], state["lion, blockwise"]) == (4, 8)
-    assert found["memory_ratio"]["adamw, blockwise", "torch"] > 1
-    assert ("adamw, blockwise, trace l", "torch") in found.index
-    assert ("adamw, blockwise, trace l", "compiled") not in found.index  # it needs the loss's curvature
-
-
-def test_state_counts_each_storage_once_and_no_numbers() -> None:
-    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(10))])
-    shared = torch.zeros(8)
-    state = {"step": torch.tensor(1.0), "mean": shared[:4], "again": [shared[4:], {"other": torch.zeros(3)}]}
-    optimizer.state[optimizer.param_groups[0]["params"][0]] = state
-    assert speed.state_bytes(optimizer) == (8 + 3) * 4

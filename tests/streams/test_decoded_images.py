@@ -1,5 +1,6 @@
 """The cache of decoded images: what is kept, when it is used, and that it never stands in the way."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -88,23 +89,19 @@ def make_source(tmp_path, kind):
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["parquet", "parquet with a test split", "folder", "torchvision"])
-def test_files_are_decoded_once(tmp_path, cache, monkeypatch, kind):
-    spec, data_root = make_source(tmp_path, kind), tmp_path / "images"
-    first = load(spec, data_root=data_root)
-    for name in ("_scan", "_torchvision_split"):
-        monkeypatch.setattr(sources, name, None)  # not called again
-    second = load(spec, data_root=data_root)
-    assert second is not first
-    assert_equal(second, first)
-    assert len(entries(cache)) == 1
-
-
 @pytest.mark.filterwarnings("ignore:decoded images cannot be kept")
 @pytest.mark.parametrize("kind", ["parquet", "parquet with a test split", "folder", "torchvision"])
-def test_images_and_fingerprints_are_the_same_without_the_cache(tmp_path, cache, request, kind):
+def test_files_are_decoded_once_and_the_images_are_the_same_without_the_cache(
+    tmp_path, cache, request, monkeypatch, kind
+):
     spec, options = make_source(tmp_path, kind), {"data_root": tmp_path / "images"}
-    made, kept = load(spec, **options), load(spec, **options)
+    made = load(spec, **options)
+    with monkeypatch.context() as patch:
+        for name in ("_scan", "_torchvision_split"):
+            patch.setattr(sources, name, None)  # not called again
+        kept = load(spec, **options)
+    assert kept is not made
+    assert len(entries(cache)) == 1
     fingerprint = make_stream("permuted_inputs", source=spec, **options).info.fingerprint
     request.getfixturevalue("no_cache")
     without = load(spec, **options)
@@ -127,23 +124,19 @@ def test_another_process_decodes_nothing_and_shares_the_memory(tmp_path, cache):
     assert found.stdout.splitlines() == ["memmap", str(entry / "train_x.npy"), source.train.x.tobytes().hex()]
 
 
-def test_images_are_mapped_and_may_be_given_to_torch(tmp_path, cache):
+def test_images_are_mapped_and_what_is_written_to_them_stays_in_the_process(tmp_path, cache):
     """In the process that decoded them, too."""
     spec = parquet(tmp_path)
     made, kept = load(spec), load(spec)
-    for images in (made.train, made.test, kept.train, kept.test):
-        assert isinstance(images.x, np.memmap)
+    for source, split in itertools.product((made, kept), ("train", "test")):
+        x = getattr(source, split).x
+        before = x.copy()
+        assert isinstance(x, np.memmap)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # as of arrays that may not be written
-            assert torch.equal(torch.from_numpy(images.x), torch.tensor(images.x.tolist(), dtype=torch.uint8))
-
-
-def test_what_is_written_to_the_images_stays_in_the_process(tmp_path, cache):
-    spec = parquet(tmp_path)
-    source = load(spec)
-    before = source.train.x.copy()
-    source.train.x[:] = 77
-    np.testing.assert_array_equal(load(spec).train.x, before)
+            assert torch.equal(torch.from_numpy(x), torch.from_numpy(before))
+        x[:] = 77
+        np.testing.assert_array_equal(getattr(load(spec), split).x, before)
 
 
 def test_an_empty_test_split(tmp_path, cache):

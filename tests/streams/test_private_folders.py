@@ -25,9 +25,16 @@ def test_a_folder_is_made_for_this_user_alone(tmp_path: Path) -> None:
     assert list(made.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["link", "others can write", "another user's"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("link", "it is a link"),
+        ("others can write", "others may write to it; take that from them with chmod go-w '{}'"),
+        ("another user's", "it belongs to another user"),
+    ],
+)
 def test_a_folder_that_others_may_have_filled_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, why: str
 ) -> None:
     folder = tmp_path / "folder"
     if kind == "link":
@@ -41,7 +48,7 @@ def test_a_folder_that_others_may_have_filled_is_refused(
     with pytest.raises(PermissionError) as caught:
         private_folder(folder)
 
-    assert str(caught.value) == f"'{folder}' is a link or another user's folder, or others can write in it"
+    assert str(caught.value) == why.format(folder)
 
 
 @pytest.fixture

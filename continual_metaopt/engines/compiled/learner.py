@@ -71,12 +71,8 @@ class CompiledLearner:
     """Learns by compiled code from arrays. It can be pickled, with all that it has learned.
 
     Args:
-        tables: of the network.
-        network: the same for the kernels.
-        rules: of learning.
         learned: what learning changes; copied.
         blocks: names of the blocks of parameters that have a step size of their own.
-        parameters: names of the parameters, in the order of the tables.
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
         trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
     """
@@ -155,9 +151,6 @@ class CompiledLearner:
 
     def check_weights(self, step: int) -> None:
         """Stop at weights that are not numbers, which a loss need not show.
-
-        Args:
-            step: number of samples that have been learned from.
 
         Raises:
             Diverged: a weight is NaN or infinite.

@@ -1,8 +1,13 @@
-"""Avalanche metrics of what happens inside a network while it learns; ``diagnostics`` holds the mathematics."""
+"""Avalanche metrics of what happens inside a network while it learns; ``inside`` holds the mathematics.
 
+Each diagnostic has its row, its name and what it measures, above its class; options, names in files and on the command
+line come from there.
+"""
+
+import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
@@ -15,30 +20,33 @@ from continual_metaopt.engines.observations import MAX_SAMPLES
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.engines.undisturbed import undisturbed
 from continual_metaopt.learner.metrics import inside as d
-from continual_metaopt.learner.metrics.names import Diagnostic
-from continual_metaopt.learner.metrics.online import OnlineMetric, TraceCosine, UpdateMetric, is_piece
+from continual_metaopt.learner.metrics.names import NAMES
+from continual_metaopt.learner.metrics.online import BlockMetric, OnlineMetric, TraceCosine, UpdateMetric, is_piece
+from continual_metaopt.streams.signatures import described_options, with_options
 
-Reading = Literal["dormant_units", "effective_rank", "stable_rank"]
-READINGS: tuple[Reading, ...] = get_args(Reading)
+_METRICS: dict[str, type[OnlineMetric]] = {}
+_DESCRIPTIONS: dict[str, str] = {}
+
+
+def diagnostic(name: str, description: str) -> Callable[[type], type]:
+    """Add a row to the diagnostics that can be chosen by name; a class that measures several has several rows."""
+
+    def add(metric: type) -> type:
+        _METRICS[name], _DESCRIPTIONS[name] = metric, description
+        return metric
+
+    return add
 
 
 def diagnostics(
     *,
     every: int = 1000,
-    plasticity: bool = True,
-    dormant_units: bool = True,
-    effective_rank: bool = True,
-    stable_rank: bool = True,
-    weight_norm: bool = True,
-    gradient_norm: bool = True,
-    distance_from_initialisation: bool = True,
-    update_ratio: bool = True,
-    trace_cosine: bool = True,
     retention: Sequence[Any] | None = None,
     threshold: float = 0.01,
     probe: int = 256,
+    **wanted: bool,
 ) -> list[OnlineMetric]:
-    """Metrics of what happens inside a network, for the evaluation plugin of any Avalanche strategy.
+    """Make metrics of what happens inside a network, for the evaluation plugin of any Avalanche strategy.
 
     They change nothing of what is learned, nor any random number, and never see a sample before the learner does.
     docs/diagnostics.md defines each and says what it costs. Values at x, the number of iterations before, come at the
@@ -51,71 +59,57 @@ def diagnostics(
 
     Args:
         every: distance between values, in iterations.
-        plasticity: share of the loss that the update takes away on the samples that it learns from.
-        dormant_units: share of dormant units of each block, and of all.
-        effective_rank: of the last hidden layer's features.
-        stable_rank: likewise.
-        weight_norm: Euclidean norm of each block's weights.
-        gradient_norm: and of its gradient.
-        distance_from_initialisation: Euclidean distance of each block's weights from those they began with.
-        update_ratio: norm of each block's update over that of its weights.
-        trace_cosine: cos(h, g) of each block of MetaOptimize.
-        retention: a stream of which the i-th experience holds the held-out samples of the i-th one learned from, such
-            as ``benchmark.test_stream``: for accuracy on past experiences, and forgetting, at the end of each; None for
+        retention: a stream whose i-th experience holds the held-out samples of the i-th one learned from, such as
+            ``benchmark.test_stream``: for accuracy on past experiences, and forgetting, at the end of each; None for
             none.
         threshold: τ of dormant units; 0 for units that are never active.
         probe: number of samples, the last ones before the iteration, on which units and ranks are measured.
+        **wanted: which of the others are measured; all unless told otherwise.
 
     Returns:
         The metrics, to be given to ``EvaluationPlugin`` as they are.
 
     Raises:
         ValueError: ``every`` or ``probe`` is less than 1, or ``threshold`` is negative.
+        TypeError: unknown option.
 
     Example:
         >>> from avalanche.training.plugins import EvaluationPlugin
-        >>> evaluator = EvaluationPlugin(diagnostics(every=500), loggers=[])
+        >>> metrics = diagnostics(every=500, plasticity=False, trace_cosine=False)
+        >>> [str(metric) for metric in metrics]
+        ['Representation', 'WeightNorm', 'GradientNorm', 'DistanceFromInitialisation', 'UpdateRatio']
+        >>> metrics[0].every
+        500
     """
-    wanted = dict(zip(READINGS, (dormant_units, effective_rank, stable_rank), strict=True))
-    readings = [reading for reading in READINGS if wanted[reading]]
-    metrics: list[tuple[bool, Callable[[], OnlineMetric]]] = [
-        (plasticity, lambda: Plasticity(every)),
-        (bool(readings), lambda: Representation(every, readings, threshold=threshold, probe=probe)),
-        (weight_norm, lambda: WeightNorm(every)),
-        (gradient_norm, lambda: GradientNorm(every)),
-        (distance_from_initialisation, lambda: DistanceFromInitialisation(every)),
-        (update_ratio, lambda: UpdateRatio(every)),
-        (trace_cosine, lambda: TraceCosine(every)),
-        (retention is not None, lambda: Retention(retention or [])),
-    ]
-    made = [make() for is_wanted, make in metrics if is_wanted]
-    for metric in made:
-        metric.is_recorded = True
+    unknown = wanted.keys() - {*NAMES}
+    if unknown:
+        raise TypeError(f"diagnostics() got an unexpected keyword argument '{min(unknown)}'")
+    chosen: dict[type, list[str]] = {}
+    for name in NAMES:
+        if wanted.get(name, name != "retention" or retention is not None):
+            chosen.setdefault(_METRICS[name], []).append(name)
+    made: list[OnlineMetric] = []
+    for metric, names in chosen.items():
+        if metric is Representation:
+            made.append(Representation(every, names, threshold=threshold, probe=probe))
+        else:
+            made.append(metric(retention if metric is Retention else every))
+        made[-1].is_recorded = True
     return made
 
 
 def named_diagnostics(names: Sequence[str], every: int, test_stream: Sequence[Any]) -> list[OnlineMetric]:
-    """The metrics of some diagnostics by name, and no others.
-
-    Args:
-        names: of the diagnostics.
-        every: distance between values, in iterations.
-        test_stream: held-out samples of each experience.
-    """
-    chosen: dict[str, Any] = {name: name in names for name in get_args(Diagnostic)}
-    return diagnostics(**chosen | {"every": every, "retention": test_stream if "retention" in names else None})
+    """Make the metrics of the named diagnostics, and no others."""
+    wanted = {name: name in names for name in NAMES if name != "retention"}
+    return diagnostics(every=every, retention=test_stream if "retention" in names else None, **wanted)
 
 
-class Plasticity(UpdateMetric):
+@diagnostic("plasticity", "share of the loss that the update takes away on the samples that it learns from.")
+class Plasticity(UpdateMetric, without_callbacks=True):
     """Share of the loss that the update takes away on the samples that it learns from, named ``Plasticity``.
 
     Both losses are of the network as in evaluation, so that dropout does not tell them apart.
-
-    Args:
-        every: distance between values, in iterations.
     """
-
-    without_callbacks = True
 
     def __init__(self, every: int = 1000) -> None:
         super().__init__(every)
@@ -142,27 +136,22 @@ class Plasticity(UpdateMetric):
             return float(strategy._criterion(strategy.forward(), strategy.mb_y))
 
 
-class Representation(OnlineMetric):
+@diagnostic("dormant_units", "share of dormant units of each block, and of all.")
+@diagnostic("effective_rank", "of the last hidden layer's features.")
+@diagnostic("stable_rank", "of the last hidden layer's features.")
+class Representation(OnlineMetric, without_callbacks=True):
     """Dormant units and ranks of the last hidden layer, on the last samples that were seen.
 
     Named ``DormantUnits/BLOCK``, and ``DormantUnits`` for all units; ``EffectiveRank``; ``StableRank``.
-
-    Args:
-        every: distance between values, in iterations.
-        readings: what to measure.
-        threshold: τ of dormant units.
-        probe: number of samples.
 
     Raises:
         ValueError: ``every`` or ``probe`` is less than 1, or ``threshold`` is negative.
     """
 
-    without_callbacks = True
-
     def __init__(
         self,
         every: int = 1000,
-        readings: Sequence[Reading] = READINGS,
+        readings: Sequence[str] = ("dormant_units", "effective_rank", "stable_rank"),
         *,
         threshold: float = 0.01,
         probe: int = 256,
@@ -180,10 +169,6 @@ class Representation(OnlineMetric):
         """Forget all samples."""
         super().reset()
         self._seen, self._n_seen = deque(), 0
-
-    def result(self) -> dict[str, float]:
-        """The last published values."""
-        return dict(self._published[1]) if self._published else {}
 
     def before_training_iteration(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the values, if they are due, and note the samples of the iteration."""
@@ -230,59 +215,41 @@ class Representation(OnlineMetric):
         return values
 
 
-class NetworkMetric(OnlineMetric):
-    """A quantity of each block of the network, the block's name being part of the metric's.
+class NetworkMetric(BlockMetric):
+    """A quantity of each block of the network."""
 
-    Args:
-        every: distance between values, in iterations.
-    """
+    def _measure(self, strategy: Any) -> dict[str, float]:
+        measured = {block: self._measure_block(params) for block, params in d.parameter_blocks(strategy.model).items()}
+        return {block: value for block, value in measured.items() if value is not None}
 
-    def result(self) -> dict[str, float]:
-        """The last published value of each block."""
-        published = self._published[1] if self._published else {}
-        return {name.removeprefix(f"{self}/"): value for name, value in published.items()}
-
-    def _publish_blocks(self, strategy: Any) -> list[MetricValue] | None:
-        if not self._is_due(strategy):
-            return None
-        measured = {name: self._measure(params) for name, params in d.parameter_blocks(strategy.model).items()}
-        return self._publish(
-            strategy, {f"{self}/{block}": value for block, value in measured.items() if value is not None}
-        )
-
-    def _measure(self, params: Mapping[str, nn.Parameter]) -> float | None:
+    def _measure_block(self, params: Mapping[str, nn.Parameter]) -> float | None:
         """The quantity of a block, given its parameters by name; None if it has none."""
         raise NotImplementedError
 
 
-class WeightNorm(NetworkMetric):
-    """Euclidean norm of each block's weights before the iteration's update, named ``WeightNorm/BLOCK``.
+@diagnostic("weight_norm", "Euclidean norm of each block's weights.")
+class WeightNorm(NetworkMetric, asked="before_training_iteration", without_callbacks=True):
+    """Euclidean norm of each block's weights before the iteration's update, named ``WeightNorm/BLOCK``."""
 
-    Args:
-        every: distance between values, in iterations.
-    """
-
-    without_callbacks = True
-
-    def before_training_iteration(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the norms, if they are due."""
-        return self._publish_blocks(strategy)
-
-    def _measure(self, params: Mapping[str, nn.Parameter]) -> float:
+    def _measure_block(self, params: Mapping[str, nn.Parameter]) -> float:
         return d.norm(params.values())
 
 
-class DistanceFromInitialisation(NetworkMetric):
+@diagnostic("gradient_norm", "and of its gradient.")
+class GradientNorm(UpdateMetric, NetworkMetric, without_callbacks=True):
+    """Euclidean norm of each block's gradient, as the optimizer gets it, named ``GradientNorm/BLOCK``."""
+
+    def _measure_block(self, params: Mapping[str, nn.Parameter]) -> float | None:
+        return d.norm(param.grad for param in params.values() if param.grad is not None)
+
+
+@diagnostic("distance_from_initialisation", "Euclidean distance of each block's weights from those they began with.")
+class DistanceFromInitialisation(NetworkMetric, asked="before_training_iteration", without_callbacks=True):
     """Euclidean distance of each block's weights from those it began with.
 
     Named ``DistanceFromInitialisation/BLOCK``. The beginning is the first call of ``train``; of weights that a network
     grows later, when they are first trained.
-
-    Args:
-        every: distance between values, in iterations.
     """
-
-    without_callbacks = True
 
     def __init__(self, every: int = 1000) -> None:
         super().__init__(every)
@@ -295,16 +262,7 @@ class DistanceFromInitialisation(NetworkMetric):
 
     def before_training_exp(self, strategy: Any) -> None:
         """Note new weights."""
-        self._note(strategy.model)
-
-    def before_training_iteration(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the distances, if they are due."""
-        if self._is_due(strategy):
-            self._note(strategy.model)
-        return self._publish_blocks(strategy)
-
-    def _note(self, model: nn.Module) -> None:
-        for name, param in model.named_parameters():
+        for name, param in strategy.model.named_parameters():
             known = self._initial.get(name)
             if known is None or known.shape != param.shape:
                 self._initial[name] = _with_known_part(param, known)
@@ -317,37 +275,20 @@ class DistanceFromInitialisation(NetworkMetric):
         """Go on with a ``state``."""
         self._initial = dict(state)
 
-    def _measure(self, params: Mapping[str, nn.Parameter]) -> float:
+    def _measure(self, strategy: Any) -> dict[str, float]:
+        self.before_training_exp(strategy)
+        return super()._measure(strategy)
+
+    def _measure_block(self, params: Mapping[str, nn.Parameter]) -> float:
         return d.distance(params.values(), [self._initial[name].to(param.device) for name, param in params.items()])
 
 
-class GradientNorm(UpdateMetric, NetworkMetric):
-    """Euclidean norm of each block's gradient, as the optimizer gets it, named ``GradientNorm/BLOCK``.
-
-    Args:
-        every: distance between values, in iterations.
-    """
-
-    without_callbacks = True
-
-    def before_update(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the norms, if they are due."""
-        return self._publish_blocks(strategy)
-
-    def _measure(self, params: Mapping[str, nn.Parameter]) -> float | None:
-        return d.norm(param.grad for param in params.values() if param.grad is not None)
-
-
-class UpdateRatio(UpdateMetric, NetworkMetric):
+@diagnostic("update_ratio", "norm of each block's update over that of its weights.")
+class UpdateRatio(UpdateMetric, NetworkMetric, asked="after_update", without_callbacks=True):
     """Norm of each block's update over the norm of its weights before it, named ``UpdateRatio/BLOCK``.
 
     Blocks whose weights are all 0 have none.
-
-    Args:
-        every: distance between values, in iterations.
     """
-
-    without_callbacks = True
 
     def __init__(self, every: int = 1000) -> None:
         super().__init__(every)
@@ -360,17 +301,21 @@ class UpdateRatio(UpdateMetric, NetworkMetric):
 
     def after_update(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the ratios, if they are due."""
-        values = self._publish_blocks(strategy) if self._before else None
+        values = super().after_update(strategy) if self._before else None
         self._before = {}
         return values
 
-    def _measure(self, params: Mapping[str, nn.Parameter]) -> float | None:
+    def _measure_block(self, params: Mapping[str, nn.Parameter]) -> float | None:
         before = [self._before[name] for name in params]
         size = d.norm(before)
         return d.distance(params.values(), before) / size if size > 0 else None
 
 
-class Retention(OnlineMetric):
+diagnostic("trace_cosine", "cos(h, g) of each block of MetaOptimize.")(TraceCosine)
+
+
+@diagnostic("retention", "accuracy on past experiences, and forgetting, at the end of each.")
+class Retention(OnlineMetric, without_callbacks=True):
     """Accuracy on the held-out samples of past experiences at the end of each experience.
 
     Named ``Retention`` for the mean over past experiences, ``Retention/N`` for experience N (the one that has just
@@ -378,10 +323,8 @@ class Retention(OnlineMetric):
     minus the one now. Experiences that Avalanche cuts into pieces have no end, and no values.
 
     Args:
-        test_stream: of which the i-th experience holds the held-out samples of the i-th one learned from.
+        test_stream: its i-th experience holds the held-out samples of the i-th one learned from.
     """
-
-    without_callbacks = True
 
     def __init__(self, test_stream: Sequence[Any]) -> None:
         super().__init__()
@@ -395,10 +338,6 @@ class Retention(OnlineMetric):
         """Forget all accuracies."""
         super().reset()
         self._best = {}
-
-    def result(self) -> dict[str, float]:
-        """The last published values."""
-        return dict(self._published[1]) if self._published else {}
 
     def free_iterations(self, strategy: Any) -> int:
         """As many as an engine likes."""
@@ -442,3 +381,18 @@ def _with_known_part(param: Tensor, known: Tensor | None) -> Tensor:
         part = tuple(slice(0, min(old, new)) for old, new in zip(known.shape, copy.shape, strict=True))
         copy[part] = known[part]
     return copy
+
+
+_signature = inspect.signature(diagnostics)
+_every, _retention, *_others, _ = _signature.parameters.values()
+_options = [
+    _every,
+    *(_every.replace(name=name, default=True, annotation=bool) for name in NAMES if name != "retention"),
+    _retention,
+    *_others,
+]
+diagnostics.__signature__ = _signature.replace(parameters=_options)  # type: ignore[attr-defined]
+diagnostics.__doc__ = with_options(
+    inspect.getdoc(diagnostics) or "",
+    {one.name: (_DESCRIPTIONS | described_options(diagnostics))[one.name] for one in _options},
+)

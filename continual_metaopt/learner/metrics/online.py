@@ -34,7 +34,7 @@ def online_metrics(
     trace_cosines: bool = False,
     trace_norms: bool = False,
 ) -> list[PluginMetric]:
-    """Metrics of learning online, for the evaluation plugin of any Avalanche strategy.
+    """Make metrics of learning online, for the evaluation plugin of any Avalanche strategy.
 
     Values come at the iterations 0, ``every``, 2 ``every``, …, counted over the whole stream: x is the strategy's
     ``clock.train_iterations``, the number of iterations before. Accuracies and losses at x are those of the
@@ -72,6 +72,8 @@ def online_metrics(
         >>> from avalanche.logging import TextLogger
         >>> from avalanche.training.plugins import EvaluationPlugin
         >>> evaluator = EvaluationPlugin(online_metrics(every=50), loggers=[TextLogger()])
+        >>> len(evaluator.metrics)
+        5
     """
     metrics: list[tuple[bool, Callable[[], PluginMetric]]] = [
         (accuracy, lambda: OnlineAccuracy(every)),
@@ -86,7 +88,10 @@ def online_metrics(
 
 
 class OnlineMetric(PluginMetric):
-    """A metric that publishes its values at a fixed distance on the global step axis.
+    """Publishes its values at a fixed distance on the global step axis.
+
+    A class that can ``take_in`` iterations that passed without callbacks says so: ``class Mine(OnlineMetric,
+    without_callbacks=True)``. Its subclasses say it anew, since they may have other callbacks.
 
     Args:
         every: distance between values, in iterations.
@@ -98,6 +103,12 @@ class OnlineMetric(PluginMetric):
         ValueError: ``every`` is less than 1.
     """
 
+    without_callbacks = False
+
+    def __init_subclass__(cls, without_callbacks: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.without_callbacks = without_callbacks
+
     def __init__(self, every: int = 100) -> None:
         super().__init__()
         if every < 1:
@@ -108,6 +119,10 @@ class OnlineMetric(PluginMetric):
 
     def __str__(self) -> str:
         return type(self).__name__
+
+    def result(self) -> Any:
+        """The last published values, by name."""
+        return dict(self._published[1]) if self._published else {}
 
     def reset(self) -> None:
         """Forget everything; Avalanche itself never asks for it."""
@@ -157,11 +172,7 @@ class OnlineMetric(PluginMetric):
 
 
 class UpdateMetric(OnlineMetric):
-    """A metric of single updates, those of the iterations at which its values are due.
-
-    Args:
-        every: distance between values, in iterations.
-    """
+    """A metric of single updates, those of the iterations at which its values are due."""
 
     reads_gradients = True
 
@@ -178,9 +189,6 @@ class PredictionMetric(OnlineMetric):
     """A mean over the predictions that were made while training, each before the update that learned from it.
 
     What is known of a prediction stays on its device until a value is due, because each transfer takes long.
-
-    Args:
-        every: distance between values, in iterations.
     """
 
     epoch_name: str | None = None
@@ -273,16 +281,12 @@ class PredictionMetric(OnlineMetric):
         self._total += sum(scores)
 
 
-class OnlineAccuracy(PredictionMetric):
+class OnlineAccuracy(PredictionMetric, without_callbacks=True):
     """Prequential accuracy: the share of right predictions so far, named ``Top1_Acc_Online``.
 
     The share within each epoch comes as well, under the name of Avalanche's ``EpochAccuracy``, whose value it is.
-
-    Args:
-        every: distance between values, in iterations.
     """
 
-    without_callbacks = True
     epoch_name = "Top1_Acc_Epoch"
 
     def __str__(self) -> str:
@@ -295,16 +299,12 @@ class OnlineAccuracy(PredictionMetric):
         return observations.correct
 
 
-class OnlineLoss(PredictionMetric):
+class OnlineLoss(PredictionMetric, without_callbacks=True):
     """Prequential loss: the mean loss of the predictions so far, named ``Loss_Online``.
 
     The mean within each epoch comes as well, under the name of Avalanche's ``EpochLoss``, whose value it is.
-
-    Args:
-        every: distance between values, in iterations.
     """
 
-    without_callbacks = True
     epoch_name = "Loss_Epoch"
 
     def __str__(self) -> str:
@@ -322,18 +322,15 @@ class OnlineLoss(PredictionMetric):
         self._total += sum(mean * n for mean, n in zip(scores, sizes, strict=True))
 
 
-class SlidingAccuracy(PredictionMetric):
+class SlidingAccuracy(PredictionMetric, without_callbacks=True):
     """Accuracy of the last predictions, named ``Top1_Acc_Window1000`` for a window of 1,000.
 
     Args:
-        every: distance between values, in iterations.
         window: number of predictions; all so far while they are fewer.
 
     Raises:
         ValueError: ``every`` or ``window`` is less than 1.
     """
-
-    without_callbacks = True
 
     def __init__(self, every: int = 100, window: int = 1000) -> None:
         if window < 1:
@@ -361,84 +358,76 @@ class SlidingAccuracy(PredictionMetric):
 
 
 class BlockMetric(OnlineMetric):
-    """A quantity that each block of an optimizer has, with the block's name as part of the metric's.
+    """A quantity that each block has, with the block's name as part of the metric's.
 
-    Args:
-        every: distance between values, in iterations.
+    A subclass has ``_measure``, and says at which callback it is asked: "before_training_iteration", "before_update" or
+    "after_update".
     """
+
+    asked = "before_update"
+
+    def __init_subclass__(cls, asked: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.asked = asked or cls.asked
 
     def result(self) -> dict[str, float]:
         """The last published value of each block."""
-        published = self._published[1] if self._published else {}
-        return {name.removeprefix(f"{self}/"): float(value) for name, value in published.items()}
+        return {name.removeprefix(f"{self}/"): float(value) for name, value in super().result().items()}
+
+    def before_training_iteration(self, strategy: Any) -> list[MetricValue] | None:
+        """Publish the values, if they are due then."""
+        return self._publish_due(strategy, "before_training_iteration")
+
+    def before_update(self, strategy: Any) -> list[MetricValue] | None:
+        """Publish the values, if they are due then."""
+        return self._publish_due(strategy, "before_update")
+
+    def after_update(self, strategy: Any) -> list[MetricValue] | None:
+        """Publish the values, if they are due then."""
+        return self._publish_due(strategy, "after_update")
+
+    def _publish_due(self, strategy: Any, callback: str) -> list[MetricValue] | None:
+        return self._publish_blocks(strategy) if callback == self.asked and self._is_due(strategy) else None
 
     def _publish_blocks(self, strategy: Any) -> list[MetricValue] | None:
-        values = self._measure(strategy.optimizer)
+        values = self._measure(strategy)
         return self._publish(strategy, {f"{self}/{block}": Readable(value) for block, value in values.items()})
 
-    def _measure(self, optimizer: Optimizer) -> dict[str, float]:
+    def _measure(self, strategy: Any) -> dict[str, float]:
         """The quantity of each block that has it."""
         raise NotImplementedError
 
 
-class StepSize(BlockMetric):
-    """Step size of each block in the update that is about to be made, named ``StepSize/BLOCK``.
-
-    Args:
-        every: distance between values, in iterations.
-    """
-
-    without_callbacks = True
-
-    def before_update(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the step sizes, if they are due."""
-        return self._publish_blocks(strategy) if self._is_due(strategy) else None
+class StepSize(BlockMetric, without_callbacks=True):
+    """Step size of each block in the update that is about to be made, named ``StepSize/BLOCK``."""
 
     def after_training_epoch(self, strategy: Any) -> list[MetricValue] | None:
         """Publish the step sizes that the epoch ended with."""
         return None if is_piece(strategy.experience) else self._publish_blocks(strategy)
 
-    def _measure(self, optimizer: Optimizer) -> dict[str, float]:
-        return _step_sizes(optimizer)
+    def _measure(self, strategy: Any) -> dict[str, float]:
+        return _step_sizes(strategy.optimizer)
 
 
-class MetaGradient(UpdateMetric, BlockMetric):
-    """Surrogate meta gradient z of each block in the update that was just made, named ``MetaGradient/BLOCK``.
+class MetaGradient(UpdateMetric, BlockMetric, asked="after_update", without_callbacks=True):
+    """Surrogate meta gradient z of each block in the update that was just made, named ``MetaGradient/BLOCK``."""
 
-    Args:
-        every: distance between values, in iterations.
-    """
-
-    without_callbacks = True
     reads_gradients = False
 
-    def after_update(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the meta gradients, if they are due."""
-        return self._publish_blocks(strategy) if self._is_due(strategy) else None
-
-    def _measure(self, optimizer: Optimizer) -> dict[str, float]:
-        values: dict[str, float] = getattr(optimizer, "meta_gradient_report", dict)()
+    def _measure(self, strategy: Any) -> dict[str, float]:
+        values: dict[str, float] = getattr(strategy.optimizer, "meta_gradient_report", dict)()
         return values
 
 
-class TraceCosine(UpdateMetric, BlockMetric):
+class TraceCosine(UpdateMetric, BlockMetric, without_callbacks=True):
     """Cosine of the angle between trace h and gradient g of each block, named ``TraceCosine/BLOCK``.
 
     A parameter without a gradient counts as one whose gradient is 0. Where h or g is 0 there is no angle and no value.
-
-    Args:
-        every: distance between values, in iterations.
     """
 
-    without_callbacks = True
-
-    def before_update(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the cosines, if they are due."""
-        return self._publish_blocks(strategy) if self._is_due(strategy) else None
-
-    def _measure(self, optimizer: Optimizer) -> dict[str, float]:
+    def _measure(self, strategy: Any) -> dict[str, float]:
         cosines = {}
-        for block, pairs in _traces_and_gradients(optimizer).items():
+        for block, pairs in _traces_and_gradients(strategy.optimizer).items():
             products = sum(numbers(torch.dot(h.flatten(), g.flatten()) for h, g in pairs if g is not None))
             lengths = norm(h for h, _ in pairs) * norm(g for _, g in pairs if g is not None)
             if lengths > 0:
@@ -446,26 +435,16 @@ class TraceCosine(UpdateMetric, BlockMetric):
         return cosines
 
 
-class TraceNorm(UpdateMetric, BlockMetric):
-    """Euclidean norm |h| of the trace of each block, named ``TraceNorm/BLOCK``.
+class TraceNorm(UpdateMetric, BlockMetric, without_callbacks=True):
+    """Euclidean norm |h| of the trace of each block, named ``TraceNorm/BLOCK``."""
 
-    Args:
-        every: distance between values, in iterations.
-    """
-
-    without_callbacks = True
-
-    def before_update(self, strategy: Any) -> list[MetricValue] | None:
-        """Publish the norms, if they are due."""
-        return self._publish_blocks(strategy) if self._is_due(strategy) else None
-
-    def _measure(self, optimizer: Optimizer) -> dict[str, float]:
-        return {block: norm(h for h, _ in pairs) for block, pairs in _traces_and_gradients(optimizer).items()}
+    def _measure(self, strategy: Any) -> dict[str, float]:
+        return {block: norm(h for h, _ in pairs) for block, pairs in _traces_and_gradients(strategy.optimizer).items()}
 
 
 def works_without_callbacks(metric: Any) -> bool:
-    """Whether a metric can ``take_in`` iterations that passed without callbacks; its class itself has to say so."""
-    return bool(vars(type(metric)).get("without_callbacks", False))
+    """Whether a metric can ``take_in`` iterations that passed without callbacks."""
+    return isinstance(metric, OnlineMetric) and metric.without_callbacks
 
 
 class Readable(float):

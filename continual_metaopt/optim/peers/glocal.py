@@ -27,13 +27,15 @@ import numpy as np
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from continual_metaopt.optim.base import Group
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.exact_step import TRACES
+from continual_metaopt.optim.learned_values import RECORD, MetaGradient
 from continual_metaopt.optim.meta_updates import Meta, MetaUpdate
-from continual_metaopt.optim.metaoptimize import RECORD, STATE_TRACES, TRACE, MetaOptimize
+from continual_metaopt.optim.metaoptimize import STATE_TRACES, TRACE, MetaOptimize
 from continual_metaopt.optim.peers.koopman import Keep, limit
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
-from continual_metaopt.optim.settings import Group, MetaParameter
+from continual_metaopt.optim.settings import MetaParameter
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
 from continual_metaopt.streams.registry import unknown_name
 
@@ -112,9 +114,9 @@ class Glocal(MetaOptimize):
     Args:
         params: tensors or param groups, as for MetaOptimize.
         lr: initial step size α₀.
-        base: base update: "sgd", "sgdm", "rmsprop", "adamw", "lion", "…_released", or a configured object.
+        base: base update; in Python also a configured object.
         meta: meta update; Adam in the paper.
-        meta_lr: meta step size η, per collection.
+        meta_lr: meta step size η of Adam, per collection.
         tau: samples τ of a collection, a multiple of ``window``.
         window: samples whose hypergradients are averaged to one snapshot.
         delays: snapshots that are stacked for the decomposition; 10 in the paper.
@@ -244,7 +246,9 @@ class Glocal(MetaOptimize):
                     for key in (*TRACE.values(), STATE_TRACES, TRACES):
                         _set_to_zero(state.get(key))
 
-    def _learn(self, blocks: list[list[Group]], meta_gradients: list[dict[str, Any]], order: UpdateOrder) -> None:
+    def _learn(
+        self, blocks: list[list[Group]], meta_gradients: list[dict[str, MetaGradient]], order: UpdateOrder
+    ) -> None:
         """Take in the local hypergradients of a step, and make the meta updates where a collection is complete."""
         if order == "meta_first":
             self._collection()  # begins, if it must, with traces from before the step
@@ -280,9 +284,9 @@ class Glocal(MetaOptimize):
             collection["n_skipped"] += 1
         else:
             for (_, block, kind), value in zip(hyperparameters, estimate.tolist(), strict=True):
-                record = block[0][RECORD[kind]]
-                record["global_hypergradient"] = value
-                self._write(block, kind, self._meta_update(block[0], kind, record, value)[0])
+                learned = self._learned(block, kind)
+                learned.record["global_hypergradient"] = value
+                learned.move(value)
         self._begin(collection)
 
 

@@ -33,7 +33,7 @@ from continual_metaopt.optim.meta_updates import SGD
 from continual_metaopt.optim.traces import MetaStep, TracedParameter, TraceRule
 from continual_metaopt.runs.process_settings import set_up_process
 from continual_metaopt.streams import make_stream
-from continual_metaopt.study.load import load_study
+from continual_metaopt.study.load import load_studies
 
 LR_BOUNDS = (1e-8, 10.0)
 
@@ -129,8 +129,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     set_up_process()
-    study = load_study("field", source=given.source)
-    benchmark = make_stream(study.stream.name, **study.stream.options | study.tuning.stream, seed=given.seed)
+    study = load_studies("field", source=given.source)[""].runs["selection"]
+    benchmark = make_stream(study.stream.name, **study.stream.options, seed=given.seed)
     loaded = (sample for experience in benchmark.train_stream for sample in SampleLoader(experience.dataset))
     samples = [(x, y) for x, y, *_ in itertools.islice(loaded, given.samples)]
     torch.manual_seed(given.seed)

@@ -30,8 +30,9 @@ from continual_metaopt.runs.outcome import NO_ACCESS, NO_ROOM
 from continual_metaopt.streams import STREAMS, plan_stream
 from continual_metaopt.study import running as study
 from continual_metaopt.study.backends import local
+from continual_metaopt.study.claim import claim
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.lock import StudyLock
+from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.running import StudyResult
 from tests.analysis.synthetic import write_run
 from tests.continual_metaopt.conftest import (
@@ -422,7 +423,7 @@ def test_values_out_of_range_are_refused(here: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.usefixtures("in_process")
 def test_a_folder_with_another_study_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study.claim(load_study(write_study(here / "tiny.yaml")), here / "out")
+    claim(load_study(write_study(here / "tiny.yaml")), here / "out")
     write_study(here / "other.yaml", {"stream": STREAM | {"n_experiences": 4}})
     before = files_of(here)
 
@@ -515,7 +516,7 @@ def test_a_study_that_another_command_works_on_has_an_exit_status_of_its_own(
 ) -> None:
     write_study(here / "tiny.yaml")
 
-    with StudyLock(here / "runs" / "tiny"):
+    with study_lock(here / "runs" / "tiny"):
         status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet")
 
     assert (status, out) == (3, "")
@@ -717,7 +718,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(study, "run_studies", fail)
-    monkeypatch.setattr(report, "_show_report", no_room)
+    monkeypatch.setattr(report, "_report", no_room)
 
     assert call(capsys, "compare", "--quiet", "--out", "out") == (
         1,

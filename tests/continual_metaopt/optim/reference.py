@@ -1,8 +1,4 @@
-"""Hessian-free MetaOptimize in plain float64 NumPy: every line is a formula, nothing is fast.
-
-Symbols: w weights, g gradient, α step size, β = log α, κ decoupled weight decay, h trace (how w moves when all past β
-are raised), z meta gradient, η meta step size, γ trace decay, t the number of the step, counted from 1.
-"""
+"""All options of Hessian-free MetaOptimize in plain float64 NumPy, with rules and symbols of ``optim.reference``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,101 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from continual_metaopt.optim.reference import BASES, METAS, State
+
 Array = np.ndarray
-State = dict[str, Array]
-Rule = Callable[..., Array]
-
-
-def mean_correction(decay: float, t: int) -> float:
-    """1 − decay^t: the total weight of the first t terms of an average that started at zero."""
-    return 1 - decay**t
-
-
-def sum_correction(decay: float, t: int) -> float:
-    """μ_t = (1 − λ) / (1 − λ^t): turns a discounted sum of t terms into an average."""
-    return (1 - decay) / (1 - decay**t)
-
-
-# A rule maps a gradient (of the loss to the weights, or to the log step sizes) to a direction d. The base moves the
-# weights by Δw = α (d + κ w), the meta update moves the log step sizes by η d.
-
-
-def sgd(state: State, g: Array, t: int) -> Array:
-    """d = g."""
-    return g
-
-
-def sgdm(state: State, g: Array, t: int, momentum: float = 0.9) -> Array:
-    """m ← ρ m + g;  d = m."""
-    state["m"] = momentum * state.get("m", 0.0) + g
-    return state["m"]
-
-
-def adam(state: State, g: Array, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Array:
-    """m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  d = m/(1−Π β₁) / (sqrt(v/(1−β₂^t)) + ε).
-
-    The product of all β₁ so far is β₁^t unless β₁ is learned.
-    """
-    state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
-    state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * g**2
-    state["product"] = state.get("product", 1.0) * beta1
-    return (state["m"] / (1 - state["product"])) / (np.sqrt(state["v"] / mean_correction(beta2, t)) + eps)
-
-
-def rmsprop(state: State, g: Array, t: int) -> Array:
-    """Adam with β₁ = 0: d = g / (sqrt(v/(1−β₂^t)) + ε)."""
-    return adam(state, g, t, beta1=0.0)
-
-
-def lion(state: State, g: Array, t: int, c: float = 0.9, momentum: float = 0.99) -> Array:
-    """d = sign(c m + (1−c) g) with the old m, then m ← ρ' m + (1−ρ') g."""
-    m = state.get("m", np.zeros_like(g))
-    state["argument"] = c * m + (1 - c) * g
-    state["m"] = momentum * m + (1 - momentum) * g
-    return np.sign(state["argument"])
-
-
-def sgdm_released(state: State, g: Array, t: int, momentum: float = 0.9) -> Array:
-    """d = the old m, then m ← ρ m + (1−ρ) g."""
-    m = state.get("m", np.zeros_like(g))
-    state["m"] = momentum * m + (1 - momentum) * g
-    return m
-
-
-def rmsprop_released(state: State, g: Array, t: int, normalizer: float = 0.999, eps: float = 1e-10) -> Array:
-    """v ← λ v + g²;  d = g / sqrt(μ_t v + ε)."""
-    state["v"] = normalizer * state.get("v", 0.0) + g**2
-    return g / np.sqrt(sum_correction(normalizer, t) * state["v"] + eps)
-
-
-def adam_released(
-    state: State, g: Array, t: int, momentum: float = 0.9, normalizer: float = 0.999, eps: float = 1e-10
-) -> Array:
-    """m ← ρ m + g;  v ← λ v + g²;  d = m / sqrt(μ_t v + ε)."""
-    state["m"] = momentum * state.get("m", 0.0) + g
-    state["v"] = normalizer * state.get("v", 0.0) + g**2
-    return state["m"] / np.sqrt(sum_correction(normalizer, t) * state["v"] + eps)
-
-
-BASES: dict[str, Rule] = {
-    "sgd": sgd,
-    "sgdm": sgdm,
-    "rmsprop": rmsprop,
-    "adamw": adam,
-    "lion": lion,
-    "sgdm_released": sgdm_released,
-    "rmsprop_released": rmsprop_released,
-    "adamw_released": adam_released,
-}
-METAS: dict[str, Rule] = {
-    "sgd": sgd,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "lion": lion,
-    "rmsprop_released": rmsprop_released,
-    "adam_released": adam_released,
-}
-
 
 # Keyword of the momentum ρ in the rules whose direction is a smooth function of it.
 MOMENTUM = {"sgdm": "momentum", "adamw": "beta1", "sgdm_released": "momentum", "adamw_released": "momentum"}
@@ -125,12 +29,12 @@ def momentum_tangent(base: str, state: State, g: Array, t: int, rho: Array, slop
     if base == "adamw_released":
         v = 0.999 * state.get("v", 0.0) + g**2
         state["n"] = rho * n + slope * m
-        return state["n"] / np.sqrt(sum_correction(0.999, t) * v + 1e-10)
+        return state["n"] / np.sqrt((0.001 / (1 - 0.999**t)) * v + 1e-10)
     state["n"] = rho * n + slope * (m - g)
     product = state.get("product", 1.0)
     state["p"] = rho * gamma * state.get("p", 0.0) + slope * product
     weight = 1 - product * rho
-    root = np.sqrt((0.999 * state.get("v", 0.0) + 0.001 * g**2) / mean_correction(0.999, t)) + 1e-8
+    root = np.sqrt((0.999 * state.get("v", 0.0) + 0.001 * g**2) / (1 - 0.999**t)) + 1e-8
     return (state["n"] / weight + (rho * m + (1 - rho) * g) * state["p"] / weight**2) / root
 
 
@@ -138,7 +42,7 @@ def two_horizons(state: State, short: Array, long: Array, t: int) -> Array:
     """z = z_s − 0.3 â_s + 0.5 (â_s / â_l) z_l, where â is the mean of all |z| so far, discounted by 0.999."""
     for name, z in (("short", short), ("long", long)):
         state[name] = 0.999 * state.get(name, 0.0) + 0.001 * np.abs(z)
-    mean_short, mean_long = (np.asarray(state[name] / mean_correction(0.999, t)) for name in ("short", "long"))
+    mean_short, mean_long = (np.asarray(state[name] / (1 - 0.999**t)) for name in ("short", "long"))
     ratio = np.divide(mean_short, mean_long, out=np.zeros_like(mean_short), where=mean_long > 0)
     return short - 0.3 * mean_short + 0.5 * ratio * long
 

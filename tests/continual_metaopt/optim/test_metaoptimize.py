@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import continual_metaopt
 from continual_metaopt.optim import base_updates, meta_updates
 from continual_metaopt.optim.metaoptimize import TRACE, MetaOptimize, NonFiniteMetaGradient
+from continual_metaopt.optim.reference import MetaOptimize as PlainMetaOptimize
 
 from . import reference
 
@@ -212,6 +213,24 @@ def test_every_pair_follows_the_formulas(
             start, end = (np.concatenate([np.ravel(v) for v in m.values[kind][b]]) for m in (expected[0], expected[-1]))
             assert np.abs(end / start - 1).max() > 1e-4
     assert min(moment.sign_margin for moment in expected) > 1e-9
+
+
+@pytest.mark.parametrize(("base", "meta"), PAIRS)
+def test_the_plain_version_to_read_first_is_the_same(base: str, meta: str) -> None:
+    problem = Problem()
+    (block,) = problem.params[:1]
+    plain = PlainMetaOptimize(problem.initial[0], LR[base], base, meta, eta=META_LR[meta], gamma=0.9, kappa=0.1)
+    settings = {"base": base, "meta": meta, "meta_lr": META_LR[meta], "gamma": 0.9, "weight_decay": 0.1}
+    optimizer = MetaOptimize(block, LR[base], **settings)
+    for t in range(8):
+        gradients = [np.cos(t + w) for w in plain.w]
+        step(optimizer, block, *gradients)
+        plain.step(gradients)
+        for p, w, h in zip(block, plain.w, plain.h, strict=True):
+            np.testing.assert_allclose(p.detach(), w, rtol=1e-12, atol=1e-13)
+            np.testing.assert_allclose(optimizer.state[p]["trace"], h, rtol=1e-11, atol=1e-13)
+        assert step_size(optimizer) == pytest.approx(plain.alpha, rel=1e-12)
+    assert plain.alpha != pytest.approx(LR[base], rel=1e-3)
 
 
 def logit_mean(values: Tensor) -> Tensor:

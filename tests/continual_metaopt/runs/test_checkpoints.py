@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 import continual_metaopt.learner.online_learner as learner_module
@@ -54,7 +55,7 @@ def strategy(engine: Any, listening: bool, **options: Any) -> MetaOptimizeStrate
     return MetaOptimizeStrategy(model=MLP(hidden=(12,)), lr=1e-2, engine=engine, plugins=plugins, **options)
 
 
-class Listener(learner_module.SupervisedPlugin):
+class Listener(SupervisedPlugin):
     """Makes the learner run all callbacks."""
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:

@@ -14,8 +14,7 @@ from continual_metaopt.runs import owner as in_use
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import fail
-from continual_metaopt.runs.owner import RunInUse, alone_in
-from continual_metaopt.runs.processes import this_process
+from continual_metaopt.runs.owner import RunInUse, alone_in, this_process
 from tests.continual_metaopt.conftest import environment, exactly, files_of
 from tests.continual_metaopt.runs.test_directory import ENGINE, portion, save
 

@@ -17,7 +17,7 @@ from continual_metaopt.optim.registry import make_optimizer
 from continual_metaopt.runs.components import Component, ConfigError, argument_descriptions, factory_of, options_model
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import STREAMS, UnknownNameError
-from continual_metaopt.study.config import LearnerEntry, StudyConfig
+from continual_metaopt.study.config import StudyConfig, grid
 from continual_metaopt.study.load import load_studies, packaged_studies, study_description
 from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
 from tests.studies import load_study
@@ -38,15 +38,15 @@ LEARNED = {"name": "metaoptimize"}
 def test_packaged_studies_are_valid(name: str, network: nn.Module) -> None:
     study = load_study(name)
 
-    assert study.name == name
-    assert study.description == study_description(packaged_studies()[name])
-    labels = [entry.label for entry in study.learners]
+    assert study.config.name == name
+    assert study.config.description == study_description(packaged_studies()[name])
+    labels = [learner.label for learner in study.learners]
     assert len(set(labels)) == len(labels) >= 5
-    for position, entry in enumerate(study.learners):
-        for learner in entry.candidates():
-            run = study.run(entry, learner, 7, "report")
+    for position, learner in enumerate(study.learners):
+        for one in (learner.untuned, *learner.candidates):
+            run = learner.run(7, one)
             assert (run.order, run.seed, run.study, run.purpose) == (position, 7, name, "report")
-            assert run.label.startswith(entry.label)
+            assert run.label.startswith(learner.label)
             make_optimizer(run.learner.name, network, **run.learner.options)
 
 
@@ -58,12 +58,12 @@ def test_packaged_studies_are_listed() -> None:
 def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
     study = load_study("quick")
 
-    assert set(study.selection_seeds).isdisjoint(study.seeds)
-    assert [len(entry.candidates()) for entry in study.learners] == [4, 1, 1, 1, 1]
+    assert set(study.config.selection_seeds).isdisjoint(study.config.seeds)
+    assert [len(learner.candidates) for learner in study.learners] == [4, 0, 0, 0, 0]
 
 
 def test_a_yaml_file_is_read(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path / "tiny.yaml", {"description": "α and ω"}))
+    study = load_study(write_study(tmp_path / "tiny.yaml", {"description": "α and ω"})).config
 
     assert (study.name, study.description, study.seeds, study.selection_seeds) == ("tiny", "α and ω", [0, 1], [100])
     assert study.stream.options == {"n_experiences": 3, "samples_per_experience": 40}
@@ -72,7 +72,7 @@ def test_a_yaml_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_may_have_any_name(tmp_path: Path) -> None:
-    assert load_study(write_study(tmp_path / "no-suffix")).name == "tiny"
+    assert load_study(write_study(tmp_path / "no-suffix")).config.name == "tiny"
 
 
 def test_a_folder_does_not_hide_a_packaged_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,13 +80,13 @@ def test_a_folder_does_not_hide_a_packaged_study(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quick").mkdir()
 
-    assert load_study("quick").name == "quick"
+    assert load_study("quick").config.name == "quick"
 
 
 def test_source_data_root_and_seeds_can_be_replaced(tmp_path: Path) -> None:
     path = write_study(tmp_path / "tiny.yaml")
 
-    study = load_study(path, source="mnist", data_root=tmp_path / "data", seeds=(5, 6))
+    study = load_study(path, source="mnist", data_root=tmp_path / "data", seeds=(5, 6)).config
 
     assert study.stream.model_dump() == {**STREAM, "source": "mnist", "data_root": str(tmp_path / "data")}
     assert study.seeds == [5, 6]
@@ -104,7 +104,7 @@ GRID: dict[Any, Any] = {
 def test_streams_and_networks_may_be_lists(tmp_path: Path) -> None:
     path = write_study(tmp_path / "study.yaml", GRID)
 
-    parts = load_studies(path, source="mnist")
+    parts = {label: part.config for label, part in load_studies(path, source="mnist").items()}
 
     assert {label: (part.name, part.stream.options, part.network.name) for label, part in parts.items()} == {
         f"{stream}-{network}": (
@@ -157,11 +157,9 @@ def test_mistakes_in_lists_are_named(tmp_path: Path, changes: dict[Any, Any], me
         load_studies(path)
 
 
-def test_candidates_are_all_combinations() -> None:
-    entry = LearnerEntry(name="fixed", label="x", base="sgd", tune={"lr": [0.1, 0.2], "weight_decay": [0.0, 1.0]})
-
-    assert [candidate.options for candidate in entry.candidates()] == [
-        {"base": "sgd", "lr": lr, "weight_decay": weight_decay} for lr in (0.1, 0.2) for weight_decay in (0.0, 1.0)
+def test_a_grid_is_all_combinations() -> None:
+    assert grid({"lr": [0.1, 0.2], "weight_decay": [0.0, 1.0]}) == [
+        {"lr": lr, "weight_decay": weight_decay} for lr in (0.1, 0.2) for weight_decay in (0.0, 1.0)
     ]
 
 
@@ -169,8 +167,8 @@ def test_labels_of_tuned_learners_tell_what_was_chosen(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "tiny.yaml"))
     tuned, learned = study.learners
 
-    assert study.run(tuned, tuned.candidates()[1], 0, "report").label == "tuned, lr = 0.01"
-    assert study.run(learned, learned.candidates()[0], 0, "report").label == "learned"
+    assert tuned.run(0, tuned.candidates[1]).label == "tuned, lr = 0.01"
+    assert learned.run(0, learned.untuned).label == "learned"
 
 
 def learner(**options: Any) -> dict[str, Any]:
@@ -470,7 +468,7 @@ def test_which_diagnostics_and_how_often_is_part_of_the_identity() -> None:
 @pytest.mark.parametrize("given", ["all", ["all"], ["plasticity", "all"]])
 def test_all_stands_for_every_diagnostic(tmp_path: Path, given: Any) -> None:
     study = load_study(write_study(tmp_path / "tiny.yaml", {"diagnostics": given, "diagnostics_every": 7}))
-    run = study.run(study.learners[0], study.learners[0].candidates()[0], 0, "report")
+    run = study.learners[0].run(0, study.learners[0].candidates[0])
     assert run.diagnostics == get_args(Diagnostic)
     assert run.diagnostics_every == 7
 
@@ -511,9 +509,9 @@ def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
     fields = options_model("learner", "metaoptimize", factory_of("learner", "metaoptimize")).model_fields
 
     assert list(fields) == [
-        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "step_sizes", "lr_bounds", "learn"),
-        *("update_order", "parametrisation", "meta_every", "max_meta_change"),
-        *("trace", "curvature", "curvature_smoothing", "curvature_clip", "trace_memory_limit"),
+        *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "lr_bounds", "learn", "update_order"),
+        *("parametrisation", "meta_every", "max_meta_change", "trace", "curvature", "curvature_smoothing"),
+        *("curvature_clip", "trace_memory_limit", "step_sizes"),
     ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
         "lr": 1e-5,
@@ -648,6 +646,6 @@ def as_tuple(value: Any) -> Any:
 
 
 def test_a_study_is_what_it_writes(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path / "tiny.yaml"))
+    study = load_study(write_study(tmp_path / "tiny.yaml")).config
 
     assert StudyConfig.model_validate(study.model_dump(mode="json")) == study

@@ -2,21 +2,22 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from continual_metaopt.runs.processes import is_alive, this_process
-from continual_metaopt.study import lock as study_lock
-from continual_metaopt.study.lock import LOCK, StudyLock, StudyLocked
+from continual_metaopt.runs.owner import is_alive, this_process
+from continual_metaopt.study import lock as study_lock_module
+from continual_metaopt.study.lock import LOCK, StudyLocked, read_owner, study_lock
 from tests.continual_metaopt.conftest import environment, exactly
 
 SINCE = "2026-01-02T03:04:05+00:00"
@@ -24,23 +25,37 @@ SINCE = "2026-01-02T03:04:05+00:00"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_BEATS", 0.02)
-    monkeypatch.setattr(study_lock, "SECONDS_UNTIL_DEAD", 0.3)
-    monkeypatch.setattr(study_lock, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(study_lock_module, "SECONDS_BETWEEN_BEATS", 0.02)
+    monkeypatch.setattr(study_lock_module, "SECONDS_UNTIL_DEAD", 0.3)
+    monkeypatch.setattr(study_lock_module, "SECONDS_BETWEEN_LOOKS", 0.01)
 
 
-@pytest.fixture
-def dead() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What filelock leaves of a process that was killed while it held a lease."""
+    path = tmp_path_factory.mktemp("killed") / LOCK
+    code = (
+        "import filelock, os, sys\nlease = filelock.SoftFileLease(sys.argv[1], lease_duration=60.0)\n"
+        "lease.acquire()\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, path])
+    return path.read_text()
 
 
-def left_behind(folder: Path, **owner: Any) -> bytes:
-    content = json.dumps(this_process() | {"since": SINCE, "token": "another", "beats": 3} | owner)
-    (folder / LOCK).write_text(content)
-    return content.encode()
+def lock_of(left: str, pid: int, host: str = "") -> bytes:
+    """What a command leaves that dies; on this machine if no other is given."""
+    owner = this_process() | {"since": SINCE, "pid": pid} | ({"host": host} if host else {})
+    facts = {"pid": pid, "duration": study_lock_module.SECONDS_UNTIL_DEAD} | ({"host": host} if host else {})
+    for name, value in facts.items():
+        left = re.sub(f"^{name}=.*", f"{name}={value}", left, flags=re.MULTILINE)
+    return f"{left}owner={json.dumps(owner)}\n".encode()
+
+
+def put(folder: Path, content: bytes) -> bytes:
+    """Put a file in the lock's place, as another machine would."""
+    (folder / ".new").write_bytes(content)
+    (folder / ".new").replace(folder / LOCK)
+    return content
 
 
 def locked(folder: Path, pid: int, host: str, since: str = SINCE) -> str:
@@ -51,69 +66,65 @@ def locked(folder: Path, pid: int, host: str, since: str = SINCE) -> str:
 
 
 def test_the_second_command_is_told_who_holds_the_lock(tmp_path: Path) -> None:
-    with StudyLock(tmp_path / "study"):
-        owner = json.loads((tmp_path / "study" / LOCK).read_text())
-        assert (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid())
+    study = tmp_path / "study"
+    with study_lock(study):
+        owner = read_owner(study / LOCK)
+        assert owner is not None
+        assert {name: owner[name] for name in ("host", "pid")} == {"host": socket.gethostname(), "pid": os.getpid()}
         with (
-            pytest.raises(StudyLocked, match=locked(tmp_path / "study", os.getpid(), owner["host"], owner["since"])),
-            StudyLock(tmp_path / "study"),
+            pytest.raises(StudyLocked, match=locked(study, os.getpid(), owner["host"], owner["since"])),
+            study_lock(study),
         ):
             pytest.fail("it was locked")
-        assert json.loads((tmp_path / "study" / LOCK).read_text())["token"] == owner["token"]
+        assert read_owner(study / LOCK) == owner
 
-    assert list((tmp_path / "study").iterdir()) == []
-    with StudyLock(tmp_path / "study"):
+    assert list(study.iterdir()) == []
+    with study_lock(study):
         pass
 
 
-def test_a_dead_owner_on_this_machine_keeps_nobody_out(tmp_path: Path, dead: int) -> None:
-    left_behind(tmp_path, pid=dead)
+@pytest.mark.parametrize("dead", [2**22 + 1, os.getpid()], ids=["no process", "another process of that number"])
+def test_a_dead_owner_on_this_machine_keeps_nobody_out(tmp_path: Path, left: str, dead: int) -> None:
+    put(tmp_path, lock_of(left, dead))
     said: list[str] = []
 
-    with StudyLock(tmp_path, said.append):
-        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    with study_lock(tmp_path, said.append):
+        assert (read_owner(tmp_path / LOCK) or {})["pid"] == os.getpid()
 
     assert said == [f"freed the lock of process {dead} on {socket.gethostname()} since {SINCE}, which is dead"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_number_that_another_process_has_now_is_no_sign_of_life(tmp_path: Path) -> None:
-    if this_process()["born"] is None:
-        pytest.skip("the system does not tell when a process began")
-    left_behind(tmp_path, born="1")  # and our own number
-
-    with StudyLock(tmp_path):
-        pass
-
-
 @pytest.fixture
-def beating(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose lock another machine rewrites, with a clock that is a year behind."""
+def beating(tmp_path: Path, left: str) -> Iterator[Path]:
+    """A folder whose lock another machine touches, with a clock that is a year behind."""
     ended = threading.Event()
+    put(tmp_path, lock_of(left, 7, "elsewhere"))
 
     def beat() -> None:
-        for beats in range(1000):
-            (tmp_path / ".new").write_text(
-                json.dumps({"host": "elsewhere", "pid": 7, "since": SINCE, "token": "theirs", "beats": beats})
-            )
-            (tmp_path / ".new").replace(tmp_path / LOCK)
+        for seconds in range(1000):
+            os.utime(tmp_path / LOCK, (2**30 + seconds, 2**30 + seconds))
             if ended.wait(0.05):
                 return
 
     thread = threading.Thread(target=beat)
     thread.start()
-    while not (tmp_path / LOCK).exists():
-        time.sleep(0.01)
     yield tmp_path
     ended.set()
     thread.join()
 
 
-def test_an_owner_elsewhere_lives_while_its_file_changes(beating: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_lock, "SECONDS_UNTIL_DEAD", 30.0)  # a machine under load may delay signs of life
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine under load may delay signs of life."""
+    monkeypatch.setattr(study_lock_module, "SECONDS_UNTIL_DEAD", 30.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_owner_elsewhere_lives_while_its_file_changes(beating: Path) -> None:
     said: list[str] = []
 
-    with pytest.raises(StudyLocked, match=locked(beating, 7, "elsewhere")), StudyLock(beating, said.append):
+    with pytest.raises(StudyLocked, match=locked(beating, 7, "elsewhere")), study_lock(beating, said.append):
         pytest.fail("it was locked")
 
     assert said == [
@@ -121,17 +132,17 @@ def test_an_owner_elsewhere_lives_while_its_file_changes(beating: Path, monkeypa
     ]
 
 
-@pytest.mark.parametrize("owner", [{"host": "elsewhere", "pid": 7}, {"machine": "before it was booted anew"}, None])
-def test_an_owner_elsewhere_is_dead_when_its_file_does_not_change(tmp_path: Path, owner: dict[str, Any] | None) -> None:
-    left_behind(tmp_path, **(owner or {}))
-    if owner is None:
-        (tmp_path / LOCK).write_text("{")  # damaged
+@pytest.mark.parametrize("known", [True, False], ids=["elsewhere", "empty since power was lost"])
+def test_an_owner_of_whom_only_the_file_tells_is_dead_when_it_does_not_change(
+    tmp_path: Path, left: str, known: bool
+) -> None:
+    put(tmp_path, lock_of(left, 7, "elsewhere") if known else b"")
     # neither a clock that jumped nor the time of the file decides
     os.utime(tmp_path / LOCK, (2**33, 2**33))
     said: list[str] = []
     started = time.monotonic()
 
-    with StudyLock(tmp_path, said.append):
+    with study_lock(tmp_path, said.append):
         assert time.monotonic() - started >= 0.3
 
     assert len(said) == 2
@@ -147,7 +158,6 @@ def test_an_owner_elsewhere_is_dead_when_its_file_does_not_change(tmp_path: Path
         (os.mkfifo, "is a pipe, not a file"),
         (Path.mkdir, "is a folder, not a file"),
         (lambda path: path.write_text('{"lockfileVersion": 3}'), "is of another program"),
-        (lambda path: path.write_text("mine"), "is of another program"),
     ],
 )
 def test_what_is_no_lock_is_left_alone_and_said(tmp_path: Path, make: Any, what: str) -> None:
@@ -157,61 +167,80 @@ def test_what_is_no_lock_is_left_alone_and_said(tmp_path: Path, make: Any, what:
     message = (
         f"'{tmp_path / LOCK}' {what}, no lock of a command: move it elsewhere, or choose another folder with --out"
     )
-    with pytest.raises(FileExistsError, match=exactly(message)), StudyLock(tmp_path):
+    with pytest.raises(FileExistsError, match=exactly(message)), study_lock(tmp_path):
         pytest.fail("it was locked")
 
     assert (tmp_path / LOCK).lstat()[:-3] == before
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Path) -> None:
+def interrupted(folder: Path, lose: Callable[[], object]) -> str:
+    """What is said of a lock that is lost."""
     lost = threading.Event()
 
-    with StudyLock(tmp_path, on_loss=lost.set) as lock:
-        theirs = left_behind(tmp_path, host="elsewhere", pid=7)
-        assert lost.wait(10)
+    def work() -> None:
+        with study_lock(folder, on_loss=lost.set):
+            lose()
+            assert lost.wait(10)
+            raise KeyboardInterrupt
 
-    assert lock.lost == f"was taken over by process 7 on elsewhere since {SINCE}, so this command has stopped"
+    with pytest.raises(StudyLocked) as found:
+        work()
+    return str(found.value)
+
+
+def test_whoever_slept_too_long_is_told_that_the_lock_is_another_s(tmp_path: Path, left: str) -> None:
+    theirs = lock_of(left, 7, "elsewhere")
+
+    assert interrupted(tmp_path, lambda: put(tmp_path, theirs)) == (
+        f"'{tmp_path}' was taken over by process 7 on elsewhere since {SINCE}, so this command has stopped"
+    )
+
     assert (tmp_path / LOCK).read_bytes() == theirs, "it is not ours to remove"
 
 
-def test_whoever_s_folder_is_moved_is_told_and_makes_no_new_one(tmp_path: Path) -> None:
-    lost = threading.Event()
-
-    with StudyLock(tmp_path / "study", on_loss=lost.set) as lock:
-        (tmp_path / "study").rename(tmp_path / "elsewhere")
-        assert lost.wait(10)
-
-    assert lock.lost == (
-        "was moved or removed while this command worked on it, so it has stopped; the command goes on when the folder "
-        "is moved back, or when --out names its new place"
+def test_whoever_s_lock_is_removed_is_told(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, (tmp_path / LOCK).unlink) == (
+        f"'{tmp_path}' is not this command's any more, so it has stopped: '{LOCK}' was removed"
     )
+
+
+def test_whoever_s_folder_is_moved_is_told_and_makes_no_new_one(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+
+    assert interrupted(study, lambda: study.rename(tmp_path / "elsewhere")) == (
+        f"'{study}' was moved or removed while this command worked on it, so it has stopped; the command goes on when "
+        "the folder is moved back, or when --out names its new place"
+    )
+
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_a_lock_that_is_half_written_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, text: str, encoding: str) -> None:
-        path.write_bytes(b"{")
-        raise OSError("No space left on device")
+    def open_until_full(path: Path, mode: str = "r", *, open: Any = Path.open, **options: Any) -> Any:
+        if mode == "ab":
+            raise OSError("No space left on device")
+        return open(path, mode, **options)
 
-    monkeypatch.setattr(Path, "write_text", write)
+    monkeypatch.setattr(Path, "open", open_until_full)
 
-    with pytest.raises(OSError, match="No space"), StudyLock(tmp_path):
+    with pytest.raises(OSError, match="No space"), study_lock(tmp_path):
         pass
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> None:
+@pytest.mark.usefixtures("patient")
+def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, left: str) -> None:
     for _ in range(20):
-        left_behind(tmp_path, pid=dead)
+        put(tmp_path, lock_of(left, 2**22 + 1))
         inside: list[int] = []
         most: list[int] = []
         refused: list[str] = []
 
         def work(inside: list[int] = inside, most: list[int] = most, refused: list[str] = refused) -> None:
             try:
-                with StudyLock(tmp_path):
+                with study_lock(tmp_path):
                     inside.append(1)
                     most.append(len(inside))
                     time.sleep(0.01)
@@ -226,15 +255,6 @@ def test_of_two_that_free_a_dead_lock_one_gets_it(tmp_path: Path, dead: int) -> 
             thread.join()
         assert max(most) == 1
         assert len(most) + len(refused) == 3
-
-
-def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*args: Any) -> None:
-        raise PermissionError("not supported")
-
-    monkeypatch.setattr(os, "link", no_links)
-    with StudyLock(tmp_path), pytest.raises(StudyLocked), StudyLock(tmp_path):
-        pytest.fail("it was locked")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells which processes are dead")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.filesize import decimal
 
 from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.commands import main as cli
-from continual_metaopt.runs.processes import this_process
-from continual_metaopt.study.files_on_disk import bytes_below, size
+from continual_metaopt.runs.owner import this_process
+from continual_metaopt.study.files_on_disk import bytes_below
 from continual_metaopt.study.lock import LOCK
 from continual_metaopt.study.overview import overview
 from tests.continual_metaopt.conftest import described
@@ -27,6 +28,10 @@ def write_run(path: Path, state: str, seconds_ago: float = 20, **status: Any) ->
     heartbeat = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
     facts = {"state": state, "reason": None, "step": 10_000, "heartbeat": heartbeat, "owner": HERE}
     (path / "status.json").write_text(json.dumps(facts | {"samples_per_second": 1000.0} | status))
+
+
+def lock_of(owner: dict[str, Any]) -> str:
+    return f"filelock/2\nowner={json.dumps(owner)}\n"
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_what_is_well_is_counted(study: Path, capsys: pytest.CaptureFixture[str]
     assert status == 0
     first, *others = capsys.readouterr().out.splitlines()
     counts = "3 finished, 1 diverged, 1 running, 1 interrupted, 3 not begun"
-    assert first == f"{study}: 9 runs: {counts}; {size(bytes_below(study))} on disk"
+    assert first == f"{study}: 9 runs: {counts}; {decimal(bytes_below(study))} on disk"
     assert others == [
         "nobody works on it",
         "running: c0: 25% of 40,000 samples, 1,000 samples/s, 30 s left, last sign of life 20 s ago",
@@ -56,11 +61,11 @@ def test_what_is_well_is_counted(study: Path, capsys: pytest.CaptureFixture[str]
 
 def test_who_works_on_a_study_is_told(study: Path) -> None:
     lock = this_process() | {"since": "today"}
-    (study / LOCK).write_text(json.dumps(lock))
+    (study / LOCK).write_text(lock_of(lock))
     assert overview(study).text().splitlines()[1] == (
         f"worked on by process {os.getpid()} on {socket.gethostname()} since today"
     )
-    (study / LOCK).write_text(json.dumps(lock | DEAD))
+    (study / LOCK).write_text(lock_of(lock | DEAD))
     assert overview(study).text().splitlines()[1] == "nobody works on it"
 
 
@@ -91,7 +96,7 @@ def test_what_records_say_is_told_in_one_line_without_controls(
     write_run(tmp_path / "a", "failed", reason="OSError\nnobody works on it\x1b[2J\r" + "x" * 10**6)
     write_run(tmp_path / "b", "running", owner={"host": "b\x1b]0;x\x07", "pid": 1})
     write_run(tmp_path / "c", "finished", step="many")
-    (tmp_path / LOCK).write_text(json.dumps({"pid": 1, "host": "h" * 10**6, "since": "\x1b"}))
+    (tmp_path / LOCK).write_text(lock_of({"pid": 1, "host": "h" * 10**6, "since": "\x1b"}))
 
     assert cli.main(["status", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
@@ -110,7 +115,7 @@ def test_what_records_say_is_told_in_one_line_without_controls(
             "25% of 40,000 samples, last sign of life 20 s ago, its process is dead; the command that began it goes on "
             "from its last checkpoint",
         ),
-        ({"host": "elsewhere", "pid": 1}, 3600, "stopped", "25% of 40,000 samples, last sign of life 60 min ago"),
+        ({"host": "elsewhere", "pid": 1}, 3600, "stopped", "25% of 40,000 samples, last sign of life 1.0 hours ago"),
         (
             {"host": "elsewhere", "pid": 1},
             -3600,  # its clock is ahead
@@ -144,13 +149,6 @@ def test_a_folder_without_runs_is_a_mistake(
     assert cli.main(["status", folder]) == 2
 
     assert capsys.readouterr().err == f"continual-metaopt: {message}\n"
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"), [(0, "0.0 kB"), (9_940, "9.9 kB"), (54_321, "54 kB"), (999_600, "1.0 MB"), (3e15, "3,000 TB")]
-)
-def test_sizes_for_people(n_bytes: float, text: str) -> None:
-    assert size(n_bytes) == text
 
 
 def test_what_was_set_aside_is_told(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import Collector, exactly
+from tests.continual_metaopt.learner.parts import Listening
 
 
 class Residual(nn.Module):
@@ -506,12 +507,12 @@ def test_learners_take_the_same_way(name: str, dtype: torch.dtype, monkeypatch: 
 
 def test_learners_take_the_very_same_way_where_no_kernel_rounds_in_another_order() -> None:
     learners = []
-    for plugins in ([], [Listener()]):
+    for plugins in ([], [Listening()]):
         learners.append(learner_of(made("attention"), "fused", plugins=plugins))
         learners[-1].train(stream())
     assert [learner.engine["reason"].split("; ")[1] for learner in learners] == [
         "gradients by a traced graph",
-        "gradients by autograd: Listener listens to single iterations",
+        "gradients by autograd: Listening listens to single iterations",
     ]
     assert all(torch.equal(a, b) for a, b in zip(*(learner.model.parameters() for learner in learners), strict=True))
 
@@ -527,16 +528,11 @@ class Cast(nn.Module):
         return x.to(self.dtype)
 
 
-class Listener(SupervisedPlugin):
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Do nothing."""
-
-
 @pytest.mark.parametrize(
     ("model", "n", "plugins", "reason"),
     [
         (lambda: made("linear"), 99, [], "the experience is too short for tracing"),
-        (lambda: made("linear"), 100, [Listener()], "Listener listens to single iterations"),
+        (lambda: made("linear"), 100, [Listening()], "Listening listens to single iterations"),
         (lambda: nn.Sequential(made("linear"), nn.Dropout(0.5)), 100, [], "the network draws random numbers"),
     ],
 )

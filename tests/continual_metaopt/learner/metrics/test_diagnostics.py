@@ -36,7 +36,8 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
 from tests.continual_metaopt.conftest import Collector, exactly
-from tests.continual_metaopt.learner.metrics.test_online import Curves, curves, evaluator_of, naive
+from tests.continual_metaopt.learner.metrics.test_online import Curves, curves, naive
+from tests.continual_metaopt.learner.parts import evaluator_of
 
 ENGINES = ["torch", "fused", "compiled"]
 SUFFIX = "/train_phase/train_stream"
@@ -334,7 +335,7 @@ def test_distance_of_weights_that_grow() -> None:
 
     assert metric._initial["head.weight"].tolist() == [[1, 1], [7, 7]]
     ((_, params),) = d.parameter_blocks(Strategy.model).items()
-    assert metric._measure(params) == pytest.approx(math.sqrt(2 * 9 + 2 * 16))
+    assert metric._measure_block(params) == pytest.approx(math.sqrt(2 * 9 + 2 * 16))
 
 
 def test_blocks_of_zeros_have_no_ratio(benchmark: StreamBenchmark) -> None:

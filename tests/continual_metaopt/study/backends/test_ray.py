@@ -22,7 +22,7 @@ from continual_metaopt.runs.run import do_run
 from continual_metaopt.streams import sources
 from continual_metaopt.study.backends import ray as backend
 from continual_metaopt.study.backends.ray import RayPool
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import BackendError, RunsFailed
 from tests.continual_metaopt.conftest import STREAM, environment, exactly, read_tables, write_study
 from tests.streams.synthetic import encode, write_parquet
@@ -113,7 +113,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def study_on(cluster: Any, folder: Path, **changes: Any) -> StudyConfig:
+def study_on(cluster: Any, folder: Path, **changes: Any) -> Study:
     for name in ("pace.log", "pace.log.go"):
         (cluster.folder / name).unlink(missing_ok=True)
     stream = {**STREAM, "n_experiences": 8, **changes.pop("stream", {})}
@@ -242,7 +242,7 @@ def test_a_failed_run_and_a_folder_that_nodes_do_not_see(
 ) -> None:
     study = study_on(cluster, tmp_path, seeds=[0])
     go_on(cluster)
-    good = study.run(study.learners[0], study.learners[0].untuned, 0, "report")
+    good = study.learners[0].run(0, study.learners[0].untuned)
     bad = good.model_copy(update={"learner": Component(name="torch:SGD", lr=-1.0)})
     failed = pytest.raises(RunsFailed, match=r"^1 of 2 runs failed:\n.*Invalid learning rate: -1.0")
     with RayPool(cluster.address, 1, 2, show_progress=False, folder=tmp_path / "out") as pool, failed:

@@ -57,10 +57,7 @@ def jobs_of(tmp_path: Path, **changes: Any) -> list[Job]:
     tmp_path.mkdir(exist_ok=True)
     study = load_study(write_study(tmp_path / "study.yaml", {"seeds": [0, 1, 2], **changes}))
     entry = study.learners[1]
-    return [
-        (study.run(entry, entry.untuned, seed, "report"), tmp_path / "out" / "runs" / f"seed{seed}")
-        for seed in study.seeds
-    ]
+    return [(entry.run(seed, entry.untuned), tmp_path / "out" / "runs" / f"seed{seed}") for seed in study.config.seeds]
 
 
 @pytest.mark.parametrize(("per_task", "sizes"), [(0, [1, 1, 1]), (2, [2, 1]), (5, [3])])

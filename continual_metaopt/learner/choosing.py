@@ -1,0 +1,152 @@
+"""Which engine executes a learner's steps, and why not a faster one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from continual_metaopt.engines import COMPILED, Engine
+from continual_metaopt.engines.torch_engine import Differentiate, by_autograd
+from continual_metaopt.learner.loading import SampleLoader, first_batch
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.streams.registry import unknown_name
+
+if TYPE_CHECKING:
+    from continual_metaopt.engines.compiled.engine import CompiledEngine
+    from continual_metaopt.engines.compiled.fused_update import FusedUpdate
+
+Learning = tuple[nn.Module, Optimizer, Any]  # network, its optimizer, and the loss of (output, target)
+
+
+@dataclass
+class Execution:
+    """How a learner's steps are executed.
+
+    Attributes:
+        wanted: the engine that was asked for.
+        optimizer: makes its own updates unless they are fused.
+        record: name of the engine that was taken, and the reason why not a faster one.
+        compiled: the compiled engine, as soon as a sample is known.
+        fused: makes MetaOptimize's updates in one pass over memory.
+    """
+
+    wanted: Engine
+    optimizer: Optimizer
+    record: dict[str, str]
+    compiled: "CompiledEngine | None" = None
+    fused: "FusedUpdate | None" = None
+
+    def __post_init__(self) -> None:
+        self.update: Callable[..., Any] = self.fused or self.optimizer.step
+
+    def compile(self, dataset: Any) -> None:
+        """Compile what the engine needs before the time of learning is taken."""
+        if self.compiled is not None:
+            self.compiled.compile(dataset)
+        if self.fused is not None:
+            self.fused.compile()
+
+    def leave_to_autograd(self, why: str) -> None:
+        """Let the record say why no graph is traced; without graph and fused update the engine is "torch"."""
+        if self.record["name"] != "fused":
+            return
+        if self.fused is None:
+            which = "not fused" if self.wanted == "fused" else "neither compiled nor fused"
+            self.record |= {"name": "torch", "reason": f"{which}: {why}"}
+        elif why not in self.record["reason"]:
+            self.record["reason"] += f"; gradients by autograd: {why}"
+
+
+def choose(
+    wanted: Engine,
+    learning: Learning,
+    batch_size: int,
+    obstacle: str | None = None,
+    sample: Sequence[Tensor] | None = None,
+) -> Execution:
+    """Choose the fastest engine that fits, or check that the one that is asked for does.
+
+    Args:
+        wanted: name of an engine, or "auto".
+        learning: network, optimizer and loss, as they are now.
+        obstacle: why Avalanche's callbacks have to run, if they do.
+        sample: a mini-batch, if one is known already.
+
+    Raises:
+        ValueError: unknown engine, or one that does not fit.
+    """
+    if wanted not in get_args(Engine):
+        raise ValueError(unknown_name("engine", wanted, list(get_args(Engine))))
+    optimizer = learning[1]
+    if wanted in ("auto", "compiled"):
+        compiled = None
+        if obstacle is None:
+            compiled, obstacle = _compiled_or_why_not(learning, batch_size, sample)
+        if obstacle is None:
+            return Execution(wanted, optimizer, dict(COMPILED), compiled)
+        _refuse_if(wanted == "compiled", wanted, obstacle)
+    if wanted == "torch":
+        return Execution(wanted, optimizer, {"name": "torch", "reason": "asked for"})
+    from continual_metaopt.engines.compiled.fused_update import FusedUpdate, why_not_fused
+    from continual_metaopt.engines.traced.traced_gradients import why_not_traced
+
+    record = {"name": "fused", "reason": "asked for" if wanted == "fused" else f"not compiled: {obstacle}"}
+    if why_not_fused(optimizer) is None:
+        return Execution(wanted, optimizer, record, fused=FusedUpdate(cast(MetaOptimize, optimizer)))
+    execution, no_graph = Execution(wanted, optimizer, record), why_not_traced(optimizer)
+    if no_graph is not None:
+        _refuse_if(wanted == "fused", wanted, no_graph)
+        execution.leave_to_autograd(no_graph)
+    return execution
+
+
+def _compiled_or_why_not(
+    learning: Learning, batch_size: int, sample: Sequence[Tensor] | None
+) -> tuple["CompiledEngine | None", str | None]:
+    from continual_metaopt.engines.compiled.engine import compiled_or_why_not
+
+    if batch_size > 1:
+        return None, f"samples come in mini-batches of {batch_size}"
+    return compiled_or_why_not(*learning, sample)
+
+
+def _refuse_if(refused: bool, engine: str, obstacle: str) -> None:
+    if refused:
+        raise ValueError(f'engine="{engine}" is not possible: {obstacle}; use engine="auto"')
+
+
+def choose_gradients(
+    execution: Execution,
+    learning: Learning,
+    dataset: Any,
+    batch_size: int,
+    device: torch.device,
+    before: Differentiate | None,
+) -> Differentiate:
+    """Choose what predicts and computes gradients where no callbacks run: a traced graph if it can be, or autograd.
+
+    Args:
+        execution: whose record says what was chosen.
+        before: what was chosen for the experience before; a graph is kept for as long as it holds.
+    """
+    if execution.record["name"] == "fused":
+        from continual_metaopt.engines.traced.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
+
+        try:
+            if len(dataset) < FEWEST_SAMPLES:
+                raise NotTraceable("the experience is too short for tracing")
+            x, y, *_ = first_batch(SampleLoader(dataset, batch_size=batch_size))
+            given = (*learning, x.to(device), y.to(device))
+            if not (isinstance(before, TracedGradients) and before.still_holds(*given)):
+                before = TracedGradients(*given)
+        except NotTraceable as error:
+            execution.leave_to_autograd(str(error))
+        else:
+            own = "" if execution.fused else "; the optimizer makes its own update"
+            execution.record["reason"] += f"; gradients by a traced graph{own}"
+            return before
+    return partial(by_autograd, *learning)
