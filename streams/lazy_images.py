@@ -189,13 +189,12 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
     with opened as image:
         image.load()
-        orientation = None
+        orientation: int | None = None
         if not as_stored:
-            with suppress(
-                Exception
-            ):  # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+            # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+            with suppress(Exception):
                 orientation = image.getexif().get(ORIENTATION)
-        if orientation not in range(2, 9):
+        if orientation is None or orientation not in range(2, 9):
             return _pixels(image), False
         return _pixels(image.transpose(Image.Transpose[TURNS[orientation - 2]])), True
 
