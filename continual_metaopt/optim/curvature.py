@@ -20,7 +20,7 @@ Stand-ins for the Hessian:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from continual_metaopt.streams.registry import unknown_name
 
 CurvatureKind = Literal["exact", "gauss_newton", "diagonal"]
-KINDS = ("exact", "gauss_newton", "diagonal")
+KINDS: tuple[CurvatureKind, ...] = get_args(CurvatureKind)
 
 Columns = list[Tensor]
 

@@ -49,7 +49,7 @@ are summed between meta updates are part of the meta state, with a trace of thei
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -61,8 +61,8 @@ from continual_metaopt.streams.registry import unknown_name
 
 Variant = Literal["hessian_free", "l", "2x2", "full"]
 UpdateOrder = Literal["base_first", "meta_first"]
-VARIANTS = ("hessian_free", "l", "2x2", "full")
-UPDATE_ORDERS = ("base_first", "meta_first")
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+UPDATE_ORDERS: tuple[UpdateOrder, ...] = get_args(UpdateOrder)
 
 Traces = dict[str, Any]  # tensors, and the number of steps where curvature is averaged
 Elementwise = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -414,16 +414,16 @@ class TraceRule:
 
 
 def memory_needed(rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int) -> int:
-    """Bytes that traces take between steps, those of the log step sizes included; during a step, about twice that.
+    """Count the bytes that traces take between steps, those of the log step sizes included; a step takes twice that.
 
     Args:
         rule: how traces are kept.
         params: all parameters, of any device; nothing is allocated.
         n_step_sizes: m, the number of log step sizes.
     """
-    columns = 1 if rule.elementwise else n_step_sizes
-    of_weights = sum(p.numel() * p.element_size() * _numbers_per_weight(rule, columns) for p in params)
-    return of_weights + 8 * n_step_sizes * columns * _n_meta_traces(rule)
+    kept = [rule.init_parameter(p.detach().to("meta"), n_step_sizes) for p in params]
+    tensors = [x for traces in (*kept, rule.init_meta(n_step_sizes, device="meta")) for x in _tensors(traces).values()]
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def check_memory(
@@ -440,32 +440,21 @@ def check_memory(
     Raises:
         ValueError: the traces need more; with the arithmetic, and what needs less.
     """
-    needed = memory_needed(rule, params, n_step_sizes)
-    if limit is None or needed <= limit:
+    if limit is None or (needed := memory_needed(rule, params, n_step_sizes)) <= limit:
         return
-    n_weights = sum(p.numel() for p in params)
-    columns = 1 if rule.elementwise else n_step_sizes
-    per_weight = _numbers_per_weight(rule, columns)
+    of_a_weight = rule.init_parameter(torch.zeros(1, device="meta"), n_step_sizes)
+    per_weight, in_all = (
+        sum(x.numel() for x in _tensors(traces).values())
+        for traces in (of_a_weight, rule.init_meta(n_step_sizes, device="meta"))
+    )
     advice = (
         "raise the limit" if rule.elementwise else 'use coarser step sizes, curvature="diagonal", or raise the limit'
     )
     raise ValueError(
-        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {n_weights:,} weights keeps {per_weight:,} '
-        f"numbers per weight and {columns * _n_meta_traces(rule):,} per step size, together {needed / 1e9:,.1f} GB, "
-        f"over the limit of {limit / 1e9:,.1f} GB: {advice}"
+        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {sum(p.numel() for p in params):,} weights keeps '
+        f"{per_weight:,} numbers per weight and {in_all // n_step_sizes:,} per step size, together "
+        f"{needed / 1e9:,.1f} GB, over the limit of {limit / 1e9:,.1f} GB: {advice}"
     )
-
-
-def _numbers_per_weight(rule: TraceRule, columns: int) -> int:
-    if rule.variant == "hessian_free":
-        return 1
-    tensors = 1 + len(_tensors(rule.base.init(torch.zeros(1)))) + (rule.smoothing > 0)
-    return columns * tensors + (columns**2 if rule.variant == "full" else 0)
-
-
-def _n_meta_traces(rule: TraceRule) -> int:
-    """How many tensors ``TraceRule.init_meta`` makes."""
-    return len(rule.init_meta(1))
 
 
 def _rows(columns: Tensor) -> Tensor:

@@ -59,48 +59,6 @@ def test_a_rule_that_has_seen_nothing_asks_for_nothing() -> None:
     assert torch.equal(tensors[0], torch.zeros(2))
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_two_steps_with_two_horizons_by_hand(granularity: Any) -> None:
-    p, optimizer = learner(gamma="auto", step_sizes=granularity)
-    step(optimizer, 1.0)  # h = −0.1, short and long
-    step(optimizer, 2.0)  # z = −0.2, short and long, and 0 before; typical are 0.0002 / 0.001999
-    z = -0.2 - 0.3 * 0.2 / 1.999 + 0.5 * -0.2
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(-0.5 * z), rel=1e-12)
-    assert list(optimizer.meta_gradient_report().values()) == pytest.approx([z], rel=1e-12)
-    state = optimizer.state[p]
-    assert state["trace"].item() == pytest.approx(-0.099 - 0.2, rel=1e-14)
-    assert state["trace_long"].item() == pytest.approx(-0.09999 - 0.2, rel=1e-14)
-    record = state["learned"] if "learned" in state else optimizer.param_groups[0]["learned"]
-    sizes = {name: float(value) for name, value in record["typical_sizes"].items()}
-    assert sizes == pytest.approx({"step": 2.0, "short_size": 2e-4, "long_size": 2e-4}, rel=1e-12)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
-def test_two_steps_with_revised_weights_by_hand(granularity: Any, gamma: Any, short: float) -> None:
-    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity)
-    step(optimizer, 1.0)
-    assert p.item() == -0.1
-    step(optimizer, 2.0)
-    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(change), rel=1e-12)
-    trace = -0.1 * short - 0.2
-    assert optimizer.state[p]["trace"].item() == pytest.approx(trace, rel=1e-14)
-    assert p.item() == pytest.approx(-0.3 + change * trace, rel=1e-12)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
-def test_weights_are_revised_before_a_step_with_the_new_step_size(granularity: Any, gamma: Any, short: float) -> None:
-    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity, update_order="meta_first")
-    step(optimizer, 1.0)
-    step(optimizer, 2.0)
-    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
-    moved = 0.2 * math.exp(change)
-    assert p.item() == pytest.approx(-0.1 + short * change * -0.1 - moved, rel=1e-12)
-    assert optimizer.state[p]["trace"].item() == pytest.approx(-0.1 * short - moved, rel=1e-12)
-
-
 @pytest.mark.parametrize("granularity", ["group", "weight"])
 @pytest.mark.parametrize("guard", [{"max_meta_change": 0.05}, {"lr_bounds": (1e-10, 0.1 * math.exp(0.05))}])
 def test_weights_are_revised_by_what_the_guards_leave_of_a_change(granularity: Any, guard: dict[str, Any]) -> None:
@@ -138,21 +96,6 @@ def test_what_a_scheduler_writes_revises_nothing(granularity: Any) -> None:
     step(optimizer, 1.0)  # Δβ = 0.145, h = −0.261 − 0.05
     assert p.item() == pytest.approx(-0.329 - 0.05 + 0.145 * -0.311, rel=1e-12)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * math.exp(0.145), rel=1e-12)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_a_scheduler_works_on_top_of_what_is_learned(variant: str, granularity: Any) -> None:
-    problem = Problem()
-    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    for t in range(5):
-        problem.run(optimizer, range(t, t + 1))
-        before, weights = optimizer.step_size_report(), [p.detach().clone() for p in problem.flat()]
-        scheduler.step()
-        for name, now in optimizer.step_size_report().items():
-            np.testing.assert_allclose(now, 0.9 * np.asarray(before[name]), rtol=1e-12)
-        assert all(p.equal(w) for p, w in zip(problem.flat(), weights, strict=True))
 
 
 @pytest.mark.parametrize("granularity", ["scalar", "group", "weight"])
