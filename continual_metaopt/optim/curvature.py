@@ -60,7 +60,7 @@ def make_curvature(
     loss: Tensor,
     output: Tensor | None = None,
 ) -> Curvature:
-    """The curvature of ``loss`` by name.
+    """Make the curvature of a loss by name.
 
     Args:
         kind: "exact", "gauss_newton" or "diagonal".
@@ -84,7 +84,7 @@ def make_curvature(
 
 
 def hessian(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> Curvature:
-    """The Hessian ∇²f itself: one backward pass through the gradients per column.
+    """Make the Hessian ∇²f itself: one backward pass through the gradients per column.
 
     Args:
         gradients: of the loss, taken with ``create_graph=True``.
@@ -109,7 +109,7 @@ def hessian(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> Curvature:
 
 
 def gauss_newton(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> Curvature:
-    """The Gauss–Newton matrix Jᵀ L J, by three backward passes per column.
+    """Make the Gauss–Newton matrix Jᵀ L J: three backward passes per column.
 
     Args:
         loss: scalar, computed from ``output``, with its graph.
@@ -129,12 +129,12 @@ def gauss_newton(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> Curv
 
 
 def diagonal(entries: Sequence[Tensor]) -> Curvature:
-    """A diagonal matrix from its entries, each of its parameter's shape."""
+    """Make a diagonal matrix from its entries, each of its parameter's shape."""
     return Curvature(lambda _: [entry.unsqueeze(0) for entry in entries], is_diagonal=True)
 
 
 def gauss_newton_diagonal(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """The diagonal of the Gauss–Newton matrix, exactly, by one backward pass per number in ``output``.
+    """Compute the diagonal of the Gauss–Newton matrix, exactly, by one backward pass per number in ``output``.
 
     Args:
         loss: scalar, convex in the output, with its graph.

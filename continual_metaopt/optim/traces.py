@@ -189,7 +189,7 @@ class TraceRule:
         return self.curvature != "exact"
 
     def init_parameter(self, weight: Tensor, n_step_sizes: int) -> Traces:
-        """Traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
+        """Make the traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
 
         Args:
             weight: the parameter.
@@ -211,7 +211,7 @@ class TraceRule:
         return traces
 
     def init_meta(self, n_step_sizes: int, dtype: torch.dtype = torch.float64, device: Any = None) -> Traces:
-        """Traces of the log step sizes, "log_step_size" (B), and, for "2x2" and "full", of the meta state.
+        """Make the traces of the log step sizes, "log_step_size" (B), and, for "2x2" and "full", of the meta state.
 
         Returns:
             Tensors [m, m], column first, or [m] if ``elementwise``, as only the diagonal is not zero then.
@@ -224,7 +224,7 @@ class TraceRule:
 
     @torch.no_grad()
     def meta_gradients(self, parameters: Sequence[TracedParameter], n_step_sizes: int) -> Tensor:
-        """The surrogate meta gradient z = Hᵀ g with the traces as they are: float64 [m]."""
+        """Compute the surrogate meta gradient z = Hᵀ g with the traces as they are: float64 [m]."""
         gradients = [p.gradient.detach() for p in parameters]
         if self.elementwise:
             return self._reduce(parameters, gradients, n_step_sizes)

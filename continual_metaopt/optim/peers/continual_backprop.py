@@ -30,7 +30,7 @@ Initialisation = Literal["torch", "kaiming"]
 
 
 class ContinualBackprop(OnBase):
-    """A base update, after which hidden units with the least utility are replaced (Algorithm 1 of the paper).
+    """Replace hidden units with the least utility after each base update (Algorithm 1 of the paper).
 
     For each layer of hidden units i, with activations h and weights w_ki leading away from them:
 

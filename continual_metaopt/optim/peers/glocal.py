@@ -97,7 +97,7 @@ class Collecting:
 
 
 class Glocal(MetaOptimize):
-    """A base optimizer whose step sizes are stepped with estimated global hypergradients (arXiv 2402.02741).
+    """Step the step sizes of a base optimizer with estimated global hypergradients (arXiv 2402.02741).
 
     In each step, with gradient g and trace h as in ``MetaOptimize``, the local hypergradient of each block's log step
     size is z = Σ h_i g_i. Means over ``window`` steps are the snapshots x_t of a collection of ``tau`` steps. Then
@@ -211,7 +211,7 @@ class Glocal(MetaOptimize):
             raise ValueError(f"gamma must be a number for glocal hypergradients, but is {group['gamma']!r}")
 
     def meta_parameter_report(self) -> dict[str, dict[str, float | Tensor]]:
-        """What is learned besides step sizes, the last global hypergradients, and counts of collections."""
+        """Give what is learned besides step sizes, the last global hypergradients, and counts of collections."""
         report = super().meta_parameter_report()
         for name, block, kind in self._hyperparameters():
             estimate = block[0][RECORD[kind]].get("global_hypergradient")
@@ -225,7 +225,7 @@ class Glocal(MetaOptimize):
         return report
 
     def why_not_plain(self) -> str | None:
-        """Fast engines have no meta update from a collection of hypergradients."""
+        """Say that fast engines have no meta update from a collection of hypergradients."""
         return "meta updates are made from collections of hypergradients"
 
     def _rule(self) -> str:

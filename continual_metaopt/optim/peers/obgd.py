@@ -36,7 +36,7 @@ ERRORS = {
 
 
 class ObGD(CheckedOptimizer):
-    """Overshooting-bounded gradient descent for supervised learning (γ λ = 0).
+    """Bound how far gradient descent may overshoot, in supervised learning (γ λ = 0).
 
     The original learns a value with error δ and trace z of its gradients, by w ← w + α δ z, where
 
@@ -99,7 +99,7 @@ class ObGD(CheckedOptimizer):
 
 
 def loss_value(loss: Any, who: str) -> float:
-    """The number that a closure returned.
+    """Give the number that a closure returned.
 
     Raises:
         ValueError: there was no closure, or it returned nothing.

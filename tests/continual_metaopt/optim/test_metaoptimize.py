@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import continual_metaopt
 from continual_metaopt.optim import base_updates, meta_updates
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import TRACE, MetaOptimize, NonFiniteMetaGradient
 from continual_metaopt.optim.reference import MetaOptimize as PlainMetaOptimize
 
@@ -31,6 +33,11 @@ LR = {
 }
 META_LR = {"sgd": 0.05, "rmsprop": 0.05, "adam": 0.05, "lion": 0.05, "rmsprop_released": 0.05, "adam_released": 0.01}
 BLOCKS = ["first", "second"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "auto": {"gamma": "auto"},
+    "dutch": {"trace": "dutch"},
+    "both": {"gamma": "auto", "trace": "dutch"},
+}
 # Every base and every meta update at least once.
 PAIRS = [
     ("sgd", "sgd"),
@@ -104,7 +111,10 @@ def learned(problem: Problem, optimizer: MetaOptimize) -> list[Tensor]:
     """All that a step changes and a user can see: weights, traces and step sizes."""
     reports = [optimizer.step_size_report(), *optimizer.meta_parameter_report().values()]
     report = [torch.as_tensor(value, dtype=torch.float64) for values in reports for value in values.values()]
-    return [tensor.detach().clone() for p in problem.flat() for tensor in (p, optimizer.state[p]["trace"])] + report
+    traces = [
+        v for p in problem.flat() for k, v in optimizer.state[p].items() if k.startswith("trace") and "state" not in k
+    ]
+    return [tensor.detach().clone() for tensor in (*problem.flat(), *traces)] + report
 
 
 def assert_same(left: list[Tensor], right: list[Tensor]) -> None:
@@ -545,16 +555,29 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
 @pytest.mark.parametrize("step_sizes", ["scalar", "group", "tensor", "node", "weight"])
-@pytest.mark.parametrize(("base", "meta"), PAIRS)
+@pytest.mark.parametrize(
+    ("base", "meta", "options"),
+    [
+        *((base, meta, {}) for base, meta in PAIRS),
+        *(("adamw", "adam", options) for options in VARIANTS.values()),
+        ("sgdm", "adam", {"learn": ("lr", "weight_decay", "momentum"), "weight_decay": 0.1}),
+        ("adamw", "adam", {"learn": ("momentum",), "meta_every": 2}),
+    ],
+)
 def test_state_dict_continues_bit_for_bit(
-    base: str, meta: str, step_sizes: str, carry: Callable[[dict[str, Any]], dict[str, Any]], dtype: torch.dtype
+    base: str,
+    meta: str,
+    options: dict[str, Any],
+    step_sizes: str,
+    carry: Callable[[dict[str, Any]], dict[str, Any]],
+    dtype: torch.dtype,
 ) -> None:
     problem, resumed = Problem(dtype), Problem(dtype)
-    optimizer = learner(problem, base, meta, step_sizes)
+    optimizer = learner(problem, base, meta, step_sizes, **options)
     problem.run(optimizer, range(6))
 
     # What was configured comes from the state as well, as in torch.
-    other = learner(resumed, base, meta, step_sizes, gamma=0.5, meta_lr=0.3, weight_decay=0.2)
+    other = learner(resumed, base, meta, step_sizes, **{"gamma": 0.5, "meta_lr": 0.3, "weight_decay": 0.2} | options)
     other.load_state_dict(carry(optimizer.state_dict()))
     with torch.no_grad():
         for p, q in zip(problem.flat(), resumed.flat(), strict=True):
@@ -563,6 +586,57 @@ def test_state_dict_continues_bit_for_bit(
     problem.run(optimizer, range(6, 12))
     resumed.run(other, range(6, 12))
     assert_same(learned(resumed, other), learned(problem, optimizer))
+
+
+GROWING = [VARIANTS["both"], {"learn": ("lr", "weight_decay", "momentum"), "meta_every": 2}]
+
+
+@pytest.mark.parametrize("options", GROWING, ids=str)
+@pytest.mark.parametrize("granularity", ["group", "tensor", "node", "weight"])
+def test_a_growing_head_keeps_what_is_known_of_its_old_part(granularity: Any, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = MetaOptimize(blocks(model, "layerwise"), 0.01, step_sizes=granularity, meta_lr=0.1, **options)
+
+    def learn() -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+
+    learn()
+    old, before = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight])
+    of_group = copy.deepcopy(optimizer.param_groups[1]["learned"])
+    model[2] = nn.Linear(4, 5)
+    follow_parameters(optimizer, old, dict(model.named_parameters()))
+    now = optimizer.state[model[2].weight]
+    assert now["trace"].shape == now["exp_avg"].shape == (5, 4)
+    if granularity != "group":
+        shape = {"tensor": (), "node": (5, 1), "weight": (5, 4)}[granularity]
+        assert {now["learned"][key].shape for key in ("log_ratio", *({"pending"} & now["learned"].keys()))} == {shape}
+        head = optimizer.step_size_report()["2"]
+        assert isinstance(head, Tensor)
+        if granularity != "tensor":
+            reference_value = optimizer.param_groups[1]["learned"]["reference"]
+            assert head[-1].item() == pytest.approx(reference_value, rel=1e-6) == 0.01
+    assert_grown(before, now)
+    assert optimizer.param_groups[1]["learned"] == of_group
+    learn()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(torch.as_tensor(report).isfinite().all() for report in optimizer.step_size_report().values())
+
+
+def assert_grown(before: Any, now: Any) -> None:
+    """The old part as it was, and zero in the new one."""
+    if isinstance(before, dict):
+        assert before.keys() == now.keys()
+        for key, value in before.items():
+            assert_grown(value, now[key])
+    elif isinstance(before, Tensor) and now.shape != before.shape:
+        assert now[: len(before)].equal(before)
+        assert not now[len(before) :].any()
+    else:
+        assert torch.equal(torch.as_tensor(before), torch.as_tensor(now))
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize, NonFiniteMetaGradient
 from continual_metaopt.optim.two_horizons import two_horizons_rule
 
 from ..conftest import exactly
 from . import reference
-from .test_metaoptimize import BLOCKS, LR, META_LR, Problem, through_a_file
+from .test_metaoptimize import BLOCKS, LR, META_LR, VARIANTS, Problem
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "auto": {"gamma": "auto"},
-    "dutch": {"trace": "dutch"},
-    "both": {"gamma": "auto", "trace": "dutch"},
-}
 GRANULARITIES = ("scalar", "group", "tensor", "node", "weight")
 
 
@@ -259,28 +252,6 @@ def test_without_both_additions_the_reference_is_another() -> None:
 # States
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_state_dict_continues_bit_for_bit(variant: str, granularity: str, carry: Any, dtype: torch.dtype) -> None:
-    problem, resumed = Problem(dtype), Problem(dtype)
-    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
-    problem.run(optimizer, range(6))
-    other = of_problem(resumed, granularity, **VARIANTS[variant])
-    other.load_state_dict(carry(optimizer.state_dict()))
-    with torch.no_grad():
-        for p, q in zip(problem.flat(), resumed.flat(), strict=True):
-            q.copy_(p)
-    problem.run(optimizer, range(6, 12))
-    resumed.run(other, range(6, 12))
-    for p, q in zip(problem.flat(), resumed.flat(), strict=True):
-        assert p.equal(q)
-        same(optimizer.state[p], other.state[q])
-    for group, twin in zip(optimizer.param_groups, other.param_groups, strict=True):
-        same(group["learned"], twin["learned"])
-
-
 def same(left: Any, right: Any) -> None:
     if isinstance(left, dict):
         assert left.keys() == right.keys()
@@ -297,45 +268,6 @@ def test_a_state_with_revised_weights_is_not_taken_for_one_without() -> None:
     with pytest.raises(ValueError, match="^" + exactly(message).strip("^$")):
         plain.load_state_dict(dutch.state_dict())
     assert dutch.param_groups[0]["rule"].endswith(", trace='dutch'")
-
-
-@pytest.mark.parametrize("granularity", ["group", "tensor", "node", "weight"])
-def test_a_growing_head_keeps_both_traces_and_typical_sizes(granularity: Any) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    optimizer = MetaOptimize(
-        blocks(model, "layerwise"), 0.01, step_sizes=granularity, meta_lr=0.1, gamma="auto", trace="dutch"
-    )
-
-    def learn() -> None:
-        for _ in range(5):
-            optimizer.zero_grad()
-            model(torch.randn(4, 3)).square().sum().backward()
-            optimizer.step()
-
-    learn()
-    old, before = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight])
-    of_group = copy.deepcopy(optimizer.param_groups[1]["learned"])
-    model[2] = nn.Linear(4, 5)
-    follow_parameters(optimizer, old, dict(model.named_parameters()))
-    now = optimizer.state[model[2].weight]
-    for key in ("trace", LONG_TRACE):
-        assert now[key].shape == (5, 4)
-        assert now[key][:2].equal(before[key])
-        assert before[key].abs().max() > 0
-        assert now[key][2:].eq(0).all()
-    same(optimizer.param_groups[1]["learned"], of_group)
-    if granularity in ("node", "weight"):
-        sizes, known = now["learned"]["typical_sizes"], before["learned"]["typical_sizes"]
-        for key in ("short_size", "long_size"):
-            assert sizes[key].shape == {"node": (5, 1), "weight": (5, 4)}[granularity]
-            assert sizes[key][:2].equal(known[key])
-            assert known[key].min() > 0
-        assert sizes["step"] == 5
-    learn()
-    assert all(p.isfinite().all() for p in model.parameters())
-    reports = [torch.as_tensor(report) for report in optimizer.step_size_report().values()]
-    assert all(report.isfinite().all() for report in reports)
 
 
 # Mistakes
