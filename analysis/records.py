@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
-STATES = ("running", "finished", "diverged", "failed")
+ENDED = ("finished", "diverged")  # states of runs that have a result, and do not go on
+STATES = ("running", *ENDED, "failed")
 REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 
 MAX_BYTES = 8 * 2**20  # of a description

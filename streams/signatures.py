@@ -13,8 +13,8 @@ def described_options(function: Any) -> dict[str, str]:
     """Read what the ``Args`` section of a function's or class's docstring says about each option.
 
     Example:
-        >>> described_options(textwrap.wrap)["width"] if "Args:" in (textwrap.wrap.__doc__ or "") else "no such section"
-        'no such section'
+        >>> described_options(with_options)["doc"]
+        "a docstring in Google's style, as ``inspect.getdoc`` gives it."
     """
     _, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], flags=re.MULTILINE)
@@ -37,7 +37,9 @@ def with_options(doc: str, options: Mapping[str, str]) -> str:
     """
     before, _, after = doc.partition("\nArgs:\n")
     lines = [
-        textwrap.fill(f"{name}: {words}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        textwrap.fill(
+            f"{name}: {words}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+        )
         for name, words in options.items()
     ]
     _, separator, rest = after.partition("\n\n")

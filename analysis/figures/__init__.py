@@ -3,13 +3,6 @@
 Nothing here touches pyplot, so a user's backend and settings stay as they are.
 """
 
-from continual_metaopt.analysis.field.control_dots import control_dots
-from continual_metaopt.analysis.field.figures import (
-    accuracy_against_time,
-    family_styles,
-    initial_step_sizes,
-    ranking_dots,
-)
 from continual_metaopt.analysis.figures.accuracy import (
     cumulative_accuracy,
     online_accuracy_by_experience,
@@ -28,10 +21,4 @@ from continual_metaopt.analysis.figures.trajectories import (
     has_trajectories,
     meta_parameter_trajectories,
     step_size_trajectories,
-)
-from continual_metaopt.analysis.paper.figure import gaps_beside_the_papers
-from continual_metaopt.analysis.paper.published_figures import (
-    published_cumulative_accuracy,
-    published_step_sizes,
-    published_test_accuracy,
 )

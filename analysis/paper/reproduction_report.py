@@ -13,7 +13,7 @@ import pandas as pd
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
-from continual_metaopt.analysis.paper import published
+from continual_metaopt.analysis.paper import figure, published, published_figures
 from continual_metaopt.analysis.paper.reproduction import (
     Table,
     claims_markdown,
@@ -201,9 +201,9 @@ def write_reproduction(
             )
     if experiment == "published":
         drawn = {
-            "cumulative_accuracy": partial(figures.published_cumulative_accuracy, runs, diverged=diverged),
-            "step_sizes": partial(figures.published_step_sizes, runs),
-            "test_accuracy": partial(figures.published_test_accuracy, runs, diverged=diverged),
+            "cumulative_accuracy": partial(published_figures.published_cumulative_accuracy, runs, diverged=diverged),
+            "step_sizes": partial(published_figures.published_step_sizes, runs),
+            "test_accuracy": partial(published_figures.published_test_accuracy, runs, diverged=diverged),
         }
         for name, draw in drawn.items():
             paths += figures.draw_and_save(draw, folder, f"published_{name}")
@@ -214,7 +214,7 @@ def write_reproduction(
         return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
-        gaps = partial(figures.gaps_beside_the_papers, parts[0].table)
+        gaps = partial(figure.gaps_beside_the_papers, parts[0].table)
         paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")
     for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
         trajectories = partial(figures.step_size_trajectories, reported, [label])

@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from continual_metaopt.analysis.field.equal_time import accuracy_at_equal_time, seconds_per_sample
-from continual_metaopt.analysis.figures import accuracy_against_time
+from continual_metaopt.analysis.field.figures import accuracy_against_time
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.scripts._arguments import (
     DIVERGED,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from continual_metaopt.analysis.figures import initial_step_sizes
+from continual_metaopt.analysis.field.figures import initial_step_sizes
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.scripts._arguments import DIVERGED, draw, figure, script, write_table
 from continual_metaopt.analysis.tuning import scores_over_option

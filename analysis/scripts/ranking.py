@@ -3,8 +3,8 @@
 from argparse import Namespace
 from pathlib import Path
 
+from continual_metaopt.analysis.field.figures import ranking_dots
 from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
-from continual_metaopt.analysis.figures import ranking_dots
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.scripts._arguments import (
     BASELINE,

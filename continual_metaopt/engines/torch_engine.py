@@ -23,6 +23,7 @@ from continual_metaopt.engines.observations import (
     check_finite,
     label_does_not_fit,
     numbers_at_end,
+    recorded_steps,
     weights_are_due,
     weights_not_finite,
 )
@@ -58,14 +59,10 @@ def learn(
     """Learn from samples, one mini-batch at a time, until they end or the call has lasted long enough.
 
     Args:
-        model: the network.
-        optimizer: of its parameters.
-        criterion: loss of (output, target).
         samples: pairs of inputs [n, …] and targets [n, …].
         observations: filled in place; says at which step the samples begin.
         record_every: distance in steps between recorded step sizes.
         update: makes the optimizer's update.
-        at_most: samples to learn from in this call.
         differentiate: what to do in place of ``by_autograd``: it is given inputs and targets, returns output and loss,
             and leaves the gradients behind.
 
@@ -94,13 +91,6 @@ def by_autograd(model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tenso
     Where an optimizer predicts with other weights than it learns at (``switches_weights``), the prediction and its loss
     are those of the former, and the gradients, from a second pass, those at the latter, which the parameters hold then.
 
-    Args:
-        model: the network.
-        optimizer: of its parameters.
-        criterion: loss of (output, target).
-        x: a mini-batch of inputs.
-        y: its targets.
-
     Returns:
         The network's output, and its loss, a scalar.
 
@@ -124,13 +114,6 @@ def predict_before_learning(
     model: nn.Module, optimizer: Any, criterion: Any, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Predict with the weights that an optimizer has for that, and leave those that it learns at in the parameters.
-
-    Args:
-        model: the network.
-        optimizer: one that ``switches_weights``.
-        criterion: loss of (output, target).
-        x: a mini-batch of inputs.
-        y: its targets.
 
     Returns:
         The network's output, and its loss, a scalar.
@@ -175,12 +158,9 @@ def observe(
 
     Args:
         observations: filled in place.
-        optimizer: that the update changes.
-        criterion: loss of (output, target).
         output: prediction [n, outputs] made before the update; the first rows are those of the new samples.
         target: labels [n].
         loss: of the prediction, a scalar.
-        record_every: distance in steps between recorded step sizes.
         update: makes the update; it is given the closure that the optimizer wants, if any (``closure_for``).
         n_new: number of new samples; others, such as those of a replay memory, may come after them.
 
@@ -189,8 +169,7 @@ def observe(
             where it is time to check them.
     """
     first = observations.next_step
-    step = -(-first // record_every) * record_every
-    recorded = step < first + n_new
+    recorded = recorded_steps(first, n_new, record_every)
     step_sizes = reported_step_sizes(optimizer) if recorded else {}
     others: dict[str, dict[str, Any]] = getattr(optimizer, "meta_parameter_report", dict)() if recorded else {}
     closure = closure_for(optimizer, loss, output)
@@ -206,7 +185,7 @@ def observe(
         optimizer.eval()  # type: ignore[attr-defined]  # so that whoever looks at the network sees what predicts
     observations.correct += are_correct(output[:n_new], target[:n_new])
     observations.loss += losses
-    if recorded:
+    for step in recorded[:1]:
         observations.step_sizes += [(step, block, geometric_mean(value)) for block, value in step_sizes.items()]
         for block, values in step_sizes.items():
             quantiles = quantiles_of(values)
@@ -229,10 +208,6 @@ def observe(
 def check_weights(optimizer: Optimizer, step: int) -> None:
     """Stop at weights that are not numbers, which a loss need not show.
 
-    Args:
-        optimizer: of the weights.
-        step: number of samples that have been learned from.
-
     Raises:
         Diverged: a weight is NaN or infinite.
     """
@@ -242,13 +217,7 @@ def check_weights(optimizer: Optimizer, step: int) -> None:
 
 @torch.no_grad()
 def state_at_end(model: nn.Module, optimizer: Optimizer, error: Diverged) -> list[Measurement]:
-    """What to record of a learner that has diverged; gradients only where the loss was finite.
-
-    Args:
-        model: the network.
-        optimizer: of its parameters.
-        error: how it diverged.
-    """
+    """What to record of a learner that has diverged; gradients only where the loss was finite."""
     has_loss = error.measurements[0][3] != "loss"
 
     def tensors() -> Iterator[tuple[str, str, NDArray[Any]]]:
@@ -333,14 +302,7 @@ def are_correct(output: Tensor, target: Tensor) -> list[bool | None]:
 
 
 def accuracy(model: nn.Module, dataset: Any, device: torch.device, batch_size: int = 256) -> float:
-    """Top-1 accuracy on a data set; the network is left as it was.
-
-    Args:
-        model: the network.
-        dataset: of (input, label, …).
-        device: of the network.
-        batch_size: samples evaluated at once.
-    """
+    """Top-1 accuracy on a data set; the network is left as it was."""
     n_correct = 0
     with undisturbed(model):
         for start in range(0, len(dataset), batch_size):

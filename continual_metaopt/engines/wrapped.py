@@ -29,9 +29,6 @@ def why_step_is_needed(optimizer: Optimizer) -> str | None:
     """What is around an optimizer's step, so that nothing else can stand in for it; None if nothing is.
 
     A scheduler of PyTorch's wraps the step to see that it is called. It does not count: see ``tell_schedulers``.
-
-    Args:
-        optimizer: one of this package.
     """
     if any(getattr(optimizer, hooks, None) for hooks in STEP_HOOKS):
         return "the optimizer has hooks"
@@ -44,6 +41,15 @@ def why_step_is_needed(optimizer: Optimizer) -> str | None:
     return None if all(_is_from(step, TORCH, OURS) for step in steps) else "the optimizer's step() has been replaced"
 
 
+def why_not_on_the_cpu(optimizer: Optimizer) -> str | None:
+    """Which parameter is not of single or double precision on the CPU, as compiled code needs it; None if all are."""
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if param.device.type != "cpu" or param.dtype not in (torch.float32, torch.float64):
+                return f"a parameter is {param.dtype} on {param.device.type}"
+    return None
+
+
 def tell_schedulers(optimizer: Optimizer) -> None:
     """Let PyTorch's schedulers know that an update has been made in place of ``optimizer.step``."""
     if "step" in vars(optimizer):
@@ -51,11 +57,7 @@ def tell_schedulers(optimizer: Optimizer) -> None:
 
 
 def why_modules_are_needed(*roots: Any) -> str | None:
-    """What is around layers or parameters, so that nothing else can stand in for them; None if nothing is.
-
-    Args:
-        *roots: networks and losses; what is no module does not count.
-    """
+    """What is around layers or parameters, so that nothing else can stand in for them; None if nothing is."""
     if nn.modules.module._has_any_global_hook():
         return "there are hooks for all networks"
     for module in (module for root in roots if isinstance(root, nn.Module) for module in root.modules()):

@@ -73,7 +73,6 @@ def choose(
     Args:
         wanted: name of an engine, or "auto".
         learning: network, optimizer and loss, as they are now.
-        batch_size: samples in a mini-batch.
         obstacle: why Avalanche's callbacks have to run, if they do.
         sample: a mini-batch, if one is known already.
 
@@ -132,10 +131,6 @@ def choose_gradients(
 
     Args:
         execution: whose record says what was chosen.
-        learning: network, optimizer and loss.
-        dataset: the samples to learn from.
-        batch_size: samples in a mini-batch.
-        device: of the network.
         before: what was chosen for the experience before; a graph is kept for as long as it holds.
     """
     if execution.record["name"] == "fused":

@@ -51,7 +51,6 @@ def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambd
     Avalanche's clock does not count, since the learner advances it by itself.
 
     Args:
-        plugin: the plugin, metric or logger.
         except_for: tells plugins, or parts of them, that do not count either.
     """
     if isinstance(plugin, Clock) or except_for(plugin):

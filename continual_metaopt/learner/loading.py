@@ -69,8 +69,6 @@ def read_samples(
     """Read inputs and targets on a device, several mini-batches at once where that gives the same samples.
 
     Args:
-        loader: what to read.
-        device: where they are wanted.
         take_inputs: given the inputs of each mini-batch as well.
     """
     for x, y in _read(loader, device):

@@ -22,14 +22,12 @@ Watch = Callable[[Differentiate, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass
 class TorchPortions:
-    """Portions that PyTorch's network learns from, by autograd or a traced graph.
+    """Learns from portions of samples by autograd or a traced graph.
 
     Attributes:
-        learning: network, optimizer and loss.
         update: makes the optimizer's update.
         differentiate: predicts, and computes the gradients.
         samples: mini-batches (inputs, targets) that are left.
-        record_every: distance in steps between recorded step sizes.
     """
 
     learning: Learning
@@ -56,14 +54,10 @@ class TorchPortions:
 
 @dataclass
 class CompiledPortions:
-    """Portions that the compiled engine learns from.
+    """Learns from portions of samples by compiled code.
 
     Attributes:
-        learning: network, optimizer and loss.
-        engine: made of them.
-        dataset: samples of the experience.
-        first: number of the sample that comes next in it.
-        record_every: distance in steps between recorded step sizes.
+        first: number of the sample that comes next in the data set.
         take_inputs: given the inputs that were learned from, if anybody wants them.
     """
 

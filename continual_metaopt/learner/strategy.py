@@ -36,7 +36,7 @@ class MetaOptimizeStrategy(OnlineLearner):
         >>> strategy = MetaOptimizeStrategy(model=model, lr=1e-3, engine="torch")
         >>> _ = strategy.train(benchmark.train_stream)
         >>> round(strategy.online_accuracy, 2)
-        0.0
+        0.63
     """
 
     def __init__(self, *, model: nn.Module, **options: Any) -> None:
@@ -46,7 +46,7 @@ class MetaOptimizeStrategy(OnlineLearner):
 
 _model, *_optimizer_options = inspect.signature(metaoptimize).parameters.values()
 _parameters = [_model.replace(kind=_model.KEYWORD_ONLY), *_optimizer_options, *_LEARNER_OPTIONS.values()]
-_descriptions = described_options(OnlineLearner) | described_options(metaoptimize)
+_descriptions = described_options(metaoptimize) | described_options(OnlineLearner)
 _self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 MetaOptimizeStrategy.__init__.__signature__ = inspect.Signature([_self, *_parameters])  # type: ignore[attr-defined]
 MetaOptimizeStrategy.__doc__ = with_options(

@@ -24,7 +24,7 @@ class GrowingHead(IncrementalClassifier):
         in_features: numbers that come in.
 
     Example:
-        >>> GrowingHead(64)(torch.zeros(1, 64)).tolist()
+        >>> GrowingHead(64)(torch.zeros(1, 64)).tolist()  # no class has appeared
         [[-1000.0]]
     """
 

@@ -27,6 +27,10 @@ class LeNet(nn.Sequential):
 
     Raises:
         ValueError: batch or unknown normalisation.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in LeNet().parameters())
+        61706
     """
 
     def __init__(

@@ -13,6 +13,11 @@ class HalfSquaredError(nn.Module):
 
     Args:
         reduction: "mean" over the mini-batch, or "none" for the losses of its samples.
+
+    Example:
+        >>> import torch
+        >>> HalfSquaredError()(torch.tensor([[3.0]]), torch.tensor([[1.0]])).item()
+        2.0
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -33,13 +38,14 @@ class HalfSquaredError(nn.Module):
 
 
 def criterion_of(task: str) -> nn.Module:
-    """The loss of a task.
-
-    Args:
-        task: "classification" or "regression", as a stream's ``info.for_learner`` says.
+    """Make the loss of a task, which is "classification" or "regression", as a stream's ``info.for_learner`` says.
 
     Raises:
         ValueError: unknown task.
+
+    Example:
+        >>> criterion_of("classification")
+        CrossEntropyLoss()
     """
     if task == "classification":
         return nn.CrossEntropyLoss()

@@ -23,6 +23,10 @@ class MLP(nn.Sequential):
 
     Raises:
         ValueError: batch or unknown normalisation.
+
+    Example:
+        >>> [tuple(parameter.shape) for parameter in MLP(input_shape=(1, 8, 8), hidden=(5,)).parameters()]
+        [(5, 64), (5,), (10, 5), (10,)]
     """
 
     def __init__(
@@ -49,7 +53,7 @@ def mlp_300_150(
     norm: LayerNorm = "none",
     growing_head: bool = False,
 ) -> MLP:
-    """The MLP of UPGD's experiments (Elsayed & Mahmood, 2024): 300 and 150 hidden units, three blocks.
+    """Make the MLP of UPGD's experiments (Elsayed & Mahmood, 2024): 300 and 150 hidden units, three blocks.
 
     Args:
         n_outputs: number of outputs.
@@ -59,5 +63,9 @@ def mlp_300_150(
 
     Raises:
         ValueError: batch or unknown normalisation.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in mlp_300_150().parameters())
+        282160
     """
     return MLP(n_outputs, input_shape, (300, 150), norm, growing_head)

@@ -20,6 +20,10 @@ class PaperCNN(nn.Sequential):
 
     Raises:
         ValueError: the images are smaller than 4 × 4, too small to be pooled twice.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in PaperCNN().parameters())
+        268650
     """
 
     def __init__(

@@ -32,6 +32,10 @@ class ResNet18(nn.Sequential):
     Raises:
         ValueError: the images are smaller than 8 × 8; groups that do not divide the width; batch or unknown
             normalisation.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in ResNet18(width=16).parameters())
+        701466
     """
 
     def __init__(
@@ -78,15 +82,7 @@ class ResNet18(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, to whose result the input is added.
-
-    Args:
-        n_inputs: feature maps that come in.
-        n_outputs: feature maps that come out.
-        stride: of the first convolution.
-        norm: as in ``ResNet18``.
-        groups: as in ``ResNet18``.
-    """
+    """Two 3 × 3 convolutions, the first one with the stride, to whose result the input is added."""
 
     def __init__(self, n_inputs: int, n_outputs: int, stride: int, norm: str, groups: int) -> None:
         super().__init__()

@@ -37,6 +37,10 @@ class ViTTiny(nn.Sequential):
     Raises:
         ValueError: patches that do not divide the images, heads that do not divide the width, stages that do not
             divide the depth.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in ViTTiny(width=64, depth=4, heads=4).parameters())
+        208074
     """
 
     def __init__(
@@ -77,13 +81,7 @@ class ViTTiny(nn.Sequential):
 
 
 class PatchEmbedding(nn.Module):
-    """Turns an image into tokens [n, 1 + patches, width]: the class token and one per patch, with their positions.
-
-    Args:
-        input_shape: channels, height and width of an image.
-        patch_size: height and width of a patch.
-        width: numbers per token.
-    """
+    """Turns an image into tokens [n, 1 + patches, width]: the class token and one per patch, with their positions."""
 
     def __init__(self, input_shape: tuple[int, int, int], patch_size: int, width: int) -> None:
         super().__init__()
@@ -100,12 +98,7 @@ class PatchEmbedding(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a hidden layer, each added to its input after normalising that.
-
-    Args:
-        width: numbers per token.
-        heads: attention heads.
-    """
+    """Self-attention and a hidden layer, each added to its input after normalising that."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args
 
-from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
 from continual_metaopt.streams.signatures import described_options, with_options
 
@@ -39,6 +38,29 @@ DECAY_IN_GRADIENT = [0.0, 1e-4, 1e-3, 1e-2]
 NOISE = [0.0, 1e-3, 1e-2, 1e-1]
 INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy begin with
 ON_A_BASE: SearchSpace = {"lr": LR, "weight_decay": DECOUPLED_DECAY}  # of a step size that is the base update's own
+
+
+PIP_NAMES = {
+    "dadaptation": "dadaptation",
+    "dog": "dog-optimizer",
+    "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
+    "lion_pytorch": "lion-pytorch",
+    "mechanic_pytorch": "mechanic-pytorch",
+    "prodigyopt": "prodigyopt",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "schedulefree": "schedulefree",
+}
+
+
+class MissingPackageError(ImportError):
+    """A learner's package is not installed; the message says how to install it."""
+
+    def __init__(self, learner: str, module: str) -> None:
+        super().__init__(
+            f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
+            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
+            name=module,
+        )
 
 
 @dataclass(frozen=True)

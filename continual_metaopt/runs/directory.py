@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, open_regular, write_whole
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Observations, recorded_steps
 from continual_metaopt.optim.protocol import QUANTILES
 from continual_metaopt.runs.damage import _is_damage, notes_on_damages, set_aside
 from continual_metaopt.runs.files import (
@@ -27,6 +27,7 @@ from continual_metaopt.runs.files import (
     _make_way,
     _parts,
     _write_table,
+    arrow_array,
     read_json,
     remove_leftovers,
     write_json,
@@ -96,10 +97,10 @@ class RunDirectory:
             observations: of consecutive samples.
             samples_every: distance in steps between the samples that get a row; all of them are counted.
         """
-        first = -observations.first_step % samples_every
-        correct, loss = observations.correct[first::samples_every], observations.loss[first::samples_every]
-        steps = np.arange(observations.first_step + first, observations.next_step, samples_every)
-        self._add("samples", [steps, np.full(len(steps), observations.experience), correct, loss])
+        steps = recorded_steps(observations.first_step, len(observations), samples_every)
+        rows = slice(steps.start - observations.first_step, None, samples_every)
+        values = observations.correct[rows], observations.loss[rows]
+        self._add("samples", [np.array(steps), np.full(len(steps), observations.experience), *values])
         no_quantiles = (None,) * len(QUANTILES)
         self._add_rows(
             "step_sizes",
@@ -180,7 +181,7 @@ class RunDirectory:
 
     def _add(self, name: str, columns: Sequence[Any]) -> None:
         schema = TABLES[name]
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+        arrays = [arrow_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         self._rows[name].append(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def _add_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -203,14 +204,14 @@ class RunDirectory:
 
     def _read_parts(self, name: str) -> Iterator[pa.Table]:
         """The parts of this attempt, one after the other."""
-        parts = _parts(self.path, name)
+        parts, schema = _parts(self.path, name), TABLES[name]
         for number in range(self._n_parts):
             part = parts.get(number, _folder(self.path, name) / f"part-{number:05d}.parquet")
             try:
                 with open_regular(part) as file:
-                    yield pq.read_table(
-                        file, schema=TABLES[name], partitioning=None, use_threads=False, page_checksum_verification=True
-                    )
+                    # not by pq.read_table, which imports pandas
+                    table = pq.ParquetFile(file, page_checksum_verification=True).read(schema.names, use_threads=False)
+                    yield pa.concat_tables([pa.Table.from_batches([], schema), table], promote_options="default")
             except (OSError, ValueError, pa.ArrowException) as error:
                 if not _is_damage(error):
                     raise

@@ -1,5 +1,6 @@
 """What is recorded about the software and the machine of a run."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
+@functools.cache
 def describe_software() -> dict[str, str | None]:
     """Versions of Python, of the packages that matter, and of this package's source where it is a git checkout."""
     packages = ("continual-metaopt", "torch", "torchvision", "avalanche-lib", "numpy", "pyarrow")

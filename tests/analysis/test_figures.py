@@ -10,10 +10,10 @@ import pytest
 from matplotlib.text import Text
 
 from continual_metaopt.analysis import figures, load_runs, write_report
+from continual_metaopt.analysis.field.figures import accuracy_against_time
 from continual_metaopt.analysis.figures import (
     COLOURS,
     WIDTHS,
-    accuracy_against_time,
     around_boundaries,
     caption_of,
     cumulative_accuracy,

@@ -7,7 +7,6 @@ EVERYth operation on files, or, where that is 0, at one operation of each kind, 
 20 times at random. It says how many were killed, and at how many kinds; what differs is an error.
 """
 
-import functools
 import json
 import os
 import random
@@ -53,7 +52,6 @@ def checkpoint_often(n_samples: int) -> None:
     for engine in (torch_engine, compiled_learner):
         engine.MAX_SAMPLES, engine.MAX_SECONDS = n_samples, 60.0
     compiled_learner.FIRST_SAMPLES = n_samples
-    under_way.describe_software = functools.cache(under_way.describe_software)
     os.fsync = lambda descriptor: None  # a killed process loses nothing that it has written
 
 

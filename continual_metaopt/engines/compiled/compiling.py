@@ -12,6 +12,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.runtime import rtsys
 
 from continual_metaopt.streams.decoded_images import CACHE_VARIABLE, cache_folder
 from continual_metaopt.streams.private_folders import private_folder, temporary_folder
@@ -25,9 +26,6 @@ SOURCES = [  # files with compiled functions; each may hold code of the others
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Let a function of one of the ``SOURCES`` be compiled when it is first called, unless its code is kept already.
-
-    Args:
-        function: a plain function.
 
     Returns:
         What calls the compiled function. Divisions by zero and so on give what NumPy gives.
@@ -104,13 +102,18 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """A cache that never stops a run: damaged files are compiled anew, and what cannot be written is not kept."""
+    """A cache that never stops a run: damaged files are compiled anew, and what cannot be written is not kept.
+
+    Code that is kept is loaded without what Numba needs to compile, which takes a second in each process.
+    """
 
     _impl_class = _Implementation
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except Exception:
             with suppress(OSError):
                 self.flush()

@@ -57,9 +57,6 @@ def compiled_or_why_not(
     """The compiled engine of a learner, and None; or None and what keeps the learner from being compiled.
 
     Args:
-        model: the network.
-        optimizer: of its parameters.
-        criterion: loss of (output, target).
         sample: input and target of a mini-batch of one; both results are None if nothing but that is missing.
     """
     objection = why_not_compiled(model, optimizer, criterion)
@@ -77,9 +74,7 @@ class CompiledEngine:
     """Runs a learner that ``why_not_compiled`` has no objection to.
 
     Args:
-        model: the network.
         optimizer: of its parameters; those that it has not, or that need no gradient, are frozen.
-        criterion: loss of (output, target).
         input_shape: of one sample: (channels, height, width) or (numbers,).
 
     Attributes:
@@ -157,11 +152,6 @@ class CompiledEngine:
         """Learn from samples of a data set of tuples (input, target, …).
 
         Args:
-            dataset: the samples.
-            first: as for ``CompiledLearner.learn``.
-            observations: likewise.
-            record_every: likewise.
-            at_most: likewise.
             take_inputs: given the inputs [n, …] that were learned from.
 
         Returns:
@@ -243,14 +233,10 @@ class CompiledEngine:
 
     def _arrays_in_state(self) -> Iterator[tuple[str, Array]]:
         """The arrays that hold a part of each parameter's state, with its key there."""
-        rule = BASE_RULES[type(self.optimizer.base)]
-        if rule.momentum is not None:
-            yield rule.momentum, self.learner.learned.momentum
-        if rule.second_moment is not None:
-            yield rule.second_moment, self.learner.learned.second_moment
-        yield "trace", self.learner.learned.trace
-        if len(self.learner.learned.long_trace):
-            yield LONG_TRACE, self.learner.learned.long_trace
+        for field, key in self.learner.states.items():
+            array = getattr(self.learner.learned, field)
+            if len(array):
+                yield key, array
 
 
 class _DatasetSamples:

@@ -255,7 +255,6 @@ def update(
     type, as are the numbers, and none overlaps with another.
 
     Args:
-        rule: number of the base update.
         p: weights, outputs × inputs.
         delta: gradient with respect to the outputs, or 1.
         x: inputs, or the gradient.
@@ -264,7 +263,6 @@ def update(
         v: second moment; empty for rules without.
         h: trace; empty for a fixed step size.
         long: trace with a longer horizon; empty if there is only one.
-        room: with the constants of the rule.
         numbers: from ``step_numbers``.
     """
     room.products[:] = 0
@@ -310,12 +308,8 @@ def step_numbers(base: int, base_settings: Array, step: float, step_size: float,
     """Numbers that ``update`` takes for one parameter; ``k`` receives the rule's constants.
 
     Args:
-        base: number of the base update.
-        base_settings: its settings.
         step: number of this update of the parameter, from 1.
-        step_size: of its block.
         settings: the parameter's row in the table of settings.
-        k: the rule's constants.
 
     Returns:
         Step size divided by the direction's divisor, step size times weight decay, and the factors on both old traces.
@@ -351,13 +345,10 @@ def update_in_place(
     """Update parameters where they lie in memory.
 
     Args:
-        base: number of the base update.
-        base_settings: its settings.
         addresses: of each parameter's weights, gradient and state, where there is one, and its size: int64
             [n, N_ADDRESS_COLUMNS].
         settings: of each parameter, float64 [n, N_SETTINGS].
         steps: number of this update of each parameter, from 1.
-        step_sizes: of each parameter.
         room: whose type is that of the parameters.
         meta_gradients: receives the parts of each parameter, by its trace and by the long one: [n, 2].
     """
@@ -402,10 +393,8 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
     """Make the meta update of a block's step size with meta gradient ``z``; returns by how much its logarithm moved.
 
     Args:
-        rule: number of the meta update.
         settings: its three settings.
         block: the block's row in the table of blocks.
-        z: meta gradient.
     """
     block[META_GRADIENT] = z
     step, mean, square, meta_lr = block[META_STEP], block[META_MEAN], block[META_SQUARE], block[META_LR]
@@ -448,13 +437,7 @@ def _revise(h: Array, change: Any, p: Array) -> None:
 
 @compiled
 def revise_in_place(addresses: Array, changes: Array, room: Room) -> None:
-    """Move weights where they lie in memory, by their traces times the changes of their log step sizes.
-
-    Args:
-        addresses: as for ``update_in_place``.
-        changes: of each parameter.
-        room: whose type is that of the parameters.
-    """
+    """Move weights where they lie in memory, by their traces times the changes of their log step sizes."""
     kind = room.constants.dtype
     for i in range(len(addresses)):
         if addresses[i, TRACE] and changes[i] != 0:
@@ -654,10 +637,6 @@ def _tile(rows: int, vectors: int) -> Any:
     """A function that adds the product of two matrices to a small part of a third, which stays in registers.
 
     The sum over the inner dimension is made in its order, each product added with one rounding (fused multiply-add).
-
-    Args:
-        rows: of the part.
-        vectors: its width, in vectors of ``VECTOR_BYTES``.
     """
 
     @intrinsic
@@ -780,26 +759,6 @@ def multiply(x: Any, b: Any, out: Any, rows: int, columns: int, inner: int) -> N
 
 
 @compiled
-def _pad(layer: Array, image: Array, padded: Array) -> None:
-    """Copy an image into the middle of a larger one."""
-    row = layer[WIDTH] * layer[CHANNELS]
-    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    for y in range(layer[HEIGHT]):
-        start = (y + layer[PAD_HEIGHT]) * padded_row + layer[PAD_WIDTH] * layer[CHANNELS]
-        _copy(image[y * row : (y + 1) * row], padded[start : start + row])
-
-
-@compiled
-def _unpad(layer: Array, padded: Array, image: Array) -> None:
-    """Take the middle of a padded image."""
-    row = layer[WIDTH] * layer[CHANNELS]
-    padded_row = (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
-    for y in range(layer[HEIGHT]):
-        start = (y + layer[PAD_HEIGHT]) * padded_row + layer[PAD_WIDTH] * layer[CHANNELS]
-        _copy(padded[start : start + row], image[y * row : (y + 1) * row])
-
-
-@compiled
 def _copy_rows(source: Array, source_row: int, target: Array, target_row: int, rows: int, n: int) -> None:
     """Copy the first ``n`` numbers of each row to rows of another length."""
     for row in range(rows):
@@ -820,6 +779,13 @@ def _geometry(layer: Array) -> tuple[int, int, int]:
 
 
 @compiled
+def _middle(layer: Array) -> tuple[int, int, int]:
+    """Of a padded image: where its middle begins, and the lengths of a row of the middle and of the whole."""
+    row, margin = layer[WIDTH] * layer[CHANNELS], layer[PAD_WIDTH] * layer[CHANNELS]
+    return layer[PAD_HEIGHT] * (row + 2 * margin) + margin, row, row + 2 * margin
+
+
+@compiled
 def _padded_image(layer: Array, images: Array) -> Array:
     size = (layer[HEIGHT] + 2 * layer[PAD_HEIGHT]) * (layer[WIDTH] + 2 * layer[PAD_WIDTH]) * layer[CHANNELS]
     return images[layer[PADDED] : layer[PADDED] + size]
@@ -831,7 +797,8 @@ def _conv_forward(layer: Array, network: Network, weights: Array, x: Array, out:
     length, image_row, step = _geometry(layer)
     patch, positions = layer[KERNEL_HEIGHT] * length, layer[OUT_HEIGHT] * layer[OUT_WIDTH]
     padded = _padded_image(layer, memory.images)
-    _pad(layer, x, padded)
+    first, row, padded_row = _middle(layer)
+    _copy_rows(x, row, padded[first:], padded_row, layer[HEIGHT], row)
     start = network.parameters[layer[WEIGHT], START]
     kernels, sums = weights[start : start + patch * outputs], out
     if columns > outputs:
@@ -913,7 +880,8 @@ def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _Conv
         gradients = (delta, y * width * columns, columns, 1)
         multiply(gradients, (room.kernels, 0, row), (room.patches, 0, row), width, row, outputs)
         _paste(layer, y, room.patches, row, room.padded)
-    _unpad(layer, room.padded, dx)
+    first, length, padded_row = _middle(layer)
+    _copy_rows(room.padded[first:], padded_row, dx, length, layer[HEIGHT], length)
 
 
 @compiled
@@ -1104,9 +1072,6 @@ def count_correct(network: Network, weights: Array, memory: Memory, x: Array, la
     """How many samples are predicted right: the largest output is at the label.
 
     Args:
-        network: what to compute.
-        weights: of all parameters.
-        memory: room, made for this network.
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples].
     """
@@ -1144,16 +1109,12 @@ def learn(
     """Predict, score, learn, for one sample after the other.
 
     Args:
-        network: what to compute.
         learned: changed in place.
-        rules: of learning.
-        memory: room, made for this network.
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples], for cross-entropy.
         targets: [samples, outputs], for squared errors.
         planned: step sizes at each sample, float64 [samples, blocks]; [0, blocks] for those of the table of blocks.
         first_step: number of the first sample in the stream.
-        record_every: distance in steps between recorded step sizes.
         correct: receives whether the largest output was at the label, bool [samples].
         losses: receives the losses of the predictions, float64 [samples].
         step_sizes: receives the step sizes in force at each recorded step, float64 [recorded steps, blocks].

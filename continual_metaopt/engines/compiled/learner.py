@@ -29,6 +29,7 @@ from continual_metaopt.engines.observations import (
     check_finite,
     label_does_not_fit,
     numbers_at_end,
+    recorded_steps,
     weights_are_due,
     weights_not_finite,
 )
@@ -71,12 +72,8 @@ class CompiledLearner:
     """Learns by compiled code from arrays. It can be pickled, with all that it has learned.
 
     Args:
-        tables: of the network.
-        network: the same for the kernels.
-        rules: of learning.
         learned: what learning changes; copied.
         blocks: names of the blocks of parameters that have a step size of their own.
-        parameters: names of the parameters, in the order of the tables.
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
         trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
     """
@@ -156,9 +153,6 @@ class CompiledLearner:
     def check_weights(self, step: int) -> None:
         """Stop at weights that are not numbers, which a loss need not show.
 
-        Args:
-            step: number of samples that have been learned from.
-
         Raises:
             Diverged: a weight is NaN or infinite.
         """
@@ -210,7 +204,7 @@ class CompiledLearner:
         else:
             targets[:] = y[:n].reshape(targets.shape)
         step = observations.next_step
-        recorded = [s for s in range(step, step + n) if s % record_every == 0]
+        recorded = recorded_steps(step, n, record_every)
         correct, losses = np.zeros(n, np.bool_), np.zeros(n)
         step_sizes = np.zeros((len(recorded), len(self.blocks)))
         meta_gradients = np.zeros_like(step_sizes)

@@ -75,7 +75,6 @@ def translate(model: nn.Module, input_shape: Sequence[int]) -> tuple[NetworkTabl
     """Describe a network that ``why_not_translated`` has no objection to.
 
     Args:
-        model: a sequence of layers.
         input_shape: of one sample: (channels, height, width) or (numbers,).
 
     Returns:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch.optim import Optimizer
 
 from continual_metaopt.engines.compiled import kernels
-from continual_metaopt.engines.wrapped import why_step_is_needed
+from continual_metaopt.engines.wrapped import why_not_on_the_cpu, why_step_is_needed
 from continual_metaopt.optim import base_updates, meta_updates
 from continual_metaopt.optim.controls.reinitialised import Reinitialised
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
@@ -79,13 +78,7 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
         if type(update) not in rules:
             return f"there is no kernel for {type(update).__name__}"
     dtypes = {param.dtype for group in optimizer.param_groups for param in group["params"]}
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            if param.device.type != "cpu" or param.dtype not in (torch.float32, torch.float64):
-                return f"a parameter is {param.dtype} on {param.device.type}"
-    if len(dtypes) > 1:
-        return "the parameters are of different types"
-    return None
+    return why_not_on_the_cpu(optimizer) or ("the parameters are of different types" if len(dtypes) > 1 else None)
 
 
 def kernel_rules(optimizer: MetaOptimize) -> kernels.Rules:

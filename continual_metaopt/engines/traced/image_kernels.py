@@ -70,15 +70,6 @@ class Convolution:
     The patches of the image that come under the kernel are laid out once, in room that is kept, and serve both ways.
     PyTorch lays them out twice, and its library multiplies matrices of such sizes at half the speed on some processors.
     The sums are rounded in another order than PyTorch's.
-
-    Args:
-        channels: of the image.
-        outputs: channels that come out.
-        size: height and width of the image.
-        kernel: height and width of the kernel.
-        stride: by which it moves.
-        padding: of the image, with zeros.
-        dtype: of all numbers.
     """
 
     def __init__(

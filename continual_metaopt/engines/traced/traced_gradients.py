@@ -19,7 +19,7 @@ from continual_metaopt.engines.torch_engine import (
 )
 from continual_metaopt.engines.traced.faster_operations import simplify, use_image_kernels
 from continual_metaopt.engines.undisturbed import random_numbers_kept, random_state
-from continual_metaopt.engines.wrapped import why_modules_are_needed
+from continual_metaopt.engines.wrapped import why_modules_are_needed, why_not_on_the_cpu
 from continual_metaopt.optim.protocol import switches_weights, wants_graph
 
 FEWEST_SAMPLES = 100  # in an experience; tracing and checking take longer than these take to learn from
@@ -39,11 +39,7 @@ def why_not_traced(optimizer: Optimizer) -> str | None:
     """
     if wants_graph(optimizer):
         return "the optimizer differentiates the loss itself"
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            if param.device.type != "cpu" or param.dtype not in (torch.float32, torch.float64):
-                return f"a parameter is {param.dtype} on {param.device.type}"
-    return None
+    return why_not_on_the_cpu(optimizer)
 
 
 class TracedGradients:
@@ -61,9 +57,6 @@ class TracedGradients:
     Args:
         model: the network, on the CPU.
         optimizer: of its parameters; one that ``why_not_traced`` has no objection to.
-        criterion: loss of (output, target).
-        x: a mini-batch of inputs.
-        y: its targets.
 
     Raises:
         NotTraceable: hooks, random numbers, buffers that change, or other things that a graph does not hold.
@@ -87,10 +80,6 @@ class TracedGradients:
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Predict, and compute the gradients.
-
-        Args:
-            x: a mini-batch of inputs.
-            y: its targets.
 
         Returns:
             The network's output, and its loss, a scalar.
@@ -120,15 +109,7 @@ class TracedGradients:
         return (output, loss) if seen is None else seen
 
     def still_holds(self, model: nn.Module, optimizer: Optimizer, criterion: Any, x: Tensor, y: Tensor) -> bool:
-        """Whether nothing has changed since the graph was traced, and its results for a mini-batch are autograd's.
-
-        Args:
-            model: the network.
-            optimizer: of its parameters.
-            criterion: loss of (output, target).
-            x: a mini-batch of inputs.
-            y: its targets.
-        """
+        """Whether nothing has changed since the graph was traced, and its results for a mini-batch are autograd's."""
         if (model, optimizer, criterion) != (self.model, self.optimizer, self.criterion):
             return False
         if (_kind(x), _kind(y)) != self._kinds or self._describe() != self._description:

@@ -20,6 +20,7 @@ from continual_metaopt.engines.observations import MAX_SAMPLES
 from continual_metaopt.engines.torch_engine import accuracy
 from continual_metaopt.engines.undisturbed import undisturbed
 from continual_metaopt.learner.metrics import inside as d
+from continual_metaopt.learner.metrics.names import NAMES
 from continual_metaopt.learner.metrics.online import BlockMetric, OnlineMetric, TraceCosine, UpdateMetric, is_piece
 from continual_metaopt.streams.signatures import described_options, with_options
 
@@ -80,13 +81,13 @@ def diagnostics(
         >>> metrics[0].every
         500
     """
-    unknown = wanted.keys() - _METRICS.keys()
+    unknown = wanted.keys() - {*NAMES}
     if unknown:
         raise TypeError(f"diagnostics() got an unexpected keyword argument '{min(unknown)}'")
     chosen: dict[type, list[str]] = {}
-    for name, metric in _METRICS.items():
+    for name in NAMES:
         if wanted.get(name, name != "retention" or retention is not None):
-            chosen.setdefault(metric, []).append(name)
+            chosen.setdefault(_METRICS[name], []).append(name)
     made: list[OnlineMetric] = []
     for metric, names in chosen.items():
         if metric is Representation:
@@ -98,14 +99,8 @@ def diagnostics(
 
 
 def named_diagnostics(names: Sequence[str], every: int, test_stream: Sequence[Any]) -> list[OnlineMetric]:
-    """Make the metrics of the named diagnostics, and no others.
-
-    Args:
-        names: of the diagnostics.
-        every: distance between values, in iterations.
-        test_stream: held-out samples of each experience.
-    """
-    wanted = {name: name in names for name in _METRICS if name != "retention"}
+    """Make the metrics of the named diagnostics, and no others."""
+    wanted = {name: name in names for name in NAMES if name != "retention"}
     return diagnostics(every=every, retention=test_stream if "retention" in names else None, **wanted)
 
 
@@ -148,12 +143,6 @@ class Representation(OnlineMetric, without_callbacks=True):
     """Dormant units and ranks of the last hidden layer, on the last samples that were seen.
 
     Named ``DormantUnits/BLOCK``, and ``DormantUnits`` for all units; ``EffectiveRank``; ``StableRank``.
-
-    Args:
-        every: distance between values, in iterations.
-        readings: what to measure.
-        threshold: τ of dormant units.
-        probe: number of samples.
 
     Raises:
         ValueError: ``every`` or ``probe`` is less than 1, or ``threshold`` is negative.
@@ -394,12 +383,11 @@ def _with_known_part(param: Tensor, known: Tensor | None) -> Tensor:
     return copy
 
 
-_KINDS = inspect.Parameter
 _signature = inspect.signature(diagnostics)
 _every, _retention, *_others, _ = _signature.parameters.values()
 _options = [
     _every,
-    *(_KINDS(name, _KINDS.KEYWORD_ONLY, default=True, annotation=bool) for name in _METRICS if name != "retention"),
+    *(_every.replace(name=name, default=True, annotation=bool) for name in NAMES if name != "retention"),
     _retention,
     *_others,
 ]

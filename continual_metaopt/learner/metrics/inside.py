@@ -1,6 +1,6 @@
 """What happens inside a network that learns: the mathematics of the diagnostics, on tensors.
 
-``diagnostic_metrics`` measures them while any Avalanche strategy learns; docs/diagnostics.md tells what each means.
+``diagnostics`` measures them while any Avalanche strategy learns; docs/diagnostics.md tells what each means.
 """
 
 import math
@@ -43,12 +43,12 @@ def plasticity(loss_before: float, loss_after: float) -> float:
     Source: Elsayed and Mahmood (2024), "Addressing loss of plasticity and catastrophic forgetting in continual
     learning"; the clipping at both ends as in their released code.
 
-    Args:
-        loss_before: of the prediction before the update.
-        loss_after: of the same sample after it.
-
     Returns:
         Between 0 (the update did not help) and 1 (nothing of the loss is left); NaN if a loss is NaN.
+
+    Example:
+        >>> plasticity(2.0, 0.5)
+        0.75
     """
     share = 1 - loss_after / max(loss_before, SMALLEST_LOSS)
     return share if math.isnan(share) else min(max(share, 0.0), 1.0)
@@ -59,10 +59,13 @@ def unit_activity(activations: Tensor, unit_axis: int = 1) -> Tensor:
 
     Args:
         activations: of one layer, [n, units, …] with the units along ``unit_axis``.
-        unit_axis: their axis.
 
     Returns:
         [units].
+
+    Example:
+        >>> unit_activity(torch.tensor([[1.0, -4.0], [3.0, 0.0]]))
+        tensor([2., 2.])
     """
     others = [axis for axis in range(activations.dim()) if axis != unit_axis % activations.dim()]
     return activations.detach().abs().mean(dim=others)
@@ -82,6 +85,10 @@ def dormant(activity: Tensor, threshold: float) -> Tensor:
 
     Returns:
         bool [units].
+
+    Example:
+        >>> dormant(torch.tensor([0.1, 0.9, 2.0]), 0.5)
+        tensor([ True, False, False])
     """
     return activity <= threshold * activity.mean()
 
@@ -91,11 +98,12 @@ def effective_rank(singular_values: Tensor) -> float:
 
     Source: Roy and Vetterli (2007), "The effective rank: a measure of effective dimensionality".
 
-    Args:
-        singular_values: of a matrix, [min(rows, columns)].
-
     Returns:
         From 1 to the number of singular values that are not 0; NaN if one is not finite.
+
+    Example:
+        >>> round(effective_rank(torch.tensor([3.0, 3.0, 0.0])), 6)
+        2.0
     """
     values = singular_values.detach().cpu().double()
     total = values.sum()
@@ -110,11 +118,12 @@ def stable_rank(singular_values: Tensor) -> float:
     Source: Rudelson and Vershynin (2007), "Sampling from large matrices". It is another quantity than the "srank" of
     Kumar et al. (2021), which counts the singular values that make up 99 % of their sum.
 
-    Args:
-        singular_values: of a matrix A, [min(rows, columns)].
-
     Returns:
         From 1 to the rank; NaN if a singular value is not finite.
+
+    Example:
+        >>> stable_rank(torch.tensor([2.0, 1.0]))
+        1.25
     """
     values = singular_values.detach().cpu().double()
     largest = values.max()
@@ -125,9 +134,6 @@ def stable_rank(singular_values: Tensor) -> float:
 
 def singular_values(features: Tensor) -> Tensor:
     """Singular values of a matrix of features, not centred; NaN if there are features that are not finite.
-
-    Args:
-        features: [samples, features], at least one of each.
 
     Returns:
         [min(samples, features)], in descending order.
@@ -144,12 +150,7 @@ def norm(parts: Iterable[Tensor]) -> float:
 
 
 def distance(parts: Iterable[Tensor], others: Iterable[Tensor]) -> float:
-    """Euclidean distance between tensors and others of the same shapes, all of them together.
-
-    Args:
-        parts: tensors.
-        others: as many.
-    """
+    """Euclidean distance between tensors and others of the same shapes, all of them together."""
     return norm(part.detach() - other for part, other in zip(parts, others, strict=True))
 
 
@@ -173,6 +174,10 @@ def forgetting(best: Sequence[float], now: Sequence[float]) -> float:
 
     Returns:
         Between −1 (everything is predicted better than ever) and 1; NaN if there is no past experience.
+
+    Example:
+        >>> forgetting([0.75, 0.5], [0.25, 0.5])
+        0.25
     """
     drops = [before - after for before, after in zip(best, now, strict=True)]
     return sum(drops) / len(drops) if drops else math.nan
@@ -180,9 +185,6 @@ def forgetting(best: Sequence[float], now: Sequence[float]) -> float:
 
 def parameter_blocks(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """A network's trainable parameters by top-level child, as ``blocks(model, "blockwise")``, whatever the optimizer.
-
-    Args:
-        model: the network.
 
     Returns:
         Block name → name in the network → parameter.
@@ -215,8 +217,6 @@ def representation(model: nn.Module, inputs: Tensor, at_once: int = 32) -> Repre
     Activations are seen where a module of ``torch.nn`` computes them, not where a forward method calls a function.
 
     Args:
-        model: the network, called with the inputs alone.
-        inputs: [n, …].
         at_once: samples predicted at once; few stay in the processor's cache.
     """
     ran: list[tuple[str, nn.Module]] = []  # layers with weights
@@ -257,12 +257,7 @@ def representation(model: nn.Module, inputs: Tensor, at_once: int = 32) -> Repre
 
 
 def dormant_shares(activity: Sequence[tuple[str, Tensor]], threshold: float) -> dict[str, float]:
-    """Share of dormant units in each block, and in the whole network under the name "".
-
-    Args:
-        activity: as of a ``Representation``.
-        threshold: τ of ``dormant``.
-    """
+    """Share of dormant units in each block, and in the whole network under the name ""."""
     marks: dict[str, list[Tensor]] = {}
     for block, units in activity:
         for name in (block, ""):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 _ROW = re.compile(r'^@?diagnostic\("(\w+)"', flags=re.MULTILINE)
-_NAMES = tuple(_ROW.findall(Path(__file__).with_name("diagnostics.py").read_text(encoding="utf-8")))
+NAMES = tuple(_ROW.findall(Path(__file__).with_name("diagnostics.py").read_text(encoding="utf-8")))
 
 if TYPE_CHECKING:
-    Diagnostic = str
+    Diagnostic = Literal["one of NAMES"]
 else:
-    Diagnostic = Literal[_NAMES]
+    Diagnostic = Literal[NAMES]

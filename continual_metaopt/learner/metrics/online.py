@@ -326,7 +326,6 @@ class SlidingAccuracy(PredictionMetric, without_callbacks=True):
     """Accuracy of the last predictions, named ``Top1_Acc_Window1000`` for a window of 1,000.
 
     Args:
-        every: distance between values, in iterations.
         window: number of predictions; all so far while they are fewer.
 
     Raises:

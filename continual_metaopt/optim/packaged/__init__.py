@@ -11,28 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-PIP_NAMES = {
-    "dadaptation": "dadaptation",
-    "dog": "dog-optimizer",
-    "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
-    "lion_pytorch": "lion-pytorch",
-    "mechanic_pytorch": "mechanic-pytorch",
-    "prodigyopt": "prodigyopt",
-    "pytorch_optimizer": "pytorch-optimizer",
-    "schedulefree": "schedulefree",
-}
-
-
-class MissingPackageError(ImportError):
-    """A learner's package is not installed; the message says how to install it."""
-
-    def __init__(self, learner: str, module: str) -> None:
-        super().__init__(
-            f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
-            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
-            name=module,
-        )
-
 
 def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
     """Take the options of a learner out of its function's ``locals()``; no limit of growth is an infinite one."""

@@ -9,8 +9,8 @@ import pytest
 
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.field.figures import ranking_dots
 from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
-from continual_metaopt.analysis.figures import ranking_dots
 from continual_metaopt.analysis.scripts import ranking as script
 from tests.analysis.synthetic import write_regression, write_run
 

@@ -122,14 +122,14 @@ def test_a_folder_that_is_not_there_is_named() -> None:
     study = load_study("table2", source="parquet:nothing")
     message = "no parquet file or folder at 'nothing'; give the path of a .parquet file or a folder"
     with pytest.raises(FileNotFoundError, match=exactly(message)):
-        reproduce.check_images(study)
+        reproduce._check_images(study)
 
 
 def test_the_analogue_of_figure_3_has_the_papers_six_blocks_and_long_experiences() -> None:
     from continual_metaopt import blocks
     from continual_metaopt.networks import NETWORKS
 
-    study = load_study("trajectories")
+    study = load_study("trajectories").config
     network = NETWORKS[study.network.name](n_outputs=20, **study.network.options)
     names = [str(group["name"]) for group in blocks(network, "blockwise")]
     assert names == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]

@@ -1,34 +1,23 @@
 """Habits of Avalanche that surprise those who build on it.
 
-Some tests only say that a habit still is as our code takes it to be; the others show what OnlineLearner,
-KeepOptimizerState and our metrics make of it. What is tested with one of these already is not repeated here.
+The tests show what OnlineLearner, KeepOptimizerState and our metrics make of them, often beside Avalanche's Naive.
 """
 
-import csv
 import inspect
-import io
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
-from avalanche.benchmarks import split_online_stream, with_classes_timeline
-from avalanche.benchmarks.scenarios.generic_scenario import MaskedAttributeError
+from avalanche.benchmarks import split_online_stream
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, PluginMetric
-from avalanche.evaluation.metric_results import MetricValue
-from avalanche.evaluation.metric_utils import get_metric_name
-from avalanche.evaluation.metrics import Mean, accuracy_metrics, loss_metrics
-from avalanche.logging import CSVLogger, InteractiveLogger, TextLogger
-from avalanche.models import IncrementalClassifier
-from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from avalanche.evaluation.metrics import Mean, accuracy_metrics
+from avalanche.logging import InteractiveLogger
+from avalanche.training.plugins import SupervisedPlugin
 from avalanche.training.plugins.clock import Clock
 from avalanche.training.supervised import Naive
-from avalanche.training.supervised.strategy_wrappers_online import OnlineNaive
-from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.templates.base import PositionalArgumentsDeprecatedWarning
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor, nn
@@ -38,7 +27,7 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.learner import online_learner as learner_module
 from continual_metaopt.learner.listening import ITERATION_CALLBACKS, PARTS_OF_ITERATION, listens_to_iterations
-from continual_metaopt.learner.metrics.online import online_metrics
+from continual_metaopt.learner.metrics.online import OnlineMetric, online_metrics
 from continual_metaopt.learner.online_learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.learner.plugins import KeepOptimizerState
 from continual_metaopt.learner.strategy import MetaOptimizeStrategy
@@ -47,6 +36,7 @@ from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
 from tests.continual_metaopt.conftest import small_network
+from tests.continual_metaopt.learner.parts import evaluator_of, same, weights
 from tests.continual_metaopt.learner.test_plugins import Growing, ManyHeads, classes_by_twos, task_by_task
 
 STRATEGIES = ["Naive", "OnlineLearner"]
@@ -73,12 +63,6 @@ def train(strategy: Any, experiences: Any, eval_streams: Any = (), **options: An
     return strategy.train(experiences, list(eval_streams), shuffle=False, **options)
 
 
-def evaluator_of(*metrics: Any, loggers: Any = (), **options: Any) -> EvaluationPlugin:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin(*metrics, loggers=list(loggers), **options)
-
-
 def plugin_at(*callbacks: str, do: Callable[[Any], Any] = lambda strategy: None) -> SupervisedPlugin:
     """A plugin that does something at these callbacks."""
     plugin = SupervisedPlugin()
@@ -90,14 +74,6 @@ def plugin_at(*callbacks: str, do: Callable[[Any], Any] = lambda strategy: None)
 def cut(stream: Any, size: int = 1, **options: Any) -> Any:
     """A stream of pieces of experiences."""
     return split_online_stream(stream, experience_size=size, shuffle=False, **options)
-
-
-def weights(model: nn.Module) -> list[Tensor]:
-    return [param.detach().clone() for param in model.parameters()]
-
-
-def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def held(optimizer: Optimizer) -> list[int]:
@@ -124,19 +100,6 @@ def portions_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------------------------ the class
 
 
-def test_avalanches_online_naive_is_a_deprecated_function() -> None:
-    assert inspect.isfunction(OnlineNaive)
-    with pytest.raises(TypeError):
-        type("Derived", (OnlineNaive,), {})
-    assert "use Naive strategy instead" in OnlineNaive.__doc__
-
-
-def test_our_strategies_are_naive_ones() -> None:
-    assert issubclass(MetaOptimizeStrategy, OnlineLearner)
-    assert issubclass(OnlineLearner, Naive)
-    assert issubclass(Naive, SupervisedTemplate)
-
-
 @pytest.mark.parametrize("strategy", [Naive, OnlineLearner, MetaOptimizeStrategy])
 def test_arguments_are_keywords(strategy: Any) -> None:
     _, *parameters = inspect.signature(strategy.__init__).parameters.values()
@@ -146,12 +109,6 @@ def test_arguments_are_keywords(strategy: Any) -> None:
     }
     with pytest.warns(PositionalArgumentsDeprecatedWarning):
         strategy(small_network(), **({} if strategy is MetaOptimizeStrategy else {"optimizer": SGD([torch.ones(1)])}))
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_one_sample_and_one_pass_are_the_defaults(kind: str) -> None:
-    strategy = strategy_of(kind, small_network())
-    assert (strategy.train_mb_size, strategy.train_epochs) == (1, 1)
 
 
 # ------------------------------------------------------------------------------------------------- order of callbacks
@@ -358,15 +315,6 @@ def test_the_output_that_is_left_after_an_iteration_is_from_before_its_update(
 # ------------------------------------------------------------------------------------------------------ experiences
 
 
-def test_naive_learns_nothing_from_an_iterator_unless_told_not_to_evaluate(digits: StreamBenchmark) -> None:
-    learned = []
-    for options in ({}, {"eval_streams": []}):
-        strategy = strategy_of("Naive", small_network())
-        strategy.train((experience for experience in digits.train_stream), **options)
-        learned.append(strategy.clock.train_iterations)
-    assert learned == [0, 2 * SIZE]
-
-
 @pytest.mark.parametrize(("kind", "evaluates"), [("Naive", True), ("OnlineLearner", False)])
 def test_without_evaluation_streams_only_naive_evaluates(digits: StreamBenchmark, kind: str, evaluates: bool) -> None:
     at: list[int] = []
@@ -376,49 +324,6 @@ def test_without_evaluation_streams_only_naive_evaluates(digits: StreamBenchmark
 
 
 # ------------------------------------------------------------------------------------------- experiences cut in pieces
-
-
-@pytest.mark.parametrize("told", [False, True], ids=["hidden", "told"])
-def test_only_a_split_that_drops_the_rest_marks_last_pieces(digits: StreamBenchmark, told: bool) -> None:
-    marks = {
-        drop: [
-            (piece.is_first_subexp, piece.is_last_subexp)
-            for piece in cut(digits.train_stream, drop_last=drop, access_task_boundaries=told)
-        ]
-        for drop in (False, True)
-    }
-    first, middle, last = (True, False), (False, False), (False, True)
-    assert marks[True] == [first, middle, last] * 2
-    assert marks[False] == [first, middle, middle] * 2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_pieces_have_no_classes_for_a_growing_head_unless_boundaries_are_told(kind: str) -> None:
-    stream = classes_by_twos().train_stream[:2]
-
-    def learn(pieces: Any) -> Any:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), IncrementalClassifier(64, 2))
-        train(strategy_of(kind, model), pieces)
-        return model[1].classifier.weight
-
-    with pytest.raises(AttributeError, match="classes_in_this_experience"):
-        learn(cut(stream, 15))
-    with pytest.warns(UserWarning, match="converted to a list"):
-        wrapped = with_classes_timeline(cut(stream, 15))
-    told = learn(cut(stream, 15, access_task_boundaries=True))
-    assert learn(wrapped).shape == told.shape
-    assert len(told) > 2
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_boundaries_are_not_hidden_from_plugins(digits: StreamBenchmark, kind: str) -> None:
-    seen = []
-    plugin = plugin_at("before_training_exp", do=lambda strategy: seen.append(strategy.experience.is_first_subexp))
-    train(strategy_of(kind, small_network(), None, [plugin]), cut(digits.train_stream, access_task_boundaries=False))
-    assert seen == [True, False, False] * 2
-    with pytest.raises(MaskedAttributeError, match="is_first_subexp"):
-        next(iter(cut(digits.train_stream))).train().is_first_subexp  # noqa: B018
 
 
 @pytest.mark.parametrize("form", ["whole", "pieces", "pieces of such"])
@@ -435,21 +340,6 @@ def test_experiences_that_hide_what_is_not_for_training_are_learned_from(digits:
     learner = strategy_of("OnlineLearner", small_network(), recorder=Recorder())
     train(learner, hiding)
     assert [portion.experience for portion in portions for _ in range(len(portion))] == [0] * SIZE + [1] * SIZE
-
-
-@pytest.mark.parametrize(("form", "n"), [("whole", 2), ("told", 2), ("hidden", 2 * SIZE)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_pieces_cost_a_new_look_at_network_and_optimizer_each(
-    digits: StreamBenchmark, kind: str, form: str, n: int
-) -> None:
-    strategy = strategy_of(kind, small_network())
-    train(strategy, digits.train_stream[0])
-    calls = []
-    make = strategy.make_optimizer
-    strategy.make_optimizer = lambda **kwargs: [calls.append(1), make(**kwargs)]
-    stream = digits.train_stream
-    train(strategy, stream if form == "whole" else cut(stream, access_task_boundaries=form == "told"))
-    assert len(calls) == n
 
 
 # ------------------------------------------------------------------------------------------------------ make_optimizer
@@ -484,20 +374,6 @@ def test_state_from_the_optimizers_construction(digits: StreamBenchmark, kind: s
         assert same([optimizer.state[param]["anchor"] for param in model.parameters()], weights(small_network()))
 
 
-def test_avalanche_by_itself_forgets_a_state_that_was_loaded_before_training(digits: StreamBenchmark) -> None:
-    model = small_network()
-    optimizer = torch.optim.Adam(model.parameters())
-    train(strategy_of("OnlineLearner", model, optimizer), digits.train_stream)
-    successor = torch.optim.Adam(model.parameters())
-    successor.load_state_dict(optimizer.state_dict())
-    n_known: list[int] = []
-    watch = plugin_at(
-        "before_training", "before_training_exp", do=lambda strategy: n_known.append(len(successor.state))
-    )
-    train(strategy_of("Naive", model, successor, [watch]), digits.train_stream[0])
-    assert n_known == [4, 0]
-
-
 @pytest.mark.parametrize("frozen", [False, True], ids=["left out", "frozen"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_that_the_optimizer_was_not_given(digits: StreamBenchmark, kind: str, frozen: bool) -> None:
@@ -516,34 +392,6 @@ def test_parameters_that_the_optimizer_was_not_given(digits: StreamBenchmark, ki
     assert at_first_sample[0] == held(optimizer) == (ids(model.parameters()) if added else known)
     assert same(weights(model[1]), before[:2]) is (frozen or not added)
     assert not same(weights(model[3]), before[2:])
-
-
-def test_avalanche_puts_a_replaced_parameter_in_its_place_without_its_state() -> None:
-    """The settings of its group, of which a learned step size is one, stay."""
-    model = Growing()
-    optimizer = MetaOptimize(blocks(model), 1e-3, meta_lr=0.02)
-    strategy = strategy_of("Naive", model, optimizer)
-    stream = classes_by_twos().train_stream
-
-    def look(strategy: Any) -> Any:
-        head = strategy.model.head.classifier.weight
-        groups = optimizer.param_groups
-        settings = [{key: repr(value) for key, value in group.items() if key != "params"} for group in groups]
-        places = [[param is head for param in group["params"]] for group in groups]
-        return head, settings, places, list(optimizer.state.get(head, ["none"]))
-
-    train(strategy, stream[0])
-    head, *before = look(strategy)
-    seen: list[Any] = []
-    strategy.plugins.insert(0, plugin_at("before_training_exp", do=lambda strategy: seen.append(look(strategy))))
-    train(strategy, stream[1])
-    ((new_head, *after),) = seen
-    assert new_head is not head
-    assert head not in optimizer.state
-    assert after[:2] == before[:2]
-    assert "trace" in before[2]
-    assert after[2] == []
-    assert before[1] == [[False, False], [True, False]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -664,24 +512,6 @@ def test_a_head_that_grows_before_all_training_is_learned(kind: str, how: str) -
     assert not model.head.classifier.weight.equal(grown[0])
 
 
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_evaluation_clears_what_belongs_to_an_iteration(digits: StreamBenchmark, kind: str) -> None:
-    seen: list[Any] = []
-
-    def evaluate(strategy: Any) -> None:
-        seen.append((strategy.mbatch is None, strategy.mb_output is None, bool(strategy.loss > 0)))
-        experience, loader = strategy.experience, strategy.dataloader
-        strategy.eval(digits.train_stream)
-        seen.append((strategy.mbatch is None, strategy.mb_output is None, bool(strategy.loss > 0)))
-        assert strategy.experience is experience
-        assert strategy.dataloader is loader
-        assert strategy.is_training
-
-    plugin = plugin_at("after_training_iteration", do=evaluate)
-    train(strategy_of(kind, small_network(), None, [plugin]), digits.train_stream[0])
-    assert seen == [(False, False, True), (True, True, False)] * SIZE
-
-
 @pytest.mark.parametrize(
     "callback",
     [
@@ -767,57 +597,12 @@ def test_our_metrics_do_not_need_the_callback_after_a_backward_pass(digits: Stre
     assert len(found[0][f"Loss_Online{TRAIN}"][1]) == 2 * SIZE
 
 
-@pytest.mark.parametrize("missing", ["result", "reset"])
-def test_metrics_must_have_a_result_and_a_reset(missing: str) -> None:
-    methods = {name: lambda self: None for name in ("result", "reset") if name != missing}
-    with pytest.raises(TypeError, match=missing):
-        type("Incomplete", (PluginMetric,), methods)()
-
-
 def test_our_metrics_have_all_that_avalanche_asks_for() -> None:
     for metric in online_metrics(trace_cosines=True, trace_norms=True):
         assert isinstance(metric, PluginMetric)
         assert not metric.result()  # nothing yet
         assert metric.reset() is None
         assert " object at " not in str(metric)
-
-
-class Numbers(PluginMetric[Any]):
-    """Returns nothing, one value, and several in turn, and is called with the strategy alone."""
-
-    def __init__(self, callback: str) -> None:
-        super().__init__()
-        self.returned: list[tuple[str, int, float]] = []
-        setattr(self, callback, self._values)
-
-    def _values(self, strategy: Any) -> Any:
-        x = strategy.clock.train_iterations
-        name = get_metric_name(self, strategy)
-        values = [MetricValue(self, name, float(10 * x + i), x) for i in range(x % 3)]
-        self.returned += [(value.name, value.x_plot, value.value) for value in values]
-        return None if not values else values[0] if len(values) == 1 else values
-
-    def __str__(self) -> str:
-        return "Numbers"
-
-    def result(self) -> None:
-        """Nothing."""
-
-    def reset(self) -> None:
-        """Do nothing."""
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_metrics_return_nothing_or_a_value_or_several(digits: StreamBenchmark, kind: str) -> None:
-    metric = Numbers("after_update")
-    evaluator = evaluator_of(metric)
-    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
-    last = train(strategy, digits.train_stream)
-    ((name, (xs, values)),) = evaluator.get_all_metrics().items()
-    assert name == f"Numbers{TRAIN}/Task000"
-    assert [(name, *point) for point in zip(xs, values, strict=True)] == metric.returned
-    assert list(zip(xs, values, strict=True)) == [(1, 10), (2, 20), (2, 21), (4, 40), (5, 50), (5, 51)]
-    assert last == {name: 51}
 
 
 class MeanLoss(GenericPluginMetric[float, Mean]):
@@ -865,39 +650,19 @@ def test_metrics_of_evaluation_may_listen_to_training_too() -> None:
 def test_metrics_at_the_ends_of_epochs_know_how_many_iterations_there_were(digits: StreamBenchmark, loop: str) -> None:
     xs: list[int] = []
 
-    class Ends(Numbers):
-        def _values(self, strategy: Any) -> None:
+    class Ends(OnlineMetric):
+        def before_training_epoch(self, strategy: Any) -> None:
             xs.append(strategy.clock.train_iterations)
 
+        after_training_epoch = before_training_epoch
+
     plugins = [plugin_at("before_update")] if loop == "with callbacks" else []
-    evaluator = evaluator_of(Ends("before_training_epoch"), Ends("after_training_epoch"))
+    evaluator = evaluator_of(Ends())
     train(strategy_of("OnlineLearner", small_network(), None, plugins, evaluator=evaluator), digits.train_stream)
     assert xs == [0, 3, 3, 6]
 
 
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_all_values_are_kept_in_memory_unless_told_otherwise(digits: StreamBenchmark, kind: str) -> None:
-    results = []
-    for options in ({}, {"collect_all": False}):
-        evaluator = evaluator_of(online_metrics(every=1), **options)
-        results.append(train(strategy_of(kind, small_network(), evaluator=evaluator), digits.train_stream))
-        collected = evaluator.get_all_metrics()
-        if options:
-            assert collected == {}
-        else:
-            assert len(collected[f"Top1_Acc_Online{TRAIN}"][1]) == 2 * SIZE
-    assert results[0] == results[1]
-    assert f"Top1_Acc_Online{TRAIN}" in results[0]
-
-
 # ------------------------------------------------------------------------------------------------------------- loggers
-
-
-@pytest.mark.parametrize("logger", [InteractiveLogger, TextLogger])
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_loggers_are_no_plugins(digits: StreamBenchmark, kind: str, logger: Any) -> None:
-    with pytest.raises(TypeError, match="metric_values"):
-        train(strategy_of(kind, small_network(), None, [logger()]), digits.train_stream)
 
 
 class Needs(InteractiveLogger):
@@ -962,23 +727,6 @@ def test_progress_within_an_experience_is_that_of_the_samples_that_are_left(
     assert "2/2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_metrics_are_printed_at_ends_only(
-    digits: StreamBenchmark, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evaluator = evaluator_of(accuracy_metrics(minibatch=True, stream=True), loggers=[InteractiveLogger()])
-    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
-
-    def printed() -> list[str]:
-        return [line.split(" = ")[0].strip() for line in capsys.readouterr().out.splitlines() if " = " in line]
-
-    in_training, in_evaluation = f"Top1_Acc_MB{TRAIN}/Task000", "Top1_Acc_Stream/eval_phase/train_stream/Task000"
-    train(strategy, digits.train_stream)
-    assert printed() == [in_training] * 2
-    strategy.eval(digits.train_stream)
-    assert printed() == [in_evaluation]
-
-
 @pytest.mark.parametrize("drop", [False, True], ids=["unmarked", "marked"])
 @pytest.mark.parametrize("kind", STRATEGIES)
 def test_the_interactive_logger_prints_no_metrics_of_pieces(
@@ -993,48 +741,3 @@ def test_the_interactive_logger_prints_no_metrics_of_pieces(
     assert shown.count("Starting training on experience") == 2  # once for each whole
     assert strategy.clock.train_iterations == 2 * SIZE
     assert f"Top1_Acc_Online{TRAIN.replace('train_stream', 'train_online_stream')}" in evaluator.get_all_metrics()
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open() as opened:
-        return list(csv.DictReader(opened))
-
-
-@pytest.fixture
-def csv_logger(tmp_path: Path) -> Iterator[CSVLogger]:
-    logger = CSVLogger(tmp_path)
-    yield logger
-    logger.close()
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_the_csv_logger_tells_training_from_evaluation(
-    digits: StreamBenchmark, kind: str, csv_logger: CSVLogger, tmp_path: Path
-) -> None:
-    metrics = [accuracy_metrics(epoch=True, experience=True), loss_metrics(epoch=True, experience=True)]
-    evaluator = evaluator_of(*metrics, loggers=[csv_logger])
-    strategy = strategy_of(kind, small_network(), evaluator=evaluator)
-    last = {**train(strategy, digits.train_stream), **strategy.eval(digits.train_stream)}
-    trained, evaluated = rows_of(tmp_path / "training_results.csv"), rows_of(tmp_path / "eval_results.csv")
-    assert [(row["training_exp"], row["epoch"]) for row in trained] == [("0", "0"), ("1", "0")]
-    assert float(trained[1]["training_loss"]) == pytest.approx(last[f"Loss_Epoch{TRAIN}/Task000"], abs=1e-4)
-    assert [(row["eval_exp"], row["training_exp"]) for row in evaluated] == [("0", "1"), ("1", "1")]
-    for number, row in enumerate(evaluated):
-        name = f"Exp/eval_phase/train_stream/Task000/Exp{number:03}"
-        assert float(row["eval_accuracy"]) == pytest.approx(last[f"Top1_Acc_{name}"], abs=1e-4)
-        assert float(row["eval_loss"]) == pytest.approx(last[f"Loss_{name}"], abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", STRATEGIES)
-def test_the_csv_logger_has_a_row_of_zeros_for_each_piece(
-    digits: StreamBenchmark, kind: str, csv_logger: CSVLogger, tmp_path: Path
-) -> None:
-    evaluator = evaluator_of(accuracy_metrics(epoch=True), loss_metrics(epoch=True), loggers=[csv_logger])
-    train(strategy_of(kind, small_network(), evaluator=evaluator), cut(digits.train_stream))
-    rows = rows_of(tmp_path / "training_results.csv")
-    assert [int(row["training_exp"]) for row in rows] == list(range(2 * SIZE))
-    assert {(row["training_accuracy"], row["training_loss"]) for row in rows} == {("0", "0")}
-
-
-def test_loggers_that_only_write_at_ends_do_not_need_callbacks_of_iterations(csv_logger: CSVLogger) -> None:
-    assert not listens_to_iterations(evaluator_of(loggers=[csv_logger, TextLogger(io.StringIO())]))

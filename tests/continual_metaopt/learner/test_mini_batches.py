@@ -9,7 +9,7 @@ import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
 import pytest
 import torch
-from avalanche.training.plugins import ReplayPlugin, SupervisedPlugin
+from avalanche.training.plugins import ReplayPlugin
 from torch import nn
 
 from continual_metaopt.engines import torch_engine
@@ -29,18 +29,11 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream, plan_stream
 from tests.continual_metaopt.conftest import Collector, exactly, read_tables, small_network
-from tests.continual_metaopt.learner.test_online_learner import stream_of
+from tests.continual_metaopt.learner.parts import Listening, stream_of
 from tests.continual_metaopt.runs.test_checkpoints import SaveAndStop, Stop
 
 SIZES = [1, 4, 7, 60]  # of which 7 leaves a smaller one at the end of an experience of 60
 LENGTH = 60
-
-
-class Listener(SupervisedPlugin):
-    """Makes a learner run all callbacks."""
-
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        """Do nothing."""
 
 
 def stream() -> Any:
@@ -92,7 +85,7 @@ def test_learns_as_a_plain_loop_over_mini_batches_does(size: int, optimizer: str
         batch_size=size,
         recorder=collector,
         record_every=10,
-        plugins=[Listener()] if listening else [],
+        plugins=[Listening()] if listening else [],
     )
     learner.train(stream())
 
@@ -252,7 +245,7 @@ def test_recorders_are_told_steps_in_samples(size: int, listening: bool) -> None
         optimizer=torch.optim.SGD(model.parameters(), 0.01),
         batch_size=size,
         evaluator=quiet_evaluator(*diagnostics(every=1, retention=benchmark.test_stream)),
-        plugins=[Listener()] if listening else [],
+        plugins=[Listening()] if listening else [],
         recorder=SimpleNamespace(observe=lambda observations: None, measure=rows.extend),
     )
     learner.train(benchmark.train_stream)

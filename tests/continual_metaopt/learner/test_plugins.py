@@ -113,16 +113,6 @@ def test_a_growing_head_keeps_what_was_learned(make: Callable[[nn.Module], Optim
     assert sorted(held) == sorted(map(id, model.parameters()))
 
 
-def test_avalanche_by_itself_forgets() -> None:
-    model = Growing()
-    optimizer = torch.optim.Adam(model.parameters())
-    strategy, watch = strategy_of("plain", model, optimizer), AtStart()
-    strategy.plugins.insert(1, watch)
-    strategy.train(classes_by_twos().train_stream[:2], eval_streams=[])
-    assert tensors_of(optimizer, model.head.classifier.weight)
-    assert watch.states[1] == {}
-
-
 @pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
 def test_step_sizes_of_a_growing_network_go_on_from_where_they_were(kind: str) -> None:
     model = Growing()

@@ -12,6 +12,7 @@ from continual_metaopt.learner.metrics.diagnostics import named_diagnostics
 from continual_metaopt.learner.online_learner import OnlineLearner, quiet_evaluator
 from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import Collector, exactly, small_network
+from tests.continual_metaopt.learner.parts import weights
 
 LR = 0.05
 
@@ -73,10 +74,6 @@ class Evaluates(SupervisedPlugin):
 @pytest.fixture(scope="module")
 def benchmark() -> Any:
     return make_stream("permuted_inputs", n_experiences=2, samples_per_experience=20)
-
-
-def weights(model: nn.Module) -> list[Tensor]:
-    return [p.detach().clone() for p in model.parameters()]
 
 
 def by_hand(benchmark: Any) -> tuple[nn.Module, list[float], list[bool]]:

@@ -261,11 +261,11 @@ RunDirectory.finish = finish
 
 
 @pytest.mark.slow
-def test_workers_import_neither_torch_nor_avalanche(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_import_neither_torch_nor_avalanche_nor_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "probe_of_modules.py").write_text(PROBE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunDirectory, "finish", RunDirectory.finish)  # which the probe changes here too
-    plain = [config_of(), config_of(seed=1)]
+    plain = [config_of(TRACKING, {"name": "linear"}, seed, lr=1e-3) for seed in (0, 1)]  # digits need pandas
     configs = [config.model_copy(update={"imports": ("probe_of_modules",)}) for config in plain]
     monkeypatch.setattr(sys, "path", ["", *sys.path])
 
@@ -276,7 +276,7 @@ def test_workers_import_neither_torch_nor_avalanche(tmp_path: Path, monkeypatch:
         assert int(pid) != os.getpid()
         found = {name.partition(".")[0] for name in modules}
         assert "numba" in found
-        assert not found & {"torch", "torchvision", "avalanche"}
+        assert not found & {"torch", "torchvision", "avalanche", "pandas"}
         by_learner(plain[config.seed], tmp_path / "learner" / str(config.seed))
         ours, theirs = (read_tables(folder / str(config.seed)) for folder in (tmp_path, tmp_path / "learner"))
         assert all(ours[name].equals(table) for name, table in theirs.items())

@@ -1,9 +1,11 @@
 """Run directories: whole files, parts, and what is kept of an earlier attempt."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,7 @@ from continual_metaopt.engines.observations import Observations
 from continual_metaopt.runs import directory as recording
 from continual_metaopt.runs.directory import RunDirectory, write_whole
 from continual_metaopt.runs.facts import describe_software
-from continual_metaopt.runs.files import TABLES, read_json, write_json
+from continual_metaopt.runs.files import TABLES, arrow_array, read_json, write_json
 from tests.continual_metaopt.conftest import exactly, files_of, read_tables
 
 ENGINE = {"name": "torch", "reason": "the only engine"}
@@ -270,3 +272,25 @@ def test_software_is_described() -> None:
 
     assert {"python", "torch", "avalanche-lib", "numpy", "continual-metaopt", "source_revision"} <= found.keys()
     assert found["torch"]
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ([1, None, 3], pa.int32()),
+        (np.arange(10)[::3], pa.int32()),
+        ([True, None, False] * 5, pa.bool_()),
+        ([True] * 9, pa.bool_()),
+        ([0.1, math.inf, -0.0, 1 / 3], pa.float32()),
+        ([None, 0.1], pa.float64()),
+        (["a", None, "ü€", ""], pa.string()),
+        ([None] * 3, pa.string()),
+        ([["cat", "dög"], [], None, ["x"]], pa.list_(pa.string())),
+        *(([], kind) for kind in (pa.int32(), pa.bool_(), pa.float32(), pa.string(), pa.list_(pa.string()))),
+    ],
+)
+def test_arrays_are_those_of_arrow(column: Any, kind: pa.DataType) -> None:
+    made, wanted = arrow_array(column, kind), pa.array(column, kind)
+    made.validate(full=True)
+    assert made.equals(wanted)
+    assert made.null_count == wanted.null_count

@@ -12,7 +12,7 @@ from continual_metaopt.study.check import check_study
 from continual_metaopt.study.load import load_studies, packaged_studies
 from tests.continual_metaopt.conftest import STREAM, exactly, write_study
 from tests.streams.synthetic import encode, write_parquet
-from tests.studies import load_study
+from tests.studies import changed, load_study
 
 DIGITS = {"name": "class_split", "source": "digits"}
 PREFIXES = [["linear1"], ["linear9"]]
@@ -43,7 +43,8 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
     needs_images = "cifar100" in packaged_studies()[name]
 
     (study,) = load_studies(name, source=f"parquet:{tmp_path}" if needs_images else None).values()
-    study = study.model_copy(update={"tuning": None})  # of more samples than there are
+    without_tuning = [entry.model_copy(update={"tune": entry.tune or {}}) for entry in study.config.learners]
+    study = changed(study, tuning=None, learners=without_tuning)  # which is of more samples than there are
 
     assert check_study(study) > 0
 

@@ -13,6 +13,7 @@ from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import make_stream
 from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.expand import expand
 from tests.continual_metaopt.conftest import read_tables
 from tests.studies import run_study
 
@@ -73,7 +74,7 @@ def test_learners_with_equal_seeds_see_equal_samples_in_equal_order(engine: str,
             "evaluate": False,
         }
     )
-    paths = run_study(study, tmp_path, workers=1).runs
+    paths = run_study(expand(study), tmp_path, workers=1).runs
     assert len(paths) == len(study.learners) * len(SEEDS)
 
     fingerprints = {seed: make_stream(**STREAMS[stream], seed=seed).info.fingerprint for seed in SEEDS}

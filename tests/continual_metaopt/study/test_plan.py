@@ -11,10 +11,9 @@ import pytest
 
 from continual_metaopt.commands.main import main
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
-from continual_metaopt.runs.components import ConfigError, resolve
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.runs.components import ConfigError
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.files_on_disk import bytes_below
-from continual_metaopt.study.lengths import n_runs_of_study
 from continual_metaopt.study.plan import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study, require_disk_space
 from tests.continual_metaopt.conftest import described, exactly, write_study
 from tests.studies import load_study, run_study
@@ -28,16 +27,16 @@ LEARNERS_OF_STUDY: list[dict[str, Any]] = [
 ]
 
 
-def planned_study(path: Path, **changes: Any) -> StudyConfig:
+def planned_study(path: Path, **changes: Any) -> Study:
     return load_study(write_study(path, {"tuning": TUNING, "learners": LEARNERS_OF_STUDY, **changes}))
 
 
-def write_earlier(folder: Path, study: StudyConfig, learner: int, speed: float, **changes: Any) -> None:
+def write_earlier(folder: Path, study: Study, learner: int, speed: float, **changes: Any) -> None:
     """As much of an earlier run's directory as tells its speed."""
     folder.mkdir(parents=True)
     config = {
-        "learner": resolve("learner", study.learners[learner].untuned, "learner").model_dump(mode="json"),
-        "network": resolve("network", study.network, "network").model_dump(mode="json"),
+        "learner": study.learners[learner].untuned.model_dump(mode="json"),
+        "network": study.runs["report"].network.model_dump(mode="json"),
     }
     status = {"state": "finished", "samples_per_second": speed, "owner": {"host": socket.gethostname(), "pid": 1}}
     config = described({}, **config | {k: v for k, v in changes.items() if k in config})
@@ -70,9 +69,9 @@ def test_tuned_runs_of_the_best_are_counted_once_for_all(tmp_path: Path) -> None
     assert (row.label, row.selection_runs, row.reported_samples) == ("tuned, the best 2 of 3", 0, 480)
     assert row.samples_per_second == pytest.approx(3 / (1 / 100 + 1 / 100 + 1 / 50))
     assert "(speeds: earlier runs, other learners' runs)" in plan.summary()
-    assert plan.runs == n_runs_of_study(study)
+    assert plan.runs == study.n_runs
     of_all = planned_study(tmp_path / "study.yaml", tuning=TUNING | {"best": 7}, **changes)
-    assert n_runs_of_study(of_all) == n_runs_of_study(planned_study(tmp_path / "study.yaml", **changes))
+    assert of_all.n_runs == planned_study(tmp_path / "study.yaml", **changes).n_runs
 
 
 def test_grids_without_a_budget_are_counted_too(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_the_command_tells_the_plan_and_runs_nothing(
 
     out = capsys.readouterr().out
     assert status == 0
-    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 54.4 kB"
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 56.1 kB"
     assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
@@ -190,13 +189,15 @@ def test_the_field_is_tuned_with_one_budget() -> None:
     pytest.importorskip("optuna")
     study = load_study("field")
 
-    assert study.tuning is not None
-    assert (study.tuning.trials, study.tuning.samples, len(study.selection_seeds), len(study.seeds)) == (6, 10000, 2, 5)
-    assert study.tuning.best == 12
-    tuned = [entry for entry in study.learners if study.is_tuned(entry)]
-    assert {len(study.selection_seeds) * (search.trials or 0) for e in tuned if (search := study.search(e))} == {12}
-    assert {entry.name for entry in study.learners if not study.is_tuned(entry)} == {"metaoptimize", "vsgd", "cocob"}
+    tuning, seeds = study.config.tuning, study.config.seeds
+    assert tuning is not None
+    assert (tuning.trials, tuning.samples, len(study.config.selection_seeds), len(seeds)) == (6, 10000, 2, 5)
+    assert tuning.best == 12
+    tuned = [learner for learner in study.learners if learner.search]
+    assert {learner.n_selection_runs for learner in tuned} == {12}
+    untuned = {learner.entry.name for learner in study.learners if not learner.search}
+    assert untuned == {"metaoptimize", "vsgd", "cocob"}
     for_linear_models = {"idbd", "autostep"}
-    names = {entry.name for entry in study.learners if not entry.name.startswith(TORCH_PREFIX)}
+    names = {entry.name for entry in study.config.learners if not entry.name.startswith(TORCH_PREFIX)}
     assert names <= set(LEARNERS.own) - for_linear_models
-    assert (len(study.learners), len(tuned), n_runs_of_study(study)) == (45, 42, 784)  # as docs/tuning.md says
+    assert (len(study.learners), len(tuned), study.n_runs) == (45, 42, 784)  # as docs/tuning.md says

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from continual_metaopt.study.tuning import grid
 
 from continual_metaopt.optim.controls.trajectories import read_trajectory
 from continual_metaopt.optim.registry import is_told
 from continual_metaopt.runs.components import ConfigError
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.config import StudyConfig, grid
 from continual_metaopt.study.load import packaged_studies
 from tests.continual_metaopt.conftest import exactly, read_tables, write_study
 from tests.studies import load_study, run_study
@@ -110,7 +109,8 @@ def test_impossible_replays_are_refused(
 def test_the_packaged_study_answers_what_earns_the_gain() -> None:
     why = StudyConfig.model_validate(yaml.safe_load(packaged_studies()["why"]))
 
-    assert load_study("why") == why
+    study = load_study("why")
+    assert study.config == why
     replays = {entry.options.get("change", "none") for entry in why.learners if entry.replays}
     assert replays == {"none", "shifted", "frozen", "smoothed", "folded", "exchanged", "exchanged_courses"}
     assert {entry.replays.seed for entry in why.learners if entry.replays} == {"same", "next"}
@@ -119,7 +119,7 @@ def test_the_packaged_study_answers_what_earns_the_gain() -> None:
         assert (entry.options["base"], entry.options["weight_decay"]) == ("adamw_released", 0.1)
         assert ("anew" in entry.label) is is_told(entry.name)
         assert entry.replays is None or entry.replays.learner in closed
-    tuned = next(entry for entry in why.learners if entry.name == "fixed_per_block")
-    space = why.search(tuned).space  # type: ignore[union-attr]
-    assert all(low <= tuned.options[name] <= high for name, (low, high, _) in space.items())
+    tuned = next(learner for learner in study.learners if learner.entry.name == "fixed_per_block")
+    assert tuned.search is not None
+    assert all(low <= tuned.entry.options[name] <= high for name, (low, high, _) in tuned.search.space.items())
     assert all(len(grid(entry.tune)) > 1 for entry in why.learners if isinstance(entry.tune, dict))

@@ -1,6 +1,6 @@
-"""Studies: settings chosen on the selection seeds, reported runs in processes, nothing done twice.
+"""Studies: settings chosen on the selection seeds, reported runs, nothing done twice.
 
-One study is run in another process for all tests; what follows from it is tried on copies, within this process.
+One study is run for all tests; what follows from it is tried on copies.
 """
 
 import json
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ from continual_metaopt.runs.outcome import reason_of
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.study import lock as study_lock
 from continual_metaopt.study.backends import local
-from continual_metaopt.study.config import StudyConfig
-from continual_metaopt.study.jobs import RunsFailed, run_folder_name
+from continual_metaopt.study.claim import claim
+from continual_metaopt.study.expand import Study
+from continual_metaopt.study.jobs import Job, RunsFailed, run_folder_name
 from continual_metaopt.study.lock import StudyLocked
 from continual_metaopt.study.overview import overview
-from continual_metaopt.study.running import StudyResult, average_score, best_candidate, claim, run_jobs
+from continual_metaopt.study.running import StudyResult, average_score, run_jobs
 from tests.continual_metaopt.conftest import (
     STREAM,
     STUDY,
@@ -43,21 +46,22 @@ from tests.continual_metaopt.conftest import (
     read_tables,
     write_study,
 )
-from tests.studies import load_study, run_study
+from tests.studies import changed, load_study, run_study
 
 ONE_TRACE = {"gamma": 0.999, "trace": "hessian_free"}
 
 
-def tiny(tmp_path: Path, **changes: Any) -> StudyConfig:
+def tiny(tmp_path: Path, **changes: Any) -> Study:
     return load_study(write_study(tmp_path / "study.yaml", changes))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
-    """The tiny study, run in a process of its own."""
+    """The tiny study, run in this process."""
     out = tmp_path_factory.mktemp("study") / "out"
-    study = tiny(out.parent)
-    return out, run_study(study, out, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_Process", None)  # so that it cannot be used
+        return out, run_study(tiny(out.parent), out, workers=1, threads=True)
 
 
 @pytest.fixture
@@ -138,9 +142,9 @@ def test_what_has_been_done_is_counted_before_the_time_left_is_told(
     counted: list[Path] = []
     count = local.LocalPool._do
 
-    def noting(self: local.LocalPool, task: list[Any]) -> list[str]:
-        counted.extend(path for _, path in task)
-        return count(self, task)
+    def noting(self: local.LocalPool, job: Job) -> str:
+        counted.append(job[1])
+        return count(self, job)
 
     monkeypatch.setattr(local.LocalPool, "_do", noting)
     run_study(tiny(tmp_path), copied, workers=1)
@@ -495,9 +499,9 @@ def test_a_worker_killed_by_the_system_takes_nothing_with_it(tmp_path: Path, eng
         assert all(read_tables(ours)[name].equals(table) for name, table in read_tables(theirs).items())
 
 
-def run_of(study: StudyConfig, seed: int) -> Any:
-    entry = study.learners[0]
-    return study.run(entry, entry.candidates()[0], seed, "report")
+def run_of(study: Study, seed: int) -> Any:
+    learner = study.learners[0]
+    return learner.run(seed, learner.candidates[0] if learner.candidates else learner.untuned)
 
 
 def test_any_label_makes_a_folder_s_name(tmp_path: Path) -> None:
@@ -520,41 +524,55 @@ def test_a_directory_of_another_run_is_a_failure_of_that_run_only(tmp_path: Path
     assert read_json(two / "status.json")["state"] == "finished"
 
 
-def selection_run(path: Path, state: str, values: list[Any], task: str = "classification") -> Path:
-    """As much of a run directory as the choice of settings reads."""
-    path.mkdir()
-    write_json(path / "config.json", described({"task": task}))
-    write_json(path / "status.json", {"state": state})
-    column = "correct" if task == "classification" else "loss"
-    pq.write_table(pa.table({column: values}), path / "samples.parquet")
-    return path
+Recorded = tuple[str, list[Any]]  # a run's state, and whether its predictions were right, or their losses
 
 
-def test_the_best_mean_wins_and_divergence_counts_as_nothing_right(tmp_path: Path) -> None:
-    runs: dict[str, list[tuple[str, list[bool]]]] = {
-        "diverges once": [("finished", [True] * 4), ("diverged", [True] * 3)],  # 1/2
-        "steady": [("finished", [True, True, True, False]), ("finished", [True, True, False, False])],  # 5/8
-        "best once": [("finished", [True] * 4), ("finished", [False] * 4)],  # 1/2
-    }
-    candidates: Any = [
-        (name, [(None, selection_run(tmp_path / f"{name} {i}", *run)) for i, run in enumerate(seeds)])
-        for name, seeds in runs.items()
-    ]
+class Pretended:
+    """Stands in for workers: of each run, it records what the choice of settings reads."""
 
-    assert best_candidate(candidates) == "steady"
-    assert best_candidate([candidates[2], candidates[0]]) == "best once"  # the first of equals
-    assert average_score(tmp_path / "diverges once 1") == 0.0
+    def __init__(self, task: str, recorded: dict[float, list[Recorded]]) -> None:
+        self.task, self.recorded = task, recorded  # the latter by step size, for each seed
+
+    def run(self, jobs: Sequence[Job], stage: str) -> None:
+        for config, path in jobs:
+            path.mkdir(parents=True)
+            state, values = self.recorded[config.learner.options["lr"]][config.seed % 100]
+            write_json(path / "config.json", described({"task": self.task}))
+            write_json(path / "status.json", {"state": state})
+            pq.write_table(
+                pa.table({"correct" if self.task == "classification" else "loss": values}), path / "samples.parquet"
+            )
 
 
-def test_in_regression_the_least_mean_loss_wins(tmp_path: Path) -> None:
-    runs = {"diverges": ("diverged", [0.1]), "bad": ("finished", [3.0, 4.0]), "good": ("finished", [3.0, 2.0])}
-    candidates: Any = [
-        (name, [(None, selection_run(tmp_path / name, *run, task="regression"))]) for name, run in runs.items()
-    ]
+ONCE_DIVERGED: list[Recorded] = [("finished", [True] * 4), ("diverged", [True] * 3)]  # 1/2: divergence is nothing right
+STEADY: list[Recorded] = [("finished", [True, True, True, False]), ("finished", [True, True, False, False])]  # 5/8
+ONCE_BEST: list[Recorded] = [("finished", [True] * 4), ("finished", [False] * 4)]  # 1/2
+DIVERGED: list[Recorded] = [("diverged", [0.1])]
+LARGE_LOSS: list[Recorded] = [("finished", [3.0, 4.0])]
+SMALL_LOSS: list[Recorded] = [("finished", [3.0, 2.0])]
 
-    assert best_candidate(candidates) == "good"
-    assert best_candidate(candidates[:2]) == "bad"
-    assert average_score(tmp_path / "good") == -2.5
+
+@pytest.mark.parametrize(
+    ("task", "recorded", "chosen"),
+    [
+        ("classification", {0.1: ONCE_DIVERGED, 0.2: STEADY, 0.3: ONCE_BEST}, 0.2),
+        ("classification", {0.3: ONCE_BEST, 0.1: ONCE_DIVERGED}, 0.3),  # the first of equals
+        ("regression", {0.1: DIVERGED, 0.2: LARGE_LOSS, 0.3: SMALL_LOSS}, 0.3),
+        ("regression", {0.1: DIVERGED, 0.2: LARGE_LOSS}, 0.2),
+    ],
+)
+def test_the_setting_with_the_best_mean_is_chosen(
+    tmp_path: Path, task: str, recorded: dict[float, list[Recorded]], chosen: float
+) -> None:
+    learners = [{"label": "a", "name": "fixed", "tune": {"lr": list(recorded)}}]
+    seeds = [100 + i for i in range(len(next(iter(recorded.values()))))]
+    study = tiny(tmp_path, learners=learners, seeds=[0], selection_seeds=seeds)
+
+    pool = Pretended(task, recorded)
+    result = run_study(study, tmp_path / "out", backend=lambda n_runs, folder: nullcontext(pool))
+
+    assert [path.name.rpartition("-seed")[0] for path in result.runs] == [f"a-lr-{chosen}"]
+    assert len(result.selection) == len(recorded) * len(seeds)
 
 
 @pytest.mark.slow
@@ -569,15 +587,6 @@ def test_the_number_of_workers_and_their_kind_change_nothing(
     assert all(ours[run][name].equals(table) for run, tables in theirs.items() for name, table in tables.items())
 
 
-def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_Process", None)  # so that it cannot be used
-    out = tmp_path / "out"
-
-    result = run_study(tiny(tmp_path), out, workers=4, threads=True)
-
-    assert [read_json(path / "status.json")["state"] for path in (*result.runs, *result.selection)] == ["finished"] * 6
-
-
 @pytest.mark.usefixtures("in_process")
 def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
     study = tiny(tmp_path, engine="torch", learners=[{"name": "fixed"}], selection_seeds=None)
@@ -587,7 +596,7 @@ def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
     asked_for = {"name": "torch", "reason": "asked for"}
     assert [read_json(path / "status.json")["engine"] for path in result.runs] == [asked_for] * 2
     with pytest.raises(FileExistsError, match="already holds a study with engine = torch, not fused"):
-        run_study(study.model_copy(update={"engine": "fused"}), tmp_path / "out")
+        run_study(changed(study, engine="fused"), tmp_path / "out")
 
 
 def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> None:
@@ -625,7 +634,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_an_idle_worker_ends_when_the_main_process_is_killed(tmp_path: Path, method: str) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(method=method))
@@ -652,7 +661,6 @@ FORK_SERVER = """
 import threading
 from multiprocessing import forkserver
 from continual_metaopt.study.backends import local
-from tests.studies import load_study, run_study
 
 def start():
     local._leave_ctrl_c_to_others()

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from continual_metaopt.study.tuning import Search, Setting
 
 from continual_metaopt.analysis import comparison_table, load_runs
 from continual_metaopt.commands import main as cli
 from continual_metaopt.optim.registry import is_inside, search_space
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.study.config import StudyConfig
+from continual_metaopt.study.config import Search, Setting
+from continual_metaopt.study.expand import Candidate, Study
 from continual_metaopt.study.settings import next_settings, positions_of_best
 from tests.continual_metaopt.conftest import exactly, files_of, write_study
 from tests.studies import load_study, run_study
@@ -135,7 +135,7 @@ def test_tpe_bears_an_untuned_setting_from_outside() -> None:
 # ------------------------------------------------------------------------------------------------------- in studies
 
 
-def tuned_study(path: Path, **changes: Any) -> StudyConfig:
+def tuned_study(path: Path, **changes: Any) -> Study:
     learners = [{"label": "AdamW", "name": "fixed"}, {"name": "cocob"}]
     return load_study(write_study(path, {"tuning": TUNING, "learners": learners, **changes}))
 
@@ -151,7 +151,7 @@ def test_a_study_s_tuning_is_every_learner_s(tmp_path: Path) -> None:
     ]
     study = tuned_study(tmp_path / "study.yaml", learners=learners)
 
-    searches = [study.search(entry) for entry in study.learners]
+    searches = [learner.search for learner in study.learners]
     assert [search and (search.method, search.trials, list(search.space)) for search in searches] == [
         ("random", 3, ["lr", "weight_decay"]),
         ("random", 3, ["lr"]),
@@ -164,15 +164,16 @@ def test_a_study_s_tuning_is_every_learner_s(tmp_path: Path) -> None:
         search = searches[position]
         assert search is not None
         assert search.space == {name: list(values) for name, values in search_space("fixed", base).items()}
-    assert study.next_settings(study.learners[0], [])[0] == {"lr": 0.02, "weight_decay": 0.01}
+    assert study.learners[0].candidates[0].setting == {"lr": 0.02, "weight_decay": 0.01}
 
 
 def test_selection_runs_are_on_a_shorter_stream(tmp_path: Path) -> None:
     study = tuned_study(tmp_path / "study.yaml")
-    entry = study.learners[0]
+    learner = study.learners[0]
+    setting = {"lr": 0.1, "weight_decay": 0.0}
 
-    trial = study.run(entry, entry.with_options({"lr": 0.1, "weight_decay": 0.0}), 100, "selection")
-    untuned = study.run(entry, entry.untuned, 0, "report", tuned=False)
+    trial = learner.run(100, Candidate(setting, learner.resolve(setting)), "selection")
+    untuned = learner.run(0, learner.untuned)
 
     assert (trial.stream.options["n_experiences"], trial.stream.options["samples_per_experience"]) == (2, 30)
     assert (untuned.stream.options["n_experiences"], untuned.stream.options["samples_per_experience"]) == (3, 40)
@@ -290,9 +291,11 @@ def test_a_tuned_study_reports_the_untuned_setting_beside_the_best(
     assert run_study(study, out, 1) == result
     assert load_runs(out, purpose="selection").table["state"].tolist() == ["finished"] * 3
 
-    other = study.model_copy(
-        update={"tuning": study.tuning.model_copy(update={"samples": 90, "stream": {"samples_per_experience": 30}})}
-    )  # type: ignore[union-attr]
+    other = tuned_study(
+        tmp_path / "study.yaml",
+        tuning=TUNING | {"method": method, "samples": 90, "stream": {"samples_per_experience": 30}},
+        seeds=[0],
+    )
     with pytest.raises(
         FileExistsError, match=r"already holds a study with tuning = .*'samples': 60.*, not .*'samples': 90"
     ):
@@ -335,6 +338,6 @@ def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path)
     assert table["setting"].isna().tolist() == [True, False, True, True]
     assert table["selection_score"].idxmax() == 1
 
-    more = study.model_copy(update={"tuning": study.tuning.model_copy(update={"best": 3})})  # type: ignore[union-attr]
+    more = tuned_study(tmp_path / "study.yaml", learners=learners, tuning=TUNING | {"best": 3}, seeds=[0])
     added = {path.name for path in run_study(more, out, 1).runs} - {p.name for p in result.runs}
     assert len(added) == 2

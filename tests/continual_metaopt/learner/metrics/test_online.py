@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +13,13 @@ import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 import dill
 import pytest
 import torch
-from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.scenarios.online import split_online_stream
-from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.logging import CSVLogger, InteractiveLogger, TensorboardLogger, TextLogger, WandBLogger
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from avalanche.training.supervised import Naive
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from continual_metaopt.learner.metrics import online as metrics_module
 from continual_metaopt.learner.metrics.online import (
@@ -42,6 +38,7 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams.benchmark import StreamBenchmark
 from tests.continual_metaopt.conftest import Collector, exactly, small_network
+from tests.continual_metaopt.learner.parts import evaluator_of, stream_of
 
 TRAIN = "/train_phase/train_stream"
 BLOCKS = ["1", "3"]  # the layers with parameters in the small network
@@ -81,21 +78,6 @@ class BeforeUpdate(SupervisedPlugin):
         self.traces.append([state[param]["trace"].clone() for param in params if "trace" in state[param]])
 
 
-def stream_of(*experiences: tuple[Tensor, Tensor]) -> Any:
-    """An Avalanche stream of experiences, each (inputs, targets)."""
-    datasets = [
-        AvalancheDataset(
-            [TensorDataset(x, y)],
-            data_attributes=[
-                DataAttribute(y.tolist(), "targets"),
-                DataAttribute([0] * len(y), "targets_task_labels", use_in_getitem=True),
-            ],
-        )
-        for x, y in experiences
-    ]
-    return benchmark_from_datasets(train=datasets, test=datasets).train_stream
-
-
 def echoed(*right: str) -> Any:
     """A stream of experiences in each of which Echo is right ("+") and wrong ("-") as given."""
     return stream_of(
@@ -104,12 +86,6 @@ def echoed(*right: str) -> Any:
 
 
 LOSS = {"+": math.log(math.e + 2) - 1, "-": math.log(math.e + 2)}
-
-
-def evaluator_of(*metrics: Any, loggers: Any = ()) -> EvaluationPlugin:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin(*metrics, loggers=list(loggers))
 
 
 def naive(model: nn.Module, optimizer: torch.optim.Optimizer, evaluator: EvaluationPlugin, **options: Any) -> Naive:
@@ -231,7 +207,7 @@ def test_evaluation_of_what_compiled_code_has_learned_is_naives(benchmark: Strea
         else:
             model = small_network()
             optimizer = MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02)
-            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1)
+            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1, eval_mb_size=256)
         for experience in benchmark.train_stream:
             made.train(experience, eval_streams=[], shuffle=False)
             made.eval(benchmark.test_stream)
@@ -357,24 +333,24 @@ def test_parameters_without_a_gradient_count_as_ones_whose_gradient_is_zero() ->
     used.grad, unused.grad = torch.tensor([-2.0, 0.0]), torch.tensor([-4.0])
     optimizer.step()  # h = (1, 0, 2)
     used.grad, unused.grad = torch.tensor([3.0, 4.0]), None
+    strategy = SimpleNamespace(optimizer=optimizer)
 
-    assert TraceNorm()._measure(SimpleNamespace(optimizer=optimizer)) == {"both": pytest.approx(math.sqrt(5))}
-    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {
-        "both": pytest.approx(3 / (5 * math.sqrt(5)))
-    }
+    assert TraceNorm()._measure(strategy) == {"both": pytest.approx(math.sqrt(5))}
+    assert TraceCosine()._measure(strategy) == {"both": pytest.approx(3 / (5 * math.sqrt(5)))}
 
     used.grad = torch.zeros(2)
-    assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer)) == {}
+    assert TraceCosine()._measure(strategy) == {}
 
 
 def test_cosines_do_not_exceed_one_by_rounding() -> None:
     param = nn.Parameter(torch.zeros(999))
     optimizer = MetaOptimize([param], 1e-3, base="sgd", gamma=1.0, weight_decay=0.0)
+    strategy = SimpleNamespace(optimizer=optimizer)
     for seed in range(20):
         param.grad = torch.randn(999, generator=torch.Generator().manual_seed(seed))
         optimizer.state[param]["trace"] = 0.1 * param.grad
-        assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer))["group0"] == pytest.approx(1)
-        assert TraceCosine()._measure(SimpleNamespace(optimizer=optimizer))["group0"] <= 1
+        assert TraceCosine()._measure(strategy)["group0"] == pytest.approx(1)
+        assert TraceCosine()._measure(strategy)["group0"] <= 1
 
 
 @pytest.mark.parametrize(
