@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -136,8 +136,7 @@ class OnBase(CheckedOptimizer):
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr", "weight_decay")
-        if group["base"] not in list(BASE_UPDATES):
-            raise ValueError(unknown_name("base update", group["base"], list(BASE_UPDATES)))
+        require_known("base update", group["base"], BASE_UPDATES)
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
@@ -191,6 +190,13 @@ def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:
     """
     if not fulfilled:
         raise ValueError(f"{name} must {wish}, but is {group[name]}")
+
+
+def require_known(what: str, value: Any, choices: Any) -> None:
+    """Check that a value is among a ``Literal``'s, or the keys of a registry; a ValueError lists them."""
+    known = list(get_args(choices) or choices)
+    if value not in known:
+        raise ValueError(unknown_name(what, str(value), known))
 
 
 def require_finite(settings: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from continual_metaopt.streams.registry import unknown_name
+from continual_metaopt.optim.base import require_known
 
 CurvatureKind = Literal["exact", "gauss_newton", "diagonal"]
 KINDS: tuple[CurvatureKind, ...] = get_args(CurvatureKind)
@@ -72,8 +72,7 @@ def make_curvature(
     Raises:
         ValueError: the kind is unknown, or needs the output and there is none.
     """
-    if kind not in KINDS:
-        raise ValueError(unknown_name("curvature", kind, list(KINDS)))
+    require_known("curvature", kind, CurvatureKind)
     if kind == "exact":
         return hessian(gradients, params)
     if output is None:

@@ -54,10 +54,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from continual_metaopt.optim.base import require_known
 from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
-from continual_metaopt.optim.curvature import KINDS, Curvature, CurvatureKind
+from continual_metaopt.optim.curvature import Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
-from continual_metaopt.streams.registry import unknown_name
 
 Variant = Literal["hessian_free", "l", "2x2", "full"]
 UpdateOrder = Literal["base_first", "meta_first"]
@@ -162,12 +162,9 @@ class TraceRule:
     clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(unknown_name("trace", self.variant, list(VARIANTS)))
-        if self.update_order not in UPDATE_ORDERS:
-            raise ValueError(unknown_name("order of updates", self.update_order, list(UPDATE_ORDERS)))
-        if self.curvature not in KINDS:
-            raise ValueError(unknown_name("curvature", self.curvature, list(KINDS)))
+        require_known("trace", self.variant, Variant)
+        require_known("order of updates", self.update_order, UpdateOrder)
+        require_known("curvature", self.curvature, CurvatureKind)
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, but is {self.smoothing}")
         if self.clip is not None and not -math.inf < self.clip[0] <= self.clip[1] < math.inf:

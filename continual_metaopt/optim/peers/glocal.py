@@ -21,13 +21,13 @@ What is this implementation's reading, because the paper leaves it open or is ab
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group
+from continual_metaopt.optim.base import Group, require_known
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.exact_step import TRACES
 from continual_metaopt.optim.learned_values import RECORD, MetaGradient
@@ -37,7 +37,6 @@ from continual_metaopt.optim.peers.koopman import Keep, limit
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 from continual_metaopt.optim.settings import MetaParameter
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
-from continual_metaopt.streams.registry import unknown_name
 
 LEARNER = LearnerSpec(
     "glocal",
@@ -80,8 +79,7 @@ class Collecting:
                 raise ValueError(f"{name} must be a whole number, at least 1, but is {value}")
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance must be finite and not negative, but is {self.tolerance}")
-        if self.keep not in get_args(Keep):
-            raise ValueError(unknown_name("distance of eigenvalues to keep", str(self.keep), list(get_args(Keep))))
+        require_known("distance of eigenvalues to keep", self.keep, Keep)
         if self.tau % self.window:
             raise ValueError(f"tau = {self.tau} must be a multiple of window = {self.window}")
         if self.n_snapshots < self.delays + 2:
@@ -167,8 +165,7 @@ class Glocal(MetaOptimize):
         trace_memory_limit: float | None = DEFAULT_LIMIT,
     ) -> None:
         self.collecting = Collecting(tau, window, delays, tolerance, keep)
-        if trace not in get_args(LocalTrace):
-            raise ValueError(unknown_name("trace of local hypergradients", str(trace), list(get_args(LocalTrace))))
+        require_known("trace of local hypergradients", trace, LocalTrace)
         super().__init__(
             params,
             lr,

@@ -9,12 +9,12 @@ from continual_metaopt.optim.base import (
     CheckedOptimizer,
     Group,
     gradients,
+    require_known,
     require_not_negative,
     require_positive,
     settings_of,
 )
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
-from continual_metaopt.streams.registry import unknown_name
 
 LEARNER = LearnerSpec(
     "obgd",
@@ -81,8 +81,7 @@ class ObGD(CheckedOptimizer):
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr")
         require_positive(group, "kappa")
-        if group["error"] not in ERRORS:
-            raise ValueError(unknown_name("error", group["error"], list(ERRORS)))
+        require_known("error", group["error"], ErrorOf)
         group.setdefault("excess", 1.0)
 
     def _update(self, loss: Any) -> None:
