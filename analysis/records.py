@@ -141,6 +141,7 @@ _CONFIG: dict[str, _Kind] = {
 _CONFIG_PERHAPS: dict[str, _Kind] = {
     "order": _or_null(_PLACE),
     "entry": _TEXT,
+    "family": _TEXT,
     "tuned": _list_of(_TEXT),
     "imports": _list_of(_TEXT),
     "engine": _TEXT,

@@ -25,9 +25,8 @@ from torch.optim import Optimizer
 from continual_metaopt.analysis.files import begin_command
 from continual_metaopt.networks.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
-from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.protocol import closure_for, step_sizes_of, switches_weights, wants_graph
-from continual_metaopt.optim.registry import LEARNERS, PREFIXES, learner_factory
+from continual_metaopt.optim.registry import LEARNERS, PREFIXES, MissingPackageError, learner_factory
 from continual_metaopt.streams import UnknownNameError
 
 

@@ -27,7 +27,7 @@ from continual_metaopt.commands.report import report
 from continual_metaopt.commands.reproduce import reproduce
 from continual_metaopt.commands.run import run_command
 from continual_metaopt.commands.status import status
-from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.optim.registry import MissingPackageError
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.lock import StudyLocked
 

@@ -12,8 +12,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import known_of_the_stream, learner_factory
+from continual_metaopt.optim.registry import MissingPackageError, known_of_the_stream, learner_factory
 from continual_metaopt.streams import STREAMS
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
 from continual_metaopt.streams.sources import SourceSpec

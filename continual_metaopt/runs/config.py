@@ -25,7 +25,7 @@ def _names_of_diagnostics(given: Any) -> Any:
 
 
 Diagnostics = Annotated[
-    tuple[Literal[Diagnostic, "all"], ...],  # type: ignore[valid-type]
+    tuple[Literal[Diagnostic, "all"], ...],
     BeforeValidator(_names_of_diagnostics),
 ]
 

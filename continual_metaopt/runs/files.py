@@ -237,7 +237,7 @@ def arrow_array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
     known = np.array([value is not None for value in column], bool)
     validity = None if known.all() else _bits(known)
     if pa.types.is_list(kind) or pa.types.is_string(kind):
-        parts = [() if value is None else value for value in column]
+        parts: list[Any] = [() if value is None else value for value in column]
         if pa.types.is_string(kind):
             parts = [value.encode() if value else b"" for value in parts]
         offsets = pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
