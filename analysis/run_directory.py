@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 1
 CONFIG, STATUS = "config.json", "status.json"
-STATES = ("running", "finished", "diverged", "failed")
 ENDED = ("finished", "diverged")  # states of runs that are not repeated; a failed run can go on
+STATES = ("running", *ENDED, "failed")
 GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
 
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
@@ -136,6 +136,7 @@ CONFIG_FIELDS: dict[str, Kind] = {
 CONFIG_MAY_HOLD: dict[str, Kind] = {
     "order": _or_null(_PLACE),
     "entry": _TEXT,
+    "family": _TEXT,
     "tuned": _list_of(_TEXT),
     "imports": _list_of(_TEXT),
     "engine": _TEXT,

@@ -30,6 +30,10 @@ def stream_sizes(run: RunConfig) -> LearnerInfo:
 
     Raises:
         Exception: whatever the stream raises.
+
+    Example:
+        >>> stream_sizes(RunConfig(stream={"name": "tracking", "n_samples": 500})).n_samples
+        500
     """
     return _about(run)[0]
 
