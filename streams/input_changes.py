@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from continual_metaopt.streams.plan import INPUT_NOISE
 
+Images = NDArray[np.uint8]
+
 
 class InputChange(Protocol):
     """Changes images; which change a sample gets is a number in the stream's plan."""
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Changed images.
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Change images.
 
         Args:
             images: uint8 [n, H, W, C]; may be changed in place.
@@ -43,15 +43,19 @@ class PixelPermutations:
         permutation: gives permutation k, int64 [H · W]: the pixel that comes to each place. As it may draw it when
             asked for, thousands of permutations need no memory.
         n_permutations: how many there are.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> turned = PixelPermutations(lambda k: np.array([2, 0, 3, 1]), 1)
+        >>> turned.apply(image, np.array([0]), np.array([0])).ravel().tolist()
+        [3, 1, 4, 2]
     """
 
     def __init__(self, permutation: Callable[[int], NDArray[np.int64]], n_permutations: int) -> None:
         self._permutation, self._n_permutations = permutation, n_permutations
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Permuted images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Permute images; see ``InputChange``."""
         pixels = images.reshape(len(images), -1, images.shape[-1])
         numbers = np.unique(change)
         if len(numbers) == 1 and numbers[0] >= 0:  # as within an experience: no need to pick samples
@@ -71,15 +75,18 @@ class Rotation:
     """Turns images about their centre, with bilinear interpolation; what comes from outside is black.
 
     Change k is an angle of k hundredths of a degree, counter-clockwise.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> Rotation().apply(image, np.array([9000]), np.array([0]))[0, ..., 0].tolist()
+        [[2, 4], [1, 3]]
     """
 
     STEPS_PER_DEGREE = 100
     FULL_TURN = 360 * STEPS_PER_DEGREE
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Turned images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Turn images; see ``InputChange``."""
         height, width, channels = images.shape[1:]
         for angle in np.unique(change[change >= 0]):
             chosen = change == angle
@@ -127,14 +134,18 @@ def fixed_sine(angle: int) -> int:
 
 
 class Brightness:
-    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths."""
+    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths.
+
+    Example:
+        >>> image = np.array([[1, 200]], np.uint8)[None, :, :, None]
+        >>> Brightness().apply(image, np.array([2000]), np.array([0])).ravel().tolist()
+        [2, 255]
+    """
 
     STEPS_PER_FACTOR = 1000
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Darker or brighter images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Make images darker or brighter; see ``InputChange``."""
         for factor in np.unique(change[change >= 0]):
             chosen = change == factor
             images[chosen] = _brighter(int(factor)).take(images[chosen])
@@ -159,6 +170,11 @@ class Noise:
 
     Args:
         seed: of the noise. A sample's noise depends on it and on the sample's step alone.
+
+    Example:
+        >>> image = np.full((1, 1, 4, 1), 100, np.uint8)
+        >>> Noise(0).apply(image, np.array([2000]), np.array([7])).ravel().tolist()
+        [76, 100, 83, 73]
     """
 
     STEPS_PER_BYTE = 100
@@ -166,10 +182,8 @@ class Noise:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Noisy images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Add noise to images; see ``InputChange``."""
         for i in np.flatnonzero(change > 0):
             noise = _quantiles_of_noise(int(change[i])).take(self._draws(int(steps[i]), images[i].size))
             noise += images[i].reshape(-1)

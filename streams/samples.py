@@ -11,6 +11,8 @@ from continual_metaopt.streams.input_changes import InputChange
 from continual_metaopt.streams.lazy_images import ReadAhead
 from continual_metaopt.streams.plan import Plan
 
+BLOCK = 4096  # generated samples that are made together
+
 
 class Samples(Protocol):
     """Consecutive samples of a stream."""
@@ -120,8 +122,37 @@ class GeneratedSamples:
         return np.ascontiguousarray(inputs[:: wanted.step]), np.ascontiguousarray(targets[:: wanted.step])
 
 
+class Blocks:
+    """Rows that are made in blocks of ``BLOCK``, the last of which is kept, so that any number takes little memory.
+
+    Args:
+        make: makes the block of a number, [BLOCK, columns], always the same one.
+
+    Example:
+        >>> Blocks(lambda number: np.full((BLOCK, 1), number)).rows(4095, 4097).tolist()
+        [[0], [1]]
+    """
+
+    def __init__(self, make: Callable[[int], NDArray[Any]]) -> None:
+        self._make, self._last = make, (-1, np.zeros(0))
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from ``start`` to before ``stop``."""
+        parts = []
+        for number in range(start // BLOCK, max(-(-stop // BLOCK), start // BLOCK + 1)):
+            if self._last[0] != number:
+                self._last = number, self._make(number)
+            parts.append(self._last[1][max(start - number * BLOCK, 0) : stop - number * BLOCK])
+        return np.concatenate(parts)
+
+
 def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale bytes to floats, (x − 0.5) / 0.5 for x in [0, 1], as the authors' released code does."""
+    """Scale bytes to floats, (x − 0.5) / 0.5 for x in [0, 1], as the authors' released code does.
+
+    Example:
+        >>> scale(np.array([0, 51, 255], np.uint8))
+        array([-1. , -0.6,  1. ], dtype=float32)
+    """
     scaled = images.astype(np.float32)
     scaled /= 255
     scaled -= 0.5

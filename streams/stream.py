@@ -3,8 +3,8 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from continual_metaopt.streams.input_changes import InputChange
 from continual_metaopt.streams.lazy_images import LazyImages, ReadAhead
 from continual_metaopt.streams.plan import Plan, Stationary
 from continual_metaopt.streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
+from continual_metaopt.streams.signatures import described_options, with_options
 from continual_metaopt.streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from continual_metaopt.streams.stationary import make_stationary
 from continual_metaopt.streams.transitions import blur_boundaries
@@ -189,31 +190,33 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
     return attach
 
 
-COMMON_OPTIONS = """\
-stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
-frozen_after: number of the last experience that brings a change, for "frozen".
-transition_width: number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.
-data_root: folder of torchvision's files.
-skip_unreadable: go on without images that cannot be decoded.
-memory_limit: bytes; of images in files that take up more when decoded, only those that come next are decoded."""
+COMMON_OPTIONS = {
+    "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
+    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
+    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
+    "stationary": 'None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.',
+    "frozen_after": 'number of the last experience that brings a change, for "frozen".',
+    "transition_width": "number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.",
+    "data_root": "folder of torchvision's files.",
+    "skip_unreadable": "go on without images that cannot be decoded.",
+    "memory_limit": "bytes; of images in files that take up more when decoded, only those that come next are decoded.",
+}
+RAISES = "ValueError: an option's value is unknown or out of range, or the images do not fit it."
 
 
 def image_stream(
     definition: str, *, changes: str = "", when: str = "", length: str = "", head: str = ""
 ) -> Callable[[Callable[..., ImagePlan]], Callable[..., Stream]]:
-    """Decorator that makes a stream of a function that plans one.
+    """Make a stream of a function that plans one, as its decorator.
 
     The function is given the images and the seed, and options of its own as keyword arguments. The stream has these
     options, ``source`` instead of the images, and what all streams of images have in common: stationary variants,
-    gradual transitions, and how the source is read.
+    gradual transitions, and how the source is read. Its signature and docstring tell all of them.
 
     Args:
         definition: name and version of the stream's definition, such as "class_split v1"; the version is raised
             whenever the same options come to mean another stream.
-        changes: phrase for lists, like the following ones; all are kept as ``about``, a ``StreamAbout``.
-        when: likewise.
-        length: likewise.
-        head: likewise.
+        changes, when, length, head: phrases for lists, kept as the stream's attribute ``about``, a ``StreamAbout``.
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
@@ -239,47 +242,41 @@ def image_stream(
             train = blur_boundaries(train, transition_width, seed)
             if planned.relabel is not None:
                 train = planned.relabel(train)
-            return _stream_of_images(definition, images, train, test, planned, stationary, memory_limit)
+            planned = replace(planned, train=train, test=test)
+            return _stream_of_images(definition, images, planned, stationary, memory_limit)
 
         common = inspect.signature(make).parameters  # before make takes the plan's annotations
         functools.update_wrapper(make, plan)
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
-        make.__doc__ = _with_common_options(inspect.getdoc(plan) or "")
+        options = {name: words for name, words in described_options(plan).items() if name != "images"}
+        doc = with_options(inspect.getdoc(plan) or "", {"source": ""} | options | COMMON_OPTIONS)
+        make.__doc__ = doc if "\nRaises:\n" in doc else f"{doc}\n\nRaises:\n    {RAISES}"
         return about_stream(source="any images", changes=changes, when=when, length=length, head=head)(make)
 
     return decorate
 
 
-SOURCE_OPTION = (
-    "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
-    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."
-)
-
-
-def _with_common_options(doc: str) -> str:
-    """A plan function's docstring, with the options of all image streams instead of its images."""
-    before, found, after = doc.partition("Args:\n")
-    lines = [*before.rstrip().splitlines(), "", "Args:", f"    source: {SOURCE_OPTION}"]
-    options, *rest = after.split("\n\n", 1)
-    lines += [line for line in options.splitlines() if found and not line.startswith("    images:")]
-    lines += [f"    {line}" for line in COMMON_OPTIONS.splitlines()]
-    return "\n".join([*lines, "", *rest])
+def options_of_streams(streams: Mapping[str, Callable[..., Stream]]) -> str:
+    """Tell the options of each stream, with its default and as its docstring describes it."""
+    lines, common = [], dict[str, str]()
+    for name, stream in streams.items():
+        described, own = described_options(stream), dict[str, str]()
+        for option, parameter in inspect.signature(stream).parameters.items():
+            is_common = "source" in described and described[option] == COMMON_OPTIONS.get(option)
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            (common if is_common else own)[option + default] = described.get(option, "")
+        lines.append(with_options(f"\nOptions of {name}:", own).replace("\n\nArgs:", ""))
+    return "\n".join([*lines, with_options("\nOptions of all streams of images:", common).replace("\n\nArgs:", "")])
 
 
 def _stream_of_images(
-    definition: str,
-    source: ImageSource,
-    train: Plan,
-    test: Plan,
-    planned: ImagePlan,
-    stationary: Stationary | None,
-    memory_limit: int,
+    definition: str, source: ImageSource, planned: ImagePlan, stationary: Stationary | None, memory_limit: int
 ) -> Stream:
     samples: dict[str, list[ImageSamples]] = {}
-    for name, images, plan in (("train", source.train, train), ("test", source.test, test)):
+    train = planned.train
+    for name, images, plan in (("train", source.train, train), ("test", source.test, planned.test)):
         # one for all experiences, since it reads beyond the end of each
         read_ahead = ReadAhead(images.x, plan.index, memory_limit) if isinstance(images.x, LazyImages) else None
         samples[name] = [
@@ -295,26 +292,27 @@ def _stream_of_images(
         )
         for steps, seen_before in zip(train.experiences(), train.seen_before, strict=True)
     ]
-    digest = hashlib.sha256(f"{definition}\n{source.content_hash}\n".encode())
-    for plan in (train, test):
-        digest.update(plan.digest())
-    if planned.input_change is not None:
-        content = planned.input_change.content()
-        for part in [content] if isinstance(content, bytes) else content:
-            digest.update(part)
-    sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
+    content = [] if planned.input_change is None else planned.input_change.content()
+    digests = [train.digest(), planned.test.digest(), *([content] if isinstance(content, bytes) else content)]
     info = StreamInfo(
         definition,
-        digest.hexdigest()[:32],
+        _fingerprint(f"{definition}\n{source.content_hash}\n", digests),
         source.name,
         stationary,
         experiences,
-        sizes,
+        LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size),
         list(planned.test_at),
         source.content_hash[:32],
         source.splits,
     )
     return Stream(info, samples["train"], samples["test"])
+
+
+def _fingerprint(description: str, parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(description.encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 def regression_stream(
@@ -340,17 +338,10 @@ def regression_stream(
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]
-    digest, targets = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode()), []
-    for start in range(0, starts[-1], PORTION):
-        portion = make(start, min(start + PORTION, starts[-1]))
-        digest.update(portion[0].astype("<f4").tobytes())
-        targets.append(portion[1].astype("<f4").tobytes())
-    for part in targets:
-        digest.update(part)
     inputs, outputs = make(0, 0)
     info = StreamInfo(
         definition=definition,
-        fingerprint=digest.hexdigest()[:32],
+        fingerprint=_fingerprint(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
         source="generated",
         stationary=stationary,
         experiences=[ExperienceInfo([], steps.start, len(steps), 0) for steps in experiences],
@@ -362,3 +353,13 @@ def regression_stream(
         test=[GeneratedSamples(make, range(0)) for _ in experiences],
         course=course or {},
     )
+
+
+def _presented(make: MakeSamples, n: int) -> Iterator[bytes]:
+    """The bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
+    targets = []
+    for start in range(0, n, PORTION):
+        portion = make(start, min(start + PORTION, n))
+        yield portion[0].astype("<f4").tobytes()
+        targets.append(portion[1].astype("<f4").tobytes())
+    yield from targets
