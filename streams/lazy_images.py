@@ -195,7 +195,7 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
                 Exception
             ):  # Pillow raises many kinds for damaged EXIF data, without which the image is whole
                 orientation = image.getexif().get(ORIENTATION)
-        if orientation not in range(2, 9):
+        if not isinstance(orientation, int) or not 2 <= orientation <= 8:
             return _pixels(image), False
         return _pixels(image.transpose(Image.Transpose[TURNS[orientation - 2]])), True
 

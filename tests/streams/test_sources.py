@@ -87,18 +87,6 @@ def test_digits():
     np.testing.assert_allclose(share, 0.2, atol=0.004)
 
 
-def test_digits_are_split_the_same_each_time():
-    sources._load_named.cache_clear()
-    first = load_source("digits")
-    sources._load_named.cache_clear()
-    second = load_source("digits")
-    assert first is not second
-    for name in ("train", "test"):
-        np.testing.assert_array_equal(getattr(first, name).x, getattr(second, name).x)
-        np.testing.assert_array_equal(getattr(first, name).y, getattr(second, name).y)
-    assert first.content_hash == second.content_hash
-
-
 def test_images_are_read_once_in_a_process():
     assert load_source("digits") is load_source("digits")
 
@@ -254,24 +242,6 @@ def test_a_folder_of_shards(tmp_path, train_names, test_name):
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.train.y.tolist() == LABELS[:16].tolist()
     assert source.test.y.tolist() == LABELS[16:].tolist()
-
-
-@pytest.mark.parametrize(
-    ("test_name", "validation_name"),
-    [
-        ("data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"),
-        ("test/0000.parquet", "valid/0000.parquet"),
-        ("eval.parquet", "dev.parquet"),
-        ("evaluation-1.parquet", "val-1.parquet"),
-    ],
-)
-def test_validation_shards_beside_test_shards_are_not_used(tmp_path, test_name, validation_name):
-    images = coded_images(range(20))
-    for name, rows in (("train-0.parquet", slice(12)), (validation_name, slice(12, 16)), (test_name, slice(16, 20))):
-        write_parquet(tmp_path / name, ENCODED[rows], LABELS[rows])
-    source = parquet(tmp_path)
-    np.testing.assert_array_equal(source.train.x[..., 0], images[:12])
-    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
 
 
 def test_a_shard_of_several_groups_of_rows(tmp_path):
@@ -500,20 +470,6 @@ def test_folder_with_splits(tmp_path, test_name):
     assert source.train.y.tolist() == LABELS[:16][order].tolist()
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.test.y.tolist() == [0, 1, 2, 3]
-
-
-def test_a_validation_folder_beside_a_test_folder_is_not_used(tmp_path):
-    images = coded_images(range(20))
-    for name, rows in (("train", slice(12)), ("val", slice(12, 16)), ("test", slice(16, 20))):
-        write_folder(tmp_path / name, images[rows], CLASSES[rows])
-    source = folder(tmp_path)
-    assert len(source.train.y) == 12
-    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
-
-
-def test_folder_with_a_training_split_alone(tmp_path):
-    write_folder(tmp_path / "train", coded_images(range(20)), CLASSES)
-    assert_well_formed(folder(tmp_path), 16, 4, (1, 2, 2))
 
 
 def test_deeper_folders_belong_to_their_class_and_other_files_are_ignored(tmp_path):
