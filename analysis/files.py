@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -88,6 +88,12 @@ def with_home(arguments: Iterable[str]) -> list[str]:
     return [spelt_out(argument) for argument in arguments]
 
 
+def begin_command(argv: Sequence[str] | None) -> list[str]:
+    """Take the arguments of a command, those of the process if None, `with_home`; and `print_with_replacements`."""
+    print_with_replacements()
+    return with_home(sys.argv[1:] if argv is None else argv)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, whose folder is made if need be, then rename it to `path`.
 
@@ -122,6 +128,14 @@ def print_with_replacements() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def print_to_reader(text: str) -> None:
+    """Print a text, unless its reader has seen enough and is gone, as in `… | head`."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:

@@ -189,11 +189,10 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
     with opened as image:
         image.load()
-        orientation = None
+        orientation: Any = None
         if not as_stored:
-            with suppress(
-                Exception
-            ):  # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+            # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+            with suppress(Exception):
                 orientation = image.getexif().get(ORIENTATION)
         if not isinstance(orientation, int) or not 2 <= orientation <= 8:
             return _pixels(image), False

@@ -8,7 +8,9 @@ no test split of its own gets one: a tenth of its images, the same ones every ti
 
 import contextlib
 import functools
+import gzip
 import hashlib
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -165,14 +167,15 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
 
 
 def _digits() -> ImageSource:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    y = digits.target.astype(np.int64)
+    # scikit-learn's file alone, since importing the package takes longer than a short run
+    path = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    with gzip.open(str(path), "rt") as file:
+        digits = np.loadtxt(file, delimiter=",")
+    x = np.round(digits[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)[..., None]
+    y = digits[:, -1].astype(np.int64)
     # scikit-learn has no test split; a fifth is held out, since a tenth of so few images would be noisy
     train, test = _hold_out(x, y, fraction=0.2)
-    return ImageSource("digits", train, test, list(range(10)), _hash(map(_bytes, (x, y))))
+    return ImageSource("digits", train, test, list(range(10)), _hash([_bytes(x), _bytes(y)]))
 
 
 def _torchvision(name: str, data_root: str) -> ImageSource:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,9 +15,7 @@ from continual_metaopt.study.backends import Backend
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_studies
-
-if TYPE_CHECKING:
-    from continual_metaopt.study.running import PoolOptions
+from continual_metaopt.study.running import PoolOptions, run_studies
 
 
 def compare(
@@ -67,8 +65,6 @@ def compare(
             show(f"\n{label}")
         report_study(runs, folder / label, selection)
 
-    from continual_metaopt.study.running import PoolOptions
-
     pools = PoolOptions(workers, not quiet, threads, _backend(backend, address, slurm, workers, quiet))
     return run_parts(study, parts, folder, pools, report, plan)
 
@@ -77,29 +73,19 @@ def run_parts(
     study: str,
     parts: Mapping[str, Study],
     folder: Path,
-    pools: "PoolOptions",
+    pools: PoolOptions,
     report: Callable[[str, list[Path], list[Path]], None],
     plan: bool,
 ) -> int:
-    """Run what is left of a study, and report each part of it.
+    """Run what is left of a study, called so in messages, in a folder, or only ``plan`` it; returns the exit status.
 
-    Args:
-        study: what it is called in messages.
-        parts: of the study, by label.
-        folder: of the whole study.
-        pools: what does the runs.
-        report: is given the label of each part, its runs, and those that chose settings.
-        plan: only say what it will take.
-
-    Returns:
-        The exit status.
+    ``report`` is given the label of each of the study's parts, its runs, and those that served to choose settings.
     """
     from continual_metaopt.runs.process_settings import available_device
     from continual_metaopt.study.backends.local import n_processors
     from continual_metaopt.study.check import check_study
     from continual_metaopt.study.lengths import splits_of
     from continual_metaopt.study.plan import plan_study, require_disk_space
-    from continual_metaopt.study.running import run_studies
 
     plans = []
     for label, part in parts.items():

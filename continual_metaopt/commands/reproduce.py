@@ -11,6 +11,7 @@ from continual_metaopt.commands.printing import PROGRAM, complain, show_written
 from continual_metaopt.streams.sources import NAMED_SOURCES, load_source
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.load import load_studies
+from continual_metaopt.study.running import PoolOptions
 
 # experiments of several studies, by the label of each; all others are a packaged study of their name
 STUDIES = {"published": {"within": "published", "global": "published_global"}}
@@ -90,8 +91,6 @@ def reproduce(
         table.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
         show_written([table, table.with_suffix(".md")], text)
         return 0
-    from continual_metaopt.study.running import PoolOptions
-
     studies = STUDIES.get(experiment, {"": experiment})
     parts = {
         label: load_studies(name, source=source, data_root=data_root, seeds=seeds)[""]

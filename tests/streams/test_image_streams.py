@@ -14,6 +14,7 @@ from tests.streams.image_streams import IMAGE_STREAMS, SOURCE, VARIANTS, planned
 from tests.streams.synthetic import N_CLASSES
 
 SPLITS = ("train", "test")
+SLICES = [slice(None), slice(0, 0), slice(1, 1), slice(3, 7), slice(2, 1000), slice(-3, None), slice(None, None, -2)]
 every_stream = pytest.mark.parametrize("case", IMAGE_STREAMS)
 
 
@@ -88,12 +89,15 @@ def test_info_tells_what_is_presented(case, variant):
 @every_stream
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_batch_is_its_samples_one_by_one(case, variant):
-    for samples in planned(case, **VARIANTS[variant]).train[:3]:
-        x, y = samples.batch(slice(None))
-        for i in range(len(samples)):
-            (one,), (label,) = samples.batch(slice(i, i + 1))
-            assert one.tobytes() == x[i].tobytes()
-            assert label == y[i]
+    stream = planned(case, **VARIANTS[variant])
+    for samples in (*stream.train[:3], stream.test[0]):
+        one_by_one = [samples.batch(slice(i, i + 1)) for i in range(len(samples))]
+        for steps in SLICES:
+            x, y = samples.batch(steps)
+            assert (x.dtype, y.dtype, x.flags.c_contiguous) == (np.float32, np.int64, True)
+            assert x.shape == (len(one_by_one[steps]), *stream.info.for_learner.input_shape)
+            assert x.tobytes() == b"".join(image.tobytes() for image, _ in one_by_one[steps])
+            assert y.tolist() == [int(label[0]) for _, label in one_by_one[steps]]
 
 
 @every_stream

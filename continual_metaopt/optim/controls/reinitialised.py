@@ -16,7 +16,6 @@ LEARNER = LearnerSpec(
     "a base update; network or head begin anew at experiences it is told of",
     family="schedule, or told of changes",
     space=ON_A_BASE,
-    fixed=True,
     on_a_base=True,
 )
 
@@ -24,21 +23,27 @@ Part = Literal["network", "head"]
 
 
 class Reinitialised(MetaOptimize):
-    """A base update with a fixed step size, whose weights and moments begin anew at each experience.
+    """Learn with a fixed step size, and begin anew with weights and moments at each experience.
 
     ``begin_experience`` tells it where one begins. The parameters of groups with ``reinitialise`` then take the values
     again that they had before their first step, and the base update forgets what it knew of them. The others go on.
     Where a parameter has grown, its new part takes those that it was given then.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         reinitialise: whether the parameters of a group begin anew; each group may say so for itself.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = Reinitialised([w], lr=0.1)
+        >>> optimizer.step()
+        >>> optimizer.begin_experience()
+        >>> w.item()
+        1.0
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class Reinitialised(MetaOptimize):
                     self.state[param].update(self.base.init(param))
 
     def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
-        """A parameter's state, made at its first update; with its initial values, where it begins anew."""
+        """Give a parameter's state, made at its first update; with its initial values, where it begins anew."""
         state = super().prepared_state(group, param)
         if group["reinitialise"]:
             self._initial(param)
@@ -101,7 +106,7 @@ def reinitialised_told(
     base: Base = "adamw",
     weight_decay: float = 0.01,
 ) -> Reinitialised:
-    """A base update, with the network or its head set back to its initial weights at every experience it is told of.
+    """Set the network or its head back to its initial weights at every experience, of which it is told.
 
     Args:
         model: the network.
@@ -109,6 +114,10 @@ def reinitialised_told(
         lr: step size α.
         base: base update.
         weight_decay: decoupled weight decay κ.
+
+    Example:
+        >>> len(reinitialised_told(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), part="head").param_groups)
+        2
     """
     groups: list[Group] = blocks(model, "blockwise")
     for group in groups[:-1]:

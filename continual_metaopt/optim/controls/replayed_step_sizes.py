@@ -27,7 +27,7 @@ LEARNER = LearnerSpec(
 
 
 class ReplayedStepSizes(MetaOptimize):
-    """A base update whose step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
+    """Let step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
 
     A step size holds until the next recorded one, and the last one after the end. Of boundaries the optimizer
     knows what the trajectory does: those of the recorded run.
@@ -40,6 +40,14 @@ class ReplayedStepSizes(MetaOptimize):
 
     Raises:
         ValueError: the names of the groups are not those of the trajectory's blocks, or a setting is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> plan = Trajectory(("group0",), np.array([0, 2]), np.array([[0.1], [0.2]]), boundaries=(0,), n_samples=4)
+        >>> optimizer = ReplayedStepSizes([torch.nn.Parameter(torch.ones(1))], plan)
+        >>> optimizer.go_to(3)
+        >>> optimizer.step_size_report()
+        {'group0': 0.2}
     """
 
     def __init__(
@@ -102,7 +110,7 @@ def replayed_step_sizes(
     step_sizes: Granularity = "blockwise",
     batch_size: int = 1,
 ) -> ReplayedStepSizes:
-    """A base update with the step sizes that another run has recorded, as they are or changed.
+    """Replay the step sizes that another run has recorded, as they are or changed.
 
     Args:
         model: the network.

@@ -15,7 +15,6 @@ COSINE = LearnerSpec(
     family="schedule, or told of changes",
     space=ON_A_BASE,
     paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
-    fixed=True,
     on_a_base=True,
 )
 
@@ -25,18 +24,17 @@ COSINE_RESTARTS_TOLD = LearnerSpec(
     family="schedule, or told of changes",
     space=ON_A_BASE,
     paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
-    fixed=True,
     on_a_base=True,
 )
 
 
 def half_cosine(progress: float, highest: float, lowest: float) -> float:
-    """Half a period of a cosine, from ``highest`` at progress 0 to ``lowest`` at 1 and beyond."""
+    """Follow half a period of a cosine, from ``highest`` at progress 0 to ``lowest`` at 1 and beyond."""
     return lowest + (highest - lowest) / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class Scheduled(OnBase):
-    """A base update whose step size is planned for each step: ``group["lr"]`` is that of the next one."""
+    """Plan the step size of each step: ``group["lr"]`` is that of the next one."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with a plan of its own.
@@ -64,14 +62,13 @@ class Scheduled(OnBase):
 
 
 class WarmUpCosine(Scheduled):
-    """A base update with warm-up and then a cosine of the step size, over the length of a stream.
+    """Warm up, then let the step size fall along a cosine, over the length of a stream.
 
     With n steps in all, n_w = warmup · n of them for the warm-up, and highest step size α, the step size of step t,
     counted from 0, is α (t + 1) / n_w for t < n_w, and then falls from α to final · α along half a period of a cosine.
     After the n-th step it stays at final · α.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         n_samples: length of the stream; a run fills it in.
         batch_size: number of samples that are learned from at once, which makes n; a run fills it in, too.
@@ -80,8 +77,12 @@ class WarmUpCosine(Scheduled):
         warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> optimizer = WarmUpCosine([w], lr=0.1, n_samples=4, warmup=0.5)
+        >>> optimizer.step_size_report()
+        {'group0': 0.05}
     """
 
     def __init__(
@@ -113,21 +114,28 @@ class WarmUpCosine(Scheduled):
 
 
 class CosineRestarts(Scheduled):
-    """A base update with a cosine of the step size that begins anew at every experience.
+    """Let the step size fall along a cosine that begins anew at every experience, of which it is told.
 
     ``begin_experience`` tells it where one begins. An experience's cosine is as long as the experience before it was,
     since nobody knows how long this one will be; in the first the step size stays at the highest. (SGDR restarts after
     periods that are chosen in advance.)
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         final: share of the highest step size that is left at the end of a cosine.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = CosineRestarts([w], lr=0.1)
+        >>> optimizer.step()
+        >>> optimizer.begin_experience()
+        >>> optimizer.step()
+        >>> optimizer.step_size_report()
+        {'group0': 0.0}
     """
 
     def __init__(

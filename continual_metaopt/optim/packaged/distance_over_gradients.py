@@ -1,7 +1,4 @@
-"""DoG and LDoG of the package dog-optimizer, with the iterate averaging that belongs to them.
-
-Source: Ivgi, Hinder and Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size schedule".
-"""
+"""DoG and LDoG of the package dog-optimizer, with the iterate averaging that belongs to them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +37,7 @@ class DoG(package.DoG):
     """
 
     def step_size_report(self) -> dict[str, float]:
-        """η of each param group at the latest step, and 0 before the first."""
+        """Give η of each param group at the latest step, and 0 before the first."""
         return {
             group.get("name", f"group{index}"): float(group["eta"][0]) if "eta" in group else 0.0
             for index, group in enumerate(self.param_groups)
@@ -55,7 +52,7 @@ class LDoG(DoG, package.LDoG):
 
 
 class Averaging(Optimizer):
-    """Adds polynomial-decay averaging to an optimizer, as the package's ``PolynomialDecayAverager``.
+    """Add polynomial-decay averaging to an optimizer, as the package's ``PolynomialDecayAverager``.
 
     x̄ₜ = (1 − (1 + γ)/(t + γ)) x̄ₜ₋₁ + (1 + γ)/(t + γ) xₜ (Shamir and Zhang, 2013). ``eval()`` puts x̄ into the
     parameters and ``train()`` the weights x, at which gradients are to be taken. Unlike the package's averager, which
@@ -122,7 +119,7 @@ def dog(
     averaging: float | None = 8.0,
     step_sizes: Granularity | list[list[str]] = "scalar",
 ) -> DoG:
-    """DoG: the step size is the distance from the initial weights over the root of the summed squared gradients.
+    """Step by the distance from the initial weights over the root of the summed squared gradients (DoG).
 
     Args:
         model: the network.
@@ -133,6 +130,10 @@ def dog(
         init_eta: first step size, in place of ``reps_rel``.
         averaging: γ of the average of past weights, which predicts in their place; None to predict with the weights.
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+
+    Example:
+        >>> dog(nn.Linear(2, 1)).step_size_report()
+        {'all': 0.0}
     """
     return _make((DoG, AveragedDoG), blocks(model, step_sizes), averaging, reps_rel, lr, weight_decay, eps, init_eta)
 
@@ -147,7 +148,7 @@ def ldog(
     init_eta: float | None = None,
     averaging: float | None = 8.0,
 ) -> DoG:
-    """LDoG: DoG with a step size for each weight matrix and bias vector.
+    """Step as DoG, with a step size for each weight matrix and bias vector (LDoG).
 
     Args:
         model: the network.
@@ -157,6 +158,10 @@ def ldog(
         eps: added to the sum of squared gradients.
         init_eta: first step size, in place of ``reps_rel``.
         averaging: γ of the average of past weights, which predicts in their place; None to predict with the weights.
+
+    Example:
+        >>> ldog(nn.Linear(2, 1)).step_size_report()
+        {'weight': 0.0, 'bias': 0.0}
     """
     return _make((LDoG, AveragedLDoG), blocks(model, "tensor"), averaging, reps_rel, lr, weight_decay, eps, init_eta)
 

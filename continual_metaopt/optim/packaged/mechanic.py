@@ -1,7 +1,4 @@
-"""Mechanic of the package mechanic-pytorch, around optimizers of torch.
-
-Source: Cutkosky, Defazio and Mehta (2023), "Mechanic: a learning rate tuner".
-"""
+"""Mechanic of the package mechanic-pytorch, around optimizers of torch."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -54,6 +51,10 @@ def mechanic(
         s_init: scale of the first factor.
         eps: added to denominators.
         store_delta: whether the sum of updates is stored, rather than computed from the weights.
+
+    Example:
+        >>> mechanic(nn.Linear(2, 1)).param_groups[0]["lr"]
+        1.0
     """
     wrapped: Any = mechanic_pytorch.mechanize(
         BASES[base], s_decay=s_decay, betas=betas, s_init=s_init, eps=eps, store_delta=store_delta
@@ -72,7 +73,7 @@ def mechanic(
             return loss
 
         def step_size_report(self) -> dict[str, float]:
-            """The learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
+            """Give the learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
             state = self.state.get("_mechanic")
             factor = 0.0 if state is None else max(float(state["s"].sum()), 0.0)
             return {group["name"]: factor * float(group["lr"]) for group in self.param_groups}

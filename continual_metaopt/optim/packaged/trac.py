@@ -1,7 +1,4 @@
-"""TRAC of the package pytorch-optimizer, around optimizers of torch.
-
-Source: Muppidi, Zhang and Yang (2024), "Fast TRAC: a parameter-free optimizer for lifelong reinforcement learning".
-"""
+"""TRAC of the package pytorch-optimizer, around optimizers of torch."""
 
 from typing import Any, Literal
 
@@ -38,7 +35,7 @@ class TRAC(pytorch_optimizer.TRAC):
     """
 
     def step_size_report(self) -> dict[str, float]:
-        """The learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
+        """Give the learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
         state = self.state.get("trac")
         factor = 0.0 if state is None else max(float(state["s"]), 0.0)
         return {group["name"]: factor * float(group["lr"]) for group in self.param_groups}
@@ -66,6 +63,10 @@ def trac(
         num_coefs: coefficients of the series for the imaginary error function.
         s_prev: scale of the first factor.
         eps: added to denominators.
+
+    Example:
+        >>> trac(nn.Linear(2, 1)).step_size_report()
+        {'all': 0.0}
     """
     options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     return TRAC(

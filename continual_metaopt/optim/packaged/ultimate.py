@@ -1,7 +1,4 @@
-"""Hyperoptimizers of the package gradient-descent-the-ultimate-optimizer, as optimizers of torch.
-
-Source: Chandra, Xie, Ragan-Kelley and Meijer (2022), "Gradient descent: the ultimate optimizer".
-"""
+"""Hyperoptimizers of the package gradient-descent-the-ultimate-optimizer, as optimizers of torch."""
 
 import copy
 from collections.abc import Callable
@@ -36,7 +33,7 @@ KINDS = {
 
 
 class Ultimate(Optimizer):
-    """Drives a stack of the package's optimizers, each of which learns the hyperparameters of the one below.
+    """Drive a stack of the package's optimizers, each of which learns the hyperparameters of the one below.
 
     The package replaces a network's parameters by results of computations that depend on the hyperparameters, and lets
     autograd go through both in one. Here the parameters stay what they are, and the gradients that they were given are
@@ -81,13 +78,13 @@ class Ultimate(Optimizer):
         return loss
 
     def step_size_report(self) -> dict[str, float]:
-        """The step size α that is learned."""
+        """Give the step size α that is learned."""
         alpha = float(self.stack.parameters["alpha"].detach())
         squared = isinstance(self.stack, package.RMSProp | package.RMSPropAlpha)  # these learn its root
         return {group["name"]: alpha**2 if squared else alpha for group in self.param_groups}
 
     def state_dict(self) -> dict[str, Any]:
-        """The hyperparameters and the running means, without the graph that led to them."""
+        """Give the hyperparameters and the running means, without the graph that led to them."""
         return {**super().state_dict(), "stack": _values(self.stack)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -122,6 +119,10 @@ def gdtuo(
         lr: its initial step size α.
         meta: optimizer of its hyperparameters.
         meta_lr: that one's step size.
+
+    Example:
+        >>> round(gdtuo(nn.Linear(2, 1)).step_size_report()["all"], 6)
+        0.001
     """
     return Ultimate(blocks(model, "scalar"), KINDS[base](alpha=lr, optimizer=KINDS[meta](alpha=meta_lr)))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require, settings_of
 from continual_metaopt.optim.peers.linear_input import LinearInput
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -21,7 +21,7 @@ LEARNER = LearnerSpec(
 
 
 class IDBD(Weightwise):
-    """IDBD for linear models with half the squared error, f = ½ (y − wᵀx)², as loss.
+    """Learn a step size per weight of a linear model with half the squared error, f = ½ (y − wᵀx)² (IDBD).
 
     With δ = y − wᵀx, so that the gradient by wᵢ is −δ xᵢ, step sizes αᵢ = exp(βᵢ), meta step size θ and trace h:
 
@@ -66,8 +66,7 @@ class IDBD(Weightwise):
     ) -> None:
         self.inputs = LinearInput(model)
         trainable = [param for param in model.parameters() if param.requires_grad]
-        defaults = {"lr": lr, "meta_lr": meta_lr, "max_change": max_change, "min_log_step_size": min_log_step_size}
-        super().__init__(trainable if params is None else params, defaults)
+        super().__init__(trainable if params is None else params, settings_of(locals()))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"inputs": self.inputs}
@@ -92,7 +91,7 @@ def check_max_change(group: Group) -> None:
 def idbd_update(
     param: Tensor, grad: Tensor, direction: Tensor, curvature: Tensor, state: dict[str, Any], group: Group
 ) -> None:
-    """IDBD's update of one parameter, in place.
+    """Make IDBD's update of one parameter, in place.
 
     Args:
         param: weights w.
