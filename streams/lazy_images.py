@@ -64,7 +64,7 @@ class LazyImages:
         return len(self.rows)
 
     def __getitem__(self, which: Any) -> NDArray[np.uint8]:
-        """Decode images: which, is said as for the first axis of an array.
+        """Decode the images that are chosen as along the first axis of an array.
 
         Raises:
             ValueError: an image cannot be read any more; says where it is.
@@ -265,7 +265,7 @@ class ReadAhead:
 
 @cache
 def _queue(process: int) -> SimpleQueue[Any]:
-    """What the threads of a process have to do; they end with it."""
+    """Start the threads of a process, which end with it, and return the queue of what they have to do."""
     queue: SimpleQueue[Any] = SimpleQueue()
     for _ in range(min(MAX_THREADS, os.cpu_count() or 1)):
         Thread(target=_work, args=(queue,), name="image decoder", daemon=True).start()

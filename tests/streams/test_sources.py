@@ -263,35 +263,42 @@ def test_a_group_of_rows_is_not_read_at_once(tmp_path):
     assert 0 < most < len(images) / 1.5
 
 
-def test_the_division_into_shards_leaves_the_stream_as_it_is(tmp_path):
-    one = write_parquet(tmp_path / "one" / "all.parquet", ENCODED, LABELS)
+def two_shards(path):
     for shard in range(2):
         rows = slice(10 * shard, 10 * shard + 10)
-        write_parquet(tmp_path / "two" / f"train-{shard}.parquet", ENCODED[rows], LABELS[rows])
-    fingerprints = [
-        make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2).info.fingerprint
-        for path in (one, tmp_path / "two")
-    ]
-    assert fingerprints[0] == fingerprints[1]
+        write_parquet(path / f"train-{shard}.parquet", ENCODED[rows], LABELS[rows])
+    return f"parquet:{path}"
 
 
-def test_one_changed_stored_byte_changes_the_fingerprint(tmp_path):
-    """The same pixels, compressed differently, are other stored bytes: fingerprints must not rest on the decoder."""
-    fingerprints = set()
-    for level in (0, 9):
-        images = [encode(coded_images([0])[0], compress_level=level), *ENCODED[1:]]
-        path = write_parquet(tmp_path / f"{level}.parquet", images, LABELS)
-        benchmark = make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2)
-        fingerprints.add(benchmark.info.fingerprint)
-    assert len(fingerprints) == 2
+def one_shard(path, images=ENCODED, labels=LABELS):
+    return f"parquet:{write_parquet(path / 'a.parquet', images, labels)}"
 
 
-def test_labels_enter_the_content_hash(tmp_path):
-    hashes = {
-        parquet(write_parquet(tmp_path / f"{i}.parquet", ENCODED, labels)).content_hash
-        for i, labels in enumerate((LABELS, LABELS, 10 * LABELS))
-    }
-    assert len(hashes) == 2
+def compressed_otherwise(path):
+    """The same pixels: fingerprints must not rest on the decoder."""
+    return one_shard(path, [encode(coded_images([0])[0], compress_level=0), *ENCODED[1:]])
+
+
+def image_folder(path):
+    return f"folder:{write_folder(path, coded_images(range(20)), CLASSES)}"
+
+
+@pytest.mark.parametrize(
+    ("make", "other", "same"),
+    [
+        (one_shard, one_shard, True),
+        (one_shard, two_shards, True),
+        (image_folder, image_folder, True),
+        (one_shard, compressed_otherwise, False),
+        (one_shard, lambda path: one_shard(path, labels=10 * LABELS), False),
+    ],
+    ids=["elsewhere", "divided otherwise", "a folder elsewhere", "other stored bytes", "other labels"],
+)
+def test_what_enters_the_fingerprint(tmp_path, make, other, same):
+    specs = make(tmp_path / "here"), other(tmp_path / "there")
+    infos = [plan_stream("class_split", source=spec, classes_per_experience=2, data_root=spec).info for spec in specs]
+    assert (infos[0].fingerprint == infos[1].fingerprint) is same
+    assert (infos[0].source_hash == infos[1].source_hash) is same
 
 
 @pytest.mark.parametrize("image_column", ["image", "img"])
@@ -487,15 +494,6 @@ def test_folder_not_there(tmp_path):
     raises_exactly(FileNotFoundError, f"no image folder at '{tmp_path / 'a'}'", f"folder:{tmp_path / 'a'}")
     message = f"no images in '{tmp_path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it"
     raises_exactly(FileNotFoundError, message, f"folder:{tmp_path}")
-
-
-def test_a_folder_elsewhere_is_the_same_stream(tmp_path):
-    fingerprints = []
-    for place in ("here", "there"):
-        path = write_folder(tmp_path / place, coded_images(range(20)), CLASSES)
-        benchmark = make_stream("class_split", source=f"folder:{path}", classes_per_experience=2, data_root=place)
-        fingerprints.append(benchmark.info.fingerprint)
-    assert fingerprints[0] == fingerprints[1]
 
 
 # --- what images may be like -----------------------------------------------------------------------------------------
