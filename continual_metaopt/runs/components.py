@@ -135,10 +135,10 @@ def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
-    """Read what a Google-style docstring, not indented, says about each argument; nothing if it is of no such style.
+    r"""Read what a Google-style docstring, not indented, says about each argument; nothing if it has another style.
 
     Example:
-        >>> argument_descriptions("Args:\\n    lr: step size, 0.001 if not given.")
+        >>> argument_descriptions("Args:\n    lr: step size, 0.001 if not given.")
         {'lr': 'step size, 0.001 if not given.'}
     """
     import docstring_parser
