@@ -1,6 +1,7 @@
 """The page about streams is what the streams say about themselves; ``python -m tests.test_streams_page`` renews it."""
 
 import re
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def table() -> str:
 def test_the_table_is_what_streams_say_about_themselves() -> None:
     (found,) = TABLE.findall(PAGE.read_text(encoding="utf-8"))
     assert found == table(), "renew the table with: python -m tests.test_streams_page"
+
+
+def test_the_options_that_the_page_names_are_there() -> None:
+    _, _, section = PAGE.read_text(encoding="utf-8").partition("| stream | options |\n|---|---|\n")
+    rows = [row.strip("| ").split(" | ") for row in section.partition("\n\n")[0].splitlines()]
+    of_row = [(re.findall(r"`(\w+)`", names), re.findall(r"`(\w+)`", options)) for names, options in rows]
+    assert [name for names, _ in of_row for name in names] == NAMES
+    for names, options in of_row:
+        assert set(options) <= {option for name in names for option in signature(STREAMS[name]).parameters}
 
 
 @pytest.fixture
