@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
-from continual_metaopt.analysis.records import TABLES
+from continual_metaopt.analysis.records import ENDED, TABLES
 from continual_metaopt.analysis.runs import load_runs
 from continual_metaopt.analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"
-_ENDED = ("finished", "diverged")  # a failed run can go on, and its tables are in parts
 _DESCRIPTIONS = ("config.json", "status.json")
 _OF_STUDY = "study.json"
 
@@ -43,7 +42,7 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
     if not target.name.endswith(SUFFIX):
         raise ValueError(f"the archive is a {SUFFIX} file, but {target.name!r} was given")
     runs = load_runs(root, purpose=None)
-    going_on = runs.table.loc[~runs.table["state"].isin(_ENDED), "path"]
+    going_on = runs.table.loc[~runs.table["state"].isin(ENDED), "path"]
     if len(going_on):
         raise ValueError(
             f"runs that have not ended: {len(going_on)}, {going_on.iloc[0]} first; finish them or move them elsewhere"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-# Kind of learner → names of learners, in the order in which kinds are listed. Others are of the last kind.
+# Kind of learner → names of learners, in the order in which kinds are listed. Others are of the last kind. Runs record
+# the kind themselves; the names are for records from before they did, and for optimizers of other packages.
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "fixed step size": ("fixed", "lion", "torch:", "pytorch_optimizer:"),
     "MetaOptimize": ("metaoptimize", "adamw_lion_package"),
@@ -39,6 +41,15 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "schedule, or told of changes": ("cosine", "aruba_told", "reinitialised_told", "replayed_step_sizes"),
     "other": ("",),
 }
+
+
+def family_of_run(config: Mapping[str, Any]) -> str:
+    """Give the kind of a run's learner: as recorded, or by its name in an old record.
+
+    Args:
+        config: the content of the run's `config.json`.
+    """
+    return str(config.get("family") or family(config["learner"]["name"]))
 
 
 def family(name: str) -> str:

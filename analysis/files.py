@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -86,6 +86,12 @@ def with_home(arguments: Iterable[str]) -> list[str]:
         return (parts[1] or "") + os.path.expanduser(parts[2])  # noqa: PTH111 (pathlib's raises where there is no home)
 
     return [spelt_out(argument) for argument in arguments]
+
+
+def begin_command(argv: Sequence[str] | None) -> list[str]:
+    """Take the arguments of a command, those of the process if None, `with_home`; and `print_with_replacements`."""
+    print_with_replacements()
+    return with_home(sys.argv[1:] if argv is None else argv)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

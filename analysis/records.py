@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
-STATES = ("running", "finished", "diverged", "failed")
+ENDED = ("finished", "diverged")  # states of runs that have a result, and do not go on
+STATES = ("running", *ENDED, "failed")
 REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 
 MAX_BYTES = 8 * 2**20  # of a description
@@ -140,6 +141,7 @@ _CONFIG: dict[str, _Kind] = {
 _CONFIG_PERHAPS: dict[str, _Kind] = {
     "order": _or_null(_PLACE),
     "entry": _TEXT,
+    "family": _TEXT,
     "tuned": _list_of(_TEXT),
     "imports": _list_of(_TEXT),
     "engine": _TEXT,

@@ -16,7 +16,16 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.files import open_regular
-from continual_metaopt.analysis.records import MAX_TEXT, REPAIR, TABLES, TEXTS, open_table, read_config, read_status
+from continual_metaopt.analysis.records import (
+    ENDED,
+    MAX_TEXT,
+    REPAIR,
+    TABLES,
+    TEXTS,
+    open_table,
+    read_config,
+    read_status,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +105,7 @@ class Runs:
         Raises:
             ValueError: the samples of a run do not agree with its state.
         """
-        ended = self.table[self.table["state"].isin(["finished", "diverged"])]
+        ended = self.table[self.table["state"].isin(ENDED)]
         rows = []
         counts = ended[["path", "record_samples_every", "step", "n_correct"]]
         for path, every, step, n_correct in counts.itertuples(index=False, name=None):
@@ -114,7 +123,7 @@ class Runs:
         Returns:
             The fact; computed anew each time for a run that has not ended.
         """
-        if self._states[run] not in ("finished", "diverged"):
+        if self._states[run] not in ENDED:
             return compute()
         facts = self._kept.facts
         if (run, name) not in facts:
@@ -165,7 +174,7 @@ class Runs:
         return _frame(self._arrow(run, table, list(columns or TABLES[table])))
 
     def _arrow(self, run: str, table: str, columns: list[str]) -> pa.Table:
-        read = self._kept.read if self._states[run] in ("finished", "diverged") else _read
+        read = self._kept.read if self._states[run] in ENDED else _read
         return read(Path(run), self.configs[run], table, columns)
 
     def batches(self, run: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -222,7 +231,7 @@ class Runs:
                         self._arrow(path, name, list(TABLES[name]))
                     else:
                         collections.deque(self.batches(path, name), maxlen=0)
-                if state in ("finished", "diverged"):
+                if state in ENDED:
                     self.correct(path)
             except (OSError, ValueError) as error:
                 left_out[path] = str(error)

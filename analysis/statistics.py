@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.families import family_of_run
+from continual_metaopt.analysis.records import ENDED
 from continual_metaopt.analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
@@ -157,7 +158,7 @@ def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """
     if diverged not in get_args(Diverged):
         raise ValueError(f"diverged must be 'chance' or 'exclude', not {diverged!r}")
-    states = ["finished", "diverged"] if diverged == "chance" else ["finished"]
+    states = list(ENDED) if diverged == "chance" else ["finished"]
     counted = runs.table[runs.table["state"].isin(states)]
     repeated = counted[counted.duplicated(["label", "seed"], keep=False)]
     if len(repeated):
@@ -579,7 +580,7 @@ def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
     """
     runs.require_one_stream()
     scores, name = average_score(runs, diverged)
-    kinds = scores["run"].map(lambda run: family(runs.configs[run]["learner"]["name"]))
+    kinds = scores["run"].map(lambda run: family_of_run(runs.configs[run]))
     plain = kinds.isin(["fixed step size", "other"]) & ~scores["learned_step_sizes"].astype(bool)
     fixed = scores[plain].dropna(subset=name)
     if fixed.empty:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.escaping import csv_text, one_line
+from continual_metaopt.analysis.records import ENDED
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import (
     AT_BOUND,
@@ -442,7 +443,7 @@ def seeds_of(runs: Runs) -> str:
     Args:
         runs: the runs; where some have come to an end, others do not count.
     """
-    ended = runs.table[runs.table["state"].isin(["finished", "diverged"])]
+    ended = runs.table[runs.table["state"].isin(ENDED)]
     table = ended if len(ended) else runs.table
     counts = table.groupby("label", observed=True)["seed"].nunique()
     return seeds_text(int(counts.min()), int(counts.max()), table["seed"].astype(int))

@@ -22,12 +22,11 @@ import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from continual_metaopt.analysis.files import print_with_replacements
+from continual_metaopt.analysis.files import begin_command
 from continual_metaopt.networks.losses import HalfSquaredError, criterion_of
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
-from continual_metaopt.optim.packaged import MissingPackageError
 from continual_metaopt.optim.protocol import closure_for, step_sizes_of, switches_weights, wants_graph
-from continual_metaopt.optim.registry import LEARNERS, PREFIXES, learner_factory
+from continual_metaopt.optim.registry import LEARNERS, PREFIXES, MissingPackageError, learner_factory
 from continual_metaopt.streams import UnknownNameError
 
 
@@ -291,8 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the optimizer"
     )
     parser.add_argument("--linear", action="store_true", help="it is for linear models and squared error only")
-    print_with_replacements()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(begin_command(argv))
     pairs = (option.partition("=") for option in arguments.option)
     options = {name: _value(text) for name, _, text in pairs}
     try:

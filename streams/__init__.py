@@ -4,6 +4,7 @@ A stream is a sequence of *experiences*; a learner meets every sample once, in a
 are made by ``make_stream``, which returns an Avalanche benchmark with ``train_stream``, ``test_stream`` and ``info``.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from continual_metaopt.streams.registry import Registry, UnknownNameError
@@ -63,17 +64,28 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
 
 
 def plan_stream(name: str, **options: Any) -> "Stream":
-    """The same stream as arrays, without an Avalanche benchmark around them; needs neither Avalanche nor torch.
+    """Make the same stream as ``make_stream``, as arrays alone; needs neither Avalanche nor torch.
 
-    Args:
-        name: as for ``make_stream``.
-        **options: likewise.
-
-    Raises:
-        The same errors as ``make_stream``.
+    Example:
+        >>> plan_stream("permuted_inputs", n_experiences=3).info.boundaries
+        [0, 1438, 2876]
     """
     stream: Stream = STREAMS[name](**options)
     return stream
+
+
+if not TYPE_CHECKING:
+    _make_stream = globals().pop("make_stream")
+
+    def __getattr__(name: str) -> Any:
+        """Describe the options of all streams in the docstring of ``make_stream``, when it is first asked for."""
+        if name != "make_stream":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from continual_metaopt.streams.stream import options_of_streams
+
+        options = options_of_streams({name: STREAMS[name] for name in STREAMS.own})
+        _make_stream.__doc__ = f"{inspect.cleandoc(_make_stream.__doc__ or '')}\n{options}"
+        return globals().setdefault(name, _make_stream)
 
 
 if __name__ == "streams":  # in a checkout, whose folder Python has found first

@@ -4,7 +4,6 @@ Dohare et al., "Loss of plasticity in deep continual learning", Nature 2024, and
 github.com/shibhansh/loss-of-plasticity, lop/slowly_changing_regression.
 """
 
-import functools
 import hashlib
 import math
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.plan import (
     FIRST_BITS,
     FLIPPED_BITS,
@@ -22,11 +22,11 @@ from continual_metaopt.streams.plan import (
     Stationary,
     random_state,
 )
+from continual_metaopt.streams.samples import BLOCK, Blocks
 from continual_metaopt.streams.stationary import last_change
 from continual_metaopt.streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "bit_flipping v1"
-BLOCK = 4096  # samples whose random bits are drawn together
 
 
 class _TargetNetwork(NamedTuple):
@@ -93,12 +93,8 @@ def bit_flipping(
     Raises:
         ValueError: an option's value is out of range.
     """
-    numbers = {"n_inputs": n_inputs, "flip_every": flip_every, "n_samples": n_samples, "n_target_units": n_target_units}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if not 1 <= n_slow <= n_inputs:
-        raise ValueError(f"n_slow must be between 1 and n_inputs, {n_inputs}, not {n_slow}")
+    require_at_least_one(n_inputs=n_inputs, flip_every=flip_every, n_samples=n_samples, n_target_units=n_target_units)
+    require_between(1, n_inputs, "n_inputs, {}", n_slow=n_slow)
     if not 0 < agreement <= 1:
         raise ValueError(f"agreement must be above 0 and at most 1, not {agreement}")
     lengths = [min(flip_every, n_samples - start) for start in range(0, n_samples, flip_every)]
@@ -106,71 +102,55 @@ def bit_flipping(
     last = last_change(stationary, frozen_after, len(lengths))
     slow[last:] = slow[last]
     network = _target_network(n_inputs, n_target_units, agreement, seed)
-    bits = _InputBits(slow, n_inputs - n_slow, flip_every, n_samples, stationary == "shuffled", seed)
+    samples = _Flipping(slow, network, flip_every, n_samples, stationary == "shuffled", seed)
     return regression_stream(
         DEFINITION,
-        functools.partial(_make, bits, network),
+        samples.make,
         lengths,
         content_hash=_hash([slow, *(part.astype("<f4") for part in network)]),
         stationary=stationary,
-        course={"slow bits": bits.slow},
+        course={"slow bits": samples.slow},
     )
 
 
-class _InputBits:
-    """The inputs of a stream, made in blocks.
-
-    Args:
-        slow: slow bits of each experience, [experiences, bits].
-        n_fast: number of the other bits.
-        flip_every: length of an experience.
-        n_samples: length of the stream.
-        shuffled: whether each sample has the slow bits of some other time.
-        seed: of the random bits.
-    """
+class _Flipping:
+    """Makes the samples of a stream, with the slow bits of each experience, [experiences, bits]."""
 
     def __init__(
-        self, slow: NDArray[np.uint8], n_fast: int, flip_every: int, n_samples: int, shuffled: bool, seed: int
+        self,
+        slow: NDArray[np.uint8],
+        network: _TargetNetwork,
+        flip_every: int,
+        n_samples: int,
+        shuffled: bool,
+        seed: int,
     ) -> None:
-        self._slow, self._n_fast, self._flip_every, self._n_samples = slow, n_fast, flip_every, n_samples
+        self._slow, self._network, self._flip_every, self._n_samples = slow, network, flip_every, n_samples
         self._shuffled, self._seed = shuffled, seed
-        self.n_inputs = slow.shape[1] + n_fast
-        self._last: tuple[int, NDArray[np.float32]] | None = None
+        self._inputs = Blocks(self._block)
 
     def slow(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Slow bits of samples, [n, bits]."""
         if self._shuffled:
-            numbers = range(start // BLOCK, -(-stop // BLOCK))
-            bits = np.concatenate([self.block(number) for number in numbers])[start - numbers.start * BLOCK :]
-            return bits[: stop - start, : self._slow.shape[1]].astype(np.uint8)
+            return self._inputs.rows(start, stop)[:, : self._slow.shape[1]].astype(np.uint8)
         return self._slow[np.arange(start, stop) // self._flip_every]
 
-    def block(self, number: int) -> NDArray[np.float32]:
-        """Inputs of samples, float32 [BLOCK, inputs]; beyond the end of the stream there are more."""
-        if self._last is None or self._last[0] != number:
-            times = np.arange(number * BLOCK, (number + 1) * BLOCK).clip(max=self._n_samples - 1)
-            if self._shuffled:
-                times = random_state(self._seed, STATIONARY_ORDER, number).randint(
-                    self._n_samples, size=BLOCK, dtype=np.int64
-                )
-            drawn = random_state(self._seed, RANDOM_BITS, number).bytes(BLOCK // 8 * self._n_fast)
-            fast = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(BLOCK, self._n_fast)
-            self._last = number, np.hstack([self._slow[times // self._flip_every], fast]).astype(np.float32)
-        return self._last[1]
+    def make(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inputs and targets of the samples from ``start`` to before ``stop``."""
+        inputs = self._inputs.rows(start, stop)
+        on = (inputs @ self._network.weights >= self._network.thresholds).astype(np.float32)
+        return inputs, on @ self._network.signs + self._network.constant  # whole numbers, exact in any order
 
-
-def _make(
-    bits: _InputBits, network: _TargetNetwork, start: int, stop: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Inputs and targets of the samples from ``start`` to before ``stop``."""
-    inputs, targets = [np.zeros((0, bits.n_inputs), np.float32)], [np.zeros((0, 1), np.float32)]
-    for number in range(start // BLOCK, -(-stop // BLOCK)):
-        first = number * BLOCK
-        part = bits.block(number)[max(start - first, 0) : stop - first]
-        on = (part @ network.weights >= network.thresholds).astype(np.float32)
-        inputs.append(part)
-        targets.append(on @ network.signs + network.constant)  # whole numbers, so that sums are exact in any order
-    return np.concatenate(inputs), np.concatenate(targets)
+    def _block(self, number: int) -> NDArray[np.float32]:
+        """Inputs of samples, [BLOCK, inputs]; beyond the end of the stream there are more."""
+        times = np.arange(number * BLOCK, (number + 1) * BLOCK).clip(max=self._n_samples - 1)
+        if self._shuffled:  # each sample has the slow bits of some other time
+            state = random_state(self._seed, STATIONARY_ORDER, number)
+            times = state.randint(self._n_samples, size=BLOCK, dtype=np.int64)
+        n_fast = len(self._network.weights) - self._slow.shape[1]
+        drawn = random_state(self._seed, RANDOM_BITS, number).bytes(BLOCK // 8 * n_fast)
+        fast = np.unpackbits(np.frombuffer(drawn, np.uint8)).reshape(BLOCK, n_fast)
+        return np.hstack([self._slow[times // self._flip_every], fast]).astype(np.float32)
 
 
 def _slow_bits(n_experiences: int, n_slow: int, seed: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What streams of classes have in common: which images belong to some classes, and how labels are numbered."""
+"""What plans of labelled images have in common: which images belong to some classes, and how labels are numbered."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,19 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continual_metaopt.streams.images import ImageSet, ImageSource
-from continual_metaopt.streams.plan import SAMPLE_ORDER, Integers, plan_of, random_state
+from continual_metaopt.streams.plan import SAMPLE_ORDER, Integers, Plan, in_passes, plan_of, random_state
 from continual_metaopt.streams.registry import unknown_name
 from continual_metaopt.streams.stream import ImagePlan
 
 Labels = Literal["within", "global", "appearance"]
 Classes = NDArray[np.int64]
+ALL_CLASSES = {  # phrases for lists
+    "when": "with every experience",
+    "length": "n_experiences × samples_per_experience, or × all images",
+    "head": "one output for each class of the source",
+}
 
 
 def chosen_classes(classes: Sequence[int] | None, n_classes: int) -> Classes:
-    """The numbers of the classes that a stream is to use; None for all.
+    """Number the classes that a stream is to use; None for all.
 
     Raises:
         ValueError: a class is not there or given twice.
+
+    Example:
+        >>> chosen_classes([7, 2], 10).tolist()
+        [7, 2]
     """
     chosen = np.arange(n_classes) if classes is None else np.array(classes, dtype=np.int64)
     unknown = sorted({int(number) for number in chosen if not 0 <= number < n_classes})
@@ -43,6 +52,10 @@ def deal(
 
     Raises:
         ValueError: the classes do not divide into groups of this size.
+
+    Example:
+        >>> deal(np.arange(4), 2, "abcd", random_state(0, 0)).tolist()
+        [[2, 0], [1, 3]]
     """
     n_classes = len(chosen)
     if n_classes < 2:
@@ -58,14 +71,41 @@ def deal(
 
 
 def members(split: ImageSet, classes: Classes) -> NDArray[np.int64]:
-    """Positions of the images of some classes, ascending."""
+    """Find the images of some classes: their positions, ascending."""
     return np.flatnonzero(np.isin(split.y, classes))
+
+
+def draw_passes(split: ImageSet, n_experiences: int, n: int | None, seed: int) -> list[Integers]:
+    """Draw ``n`` images for each experience, in new passes over all of them; None for one pass."""
+    everything = np.arange(len(split.y))
+    n = len(everything) if n is None else n
+    return [in_passes(everything, n, random_state(seed, SAMPLE_ORDER, i)) for i in range(n_experiences)]
+
+
+def plan_split(
+    split: ImageSet,
+    indices: Sequence[Integers] | None = None,
+    tables: Sequence[Integers] | None = None,
+    changes: Sequence[int] | None = None,
+) -> Plan:
+    """Plan a split, given at least one of these, each with an entry for each experience.
+
+    Args:
+        split: the images.
+        indices: positions of the images that are presented, in order; None for all in each experience.
+        tables: label of each of the source's classes; None for its number.
+        changes: number of the change of the input; None for no change.
+    """
+    n = len(indices or tables or changes or ())
+    indices = indices or [np.arange(len(split.y))] * n
+    labels = [split.y[i] if tables is None else tables[k][split.y[i]] for k, i in enumerate(indices)]
+    return plan_of(zip(indices, labels, changes or [-1] * n, strict=True))
 
 
 def plan_classes(
     images: ImageSource, groups: Sequence[Classes], train: Sequence[Integers], labels: Labels, seed: int
 ) -> ImagePlan:
-    """The stream whose experiences are groups of classes.
+    """Plan a stream whose experiences are groups of classes.
 
     Args:
         images: of the source.
@@ -80,12 +120,8 @@ def plan_classes(
     """
     tables = _label_tables(groups, labels, len(images.classes))
     test = [random_state(seed, SAMPLE_ORDER, i).permutation(members(images.test, g)) for i, g in enumerate(groups)]
-    train_plan, test_plan = (
-        plan_of([(index, table[split.y[index]], -1) for index, table in zip(indices, tables, strict=True)])
-        for split, indices in ((images.train, train), (images.test, test))
-    )
     n_outputs = len(images.classes) if labels == "global" else max(int(table.max()) for table in tables) + 1
-    return ImagePlan(train_plan, test_plan, n_outputs)
+    return ImagePlan(plan_split(images.train, train, tables), plan_split(images.test, test, tables), n_outputs)
 
 
 def _label_tables(groups: Sequence[Classes], labels: Labels, n_classes: int) -> list[NDArray[np.int64]]:

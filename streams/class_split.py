@@ -2,6 +2,7 @@
 
 from continual_metaopt.streams.class_groups import Labels, chosen_classes, deal, members, plan_classes
 from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, in_passes, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
@@ -38,7 +39,6 @@ def class_split(
     accuracy is not comparable with the other variants'.
 
     Args:
-        images: of the source.
         seed: decides which classes go together and the order of samples.
         classes_per_experience: number of classes in each experience.
         classes: use only these classes of the source, by number; None for all.
@@ -48,30 +48,21 @@ def class_split(
         replacement: draw the classes of each experience from all classes, instead of dealing each class once.
         n_experiences: use only this many experiences, the first ones; None for all. With replacement, any number.
         samples_per_experience: use only this many samples of each experience, the first ones; None for all.
-
-    Raises:
-        ValueError: the classes do not divide into experiences of this size, some are not there or given twice, or an
-            option's value is unknown.
     """
-    if samples_per_experience is not None and samples_per_experience < 1:
-        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
+    require_at_least_one(samples_per_experience=samples_per_experience)
     chosen = chosen_classes(classes, len(images.classes))
     if replacement:
         if n_experiences is None or n_experiences < 1:
             raise ValueError(f"with replacement, n_experiences must be given and at least 1, not {n_experiences}")
-        if not 2 <= classes_per_experience <= len(chosen):
-            raise ValueError(
-                f"classes_per_experience must be between 2 and the number of classes, {len(chosen)}, "
-                f"not {classes_per_experience}"
-            )
+        n_classes = "the number of classes, {}"
+        require_between(2, len(chosen), n_classes, classes_per_experience=classes_per_experience)
         groups = [
             random_state(seed, CLASS_ORDER, i).permutation(chosen)[:classes_per_experience]
             for i in range(n_experiences)
         ]
     else:
         dealt = deal(chosen, classes_per_experience, images.classes, random_state(seed, CLASS_ORDER))
-        if n_experiences is not None and not 1 <= n_experiences <= len(dealt):
-            raise ValueError(f"n_experiences must be between 1 and {len(dealt)}, not {n_experiences}")
+        require_between(1, len(dealt), n_experiences=n_experiences)
         groups = list(dealt[:n_experiences])
     train = []
     for i, group in enumerate(groups):

@@ -7,20 +7,17 @@ the slower it is: 181 experiences of 500 samples turn images by one degree at a 
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from continual_metaopt.streams.class_groups import ALL_CLASSES, draw_passes, plan_split
 from continual_metaopt.streams.images import ImageSource
 from continual_metaopt.streams.input_changes import Brightness, InputChange, Noise, Rotation
-from continual_metaopt.streams.plan import SAMPLE_ORDER, plan_of, random_state
+from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
 @image_stream(
     "drifting_rotation v1",
     changes="the angle of the images, from upright to a stated one",
-    when="with every experience",
-    length="n_experiences × samples_per_experience, or × all images",
-    head="one output for each class of the source",
+    **ALL_CLASSES,
 )
 def drifting_rotation(
     images: ImageSource,
@@ -37,17 +34,12 @@ def drifting_rotation(
     the angle of the experience ``frozen_after``.
 
     Args:
-        images: of the source.
         seed: decides the order of samples.
         degrees: angle of the last experience, counter-clockwise; negative for clockwise.
         n_experiences: number of angles.
         samples_per_experience: use only this many images in each experience; None for all.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
-    if not -360 <= degrees <= 360:
-        raise ValueError(f"degrees must be between -360 and 360, not {degrees}")
+    require_between(-360, 360, degrees=degrees)
     angles = _levels(0, round(degrees * Rotation.STEPS_PER_DEGREE), n_experiences)
     return _drift(images, [k % Rotation.FULL_TURN for k in angles], samples_per_experience, seed, Rotation())
 
@@ -55,9 +47,7 @@ def drifting_rotation(
 @image_stream(
     "drifting_brightness v1",
     changes="the brightness of the images, from their own to a stated factor",
-    when="with every experience",
-    length="n_experiences × samples_per_experience, or × all images",
-    head="one output for each class of the source",
+    **ALL_CLASSES,
 )
 def drifting_brightness(
     images: ImageSource,
@@ -74,17 +64,12 @@ def drifting_brightness(
     are, "frozen" keeps the factor of the experience ``frozen_after``.
 
     Args:
-        images: of the source.
         seed: decides the order of samples.
         factor: by which bytes are multiplied in the last experience: below 1 for darker, above for brighter.
         n_experiences: number of factors.
         samples_per_experience: use only this many images in each experience; None for all.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
-    if not 0 <= factor <= 255:
-        raise ValueError(f"factor must be between 0 and 255, not {factor}")
+    require_between(0, 255, factor=factor)
     one = Brightness.STEPS_PER_FACTOR
     factors = _levels(one, round(factor * one), n_experiences)
     return _drift(images, factors, samples_per_experience, seed, Brightness())
@@ -93,9 +78,7 @@ def drifting_brightness(
 @image_stream(
     "drifting_noise v1",
     changes="the strength of the noise on the images, from none to a stated one",
-    when="with every experience",
-    length="n_experiences × samples_per_experience, or × all images",
-    head="one output for each class of the source",
+    **ALL_CLASSES,
 )
 def drifting_noise(
     images: ImageSource,
@@ -113,37 +96,23 @@ def drifting_noise(
     ``frozen_after``. In the record, an image counts as seen before if it was shown with noise of the same deviation.
 
     Args:
-        images: of the source.
         seed: decides the order of samples and the noise.
         deviation: standard deviation of the last experience's noise, in bytes (0 to 255).
         n_experiences: number of deviations.
         samples_per_experience: use only this many images in each experience; None for all.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
-    if not 0 <= deviation <= 255:
-        raise ValueError(f"deviation must be between 0 and 255 bytes, not {deviation}")
+    require_between(0, 255, "{} bytes", deviation=deviation)
     deviations = _levels(0, round(deviation * Noise.STEPS_PER_BYTE), n_experiences)
     return _drift(images, deviations, samples_per_experience, seed, Noise(seed))
 
 
-def _drift(
-    images: ImageSource,
-    levels: Sequence[int],
-    samples_per_experience: int | None,
-    seed: int,
-    input_change: InputChange,
-) -> ImagePlan:
-    """One pass over the training images in a new order, and over all test images, at each level."""
-    if samples_per_experience is not None and samples_per_experience < 1:
-        raise ValueError(f"samples_per_experience must be at least 1, not {samples_per_experience}")
-    train, test = [], []
-    for i, level in enumerate(levels):
-        index = random_state(seed, SAMPLE_ORDER, i).permutation(len(images.train.y))[:samples_per_experience]
-        train.append((index, images.train.y[index], level))
-        test.append((np.arange(len(images.test.y)), images.test.y, level))
-    return ImagePlan(plan_of(train), plan_of(test), len(images.classes), input_change)
+def _drift(images: ImageSource, levels: Sequence[int], n: int | None, seed: int, change: InputChange) -> ImagePlan:
+    """Present ``n`` training images in a new order, or all of them, and all test images, at each level."""
+    require_at_least_one(samples_per_experience=n)
+    n = len(images.train.y) if n is None else min(n, len(images.train.y))
+    indices = draw_passes(images.train, len(levels), n, seed)
+    train, test = plan_split(images.train, indices, changes=levels), plan_split(images.test, changes=levels)
+    return ImagePlan(train, test, len(images.classes), change)
 
 
 def _levels(first: int, last: int, n_experiences: int) -> list[int]:

@@ -8,6 +8,7 @@ from itertools import accumulate, cycle, pairwise, takewhile
 
 from continual_metaopt.streams.class_groups import Labels, chosen_classes, members, plan_classes
 from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, in_passes, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
@@ -43,7 +44,6 @@ def hard_and_easy(
     (``hard_samples=easy_samples=10_000``). The default is the paper's, with as many images as the source has.
 
     Args:
-        images: of the source.
         seed: decides which classes go together and the order of samples.
         hard_classes: number of classes in the first, third, … experience.
         easy_classes: number of classes in the second, fourth, … experience.
@@ -54,14 +54,9 @@ def hard_and_easy(
         labels: "global" keeps the source's numbering, "appearance" numbers classes in the order in which they first
             come, "within" anew in each experience.
         n_experiences: use only this many experiences, the first ones; None for as many as there are classes for.
-
-    Raises:
-        ValueError: an option's value is out of range, or there are too few classes.
     """
     sizes = {"hard_classes": hard_classes, "easy_classes": easy_classes}
-    for name, value in (sizes | {"hard_samples": hard_samples, "easy_samples": easy_samples}).items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    require_at_least_one(**sizes, hard_samples=hard_samples, easy_samples=easy_samples)
     chosen = random_state(seed, CLASS_ORDER).permutation(chosen_classes(classes, len(images.classes)))
     ends = takewhile(lambda end: end <= len(chosen), accumulate(cycle(sizes.values()), initial=0))
     groups = [chosen[start:end] for start, end in pairwise(ends)]
@@ -70,8 +65,7 @@ def hard_and_easy(
             f"{hard_classes} classes for a hard experience and {easy_classes} for an easy one are more than there are: "
             f"{len(chosen)}"
         )
-    if n_experiences is not None and not 1 <= n_experiences <= len(groups):
-        raise ValueError(f"n_experiences must be between 1 and {len(groups)}, not {n_experiences}")
+    require_between(1, len(groups), n_experiences=n_experiences)
     groups = groups[:n_experiences]
     train, n_hard = [], 0
     for i, group in enumerate(groups):

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from continual_metaopt.streams.plan import INPUT_NOISE
 
+Images = NDArray[np.uint8]
+
 
 class InputChange(Protocol):
     """Changes images; which change a sample gets is a number in the stream's plan."""
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Changed images.
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Change images.
 
         Args:
             images: uint8 [n, H, W, C]; may be changed in place.
@@ -48,10 +48,8 @@ class PixelPermutations:
     def __init__(self, permutation: Callable[[int], NDArray[np.int64]], n_permutations: int) -> None:
         self._permutation, self._n_permutations = permutation, n_permutations
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Permuted images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Permute images; see ``InputChange``."""
         pixels = images.reshape(len(images), -1, images.shape[-1])
         numbers = np.unique(change)
         if len(numbers) == 1 and numbers[0] >= 0:  # as within an experience: no need to pick samples
@@ -76,10 +74,8 @@ class Rotation:
     STEPS_PER_DEGREE = 100
     FULL_TURN = 360 * STEPS_PER_DEGREE
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Turned images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Turn images; see ``InputChange``."""
         height, width, channels = images.shape[1:]
         for angle in np.unique(change[change >= 0]):
             chosen = change == angle
@@ -131,10 +127,8 @@ class Brightness:
 
     STEPS_PER_FACTOR = 1000
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Darker or brighter images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Make images darker or brighter; see ``InputChange``."""
         for factor in np.unique(change[change >= 0]):
             chosen = change == factor
             images[chosen] = _brighter(int(factor)).take(images[chosen])
@@ -166,10 +160,8 @@ class Noise:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def apply(
-        self, images: NDArray[np.uint8], change: NDArray[np.int32], steps: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Noisy images; see ``InputChange``."""
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Add noise to images; see ``InputChange``."""
         for i in np.flatnonzero(change > 0):
             noise = _quantiles_of_noise(int(change[i])).take(self._draws(int(steps[i]), images[i].size))
             noise += images[i].reshape(-1)

@@ -2,23 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
+from continual_metaopt.streams.class_groups import ALL_CLASSES, draw_passes, plan_split
 from continual_metaopt.streams.images import ImageSource
-from continual_metaopt.streams.plan import LABEL_NOISE, SAMPLE_ORDER, Plan, in_passes, plan_of, random_state
+from continual_metaopt.streams.options import require_at_least_one
+from continual_metaopt.streams.plan import LABEL_NOISE, Plan, random_state
 from continual_metaopt.streams.registry import unknown_name
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
-@image_stream(
-    "label_noise v1",
-    changes="the share of labels that are wrong",
-    when="with every experience",
-    length="n_experiences × samples_per_experience, or × all images",
-    head="one output for each class of the source",
-)
+@image_stream("label_noise v1", changes="the share of labels that are wrong", **ALL_CLASSES)
 def label_noise(
     images: ImageSource,
     seed: int,
@@ -35,7 +32,6 @@ def label_noise(
     accuracy that can be reached is thus 1 − share of wrong labels, and the test accuracy is not bounded.
 
     Args:
-        images: of the source.
         seed: decides the order of samples and the wrong labels.
         wrong: the largest share of wrong labels.
         schedule: "fixed" has this share always; "growing" goes in equal steps from none in the first experience to this
@@ -43,15 +39,10 @@ def label_noise(
         n_experiences: number of experiences.
         samples_per_experience: number of samples in each experience, drawn in passes over all images, each in a new
             order; None for one pass.
-
-    Raises:
-        ValueError: an option's value is unknown or out of range.
     """
     if not 0 <= wrong <= 1:
         raise ValueError(f"wrong must be a share between 0 and 1, not {wrong}")
-    for name, value in {"n_experiences": n_experiences, "samples_per_experience": samples_per_experience}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    require_at_least_one(n_experiences=n_experiences, samples_per_experience=samples_per_experience)
     n_classes, n_images = len(images.classes), len(images.train.y)
     if n_classes < 2:
         raise ValueError(f"wrong labels need at least two classes; there are only {images.classes}")
@@ -62,17 +53,11 @@ def label_noise(
     }
     if schedule not in shares:
         raise ValueError(unknown_name("schedule", schedule, list(shares)))
-    n = n_images if samples_per_experience is None else samples_per_experience
-    train = []
-    for i in range(n_experiences):
-        index = in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i))
-        train.append((index, images.train.y[index], i))
-    test = plan_of([(np.arange(len(images.test.y)), images.test.y, -1)] * n_experiences)
-
-    def draw_wrong_labels(plan: Plan) -> Plan:
-        return _with_wrong_labels(plan, shares[schedule], n_images, n_classes, seed)
-
-    return ImagePlan(plan_of(train), test, n_classes, relabel=draw_wrong_labels)
+    indices = draw_passes(images.train, n_experiences, samples_per_experience, seed)
+    train = plan_split(images.train, indices, changes=range(n_experiences))
+    test = plan_split(images.test, changes=[-1] * n_experiences)
+    relabel = partial(_with_wrong_labels, shares=shares[schedule], n_images=n_images, n_classes=n_classes, seed=seed)
+    return ImagePlan(train, test, n_classes, relabel=relabel)
 
 
 def _with_wrong_labels(plan: Plan, shares: Sequence[float], n_images: int, n_classes: int, seed: int) -> Plan:

@@ -15,6 +15,7 @@ import math
 import os
 from array import array
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,16 +33,8 @@ if TYPE_CHECKING:
 
 RECORDS, OFFSETS, FACTS = "records.bin", "offsets.npy", "records.json"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-ORIENTATION = 0x0112  # in EXIF data; its values, and what turns an image upright:
-TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
+ORIENTATION = 0x0112  # in EXIF data; what turns images upright whose value is 2, 3, …:
+TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 MAX_THREADS = 4
 MAX_AHEAD = 2048  # images; an engine asks for at most 1,000 at once
 MAX_AHEAD_BYTES = 32 * 10**6
@@ -51,11 +44,8 @@ MAX_CHUNK = 64  # images that a thread decodes before it looks for other work
 class LazyImages:
     """Images uint8 [N, H, W, C] that are decoded whenever they are read, ``images[indices]``.
 
-    May be pickled, copied, and read by several threads, and by processes that were forked.
-
-    Args:
-        folder: of an index.
-        rows: which images of the index, int64 [N].
+    They may be pickled, copied, and read by several threads, and by processes that were forked. ``rows`` tells which
+    images of the index in the folder they are, int64 [N].
     """
 
     dtype = np.dtype(np.uint8)
@@ -74,10 +64,7 @@ class LazyImages:
         return len(self.rows)
 
     def __getitem__(self, which: Any) -> NDArray[np.uint8]:
-        """Decode images.
-
-        Args:
-            which: number, slice or array of numbers, as for the first axis of an array.
+        """Decode images: which, is said as for the first axis of an array.
 
         Raises:
             ValueError: an image cannot be read any more; says where it is.
@@ -96,11 +83,7 @@ class LazyImages:
         return LazyImages, (self._folder, self.rows)
 
     def part(self, which: Any) -> "LazyImages":
-        """Some of the images, still encoded.
-
-        Args:
-            which: slice, array of numbers, or array of truth values.
-        """
+        """Take some of the images, still encoded: those in a slice, array of numbers, or array of truth values."""
         return LazyImages(self._folder, self.rows[which])
 
     def _decode(self, row: int) -> NDArray[np.uint8]:
@@ -130,11 +113,7 @@ class LazyImages:
 
 
 class IndexWriter:
-    """Writes an index, image by image.
-
-    Args:
-        folder: that is there, to write to.
-    """
+    """Writes an index, image by image, into a folder that is there."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._offsets = folder, array("q", [0])
@@ -152,15 +131,12 @@ class IndexWriter:
         self._offsets.append(self._offsets[-1] + len(record))
 
     def finish(self, image_shape: tuple[int, int, int], in_files: bool, as_stored: bool) -> LazyImages:
-        """Write the rest of the index.
+        """Write the rest of the index, and return all the images.
 
         Args:
             image_shape: height, width and channels.
             in_files: whether the records describe files.
             as_stored: as for ``decode``.
-
-        Returns:
-            All the images.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -171,7 +147,7 @@ class IndexWriter:
 
 
 def file_record(path: str, content: bytes) -> bytes:
-    """What an index keeps of an image that is a file: a hash of its content, and where it is."""
+    """Describe an image that is a file, for an index: a hash of its content, and where it is."""
     return hashlib.sha256(content).hexdigest().encode() + b" " + os.fsencode(os.path.realpath(path))
 
 
@@ -185,7 +161,7 @@ def _read_file(record: bytes) -> bytes:
 
 
 def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], bool]:
-    """Pixels of an encoded image.
+    """Decode an image.
 
     Args:
         content: of the file, in one of ``FORMATS``; Pillow starts programs for some of the others.
@@ -198,6 +174,10 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
     Raises:
         ValueError: its pixels are deeper than 8 bits.
         Exception: Pillow cannot read it; of many kinds.
+
+    Example:
+        >>> decode(b"P5 3 2 255 " + bytes(range(6)))[0][..., 0].tolist()
+        [[0, 1, 2], [3, 4, 5]]
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -209,17 +189,14 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
     with opened as image:
         image.load()
-        turn = None if as_stored else TURNS.get(_orientation(image))
-        if turn is None:
+        orientation: int | None = None
+        if not as_stored:
+            # Pillow raises many kinds for damaged EXIF data, without which the image is whole
+            with suppress(Exception):
+                orientation = image.getexif().get(ORIENTATION)
+        if orientation is None or orientation not in range(2, 9):
             return _pixels(image), False
-        return _pixels(image.transpose(Image.Transpose[turn])), True
-
-
-def _orientation(image: "Image") -> Any:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # Pillow raises many kinds for damaged EXIF data, without which the image is whole
-        return None
+        return _pixels(image.transpose(Image.Transpose[TURNS[orientation - 2]])), True
 
 
 def _pixels(image: "Image") -> NDArray[np.uint8]:
@@ -256,7 +233,7 @@ class ReadAhead:
         return ReadAhead, (self._images, self._order, self._memory_limit)
 
     def read(self, places: range) -> NDArray[np.uint8]:
-        """The images at some places, uint8 [n, H, W, C], the caller's own.
+        """Read the images at some places, uint8 [n, H, W, C], the caller's own.
 
         Raises:
             ValueError: one of them cannot be read any more; says where it is.

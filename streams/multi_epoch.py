@@ -6,8 +6,10 @@ The stationary setting that most optimizers are made for, MetaOptimize's station
 
 import numpy as np
 
+from continual_metaopt.streams.class_groups import plan_split
 from continual_metaopt.streams.images import ImageSource
-from continual_metaopt.streams.plan import SAMPLE_ORDER, plan_of, random_state
+from continual_metaopt.streams.options import require_at_least_one, require_between
+from continual_metaopt.streams.plan import SAMPLE_ORDER, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
@@ -26,24 +28,15 @@ def multi_epoch(images: ImageSource, seed: int, *, batch_size: int = 100, epochs
     is of predictions before learning from the batch; from the second pass on, the samples were seen before.
 
     Args:
-        images: of the source.
         seed: decides the order of samples.
         batch_size: number of samples that are learned from at once.
         epochs: number of passes.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
     n_images = len(images.train.y)
-    if not 1 <= batch_size <= n_images:
-        raise ValueError(
-            f"batch_size must be between 1 and the number of training images, {n_images}, not {batch_size}"
-        )
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}")
+    require_between(1, n_images, "the number of training images, {}", batch_size=batch_size)
+    require_at_least_one(epochs=epochs)
     n = n_images // batch_size * batch_size
     index = np.concatenate([random_state(seed, SAMPLE_ORDER, i).permutation(n_images)[:n] for i in range(epochs)])
-    train = plan_of([(index, images.train.y[index], -1)])
-    test = plan_of([(np.arange(len(images.test.y)), images.test.y, -1)])
+    train, test = plan_split(images.train, [index]), plan_split(images.test, changes=[-1])
     test_at = tuple(n * done for done in range(1, epochs + 1))
     return ImagePlan(train, test, len(images.classes), batch_size=batch_size, test_at=test_at)

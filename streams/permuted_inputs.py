@@ -5,19 +5,15 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.class_groups import ALL_CLASSES, draw_passes, plan_split
 from continual_metaopt.streams.images import ImageSource
 from continual_metaopt.streams.input_changes import PixelPermutations
-from continual_metaopt.streams.plan import PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
+from continual_metaopt.streams.options import require_at_least_one
+from continual_metaopt.streams.plan import PERMUTATIONS, SAMPLE_ORDER, in_passes, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
-@image_stream(
-    "permuted_inputs v1",
-    changes="the places of the pixels",
-    when="with every experience",
-    length="n_experiences × samples_per_experience, or × all images",
-    head="one output for each class of the source",
-)
+@image_stream("permuted_inputs v1", changes="the places of the pixels", **ALL_CLASSES)
 def permuted_inputs(
     images: ImageSource,
     seed: int,
@@ -37,7 +33,6 @@ def permuted_inputs(
     each, in UPGD's (Elsayed and Mahmood, ICLR 2024; ``samples_per_experience=5000``).
 
     Args:
-        images: of the source.
         seed: decides the permutations and the order of samples.
         n_experiences: number of experiences.
         n_permutations: number of permutations, which come again in a cycle; None for a new one in each experience.
@@ -45,28 +40,21 @@ def permuted_inputs(
         continued: whether an experience goes on through the images where the one before stopped. No image then comes
             again, permuted or not, before all have come, in passes of new orders, and an experience may be longer than
             a pass. Otherwise each experience draws from all images, and is at most one pass.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
-    numbers = {"n_experiences": n_experiences, "n_permutations": n_permutations}
-    for name, value in (numbers | {"samples_per_experience": samples_per_experience}).items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    n_images = len(images.train.y)
-    n = n_images if samples_per_experience is None else samples_per_experience
+    n, n_images = samples_per_experience, len(images.train.y)
+    require_at_least_one(n_experiences=n_experiences, n_permutations=n_permutations, samples_per_experience=n)
+    n = n_images if n is None else n
     if continued:
         drawn = in_passes(np.arange(n_images), n_experiences * n, random_state(seed, SAMPLE_ORDER))
         indices = np.array_split(drawn, n_experiences)
     else:
-        n = min(n, n_images)
-        indices = [in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i)) for i in range(n_experiences)]
+        indices = draw_passes(images.train, n_experiences, min(n, n_images), seed)
     n_permutations = n_experiences if n_permutations is None else min(n_permutations, n_experiences)
-    train = [(index, images.train.y[index], i % n_permutations) for i, index in enumerate(indices)]
-    test = [(np.arange(len(images.test.y)), images.test.y, i % n_permutations) for i in range(n_experiences)]
+    changes = [i % n_permutations for i in range(n_experiences)]
     _, height, width = images.input_shape
     permutations = PixelPermutations(functools.partial(_permutation, seed, height * width), n_permutations)
-    return ImagePlan(plan_of(train), plan_of(test), len(images.classes), permutations)
+    train, test = plan_split(images.train, indices, changes=changes), plan_split(images.test, changes=changes)
+    return ImagePlan(train, test, len(images.classes), permutations)
 
 
 @functools.lru_cache(maxsize=64)  # neighbouring experiences, and those that come again

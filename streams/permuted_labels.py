@@ -4,10 +4,10 @@ Elsayed and Mahmood, "Addressing Loss of Plasticity and Catastrophic Forgetting 
 its code, github.com/mohmdelsayed/upgd, core/task.
 """
 
-import numpy as np
-
+from continual_metaopt.streams.class_groups import draw_passes, plan_split
 from continual_metaopt.streams.images import ImageSource
-from continual_metaopt.streams.plan import LABEL_PERMUTATIONS, SAMPLE_ORDER, in_passes, plan_of, random_state
+from continual_metaopt.streams.options import require_at_least_one
+from continual_metaopt.streams.plan import LABEL_PERMUTATIONS, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
 
@@ -38,24 +38,13 @@ def permuted_labels(
     "frozen".
 
     Args:
-        images: of the source.
         seed: decides the permutations and the order of samples.
         n_experiences: number of permutations.
         samples_per_experience: number of samples in each experience, drawn in passes over all images, each in a new
             order; None for one pass.
-
-    Raises:
-        ValueError: an option's value is out of range.
     """
-    for name, value in {"n_experiences": n_experiences, "samples_per_experience": samples_per_experience}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    n_images = len(images.train.y)
-    train, test = [], []
-    for i in range(n_experiences):
-        label = random_state(seed, LABEL_PERMUTATIONS, i).permutation(len(images.classes))
-        n = n_images if samples_per_experience is None else samples_per_experience
-        index = in_passes(np.arange(n_images), n, random_state(seed, SAMPLE_ORDER, i))
-        train.append((index, label[images.train.y[index]], -1))
-        test.append((np.arange(len(images.test.y)), label[images.test.y], -1))
-    return ImagePlan(plan_of(train), plan_of(test), len(images.classes))
+    require_at_least_one(n_experiences=n_experiences, samples_per_experience=samples_per_experience)
+    n_classes = len(images.classes)
+    tables = [random_state(seed, LABEL_PERMUTATIONS, i).permutation(n_classes) for i in range(n_experiences)]
+    indices = draw_passes(images.train, n_experiences, samples_per_experience, seed)
+    return ImagePlan(plan_split(images.train, indices, tables), plan_split(images.test, tables=tables), n_classes)

@@ -4,6 +4,7 @@ import numpy as np
 
 from continual_metaopt.streams.class_groups import Labels, chosen_classes, deal, members, plan_classes
 from continual_metaopt.streams.images import ImageSource
+from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, TASK_ORDER, in_passes, random_state
 from continual_metaopt.streams.stream import ImagePlan, image_stream
 
@@ -35,7 +36,6 @@ def recurring(
     tasks are classifications.
 
     Args:
-        images: of the source.
         seed: decides which classes go together, the order of samples and that of tasks.
         classes_per_experience: number of classes in each task.
         n_tasks: number of tasks in a cycle, the first ones; None for all.
@@ -45,18 +45,11 @@ def recurring(
         labels: "within" numbers the labels 0 … k−1 in each task, "global" keeps the source's numbering, "appearance"
             numbers classes in the order in which they first come.
         samples_per_experience: number of samples of an experience; None for one pass over its task's images.
-
-    Raises:
-        ValueError: the classes do not divide into tasks of this size, some are not there or given twice, or an
-            option's value is out of range.
     """
-    for name, value in {"n_cycles": n_cycles, "samples_per_experience": samples_per_experience}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    require_at_least_one(n_cycles=n_cycles, samples_per_experience=samples_per_experience)
     chosen = chosen_classes(classes, len(images.classes))
     dealt = deal(chosen, classes_per_experience, images.classes, random_state(seed, CLASS_ORDER))
-    if n_tasks is not None and not 1 <= n_tasks <= len(dealt):
-        raise ValueError(f"n_tasks must be between 1 and {len(dealt)}, not {n_tasks}")
+    require_between(1, len(dealt), n_tasks=n_tasks)
     tasks = dealt[:n_tasks]
     visits = []
     for number, task in enumerate(tasks):

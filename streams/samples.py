@@ -11,6 +11,8 @@ from continual_metaopt.streams.input_changes import InputChange
 from continual_metaopt.streams.lazy_images import ReadAhead
 from continual_metaopt.streams.plan import Plan
 
+BLOCK = 4096  # generated samples that are made together
+
 
 class Samples(Protocol):
     """Consecutive samples of a stream."""
@@ -118,6 +120,26 @@ class GeneratedSamples:
             return self._make(0, 0)
         inputs, targets = self._make(min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1)
         return np.ascontiguousarray(inputs[:: wanted.step]), np.ascontiguousarray(targets[:: wanted.step])
+
+
+class Blocks:
+    """Rows that are made in blocks of ``BLOCK``, the last of which is kept, so that any number takes little memory.
+
+    Args:
+        make: makes the block of a number, [BLOCK, columns], always the same one.
+    """
+
+    def __init__(self, make: Callable[[int], NDArray[Any]]) -> None:
+        self._make, self._last = make, (-1, np.zeros(0))
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from ``start`` to before ``stop``."""
+        parts = []
+        for number in range(start // BLOCK, max(-(-stop // BLOCK), start // BLOCK + 1)):
+            if self._last[0] != number:
+                self._last = number, self._make(number)
+            parts.append(self._last[1][max(start - number * BLOCK, 0) : stop - number * BLOCK])
+        return np.concatenate(parts)
 
 
 def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -53,7 +53,12 @@ class _File:
 
 
 def splits_named(name: str) -> set[str]:
-    """The splits that a name of a file or folder names."""
+    """Tell the splits that a name of a file or folder names.
+
+    Example:
+        >>> splits_named("cifar10-Train.parquet")
+        {'training'}
+    """
     words = _words(name)
     return {split for split, known in WORDS.items() if words & known}
 

@@ -8,7 +8,9 @@ no test split of its own gets one: a tenth of its images, the same ones every ti
 
 import contextlib
 import functools
+import gzip
 import hashlib
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +29,6 @@ from continual_metaopt.streams.source_files import (
     FETCH_LFS,
     LFS_POINTER,
     VALIDATION,
-    Found,
     image_files,
     open_regular,
     parquet_files,
@@ -46,12 +47,7 @@ TORCHVISION: dict[str, tuple[str, dict[str, str], str, str]] = {
     "cifar10": ("CIFAR10", {}, "cifar-10-batches-py/", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     "cifar100": ("CIFAR100", {}, "cifar-100-python/", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     "mnist": ("MNIST", {}, "MNIST/raw/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
-    "fashion_mnist": (
-        "FashionMNIST",
-        {},
-        "FashionMNIST/raw/",
-        "https://github.com/zalandoresearch/fashion-mnist",
-    ),
+    "fashion_mnist": ("FashionMNIST", {}, "FashionMNIST/raw/", "https://github.com/zalandoresearch/fashion-mnist"),
     "emnist": (
         "EMNIST",
         {"split": "balanced"},
@@ -141,19 +137,23 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
         return _digits()
     kind, _, path = source.partition(":")
     kind, _, option = kind.partition("+")
-    find = {"parquet": parquet_files, "folder": image_files}.get(kind)
     if source in TORCHVISION:
         folder = Path(data_root).expanduser() / TORCHVISION[source][2]
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        there = sorted(file for file in folder.rglob("*") if file.is_file())
         read = functools.partial(_torchvision, source, data_root)
         # torchvision downloads what is not there; without files nothing tells whether images kept are those
-        images = decode_once([kind, files], read) if files else read()
-    elif path and find and option in ("", AS_STORED):
-        found = find(Path(path).expanduser())
+        images = decode_once([kind, there], read) if there else read()
+    elif path and kind in ("parquet", "folder") and option in ("", AS_STORED):
+        found = (parquet_files if kind == "parquet" else image_files)(Path(path).expanduser())
         for message in found.left_out:
             warnings.warn(message, stacklevel=3)
-        encoded = (_parquet if kind == "parquet" else _image_folder)(found, option == AS_STORED)
-        images = _load_encoded(encoded, skip_unreadable, memory_limit)
+        files = _Files(kind, found.splits, found.taken.get(VALIDATION), option == AS_STORED, skip_unreadable)
+        images = decode_or_index_once(
+            [kind, files.splits, skip_unreadable, files.as_stored],
+            functools.partial(_decode_all, files, memory_limit),
+            functools.partial(_index_all, files),
+            memory_limit,
+        )
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
@@ -162,14 +162,15 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
 
 
 def _digits() -> ImageSource:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    y = digits.target.astype(np.int64)
+    # scikit-learn's file alone, since importing the package takes longer than a short run
+    path = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    with gzip.open(str(path), "rt") as file:
+        digits = np.loadtxt(file, delimiter=",")
+    x = np.round(digits[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)[..., None]
+    y = digits[:, -1].astype(np.int64)
     # scikit-learn has no test split; a fifth is held out, since a tenth of so few images would be noisy
     train, test = _hold_out(x, y, fraction=0.2)
-    return ImageSource("digits", train, test, list(range(10)), _hash(map(_bytes, (x, y))))
+    return ImageSource("digits", train, test, list(range(10)), _hash([_bytes(x), _bytes(y)]))
 
 
 def _torchvision(name: str, data_root: str) -> ImageSource:
@@ -205,35 +206,31 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class _EncodedFiles:
+class _Files:
     """Files of encoded images.
 
     Attributes:
         kind: "parquet" or "folder".
-        splits: the files of the training and of the test split, with whatever else ``rows`` wants to know of each.
-        rows: reads a split, an image at a time.
-        count: counts the images of a split.
-        one_each: whether each image is a file of its own.
-        as_stored: whether images stay as they are stored, whatever orientation their EXIF data says.
+        splits: the files of the training and of the test split; of folders, each with its class.
         validation: names of files for validation that are not used; None if there are none.
+        as_stored: whether images stay as they are stored, whatever orientation their EXIF data says.
+        skip_unreadable: whether images that cannot be decoded are left out.
     """
 
     kind: str
     splits: list[list[Any]]
-    rows: Callable[[list[Any]], Iterator[Row]]
-    count: Callable[[list[Any]], int]
-    one_each: bool
-    as_stored: bool
     validation: str | None
+    as_stored: bool
+    skip_unreadable: bool
 
+    @property
+    def one_each(self) -> bool:
+        """Whether each image is a file of its own."""
+        return self.kind == "folder"
 
-def _parquet(found: Found, as_stored: bool) -> _EncodedFiles:
-    validation = found.taken.get(VALIDATION)
-    return _EncodedFiles("parquet", found.splits, _parquet_rows, _count_parquet_rows, False, as_stored, validation)
-
-
-def _image_folder(found: Found, as_stored: bool) -> _EncodedFiles:
-    return _EncodedFiles("folder", found.splits, _image_file_rows, len, True, as_stored, found.taken.get(VALIDATION))
+    def rows(self, split: list[Any]) -> Iterator[Row]:
+        """Read a split, an image at a time."""
+        return _image_file_rows(split) if self.one_each else _parquet_rows(split)
 
 
 @contextlib.contextmanager
@@ -246,7 +243,6 @@ def _opened(shard: Path) -> Iterator[Any]:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise ValueError(f"cannot read '{shard}': {FETCH_LFS}")
     try:
-        # without a buffer, and with pre_buffer, pyarrow reads a group of rows at once
         with pq.ParquetFile(shard, buffer_size=READ_BUFFER, pre_buffer=False) as table:
             yield table
     except (pa.ArrowException, OSError) as error:  # of the latter kind is what pyarrow says of damaged pages
@@ -328,32 +324,23 @@ def _image_file_rows(files: list[tuple[Path, str]]) -> Iterator[Row]:
             yield str(file), opened.read(), label
 
 
-def _load_encoded(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
-    return decode_or_index_once(
-        [files.kind, files.splits, skip_unreadable, files.as_stored],
-        functools.partial(_decode_all, files, skip_unreadable, memory_limit),
-        functools.partial(_index_all, files, skip_unreadable),
-        memory_limit,
-    )
-
-
-def _decode_all(files: _EncodedFiles, skip_unreadable: bool, memory_limit: int) -> ImageSource:
+def _decode_all(files: _Files, memory_limit: int) -> ImageSource:
     """Decode images into memory, unless they are too large."""
-    n, images = sum(map(files.count, files.splits)), []
+    n, images = sum(map(len if files.one_each else _count_parquet_rows, files.splits)), []
 
     def keep(row: Row, image: NDArray[np.uint8]) -> None:
         images.append(image)
         if n * image.size > memory_limit:  # seen at the first image, unless grey ones come before the first in colour
             raise LargerThanMemory
 
-    seen = _scan(files, skip_unreadable, keep)
+    seen = _scan(files, keep)
     x = np.empty((len(images), *seen.image_shape), np.uint8)
     for place in range(len(images)):
         x[place], images[place] = images[place], x[:0]  # each image is in memory once; a grey one gets equal channels
     return _divide(x, x.__getitem__, seen)
 
 
-def _index_all(files: _EncodedFiles, skip_unreadable: bool, folder: Path) -> ImageSource:
+def _index_all(files: _Files, folder: Path) -> ImageSource:
     """Decode images one by one to see that they can be, and write their index into a folder."""
     with IndexWriter(folder) as writer:
 
@@ -361,7 +348,7 @@ def _index_all(files: _EncodedFiles, skip_unreadable: bool, folder: Path) -> Ima
             where, content, _ = row
             writer.add(file_record(where, content) if files.one_each else content)
 
-        seen = _scan(files, skip_unreadable, keep)
+        seen = _scan(files, keep)
         x = writer.finish(seen.image_shape, files.one_each, files.as_stored)
     return _divide(x, x.part, seen)
 
@@ -382,7 +369,7 @@ class _Seen:
         return height, width, self.channels
 
 
-def _scan(files: _EncodedFiles, skip_unreadable: bool, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _Seen:
+def _scan(files: _Files, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _Seen:
     """Read and decode one image after the other, and give those that can be decoded to ``keep``."""
     seen, digest, turned = _Seen(), hashlib.sha256(), False
     for split, labels in zip(files.splits, seen.labels, strict=True):
@@ -391,11 +378,14 @@ def _scan(files: _EncodedFiles, skip_unreadable: bool, keep: Callable[[Row, NDAr
             where, content, label = row
             digest.update(content)
             digest.update(str(label).encode())
-            decoded = _decode(where, content, skip_unreadable, files.as_stored)
-            if decoded is None:
+            try:
+                image, was_turned = _decode(where, content, files.as_stored)
+            except ValueError:
+                if not files.skip_unreadable:
+                    raise
                 unreadable.append(where)
                 continue
-            image, turned = decoded[0], turned or decoded[1]
+            turned = turned or was_turned
             seen.sizes.setdefault(image.shape[:2], where)
             if len(seen.sizes) == 3:  # as many as a message shows
                 _refuse_sizes(seen.sizes)
@@ -421,14 +411,10 @@ def _refuse_sizes(sizes: dict[tuple[int, ...], str]) -> None:
     raise ValueError(f"the images differ in size: {examples}; resize them to one height and width")
 
 
-def _decode(
-    where: str, content: bytes, skip_unreadable: bool, as_stored: bool
-) -> tuple[NDArray[np.uint8], bool] | None:
+def _decode(where: str, content: bytes, as_stored: bool) -> tuple[NDArray[np.uint8], bool]:
     try:
         return decode(content, as_stored)
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        if skip_unreadable:
-            return None
         raise ValueError(
             f"cannot read the image at {where} ({error}); with the stream's option skip_unreadable, such images are "
             "left out"
@@ -449,18 +435,18 @@ def _divide(x: NDArray[np.uint8] | LazyImages, part: Callable[[Any], Any], seen:
 def _from_arrays(arrays: Arrays) -> ImageSource:
     if len(arrays) not in (2, 4):
         raise ValueError(f"a source of arrays is (x, y) or (x, y, x_test, y_test), not {len(arrays)} things")
-    pairs = [_checked(*arrays[:2])] + ([_checked(*arrays[2:])] if len(arrays) == 4 else [])
+    pairs = [_checked(*arrays[i : i + 2]) for i in range(0, len(arrays), 2)]
     shapes = "".join(f"{x.shape}" for x, _ in pairs)  # unlike files, the bytes of an array do not tell its shape
     content = _hash([shapes.encode(), *(_bytes(part) for x, y in pairs for part in (x, y.astype(np.int64)))])
-    labels = [y.tolist() for _, y in pairs] + ([[]] if len(pairs) == 1 else [])
+    labels = [y.tolist() for _, y in pairs] + [[]] * (2 - len(pairs))
     _refuse_unknown(labels)
     classes, y, y_test = _number_classes(*labels)
-    if len(pairs) == 2:
-        (x, _), (x_test, _) = pairs
-        if x.shape[1:] != x_test.shape[1:]:
-            raise ValueError(f"training images have shape {x.shape[1:]}, test images {x_test.shape[1:]}")
-        return ImageSource("arrays", ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
-    return ImageSource("arrays", *_hold_out(pairs[0][0], y), classes, content)
+    if len(pairs) == 1:
+        return ImageSource("arrays", *_hold_out(pairs[0][0], y), classes, content)
+    (x, _), (x_test, _) = pairs
+    if x.shape[1:] != x_test.shape[1:]:
+        raise ValueError(f"training images have shape {x.shape[1:]}, test images {x_test.shape[1:]}")
+    return ImageSource("arrays", ImageSet(x, y), ImageSet(x_test, y_test), classes, content)
 
 
 def _checked(x: Any, y: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
@@ -480,12 +466,7 @@ def _checked(x: Any, y: Any) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
 
 
 def _refuse_unknown(labels: list[list[Any]], validation: str | None = None) -> None:
-    """Refuse labels below 0, unless the classes are −1 and 1.
-
-    Args:
-        labels: of the training and of the test split.
-        validation: names of files that might be the test split.
-    """
+    """Refuse labels of a split below 0, unless the classes are −1 and 1; ``validation`` might be the test split."""
     if set(labels[0]) == {-1, 1}:
         return
     for split, found in zip(("training", "test"), labels, strict=True):

@@ -3,8 +3,10 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,6 +191,10 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
     return attach
 
 
+SOURCE_OPTION = """\
+source: of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; \
+parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned as \
+their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."""
 COMMON_OPTIONS = """\
 stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
 frozen_after: number of the last experience that brings a change, for "frozen".
@@ -196,24 +202,22 @@ transition_width: number of samples over which neighbouring experiences are mixe
 data_root: folder of torchvision's files.
 skip_unreadable: go on without images that cannot be decoded.
 memory_limit: bytes; of images in files that take up more when decoded, only those that come next are decoded."""
+RAISES = "ValueError: an option's value is unknown or out of range, or the images do not fit it."
 
 
 def image_stream(
     definition: str, *, changes: str = "", when: str = "", length: str = "", head: str = ""
 ) -> Callable[[Callable[..., ImagePlan]], Callable[..., Stream]]:
-    """Decorator that makes a stream of a function that plans one.
+    """Make a stream of a function that plans one, as its decorator.
 
     The function is given the images and the seed, and options of its own as keyword arguments. The stream has these
     options, ``source`` instead of the images, and what all streams of images have in common: stationary variants,
-    gradual transitions, and how the source is read.
+    gradual transitions, and how the source is read. Its signature and docstring tell all of them.
 
     Args:
         definition: name and version of the stream's definition, such as "class_split v1"; the version is raised
             whenever the same options come to mean another stream.
-        changes: phrase for lists, like the following ones; all are kept as ``about``, a ``StreamAbout``.
-        when: likewise.
-        length: likewise.
-        head: likewise.
+        changes, when, length, head: phrases for lists, kept as the stream's attribute ``about``, a ``StreamAbout``.
     """
 
     def decorate(plan: Callable[..., ImagePlan]) -> Callable[..., Stream]:
@@ -239,7 +243,8 @@ def image_stream(
             train = blur_boundaries(train, transition_width, seed)
             if planned.relabel is not None:
                 train = planned.relabel(train)
-            return _stream_of_images(definition, images, train, test, planned, stationary, memory_limit)
+            planned = replace(planned, train=train, test=test)
+            return _stream_of_images(definition, images, planned, stationary, memory_limit)
 
         common = inspect.signature(make).parameters  # before make takes the plan's annotations
         functools.update_wrapper(make, plan)
@@ -252,34 +257,47 @@ def image_stream(
     return decorate
 
 
-SOURCE_OPTION = (
-    "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
-    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."
-)
-
-
 def _with_common_options(doc: str) -> str:
-    """A plan function's docstring, with the options of all image streams instead of its images."""
-    before, found, after = doc.partition("Args:\n")
-    lines = [*before.rstrip().splitlines(), "", "Args:", f"    source: {SOURCE_OPTION}"]
-    options, *rest = after.split("\n\n", 1)
-    lines += [line for line in options.splitlines() if found and not line.startswith("    images:")]
-    lines += [f"    {line}" for line in COMMON_OPTIONS.splitlines()]
-    return "\n".join([*lines, "", *rest])
+    """A plan function's docstring, with the options of all image streams and what they raise."""
+    before, _, after = doc.partition("Args:\n")
+    options, _, rest = after.partition("\n\n")
+    common = textwrap.indent(COMMON_OPTIONS, "    ")
+    sections = [
+        before.rstrip(),
+        "\n".join(["Args:", f"    {SOURCE_OPTION}", *filter(None, [options.rstrip()]), common]),
+    ]
+    if "Raises:" not in rest:
+        sections.append(f"Raises:\n    {RAISES}")
+    return "\n\n".join([*sections, *filter(None, [rest])])
+
+
+def options_of_streams(streams: Mapping[str, Callable[..., Stream]]) -> str:
+    """Tell the options of each stream, with its default and as its docstring describes it."""
+    sections: dict[str, dict[str, str]] = {}
+    shared = {line.partition(":")[0] for line in COMMON_OPTIONS.splitlines()} | {"source"}
+    for name, stream in streams.items():
+        _, _, described = (inspect.getdoc(stream) or "").partition("Args:\n")
+        found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", described.partition("\n\n")[0], re.MULTILINE)
+        parameters, texts = inspect.signature(stream).parameters, dict(found)
+        for option, parameter in parameters.items():
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            text = f"{option}{default}: {' '.join(texts.get(option, '').split())}"
+            is_shared = option in shared and "transition_width" in parameters
+            sections.setdefault("all streams of images" if is_shared else name, {})[option] = text
+    lines = []
+    for name, options in sections.items():
+        lines += ["", f"Options of {name}:"]
+        for text in options.values():
+            lines += textwrap.wrap(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return "\n".join(lines)
 
 
 def _stream_of_images(
-    definition: str,
-    source: ImageSource,
-    train: Plan,
-    test: Plan,
-    planned: ImagePlan,
-    stationary: Stationary | None,
-    memory_limit: int,
+    definition: str, source: ImageSource, planned: ImagePlan, stationary: Stationary | None, memory_limit: int
 ) -> Stream:
     samples: dict[str, list[ImageSamples]] = {}
-    for name, images, plan in (("train", source.train, train), ("test", source.test, test)):
+    train = planned.train
+    for name, images, plan in (("train", source.train, train), ("test", source.test, planned.test)):
         # one for all experiences, since it reads beyond the end of each
         read_ahead = ReadAhead(images.x, plan.index, memory_limit) if isinstance(images.x, LazyImages) else None
         samples[name] = [
@@ -295,26 +313,27 @@ def _stream_of_images(
         )
         for steps, seen_before in zip(train.experiences(), train.seen_before, strict=True)
     ]
-    digest = hashlib.sha256(f"{definition}\n{source.content_hash}\n".encode())
-    for plan in (train, test):
-        digest.update(plan.digest())
-    if planned.input_change is not None:
-        content = planned.input_change.content()
-        for part in [content] if isinstance(content, bytes) else content:
-            digest.update(part)
-    sizes = LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size)
+    content = [] if planned.input_change is None else planned.input_change.content()
+    digests = [train.digest(), planned.test.digest(), *([content] if isinstance(content, bytes) else content)]
     info = StreamInfo(
         definition,
-        digest.hexdigest()[:32],
+        _fingerprint(f"{definition}\n{source.content_hash}\n", digests),
         source.name,
         stationary,
         experiences,
-        sizes,
+        LearnerInfo(planned.n_outputs, source.input_shape, "classification", len(train.index), planned.batch_size),
         list(planned.test_at),
         source.content_hash[:32],
         source.splits,
     )
     return Stream(info, samples["train"], samples["test"])
+
+
+def _fingerprint(description: str, parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(description.encode())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 def regression_stream(
@@ -340,17 +359,10 @@ def regression_stream(
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]
-    digest, targets = hashlib.sha256(f"{definition}\n{content_hash}\n{list(lengths)}\n".encode()), []
-    for start in range(0, starts[-1], PORTION):
-        portion = make(start, min(start + PORTION, starts[-1]))
-        digest.update(portion[0].astype("<f4").tobytes())
-        targets.append(portion[1].astype("<f4").tobytes())
-    for part in targets:
-        digest.update(part)
     inputs, outputs = make(0, 0)
     info = StreamInfo(
         definition=definition,
-        fingerprint=digest.hexdigest()[:32],
+        fingerprint=_fingerprint(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
         source="generated",
         stationary=stationary,
         experiences=[ExperienceInfo([], steps.start, len(steps), 0) for steps in experiences],
@@ -362,3 +374,13 @@ def regression_stream(
         test=[GeneratedSamples(make, range(0)) for _ in experiences],
         course=course or {},
     )
+
+
+def _presented(make: MakeSamples, n: int) -> Iterator[bytes]:
+    """The bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
+    targets = []
+    for start in range(0, n, PORTION):
+        portion = make(start, min(start + PORTION, n))
+        yield portion[0].astype("<f4").tobytes()
+        targets.append(portion[1].astype("<f4").tobytes())
+    yield from targets

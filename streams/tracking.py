@@ -4,16 +4,19 @@ Sutton, "Adapting Bias by Gradient Descent: An Incremental Version of Delta-Bar-
 """
 
 import hashlib
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.options import require_at_least_one
 from continual_metaopt.streams.plan import TRACKED_INPUTS, TRACKED_NOISE, TRACKED_SIGNS, Stationary, random_state
+from continual_metaopt.streams.samples import BLOCK, Blocks
 from continual_metaopt.streams.stationary import last_change
 from continual_metaopt.streams.stream import Stream, about_stream, regression_stream
 
 DEFINITION = "tracking v1"
-BLOCK = 4096  # samples whose random numbers are made together
 
 
 @about_stream(
@@ -56,10 +59,8 @@ def tracking(
     Raises:
         ValueError: an option's value is out of range.
     """
-    numbers = {"n_inputs": n_inputs, "n_relevant": n_relevant, "flip_every": flip_every, "n_samples": n_samples}
-    for name, value in (numbers | {"samples_per_experience": samples_per_experience}).items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    require_at_least_one(n_inputs=n_inputs, n_relevant=n_relevant, flip_every=flip_every, n_samples=n_samples)
+    require_at_least_one(samples_per_experience=samples_per_experience)
     if n_relevant > n_inputs:
         raise ValueError(f"n_relevant must be at most n_inputs, {n_inputs}, not {n_relevant}")
     if not noise >= 0:
@@ -88,23 +89,14 @@ def tracking(
 
 
 class _Tracked:
-    """Makes the samples of a stream.
-
-    Args:
-        signs: of the relevant inputs between two flips, [stretches, relevant].
-        n_inputs: number of inputs.
-        flip_every: length of a stretch.
-        n_samples: length of the stream.
-        noise: standard deviation of the noise on the target.
-        seed: of inputs and noise.
-    """
+    """Makes the samples of a stream, with the signs of the relevant inputs between two flips, [stretches, relevant]."""
 
     def __init__(
         self, signs: NDArray[np.int8], n_inputs: int, flip_every: int, n_samples: int, noise: float, seed: int
     ) -> None:
         self._signs, self._flip_every, self._noise = signs, flip_every, noise
-        self._inputs = _NormalNumbers(random_state(seed, TRACKED_INPUTS), n_samples, n_inputs)
-        self._noises = _NormalNumbers(random_state(seed, TRACKED_NOISE), n_samples if noise else 0, 1)
+        self._inputs = _normal_numbers(random_state(seed, TRACKED_INPUTS), n_samples, n_inputs)
+        self._noises = _normal_numbers(random_state(seed, TRACKED_NOISE), n_samples if noise else 0, 1)
 
     def signs(self, start: int, stop: int) -> NDArray[np.int8]:
         """Signs of the relevant inputs at samples, [n, relevant]."""
@@ -122,35 +114,19 @@ class _Tracked:
         return inputs, targets.astype(np.float32)[:, None]
 
 
-class _NormalNumbers:
-    """Rows of normal numbers that NumPy draws one after the other, without keeping more than a block of them.
+def _normal_numbers(state: np.random.RandomState, n_rows: int, n_columns: int) -> Blocks:
+    """Rows of normal numbers as they are drawn one after the other, of which only the generator's states are kept."""
+    states = []
+    for _ in range(0, n_rows, BLOCK):
+        states.append(state.get_state())
+        state.standard_normal((BLOCK, n_columns))
+    return Blocks(partial(_drawn, states, n_columns))
 
-    Args:
-        state: of the generator at the first number.
-        n_rows: number of rows.
-        n_columns: numbers in each.
-    """
 
-    def __init__(self, state: np.random.RandomState, n_rows: int, n_columns: int) -> None:
-        self._state, self._shape = state, (BLOCK, n_columns)
-        self._states = []
-        for _ in range(0, n_rows, BLOCK):
-            self._states.append(state.get_state())
-            state.standard_normal(self._shape)
-        self._last: tuple[int, NDArray[np.float64]] | None = None
-
-    def rows(self, start: int, stop: int) -> NDArray[np.float64]:
-        """The rows from ``start`` to before ``stop``."""
-        parts = [np.zeros((0, self._shape[1]))]
-        for number in range(start // BLOCK, -(-stop // BLOCK)):
-            parts.append(self._block(number)[max(start - number * BLOCK, 0) : stop - number * BLOCK])
-        return np.concatenate(parts)
-
-    def _block(self, number: int) -> NDArray[np.float64]:
-        if self._last is None or self._last[0] != number:
-            self._state.set_state(self._states[number])
-            self._last = number, self._state.standard_normal(self._shape)
-        return self._last[1]
+def _drawn(states: list[Any], n_columns: int, number: int) -> NDArray[np.float64]:
+    state = np.random.RandomState()
+    state.set_state(states[number])
+    return state.standard_normal((BLOCK, n_columns))
 
 
 def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int8]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.families import family_of_run
 from continual_metaopt.analysis.field.ranking import settings_of_learners
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, counted_runs, mean_interval, sample_scores
@@ -87,7 +87,7 @@ def accuracy_at_equal_time(
             config = runs.configs[tables[label][0]]
             row: dict[str, Any] = {
                 "learner": learner,
-                "family": family(config["learner"]["name"]),
+                "family": family_of_run(config),
                 "setting": setting,
                 "seconds": pace * (n_samples + tuned_for),
             }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from continual_metaopt.analysis.families import family
+from continual_metaopt.analysis.families import family_of_run
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import (
     Diverged,
@@ -185,7 +185,7 @@ def _row(
     row: dict[str, Any] = {
         "learner": learner,
         "name": config["learner"]["name"],
-        "family": family(config["learner"]["name"]),
+        "family": family_of_run(config),
         "seeds": decisive["seeds"],
         "online_accuracy": decisive["online_accuracy"],
     }

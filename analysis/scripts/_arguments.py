@@ -19,7 +19,7 @@ import pandas as pd
 from continual_metaopt.analysis.comparisons import Test
 from continual_metaopt.analysis.escaping import csv_text, for_terminal, one_line
 from continual_metaopt.analysis.figures import WIDTHS, Format, caption_of, save
-from continual_metaopt.analysis.files import print_with_replacements, with_home, write_text
+from continual_metaopt.analysis.files import begin_command, write_text
 from continual_metaopt.analysis.report import SUFFIXES, split_by_stream, write_texts
 from continual_metaopt.analysis.runs import Runs, load_runs
 from continual_metaopt.analysis.tables import format_columns
@@ -112,7 +112,7 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
         written = inspect.unwrap(work)
 
         def main(argv: Sequence[str] | None = None) -> int:
-            print_with_replacements()
+            given = begin_command(argv)
             os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
             name = Path(written.__code__.co_filename).stem
             parser = argparse.ArgumentParser(
@@ -120,7 +120,7 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
             )
             for flag, settings in options:
                 parser.add_argument(flag, **settings)
-            arguments = parser.parse_args(with_home(sys.argv[1:] if argv is None else argv))
+            arguments = parser.parse_args(given)
             status, said = 0, io.StringIO()  # which is printed when all files have been written, whoever reads it
             try:
                 with redirect_stdout(said):

@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from continual_metaopt.analysis.files import print_with_replacements, with_home
+from continual_metaopt.analysis.files import begin_command
 from continual_metaopt.commands.compare import compare
 from continual_metaopt.commands.explain import explain
 from continual_metaopt.commands.export import export
@@ -27,7 +27,7 @@ from continual_metaopt.commands.report import report
 from continual_metaopt.commands.reproduce import reproduce
 from continual_metaopt.commands.run import run_command
 from continual_metaopt.commands.status import status
-from continual_metaopt.optim.packaged import MissingPackageError
+from continual_metaopt.optim.registry import MissingPackageError
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.lock import StudyLocked
 
@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if runs failed, 2 for a mistake in what was asked or a file that cannot be read or written,
         3 if another command works on the study, 130 after Ctrl-C.
     """
-    print_with_replacements()
-    arguments = with_home(sys.argv[1:] if argv is None else argv)
+    arguments = begin_command(argv)
     try:
         commands = {
             "compare": compare,

@@ -73,6 +73,16 @@ class Diverged(ArithmeticError):
         self.measurements: list[Measurement] = [(step, "not_finite", block, quantity, 1.0)]
 
 
+def recorded_steps(first: int, n: int, every: int) -> range:
+    """Say at which of ``n`` steps, the first of which is ``first``, something is recorded: at multiples of ``every``.
+
+    Example:
+        >>> list(recorded_steps(95, 120, 50))
+        [100, 150, 200]
+    """
+    return range(-(-first // every) * every, first + n, every)
+
+
 def check_finite(loss: float, step: int) -> None:
     """Stop at a loss that is not a number, before anything is learned from it.
 

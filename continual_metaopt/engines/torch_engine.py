@@ -23,6 +23,7 @@ from continual_metaopt.engines.observations import (
     check_finite,
     label_does_not_fit,
     numbers_at_end,
+    recorded_steps,
     weights_are_due,
     weights_not_finite,
 )
@@ -168,8 +169,7 @@ def observe(
             where it is time to check them.
     """
     first = observations.next_step
-    step = -(-first // record_every) * record_every
-    recorded = step < first + n_new
+    recorded = recorded_steps(first, n_new, record_every)
     step_sizes = reported_step_sizes(optimizer) if recorded else {}
     others: dict[str, dict[str, Any]] = getattr(optimizer, "meta_parameter_report", dict)() if recorded else {}
     closure = closure_for(optimizer, loss, output)
@@ -185,7 +185,7 @@ def observe(
         optimizer.eval()  # type: ignore[attr-defined]  # so that whoever looks at the network sees what predicts
     observations.correct += are_correct(output[:n_new], target[:n_new])
     observations.loss += losses
-    if recorded:
+    for step in recorded[:1]:
         observations.step_sizes += [(step, block, geometric_mean(value)) for block, value in step_sizes.items()]
         for block, values in step_sizes.items():
             quantiles = quantiles_of(values)

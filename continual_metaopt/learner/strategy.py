@@ -35,8 +35,8 @@ class MetaOptimizeStrategy(OnlineLearner):
         >>> model = LinearModel(n_outputs=10, input_shape=(1, 8, 8))
         >>> strategy = MetaOptimizeStrategy(model=model, lr=1e-3, engine="torch")
         >>> _ = strategy.train(benchmark.train_stream)
-        >>> strategy.online_accuracy
-        0.0
+        >>> round(strategy.online_accuracy, 2)
+        0.63
     """
 
     def __init__(self, *, model: nn.Module, **options: Any) -> None:

@@ -20,14 +20,14 @@ LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proporti
 
 
 class CheckedOptimizer(Optimizer, ABC):
-    """A torch optimizer that checks the settings of each param group when it is added."""
+    """A torch optimizer that checks the settings of each param group when it is added.
+
+    Parameters are tensors or param groups, as for any torch optimizer, and a group may have settings and a "name" of
+    its own. A setting that is out of range is a ValueError.
+    """
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
+        """Add a group of parameters; a ValueError names a setting that is out of range."""
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
@@ -89,11 +89,7 @@ class Weightwise(CheckedOptimizer):
     """
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
+        """Add a group of parameters, whose step size is the one to start from."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["reference"] = group["written"] = float(group["lr"])
@@ -165,6 +161,12 @@ class OnBase(CheckedOptimizer):
             param.add_(numerator, alpha=-group["lr"] / divisor)
         else:
             param.addcdiv_(numerator, denominator, value=-group["lr"] / divisor)
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the settings out of a constructor's ``locals()``: all but the optimizer, its parameters and its network."""
+    others = ("self", "__class__", "params", "model", "trainable")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items() if k not in others}
 
 
 def gradients(optimizer: Optimizer, group: Group) -> Iterator[tuple[Tensor, Tensor]]:

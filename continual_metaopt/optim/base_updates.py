@@ -18,7 +18,7 @@ hyper-parameters belong.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -65,14 +65,29 @@ def zeros(param: Tensor) -> Tensor:
     return torch.zeros_like(param, memory_format=torch.preserve_format)
 
 
-@BASE_UPDATES.register("sgd", "w ← w − α g")
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent: the direction is the gradient."""
+class _Update:
+    """A base update, by the names of what it keeps of each parameter."""
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[bool] = False
 
     def init(self, param: Tensor) -> ParamState:
-        """No state."""
-        return {}
+        """Make the state of a parameter that has not been updated yet."""
+        return ({"step": 0} if self.counts else {}) | {name: zeros(param) for name in self.tensors}
+
+
+class _WithMomentum(_Update):
+    """A base update whose momentum can be learned."""
+
+    def with_momentum(self, momentum: Any) -> Self:
+        """Make the same update with another momentum."""
+        return replace(cast(Any, self), momentum=momentum)
+
+
+@BASE_UPDATES.register("sgd", "w ← w − α g")
+@dataclass(frozen=True)
+class SGD(_Update):
+    """Stochastic gradient descent: the direction is the gradient."""
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the gradient itself."""
@@ -81,7 +96,7 @@ class SGD:
 
 @BASE_UPDATES.register("sgdm", "SGD with heavy-ball momentum, as torch.optim.SGD(momentum=0.9)")
 @dataclass(frozen=True)
-class SGDm:
+class SGDm(_WithMomentum):
     """SGD with momentum: m ← ρ m + g, direction m (torch's form: a sum, not an average).
 
     Args:
@@ -90,13 +105,7 @@ class SGDm:
 
     momentum: float = 0.9
 
-    def with_momentum(self, momentum: Any) -> Self:
-        """The same update with another momentum."""
-        return replace(self, momentum=momentum)
-
-    def init(self, param: Tensor) -> ParamState:
-        """A momentum of zero."""
-        return {"momentum_buffer": zeros(param)}
+    tensors = ("momentum_buffer",)
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the new momentum."""
@@ -105,7 +114,7 @@ class SGDm:
 
 @BASE_UPDATES.register("adamw", "AdamW, as torch.optim.AdamW")
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(_Update):
     """AdamW (Loshchilov & Hutter 2019), as ``torch.optim.AdamW``: direction m̂ / (√v̂ + ε).
 
     Args:
@@ -125,9 +134,8 @@ class AdamW:
         """The same update with another decay of the first moment."""
         return replace(self, betas=(momentum, self.betas[1]))
 
-    def init(self, param: Tensor) -> ParamState:
-        """Moments of zero, before the first step."""
-        return {"step": 0, "exp_avg": zeros(param), "exp_avg_sq": zeros(param)}
+    tensors = ("exp_avg", "exp_avg_sq")
+    counts = True
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return m / (√v̂ + ε), divided by the first moment's bias correction."""
@@ -136,7 +144,7 @@ class AdamW:
 
 @BASE_UPDATES.register("rmsprop", "AdamW without momentum (β₁ = 0)")
 @dataclass(frozen=True)
-class RMSProp:
+class RMSProp(_Update):
     """RMSProp in AdamW's form with β₁ = 0: direction g / (√v̂ + ε), bias-corrected.
 
     Args:
@@ -147,9 +155,8 @@ class RMSProp:
     beta: float = 0.999
     eps: float = 1e-8
 
-    def init(self, param: Tensor) -> ParamState:
-        """A second moment of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": zeros(param)}
+    tensors = ("exp_avg_sq",)
+    counts = True
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return g / (√v̂ + ε)."""
@@ -158,7 +165,7 @@ class RMSProp:
 
 @BASE_UPDATES.register("lion", "the sign of a mixture of momentum and gradient")
 @dataclass(frozen=True)
-class Lion:
+class Lion(_Update):
     """Lion (Chen et al. 2023): direction sign(c m + (1−c) g), then m ← ρ m + (1−ρ) g.
 
     Args:
@@ -167,9 +174,7 @@ class Lion:
 
     betas: tuple[float, float] = (0.9, 0.99)
 
-    def init(self, param: Tensor) -> ParamState:
-        """A momentum of zero."""
-        return {"exp_avg": zeros(param)}
+    tensors = ("exp_avg",)
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the sign of the mixture with the old momentum."""
@@ -182,7 +187,7 @@ class Lion:
 
 @BASE_UPDATES.register("sgdm_released", "momentum as in the authors' released code: an average, one step late")
 @dataclass(frozen=True)
-class SGDmReleased:
+class SGDmReleased(_WithMomentum):
     """Momentum of the released code: direction m (the old one), then m ← ρ m + (1−ρ) g.
 
     Args:
@@ -191,13 +196,7 @@ class SGDmReleased:
 
     momentum: float = 0.9
 
-    def with_momentum(self, momentum: Any) -> Self:
-        """The same update with another momentum."""
-        return replace(self, momentum=momentum)
-
-    def init(self, param: Tensor) -> ParamState:
-        """A momentum of zero."""
-        return {"momentum_buffer": zeros(param)}
+    tensors = ("momentum_buffer",)
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the momentum from before this gradient."""
@@ -212,7 +211,7 @@ class SGDmReleased:
 
 @BASE_UPDATES.register("rmsprop_released", "RMSProp as in the authors' released code")
 @dataclass(frozen=True)
-class RMSPropReleased:
+class RMSPropReleased(_Update):
     """RMSProp of the released code: v ← λ v + g², direction g / √(μ v + ε), μ = (1−λ)/(1−λᵗ).
 
     Args:
@@ -223,9 +222,8 @@ class RMSPropReleased:
     normalizer: float = 0.999
     eps: float = 1e-10
 
-    def init(self, param: Tensor) -> ParamState:
-        """A normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg_sq": zeros(param)}
+    tensors = ("exp_avg_sq",)
+    counts = True
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return g / √(μ v + ε)."""
@@ -234,7 +232,7 @@ class RMSPropReleased:
 
 @BASE_UPDATES.register("adamw_released", "AdamW as in the authors' released code: 10 × torch's step")
 @dataclass(frozen=True)
-class AdamWReleased:
+class AdamWReleased(_WithMomentum):
     """AdamW of the released code: m ← ρ m + g (a sum), direction m / √(μ v + ε), v and μ as in RMSPropReleased.
 
     The same α makes a step 1/(1−ρ) = 10 times torch's: α_torch = 10 α and κ_torch = κ / 10 correspond.
@@ -249,13 +247,8 @@ class AdamWReleased:
     normalizer: float = 0.999
     eps: float = 1e-10
 
-    def with_momentum(self, momentum: Any) -> Self:
-        """The same update with another momentum."""
-        return replace(self, momentum=momentum)
-
-    def init(self, param: Tensor) -> ParamState:
-        """Momentum and normaliser of zero, before the first step."""
-        return {"step": 0, "exp_avg": zeros(param), "exp_avg_sq": zeros(param)}
+    tensors = ("exp_avg", "exp_avg_sq")
+    counts = True
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return m / √(μ v + ε)."""

@@ -35,6 +35,10 @@ def blocks(model: nn.Module, granularity: Granularity | Sequence[Sequence[str]] 
         Param groups ``{"name": …, "params": […]}`` for any torch optimizer, in the network's order. Those of "node" and
         "weight" say so under "step_sizes".
 
+    Example:
+        >>> [(group["name"], len(group["params"])) for group in blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))]
+        [('0', 2), ('1', 2)]
+
     Raises:
         ValueError: unknown granularity; a network without trainable parameters; prefixes that match nothing, that
             leave a parameter out, or claim one twice.

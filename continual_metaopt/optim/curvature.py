@@ -14,10 +14,8 @@ Stand-ins for the Hessian:
 
 - ``"gauss_newton"``: the Gauss–Newton matrix Jᵀ L J (J: Jacobian of the network's output, L: Hessian of the loss with
   respect to the output), positive semidefinite for the usual losses (Schraudolph, Neural Computation 14, 2002).
-- ``"diagonal"``: a diagonal. With the network's output at hand, that of the Gauss–Newton matrix, exactly, by one
-  backward pass per output; for a linear model with squared error it is the diagonal of the Hessian, which IDBD (Sutton
-  1992) uses. Without it, Hutchinson's unbiased estimate s ⊙ ∇²f s with random signs s, as in AdaHessian (Yao et al.
-  2021), by one Hessian-vector product; it is noisy and may be negative, so use it with smoothing and clipping.
+- ``"diagonal"``: the diagonal of the Gauss–Newton matrix, exactly, by one backward pass per output; for a linear model
+  with squared error it is the diagonal of the Hessian, which IDBD (Sutton 1992) uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,7 +59,6 @@ def make_curvature(
     gradients: Sequence[Tensor],
     loss: Tensor,
     output: Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Curvature:
     """The curvature of ``loss`` by name.
 
@@ -71,29 +68,19 @@ def make_curvature(
         gradients: of the loss, taken with ``create_graph=True``.
         loss: scalar, with its graph.
         output: the network's output that the loss was computed from, if the closure returned it.
-        generator: of the random signs, for "diagonal" without an output.
 
     Raises:
-        ValueError: the kind is unknown, or needs the output or a generator and there is none.
+        ValueError: the kind is unknown, or needs the output and there is none.
     """
     if kind not in KINDS:
         raise ValueError(unknown_name("curvature", kind, list(KINDS)))
     if kind == "exact":
         return hessian(gradients, params)
+    if output is None:
+        raise ValueError(f'curvature="{kind}" needs the network\'s output: let the closure return (loss, output)')
     if kind == "gauss_newton":
-        if output is None:
-            raise ValueError(
-                'curvature="gauss_newton" needs the network\'s output: let the closure return (loss, output)'
-            )
         return gauss_newton(loss, output, params)
-    if output is not None:
-        return diagonal(gauss_newton_diagonal(loss, output, params))
-    if generator is None:
-        raise ValueError(
-            'curvature="diagonal" needs the network\'s output: let the closure return (loss, output); '
-            "or give a generator, for an estimate by random signs"
-        )
-    return diagonal(hutchinson_diagonal(gradients, params, generator))
+    return diagonal(gauss_newton_diagonal(loss, output, params))
 
 
 def hessian(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> Curvature:
@@ -167,23 +154,6 @@ def gauss_newton_diagonal(loss: Tensor, output: Tensor, params: Sequence[Tensor]
         for entry, pulled in zip(entries, _pull_back([output], params, [rows]), strict=True):
             entry.add_(pulled.square().sum(0))
     return entries
-
-
-def hutchinson_diagonal(
-    gradients: Sequence[Tensor], params: Sequence[Tensor], generator: torch.Generator
-) -> list[Tensor]:
-    """Unbiased estimate s ⊙ ∇²f s of the Hessian's diagonal from one vector s of random signs.
-
-    Args:
-        gradients: of the loss, taken with ``create_graph=True``.
-        params: what they are gradients of.
-        generator: of the signs.
-    """
-    signs = [
-        torch.randint(0, 2, p.shape, generator=generator, device=generator.device).to(p).mul_(2).sub_(1) for p in params
-    ]
-    products = _pull_back(gradients, params, [s.unsqueeze(0) for s in signs])
-    return [s * product[0] for s, product in zip(signs, products, strict=True)]
 
 
 def _pull_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], columns: Columns) -> Columns:

@@ -63,6 +63,7 @@ def step_sizes_of(optimizer: "Optimizer") -> dict[str, float]:
     Where a block holds many step sizes, it is their geometric mean.
 
     Example:
+        >>> import torch
         >>> step_sizes_of(torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1))
         {'group0': 0.1}
     """

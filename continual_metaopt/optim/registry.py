@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args
 
-from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
 from continual_metaopt.streams.signatures import described_options, with_options
 
@@ -41,6 +40,29 @@ INITIAL_DISTANCE: Range = (1e-8, 1e-4, "log")  # that D-Adaptation and Prodigy b
 ON_A_BASE: SearchSpace = {"lr": LR, "weight_decay": DECOUPLED_DECAY}  # of a step size that is the base update's own
 
 
+PIP_NAMES = {
+    "dadaptation": "dadaptation",
+    "dog": "dog-optimizer",
+    "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
+    "lion_pytorch": "lion-pytorch",
+    "mechanic_pytorch": "mechanic-pytorch",
+    "prodigyopt": "prodigyopt",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "schedulefree": "schedulefree",
+}
+
+
+class MissingPackageError(ImportError):
+    """A learner's package is not installed; the message says how to install it."""
+
+    def __init__(self, learner: str, module: str) -> None:
+        super().__init__(
+            f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
+            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
+            name=module,
+        )
+
+
 @dataclass(frozen=True)
 class LearnerSpec:
     """What is known of a learner: its row.
@@ -55,7 +77,7 @@ class LearnerSpec:
             default. A text says why there is nothing to tune.
         paper: where the rule is from; empty for textbook rules and this package's own controls.
         fixed: step sizes are given from outside, not learned or estimated.
-        on_a_base: the step size is that of a base update, so that the space depends on the option ``base``.
+        on_a_base: likewise, by the option ``lr`` of a base update, so that the space depends on the option ``base``.
         entry_point: import path of the function, "package.module:name"; filled in.
     """
 
@@ -162,7 +184,9 @@ def learner_of(
         options["step_sizes"] = inspect.Parameter("step_sizes", model.KEYWORD_ONLY, default=step_sizes, annotation=kind)
     signature = inspect.Signature([model, *options.values()], return_annotation=optimizer_class)
     factory.__signature__ = signature  # type: ignore[attr-defined]
-    factory.__doc__ = _composed(optimizer_class, options, {"step_sizes": STEP_SIZES, **(docs or {})})
+    known = {**described_options(optimizer_class), "model": "the network.", "step_sizes": STEP_SIZES, **(docs or {})}
+    summary = (inspect.getdoc(optimizer_class) or "").partition("\n")[0]
+    factory.__doc__ = with_options(summary, {name: known[name] for name in ("model", *options)})
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = optimizer_class.__module__
     return factory
@@ -172,13 +196,6 @@ def _without_objects(annotation: Any) -> Any:
     """The part of a type that can be written in a file: "adamw", say, and not a configured ``AdamW(…)``."""
     parts = [part for part in get_args(annotation) if not getattr(part, "_is_protocol", False)]
     return annotation if len(parts) == len(get_args(annotation)) else Union[(*parts,)]
-
-
-def _composed(optimizer_class: Any, options: Mapping[str, Any], docs: Mapping[str, str]) -> str:
-    """The docstring of a learner's function: the first line of the class's, and what it says of the options."""
-    known = described_options(optimizer_class) | dict(docs)
-    first_line = (inspect.getdoc(optimizer_class) or "").partition("\n")[0]
-    return with_options(first_line, {option: known.get(option, "") for option in ("model", *options)})
 
 
 def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer":
@@ -197,6 +214,7 @@ def make_optimizer(name: str, model: "nn.Module", **options: Any) -> "Optimizer"
         TypeError, ValueError: a setting that it does not have, or a value that does not fit.
 
     Example:
+        >>> import torch
         >>> make_optimizer("fixed", torch.nn.Linear(2, 1), base="lion", lr=1e-4).step_size_report()
         {'all': 0.0001}
     """
@@ -297,7 +315,12 @@ def learns_step_sizes(name: str, options: dict[str, Any]) -> bool:
     """
     fixed = options.get("meta_lr") == 0 or "lr" not in options.get("learn", ["lr"])
     by_prefix = name.startswith(PREFIXES) and name != TRAC
-    return not (by_prefix or fixed or (name in SPECS and SPECS[name].fixed))
+    return not (by_prefix or fixed or (name in SPECS and (SPECS[name].fixed or SPECS[name].on_a_base)))
+
+
+def family_of(name: str) -> str | None:
+    """Give the kind of a learner that has a row; None of others."""
+    return SPECS[name].family if name in SPECS else None
 
 
 def is_told(name: str) -> bool:

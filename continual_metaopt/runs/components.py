@@ -12,8 +12,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import known_of_the_stream, learner_factory
+from continual_metaopt.optim.registry import MissingPackageError, known_of_the_stream, learner_factory
 from continual_metaopt.streams import STREAMS
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
 from continual_metaopt.streams.sources import SourceSpec
@@ -66,6 +65,10 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
 
     Raises:
         ConfigError: unknown name, unknown option, or a value that does not fit; the message begins with ``where``.
+
+    Example:
+        >>> resolve("network", Component(name="mlp", hidden=[8]), "network").options
+        {'hidden': [8], 'norm': 'none', 'growing_head': False}
     """
     try:
         factory = factory_of(kind, component.name)

@@ -24,7 +24,10 @@ def _names_of_diagnostics(given: Any) -> Any:
     return get_args(Diagnostic) if isinstance(given, Sequence) and "all" in given else given
 
 
-Diagnostics = Annotated[tuple[Literal[Diagnostic, "all"], ...], BeforeValidator(_names_of_diagnostics)]
+Diagnostics = Annotated[
+    tuple[Literal[Diagnostic, "all"], ...],
+    BeforeValidator(_names_of_diagnostics),
+]
 
 
 class Execution(BaseModel):
@@ -55,7 +58,7 @@ class RunConfig(Execution):
     Example:
         >>> run = RunConfig(stream={"name": "tracking"}, learner={"name": "fixed", "lr": 0.1}, seed=3).resolved()
         >>> run.label, run.learner.options["weight_decay"], run.run_id
-        ('fixed', 0.01, '')
+        ('fixed', 0.01, '3e4e65abb9c8')
     """
 
     stream: Component = Component(name="permuted_inputs")

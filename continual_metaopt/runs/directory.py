@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, open_regular, write_whole
-from continual_metaopt.engines.observations import Observations
+from continual_metaopt.engines.observations import Observations, recorded_steps
 from continual_metaopt.optim.protocol import QUANTILES
 from continual_metaopt.runs.damage import _is_damage, notes_on_damages, set_aside
 from continual_metaopt.runs.files import (
@@ -97,10 +97,10 @@ class RunDirectory:
             observations: of consecutive samples.
             samples_every: distance in steps between the samples that get a row; all of them are counted.
         """
-        first = -observations.first_step % samples_every
-        correct, loss = observations.correct[first::samples_every], observations.loss[first::samples_every]
-        steps = np.arange(observations.first_step + first, observations.next_step, samples_every)
-        self._add("samples", [steps, np.full(len(steps), observations.experience), correct, loss])
+        steps = recorded_steps(observations.first_step, len(observations), samples_every)
+        rows = slice(steps.start - observations.first_step, None, samples_every)
+        values = observations.correct[rows], observations.loss[rows]
+        self._add("samples", [np.array(steps), np.full(len(steps), observations.experience), *values])
         no_quantiles = (None,) * len(QUANTILES)
         self._add_rows(
             "step_sizes",

@@ -20,7 +20,6 @@ from continual_metaopt.optim.protocol import QUANTILES
 
 SCHEMA_VERSION = 1
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
-STATES = ("running", "finished", "diverged", "failed")
 ROW_GROUP = 2**18  # rows of a table that are written together, and so are in memory at once
 WRITTEN = "written.json"  # lists what a run that has not ended has written, and removes at its end
 DAMAGED = "damaged"  # folder of what cannot be read any more
@@ -238,7 +237,7 @@ def arrow_array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
     known = np.array([value is not None for value in column], bool)
     validity = None if known.all() else _bits(known)
     if pa.types.is_list(kind) or pa.types.is_string(kind):
-        parts = [() if value is None else value for value in column]
+        parts: list[Any] = [() if value is None else value for value in column]
         if pa.types.is_string(kind):
             parts = [value.encode() if value else b"" for value in parts]
         offsets = pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))

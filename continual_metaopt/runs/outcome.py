@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from continual_metaopt.analysis.files import is_regular, real_folder
+from continual_metaopt.analysis.records import ENDED, STATES
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.damage import set_aside
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import (
     CHECKPOINT,
     COMPILED_CHECKPOINT,
-    STATES,
     has_records,
     is_marked,
     read_json,
@@ -134,7 +134,7 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
     except ValueError as error:
         set_aside(path, status, error, [status.name] if goes_on else [])
         return None
-    if state not in ("finished", "diverged"):
+    if state not in ENDED:
         return None
     remove_leftovers(path)
     if told.pop("superseded", None):  # by a version of the study that was given up again

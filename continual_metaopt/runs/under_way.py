@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from continual_metaopt.engines.observations import Observations
+from continual_metaopt.optim.registry import family_of
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.facts import describe_platform, describe_software
@@ -220,6 +221,7 @@ class RunUnderWay(ABC):
             "run_id": self.config.run_id,
             **self.config.model_dump(mode="json"),
             "learned_step_sizes": self.config.learned_step_sizes,
+            **({"family": family} if (family := family_of(self.config.learner.name)) else {}),
             "stream_info": self.info.as_record(),
             "blocks": blocks,
             "n_parameters": n_parameters,

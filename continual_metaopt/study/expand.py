@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from continual_metaopt.optim.packaged import MissingPackageError
-from continual_metaopt.optim.registry import learner_factory, search_space
+from continual_metaopt.optim.registry import MissingPackageError, learner_factory, search_space
 from continual_metaopt.runs.components import Component, ConfigError, import_modules, resolve
 from continual_metaopt.runs.config import Execution, RunConfig, resolve_learner
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError

@@ -25,13 +25,11 @@ class RunsFailed(RuntimeError):
     """Some runs did not come to an end; the message says which and why, grouped by reason.
 
     Args:
-        failures: why each failed, by run directory.
+        failures: why each failed, by run directory; also an attribute.
         n_runs: number of runs in all, failed and others.
         consequences: sentences about what was left undone therefore.
-        runs, selection: directories of all of a study's reported runs, failed and others, and of its selection runs.
-
-    Attributes:
-        failures, consequences, runs, selection: likewise.
+        runs, selection: directories of all of a study's reported runs, failed and others, and of its selection runs;
+            attributes, too.
     """
 
     def __init__(
@@ -42,18 +40,18 @@ class RunsFailed(RuntimeError):
         runs: Sequence[Path] = (),
         selection: Sequence[Path] = (),
     ) -> None:
-        self.failures, self.consequences = dict(failures), list(consequences)
-        self.runs, self.selection = list(runs), list(selection)
-        super().__init__("\n".join([describe_failures(self.failures, n_runs), *consequences]))
-
-
-def describe_failures(failures: Mapping[Path, str], n_runs: int) -> str:
-    """How many runs failed, and a line for each reason."""
-    return "\n".join([f"{len(failures)} of {n_runs} runs failed:", *lines_by_reason(failures)])
+        self.failures, self.runs, self.selection = dict(failures), list(runs), list(selection)
+        counted = f"{len(failures)} of {n_runs} runs failed:"
+        super().__init__("\n".join([counted, *lines_by_reason(failures), *consequences]))
 
 
 def lines_by_reason(reasons: Mapping[Path, str]) -> list[str]:
-    """A line for each reason, given that of each run directory: one of the runs, and how many more; most runs first."""
+    """Write a line for each reason, the most frequent first: one of its runs, and how many more.
+
+    Example:
+        >>> lines_by_reason({Path("a"): "no memory", Path("b"): "a is damaged", Path("c"): "no memory"})
+        ['a and 1 more: no memory', 'b: a is damaged']
+    """
     by_reason: dict[str, list[Path]] = {}
     for path, reason in reasons.items():
         # runs of several folders may have the same reason but for their own folder in it
@@ -66,17 +64,19 @@ def lines_by_reason(reasons: Mapping[Path, str]) -> list[str]:
 
 
 def title(config: RunConfig) -> str:
-    """How progress calls a run."""
+    """Name a run in the display of progress."""
     return f"{config.label or config.learner.name}, seed {config.seed}"
 
 
 def run_folder_name(config: RunConfig, others: Iterable[str] = ()) -> str:
-    """Folder name: readable learner and seed, then the run id.
+    """Name a run's folder: readable learner and seed, then the run id.
 
-    Args:
-        config: of the run.
-        others: labels before this one in its study. Where it differs from one of them in signs only, a few digits of
-            its hash tell them apart.
+    Where its label differs in signs only from one of ``others``, which come before it in its study, a few digits of its
+    hash tell them apart.
+
+    Example:
+        >>> run_folder_name(RunConfig(label="AdamW, lr = 0.01", seed=3)).rpartition("-")[0]
+        'adamw-lr-0.01-seed3'
     """
     label = config.label or config.learner.name
     plain = _plain(label)

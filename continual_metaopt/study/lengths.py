@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.records import ENDED, read_status
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import plan_stream
 from continual_metaopt.streams.stream import LearnerInfo
 from continual_metaopt.study.expand import Study
-
-ENDED = ("finished", "diverged")  # states of runs that are not repeated
 
 
 def check_selection_length(study: Study) -> None:
@@ -31,6 +29,10 @@ def stream_sizes(run: RunConfig) -> LearnerInfo:
 
     Raises:
         Exception: whatever the stream raises.
+
+    Example:
+        >>> stream_sizes(RunConfig(stream={"name": "tracking", "n_samples": 500})).n_samples
+        500
     """
     return _about(run)[0]
 

@@ -49,7 +49,7 @@ def load_studies(
     Example:
         >>> study = load_studies("quick", seeds=[0])[""]
         >>> study.n_runs, [learner.label for learner in study.learners][:2]
-        ()
+        (13, ['AdamW tuned', 'MetaOptimize scalar, α₀ = 1e-3'])
     """
     try:
         content = parse_study(_text_of(study))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.escaping import one_line
-from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.analysis.records import ENDED, read_config, read_status
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
 from continual_metaopt.study.files_on_disk import bytes_below, run_directories
@@ -20,7 +20,7 @@ from continual_metaopt.study.progress import duration
 INTERRUPTED = "interrupted by the user"
 SECONDS_WITHOUT_SIGN_OF_LIFE = 300.0  # runs give one every half minute
 SUPERSEDED = "of an earlier version"
-STATES = ("finished", "diverged", "running", "stopped", "interrupted", "failed", "damaged", SUPERSEDED, "not begun")
+STATES = (*ENDED, "running", "stopped", "interrupted", "failed", "damaged", SUPERSEDED, "not begun")
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,12 @@ def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]])
 
 
 def kind_of(learner: dict[str, Any]) -> str:
-    """Say what a learner's speed depends on: its name, and those of its options that are not numbers."""
+    """Say what a learner's speed depends on: its name, and those of its options that are not numbers.
+
+    Example:
+        >>> kind_of({"name": "fixed", "lr": 0.1, "base": "sgd"})
+        '{"base": "sgd", "name": "fixed"}'
+    """
     return json.dumps(
         {name: value for name, value in learner.items() if not isinstance(value, int | float)}, sort_keys=True
     )

@@ -150,7 +150,12 @@ class _FileThatMayGoAway:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people, such as "40 s", "12 min" or "3.4 hours"."""
+    """Write a time span for people.
+
+    Example:
+        >>> duration(40), duration(720), duration(12240)
+        ('40 s', '12 min', '3.4 hours')
+    """
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3420 else f"{seconds / 3600:,.1f} hours"

@@ -85,26 +85,22 @@ def run_studies(parts: Mapping[str, Study], out: Path, pools: PoolOptions = Pool
     for study in parts.values():
         check_selection_length(study)
     n_runs, n_samples = (sum(map(count, parts.values())) for count in (lambda part: part.n_runs, n_samples_of_study))
-    results, failed = {}, []
+    results: dict[str, StudyResult] = {}
+    failures: dict[Path, str] = {}
+    consequences: list[str] = []
     interrupt = partial(_interrupt, threading.get_ident())
     with study_lock(out, _say if pools.show_progress else lambda text: None, on_loss=interrupt):
         for label, study in parts.items():
             claim(study, out / label, out, _say)
         with pools.make(n_runs, n_samples, out) as pool:
             for label, study in parts.items():
-                try:
-                    results[label] = _run_part(pool, study, out / label)
-                except RunsFailed as error:
-                    failed.append(error)
-                    results[label] = StudyResult(error.runs, error.selection)
-    if failed:
-        raise RunsFailed(
-            {path: reason for error in failed for path, reason in error.failures.items()},
-            sum(len(result.runs) + len(result.selection) for result in results.values()),
-            [sentence for error in failed for sentence in error.consequences],
-            [path for result in results.values() for path in result.runs],
-            [path for result in results.values() for path in result.selection],
-        )
+                results[label] = _run_part(_Part(pool, study, out / label, failures, consequences))
+    if failures:
+        runs = [path for result in results.values() for path in result.runs]
+        selection = [path for result in results.values() for path in result.selection]
+        raise RunsFailed(failures, len(runs) + len(selection), consequences, runs, selection)
+    if consequences:
+        raise ConfigError("\n".join(consequences))
     return results
 
 
@@ -120,14 +116,23 @@ def run_jobs(jobs: Sequence[Job], workers: int | None = None, show_progress: boo
         pool.run(jobs, "runs")
 
 
+@dataclass(frozen=True)
 class _Part:
-    """A study under way in a folder: how many runs there were, which of them failed, and what follows from that."""
+    """A study under way.
 
-    def __init__(self, pool: Pool, study: Study, out: Path) -> None:
-        self.pool, self.study, self.out = pool, study, out
-        self.n_runs = 0
-        self.failures: dict[Path, str] = {}
-        self.consequences: list[str] = []
+    Attributes:
+        pool: what does its runs.
+        study: the study.
+        out: its folder.
+        failures: why runs failed; runs that do are added.
+        consequences: sentences about what was not run, which are added.
+    """
+
+    pool: Pool
+    study: Study
+    out: Path
+    failures: dict[Path, str]
+    consequences: list[str]
 
     def job(self, run: RunConfig) -> Job:
         """A run and its directory."""
@@ -136,12 +141,11 @@ class _Part:
 
     def do(self, jobs: Sequence[Job], stage: str) -> list[Path]:
         """Do runs; returns their directories."""
-        self.n_runs += len(jobs)
         mark_superseded(jobs)
         try:
             self.pool.run(jobs, stage)
         except RunsFailed as error:
-            self.failures |= error.failures
+            self.failures.update(error.failures)
         return [path for _, path in jobs]
 
     def score(self, jobs: Sequence[Job]) -> float | None:
@@ -156,25 +160,19 @@ class _Part:
         return None if any(path in self.failures for _, path in jobs) else sum(scores) / len(scores)
 
 
-def _run_part(pool: Pool, study: Study, out: Path) -> StudyResult:
-    part = _Part(pool, study, out)
+def _run_part(part: _Part) -> StudyResult:
+    """Choose settings, do the reported runs, and then those that replay some of them."""
     chosen, selection = _choose(part)
     jobs = []
-    for learner in study.learners:
+    for learner in part.study.learners:
         reported: list[Component | Candidate] = []
         if learner.reports_untuned and learner.entry.replays is None:
             reported.append(learner.untuned)
         if learner.position in chosen:
             reported.append(chosen[learner.position])
-        jobs += [part.job(learner.run(seed, one)) for one in reported for seed in study.config.seeds]
+        jobs += [part.job(learner.run(seed, one)) for one in reported for seed in part.study.config.seeds]
     runs = part.do(jobs, "reported runs")
-    replays, impossible = _replays(part, jobs)
-    runs += part.do(replays, "replays")
-    if part.failures:
-        raise RunsFailed(part.failures, part.n_runs, [*part.consequences, *impossible], runs, selection)
-    if impossible:
-        raise ConfigError("\n".join(impossible))
-    return StudyResult(runs, selection)
+    return StudyResult(runs + part.do(_replays(part, jobs), "replays"), selection)
 
 
 def _choose(part: _Part) -> tuple[dict[int, Candidate], list[Path]]:
@@ -219,11 +217,11 @@ def _choose(part: _Part) -> tuple[dict[int, Candidate], list[Path]]:
     return {i: chosen[i][1] for i in best}, [path for of_learner in paths.values() for path in of_learner]
 
 
-def _replays(part: _Part, done: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """The runs that replay others, which have ended; and a sentence for each that is not possible."""
+def _replays(part: _Part, done: Sequence[Job]) -> list[Job]:
+    """The runs that replay others, which have ended, as far as these can be replayed."""
     paths = {(run.entry, run.seed): path for run, path in done}
     seeds = part.study.config.seeds
-    jobs, impossible = [], []
+    jobs = []
     for learner in part.study.learners:
         replays = learner.entry.replays
         if replays is None:
@@ -233,10 +231,10 @@ def _replays(part: _Part, done: Sequence[Job]) -> tuple[list[Job], list[str]]:
             try:
                 replay = learner.resolve({"trajectory": str(paths[replays.learner, of_seed])})
             except ConfigError as error:
-                impossible.append(f"'{learner.label}' was not run on seed {seed}: {error}")
+                part.consequences.append(f"'{learner.label}' was not run on seed {seed}: {error}")
             else:
                 jobs.append(part.job(learner.run(seed, replay)))
-    return jobs, impossible
+    return jobs
 
 
 def average_score(path: Path) -> float:

@@ -29,6 +29,7 @@ from continual_metaopt.engines.observations import (
     check_finite,
     label_does_not_fit,
     numbers_at_end,
+    recorded_steps,
     weights_are_due,
     weights_not_finite,
 )
@@ -203,7 +204,7 @@ class CompiledLearner:
         else:
             targets[:] = y[:n].reshape(targets.shape)
         step = observations.next_step
-        recorded = [s for s in range(step, step + n) if s % record_every == 0]
+        recorded = recorded_steps(step, n, record_every)
         correct, losses = np.zeros(n, np.bool_), np.zeros(n)
         step_sizes = np.zeros((len(recorded), len(self.blocks)))
         meta_gradients = np.zeros_like(step_sizes)

@@ -12,7 +12,6 @@ FIXED = LearnerSpec(
     "a base update with a fixed step size",
     family="fixed step size",
     space=ON_A_BASE,
-    fixed=True,
     on_a_base=True,
 )
 
@@ -21,7 +20,6 @@ FIXED_PER_BLOCK = LearnerSpec(
     "a base update with a fixed step size for each block",
     family="fixed step size",
     space=ON_A_BASE,
-    fixed=True,
     on_a_base=True,
 )
 
@@ -34,6 +32,10 @@ def fixed(model: nn.Module, *, lr: float = 1e-3, base: Base = "adamw", weight_de
         lr: step size α.
         base: base update.
         weight_decay: decoupled weight decay κ.
+
+    Example:
+        >>> fixed(nn.Linear(2, 1), lr=0.01).step_size_report()
+        {'all': 0.01}
     """
     return MetaOptimize(blocks(model, "scalar"), lr, base=base, meta_lr=0.0, weight_decay=weight_decay)
 
@@ -57,6 +59,10 @@ def fixed_per_block(
 
     Raises:
         ValueError: there is no such block, or a setting is out of range.
+
+    Example:
+        >>> fixed_per_block(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), lr_1=0.1).step_size_report()
+        {'0': 0.001, '1': 0.1}
     """
     groups = blocks(model, "blockwise")
     names = [f"lr_{group['name']}" for group in groups]

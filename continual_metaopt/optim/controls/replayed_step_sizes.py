@@ -40,6 +40,14 @@ class ReplayedStepSizes(MetaOptimize):
 
     Raises:
         ValueError: the names of the groups are not those of the trajectory's blocks, or a setting is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> plan = Trajectory(("group0",), np.array([0, 2]), np.array([[0.1], [0.2]]), boundaries=(0,), n_samples=4)
+        >>> optimizer = ReplayedStepSizes([torch.nn.Parameter(torch.ones(1))], plan)
+        >>> optimizer.go_to(3)
+        >>> optimizer.step_size_report()
+        {'group0': 0.2}
     """
 
     def __init__(

@@ -15,7 +15,6 @@ COSINE = LearnerSpec(
     family="schedule, or told of changes",
     space=ON_A_BASE,
     paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
-    fixed=True,
     on_a_base=True,
 )
 
@@ -25,7 +24,6 @@ COSINE_RESTARTS_TOLD = LearnerSpec(
     family="schedule, or told of changes",
     space=ON_A_BASE,
     paper='Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017',
-    fixed=True,
     on_a_base=True,
 )
 
@@ -71,7 +69,6 @@ class WarmUpCosine(Scheduled):
     After the n-th step it stays at final · α.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         n_samples: length of the stream; a run fills it in.
         batch_size: number of samples that are learned from at once, which makes n; a run fills it in, too.
@@ -80,8 +77,12 @@ class WarmUpCosine(Scheduled):
         warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> optimizer = WarmUpCosine([w], lr=0.1, n_samples=4, warmup=0.5)
+        >>> optimizer.step_size_report()
+        {'group0': 0.05}
     """
 
     def __init__(
@@ -120,14 +121,21 @@ class CosineRestarts(Scheduled):
     periods that are chosen in advance.)
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: highest step size α.
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         final: share of the highest step size that is left at the end of a cosine.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = CosineRestarts([w], lr=0.1)
+        >>> optimizer.step()
+        >>> optimizer.begin_experience()
+        >>> optimizer.step()
+        >>> optimizer.step_size_report()
+        {'group0': 0.0}
     """
 
     def __init__(

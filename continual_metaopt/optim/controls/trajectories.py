@@ -28,6 +28,10 @@ class Trajectory:
         step_sizes: float64 [rows, blocks].
         boundaries: first step of each experience of the recorded run.
         n_samples: length of its stream.
+
+    Example:
+        >>> Trajectory(("all",), np.array([0, 2]), np.array([[0.1], [0.2]]), boundaries=(0,), n_samples=4).at(3)
+        array([0.2])
     """
 
     blocks: tuple[str, ...]

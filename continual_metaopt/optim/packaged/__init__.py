@@ -5,31 +5,29 @@ package matters to nobody else. Each class adds what this package wants to know 
 """
 
 import io
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-
-PIP_NAMES = {
-    "dadaptation": "dadaptation",
-    "dog": "dog-optimizer",
-    "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
-    "lion_pytorch": "lion-pytorch",
-    "mechanic_pytorch": "mechanic-pytorch",
-    "prodigyopt": "prodigyopt",
-    "pytorch_optimizer": "pytorch-optimizer",
-    "schedulefree": "schedulefree",
-}
+from typing import Any
 
 
-class MissingPackageError(ImportError):
-    """A learner's package is not installed; the message says how to install it."""
+def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a learner out of its function's ``locals()``; no limit of growth is an infinite one."""
+    options = {name: value for name, value in arguments.items() if name != "model"}
+    if options.get("growth_rate", 0.0) is None:
+        options["growth_rate"] = math.inf
+    return options
 
-    def __init__(self, learner: str, module: str) -> None:
-        super().__init__(
-            f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
-            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
-            name=module,
-        )
+
+class EstimatesDistance:
+    """Tells the step size of an optimizer that estimates the distance d to the solution."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step_size_report(self) -> dict[str, float]:
+        """Give d·α, the factor on the direction of each group; bias corrections are not in it."""
+        return {group["name"]: float(group["d"] * group["lr"]) for group in self.param_groups}
 
 
 _one_at_a_time = threading.Lock()  # two threads would take each other's silence for what was there before

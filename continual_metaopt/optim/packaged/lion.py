@@ -1,7 +1,5 @@
 """Lion of the package lion-pytorch.
 
-Source: Chen et al. (2023), "Symbolic discovery of optimization algorithms".
-
 Known of the original: it cannot be copied; ``decoupled_weight_decay`` divides by the first step size.
 """
 
@@ -9,6 +7,7 @@ import lion_pytorch
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.packaged import options_of
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LearnerSpec
 
 LEARNER = LearnerSpec(
@@ -37,11 +36,9 @@ def lion(
         betas: β₁ of the interpolation and β₂ of the momentum.
         weight_decay: of the weights, times α.
         decoupled_weight_decay: whether weight decay is independent of α.
+
+    Example:
+        >>> lion(nn.Linear(2, 1)).param_groups[0]["lr"]
+        0.0001
     """
-    return lion_pytorch.Lion(
-        blocks(model, "scalar"),
-        lr=lr,
-        betas=betas,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
-    )
+    return lion_pytorch.Lion(blocks(model, "scalar"), **options_of(locals()))

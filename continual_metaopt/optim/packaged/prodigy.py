@@ -1,15 +1,10 @@
-"""Prodigy of the package prodigyopt.
-
-Source: Mishchenko and Defazio (2024), "Prodigy: an expeditiously adaptive parameter-free learner".
-"""
-
-import math
+"""Prodigy of the package prodigyopt."""
 
 import prodigyopt
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.packaged import silence
+from continual_metaopt.optim.packaged import EstimatesDistance, options_of, silence
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, INITIAL_DISTANCE, LearnerSpec
 
 LEARNER = LearnerSpec(
@@ -21,16 +16,12 @@ LEARNER = LearnerSpec(
 )
 
 
-class Prodigy(prodigyopt.Prodigy):
+class Prodigy(EstimatesDistance, prodigyopt.Prodigy):
     """Prodigy that tells its step size.
 
     Known of the original: the estimate d never falls; a network whose head grows is not followed, since its records of
     weights are flat.
     """
-
-    def step_size_report(self) -> dict[str, float]:
-        """d·α, the factor on Adam's direction; bias correction, which is off unless asked for, is not in it."""
-        return {group["name"]: float(group["d"] * group["lr"]) for group in self.param_groups}
 
 
 def prodigy(
@@ -63,19 +54,11 @@ def prodigy(
         d0: first estimate of the distance.
         d_coef: factor on the estimate.
         growth_rate: largest factor by which it grows in one step; None for no limit.
+
+    Example:
+        >>> prodigy(nn.Linear(2, 1)).step_size_report()
+        {'all': 1e-06}
     """
+    options = options_of(locals())
     with silence():
-        return Prodigy(
-            blocks(model, "scalar"),
-            lr=lr,
-            betas=betas,
-            beta3=beta3,
-            eps=eps,
-            weight_decay=weight_decay,
-            decouple=decouple,
-            use_bias_correction=use_bias_correction,
-            safeguard_warmup=safeguard_warmup,
-            d0=d0,
-            d_coef=d_coef,
-            growth_rate=math.inf if growth_rate is None else growth_rate,
-        )
+        return Prodigy(blocks(model, "scalar"), **options)

@@ -1,7 +1,5 @@
 """Schedule-free SGD and AdamW of the package schedulefree.
 
-Source: Defazio et al. (2024), "The road less scheduled".
-
 The parameters hold the averaged weights x after ``eval()``, and the weights y, at which gradients are taken, after
 ``train()``; ``OnlineLearner`` switches between them. Switching is arithmetic and rounds, so that results differ in the
 last digits from those of a loop that never switches. Known of the originals: the step scales ``p.grad`` in place; of
@@ -12,6 +10,7 @@ import schedulefree
 from torch import nn
 
 from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.packaged import options_of
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec
 
 SCHEDULEFREE_SGD = LearnerSpec(
@@ -53,16 +52,12 @@ def schedulefree_sgd(
         warmup_steps: steps in which the step size rises linearly.
         r: power of the step number in the weights of the average.
         weight_lr_power: power of the step size in them.
+
+    Example:
+        >>> schedulefree_sgd(nn.Linear(2, 1)).param_groups[0]["lr"]
+        1.0
     """
-    return schedulefree.SGDScheduleFree(
-        blocks(model, "scalar"),
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup_steps=warmup_steps,
-        r=r,
-        weight_lr_power=weight_lr_power,
-    )
+    return schedulefree.SGDScheduleFree(blocks(model, "scalar"), **options_of(locals()))
 
 
 def schedulefree_adamw(
@@ -87,14 +82,9 @@ def schedulefree_adamw(
         warmup_steps: steps in which the step size rises linearly.
         r: power of the step number in the weights of the average.
         weight_lr_power: power of the step size in them.
+
+    Example:
+        >>> schedulefree_adamw(nn.Linear(2, 1)).param_groups[0]["lr"]
+        0.0025
     """
-    return schedulefree.AdamWScheduleFree(
-        blocks(model, "scalar"),
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        warmup_steps=warmup_steps,
-        r=r,
-        weight_lr_power=weight_lr_power,
-    )
+    return schedulefree.AdamWScheduleFree(blocks(model, "scalar"), **options_of(locals()))

@@ -12,6 +12,7 @@ from continual_metaopt.optim.base import (
     require,
     require_not_negative,
     require_positive,
+    settings_of,
 )
 from continual_metaopt.optim.base_updates import AdamW
 from continual_metaopt.optim.blocks import WITHIN_BLOCKS
@@ -67,8 +68,13 @@ class AdamWLionPackage(CheckedOptimizer):
         betas: of AdamW.
         meta_betas: (c, ρ) of the meta update.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> AdamWLionPackage([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.9
     """
 
     def __init__(
@@ -82,8 +88,7 @@ class AdamWLionPackage(CheckedOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         meta_betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
-        settings = {"gamma": gamma, "weight_decay": weight_decay, "betas": betas, "meta_betas": meta_betas}
-        super().__init__(params, {"lr": lr, "meta_lr": meta_lr, **settings})
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         require_positive(group, "lr")

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require_not_negative,
+    require_positive,
+    settings_of,
+)
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -42,18 +49,21 @@ class ARUBA(CheckedOptimizer):
     The state holds b − ε² and G − ζ², so that weights that a growing head adds start from ε / ζ.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size of the first experience, ε / ζ. The authors' default is 1, too much for most networks at single
             samples.
         zeta: ζ: as many squared gradients as the first step size is worth.
         power: p: how fast later experiences forget the first step size.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ARUBA([w], lr=0.2).step()
+        >>> round(w.item(), 4)
+        0.6
     """
 
     def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
-        super().__init__(params, {"lr": lr, "zeta": zeta, "power": power, "n_done": 0, "n_experiences": 0})
+        super().__init__(params, settings_of(locals()) | {"n_done": 0, "n_experiences": 0})
 
     @torch.no_grad()
     def begin_experience(self) -> None:

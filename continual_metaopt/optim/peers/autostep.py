@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require, settings_of
 from continual_metaopt.optim.peers.linear_input import LinearInput
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -42,6 +42,15 @@ class Autostep(Weightwise):
 
     Raises:
         ValueError: the network is not linear, or a setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> optimizer = Autostep(model, lr=0.5)
+        >>> (0.5 * (model(torch.tensor([[1.0, 2.0]])) - 1).square()).sum().backward()
+        >>> optimizer.step()  # the effective step 0.5 (1 + 4) is more than 1
+        >>> round(optimizer.step_size_report()["group0"], 4)
+        0.2
     """
 
     def __init__(
@@ -55,8 +64,7 @@ class Autostep(Weightwise):
     ) -> None:
         self.inputs = LinearInput(model)
         trainable = [param for param in model.parameters() if param.requires_grad]
-        defaults = {"lr": lr, "meta_lr": meta_lr, "time_constant": time_constant}
-        super().__init__(trainable if params is None else params, defaults)
+        super().__init__(trainable if params is None else params, settings_of(locals()))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"inputs": self.inputs}

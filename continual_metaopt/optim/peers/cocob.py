@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require_not_negative,
+    require_positive,
+    settings_of,
+)
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -44,17 +51,20 @@ class COCOB(CheckedOptimizer):
     gradient.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         alpha: a, which limits the first bets.
         eps: ε, the first L: the least largest gradient.
         weight_decay: factor on the weights in the gradient, coupled as in the author's package.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> COCOB([w]).step()
+        >>> round(w.item(), 4)
+        0.99
     """
 
     def __init__(self, params: ParamsT, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"alpha": alpha, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, settings_of(locals()))
 
     def _step_size(self, group: Group) -> float:
         states = [state for param in group["params"] if (state := self.state.get(param))]

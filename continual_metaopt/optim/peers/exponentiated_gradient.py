@@ -15,6 +15,7 @@ from continual_metaopt.optim.base import (
     require_decays,
     require_not_negative,
     require_positive,
+    settings_of,
 )
 from continual_metaopt.optim.protocol import geometric_mean
 from continual_metaopt.optim.registry import LR, STEP_SIZES, LearnerSpec, learner_of
@@ -53,7 +54,6 @@ class ExponentiatedGradient(CheckedOptimizer):
     ``group["lr"]`` is α, which a scheduler may set; ``step_size_report`` gives s α p, the mean gain being geometric.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α at a scale and gains of 1.
         momentum: decay μ of the buffer of steps.
         beta: decay β of the running mean of the gradient.
@@ -63,8 +63,12 @@ class ExponentiatedGradient(CheckedOptimizer):
         scale_bounds: limits of the scale.
         normalized: whether the alignment of the gradients counts, or their product.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ExponentiatedGradient([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     def __init__(
@@ -80,17 +84,7 @@ class ExponentiatedGradient(CheckedOptimizer):
         scale_bounds: tuple[float, float] = (1e-1, 1e1),
         normalized: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "beta": beta,
-            "gain_lr": gain_lr,
-            "scale_lr": scale_lr,
-            "gain_bounds": tuple(gain_bounds),
-            "scale_bounds": tuple(scale_bounds),
-            "normalized": normalized,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _step_size(self, group: Group) -> float:
         logs = [self.state[param]["log_gain"].flatten() for param in group["params"] if self.state.get(param)]

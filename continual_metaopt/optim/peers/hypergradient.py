@@ -20,6 +20,7 @@ from continual_metaopt.optim.base import (
     require,
     require_decays,
     require_not_negative,
+    settings_of,
 )
 from continual_metaopt.optim.base_updates import zeros
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
@@ -92,7 +93,6 @@ class SGDHD(HypergradientDescent):
     The authors' code adds the weight decay to ``p.grad`` itself; here the gradient is left alone.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size β.
         momentum: of the buffer of gradients.
@@ -100,8 +100,14 @@ class SGDHD(HypergradientDescent):
         nesterov: Nesterov's form of momentum.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = SGDHD([w], lr=0.1, meta_lr=0.01)
+        >>> optimizer.step()
+        >>> optimizer.step()  # the same gradient again: 0.1 + 0.01 · 2 · 2
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.14
     """
 
     def __init__(
@@ -115,15 +121,7 @@ class SGDHD(HypergradientDescent):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "meta_lr": meta_lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         super()._check(group)
@@ -163,15 +161,18 @@ class AdamHD(HypergradientDescent):
     weight is: the rule of the paper. With one tensor both are the same.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size β.
         betas: β₁ and β₂ of Adam.
         eps: ε of Adam.
         weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> AdamHD([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.9
     """
 
     def __init__(
@@ -184,8 +185,7 @@ class AdamHD(HypergradientDescent):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "meta_lr": meta_lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         super()._check(group)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require, settings_of
 from continual_metaopt.optim.peers.linear_input import LinearInput
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -66,8 +66,7 @@ class IDBD(Weightwise):
     ) -> None:
         self.inputs = LinearInput(model)
         trainable = [param for param in model.parameters() if param.requires_grad]
-        defaults = {"lr": lr, "meta_lr": meta_lr, "max_change": max_change, "min_log_step_size": min_log_step_size}
-        super().__init__(trainable if params is None else params, defaults)
+        super().__init__(trainable if params is None else params, settings_of(locals()))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"inputs": self.inputs}

@@ -2,7 +2,7 @@
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients
+from continual_metaopt.optim.base import Group, Weightwise, gradients, settings_of
 from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
@@ -37,14 +37,18 @@ class NetworkIDBD(Weightwise):
     the squared error g² = δ² (∂output/∂w)², which is δ² times IDBD's xᵢ² in a linear model: there, take ``IDBD``.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size θ.
         max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
         min_log_step_size: least β; Sutton suggests −10. None for no limit.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> NetworkIDBD([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     def __init__(
@@ -56,8 +60,7 @@ class NetworkIDBD(Weightwise):
         max_change: float | None = None,
         min_log_step_size: float | None = None,
     ) -> None:
-        defaults = {"lr": lr, "meta_lr": meta_lr, "max_change": max_change, "min_log_step_size": min_log_step_size}
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         super()._check(group)

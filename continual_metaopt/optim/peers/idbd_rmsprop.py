@@ -5,7 +5,7 @@ The rule below is derived here, in the way that IDBD is, and has not been compar
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require_decays, require_not_negative
+from continual_metaopt.optim.base import Group, Weightwise, gradients, require_decays, require_not_negative, settings_of
 from continual_metaopt.optim.base_updates import RMSProp
 from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
@@ -37,7 +37,6 @@ class RMSPropIDBD(Weightwise):
     RMSProp is that of ``base_updates``: AdamW without momentum.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: initial step size α₀.
         meta_lr: meta step size θ.
         decay: ρ of the running mean of squared gradients.
@@ -45,8 +44,13 @@ class RMSPropIDBD(Weightwise):
         max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
         min_log_step_size: least β; Sutton suggests −10. None for no limit.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> RMSPropIDBD([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.9
     """
 
     def __init__(
@@ -60,15 +64,7 @@ class RMSPropIDBD(Weightwise):
         max_change: float | None = None,
         min_log_step_size: float | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "meta_lr": meta_lr,
-            "decay": decay,
-            "eps": eps,
-            "max_change": max_change,
-            "min_log_step_size": min_log_step_size,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         require_decays(group, "decay")

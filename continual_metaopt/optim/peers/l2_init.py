@@ -16,7 +16,6 @@ LEARNER = LearnerSpec(
         'Kumar, Marklund, Van Roy, "Maintaining Plasticity in Continual Learning via Regenerative '
         'Regularization", CoLLAs 2024 (arXiv 2308.11958)'
     ),
-    fixed=True,
     on_a_base=True,
 )
 
@@ -38,14 +37,18 @@ class L2Init(OnBase):
     to w₀ nor to 0.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         pull: strength λ of the penalty ½ λ ‖w − w₀‖².
         weight_decay: decoupled weight decay κ, beside the pull.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> L2Init([w], lr=0.1, base="sgd").step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     def __init__(

@@ -5,7 +5,14 @@ from typing import Any, Literal
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_not_negative, require_positive
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    gradients,
+    require_not_negative,
+    require_positive,
+    settings_of,
+)
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 from continual_metaopt.streams.registry import unknown_name
 
@@ -48,13 +55,17 @@ class ObGD(CheckedOptimizer):
     ``step`` wants a closure that returns the loss.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α where the bound does not bind.
         kappa: κ, above 1: a larger one means shorter steps.
         error: "cross_entropy" or "squared_error": what the loss is.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> _ = ObGD([w], error="squared_error").step(lambda: 2.0)
+        >>> round(w.item(), 4)
+        0.5
     """
 
     wants_loss = True
@@ -62,7 +73,7 @@ class ObGD(CheckedOptimizer):
     def __init__(
         self, params: ParamsT, lr: float = 1.0, *, kappa: float = 2.0, error: ErrorOf = "cross_entropy"
     ) -> None:
-        super().__init__(params, {"lr": lr, "kappa": kappa, "error": error})
+        super().__init__(params, settings_of(locals()))
 
     def _step_size(self, group: Group) -> float:
         return float(group["lr"] / group["excess"])

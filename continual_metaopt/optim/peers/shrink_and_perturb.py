@@ -17,7 +17,6 @@ LEARNER = LearnerSpec(
         'Ash, Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, in the form for streams, at each '
         'step, of Dohare et al., "Loss of plasticity in deep continual learning", Nature 2024'
     ),
-    fixed=True,
     on_a_base=True,
 )
 
@@ -36,15 +35,19 @@ class ShrinkAndPerturb(OnBase):
     a learner on a stream is not told when they do.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         base: name of the base update.
         weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
         sigma: σ: the noise of a step has standard deviation α σ.
         seed: of the noise, which is the optimizer's own.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ShrinkAndPerturb([w], lr=0.1, base="sgd", weight_decay=0.5, sigma=0.0).step()
+        >>> round(w.item(), 4)
+        0.75
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from continual_metaopt.optim.base import (
     require,
     require_not_negative,
     require_positive,
+    settings_of,
 )
 from continual_metaopt.optim.peers.obgd import loss_value
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
@@ -53,8 +54,13 @@ class SPS(CheckedOptimizer):
         least_loss: L*, the least possible loss of a sample.
         eps: ε, added to the denominator.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> _ = SPS([w], lr=0.1, smoothing=1.0).step(lambda: 1.0)
+        >>> round(w.item(), 4)
+        0.6
     """
 
     wants_loss = True
@@ -69,8 +75,7 @@ class SPS(CheckedOptimizer):
         least_loss: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        defaults = {"lr": lr, "c": c, "smoothing": smoothing, "least_loss": least_loss, "eps": eps}
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         require_positive(group, "lr", "c")

@@ -13,6 +13,7 @@ from continual_metaopt.optim.base import (
     noise_of,
     require_decays,
     require_not_negative,
+    settings_of,
 )
 from continual_metaopt.optim.registry import NOISE, LearnerSpec, learner_of
 
@@ -56,15 +57,18 @@ class UPGD(CheckedOptimizer):
     (0 / 0, which counts as 0 here).
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         lr: step size α.
         weight_decay: decoupled weight decay κ.
         beta_utility: decay β of the running mean of the utility.
         sigma: scale σ of the noise.
         seed: of the noise, which is the optimizer's own.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> UPGD([w], lr=0.1, sigma=0.0).step()
+        >>> round(w.item(), 4)
+        0.9999
     """
 
     def __init__(
@@ -77,14 +81,7 @@ class UPGD(CheckedOptimizer):
         sigma: float = 0.001,
         seed: int = 0,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "beta_utility": beta_utility,
-            "sigma": sigma,
-            "seed": seed,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr", "weight_decay", "sigma", "seed")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, require_positive
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, require_positive, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -53,14 +53,18 @@ class VSGD(CheckedOptimizer):
     ``step`` wants a closure that returns (loss, output) or the loss with its graph.
 
     Args:
-        params: tensors or param groups, as for any torch optimizer.
         init_samples: samples n₀ of the slow start, in which no weight moves.
         slow_constant: by how much, C, the slow start overestimates gradients' squares and curvatures.
         outlier_level: standard deviations k beyond which a gradient or a curvature is an outlier.
         eps: ε, added against divisions by 0.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> optimizer = VSGD([w], init_samples=1, slow_constant=1.0)
+        >>> for _ in range(2):
+        ...     _ = optimizer.step(lambda: w.square().sum())
+        >>> round(optimizer.step_size_report()["group0"], 4)
+        0.5
     """
 
     wants_graph = True
@@ -74,13 +78,7 @@ class VSGD(CheckedOptimizer):
         outlier_level: float = 2.0,
         eps: float = 1e-9,
     ) -> None:
-        defaults = {
-            "init_samples": init_samples,
-            "slow_constant": slow_constant,
-            "outlier_level": outlier_level,
-            "eps": eps,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, settings_of(locals()))
 
     def _step_size(self, group: Group) -> float:
         states = [self.state[param] for param in group["params"] if self.state.get(param)]

@@ -18,7 +18,6 @@ LEARNER = LearnerSpec(
         'Elsayed, Lan, Lyle, Mahmood, "Weight Clipping for Deep Continual and Reinforcement Learning", RLC 2024 '
         "(arXiv 2407.01704)"
     ),
-    fixed=True,
     on_a_base=True,
 )
 
@@ -38,8 +37,13 @@ class WeightClipping(OnBase):
         bound: ζ: weights of a layer stay within ±ζ / √(fan in).
         weight_decay: decoupled weight decay κ.
 
-    Raises:
-        ValueError: a setting is out of range.
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, 4, requires_grad=True)
+        >>> w.grad = torch.ones(1, 4)
+        >>> WeightClipping([w], lr=0.1).step()
+        >>> round(w[0, 0].item(), 4)
+        0.5
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from continual_metaopt.analysis.files import real_folder
+from continual_metaopt.analysis.records import ENDED
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import earlier_state, no_progress, reason_of
 from continual_metaopt.runs.run import do_run
@@ -26,7 +27,6 @@ from continual_metaopt.study.progress import ProgressDisplay
 FOLDER = "slurm"  # of what is submitted, logs, and the list of jobs
 DEFAULTS: dict[str, Any] = {"time": 240, "mem": "2GB", "cpus_per_task": 1, "job_name": "continual-metaopt"}
 MOST_TASKS = 1000  # SLURM's usual limit for an array
-ENDED = ("finished", "diverged")
 TIME_LIMITS = 1000  # that a task may meet; it goes on each time
 SECONDS_BETWEEN_LOOKS = 10.0
 SECONDS_FOR_FILES = 30.0  # until what another machine has written is seen here

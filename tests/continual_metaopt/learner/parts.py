@@ -5,12 +5,15 @@ from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
+import numpy as np
 import torch
 from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+
+from continual_metaopt.streams import make_stream
 
 
 class Listening(SupervisedPlugin):
@@ -33,6 +36,16 @@ def stream_of(*experiences: tuple[Tensor, Tensor]) -> Any:
         for x, y in experiences
     ]
     return benchmark_from_datasets(train=datasets, test=datasets).train_stream
+
+
+def noisy_images(n: int = 120) -> Any:
+    """A stream of two experiences of n noisy images each, of four classes."""
+    generator = np.random.RandomState(0)
+    y = np.arange(2 * n) % 4
+    x = (40 * y[:, None, None, None] + generator.randint(0, 80, (2 * n, 8, 8, 1))).astype(np.uint8)
+    return make_stream(
+        "class_split", source=(x, y, x[:4], y[:4]), classes_per_experience=2, labels="global"
+    ).train_stream
 
 
 def evaluator_of(*metrics: Any, loggers: Any = (), **options: Any) -> EvaluationPlugin:

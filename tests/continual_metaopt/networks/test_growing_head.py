@@ -19,10 +19,9 @@ from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
-
-from ..conftest import Collector, exactly, read_tables
-from ..test_running import stop_at
-from .test_networks import LEARNING, NOT_COMPILED, make
+from tests.continual_metaopt.conftest import Collector, exactly, read_tables
+from tests.continual_metaopt.networks.test_networks import LEARNING, NOT_COMPILED, make
+from tests.continual_metaopt.runs.test_learner_run import stop_at
 
 STREAM: dict[str, Any] = {
     "name": "class_split",

@@ -21,8 +21,7 @@ from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.runs.components import Component, ConfigError, resolve
 from continual_metaopt.streams import UnknownNameError, make_stream
-
-from ..conftest import Collector, exactly
+from tests.continual_metaopt.conftest import Collector, exactly
 
 DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
 LENET = ["conv1", "conv2", "linear1", "linear2", "linear3"]

@@ -3,32 +3,45 @@
 import inspect
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks.paper_cnn import PaperCNN
-from continual_metaopt.optim import learners
+from continual_metaopt.optim import registry
 from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, Lion
 from continual_metaopt.optim.meta_updates import META_UPDATES, Meta
-from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.metaoptimize import MetaOptimize, metaoptimize
 from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import (
     LEARNERS,
+    SPACES_OF_BASES,
+    SPECS,
+    STEP_SIZES,
+    NoSearchSpaceError,
+    is_inside,
+    is_range,
+    known_of_the_stream,
     learner_factory,
+    learner_of,
     learns_step_sizes,
     make_optimizer,
+    nothing_to_tune,
     register_learner,
+    search_space,
 )
 from continual_metaopt.runs.components import Component, ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import UnknownNameError
+from continual_metaopt.streams.signatures import described_options
 
-from ..conftest import exactly, known_learners
+from ..conftest import environment, exactly, known_learners
 
 KNOWN = known_learners()
 
@@ -205,23 +218,6 @@ def test_learners_with_fixed_step_sizes_are_known_as_such(name: str, options: di
     assert learns_step_sizes(name, options) is learns
 
 
-def defaults_of(function: Any) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def test_metaoptimize_has_the_same_defaults_everywhere() -> None:
-    expected = defaults_of(learners.metaoptimize)
-    optimizer, strategy = defaults_of(MetaOptimize), defaults_of(MetaOptimizeStrategy)
-
-    assert {name: strategy[name] for name in expected} == expected
-    # which parameters make up a group is decided before MetaOptimize is made; what is ready-made needs no discount
-    own = {"step_sizes": "blockwise", "gamma": "auto", "trace": "dutch"}
-    assert {name: value for name, value in optimizer.items() if name not in own} | own == expected
-    assert {name: optimizer[name] for name in ("gamma", "trace")} == {"gamma": 0.999, "trace": "hessian_free"}
-    assert optimizer["step_sizes"] == "group"
-
-
 @pytest.mark.parametrize(("declared", "rules"), [(Base, BASE_UPDATES), (Meta, META_UPDATES)])
 def test_every_rule_can_be_named_in_a_study(declared: Any, rules: Any) -> None:
     assert sorted(declared.__args__) == sorted(rules)
@@ -233,7 +229,7 @@ def test_two_horizons_do_not_go_with_signs() -> None:
         "give gamma a number, such as 0.999"
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        learners.metaoptimize(torch.nn.Linear(2, 1), meta="lion")
+        metaoptimize(torch.nn.Linear(2, 1), meta="lion")
 
 
 class OfAnotherPackage(torch.optim.SGD):
@@ -301,3 +297,148 @@ def test_groups_without_a_step_size_report_none(monkeypatch: pytest.MonkeyPatch)
 def test_settings_that_are_not_finite_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=exactly(f"lr must be finite, but is {value}")):
         make_optimizer(name, nn.Linear(2, 1), lr=value)
+
+
+# Rows
+
+
+TUNED = [*(name for name, row in SPECS.items() if not isinstance(row.space, str)), "torch:SGD", "torch:Adadelta"]
+ON_A_BASE = [name for name, row in SPECS.items() if row.on_a_base]
+
+
+def test_every_learner_of_the_package_has_a_row_which_is_read_without_torch() -> None:
+    code = "import sys; from continual_metaopt.optim.registry import SPECS; print(len(SPECS), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == f"{len(SPECS)} False\n"
+    assert list(SPECS) == LEARNERS.own
+    folder = Path(registry.__file__).parent
+    without = {"linear_input", "sequential_units", "koopman", "trajectories"}  # which others are built on
+    files = {path.stem for sub in ("controls", "peers", "packaged") for path in (folder / sub).glob("[!_]*.py")}
+    assert {row.entry_point.partition(":")[0].split(".")[-1] for row in SPECS.values()} == files - without | {
+        "metaoptimize"
+    }
+
+
+def test_a_function_is_composed_of_its_class() -> None:
+    class Halving(torch.optim.SGD):
+        """Take half of each step.
+
+        Args:
+            params: parameters.
+            lr: step size.
+            kind: one of two.
+            secret: not shown.
+        """
+
+        def __init__(self, params: Any, lr: float = 0.5, *, kind: str = "a", secret: int = 1) -> None:
+            super().__init__(params, lr / 2)
+            self.given = kind, secret
+
+    halving = learner_of(Halving, "blockwise", hidden=("secret",), kind="b")
+    assert str(inspect.signature(halving)).startswith("(model: 'nn.Module', *, lr: float = 0.5, kind: str = 'b', step")
+    assert described_options(halving) == {
+        "model": "the network.",
+        "lr": "step size.",
+        "kind": "one of two.",
+        "step_sizes": STEP_SIZES,
+    }
+    optimizer: Any = halving(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), lr=3.0)
+    assert ([group["lr"] for group in optimizer.param_groups], optimizer.given) == ([1.5, 1.5], ("b", 1))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'secret'"):
+        halving(nn.Linear(1, 1), secret=2)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_defaults_lie_inside(name: str) -> None:
+    parameters = inspect.signature(learner_factory(name)).parameters
+
+    for option, space in search_space(name).items():
+        assert is_inside(space, parameters[option].default), f"{name}.{option} = {parameters[option].default}"
+    # where authors say to leave the step size's factor at 1, what is tuned is where the estimate begins
+    assert "lr" in search_space(name) or parameters["lr"].default == 1.0
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_both_ends_are_accepted(name: str) -> None:
+    space = search_space(name)
+    highest = {option: values[1] if is_range(values) else values[-1] for option, values in space.items()}
+    for setting in ({option: values[0] for option, values in space.items()}, highest):
+        make_optimizer(name, nn.Linear(4, 1), **known_of_the_stream(name, n_samples=10), **setting)
+
+
+@pytest.mark.parametrize("name", [name for name, row in SPECS.items() if isinstance(row.space, str)])
+def test_learners_with_nothing_to_tune_say_why(name: str) -> None:
+    assert search_space(name) == {}
+    assert "lr" not in inspect.signature(learner_factory(name)).parameters
+    assert nothing_to_tune(name)
+
+
+# these scale their base update's step sizes themselves, or begin with others and learn them
+OTHERS_WITH_A_BASE = {"metaoptimize", "replayed_step_sizes", "glocal", "gdtuo", "mechanic", "trac"}
+
+
+def test_learners_with_their_base_s_step_size_are_known() -> None:
+    with_a_base = {name for name in SPECS if "base" in inspect.signature(learner_factory(name)).parameters}
+
+    assert with_a_base == {*ON_A_BASE} | OTHERS_WITH_A_BASE
+
+
+@pytest.mark.parametrize("base", list(BASE_UPDATES))
+@pytest.mark.parametrize("name", ON_A_BASE)
+def test_the_base_update_decides_where_its_step_sizes_are_sought(name: str, base: str) -> None:
+    parameters = inspect.signature(learner_factory(name)).parameters
+    usual, space = search_space(name), search_space(name, base)
+
+    assert space.keys() == usual.keys()
+    for option, values in space.items():
+        assert values == SPACES_OF_BASES.get(base, {}).get(option, usual[option])
+        assert is_inside(values, parameters[option].default)
+
+
+def test_spaces_of_bases_name_bases_and_move_no_other_step_sizes() -> None:
+    assert SPACES_OF_BASES.keys() <= set(BASE_UPDATES)
+    assert search_space("metaoptimize", "sgd") == search_space("metaoptimize")
+    assert search_space("fixed", "sgd")["lr"] == (1e-4, 1e-1, "log") != search_space("fixed")["lr"]
+
+
+def test_optimizers_of_packages_get_two_decades_around_their_default() -> None:
+    space = search_space("torch:Rprop")
+
+    assert set(space) == {"lr"}
+    assert space["lr"][:2] == pytest.approx((1e-4, 1.0))
+    assert search_space("torch:Muon")["weight_decay"] == [0.0, 1e-4, 1e-3, 1e-2, 1e-1]
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_learner_of_ones_own_can_declare_its_space() -> None:
+    def mine(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr)
+
+    register_learner("mine")(mine)
+    message = (
+        "there is no search space for the learner 'mine': name ranges in the study, such as "
+        "tune: {method: random, space: {lr: [1.0e-5, 1.0e-1, log]}}, "
+        "or give the function that makes it an attribute search_space"
+    )
+    with pytest.raises(NoSearchSpaceError, match=exactly(message)):
+        search_space("mine")
+
+    mine.search_space = {"lr": (0.01, 1.0, "log")}  # type: ignore[attr-defined]
+
+    assert search_space("mine") == {"lr": (0.01, 1.0, "log")}
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "inside"),
+    [
+        ((1e-3, 1e-1, "log"), 1e-3, True),
+        ([1e-3, 1e-1, "log"], 0.1, True),
+        ((1e-3, 1e-1, "log"), 0.2, False),
+        ((1e-3, 1e-1, "log"), None, False),
+        ([1e-3, 1e-1], 0.01, False),
+        ([None, 1.0], None, True),
+        (["l", "2x2", "log"], "log", True),
+    ],
+)
+def test_what_is_inside(space: Any, value: Any, inside: bool) -> None:
+    assert is_inside(space, value) is inside

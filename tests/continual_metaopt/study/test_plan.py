@@ -179,7 +179,7 @@ def test_the_command_tells_the_plan_and_runs_nothing(
 
     out = capsys.readouterr().out
     assert status == 0
-    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 54.4 kB"
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 56.1 kB"
     assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 

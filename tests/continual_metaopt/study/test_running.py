@@ -1,6 +1,6 @@
-"""Studies: settings chosen on the selection seeds, reported runs in processes, nothing done twice.
+"""Studies: settings chosen on the selection seeds, reported runs, nothing done twice.
 
-One study is run in another process for all tests; what follows from it is tried on copies, within this process.
+One study is run for all tests; what follows from it is tried on copies.
 """
 
 import json
@@ -57,10 +57,11 @@ def tiny(tmp_path: Path, **changes: Any) -> Study:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
-    """The tiny study, run in a process of its own."""
+    """The tiny study, run in this process."""
     out = tmp_path_factory.mktemp("study") / "out"
-    study = tiny(out.parent)
-    return out, run_study(study, out, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_Process", None)  # so that it cannot be used
+        return out, run_study(tiny(out.parent), out, workers=1, threads=True)
 
 
 @pytest.fixture
@@ -141,9 +142,9 @@ def test_what_has_been_done_is_counted_before_the_time_left_is_told(
     counted: list[Path] = []
     count = local.LocalPool._do
 
-    def noting(self: local.LocalPool, task: list[Any]) -> list[str]:
-        counted.extend(path for _, path in task)
-        return count(self, task)
+    def noting(self: local.LocalPool, job: Job) -> str:
+        counted.append(job[1])
+        return count(self, job)
 
     monkeypatch.setattr(local.LocalPool, "_do", noting)
     run_study(tiny(tmp_path), copied, workers=1)
@@ -586,15 +587,6 @@ def test_the_number_of_workers_and_their_kind_change_nothing(
     assert all(ours[run][name].equals(table) for run, tables in theirs.items() for name, table in tables.items())
 
 
-def test_threads_run_what_processes_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_Process", None)  # so that it cannot be used
-    out = tmp_path / "out"
-
-    result = run_study(tiny(tmp_path), out, workers=4, threads=True)
-
-    assert [read_json(path / "status.json")["state"] for path in (*result.runs, *result.selection)] == ["finished"] * 6
-
-
 @pytest.mark.usefixtures("in_process")
 def test_the_engine_of_a_study_is_that_of_its_runs(tmp_path: Path) -> None:
     study = tiny(tmp_path, engine="torch", learners=[{"name": "fixed"}], selection_seeds=None)
@@ -642,7 +634,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def test_an_idle_worker_ends_when_the_main_process_is_killed(tmp_path: Path, method: str) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED.format(method=method))

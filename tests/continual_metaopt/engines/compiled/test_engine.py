@@ -257,7 +257,7 @@ def agrees(dtype: torch.dtype, rtol: float, steps: int, **options: Any) -> Twins
 
 
 def test_every_base_update_has_a_kernel() -> None:
-    assert set(BASE_RULES) == set(BASE_UPDATES.values())
+    assert set(BASE_RULES) == {BASE_UPDATES[name] for name in BASE_UPDATES}
 
 
 @pytest.mark.parametrize("one_per", ONE_PER)
@@ -1094,53 +1094,26 @@ def weight_of(model: nn.Sequential) -> Tensor:
     return model[0].weight
 
 
-# network, loss and optimizer, and what keeps them from being compiled
-REFUSED: list[tuple[Callable[[], nn.Module], Any, Callable[[Any], Any], str | None]] = [
-    (one, CE, default, None),
-    (one, nn.MSELoss(), default, None),
-    (one, CE, lambda model: torch.optim.AdamW(model.parameters()), "the optimizer is not MetaOptimize"),
-    (one, CE, lambda model: OwnOptimizer(model.parameters()), "the optimizer is not MetaOptimize"),
-    (one, CE, lambda model: with_hook(default(model), "register_step_pre_hook"), "the optimizer has hooks"),
-    (one, CE, lambda model: with_hook(default(model), "register_step_post_hook"), "the optimizer has hooks"),
-    (one, CE, lambda model: MetaOptimize(model.parameters(), base=OwnBase()), "there is no kernel for OwnBase"),
-    (one, CE, lambda model: MetaOptimize(model.parameters(), meta=OwnMeta()), "there is no kernel for OwnMeta"),
-    (lambda: one().half(), CE, default, "a parameter is torch.float16 on cpu"),
-    (lambda: one().bfloat16(), CE, default, "a parameter is torch.bfloat16 on cpu"),
-    (lambda: one().to("meta"), CE, default, "a parameter is torch.float32 on meta"),
-    (lambda: around(nn.Linear(6, 6).double()), CE, default, "the parameters are of different types"),
-    (one, functional, default, "there is no kernel for the loss functional"),
-    (one, nn.L1Loss(), default, "there is no kernel for the loss L1Loss"),
-    (one, OwnLoss(), default, "there is no kernel for the loss OwnLoss"),
-    (one, nn.CrossEntropyLoss(reduction="none"), default, "CrossEntropyLoss has reduction='none'"),
-    (one, nn.MSELoss(reduction="none"), default, "MSELoss has reduction='none'"),
-    (one, nn.MSELoss(reduction="elementwise_mean"), default, "MSELoss has reduction='elementwise_mean'"),
-    (one, nn.CrossEntropyLoss(torch.ones(3)), default, "CrossEntropyLoss has weights or label smoothing"),
-    (one, nn.CrossEntropyLoss(label_smoothing=0.1), default, "CrossEntropyLoss has weights or label smoothing"),
-    (one, nn.CrossEntropyLoss(ignore_index=1), default, "CrossEntropyLoss has ignore_index=1"),
-    (one, nn.CrossEntropyLoss(ignore_index=-1), default, "CrossEntropyLoss has ignore_index=-1"),
-    (lambda: nn.Linear(6, 3), CE, default, "Linear is not a sequence of layers"),
-    (OwnModule, CE, default, "OwnModule is not a sequence of layers"),
-    (lambda: OwnForward(nn.Linear(6, 3)), CE, default, "OwnForward is not a sequence of layers"),
-    (
-        lambda: hooked(one(), "register_forward_hook", lambda m: m),
-        CE,
-        default,
-        "Sequential has hooks",
-    ),
-    (lambda: one(OwnForward(nn.Linear(6, 3)), nn.Linear(6, 3)), CE, default, "there is no kernel for OwnForward"),
-    (lambda: one(nn.Conv2d(1, 3, 2), nn.Flatten()), CE, default, "the network has no linear layer"),
-    (lambda: one(nn.Linear(6, 3), nn.Dropout()), CE, default, "there is no kernel for Dropout"),
-    (lambda: one(nn.Linear(6, 3), nn.BatchNorm1d(3)), CE, default, "there is no kernel for BatchNorm1d"),
-    (lambda: one(nn.Linear(6, 3), nn.ReLU6()), CE, default, "there is no kernel for ReLU6"),
-    (lambda: around(OwnLinear(6, 6)), CE, default, "there is no kernel for OwnLinear"),
-    (
-        lambda: around(parametrizations.weight_norm(nn.Linear(6, 6))),
-        CE,
-        default,
-        "there is no kernel for ParametrizedLinear",
-    ),
+# networks, losses and optimizers, and what keeps them from being compiled
+MODELS: list[tuple[Callable[[], nn.Module], str | None]] = [
+    (one, None),
+    (lambda: one().half(), "a parameter is torch.float16 on cpu"),
+    (lambda: one().bfloat16(), "a parameter is torch.bfloat16 on cpu"),
+    (lambda: one().to("meta"), "a parameter is torch.float32 on meta"),
+    (lambda: around(nn.Linear(6, 6).double()), "the parameters are of different types"),
+    (lambda: nn.Linear(6, 3), "Linear is not a sequence of layers"),
+    (OwnModule, "OwnModule is not a sequence of layers"),
+    (lambda: OwnForward(nn.Linear(6, 3)), "OwnForward is not a sequence of layers"),
+    (lambda: hooked(one(), "register_forward_hook", lambda m: m), "Sequential has hooks"),
+    (lambda: one(OwnForward(nn.Linear(6, 3)), nn.Linear(6, 3)), "there is no kernel for OwnForward"),
+    (lambda: one(nn.Conv2d(1, 3, 2), nn.Flatten()), "the network has no linear layer"),
+    (lambda: one(nn.Linear(6, 3), nn.Dropout()), "there is no kernel for Dropout"),
+    (lambda: one(nn.Linear(6, 3), nn.BatchNorm1d(3)), "there is no kernel for BatchNorm1d"),
+    (lambda: one(nn.Linear(6, 3), nn.ReLU6()), "there is no kernel for ReLU6"),
+    (lambda: around(OwnLinear(6, 6)), "there is no kernel for OwnLinear"),
+    (lambda: around(parametrizations.weight_norm(nn.Linear(6, 6))), "there is no kernel for ParametrizedLinear"),
     *(
-        (lambda register=register: hooked(one(), register), CE, default, "Linear has hooks")
+        (lambda register=register: hooked(one(), register), "Linear has hooks")
         for register in (
             "register_forward_hook",
             "register_forward_pre_hook",
@@ -1148,45 +1121,64 @@ REFUSED: list[tuple[Callable[[], nn.Module], Any, Callable[[Any], Any], str | No
             "register_full_backward_pre_hook",
         )
     ),
-    (lambda: replaced(one(), lambda m: m), CE, default, "Sequential's forward() has been replaced"),
-    (lambda: replaced(one()), CE, default, "Linear's forward() has been replaced"),
-    (one, replaced(nn.CrossEntropyLoss(), lambda m: m), default, "CrossEntropyLoss's forward() has been replaced"),
+    (lambda: replaced(one(), lambda m: m), "Sequential's forward() has been replaced"),
+    (lambda: replaced(one()), "Linear's forward() has been replaced"),
     *(
-        (lambda register=register: hooked(one(), register, weight_of), CE, default, "a parameter of Linear has hooks")
+        (lambda register=register: hooked(one(), register, weight_of), "a parameter of Linear has hooks")
         for register in ("register_hook", "register_post_accumulate_grad_hook")
     ),
-    (lambda: around(nn.Conv2d(1, 3, 2, padding="same")), CE, default, "Conv2d has padding='same'"),
-    (lambda: around(nn.Conv2d(1, 3, 2, dilation=2)), CE, default, "Conv2d has dilation=(2, 2)"),
-    (lambda: around(nn.Conv2d(2, 4, 2, groups=2)), CE, default, "Conv2d has groups=2"),
+    (lambda: around(nn.Conv2d(1, 3, 2, padding="same")), "Conv2d has padding='same'"),
+    (lambda: around(nn.Conv2d(1, 3, 2, dilation=2)), "Conv2d has dilation=(2, 2)"),
+    (lambda: around(nn.Conv2d(2, 4, 2, groups=2)), "Conv2d has groups=2"),
+    (lambda: around(nn.Conv2d(1, 3, 2, padding=1, padding_mode="reflect")), "Conv2d has padding_mode='reflect'"),
+    (lambda: around(nn.MaxPool2d(2, padding=1)), "MaxPool2d has padding=1"),
+    (lambda: around(nn.MaxPool2d(2, dilation=2)), "MaxPool2d has dilation=2"),
+    (lambda: around(nn.MaxPool2d(2, return_indices=True)), "MaxPool2d has return_indices=True"),
+    (lambda: around(nn.MaxPool2d(2, ceil_mode=True)), "MaxPool2d has ceil_mode=True"),
+    (lambda: around(nn.Flatten(2)), "Flatten has start_dim=2"),
+    (lambda: around(nn.Flatten(1, 2)), "Flatten has end_dim=2"),
+    (lambda: around(nn.LeakyReLU(-0.1)), "LeakyReLU has a negative slope below 0"),
+    (tied, "layers share a parameter"),
+    (twice, "layers share a parameter"),
+    (lambda: WithParameter(nn.Linear(6, 3)), "the network has parameters beside those of its layers"),
+]
+LOSSES: list[tuple[Any, str | None]] = [
+    (nn.MSELoss(), None),
+    (functional, "there is no kernel for the loss functional"),
+    (nn.L1Loss(), "there is no kernel for the loss L1Loss"),
+    (OwnLoss(), "there is no kernel for the loss OwnLoss"),
+    (nn.CrossEntropyLoss(reduction="none"), "CrossEntropyLoss has reduction='none'"),
+    (nn.MSELoss(reduction="none"), "MSELoss has reduction='none'"),
+    (nn.MSELoss(reduction="elementwise_mean"), "MSELoss has reduction='elementwise_mean'"),
+    (nn.CrossEntropyLoss(torch.ones(3)), "CrossEntropyLoss has weights or label smoothing"),
+    (nn.CrossEntropyLoss(label_smoothing=0.1), "CrossEntropyLoss has weights or label smoothing"),
+    (nn.CrossEntropyLoss(ignore_index=1), "CrossEntropyLoss has ignore_index=1"),
+    (nn.CrossEntropyLoss(ignore_index=-1), "CrossEntropyLoss has ignore_index=-1"),
+    (replaced(nn.CrossEntropyLoss(), lambda m: m), "CrossEntropyLoss's forward() has been replaced"),
+]
+OPTIMIZERS: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda model: torch.optim.AdamW(model.parameters()), "the optimizer is not MetaOptimize"),
+    (lambda model: OwnOptimizer(model.parameters()), "the optimizer is not MetaOptimize"),
+    (lambda model: with_hook(default(model), "register_step_pre_hook"), "the optimizer has hooks"),
+    (lambda model: with_hook(default(model), "register_step_post_hook"), "the optimizer has hooks"),
+    (lambda model: MetaOptimize(model.parameters(), base=OwnBase()), "there is no kernel for OwnBase"),
+    (lambda model: MetaOptimize(model.parameters(), meta=OwnMeta()), "there is no kernel for OwnMeta"),
     (
-        lambda: around(nn.Conv2d(1, 3, 2, padding=1, padding_mode="reflect")),
-        CE,
-        default,
-        "Conv2d has padding_mode='reflect'",
-    ),
-    (lambda: around(nn.MaxPool2d(2, padding=1)), CE, default, "MaxPool2d has padding=1"),
-    (lambda: around(nn.MaxPool2d(2, dilation=2)), CE, default, "MaxPool2d has dilation=2"),
-    (lambda: around(nn.MaxPool2d(2, return_indices=True)), CE, default, "MaxPool2d has return_indices=True"),
-    (lambda: around(nn.MaxPool2d(2, ceil_mode=True)), CE, default, "MaxPool2d has ceil_mode=True"),
-    (lambda: around(nn.Flatten(2)), CE, default, "Flatten has start_dim=2"),
-    (lambda: around(nn.Flatten(1, 2)), CE, default, "Flatten has end_dim=2"),
-    (lambda: around(nn.LeakyReLU(-0.1)), CE, default, "LeakyReLU has a negative slope below 0"),
-    (tied, CE, default, "layers share a parameter"),
-    (twice, CE, default, "layers share a parameter"),
-    (lambda: WithParameter(nn.Linear(6, 3)), CE, default, "the network has parameters beside those of its layers"),
-    (
-        one,
-        CE,
         lambda model: MetaOptimize([*model.parameters(), nn.Parameter(torch.zeros(2))]),
         "the optimizer has parameters that are not the network's",
     ),
+    (lambda model: default(model.requires_grad_(False)), "all parameters are frozen"),
+]
+REFUSED = [
+    *((make, CE, default, reason) for make, reason in MODELS),
+    *((one, criterion, default, reason) for criterion, reason in LOSSES),
+    *((one, CE, make, reason) for make, reason in OPTIMIZERS),
     (
         lambda: around(nn.Linear(6, 6).double()),
         CE,
         lambda model: MetaOptimize(model[1].parameters()),
         "the parameters are of different types, or not all on the CPU",
     ),
-    (one, CE, lambda model: default(model.requires_grad_(False)), "all parameters are frozen"),
 ]
 
 

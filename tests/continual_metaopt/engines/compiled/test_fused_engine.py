@@ -7,7 +7,6 @@ from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
-import numpy as np
 import pytest
 import torch
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
@@ -22,8 +21,8 @@ from continual_metaopt.engines.traced.traced_gradients import TracedGradients, w
 from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import LEARNERS, is_told, known_of_the_stream, make_optimizer
-from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import Collector, exactly
+from tests.continual_metaopt.learner.parts import noisy_images
 
 LENGTH = 120  # samples of an experience
 FOR_LINEAR_MODELS = {"idbd", "autostep"}
@@ -55,16 +54,6 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
 
 
-def stream() -> Any:
-    """Two experiences of noisy images of four classes."""
-    generator = np.random.RandomState(0)
-    y = np.arange(2 * LENGTH) % 4
-    x = (40 * y[:, None, None, None] + generator.randint(0, 80, (2 * LENGTH, 8, 8, 1))).astype(np.uint8)
-    return make_stream(
-        "class_split", source=(x, y, x[:4], y[:4]), classes_per_experience=2, labels="global"
-    ).train_stream
-
-
 def learner_of(name: str, network: Callable[[], nn.Module], engine: Any, **options: Any) -> OnlineLearner:
     torch.manual_seed(0)
     model = network()
@@ -79,7 +68,7 @@ def trained(
     collector = Collector()
     learner = learner_of(name, network, engine, recorder=collector, **options)
     with contextlib.suppress(Diverged):
-        learner.train(stream())
+        learner.train(noisy_images())
     return learner, collector
 
 
@@ -240,7 +229,7 @@ def test_an_own_zero_grad_is_called_once_a_sample() -> None:
     torch.manual_seed(0)
     model = mlp()
     optimizer = Zeroing(model.parameters(), 0.01)
-    OnlineLearner(model=model, optimizer=optimizer, engine="fused").train(stream())
+    OnlineLearner(model=model, optimizer=optimizer, engine="fused").train(noisy_images())
     assert optimizer.n_zeroed == 2 * LENGTH
 
 
@@ -276,10 +265,10 @@ def test_checkpoints_go_on_bit_for_bit(name: str, after: int, tmp_path: Path, mo
 
     first = learner_of(name, cnn, "fused", recorder=SaveAndStop())
     with pytest.raises(Stop):
-        first.train(stream())
+        first.train(noisy_images())
     second, start = maybe_load_checkpoint(learner_of(name, cnn, "fused"), tmp_path / "checkpoint")
     assert second.n_samples == after
-    second.train(stream()[start:])
+    second.train(noisy_images()[start:])
 
     assert second.engine == {"name": "fused", "reason": f"asked for; {OWN_UPDATE}"}
     assert (second.n_samples, second.n_correct) == (whole.n_samples, whole.n_correct)

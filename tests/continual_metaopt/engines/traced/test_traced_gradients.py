@@ -24,9 +24,8 @@ from continual_metaopt.learner.online_learner import OnlineLearner
 from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
-from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import Collector, exactly
-from tests.continual_metaopt.learner.parts import Listening
+from tests.continual_metaopt.learner.parts import Listening, noisy_images
 
 
 class Residual(nn.Module):
@@ -464,16 +463,6 @@ def test_a_graph_holds_for_the_same_learner_and_kind_of_input(part: int) -> None
 # ------------------------------------------------------------------------------------------------ whole trajectories
 
 
-def stream(n: int = 120) -> Any:
-    """Two experiences of n noisy images each, of four classes."""
-    generator = np.random.RandomState(0)
-    y = np.arange(2 * n) % 4
-    x = (40 * y[:, None, None, None] + generator.randint(0, 80, (2 * n, 8, 8, 1))).astype(np.uint8)
-    return make_stream(
-        "class_split", source=(x, y, x[:4], y[:4]), classes_per_experience=2, labels="global"
-    ).train_stream
-
-
 def learner_of(model: nn.Module, engine: Any, **options: Any) -> OnlineLearner:
     optimizer = MetaOptimize(blocks(model), 3e-3, meta_lr=0.02)
     return OnlineLearner(model=model, optimizer=optimizer, engine=engine, **options)
@@ -490,7 +479,7 @@ def test_learners_take_the_same_way(name: str, dtype: torch.dtype, monkeypatch: 
     for engine, collector in collectors.items():
         model = nn.Sequential(Cast(dtype), made(name, dtype))
         learners[engine] = learner_of(model, engine, recorder=collector)
-        learners[engine].train(stream())
+        learners[engine].train(noisy_images())
 
     assert learners["fused"].engine == {"name": "fused", "reason": "asked for; gradients by a traced graph"}
     assert len(n_traced) == 1
@@ -509,7 +498,7 @@ def test_learners_take_the_very_same_way_where_no_kernel_rounds_in_another_order
     learners = []
     for plugins in ([], [Listening()]):
         learners.append(learner_of(made("attention"), "fused", plugins=plugins))
-        learners[-1].train(stream())
+        learners[-1].train(noisy_images())
     assert [learner.engine["reason"].split("; ")[1] for learner in learners] == [
         "gradients by a traced graph",
         "gradients by autograd: Listening listens to single iterations",
@@ -540,7 +529,7 @@ def test_otherwise_the_learner_uses_autograd_and_the_record_says_why(
     model: Any, n: int, plugins: Any, reason: str
 ) -> None:
     learner = learner_of(model(), "fused", plugins=plugins)
-    learner.train(stream(n))
+    learner.train(noisy_images(n))
     assert learner.engine == {"name": "fused", "reason": f"asked for; gradients by autograd: {reason}"}
     assert learner.n_samples == 2 * n
 
@@ -556,7 +545,7 @@ def test_a_head_that_grows_is_traced_anew() -> None:
     for engine in ("torch", "fused"):
         torch.manual_seed(0)
         learners.append(learner_of(NETWORKS["linear"](), engine, plugins=[Grow()]))
-        learners[-1].train(stream())
+        learners[-1].train(noisy_images())
     assert learners[1].engine["reason"] == "asked for; gradients by a traced graph"
     for a, b in zip(*(learner.model.parameters() for learner in learners), strict=True):
         torch.testing.assert_close(b, a, rtol=2e-3, atol=2e-3)

@@ -200,10 +200,10 @@ def test_any_batch_size_and_optimizer(benchmark: StreamBenchmark, batch_size: in
         plugins=[reference],
         evaluator=evaluator_of(diagnostics(every=3, threshold=0.1, probe=20)),
     )
-    strategy.train(benchmark.train_stream, shuffle=False)
+    strategy.train(benchmark.train_stream[:1], shuffle=False)
 
     ours = by_name(strategy)
-    n = 3 * 2 * math.ceil(60 / batch_size)
+    n = 2 * math.ceil(60 / batch_size)
     for name, values in reference.values.items():
         late = len(values) == n - 1
         expected = [values[x - late] for x in range(0, n, 3) if x >= late]

@@ -207,7 +207,7 @@ def test_evaluation_of_what_compiled_code_has_learned_is_naives(benchmark: Strea
         else:
             model = small_network()
             optimizer = MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02)
-            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1)
+            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1, eval_mb_size=256)
         for experience in benchmark.train_stream:
             made.train(experience, eval_streams=[], shuffle=False)
             made.eval(benchmark.test_stream)

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 from continual_metaopt import OnlineLearner, make_optimizer
 from continual_metaopt.commands.main import main
 from continual_metaopt.contract import load_target, run_contract
-from continual_metaopt.optim.packaged import PIP_NAMES, MissingPackageError
 from continual_metaopt.optim.protocol import step_sizes_of
+from continual_metaopt.optim.registry import PIP_NAMES, MissingPackageError
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one

@@ -144,7 +144,7 @@ RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         partial(references.weight_clipping, lr=0.1, base="adamw", bound=0.6),
     ),
     "cosine": (
-        partial(WarmUpCosine, lr=0.2, n_steps=100, base="adamw", weight_decay=0.0, warmup=0.1, final=0.05),
+        partial(WarmUpCosine, lr=0.2, n_samples=100, base="adamw", weight_decay=0.0, warmup=0.1, final=0.05),
         partial(references.cosine, lr=0.2, base="adamw", warm=10, final=0.05),
     ),
 }
@@ -209,7 +209,7 @@ def test_a_hundred_steps_are_those_of_the_reference(
         ),
         (
             WarmUpCosine,
-            {"lr": 0.1, "n_steps": 4, "base": "sgd", "weight_decay": 0.0, "warmup": 0.5},
+            {"lr": 0.1, "n_samples": 4, "base": "sgd", "weight_decay": 0.0, "warmup": 0.5},
             [(1, 0)] * 5,
             [0.95, 0.85, 0.75, 0.7, 0.7],
         ),
@@ -546,8 +546,8 @@ def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
         ),
         (MetaMirrorDescent, {"lr": 0.0}, "lr must be positive, but is 0.0"),
         (RMSPropIDBD, {"decay": 1.0}, "decay must be at least 0 and below 1, but is 1.0"),
-        (WarmUpCosine, {"n_steps": 0}, "n_steps must be at least 1, but is 0"),
-        (WarmUpCosine, {"n_steps": 9, "warmup": 1.0}, "warmup must be at least 0 and below 1, but is 1.0"),
+        (WarmUpCosine, {"n_samples": 0}, "n_steps must be at least 1, but is 0"),
+        (WarmUpCosine, {"n_samples": 9, "warmup": 1.0}, "warmup must be at least 0 and below 1, but is 1.0"),
         (CosineRestarts, {"final": 2.0}, "final must be within 0 and 1, but is 2.0"),
     ],
 )
