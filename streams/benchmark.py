@@ -37,8 +37,11 @@ class SampleDataset(Dataset[tuple[Tensor, Any]]):
 class StreamBenchmark(CLScenario):
     """An Avalanche benchmark with ``train_stream`` and ``test_stream``, and ``info`` about the stream.
 
-    Args:
-        stream: what it presents.
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> benchmark = StreamBenchmark(plan_stream("class_split", classes_per_experience=5))
+        >>> len(benchmark.train_stream), len(benchmark.train_stream[0].dataset)
+        (2, 717)
     """
 
     info: StreamInfo

@@ -92,6 +92,11 @@ def bit_flipping(
 
     Raises:
         ValueError: an option's value is out of range.
+
+    Example:
+        >>> inputs, targets = bit_flipping(n_samples=30, flip_every=10).train[0].batch(slice(0, 4))
+        >>> targets.ravel().tolist()
+        [2.0, 1.0, 0.0, 3.0]
     """
     require_at_least_one(n_inputs=n_inputs, flip_every=flip_every, n_samples=n_samples, n_target_units=n_target_units)
     require_between(1, n_inputs, "n_inputs, {}", n_slow=n_slow)

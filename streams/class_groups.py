@@ -55,7 +55,7 @@ def deal(
 
     Example:
         >>> deal(np.arange(4), 2, "abcd", random_state(0, 0)).tolist()
-        [[2, 0], [1, 3]]
+        [[0, 2], [1, 3]]
     """
     n_classes = len(chosen)
     if n_classes < 2:

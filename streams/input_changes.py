@@ -43,6 +43,12 @@ class PixelPermutations:
         permutation: gives permutation k, int64 [H · W]: the pixel that comes to each place. As it may draw it when
             asked for, thousands of permutations need no memory.
         n_permutations: how many there are.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> turned = PixelPermutations(lambda k: np.array([2, 0, 3, 1]), 1)
+        >>> turned.apply(image, np.array([0]), np.array([0])).ravel().tolist()
+        [3, 1, 4, 2]
     """
 
     def __init__(self, permutation: Callable[[int], NDArray[np.int64]], n_permutations: int) -> None:
@@ -69,6 +75,11 @@ class Rotation:
     """Turns images about their centre, with bilinear interpolation; what comes from outside is black.
 
     Change k is an angle of k hundredths of a degree, counter-clockwise.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> Rotation().apply(image, np.array([9000]), np.array([0]))[0, ..., 0].tolist()
+        [[2, 4], [1, 3]]
     """
 
     STEPS_PER_DEGREE = 100
@@ -123,7 +134,13 @@ def fixed_sine(angle: int) -> int:
 
 
 class Brightness:
-    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths."""
+    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths.
+
+    Example:
+        >>> image = np.array([[1, 200]], np.uint8)[None, :, :, None]
+        >>> Brightness().apply(image, np.array([2000]), np.array([0])).ravel().tolist()
+        [2, 255]
+    """
 
     STEPS_PER_FACTOR = 1000
 
@@ -153,6 +170,11 @@ class Noise:
 
     Args:
         seed: of the noise. A sample's noise depends on it and on the sample's step alone.
+
+    Example:
+        >>> image = np.full((1, 1, 4, 1), 100, np.uint8)
+        >>> Noise(0).apply(image, np.array([2000]), np.array([7])).ravel().tolist()
+        [76, 100, 83, 73]
     """
 
     STEPS_PER_BYTE = 100

@@ -5,7 +5,6 @@ without importing what they need. Installed packages add entries through Python 
 """
 
 import difflib
-import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
@@ -28,12 +27,18 @@ class Registry(Generic[T]):
     Args:
         kind: what the names stand for, in messages ("stream", "learner", …).
         entry_points: group of Python entry points in which other packages may offer more names.
+
+    Example:
+        >>> things = Registry("thing")
+        >>> things.add_lazily("half", "fractions:Fraction", "a number")
+        >>> things["half"](1, 2)
+        Fraction(1, 2)
     """
 
     def __init__(self, kind: str, entry_points: str | None = None) -> None:
         self.kind = kind
         self.entry_points = entry_points
-        self._entries: dict[str, tuple[str | T, str]] = {}
+        self._entries: dict[str, tuple[T | importlib.metadata.EntryPoint, str]] = {}
 
     def register(self, name: str, description: str = "") -> Callable[[F], F]:
         """Decorator that enters an object under ``name``.
@@ -53,7 +58,7 @@ class Registry(Generic[T]):
 
     def add_lazily(self, name: str, import_path: str, description: str) -> None:
         """Enter the object at ``import_path`` ("package.module:object"), imported when first asked for."""
-        self._entries[name] = (import_path, description)
+        self._entries[name] = (importlib.metadata.EntryPoint(name, import_path, ""), description)
 
     def __getitem__(self, name: str) -> T:
         """The object registered under ``name``.
@@ -74,7 +79,7 @@ class Registry(Generic[T]):
                     f"({type(error).__name__}: {error}); repair or remove that package"
                 ) from error
         target, _ = self._entries[name]
-        return _import(target) if isinstance(target, str) else target
+        return cast(T, target.load()) if isinstance(target, importlib.metadata.EntryPoint) else target
 
     def __iter__(self) -> Iterator[str]:
         """All names, this package's first."""
@@ -112,7 +117,12 @@ def _installed_points(group: str) -> Iterable[importlib.metadata.EntryPoint]:
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that is not known: the known ones, and the nearest as a suggestion."""
+    """Say that a name is not known, which ones are, and which is the nearest.
+
+    Example:
+        >>> unknown_name("digit", "tree", ["two", "three"])
+        "unknown digit 'tree'. Did you mean 'three'? Known: three, two"
+    """
     by_lower_case = {entry.lower(): entry for entry in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     suggestion = f" Did you mean '{by_lower_case[nearest[0]]}'?" if nearest else ""
@@ -123,8 +133,3 @@ def _origin(target: Any) -> Any:
     """What a target has in common with itself after its module was imported again."""
     name = getattr(target, "__qualname__", None)
     return target if name is None else (getattr(target, "__module__", None), name)
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -127,6 +127,10 @@ class Blocks:
 
     Args:
         make: makes the block of a number, [BLOCK, columns], always the same one.
+
+    Example:
+        >>> Blocks(lambda number: np.full((BLOCK, 1), number)).rows(4095, 4097).tolist()
+        [[0], [1]]
     """
 
     def __init__(self, make: Callable[[int], NDArray[Any]]) -> None:
@@ -143,7 +147,12 @@ class Blocks:
 
 
 def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale bytes to floats, (x − 0.5) / 0.5 for x in [0, 1], as the authors' released code does."""
+    """Scale bytes to floats, (x − 0.5) / 0.5 for x in [0, 1], as the authors' released code does.
+
+    Example:
+        >>> scale(np.array([0, 51, 255], np.uint8))
+        array([-1. , -0.6,  1. ], dtype=float32)
+    """
     scaled = images.astype(np.float32)
     scaled /= 255
     scaled -= 0.5

@@ -89,6 +89,11 @@ def load_source(
         OSError: images larger than ``memory_limit`` cannot be indexed.
         ValueError: images of different sizes, an unreadable image or file, labels that cannot be classes, splits that
             are not clear, arrays of the wrong type or shape, or a memory limit that is too small.
+
+    Example:
+        >>> digits = load_source("digits")
+        >>> digits.input_shape, len(digits.train.y), len(digits.test.y)
+        ((1, 8, 8), 1438, 359)
     """
     if memory_limit < LEAST_MEMORY_LIMIT:
         raise ValueError(f"memory_limit must be at least {LEAST_MEMORY_LIMIT} bytes, not {memory_limit}")

@@ -58,6 +58,11 @@ def tracking(
 
     Raises:
         ValueError: an option's value is out of range.
+
+    Example:
+        >>> stream = tracking(n_samples=60)
+        >>> stream.course["sign of each relevant input"](0, 60)[::20].tolist()
+        [[1, 1, 1, 1, 1], [1, -1, 1, 1, 1], [1, 1, 1, 1, 1]]
     """
     require_at_least_one(n_inputs=n_inputs, n_relevant=n_relevant, flip_every=flip_every, n_samples=n_samples)
     require_at_least_one(samples_per_experience=samples_per_experience)

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proporti
 
 
 class CheckedOptimizer(Optimizer, ABC):
-    """A torch optimizer that checks the settings of each param group when it is added.
+    """Check the settings of each param group when it is added.
 
     Parameters are tensors or param groups, as for any torch optimizer, and a group may have settings and a "name" of
     its own. A setting that is out of range is a ValueError.
@@ -81,7 +81,7 @@ class CheckedOptimizer(Optimizer, ABC):
 
 
 class Weightwise(CheckedOptimizer):
-    """A torch optimizer that keeps a log step size for each weight, apart from the step size it started from.
+    """Keep a log step size for each weight, apart from the step size it started from.
 
     The step sizes of a group are α = reference · exp(log_ratio), with one ``log_ratio`` per weight in ``state``, 0 at
     first. ``group["lr"]`` reads as their geometric mean; writing it, as a scheduler does, rescales all of them. Where a
@@ -116,7 +116,7 @@ class Weightwise(CheckedOptimizer):
 
 
 class OnBase(CheckedOptimizer):
-    """A base update w ← (1 − α κ) w − α u with its default settings, and room for more before and after it.
+    """Make a base update w ← (1 − α κ) w − α u with its default settings; subclasses add to it.
 
     By itself it is SGD, AdamW and the other base updates in torch's form.
 
@@ -136,8 +136,7 @@ class OnBase(CheckedOptimizer):
 
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr", "weight_decay")
-        if group["base"] not in list(BASE_UPDATES):
-            raise ValueError(unknown_name("base update", group["base"], list(BASE_UPDATES)))
+        require_known("base update", group["base"], BASE_UPDATES)
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
@@ -193,6 +192,13 @@ def require(group: Group, name: str, fulfilled: bool, wish: str) -> None:
         raise ValueError(f"{name} must {wish}, but is {group[name]}")
 
 
+def require_known(what: str, value: Any, choices: Any) -> None:
+    """Check that a value is among a ``Literal``'s, or the keys of a registry; a ValueError lists them."""
+    known = list(get_args(choices) or choices)
+    if value not in known:
+        raise ValueError(unknown_name(what, str(value), known))
+
+
 def require_finite(settings: Mapping[str, Any]) -> None:
     """Check that settings which are numbers, or hold numbers, are finite.
 
@@ -224,7 +230,7 @@ def require_decays(group: Group, *names: str) -> None:
 
 
 class Noise:
-    """Draws from a generator on the CPU, so that they are the same on every device."""
+    """Draw from a generator on the CPU, so that numbers are the same on every device."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

@@ -40,7 +40,7 @@ class Direction(NamedTuple):
     divisor: Any = 1.0
 
     def quotient(self) -> Tensor:
-        """The direction itself, a tensor of the parameter's shape."""
+        """Give the direction itself, a tensor of the parameter's shape."""
         direction = self.numerator if self.denominator is None else self.numerator / self.denominator
         return direction if isinstance(self.divisor, float) and self.divisor == 1.0 else direction / self.divisor
 
@@ -49,7 +49,7 @@ class BaseUpdate(Protocol):
     """What MetaOptimize needs of a base update."""
 
     def init(self, param: Tensor) -> ParamState:
-        """State of a parameter that has not been updated yet."""
+        """Make the state of a parameter that has not been updated yet."""
         ...
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
@@ -87,7 +87,7 @@ class _WithMomentum(_Update):
 @BASE_UPDATES.register("sgd", "w ← w − α g")
 @dataclass(frozen=True)
 class SGD(_Update):
-    """Stochastic gradient descent: the direction is the gradient."""
+    """Step along the gradient."""
 
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Return the gradient itself."""
@@ -97,7 +97,7 @@ class SGD(_Update):
 @BASE_UPDATES.register("sgdm", "SGD with heavy-ball momentum, as torch.optim.SGD(momentum=0.9)")
 @dataclass(frozen=True)
 class SGDm(_WithMomentum):
-    """SGD with momentum: m ← ρ m + g, direction m (torch's form: a sum, not an average).
+    """Step along the momentum m ← ρ m + g (torch's form: a sum, not an average).
 
     Args:
         momentum: ρ.
@@ -115,7 +115,7 @@ class SGDm(_WithMomentum):
 @BASE_UPDATES.register("adamw", "AdamW, as torch.optim.AdamW")
 @dataclass(frozen=True)
 class AdamW(_Update):
-    """AdamW (Loshchilov & Hutter 2019), as ``torch.optim.AdamW``: direction m̂ / (√v̂ + ε).
+    """Step along m̂ / (√v̂ + ε), as ``torch.optim.AdamW`` (Loshchilov & Hutter 2019).
 
     Args:
         betas: decay of the first and second moment of the gradient.
@@ -131,7 +131,7 @@ class AdamW(_Update):
         return self.betas[0]
 
     def with_momentum(self, momentum: Any) -> Self:
-        """The same update with another decay of the first moment."""
+        """Make the same update with another decay of the first moment."""
         return replace(self, betas=(momentum, self.betas[1]))
 
     tensors = ("exp_avg", "exp_avg_sq")
@@ -145,7 +145,7 @@ class AdamW(_Update):
 @BASE_UPDATES.register("rmsprop", "AdamW without momentum (β₁ = 0)")
 @dataclass(frozen=True)
 class RMSProp(_Update):
-    """RMSProp in AdamW's form with β₁ = 0: direction g / (√v̂ + ε), bias-corrected.
+    """Step along g / (√v̂ + ε), bias-corrected: RMSProp as AdamW with β₁ = 0.
 
     Args:
         beta: decay of the second moment of the gradient.
@@ -166,7 +166,7 @@ class RMSProp(_Update):
 @BASE_UPDATES.register("lion", "the sign of a mixture of momentum and gradient")
 @dataclass(frozen=True)
 class Lion(_Update):
-    """Lion (Chen et al. 2023): direction sign(c m + (1−c) g), then m ← ρ m + (1−ρ) g.
+    """Step along sign(c m + (1−c) g), then m ← ρ m + (1−ρ) g: Lion (Chen et al. 2023).
 
     Args:
         betas: (c, ρ): weight of the momentum in the direction, and decay of the momentum.
@@ -188,7 +188,7 @@ class Lion(_Update):
 @BASE_UPDATES.register("sgdm_released", "momentum as in the authors' released code: an average, one step late")
 @dataclass(frozen=True)
 class SGDmReleased(_WithMomentum):
-    """Momentum of the released code: direction m (the old one), then m ← ρ m + (1−ρ) g.
+    """Step along the old m, then m ← ρ m + (1−ρ) g: momentum of the released code.
 
     Args:
         momentum: ρ.
@@ -212,7 +212,7 @@ class SGDmReleased(_WithMomentum):
 @BASE_UPDATES.register("rmsprop_released", "RMSProp as in the authors' released code")
 @dataclass(frozen=True)
 class RMSPropReleased(_Update):
-    """RMSProp of the released code: v ← λ v + g², direction g / √(μ v + ε), μ = (1−λ)/(1−λᵗ).
+    """Step along g / √(μ v + ε), with v ← λ v + g², μ = (1−λ)/(1−λᵗ): RMSProp of the released code.
 
     Args:
         normalizer: λ.
@@ -233,7 +233,7 @@ class RMSPropReleased(_Update):
 @BASE_UPDATES.register("adamw_released", "AdamW as in the authors' released code: 10 × torch's step")
 @dataclass(frozen=True)
 class AdamWReleased(_WithMomentum):
-    """AdamW of the released code: m ← ρ m + g (a sum), direction m / √(μ v + ε), v and μ as in RMSPropReleased.
+    """Step along m / √(μ v + ε), with m ← ρ m + g (a sum), v and μ as in RMSPropReleased.
 
     The same α makes a step 1/(1−ρ) = 10 times torch's: α_torch = 10 α and κ_torch = κ / 10 correspond.
 

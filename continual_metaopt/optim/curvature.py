@@ -20,15 +20,15 @@ Stand-ins for the Hessian:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from continual_metaopt.streams.registry import unknown_name
+from continual_metaopt.optim.base import require_known
 
 CurvatureKind = Literal["exact", "gauss_newton", "diagonal"]
-KINDS = ("exact", "gauss_newton", "diagonal")
+KINDS: tuple[CurvatureKind, ...] = get_args(CurvatureKind)
 
 Columns = list[Tensor]
 
@@ -60,7 +60,7 @@ def make_curvature(
     loss: Tensor,
     output: Tensor | None = None,
 ) -> Curvature:
-    """The curvature of ``loss`` by name.
+    """Make the curvature of a loss by name.
 
     Args:
         kind: "exact", "gauss_newton" or "diagonal".
@@ -72,8 +72,7 @@ def make_curvature(
     Raises:
         ValueError: the kind is unknown, or needs the output and there is none.
     """
-    if kind not in KINDS:
-        raise ValueError(unknown_name("curvature", kind, list(KINDS)))
+    require_known("curvature", kind, CurvatureKind)
     if kind == "exact":
         return hessian(gradients, params)
     if output is None:
@@ -84,7 +83,7 @@ def make_curvature(
 
 
 def hessian(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> Curvature:
-    """The Hessian ∇²f itself: one backward pass through the gradients per column.
+    """Make the Hessian ∇²f itself: one backward pass through the gradients per column.
 
     Args:
         gradients: of the loss, taken with ``create_graph=True``.
@@ -109,7 +108,7 @@ def hessian(gradients: Sequence[Tensor], params: Sequence[Tensor]) -> Curvature:
 
 
 def gauss_newton(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> Curvature:
-    """The Gauss–Newton matrix Jᵀ L J, by three backward passes per column.
+    """Make the Gauss–Newton matrix Jᵀ L J: three backward passes per column.
 
     Args:
         loss: scalar, computed from ``output``, with its graph.
@@ -129,12 +128,12 @@ def gauss_newton(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> Curv
 
 
 def diagonal(entries: Sequence[Tensor]) -> Curvature:
-    """A diagonal matrix from its entries, each of its parameter's shape."""
+    """Make a diagonal matrix from its entries, each of its parameter's shape."""
     return Curvature(lambda _: [entry.unsqueeze(0) for entry in entries], is_diagonal=True)
 
 
 def gauss_newton_diagonal(loss: Tensor, output: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """The diagonal of the Gauss–Newton matrix, exactly, by one backward pass per number in ``output``.
+    """Compute the diagonal of the Gauss–Newton matrix, exactly, by one backward pass per number in ``output``.
 
     Args:
         loss: scalar, convex in the output, with its graph.

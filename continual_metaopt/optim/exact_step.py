@@ -109,7 +109,7 @@ class ExactTraces:
         check_memory(self.rule, params, _count(owners_of(optimizer)), self.memory_limit)
 
     def evaluate(self, closure: Callable[[], Any] | None, optimizer: LearnsExactly) -> Evaluation:
-        """The closure's loss and the gradients with their graphs; fills ``p.grad`` where nobody else has.
+        """Evaluate the closure's loss and gradients with their graphs; fill ``p.grad`` where nobody else has.
 
         Args:
             closure: returns the loss with its graph, or (loss, output).
@@ -220,7 +220,7 @@ class ExactTraces:
 
 
 class ExactStep:
-    """What exact traces do in one step: ``meta_gradients``, ``note_meta_step`` before any update, then ``advance``."""
+    """Do a step of exact traces: ``meta_gradients``, ``note_meta_step`` before any update, then ``advance``."""
 
     def __init__(
         self,
@@ -237,11 +237,11 @@ class ExactStep:
         """Owners with a gradient in this step."""
 
     def meta_gradients(self) -> Tensor:
-        """Z with the traces as they are: float64 [m]."""
+        """Compute z with the traces as they are: float64 [m]."""
         return self.rule.meta_gradients(self._parameters(), _count(self.owners))
 
     def note_meta_step(self, gradient: Tensor) -> MetaStep:
-        """The meta update that is about to be made, with copies of the state that it will change."""
+        """Note the meta update that is about to be made, with copies of the state that it will change."""
         traces = self.optimizer.param_groups[0][META_TRACES]
         gradient = gradient.clone()
         step_size, active = torch.zeros_like(gradient), torch.zeros_like(gradient, dtype=torch.bool)
@@ -295,7 +295,7 @@ class ExactStep:
 
 
 def owners_of(optimizer: LearnsExactly) -> list[Owner]:
-    """What the learned step sizes of an optimizer belong to, in the order of their numbers."""
+    """List what the learned step sizes of an optimizer belong to, in the order of their numbers."""
     owners: list[Owner] = []
     places = {id(group): number for number, group in enumerate(optimizer.param_groups)}
     first = 0

@@ -28,7 +28,7 @@ def direction_and_tangent(
     tangents: dict[str, Tensor],
     gamma: float,
 ) -> tuple[Direction, Tensor]:
-    """A base update's direction with a learned momentum, and the direction's derivative along that momentum's trace.
+    """Give a base update's direction with a learned momentum, and its derivative along that momentum's trace.
 
     Args:
         base: the base update, which has ``with_momentum``.

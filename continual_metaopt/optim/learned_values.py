@@ -32,7 +32,7 @@ class MetaGradient:
 
 
 class LearnedValue:
-    """The step size, weight decay or momentum of a block: what it is, and how meta updates move it.
+    """Hold the step size, weight decay or momentum of a block, and move it by meta updates.
 
     It reads and writes dictionaries that ``state_dict`` saves: a record in the block's first group, which
     ``new_record`` makes, and where the block learns many values, a part in each parameter's state, from ``new_part``:

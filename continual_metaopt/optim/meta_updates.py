@@ -28,7 +28,7 @@ class MetaUpdate(Protocol):
     """What MetaOptimize needs of a meta update."""
 
     def init(self) -> MetaState:
-        """State of a block whose step size has not been changed yet."""
+        """Make the state of a block whose step size has not been changed yet."""
         ...
 
     def change(self, state: MetaState, gradient: Any, step_size: Any) -> Any:
@@ -42,14 +42,14 @@ META_UPDATES: Registry[type[MetaUpdate]] = Registry("meta update")
 def sgd_rule(
     step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, beta1: Any, beta2: Any, eps: Any
 ) -> Numbers:
-    """Δβ = −η z."""
+    """Return Δβ = −η z."""
     return -step_size * gradient, step, mean, square
 
 
 def adam_rule(
     step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, beta1: Any, beta2: Any, eps: Any
 ) -> Numbers:
-    """Δβ = −η m̂ / (√v̂ + ε), in torch's form."""
+    """Return Δβ = −η m̂ / (√v̂ + ε), in torch's form."""
     step = step + 1.0
     mean = beta1 * mean + (1.0 - beta1) * gradient
     square = beta2 * square + (1.0 - beta2) * gradient * gradient
@@ -61,7 +61,7 @@ def adam_rule(
 def lion_rule(
     step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, mix: Any, decay: Any, eps: Any
 ) -> Numbers:
-    """Δβ = −η sign(c m + (1−c) z), then m ← ρ m + (1−ρ) z; 0 where the mixture is 0."""
+    """Return Δβ = −η sign(c m + (1−c) z), then m ← ρ m + (1−ρ) z; 0 where the mixture is 0."""
     mixture = mix * mean + (1.0 - mix) * gradient
     mean = decay * mean + (1.0 - decay) * gradient
     return -step_size * ((mixture > 0) * 1.0 - (mixture < 0) * 1.0), step, mean, square
@@ -70,7 +70,7 @@ def lion_rule(
 def adam_released_rule(
     step: Any, mean: Any, square: Any, gradient: Any, step_size: Any, momentum: Any, normalizer: Any, eps: Any
 ) -> Numbers:
-    """Δβ = −η m / √(μ v + ε), with m ← ρ m + z, v ← λ v + z², μ = (1−λ)/(1−λᵗ)."""
+    """Return Δβ = −η m / √(μ v + ε), with m ← ρ m + z, v ← λ v + z², μ = (1−λ)/(1−λᵗ)."""
     step = step + 1.0
     mean = momentum * mean + gradient
     square = normalizer * square + gradient * gradient
@@ -89,7 +89,7 @@ class _Update:
         raise NotImplementedError
 
     def init(self) -> MetaState:
-        """No steps yet, and moments of zero."""
+        """Begin with no steps, and moments of zero."""
         return {"step": 0.0, "exp_avg": 0.0, "exp_avg_sq": 0.0}
 
     def change(self, state: MetaState, gradient: Any, step_size: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, gradients
+from continual_metaopt.optim.base import Group, gradients, require_known
 from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, BaseUpdate, Direction, zeros
 from continual_metaopt.optim.blocks import FINE, StepSizes, shape_of, summed
 from continual_metaopt.optim.curvature import CurvatureKind
@@ -36,7 +36,6 @@ from continual_metaopt.optim.settings import (
     MetaParameter,
     StepSizeParametrisation,
     Trace,
-    check_choice,
     check_exact,
     check_group,
     discounts,
@@ -180,7 +179,7 @@ class MetaOptimize(torch.optim.Optimizer):
         self.base: BaseUpdate = BASE_UPDATES[base]() if isinstance(base, str) else base
         self.meta: MetaUpdate = META_UPDATES[meta]() if isinstance(meta, str) else meta
         self.step_sizes: StepSizes = step_sizes
-        check_choice("trace", trace, Trace)
+        require_known("trace", trace, Trace)
         self.trace: Trace = trace
         variant: Variant = "hessian_free" if trace == "dutch" else trace
         rule = TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip)

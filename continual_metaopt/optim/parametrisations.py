@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def clipped(x: Any, low: float, high: float) -> Any:
-    """A number or tensor within bounds."""
+    """Bring a number or tensor within bounds."""
     return x.clamp(low, high) if isinstance(x, Tensor) else min(max(x, low), high)
 
 
@@ -36,7 +36,7 @@ class Parametrisation:
     additive: bool = False
 
     def moved(self, reference: float, offset: Any, change: Any, low: float, high: float) -> tuple[Any, Any]:
-        """The new offset and value after a change of β, both within the bounds of the value."""
+        """Give the new offset and value after a change of β, both within the bounds of the value."""
         if self.additive:
             value = clipped(self.value(reference, offset) + change, low, high)
             return self.offset(reference, value), value

@@ -18,18 +18,18 @@ Rule = Callable[..., Array]
 
 
 def sgd(state: State, g: Array, t: int) -> Array:
-    """D = g."""
+    """Return d = g."""
     return g
 
 
 def sgdm(state: State, g: Array, t: int, momentum: float = 0.9) -> Array:
-    """M ← ρ m + g;  d = m."""
+    """Return d = m, with m ← ρ m + g."""
     state["m"] = momentum * state.get("m", 0.0) + g
     return np.asarray(state["m"])
 
 
 def adam(state: State, g: Array, t: int, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Array:
-    """M ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  d = m/(1−Π β₁) / (√(v/(1−β₂ᵗ)) + ε); Π β₁ is β₁ᵗ if β₁ is fixed."""
+    """Return d = m/(1−Π β₁) / (√(v/(1−β₂ᵗ)) + ε), with m ← β₁ m + (1−β₁) g and v ← β₂ v + (1−β₂) g²."""
     state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * g
     state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * g**2
     state["product"] = state.get("product", 1.0) * beta1
@@ -37,21 +37,21 @@ def adam(state: State, g: Array, t: int, beta1: float = 0.9, beta2: float = 0.99
 
 
 def lion(state: State, g: Array, t: int, c: float = 0.9, momentum: float = 0.99) -> Array:
-    """D = sign(c m + (1−c) g) with the old m;  m ← ρ m + (1−ρ) g."""
+    """Return d = sign(c m + (1−c) g) with the old m;  then m ← ρ m + (1−ρ) g."""
     m = state.get("m", np.zeros_like(g))
     state["argument"], state["m"] = c * m + (1 - c) * g, momentum * m + (1 - momentum) * g
     return np.sign(state["argument"])
 
 
 def sgdm_released(state: State, g: Array, t: int, momentum: float = 0.9) -> Array:
-    """D = the old m;  m ← ρ m + (1−ρ) g. The released forms are those of the authors' experiment code."""
+    """Return d = the old m, then m ← ρ m + (1−ρ) g. Released forms are those of the authors' experiment code."""
     m = state.get("m", np.zeros_like(g))
     state["m"] = momentum * m + (1 - momentum) * g
     return np.asarray(m)
 
 
 def adam_released(state: State, g: Array, t: int, momentum: float = 0.9, lam: float = 0.999) -> Array:
-    """M ← ρ m + g;  v ← λ v + g²;  d = m / √(μ v + 1e-10) with μ = (1−λ)/(1−λᵗ)."""
+    """Return d = m / √(μ v + 1e-10), with m ← ρ m + g, v ← λ v + g² and μ = (1−λ)/(1−λᵗ)."""
     state["m"] = momentum * state.get("m", 0.0) + g
     state["v"] = lam * state.get("v", 0.0) + g**2
     return np.asarray(state["m"] / np.sqrt((1 - lam) / (1 - lam**t) * state["v"] + 1e-10))

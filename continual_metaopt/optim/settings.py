@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
-from continual_metaopt.optim.base import Group
+from continual_metaopt.optim.base import Group, require_known
 from continual_metaopt.optim.base_updates import BaseUpdate
 from continual_metaopt.optim.blocks import FINE, StepSizes
 from continual_metaopt.optim.traces import TraceRule, UpdateOrder
 from continual_metaopt.optim.two_horizons import AUTO, LONG_GAMMA, SHORT_GAMMA
-from continual_metaopt.streams.registry import unknown_name
 
 MetaParameter = Literal["lr", "weight_decay", "momentum"]
 StepSizeParametrisation = Literal["log", "linear"]
@@ -78,11 +77,11 @@ def check_written(name: str, kind: str, value: Any) -> None:
 
 def check_group(group: Group) -> None:
     """Check a group's settings; a ValueError says what is out of range, or does not go with another."""
-    check_choice("kind of step sizes", group["step_sizes"], StepSizes)
-    check_choice("order of updates", group["update_order"], UpdateOrder)
-    check_choice("parametrisation", group["parametrisation"], StepSizeParametrisation)
+    require_known("kind of step sizes", group["step_sizes"], StepSizes)
+    require_known("order of updates", group["update_order"], UpdateOrder)
+    require_known("parametrisation", group["parametrisation"], StepSizeParametrisation)
     for kind in group["learn"]:
-        check_choice("meta-parameter to learn", kind, MetaParameter)
+        require_known("meta-parameter to learn", kind, MetaParameter)
     if not group["learn"] or len(set(group["learn"])) < len(group["learn"]):
         raise ValueError(
             f"learn must name what is to be learned, each once, not {group['learn']}; meta_lr=0 for nothing"
@@ -116,10 +115,3 @@ def check_group(group: Group) -> None:
     limit = group["max_meta_change"]
     if limit is not None and not 0 < limit < math.inf:
         raise ValueError(f"max_meta_change must be finite and positive, or None for no bound, but is {limit}")
-
-
-def check_choice(what: str, value: Any, choices: Any) -> None:
-    """Check that a value is one of a ``Literal``; a ValueError lists them."""
-    known = list(get_args(choices))
-    if value not in known:
-        raise ValueError(unknown_name(what, str(value), known))

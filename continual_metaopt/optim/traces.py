@@ -49,20 +49,20 @@ are summed between meta updates are part of the meta state, with a trace of thei
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from continual_metaopt.optim.base import require_known
 from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
-from continual_metaopt.optim.curvature import KINDS, Curvature, CurvatureKind
+from continual_metaopt.optim.curvature import Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
-from continual_metaopt.streams.registry import unknown_name
 
 Variant = Literal["hessian_free", "l", "2x2", "full"]
 UpdateOrder = Literal["base_first", "meta_first"]
-VARIANTS = ("hessian_free", "l", "2x2", "full")
-UPDATE_ORDERS = ("base_first", "meta_first")
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+UPDATE_ORDERS: tuple[UpdateOrder, ...] = get_args(UpdateOrder)
 
 Traces = dict[str, Any]  # tensors, and the number of steps where curvature is averaged
 Elementwise = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -162,12 +162,9 @@ class TraceRule:
     clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(unknown_name("trace", self.variant, list(VARIANTS)))
-        if self.update_order not in UPDATE_ORDERS:
-            raise ValueError(unknown_name("order of updates", self.update_order, list(UPDATE_ORDERS)))
-        if self.curvature not in KINDS:
-            raise ValueError(unknown_name("curvature", self.curvature, list(KINDS)))
+        require_known("trace", self.variant, Variant)
+        require_known("order of updates", self.update_order, UpdateOrder)
+        require_known("curvature", self.curvature, CurvatureKind)
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be at least 0 and below 1, but is {self.smoothing}")
         if self.clip is not None and not -math.inf < self.clip[0] <= self.clip[1] < math.inf:
@@ -189,7 +186,7 @@ class TraceRule:
         return self.curvature != "exact"
 
     def init_parameter(self, weight: Tensor, n_step_sizes: int) -> Traces:
-        """Traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
+        """Make the traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
 
         Args:
             weight: the parameter.
@@ -211,7 +208,7 @@ class TraceRule:
         return traces
 
     def init_meta(self, n_step_sizes: int, dtype: torch.dtype = torch.float64, device: Any = None) -> Traces:
-        """Traces of the log step sizes, "log_step_size" (B), and, for "2x2" and "full", of the meta state.
+        """Make the traces of the log step sizes, "log_step_size" (B), and, for "2x2" and "full", of the meta state.
 
         Returns:
             Tensors [m, m], column first, or [m] if ``elementwise``, as only the diagonal is not zero then.
@@ -224,7 +221,7 @@ class TraceRule:
 
     @torch.no_grad()
     def meta_gradients(self, parameters: Sequence[TracedParameter], n_step_sizes: int) -> Tensor:
-        """The surrogate meta gradient z = Hᵀ g with the traces as they are: float64 [m]."""
+        """Compute the surrogate meta gradient z = Hᵀ g with the traces as they are: float64 [m]."""
         gradients = [p.gradient.detach() for p in parameters]
         if self.elementwise:
             return self._reduce(parameters, gradients, n_step_sizes)
@@ -414,16 +411,16 @@ class TraceRule:
 
 
 def memory_needed(rule: TraceRule, params: Sequence[Tensor], n_step_sizes: int) -> int:
-    """Bytes that traces take between steps, those of the log step sizes included; during a step, about twice that.
+    """Count the bytes that traces take between steps, those of the log step sizes included; a step takes twice that.
 
     Args:
         rule: how traces are kept.
         params: all parameters, of any device; nothing is allocated.
         n_step_sizes: m, the number of log step sizes.
     """
-    columns = 1 if rule.elementwise else n_step_sizes
-    of_weights = sum(p.numel() * p.element_size() * _numbers_per_weight(rule, columns) for p in params)
-    return of_weights + 8 * n_step_sizes * columns * _n_meta_traces(rule)
+    kept = [rule.init_parameter(p.detach().to("meta"), n_step_sizes) for p in params]
+    tensors = [x for traces in (*kept, rule.init_meta(n_step_sizes, device="meta")) for x in _tensors(traces).values()]
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def check_memory(
@@ -440,32 +437,21 @@ def check_memory(
     Raises:
         ValueError: the traces need more; with the arithmetic, and what needs less.
     """
-    needed = memory_needed(rule, params, n_step_sizes)
-    if limit is None or needed <= limit:
+    if limit is None or (needed := memory_needed(rule, params, n_step_sizes)) <= limit:
         return
-    n_weights = sum(p.numel() for p in params)
-    columns = 1 if rule.elementwise else n_step_sizes
-    per_weight = _numbers_per_weight(rule, columns)
+    of_a_weight = rule.init_parameter(torch.zeros(1, device="meta"), n_step_sizes)
+    per_weight, in_all = (
+        sum(x.numel() for x in _tensors(traces).values())
+        for traces in (of_a_weight, rule.init_meta(n_step_sizes, device="meta"))
+    )
     advice = (
         "raise the limit" if rule.elementwise else 'use coarser step sizes, curvature="diagonal", or raise the limit'
     )
     raise ValueError(
-        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {n_weights:,} weights keeps {per_weight:,} '
-        f"numbers per weight and {columns * _n_meta_traces(rule):,} per step size, together {needed / 1e9:,.1f} GB, "
-        f"over the limit of {limit / 1e9:,.1f} GB: {advice}"
+        f'trace="{rule.variant}" with {n_step_sizes:,} step sizes for {sum(p.numel() for p in params):,} weights keeps '
+        f"{per_weight:,} numbers per weight and {in_all // n_step_sizes:,} per step size, together "
+        f"{needed / 1e9:,.1f} GB, over the limit of {limit / 1e9:,.1f} GB: {advice}"
     )
-
-
-def _numbers_per_weight(rule: TraceRule, columns: int) -> int:
-    if rule.variant == "hessian_free":
-        return 1
-    tensors = 1 + len(_tensors(rule.base.init(torch.zeros(1)))) + (rule.smoothing > 0)
-    return columns * tensors + (columns**2 if rule.variant == "full" else 0)
-
-
-def _n_meta_traces(rule: TraceRule) -> int:
-    """How many tensors ``TraceRule.init_meta`` makes."""
-    return len(rule.init_meta(1))
 
 
 def _rows(columns: Tensor) -> Tensor:

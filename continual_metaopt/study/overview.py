@@ -113,7 +113,7 @@ def overview(folder: Path) -> Overview:
 
 
 def studies_in(folder: Path) -> list[Path]:
-    """The descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
+    """Find the descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
     parts = sorted(path for path in folder.glob("*/study.json") if not path.parent.is_symlink())
     return [path for path in (folder / "study.json", *parts) if os.path.lexists(path)]
 

@@ -23,7 +23,7 @@ Part = Literal["network", "head"]
 
 
 class Reinitialised(MetaOptimize):
-    """A base update with a fixed step size, whose weights and moments begin anew at each experience.
+    """Learn with a fixed step size, and begin anew with weights and moments at each experience.
 
     ``begin_experience`` tells it where one begins. The parameters of groups with ``reinitialise`` then take the values
     again that they had before their first step, and the base update forgets what it knew of them. The others go on.
@@ -79,7 +79,7 @@ class Reinitialised(MetaOptimize):
                     self.state[param].update(self.base.init(param))
 
     def prepared_state(self, group: Group, param: Tensor) -> dict[str, Any]:
-        """A parameter's state, made at its first update; with its initial values, where it begins anew."""
+        """Give a parameter's state, made at its first update; with its initial values, where it begins anew."""
         state = super().prepared_state(group, param)
         if group["reinitialise"]:
             self._initial(param)
@@ -106,7 +106,7 @@ def reinitialised_told(
     base: Base = "adamw",
     weight_decay: float = 0.01,
 ) -> Reinitialised:
-    """A base update, with the network or its head set back to its initial weights at every experience it is told of.
+    """Set the network or its head back to its initial weights at every experience, of which it is told.
 
     Args:
         model: the network.

@@ -27,7 +27,7 @@ LEARNER = LearnerSpec(
 
 
 class ReplayedStepSizes(MetaOptimize):
-    """A base update whose step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
+    """Let step sizes follow a trajectory: ``group["lr"]`` is that of the next step.
 
     A step size holds until the next recorded one, and the last one after the end. Of boundaries the optimizer
     knows what the trajectory does: those of the recorded run.
@@ -110,7 +110,7 @@ def replayed_step_sizes(
     step_sizes: Granularity = "blockwise",
     batch_size: int = 1,
 ) -> ReplayedStepSizes:
-    """A base update with the step sizes that another run has recorded, as they are or changed.
+    """Replay the step sizes that another run has recorded, as they are or changed.
 
     Args:
         model: the network.

@@ -29,12 +29,12 @@ COSINE_RESTARTS_TOLD = LearnerSpec(
 
 
 def half_cosine(progress: float, highest: float, lowest: float) -> float:
-    """Half a period of a cosine, from ``highest`` at progress 0 to ``lowest`` at 1 and beyond."""
+    """Follow half a period of a cosine, from ``highest`` at progress 0 to ``lowest`` at 1 and beyond."""
     return lowest + (highest - lowest) / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 class Scheduled(OnBase):
-    """A base update whose step size is planned for each step: ``group["lr"]`` is that of the next one."""
+    """Plan the step size of each step: ``group["lr"]`` is that of the next one."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with a plan of its own.
@@ -62,7 +62,7 @@ class Scheduled(OnBase):
 
 
 class WarmUpCosine(Scheduled):
-    """A base update with warm-up and then a cosine of the step size, over the length of a stream.
+    """Warm up, then let the step size fall along a cosine, over the length of a stream.
 
     With n steps in all, n_w = warmup · n of them for the warm-up, and highest step size α, the step size of step t,
     counted from 0, is α (t + 1) / n_w for t < n_w, and then falls from α to final · α along half a period of a cosine.
@@ -114,7 +114,7 @@ class WarmUpCosine(Scheduled):
 
 
 class CosineRestarts(Scheduled):
-    """A base update with a cosine of the step size that begins anew at every experience.
+    """Let the step size fall along a cosine that begins anew at every experience, of which it is told.
 
     ``begin_experience`` tells it where one begins. An experience's cosine is as long as the experience before it was,
     since nobody knows how long this one will be; in the first the step size stays at the highest. (SGDR restarts after

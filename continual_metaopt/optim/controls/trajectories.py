@@ -41,7 +41,7 @@ class Trajectory:
     n_samples: int
 
     def at(self, steps: int | NDArray[np.int64]) -> Array:
-        """The step sizes of all blocks at a step, [blocks], or at several steps, [steps, blocks]."""
+        """Give the step sizes of all blocks at a step, [blocks], or at several steps, [steps, blocks]."""
         rows: Array = self.step_sizes[np.maximum(np.searchsorted(self.steps, steps, side="right") - 1, 0)]
         return rows
 
@@ -109,7 +109,7 @@ def read_trajectory(path: str | Path) -> Trajectory:
 
 
 def with_digest(options: dict[str, Any]) -> dict[str, Any]:
-    """A learner's options with the digest of the trajectory that they name; as they are if they name none.
+    """Add the digest of the trajectory that a learner's options name; give them as they are if they name none.
 
     Raises:
         ValueError: the trajectory cannot be read, or is another one than the digest says.
@@ -135,7 +135,7 @@ def require_digest(trajectory: Trajectory, digest: str, path: str | Path) -> Non
 
 
 def changed(trajectory: Trajectory, change: Change, shift: float = 0.5) -> Trajectory:
-    """A trajectory with its step sizes changed; means are geometric.
+    """Change the step sizes of a trajectory; means are geometric.
 
     Args:
         trajectory: as recorded.

@@ -21,7 +21,7 @@ def options_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class EstimatesDistance:
-    """Tells the step size of an optimizer that estimates the distance d to the solution."""
+    """Tell the step size of an optimizer that estimates the distance d to the solution."""
 
     param_groups: list[dict[str, Any]]
 
@@ -35,6 +35,6 @@ _one_at_a_time = threading.Lock()  # two threads would take each other's silence
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """What a package prints while it makes an optimizer is not shown."""
+    """Hide what a package prints while it makes an optimizer."""
     with _one_at_a_time, redirect_stdout(io.StringIO()):
         yield

@@ -43,7 +43,7 @@ class DAdaptSGD(dadaptation.DAdaptSGD):
     """
 
     def step_size_report(self) -> dict[str, float]:
-        """d·α over the norm of the first gradient, and 0 before that is known."""
+        """Give d·α over the norm of the first gradient, and 0 before that is known."""
         return {
             group["name"]: group["d"] * group["lr"] / group["g0_norm"] if "g0_norm" in group else 0.0
             for group in self.param_groups
@@ -67,7 +67,7 @@ def dadapt_sgd(
     d0: float = 1e-6,
     growth_rate: float | None = None,
 ) -> DAdaptSGD:
-    """SGD whose step size is a growing estimate of the distance to the solution, over the first gradient's norm.
+    """Learn by SGD whose step size is a growing estimate of a distance, over the first gradient's norm.
 
     Args:
         model: the network.
@@ -96,7 +96,7 @@ def dadapt_adam(
     d0: float = 1e-6,
     growth_rate: float | None = None,
 ) -> DAdaptAdam:
-    """Adam whose step size is a growing estimate of the distance to the solution.
+    """Learn by Adam whose step size is a growing estimate of the distance to the solution.
 
     Args:
         model: the network.
@@ -128,7 +128,7 @@ def dadapt_adagrad(
     d0: float = 1e-6,
     growth_rate: float | None = None,
 ) -> DAdaptAdaGrad:
-    """AdaGrad whose step size is a growing estimate of the distance to the solution.
+    """Learn by AdaGrad whose step size is a growing estimate of the distance to the solution.
 
     Args:
         model: the network.

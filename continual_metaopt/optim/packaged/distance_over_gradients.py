@@ -37,7 +37,7 @@ class DoG(package.DoG):
     """
 
     def step_size_report(self) -> dict[str, float]:
-        """η of each param group at the latest step, and 0 before the first."""
+        """Give η of each param group at the latest step, and 0 before the first."""
         return {
             group.get("name", f"group{index}"): float(group["eta"][0]) if "eta" in group else 0.0
             for index, group in enumerate(self.param_groups)
@@ -52,7 +52,7 @@ class LDoG(DoG, package.LDoG):
 
 
 class Averaging(Optimizer):
-    """Adds polynomial-decay averaging to an optimizer, as the package's ``PolynomialDecayAverager``.
+    """Add polynomial-decay averaging to an optimizer, as the package's ``PolynomialDecayAverager``.
 
     x̄ₜ = (1 − (1 + γ)/(t + γ)) x̄ₜ₋₁ + (1 + γ)/(t + γ) xₜ (Shamir and Zhang, 2013). ``eval()`` puts x̄ into the
     parameters and ``train()`` the weights x, at which gradients are to be taken. Unlike the package's averager, which
@@ -119,7 +119,7 @@ def dog(
     averaging: float | None = 8.0,
     step_sizes: Granularity | list[list[str]] = "scalar",
 ) -> DoG:
-    """DoG: the step size is the distance from the initial weights over the root of the summed squared gradients.
+    """Step by the distance from the initial weights over the root of the summed squared gradients (DoG).
 
     Args:
         model: the network.
@@ -148,7 +148,7 @@ def ldog(
     init_eta: float | None = None,
     averaging: float | None = 8.0,
 ) -> DoG:
-    """LDoG: DoG with a step size for each weight matrix and bias vector.
+    """Step as DoG, with a step size for each weight matrix and bias vector (LDoG).
 
     Args:
         model: the network.

@@ -28,7 +28,7 @@ def lion(
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
 ) -> lion_pytorch.Lion:
-    """Lion with a fixed step size: steps along the sign of an interpolated momentum.
+    """Step along the sign of an interpolated momentum, with a fixed step size (Lion).
 
     Args:
         model: the network.

@@ -39,7 +39,7 @@ def prodigy(
     d_coef: float = 1.0,
     growth_rate: float | None = None,
 ) -> Prodigy:
-    """Adam whose step size is a growing estimate of the distance to the solution.
+    """Learn by Adam whose step size is a growing estimate of the distance to the solution.
 
     Args:
         model: the network.

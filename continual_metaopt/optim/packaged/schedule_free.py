@@ -42,7 +42,7 @@ def schedulefree_sgd(
     r: float = 0.0,
     weight_lr_power: float = 2.0,
 ) -> schedulefree.SGDScheduleFree:
-    """Schedule-free SGD: iterate averaging in place of a schedule of a fixed step size.
+    """Learn by SGD with iterate averaging in place of a schedule of a fixed step size.
 
     Args:
         model: the network.
@@ -71,7 +71,7 @@ def schedulefree_adamw(
     r: float = 0.0,
     weight_lr_power: float = 2.0,
 ) -> schedulefree.AdamWScheduleFree:
-    """Schedule-free AdamW: iterate averaging in place of momentum and of a schedule of a fixed step size.
+    """Learn by AdamW with iterate averaging in place of momentum and of a schedule of a fixed step size.
 
     Args:
         model: the network.

@@ -35,7 +35,7 @@ class TRAC(pytorch_optimizer.TRAC):
     """
 
     def step_size_report(self) -> dict[str, float]:
-        """The learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
+        """Give the learned factor Σs on the other optimizer's step size, times that; 0 before the first step."""
         state = self.state.get("trac")
         factor = 0.0 if state is None else max(float(state["s"]), 0.0)
         return {group["name"]: factor * float(group["lr"]) for group in self.param_groups}

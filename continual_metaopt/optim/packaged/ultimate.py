@@ -33,7 +33,7 @@ KINDS = {
 
 
 class Ultimate(Optimizer):
-    """Drives a stack of the package's optimizers, each of which learns the hyperparameters of the one below.
+    """Drive a stack of the package's optimizers, each of which learns the hyperparameters of the one below.
 
     The package replaces a network's parameters by results of computations that depend on the hyperparameters, and lets
     autograd go through both in one. Here the parameters stay what they are, and the gradients that they were given are
@@ -78,13 +78,13 @@ class Ultimate(Optimizer):
         return loss
 
     def step_size_report(self) -> dict[str, float]:
-        """The step size α that is learned."""
+        """Give the step size α that is learned."""
         alpha = float(self.stack.parameters["alpha"].detach())
         squared = isinstance(self.stack, package.RMSProp | package.RMSPropAlpha)  # these learn its root
         return {group["name"]: alpha**2 if squared else alpha for group in self.param_groups}
 
     def state_dict(self) -> dict[str, Any]:
-        """The hyperparameters and the running means, without the graph that led to them."""
+        """Give the hyperparameters and the running means, without the graph that led to them."""
         return {**super().state_dict(), "stack": _values(self.stack)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ LEARNER = LearnerSpec(
 
 
 class AdamWLionPackage(CheckedOptimizer):
-    """AdamW with a learned step size per param group, in the form of the authors' package.
+    """Learn a step size per param group by AdamW and Lion, in the form of the authors' package.
 
     With m̂ and v̂ of Adam, momentum m̄ of the meta update, and everything on the right from before the step:
 

@@ -32,7 +32,7 @@ SUMS = ("squared_moves", "squared_gradients", "moved", "squared_gradients_now")
 
 
 class ARUBA(CheckedOptimizer):
-    """Gradient descent with step sizes √(b / G), one per weight, that change where an experience begins.
+    """Descend with step sizes √(b / G), one per weight, that change where an experience begins.
 
     ``begin_experience`` tells it where. When the k-th experience is over, in which a weight has moved from φ to w:
 

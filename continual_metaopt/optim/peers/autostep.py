@@ -19,7 +19,7 @@ LEARNER = LearnerSpec(
 
 
 class Autostep(Weightwise):
-    """Autostep for linear models with half the squared error, f = ½ (y − wᵀx)², as loss.
+    """Learn a step size per weight of a linear model with half the squared error, f = ½ (y − wᵀx)² (Autostep).
 
     With δ = y − wᵀx, so that the gradient by wᵢ is −δ xᵢ, meta step size μ, time constant τ, trace h and normaliser v,
     in this order:

@@ -32,7 +32,7 @@ SUMS = ("negative_gradients", "absolute_gradients", "largest_gradient", "reward"
 
 
 class COCOB(CheckedOptimizer):
-    """COCOB-Backprop: each weight bets a share of what it has won so far.
+    """Let each weight bet a share of what it has won so far (COCOB-Backprop).
 
     With gradient g and initial weight w₀, per weight, starting from L = ε and zeros:
 

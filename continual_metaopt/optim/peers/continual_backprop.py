@@ -2,17 +2,24 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, noise_of, require, require_decays, require_not_negative
+from continual_metaopt.optim.base import (
+    Group,
+    OnBase,
+    noise_of,
+    require,
+    require_decays,
+    require_known,
+    require_not_negative,
+)
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.peers.sequential_units import HiddenUnits, UnitActivity, mean_size
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
-from continual_metaopt.streams.registry import unknown_name
 
 LEARNER = LearnerSpec(
     "continual_backprop",
@@ -30,7 +37,7 @@ Initialisation = Literal["torch", "kaiming"]
 
 
 class ContinualBackprop(OnBase):
-    """A base update, after which hidden units with the least utility are replaced (Algorithm 1 of the paper).
+    """Replace hidden units with the least utility after each base update (Algorithm 1 of the paper).
 
     For each layer of hidden units i, with activations h and weights w_ki leading away from them:
 
@@ -126,8 +133,7 @@ class ContinualBackprop(OnBase):
         require_decays(group, "decay")
         rate = group["replacement_rate"]
         require(group, "replacement_rate", 0 <= rate <= 1, "be within 0 and 1")
-        if group["init"] not in get_args(Initialisation):
-            raise ValueError(unknown_name("initialisation", group["init"], list(get_args(Initialisation))))
+        require_known("initialisation", group["init"], Initialisation)
 
     def _update(self, loss: Any) -> None:
         activities = self.activity.take()

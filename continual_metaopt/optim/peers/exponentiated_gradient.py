@@ -35,7 +35,7 @@ TINY = 1e-10  # added to norms, as in the original
 
 
 class ExponentiatedGradient(CheckedOptimizer):
-    """SGD with momentum whose step sizes are learned by exponentiated gradients.
+    """Learn the step sizes of SGD with momentum by exponentiated gradients.
 
     With gradient g, momentum m, running mean ḡ of the gradient, a scale s per group and a gain p per weight, where all
     of m, ḡ on the right are the old ones:

@@ -21,13 +21,13 @@ What is this implementation's reading, because the paper leaves it open or is ab
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group
+from continual_metaopt.optim.base import Group, require_known
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.exact_step import TRACES
 from continual_metaopt.optim.learned_values import RECORD, MetaGradient
@@ -37,7 +37,6 @@ from continual_metaopt.optim.peers.koopman import Keep, limit
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 from continual_metaopt.optim.settings import MetaParameter
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, UpdateOrder
-from continual_metaopt.streams.registry import unknown_name
 
 LEARNER = LearnerSpec(
     "glocal",
@@ -80,8 +79,7 @@ class Collecting:
                 raise ValueError(f"{name} must be a whole number, at least 1, but is {value}")
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance must be finite and not negative, but is {self.tolerance}")
-        if self.keep not in get_args(Keep):
-            raise ValueError(unknown_name("distance of eigenvalues to keep", str(self.keep), list(get_args(Keep))))
+        require_known("distance of eigenvalues to keep", self.keep, Keep)
         if self.tau % self.window:
             raise ValueError(f"tau = {self.tau} must be a multiple of window = {self.window}")
         if self.n_snapshots < self.delays + 2:
@@ -97,7 +95,7 @@ class Collecting:
 
 
 class Glocal(MetaOptimize):
-    """A base optimizer whose step sizes are stepped with estimated global hypergradients (arXiv 2402.02741).
+    """Step the step sizes of a base optimizer with estimated global hypergradients (arXiv 2402.02741).
 
     In each step, with gradient g and trace h as in ``MetaOptimize``, the local hypergradient of each block's log step
     size is z = Σ h_i g_i. Means over ``window`` steps are the snapshots x_t of a collection of ``tau`` steps. Then
@@ -167,8 +165,7 @@ class Glocal(MetaOptimize):
         trace_memory_limit: float | None = DEFAULT_LIMIT,
     ) -> None:
         self.collecting = Collecting(tau, window, delays, tolerance, keep)
-        if trace not in get_args(LocalTrace):
-            raise ValueError(unknown_name("trace of local hypergradients", str(trace), list(get_args(LocalTrace))))
+        require_known("trace of local hypergradients", trace, LocalTrace)
         super().__init__(
             params,
             lr,
@@ -211,7 +208,7 @@ class Glocal(MetaOptimize):
             raise ValueError(f"gamma must be a number for glocal hypergradients, but is {group['gamma']!r}")
 
     def meta_parameter_report(self) -> dict[str, dict[str, float | Tensor]]:
-        """What is learned besides step sizes, the last global hypergradients, and counts of collections."""
+        """Give what is learned besides step sizes, the last global hypergradients, and counts of collections."""
         report = super().meta_parameter_report()
         for name, block, kind in self._hyperparameters():
             estimate = block[0][RECORD[kind]].get("global_hypergradient")
@@ -225,7 +222,7 @@ class Glocal(MetaOptimize):
         return report
 
     def why_not_plain(self) -> str | None:
-        """Fast engines have no meta update from a collection of hypergradients."""
+        """Say that fast engines have no meta update from a collection of hypergradients."""
         return "meta updates are made from collections of hypergradients"
 
     def _rule(self) -> str:

@@ -49,7 +49,7 @@ ADAM_HD = LearnerSpec(
 
 
 class HypergradientDescent(CheckedOptimizer):
-    """Moves each group's step size, then makes the step; what direction it has is up to the kind."""
+    """Move each group's step size, then make the step; subclasses decide its direction."""
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
@@ -82,7 +82,7 @@ class HypergradientDescent(CheckedOptimizer):
 
 
 class SGDHD(HypergradientDescent):
-    """SGD with hypergradient descent of the step size (SGD-HD; with momentum, SGDN-HD).
+    """Learn by SGD with hypergradient descent of the step size (SGD-HD; with momentum, SGDN-HD).
 
     With β the meta step size, u the direction of the last step (the gradient, or the momentum buffer):
 
@@ -147,7 +147,7 @@ class SGDHD(HypergradientDescent):
 
 
 class AdamHD(HypergradientDescent):
-    """Adam with hypergradient descent of the step size (Adam-HD).
+    """Learn by Adam with hypergradient descent of the step size (Adam-HD).
 
     With β the meta step size and u the direction of the last step, bias correction included:
 

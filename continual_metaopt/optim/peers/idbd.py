@@ -21,7 +21,7 @@ LEARNER = LearnerSpec(
 
 
 class IDBD(Weightwise):
-    """IDBD for linear models with half the squared error, f = ½ (y − wᵀx)², as loss.
+    """Learn a step size per weight of a linear model with half the squared error, f = ½ (y − wᵀx)² (IDBD).
 
     With δ = y − wᵀx, so that the gradient by wᵢ is −δ xᵢ, step sizes αᵢ = exp(βᵢ), meta step size θ and trace h:
 
@@ -91,7 +91,7 @@ def check_max_change(group: Group) -> None:
 def idbd_update(
     param: Tensor, grad: Tensor, direction: Tensor, curvature: Tensor, state: dict[str, Any], group: Group
 ) -> None:
-    """IDBD's update of one parameter, in place.
+    """Make IDBD's update of one parameter, in place.
 
     Args:
         param: weights w.

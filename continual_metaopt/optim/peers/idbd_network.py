@@ -19,7 +19,7 @@ LEARNER = LearnerSpec(
 
 
 class NetworkIDBD(Weightwise):
-    """Learns a step size for each weight of any network.
+    """Learn a step size for each weight of any network.
 
     As appendix B.1 of the MetaOptimize paper states it, with weightwise step sizes α = exp(β), gradient g, Hessian ∇²f
     and the Jacobian H of the weights by β, an n × n matrix:

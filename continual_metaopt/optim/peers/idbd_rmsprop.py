@@ -23,7 +23,7 @@ LEARNER = LearnerSpec(
 
 
 class RMSPropIDBD(Weightwise):
-    """Learns a step size for each weight of any network, with RMSProp's steps.
+    """Learn a step size for each weight of any network, with RMSProp's steps.
 
     With gradient g, running mean v of g² and its bias-corrected v̂, the step is w ← w − α u with u = g / (√v̂ + ε). Its
     derivative by β = log α, with v taken to be independent of the weights, and g² for the diagonal of the Hessian as in

@@ -32,7 +32,7 @@ class Modes(NamedTuple):
 
 
 def delayed(snapshots: Array, delays: int) -> Array:
-    """Hankel matrix: column t holds snapshots t … t + delays − 1, one below the other.
+    """Make the Hankel matrix: column t holds snapshots t … t + delays − 1, one below the other.
 
     Args:
         snapshots: of shape [n, q].
@@ -51,7 +51,7 @@ def delayed(snapshots: Array, delays: int) -> Array:
 
 
 def dynamic_modes(snapshots: Array, delays: int) -> Modes:
-    """Modes of a sequence by Hankel dynamic mode decomposition.
+    """Find the modes of a sequence by Hankel dynamic mode decomposition.
 
     Each of the q numbers is divided by its root mean square while the map is fitted, so that the truncation treats them
     alike. The map is fitted within the leading left singular vectors of the Hankel matrix, those whose singular values
@@ -98,7 +98,7 @@ def dynamic_modes(snapshots: Array, delays: int) -> Modes:
 
 
 def lasting(modes: Modes, tolerance: float, keep: Keep = "modulus") -> Array | None:
-    """The sum of the terms that last, as they are at the last snapshot.
+    """Sum the terms that last, as they are at the last snapshot.
 
     Args:
         modes: of a sequence.
@@ -117,7 +117,7 @@ def lasting(modes: Modes, tolerance: float, keep: Keep = "modulus") -> Array | N
 
 
 def limit(snapshots: Array, delays: int, tolerance: float, keep: Keep = "modulus") -> Array | None:
-    """Where a sequence is going: the lasting terms of its modes.
+    """Estimate where a sequence is going: the lasting terms of its modes.
 
     Args:
         snapshots: of shape [n, q], finite.

@@ -21,7 +21,7 @@ LEARNER = LearnerSpec(
 
 
 class L2Init(OnBase):
-    """A base update of the loss plus ½ λ ‖w − w₀‖², with initial weights w₀.
+    """Pull weights towards the initial ones w₀: a base update of the loss plus ½ λ ‖w − w₀‖².
 
     The gradient that the base update sees is g + λ (w − w₀), so that it is part of Adam's moments, as in the authors'
     code; with SGD it is a decoupled pull as well. The paper writes the penalty without the ½ that the code has.

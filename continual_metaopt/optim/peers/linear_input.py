@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LinearInput:
-    """Notes the squared inputs of a network's one linear layer at each forward pass that can be learned from.
+    """Note the squared inputs of a network's one linear layer at each forward pass that can be learned from.
 
     For f = ½ (y − wᵀx)² the second derivative by wᵢ is xᵢ², and 1 by the bias; averaged over a mini-batch where there
     is one. A forward pre-hook takes them, also after the layer has been replaced by another one.
@@ -27,7 +27,7 @@ class LinearInput:
             model.register_forward_pre_hook(self._watch)
 
     def curvature(self, param: Tensor) -> Tensor:
-        """Diagonal of the Hessian of ½ squared error by a parameter, from the last forward pass.
+        """Give the diagonal of the Hessian of ½ squared error by a parameter, from the last forward pass.
 
         Args:
             param: weight [outputs, inputs] or bias [outputs] of the linear layer.
@@ -61,7 +61,7 @@ class LinearInput:
 
 
 def linear_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer of a linear model.
+    """Find the linear layer of a linear model.
 
     Raises:
         ValueError: the network has other layers with trainable parameters, or none.

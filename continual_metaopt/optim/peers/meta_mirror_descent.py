@@ -29,7 +29,7 @@ LOG_BOUNDS = (math.log(1e-10), math.log(1e2))
 
 
 class MetaMirrorDescent(HypergradientDescent):
-    """SGD whose step size moves by mirror descent along the hypergradient.
+    """Move the step size of SGD by mirror descent along the hypergradient.
 
     With gradient g, gradient u at the last step and the link function φ(α) = (α^q − 1) / q, or log α for q = 0:
 

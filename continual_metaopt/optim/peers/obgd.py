@@ -9,12 +9,12 @@ from continual_metaopt.optim.base import (
     CheckedOptimizer,
     Group,
     gradients,
+    require_known,
     require_not_negative,
     require_positive,
     settings_of,
 )
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
-from continual_metaopt.streams.registry import unknown_name
 
 LEARNER = LearnerSpec(
     "obgd",
@@ -36,7 +36,7 @@ ERRORS = {
 
 
 class ObGD(CheckedOptimizer):
-    """Overshooting-bounded gradient descent for supervised learning (γ λ = 0).
+    """Bound how far gradient descent may overshoot, in supervised learning (γ λ = 0).
 
     The original learns a value with error δ and trace z of its gradients, by w ← w + α δ z, where
 
@@ -81,8 +81,7 @@ class ObGD(CheckedOptimizer):
     def _check(self, group: Group) -> None:
         require_not_negative(group, "lr")
         require_positive(group, "kappa")
-        if group["error"] not in ERRORS:
-            raise ValueError(unknown_name("error", group["error"], list(ERRORS)))
+        require_known("error", group["error"], ErrorOf)
         group.setdefault("excess", 1.0)
 
     def _update(self, loss: Any) -> None:
@@ -99,7 +98,7 @@ class ObGD(CheckedOptimizer):
 
 
 def loss_value(loss: Any, who: str) -> float:
-    """The number that a closure returned.
+    """Give the number that a closure returned.
 
     Raises:
         ValueError: there was no closure, or it returned nothing.

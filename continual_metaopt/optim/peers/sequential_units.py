@@ -44,18 +44,18 @@ class HiddenUnits:
     after: Layer
 
     def per_unit(self, weight: Tensor) -> Tensor:
-        """What leads away from each unit, in a tensor of the shape of ``after.weight``: a view [outputs, units, …]."""
+        """View a tensor of the shape of ``after.weight`` by what leads away from each unit: [outputs, units, …]."""
         return weight.unflatten(1, (len(self.before.weight), -1)) if isinstance(self.after, nn.Linear) else weight
 
     def activity(self, inputs: Tensor) -> Tensor:
-        """Mean absolute value of each unit over samples and positions [units], from the inputs of ``after``."""
+        """Take the mean absolute value of each unit over samples and positions [units], from inputs of ``after``."""
         if isinstance(self.after, nn.Linear):
             inputs = inputs.reshape(-1, inputs.shape[-1]).unflatten(1, (len(self.before.weight), -1))
         return mean_size(inputs)
 
 
 def mean_size(values: Tensor) -> Tensor:
-    """Mean absolute value of what belongs to each unit, over the other dimensions.
+    """Take the mean absolute value of what belongs to each unit, over the other dimensions.
 
     Args:
         values: [n, units, …].
@@ -69,7 +69,7 @@ def mean_size(values: Tensor) -> Tensor:
 
 
 class UnitActivity:
-    """Notes, at each forward pass that can be learned from, what each hidden unit of a network sends on.
+    """Note, at each forward pass that can be learned from, what each hidden unit of a network sends on.
 
     Evaluation under ``torch.no_grad()`` does not count. Forward pre-hooks take the inputs of layers, also after the
     last layer has been replaced by another one.
@@ -89,7 +89,7 @@ class UnitActivity:
         model.register_forward_pre_hook(self._watch)
 
     def take(self) -> list[tuple[HiddenUnits, Tensor]]:
-        """The hidden units of each layer and their activities in the last forward pass, which then is forgotten.
+        """Take the hidden units of each layer and their activities in the last forward pass, and forget it.
 
         Raises:
             RuntimeError: the network has not been run since it was last asked for.

@@ -22,7 +22,7 @@ LEARNER = LearnerSpec(
 
 
 class ShrinkAndPerturb(OnBase):
-    """A base update that also shrinks weights and perturbs them, by amounts in proportion to the step size.
+    """Shrink weights and perturb them in each base update, by amounts in proportion to the step size.
 
     With direction u of the base update, weight decay κ, noise scale σ and noise ξ from N(0, 1):
 

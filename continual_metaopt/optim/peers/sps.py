@@ -29,7 +29,7 @@ LEARNER = LearnerSpec(
 
 
 class SPS(CheckedOptimizer):
-    """SGD with the stochastic Polyak step size SPS_max, smoothed or with a fixed bound.
+    """Step by SGD with the stochastic Polyak step size SPS_max, smoothed or with a fixed bound.
 
     With loss L of the sample, its least possible value L*, and gradient g over all groups:
 

@@ -37,7 +37,7 @@ LEARNER = LearnerSpec(
 
 
 class UPGD(CheckedOptimizer):
-    """Utility-based perturbed gradient descent, first order, with global utility.
+    """Perturb useless weights and leave useful ones alone (UPGD, first order, with global utility).
 
     With gradient g, noise ξ from N(0, 1), decay β of the utility, noise scale σ and weight decay κ:
 

@@ -25,7 +25,7 @@ AVERAGES = ("gradient", "square", "curvature", "curvature_square")
 
 
 class VSGD(CheckedOptimizer):
-    """vSGD-fd, for single samples: element-wise step sizes without a setting to tune.
+    """Estimate a step size for each weight, without a setting to tune, from single samples (vSGD-fd).
 
     With gradient g and curvature h of a sample, running means ḡ of g, v̄ of g² + ε, h̄ of h and s̄ of h², and a memory
     τ, all per weight, in this order:
@@ -120,7 +120,7 @@ class VSGD(CheckedOptimizer):
 
 
 def hessian_product(graphs: list[Tensor | None], params: list[Tensor], along: list[Tensor]) -> list[Tensor]:
-    """The product of the Hessian with a direction.
+    """Multiply the Hessian with a direction.
 
     Args:
         graphs: gradients of the loss by ``params`` with their graphs, None for those that it does not depend on.

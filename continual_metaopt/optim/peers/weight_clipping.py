@@ -23,7 +23,7 @@ LEARNER = LearnerSpec(
 
 
 class WeightClipping(OnBase):
-    """A base update after which each weight is clipped to ±ζ / √(fan in).
+    """Clip each weight to ±ζ / √(fan in) after a base update.
 
     1 / √(fan in) bounds torch's initial weights and biases of linear layers and convolutions. A param group is a layer:
     its fan in is that of its first parameter with two or more dimensions, and goes for its biases too. A group without

@@ -25,8 +25,8 @@ from continual_metaopt.optim.traces import UPDATE_ORDERS
 from continual_metaopt.streams import make_stream
 
 from ..conftest import exactly
-from . import peer_references
-from .test_linear_peers import weight_step_sizes
+from .peers import peer_references
+from .peers.test_linear_peers import weight_step_sizes
 from .test_traces import (
     GRANULARITIES,
     LINEAR,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import continual_metaopt
 from continual_metaopt.optim import base_updates, meta_updates
+from continual_metaopt.optim.blocks import blocks
+from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import TRACE, MetaOptimize, NonFiniteMetaGradient
 from continual_metaopt.optim.reference import MetaOptimize as PlainMetaOptimize
 
@@ -31,6 +33,11 @@ LR = {
 }
 META_LR = {"sgd": 0.05, "rmsprop": 0.05, "adam": 0.05, "lion": 0.05, "rmsprop_released": 0.05, "adam_released": 0.01}
 BLOCKS = ["first", "second"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "auto": {"gamma": "auto"},
+    "dutch": {"trace": "dutch"},
+    "both": {"gamma": "auto", "trace": "dutch"},
+}
 # Every base and every meta update at least once.
 PAIRS = [
     ("sgd", "sgd"),
@@ -104,7 +111,10 @@ def learned(problem: Problem, optimizer: MetaOptimize) -> list[Tensor]:
     """All that a step changes and a user can see: weights, traces and step sizes."""
     reports = [optimizer.step_size_report(), *optimizer.meta_parameter_report().values()]
     report = [torch.as_tensor(value, dtype=torch.float64) for values in reports for value in values.values()]
-    return [tensor.detach().clone() for p in problem.flat() for tensor in (p, optimizer.state[p]["trace"])] + report
+    traces = [
+        v for p in problem.flat() for k, v in optimizer.state[p].items() if k.startswith("trace") and "state" not in k
+    ]
+    return [tensor.detach().clone() for tensor in (*problem.flat(), *traces)] + report
 
 
 def assert_same(left: list[Tensor], right: list[Tensor]) -> None:
@@ -297,23 +307,7 @@ BY_HAND = {
         ((1, 2), (1.8, -1.15), (-0.2, -0.15), 0.1),
         ((3, -1), (1.41, -0.9925), (-0.561, 0.02925), 0.1252322716),
     ],
-    # Step 1: Δw = 0.1 · (3 + 1, 2 − 0.5) = (0.4, 0.15).
-    # Step 2: m = 0.9 · (3, 2) + (3, −2) = (5.7, −0.2);  Δw = 0.1 · (5.7 + 0.8, −0.2 − 0.575) = (0.65, −0.0775);
-    #         z = −0.4·3 + −0.15·−2 = −0.9;  h = (−0.342 − 0.65, −0.12825 + 0.0775);
-    #         v̄ = 0.001 · 0.81, corrected 0.81 / 1.999;  α = 0.1 exp(0.1 sqrt(1.999)).
-    ("sgdm", "rmsprop", 0.1): [
-        ((3, 2), (1.6, -1.15), (-0.4, -0.15), 0.1),
-        ((3, -2), (0.95, -1.0725), (-0.992, -0.05075), 0.1151869180),
-    ],
-    # |g| is constant, so that corrected second moments are g² and directions are signs.
-    # Step 1: Δw = 0.1 · (1 + 1, 1 − 0.5) = (0.2, 0.05).
-    # Step 2: z = −0.2·3 + −0.05·−2 = −0.5;  Δw = 0.1 · (1 + 0.9, −1 − 0.525) = (0.19, −0.1525);
-    #         h = (−0.171 − 0.19, −0.04275 + 0.1525);  α = 0.1 exp(0.1 sign(0.1 · 0.5)).
-    ("rmsprop", "lion", 0.1): [
-        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
-        ((3, -2), (1.61, -0.8975), (-0.361, 0.10975), 0.1105170918),
-    ],
-    # Step 1 as above: m/(1 − 0.9) = g.
+    # Step 1: Δw = 0.1 · (1 + 1, 1 − 0.5) = (0.2, 0.05), as m/(1 − 0.9) = g.
     # Step 2: m = 0.09 · (3, 2) + 0.1 · (3, −2) = (0.57, −0.02), /0.19 = (3, −2/19), / |g| = (1, −1/19);
     #         Δw = 0.1 · (1 + 0.9, −1/19 − 0.525) = (0.19, −0.05776316);  z = −0.5;
     #         h = (−0.171 − 0.19, −0.04275 + 0.05776316);
@@ -336,18 +330,6 @@ BY_HAND = {
         ((1, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
         ((3, -0.17), (1.61, -1.0975), (-0.361, -0.09025), 0.1105170918),
         ((-0.12, -0.08), (1.4105166493, -1.1473708377), (-0.5064298491, -0.1266074623), 0.1221402758),
-    ],
-    # Step 1: m = 0: Δw = 0.1 · (1, −0.5);  then m = 0.1 · (3, 2).
-    # Step 2: Δw = 0.1 · (0.3 + 0.95, 0.2 − 0.475) = (0.125, −0.0275);  z = −0.1·3 + 0.05·−2 = −0.4;
-    #         h = (−0.0855 − 0.125, 0.04275 + 0.0275);  α = 0.1 exp(0.1 sqrt(1.999)).
-    ("sgdm_released", "rmsprop_released", 0.1): [
-        ((3, 2), (1.9, -0.95), (-0.1, 0.05), 0.1),
-        ((3, -2), (1.775, -0.9225), (-0.2105, 0.07025), 0.1151869180),
-    ],
-    # As rmsprop, the meta update as below.
-    ("rmsprop_released", "adam_released", 0.1): [
-        ((3, 2), (1.8, -1.05), (-0.2, -0.05), 0.1),
-        ((3, -2), (1.61, -0.8975), (-0.361, 0.10975), 0.1151869180),
     ],
     # Step 1: m = g, v = g²: Δw = (0.2, 0.05).
     # Step 2: m = 0.9 · (3, 2) + (3, −2) = (5.7, −0.2), / |g| = (1.9, −0.1);  Δw = 0.1 · (1.9 + 0.9, −0.1 − 0.525);
@@ -573,16 +555,29 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
 @pytest.mark.parametrize("step_sizes", ["scalar", "group", "tensor", "node", "weight"])
-@pytest.mark.parametrize(("base", "meta"), PAIRS)
+@pytest.mark.parametrize(
+    ("base", "meta", "options"),
+    [
+        *((base, meta, {}) for base, meta in PAIRS),
+        *(("adamw", "adam", options) for options in VARIANTS.values()),
+        ("sgdm", "adam", {"learn": ("lr", "weight_decay", "momentum"), "weight_decay": 0.1}),
+        ("adamw", "adam", {"learn": ("momentum",), "meta_every": 2}),
+    ],
+)
 def test_state_dict_continues_bit_for_bit(
-    base: str, meta: str, step_sizes: str, carry: Callable[[dict[str, Any]], dict[str, Any]], dtype: torch.dtype
+    base: str,
+    meta: str,
+    options: dict[str, Any],
+    step_sizes: str,
+    carry: Callable[[dict[str, Any]], dict[str, Any]],
+    dtype: torch.dtype,
 ) -> None:
     problem, resumed = Problem(dtype), Problem(dtype)
-    optimizer = learner(problem, base, meta, step_sizes)
+    optimizer = learner(problem, base, meta, step_sizes, **options)
     problem.run(optimizer, range(6))
 
     # What was configured comes from the state as well, as in torch.
-    other = learner(resumed, base, meta, step_sizes, gamma=0.5, meta_lr=0.3, weight_decay=0.2)
+    other = learner(resumed, base, meta, step_sizes, **{"gamma": 0.5, "meta_lr": 0.3, "weight_decay": 0.2} | options)
     other.load_state_dict(carry(optimizer.state_dict()))
     with torch.no_grad():
         for p, q in zip(problem.flat(), resumed.flat(), strict=True):
@@ -591,6 +586,57 @@ def test_state_dict_continues_bit_for_bit(
     problem.run(optimizer, range(6, 12))
     resumed.run(other, range(6, 12))
     assert_same(learned(resumed, other), learned(problem, optimizer))
+
+
+GROWING = [VARIANTS["both"], {"learn": ("lr", "weight_decay", "momentum"), "meta_every": 2}]
+
+
+@pytest.mark.parametrize("options", GROWING, ids=str)
+@pytest.mark.parametrize("granularity", ["group", "tensor", "node", "weight"])
+def test_a_growing_head_keeps_what_is_known_of_its_old_part(granularity: Any, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = MetaOptimize(blocks(model, "layerwise"), 0.01, step_sizes=granularity, meta_lr=0.1, **options)
+
+    def learn() -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+
+    learn()
+    old, before = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight])
+    of_group = copy.deepcopy(optimizer.param_groups[1]["learned"])
+    model[2] = nn.Linear(4, 5)
+    follow_parameters(optimizer, old, dict(model.named_parameters()))
+    now = optimizer.state[model[2].weight]
+    assert now["trace"].shape == now["exp_avg"].shape == (5, 4)
+    if granularity != "group":
+        shape = {"tensor": (), "node": (5, 1), "weight": (5, 4)}[granularity]
+        assert {now["learned"][key].shape for key in ("log_ratio", *({"pending"} & now["learned"].keys()))} == {shape}
+        head = optimizer.step_size_report()["2"]
+        assert isinstance(head, Tensor)
+        if granularity != "tensor":
+            reference_value = optimizer.param_groups[1]["learned"]["reference"]
+            assert head[-1].item() == pytest.approx(reference_value, rel=1e-6) == 0.01
+    assert_grown(before, now)
+    assert optimizer.param_groups[1]["learned"] == of_group
+    learn()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(torch.as_tensor(report).isfinite().all() for report in optimizer.step_size_report().values())
+
+
+def assert_grown(before: Any, now: Any) -> None:
+    """The old part as it was, and zero in the new one."""
+    if isinstance(before, dict):
+        assert before.keys() == now.keys()
+        for key, value in before.items():
+            assert_grown(value, now[key])
+    elif isinstance(before, Tensor) and now.shape != before.shape:
+        assert now[: len(before)].equal(before)
+        assert not now[len(before) :].any()
+    else:
+        assert torch.equal(torch.as_tensor(before), torch.as_tensor(now))
 
 
 @pytest.mark.parametrize(

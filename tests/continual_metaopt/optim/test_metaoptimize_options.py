@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from continual_metaopt.engines.compiled.rules import why_no_kernels
 from continual_metaopt.optim.base_updates import BASE_UPDATES
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import MetaOptimize, NonFiniteMetaGradient, metaoptimize
 from continual_metaopt.optim.protocol import geometric_mean, quantiles_of, step_sizes_of
 from continual_metaopt.optim.registry import learns_step_sizes
@@ -135,51 +133,6 @@ def test_many_step_sizes_without_meta_step_are_the_base_update(granularity: Any)
             optimizer.step()
         weights.append(p.detach())
     assert weights[0].equal(weights[1])
-
-
-@pytest.mark.parametrize("granularity", BY_GRANULARITY)
-def test_a_growing_head_keeps_its_step_sizes(granularity: Any) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    optimizer = MetaOptimize(
-        blocks(model, "layerwise"),
-        0.01,
-        step_sizes=granularity,
-        meta_lr=0.1,
-        learn=("lr", "weight_decay", "momentum"),
-        meta_every=2,
-    )
-
-    def learn() -> None:
-        for _ in range(5):
-            optimizer.zero_grad()
-            model(torch.randn(4, 3)).square().sum().backward()
-            optimizer.step()
-
-    learn()
-    old, known = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight]["learned"])
-    model[2] = nn.Linear(4, 5)
-    follow_parameters(optimizer, old, dict(model.named_parameters()))
-    record = optimizer.state[model[2].weight]["learned"]
-    shape = {"tensor": (), "node": (5, 1), "weight": (5, 4)}[granularity]
-    for now, before in (
-        (record["log_ratio"], known["log_ratio"]),
-        (record["meta_state"]["exp_avg"], known["meta_state"]["exp_avg"]),
-        (record["pending"], known["pending"]),
-    ):
-        assert now.shape == shape
-        kept = now if granularity == "tensor" else now[:2]
-        assert kept.equal(before)
-        assert before.abs().max() > 0
-    if granularity != "tensor":
-        assert record["log_ratio"][2:].eq(0).all()
-        reference = optimizer.param_groups[1]["learned"]["reference"]
-        head = optimizer.step_size_report()["2"]
-        assert isinstance(head, Tensor)
-        assert head.numel() == {"node": 10, "weight": 25}[granularity]
-        assert head[-1].item() == pytest.approx(reference, rel=1e-6) == 0.01
-    learn()
-    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -313,33 +266,6 @@ def test_adamw_with_a_momentum_that_changes_stays_an_average() -> None:
         before = p.item()
         step(optimizer, 2.0)
         assert before - p.item() == pytest.approx(0.1, rel=1e-6)
-
-
-@pytest.mark.parametrize(("base", "learn"), [("sgdm", ("lr", "weight_decay", "momentum")), ("adamw", ("momentum",))])
-@pytest.mark.parametrize("granularity", ["scalar", "group", "tensor", "node", "weight"])
-def test_what_is_learned_beside_step_sizes_is_resumed_bit_for_bit(base: str, learn: Any, granularity: Any) -> None:
-    def make() -> tuple[list[nn.Parameter], MetaOptimize]:
-        params = [parameter([1.0, -2.0], [0.5, 3.0]), parameter(1.0, 2.0)]
-        return params, learner(*params, base=base, learn=learn, weight_decay=0.1, step_sizes=granularity, meta="adam")
-
-    def advance(optimizer: MetaOptimize, first: int) -> None:
-        for t in range(first, first + 5):
-            step(optimizer, [[math.sin(t), 1.0], [math.cos(t), 0.1]], [1.0, -math.sin(t)])
-
-    params, optimizer = make()
-    advance(optimizer, 0)
-    others, other = make()
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    with torch.no_grad():
-        for p, q in zip(params, others, strict=True):
-            q.copy_(p)
-    advance(optimizer, 5)
-    advance(other, 5)
-    assert all(p.equal(q) for p, q in zip(params, others, strict=True))
-    assert [group[kind] for group in optimizer.param_groups for kind in learn] == [
-        group[kind] for group in other.param_groups for kind in learn
-    ]
-    assert optimizer.param_groups[0]["momentum"] != 0.9
 
 
 def test_a_meta_gradient_of_another_kind_is_named() -> None:

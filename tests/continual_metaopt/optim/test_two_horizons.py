@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from continual_metaopt.optim.blocks import blocks
-from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize, NonFiniteMetaGradient
 from continual_metaopt.optim.two_horizons import two_horizons_rule
 
 from ..conftest import exactly
 from . import reference
-from .test_metaoptimize import BLOCKS, LR, META_LR, Problem, through_a_file
+from .test_metaoptimize import BLOCKS, LR, META_LR, VARIANTS, Problem
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "auto": {"gamma": "auto"},
-    "dutch": {"trace": "dutch"},
-    "both": {"gamma": "auto", "trace": "dutch"},
-}
 GRANULARITIES = ("scalar", "group", "tensor", "node", "weight")
 
 
@@ -57,48 +50,6 @@ def test_a_rule_that_has_seen_nothing_asks_for_nothing() -> None:
     assert two_horizons_rule(0.0, 0.0, 0.0, 0.0, 0.0) == (0.0, 1.0, 0.0, 0.0)
     tensors = two_horizons_rule(0.0, 0.0, 0.0, torch.zeros(2), torch.zeros(2))
     assert torch.equal(tensors[0], torch.zeros(2))
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_two_steps_with_two_horizons_by_hand(granularity: Any) -> None:
-    p, optimizer = learner(gamma="auto", step_sizes=granularity)
-    step(optimizer, 1.0)  # h = −0.1, short and long
-    step(optimizer, 2.0)  # z = −0.2, short and long, and 0 before; typical are 0.0002 / 0.001999
-    z = -0.2 - 0.3 * 0.2 / 1.999 + 0.5 * -0.2
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(-0.5 * z), rel=1e-12)
-    assert list(optimizer.meta_gradient_report().values()) == pytest.approx([z], rel=1e-12)
-    state = optimizer.state[p]
-    assert state["trace"].item() == pytest.approx(-0.099 - 0.2, rel=1e-14)
-    assert state["trace_long"].item() == pytest.approx(-0.09999 - 0.2, rel=1e-14)
-    record = state["learned"] if "learned" in state else optimizer.param_groups[0]["learned"]
-    sizes = {name: float(value) for name, value in record["typical_sizes"].items()}
-    assert sizes == pytest.approx({"step": 2.0, "short_size": 2e-4, "long_size": 2e-4}, rel=1e-12)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
-def test_two_steps_with_revised_weights_by_hand(granularity: Any, gamma: Any, short: float) -> None:
-    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity)
-    step(optimizer, 1.0)
-    assert p.item() == -0.1
-    step(optimizer, 2.0)
-    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * math.exp(change), rel=1e-12)
-    trace = -0.1 * short - 0.2
-    assert optimizer.state[p]["trace"].item() == pytest.approx(trace, rel=1e-14)
-    assert p.item() == pytest.approx(-0.3 + change * trace, rel=1e-12)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize(("gamma", "short"), [(0.9, 0.9), ("auto", 0.99)])
-def test_weights_are_revised_before_a_step_with_the_new_step_size(granularity: Any, gamma: Any, short: float) -> None:
-    p, optimizer = learner(gamma=gamma, trace="dutch", step_sizes=granularity, update_order="meta_first")
-    step(optimizer, 1.0)
-    step(optimizer, 2.0)
-    change = 0.1 if gamma != "auto" else -0.5 * (-0.3 - 0.06 / 1.999)
-    moved = 0.2 * math.exp(change)
-    assert p.item() == pytest.approx(-0.1 + short * change * -0.1 - moved, rel=1e-12)
-    assert optimizer.state[p]["trace"].item() == pytest.approx(-0.1 * short - moved, rel=1e-12)
 
 
 @pytest.mark.parametrize("granularity", ["group", "weight"])
@@ -138,21 +89,6 @@ def test_what_a_scheduler_writes_revises_nothing(granularity: Any) -> None:
     step(optimizer, 1.0)  # Δβ = 0.145, h = −0.261 − 0.05
     assert p.item() == pytest.approx(-0.329 - 0.05 + 0.145 * -0.311, rel=1e-12)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * math.exp(0.145), rel=1e-12)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_a_scheduler_works_on_top_of_what_is_learned(variant: str, granularity: Any) -> None:
-    problem = Problem()
-    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    for t in range(5):
-        problem.run(optimizer, range(t, t + 1))
-        before, weights = optimizer.step_size_report(), [p.detach().clone() for p in problem.flat()]
-        scheduler.step()
-        for name, now in optimizer.step_size_report().items():
-            np.testing.assert_allclose(now, 0.9 * np.asarray(before[name]), rtol=1e-12)
-        assert all(p.equal(w) for p, w in zip(problem.flat(), weights, strict=True))
 
 
 @pytest.mark.parametrize("granularity", ["scalar", "group", "weight"])
@@ -316,28 +252,6 @@ def test_without_both_additions_the_reference_is_another() -> None:
 # States
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("carry", [copy.deepcopy, through_a_file])
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_state_dict_continues_bit_for_bit(variant: str, granularity: str, carry: Any, dtype: torch.dtype) -> None:
-    problem, resumed = Problem(dtype), Problem(dtype)
-    optimizer = of_problem(problem, granularity, **VARIANTS[variant])
-    problem.run(optimizer, range(6))
-    other = of_problem(resumed, granularity, **VARIANTS[variant])
-    other.load_state_dict(carry(optimizer.state_dict()))
-    with torch.no_grad():
-        for p, q in zip(problem.flat(), resumed.flat(), strict=True):
-            q.copy_(p)
-    problem.run(optimizer, range(6, 12))
-    resumed.run(other, range(6, 12))
-    for p, q in zip(problem.flat(), resumed.flat(), strict=True):
-        assert p.equal(q)
-        same(optimizer.state[p], other.state[q])
-    for group, twin in zip(optimizer.param_groups, other.param_groups, strict=True):
-        same(group["learned"], twin["learned"])
-
-
 def same(left: Any, right: Any) -> None:
     if isinstance(left, dict):
         assert left.keys() == right.keys()
@@ -354,45 +268,6 @@ def test_a_state_with_revised_weights_is_not_taken_for_one_without() -> None:
     with pytest.raises(ValueError, match="^" + exactly(message).strip("^$")):
         plain.load_state_dict(dutch.state_dict())
     assert dutch.param_groups[0]["rule"].endswith(", trace='dutch'")
-
-
-@pytest.mark.parametrize("granularity", ["group", "tensor", "node", "weight"])
-def test_a_growing_head_keeps_both_traces_and_typical_sizes(granularity: Any) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    optimizer = MetaOptimize(
-        blocks(model, "layerwise"), 0.01, step_sizes=granularity, meta_lr=0.1, gamma="auto", trace="dutch"
-    )
-
-    def learn() -> None:
-        for _ in range(5):
-            optimizer.zero_grad()
-            model(torch.randn(4, 3)).square().sum().backward()
-            optimizer.step()
-
-    learn()
-    old, before = dict(model.named_parameters()), copy.deepcopy(optimizer.state[model[2].weight])
-    of_group = copy.deepcopy(optimizer.param_groups[1]["learned"])
-    model[2] = nn.Linear(4, 5)
-    follow_parameters(optimizer, old, dict(model.named_parameters()))
-    now = optimizer.state[model[2].weight]
-    for key in ("trace", LONG_TRACE):
-        assert now[key].shape == (5, 4)
-        assert now[key][:2].equal(before[key])
-        assert before[key].abs().max() > 0
-        assert now[key][2:].eq(0).all()
-    same(optimizer.param_groups[1]["learned"], of_group)
-    if granularity in ("node", "weight"):
-        sizes, known = now["learned"]["typical_sizes"], before["learned"]["typical_sizes"]
-        for key in ("short_size", "long_size"):
-            assert sizes[key].shape == {"node": (5, 1), "weight": (5, 4)}[granularity]
-            assert sizes[key][:2].equal(known[key])
-            assert known[key].min() > 0
-        assert sizes["step"] == 5
-    learn()
-    assert all(p.isfinite().all() for p in model.parameters())
-    reports = [torch.as_tensor(report) for report in optimizer.step_size_report().values()]
-    assert all(report.isfinite().all() for report in reports)
 
 
 # Mistakes

@@ -171,7 +171,7 @@ def test_a_damaged_table_is_named_by_the_analysis(finished: Path, tmp_path: Path
 
 
 def test_what_the_end_of_a_run_left_half_done_is_brought_to_an_end(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(files, "remove_leftovers", lambda run: None)
+    monkeypatch.setattr(recording, "remove_leftovers", lambda run: None)
     directory = RunDirectory(tmp_path)
     directory.start({"run_id": config_of().run_id, "order": 4})
     directory.observe(portion(0, 5))
@@ -231,6 +231,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(finished: Path, tmp_path:
 
         with monkeypatch.context() as full:
             full.setattr(recording, "write_whole", write)
+            full.setattr(files, "write_whole", write)
             if n_written % 2:
                 message = f"{reason}; its status could not be written ({FULL})"
                 with pytest.raises(OSError, match=exactly(message)):

@@ -47,6 +47,7 @@ CONFIG_KEYS = {
         "diagnostics_every",
         "engine",
         "device",
+        "family",
         "learned_step_sizes",
         "stream_info",
         "blocks",
@@ -234,7 +235,7 @@ def test_config_says_what_was_run(finished: Path) -> None:
     assert (info["boundaries"], info["n_samples"], info["n_outputs"]) == ([0, 50, 100], 150, 10)
     assert config["blocks"] == ["linear1", "linear2"]
     assert config["n_parameters"] == 64 * 8 + 8 + 8 * 10 + 10
-    assert config["learned_step_sizes"] is True
+    assert (config["learned_step_sizes"], config["family"]) == (True, "MetaOptimize")
     assert {"python", "torch", "avalanche-lib", "source_revision"} <= config["versions"].keys()
     assert config["platform"]["threads"] == 1
 

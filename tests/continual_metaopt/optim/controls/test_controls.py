@@ -21,7 +21,7 @@ from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSiz
 from continual_metaopt.optim.controls.trajectories import Trajectory
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.protocol import step_sizes_of
-from continual_metaopt.optim.registry import is_told, learner_factory, learns_step_sizes
+from continual_metaopt.optim.registry import learner_factory
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
@@ -67,12 +67,6 @@ CONTROLS: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONTROLS)
 def test_the_contract_is_fulfilled(name: str) -> None:
     assert {wish: finding for wish, finding in run_contract(CONTROLS[name]).items() if finding} == {}
-
-
-@pytest.mark.parametrize("name", ["replayed_step_sizes", "reinitialised_told", "fixed_per_block"])
-def test_none_of_them_learns_step_sizes(name: str) -> None:
-    assert not learns_step_sizes(name, {})
-    assert is_told(name) is (name == "reinitialised_told")
 
 
 def test_each_step_has_the_step_size_that_was_recorded_for_it() -> None:

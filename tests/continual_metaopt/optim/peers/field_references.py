@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import erfi
 
 Array = NDArray[np.float64]
 Steps = Iterator[tuple[Array, float | None]]
@@ -213,19 +212,6 @@ def aruba(
         gradients.append(problem.gradient(w, t))
         w = w - eta * gradients[-1]
         yield w, float(np.exp(np.log(eta).mean()))
-
-
-def trac(problem: Problem, w: Array, n: int, sizes: list[int], lr: float, base: str) -> Steps:
-    beta = np.array([0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999])
-    reference, direction, v, sigma, s = w.copy(), direction_of(base), np.zeros(6), np.full(6, 1e-8), np.zeros(6)
-    for t in range(n):
-        g = problem.gradient(w, t)
-        delta, update = (w - reference) / (s.sum() + 1e-8), -lr * direction(g)
-        h = delta @ g
-        v, sigma = beta**2 * v + h**2, beta * sigma - h
-        s = 1e-8 / erfi(math.sqrt(0.5)) * erfi(sigma / (math.sqrt(2) * np.sqrt(v) + 1e-8))
-        w = reference + max(s.sum(), 0) * (delta + update)
-        yield w, None
 
 
 def adamw_lion_package(

@@ -1,6 +1,5 @@
 """The field's optimizers: first steps by hand, NumPy references over 100 steps, the contract, growing heads, runs."""
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +14,6 @@ from torch import nn
 
 from continual_metaopt.contract import run_contract
 from continual_metaopt.engines import torch_engine
-from continual_metaopt.optim.base import CheckedOptimizer
 from continual_metaopt.optim.controls.schedules import CosineRestarts, WarmUpCosine
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.peers.adamw_lion_package import AdamWLionPackage
@@ -33,7 +31,7 @@ from continual_metaopt.optim.peers.upgd import UPGD
 from continual_metaopt.optim.peers.vsgd import VSGD
 from continual_metaopt.optim.peers.weight_clipping import WeightClipping
 from continual_metaopt.optim.protocol import closure_for, step_sizes_of
-from continual_metaopt.optim.registry import learner_factory, learns_step_sizes
+from continual_metaopt.optim.registry import learner_factory
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.run import run_one
@@ -175,38 +173,12 @@ def test_a_hundred_steps_are_those_of_the_reference(
 @pytest.mark.parametrize(
     ("kind", "settings", "samples", "expected"),
     [
-        # samples are (gradient, loss); weights start from 1
-        (
-            UPGD,
-            {"lr": 0.1, "weight_decay": 0.0, "sigma": 0.0, "beta_utility": 0.5},
-            [(-2, 0)],
-            [1 + 0.4 / (1 + math.exp(2))],
-        ),
-        (L2Init, {"lr": 0.1, "base": "sgd", "pull": 0.5}, [(2, 0), (0, 0)], [0.8, 0.8 + 0.1 * 0.5 * 0.2]),
-        (ShrinkAndPerturb, {"lr": 0.1, "base": "sgd", "weight_decay": 0.5, "sigma": 0.0}, [(2, 0)], [0.95 - 0.2]),
-        (ObGD, {"error": "squared_error"}, [(3, 2)], [1 - 3 / 6]),
+        # samples are (gradient, loss); weights start from 1; more first steps are in the classes' docstrings
         (ObGD, {"error": "squared_error"}, [(0.25, 0.125)], [0.75]),
         (ObGD, {}, [(0.5, math.log(2))], [0.75]),
         (ObGD, {}, [(0, 0)], [1]),
-        (SPS, {"lr": 10.0, "smoothing": None, "eps": 0.0}, [(2, 1)], [0]),
-        (SPS, {"lr": 0.1, "smoothing": 1.0}, [(2, 1), (2, 1)], [0.6, -0.2]),
         (SPS, {"lr": 0.1, "smoothing": 1.0}, [(0, 0), (2, 1)], [1, 0.6]),
-        (COCOB, {}, [(2, 0), (-1, 0)], [0.99, 0.995]),
-        (
-            ExponentiatedGradient,
-            {"lr": 0.1, "momentum": 0.5},
-            [(2, 0), (3, 0)],
-            [0.8, 0.8 - math.exp(0.001) * (0.1 + 0.3 * math.exp(0.01))],
-        ),
-        (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05}, [(2, 0), (3, 0)], [0.8, 0.8 - 0.3 * math.exp(0.3)]),
         (MetaMirrorDescent, {"lr": 0.1, "meta_lr": 0.05, "q": -1.0}, [(2, 0), (3, 0)], [0.8, 0.8 - 3 / 9.7]),
-        (RMSPropIDBD, {"lr": 0.1, "meta_lr": 0.5, "eps": 0.0}, [(2, 0), (2, 0)], [0.9, 0.9 - 0.1 * math.exp(0.1)]),
-        (
-            AdamWLionPackage,
-            {"lr": 0.1, "meta_lr": 0.5},
-            [(2, 0), (2, 0), (2, 0)],
-            [0.9, 0.8, 0.8 - 0.1 * math.exp(0.5)],
-        ),
         (
             WarmUpCosine,
             {"lr": 0.1, "n_samples": 4, "base": "sgd", "weight_decay": 0.0, "warmup": 0.5},
@@ -304,18 +276,6 @@ def test_cocob_is_that_of_its_author_s_package() -> None:
         descend(params, optimizer, step)
         descend(others, original, step)
         np.testing.assert_allclose(weights(params), weights(others), rtol=1e-10)
-
-
-@pytest.mark.parametrize(("base", "make"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.Adam)])
-def test_trac_of_the_package_follows_its_authors_rule(base: str, make: Any) -> None:
-    package = pytest.importorskip("pytorch_optimizer")
-    params = parameters([1, 3])
-    optimizer = package.TRAC(make(params, lr=0.1))
-    for step, (expected, _) in enumerate(references.trac(PROBLEM, START.copy(), 100, [1, 3], 0.1, base)):
-        descend(params, optimizer, step)
-        moved = weights(params) - START
-        np.testing.assert_allclose(moved, expected - START, rtol=5e-3, atol=1e-9)  # its sums and erfi are float32
-    assert np.abs(weights(params) - START).max() > 0.1
 
 
 def test_groups_have_settings_of_their_own() -> None:
@@ -438,13 +398,6 @@ def test_a_new_class_starts_from_its_own_weights(name: str) -> None:
     learn(5)
     assert not grown.weight[2].equal(before)
     assert all(bool(param.isfinite().all()) for param in model.parameters())
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_step_sizes_from_outside_are_known_as_such(name: str) -> None:
-    given = ("upgd", "l2_init", "shrink_and_perturb", "weight_clipping")
-    given += ("continual_backprop", "cosine", "cosine_restarts_told")
-    assert learns_step_sizes(name, {}) is (name not in given)
 
 
 @pytest.mark.slow
@@ -586,10 +539,3 @@ def test_a_missing_loss_is_asked_for(kind: Any, message: str) -> None:
     params[0].grad = torch.ones(4, dtype=torch.float64)
     with pytest.raises(ValueError, match=exactly(message)):
         kind(params).step()
-
-
-def test_every_optimizer_of_this_kind_is_a_learner() -> None:
-    for name in OPTIONS:
-        module = importlib.import_module(learner_factory(name).__module__)
-        kinds = [value for value in vars(module).values() if isinstance(value, type)]
-        assert any(issubclass(kind, (CheckedOptimizer, RMSPropIDBD)) for kind in kinds), name

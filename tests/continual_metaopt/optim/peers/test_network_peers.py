@@ -87,39 +87,11 @@ def steps(weight: nn.Parameter, optimizer: Any, gradients: list[float]) -> None:
         optimizer.step()
 
 
-def test_sgd_hd_by_hand() -> None:
-    weight, optimizer = one_weight(SGDHD, lr=0.1, meta_lr=0.01)
-    steps(weight, optimizer, [2.0, 3.0])
-    assert optimizer.step_size_report() == {"group0": pytest.approx(0.1 + 0.01 * 6)}
-    assert weight.item() == pytest.approx(1 - 0.1 * 2 - 0.16 * 3)
-    steps(weight, optimizer, [-100.0])
-    assert optimizer.step_size_report() == {"group0": pytest.approx(0.16 - 0.01 * 300)}, "nothing keeps it positive"
-
-
 def test_momentum_s_hypergradient_has_the_last_direction() -> None:
     weight, optimizer = one_weight(SGDHD, lr=0.1, meta_lr=0.01, momentum=0.5)
     steps(weight, optimizer, [2.0, 3.0, 1.0])
     # directions 2, 4 and 3
     assert optimizer.step_size_report() == {"group0": pytest.approx(0.1 + 0.01 * (3 * 2 + 1 * 4))}
-
-
-def test_adam_hd_by_hand() -> None:
-    weight, optimizer = one_weight(AdamHD, lr=0.1, meta_lr=0.01, eps=0.0)
-    steps(weight, optimizer, [2.0])
-    assert weight.item() == pytest.approx(0.9)  # the first direction is the gradient's sign
-    steps(weight, optimizer, [3.0])
-    assert optimizer.step_size_report() == {"group0": pytest.approx(0.13)}
-
-
-def test_idbd_for_networks_by_hand() -> None:
-    weight, optimizer = one_weight(NetworkIDBD, lr=0.1, meta_lr=0.5)
-    steps(weight, optimizer, [1.0])
-    assert optimizer.state[weight]["trace"].item() == pytest.approx(-0.1)
-    steps(weight, optimizer, [2.0])
-    alpha = 0.1 * math.exp(0.5 * 2 * 0.1)
-    assert optimizer.step_size_report() == {"group0": pytest.approx(alpha)}
-    assert weight.item() == pytest.approx(0.9 - 2 * alpha)
-    assert optimizer.state[weight]["trace"].item() == pytest.approx(-0.1 * (1 - 4 * alpha) - 2 * alpha)
 
 
 @pytest.mark.parametrize(
