@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from continual_metaopt.analysis import scripts
-from continual_metaopt.analysis.files import print_with_replacements
+from continual_metaopt.analysis.files import print_to_reader, print_with_replacements
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,9 +17,10 @@ def main(argv: Sequence[str]) -> int:
     print_with_replacements()
     names = [module.name for module in pkgutil.iter_modules(scripts.__path__) if not module.name.startswith("_")]
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: python -m analysis NAME …, or NAME --help for its options; NAME is one of\n")
-        for name in names:
-            print(f"  {name:<{max(map(len, names))}}  {_module(name).__doc__}")
+        width = max(map(len, names))
+        lines = [f"  {name:<{width}}  {_module(name).__doc__}\n" for name in names]
+        usage = "usage: python -m analysis NAME …, or NAME --help for its options; NAME is one of\n\n"
+        print_to_reader(usage + "".join(lines))
         return 0
     if argv[0] not in names:
         print(f"python -m analysis: error: there is no {argv[0]!r}; there are {', '.join(names)}", file=sys.stderr)

@@ -130,6 +130,14 @@ def print_with_replacements() -> None:
             stream.reconfigure(errors="replace")
 
 
+def print_to_reader(text: str) -> None:
+    """Print a text, unless its reader has seen enough and is gone, as in `… | head`."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def file_names(labels: Iterable[str], separator: str = "_") -> dict[str, str]:
     """Names of files for labels and other texts of records, whoever made these: all writers take theirs from here.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.escaping import csv_text, one_line
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import (
     AT_BOUND,
@@ -175,6 +175,15 @@ def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
         for sign, command in _LATEX_SIGNS.items():
             text = text.replace(sign, command)
     return text + "\n"
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[object]], align: Literal["left", "right"]) -> str:
+    """Write rows as a table in Markdown, the first column flush left and the others as ``align`` says."""
+    from tabulate import tabulate
+
+    escaped = [[_escape_markdown(str(cell)) for cell in row] for row in (headings, *rows)]
+    alignment = ["left", *[align] * (len(headings) - 1)]
+    return tabulate(escaped[1:], escaped[0], "github", colalign=alignment, disable_numparse=True) + "\n"
 
 
 def caption(table: pd.DataFrame) -> str:

@@ -32,25 +32,20 @@ from continual_metaopt.streams import UnknownNameError
 
 @dataclass(frozen=True)
 class Make:
-    """Makes the optimizer to be checked, and says what kind of problem it is for.
-
-    Attributes:
-        optimizer: makes the optimizer of a network.
-        linear: whether it is for linear models and squared error only.
-    """
+    """Makes the optimizer of a network, and says whether it is for linear models and squared error only."""
 
     optimizer: Callable[[nn.Module], Optimizer]
     linear: bool = False
 
     def __call__(self, model: nn.Module) -> Optimizer:
-        """The optimizer of a network, with the weights at which it takes gradients."""
+        """Make the optimizer of a network, with the weights at which it takes gradients."""
         optimizer = self.optimizer(model)
         if switches_weights(optimizer):
             optimizer.train()  # type: ignore[attr-defined]
         return optimizer
 
     def network(self) -> nn.Sequential:
-        """A small network, always with the same weights, whose last layer can be replaced."""
+        """Make a small network, always with the same weights, whose last layer can be replaced."""
         generator = torch.Generator().manual_seed(1)
         hidden = [] if self.linear else [nn.Linear(6, 8), nn.Tanh()]
         model = nn.Sequential(*hidden, nn.Linear(6 if self.linear else 8, 3))
@@ -76,10 +71,20 @@ class Make:
     def update(self, optimizer: Optimizer, loss: Tensor, output: Tensor) -> None:
         """Let an optimizer learn from gradients, with the closure that it wants."""
         closure = closure_for(optimizer, loss, output)
-        if closure is None:
-            optimizer.step()
-        else:
-            optimizer.step(closure)
+        optimizer.step(*([] if closure is None else [closure]))
+
+    def steps(self, model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
+        """Learn from ``n`` mini-batches, beginning with number ``first``."""
+        for step in range(first, first + n):
+            optimizer.zero_grad()
+            self.update(optimizer, *self.backward(model, step))
+
+    def after_steps(self, n: int) -> tuple[Any, Optimizer]:
+        """Make a network and its optimizer that have learned from ``n`` mini-batches."""
+        model = self.network()
+        optimizer = self(model)
+        self.steps(model, optimizer, n)
+        return model, optimizer
 
 
 CHECKS: list[Callable[[Make], None]] = []
@@ -104,7 +109,7 @@ def is_a_torch_optimizer(make: Make) -> None:
 @check
 def reports_step_sizes(make: Make) -> None:
     """Every group's "lr", or step_size_report(), is a finite number after a step."""
-    _, optimizer = _after_steps(make, 2)
+    _, optimizer = make.after_steps(2)
     values = step_sizes_of(optimizer)
     assert values, "no step size is reported"
     bad = {name: value for name, value in values.items() if not torch.isfinite(torch.tensor(value))}
@@ -114,13 +119,13 @@ def reports_step_sizes(make: Make) -> None:
 @check
 def is_deterministic(make: Make) -> None:
     """Equal gradients from equal weights give equal weights, bit for bit."""
-    _assert_equal(_weights(_after_steps(make, 5)[0]), _weights(_after_steps(make, 5)[0]))
+    _assert_equal(_weights(make.after_steps(5)[0]), _weights(make.after_steps(5)[0]))
 
 
 @check
 def resumes_from_a_state_dict(make: Make) -> None:
     """state_dict, saved and loaded with weights_only=True, goes on bit for bit."""
-    model, optimizer = _after_steps(make, 4)
+    model, optimizer = make.after_steps(4)
     file = io.BytesIO()
     torch.save((model.state_dict(), optimizer.state_dict()), file)
     file.seek(0)
@@ -129,25 +134,25 @@ def resumes_from_a_state_dict(make: Make) -> None:
     restored.load_state_dict(weights)
     successor = make(restored)
     successor.load_state_dict(state)
-    _steps(make, model, optimizer, 3, first=4)
-    _steps(make, restored, successor, 3, first=4)
+    make.steps(model, optimizer, 3, first=4)
+    make.steps(restored, successor, 3, first=4)
     _assert_equal(_weights(restored), _weights(model))
 
 
 @check
 def can_be_copied(make: Make) -> None:
     """A deep copy together with its network goes on bit for bit."""
-    model, optimizer = _after_steps(make, 3)
+    model, optimizer = make.after_steps(3)
     other, twin = copy.deepcopy((model, optimizer))
-    _steps(make, model, optimizer, 3, first=3)
-    _steps(make, other, twin, 3, first=3)
+    make.steps(model, optimizer, 3, first=3)
+    make.steps(other, twin, 3, first=3)
     _assert_equal(_weights(other), _weights(model))
 
 
 @check
 def skips_parameters_without_gradient(make: Make) -> None:
     """A parameter whose gradient is None is left alone."""
-    model, optimizer = _after_steps(make, 2)
+    model, optimizer = make.after_steps(2)
     before = _weights(model)
     loss, output = make.backward(model, 2)
     for param in model.parameters():
@@ -162,7 +167,7 @@ def skips_parameters_without_gradient(make: Make) -> None:
 @check
 def leaves_gradients_and_storage_alone(make: Make) -> None:
     """step() writes neither to p.grad nor moves a parameter to other memory."""
-    model, optimizer = _after_steps(make, 1)
+    model, optimizer = make.after_steps(1)
     loss, output = make.backward(model, 1)
     gradients = [param.grad.clone() for param in model.parameters() if param.grad is not None]
     places = [param.data_ptr() for param in model.parameters()]
@@ -192,7 +197,7 @@ def works_in_double_precision(make: Make) -> None:
     """float64 parameters stay float64 and finite."""
     model = make.network().double()
     optimizer = make(model)
-    _steps(make, model, optimizer, 3)
+    make.steps(model, optimizer, 3)
     assert all(param.dtype == torch.float64 for param in model.parameters()), "the type of parameters changed"
     assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
 
@@ -200,7 +205,7 @@ def works_in_double_precision(make: Make) -> None:
 @check
 def follows_a_growing_head(make: Make) -> None:
     """After the last layer was replaced by a larger one, learning goes on."""
-    model, optimizer = _after_steps(make, 3)
+    model, optimizer = make.after_steps(3)
     old = dict(model.named_parameters())
     head = nn.Linear(model[-1].in_features, 5)
     with torch.no_grad():
@@ -208,7 +213,7 @@ def follows_a_growing_head(make: Make) -> None:
     model[-1] = head
     follow_parameters(optimizer, old, dict(model.named_parameters()))
     before = head.weight.detach().clone()
-    _steps(make, model, optimizer, 3, first=3)
+    make.steps(model, optimizer, 3, first=3)
     assert not head.weight.equal(before), "the new head is not learned"
     assert all(bool(param.isfinite().all()) for param in model.parameters()), "weights are not finite"
 
@@ -234,7 +239,7 @@ def learns_online(make: Make) -> None:
 
 
 def run_contract(optimizer: Callable[[nn.Module], Optimizer], linear: bool = False) -> dict[str, str | None]:
-    """Run all checks.
+    """Check what this package relies on in an optimizer.
 
     Args:
         optimizer: makes the optimizer of a network.
@@ -242,6 +247,11 @@ def run_contract(optimizer: Callable[[nn.Module], Optimizer], linear: bool = Fal
 
     Returns:
         What each check requires, and what was found instead; None where it is fulfilled.
+
+    Example:
+        >>> found = run_contract(lambda model: torch.optim.SGD(model.parameters(), lr=0.01))
+        >>> len(found), [requirement for requirement, finding in found.items() if finding]
+        (11, [])
     """
     results: dict[str, str | None] = {}
     for function in CHECKS:
@@ -255,16 +265,20 @@ def run_contract(optimizer: Callable[[nn.Module], Optimizer], linear: bool = Fal
 
 
 def load_target(target: str) -> Any:
-    """A learner's factory ``(model, **options)`` from its registered name or from "module:object".
+    """Find a learner's factory ``(model, **options)``.
 
     Args:
-        target: a registered name, "torch:NAME", "pytorch_optimizer:NAME", or the import path of an Optimizer class or
-            of a factory.
+        target: a registered name, "torch:NAME", "pytorch_optimizer:NAME", or the import path "module:object" of an
+            Optimizer class or of a factory.
 
     Raises:
         UnknownNameError: no such learner.
         MissingPackageError: the learner's package is not installed.
         ImportError, AttributeError: the module or the object in it is not there.
+
+    Example:
+        >>> load_target("torch:SGD")(nn.Linear(1, 1), lr=0.5).param_groups[0]["lr"]
+        0.5
     """
     if target in list(LEARNERS) or target.startswith(PREFIXES) or ":" not in target:
         return learner_factory(target)
@@ -282,13 +296,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 1 if one is not fulfilled, 2 if there is no such optimizer.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m continual_metaopt.contract", description=(__doc__ or "").split(":")[0]
-    )
+    description = (__doc__ or "").split(":")[0]
+    parser = argparse.ArgumentParser(prog="python -m continual_metaopt.contract", description=description)
     parser.add_argument("target", help="module:object, a learner's name, or torch:NAME")
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the optimizer"
-    )
+    setting = "a setting of the optimizer"
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=setting)
     parser.add_argument("--linear", action="store_true", help="it is for linear models and squared error only")
     arguments = parser.parse_args(begin_command(argv))
     pairs = (option.partition("=") for option in arguments.option)
@@ -300,10 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     results = run_contract(partial(make, **options), arguments.linear)
     for requirement, finding in results.items():
-        print(
-            f"{'fulfilled' if finding is None else 'BROKEN   '}  {requirement}"
-            + (f"\n           {finding}" if finding else "")
-        )
+        print(f"fulfilled  {requirement}" if finding is None else f"BROKEN     {requirement}\n           {finding}")
     return int(any(results.values()))
 
 
@@ -313,19 +322,6 @@ def _value(text: str) -> Any:
         return float(text) if not text.lstrip("-").isdigit() else int(text)
     except ValueError:
         return yaml.safe_load(text)
-
-
-def _steps(make: Make, model: nn.Module, optimizer: Optimizer, n: int, first: int = 0) -> None:
-    for step in range(first, first + n):
-        optimizer.zero_grad()
-        make.update(optimizer, *make.backward(model, step))
-
-
-def _after_steps(make: Make, n: int) -> tuple[Any, Optimizer]:
-    model = make.network()
-    optimizer = make(model)
-    _steps(make, model, optimizer, n)
-    return model, optimizer
 
 
 def _weights(model: nn.Module) -> list[Tensor]:

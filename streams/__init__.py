@@ -53,6 +53,7 @@ def make_stream(name: str, **options: Any) -> "StreamBenchmark":
         FileNotFoundError: the source's files are not there.
 
     Example:
+        >>> from continual_metaopt.streams import make_stream
         >>> benchmark = make_stream("class_split", source="digits", classes_per_experience=2, seed=0)
         >>> len(benchmark.train_stream), benchmark.info.for_learner.n_outputs
         (5, 2)

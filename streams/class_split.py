@@ -48,6 +48,11 @@ def class_split(
         replacement: draw the classes of each experience from all classes, instead of dealing each class once.
         n_experiences: use only this many experiences, the first ones; None for all. With replacement, any number.
         samples_per_experience: use only this many samples of each experience, the first ones; None for all.
+
+    Example:
+        >>> stream = class_split("digits", classes_per_experience=2, n_experiences=3)
+        >>> [experience.classes for experience in stream.info.experiences]
+        [[2, 8], [3, 4], [0, 6]]
     """
     require_at_least_one(samples_per_experience=samples_per_experience)
     chosen = chosen_classes(classes, len(images.classes))

@@ -38,6 +38,11 @@ def drifting_rotation(
         degrees: angle of the last experience, counter-clockwise; negative for clockwise.
         n_experiences: number of angles.
         samples_per_experience: use only this many images in each experience; None for all.
+
+    Example:
+        >>> stream = drifting_rotation("digits", n_experiences=4)
+        >>> [int(samples.change[0]) for samples in stream.train]  # hundredths of a degree
+        [0, 6000, 12000, 18000]
     """
     require_between(-360, 360, degrees=degrees)
     angles = _levels(0, round(degrees * Rotation.STEPS_PER_DEGREE), n_experiences)
@@ -68,6 +73,11 @@ def drifting_brightness(
         factor: by which bytes are multiplied in the last experience: below 1 for darker, above for brighter.
         n_experiences: number of factors.
         samples_per_experience: use only this many images in each experience; None for all.
+
+    Example:
+        >>> stream = drifting_brightness("digits", n_experiences=4)
+        >>> [int(samples.change[0]) for samples in stream.train]  # thousandths
+        [1000, 733, 467, 200]
     """
     require_between(0, 255, factor=factor)
     one = Brightness.STEPS_PER_FACTOR
@@ -100,6 +110,11 @@ def drifting_noise(
         deviation: standard deviation of the last experience's noise, in bytes (0 to 255).
         n_experiences: number of deviations.
         samples_per_experience: use only this many images in each experience; None for all.
+
+    Example:
+        >>> stream = drifting_noise("digits", n_experiences=4)
+        >>> [int(samples.change[0]) for samples in stream.train]  # hundredths of a byte
+        [0, 2133, 4267, 6400]
     """
     require_between(0, 255, "{} bytes", deviation=deviation)
     deviations = _levels(0, round(deviation * Noise.STEPS_PER_BYTE), n_experiences)
@@ -116,7 +131,7 @@ def _drift(images: ImageSource, levels: Sequence[int], n: int | None, seed: int,
 
 
 def _levels(first: int, last: int, n_experiences: int) -> list[int]:
-    """One level for each experience, in equal steps, rounded."""
+    """Go from the first to the last level in equal steps, rounded, one for each experience."""
     if n_experiences < 2:
         raise ValueError(f"n_experiences must be at least 2 for a drift, not {n_experiences}")
     gaps = n_experiences - 1

@@ -54,6 +54,10 @@ def hard_and_easy(
         labels: "global" keeps the source's numbering, "appearance" numbers classes in the order in which they first
             come, "within" anew in each experience.
         n_experiences: use only this many experiences, the first ones; None for as many as there are classes for.
+
+    Example:
+        >>> [experience.classes for experience in hard_and_easy("digits").info.experiences]
+        [[2, 3, 4, 6, 8], [0]]
     """
     sizes = {"hard_classes": hard_classes, "easy_classes": easy_classes}
     require_at_least_one(**sizes, hard_samples=hard_samples, easy_samples=easy_samples)

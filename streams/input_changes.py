@@ -32,7 +32,7 @@ class InputChange(Protocol):
         ...
 
     def content(self) -> bytes | Iterable[bytes]:
-        """All that decides what the numbers mean, for the stream's fingerprint; at once or piece by piece."""
+        """Tell all that decides what the numbers mean, for the stream's fingerprint; at once or piece by piece."""
         ...
 
 
@@ -43,6 +43,12 @@ class PixelPermutations:
         permutation: gives permutation k, int64 [H · W]: the pixel that comes to each place. As it may draw it when
             asked for, thousands of permutations need no memory.
         n_permutations: how many there are.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> turned = PixelPermutations(lambda k: np.array([2, 0, 3, 1]), 1)
+        >>> turned.apply(image, np.array([0]), np.array([0])).ravel().tolist()
+        [3, 1, 4, 2]
     """
 
     def __init__(self, permutation: Callable[[int], NDArray[np.int64]], n_permutations: int) -> None:
@@ -61,7 +67,7 @@ class PixelPermutations:
         return pixels.reshape(images.shape)
 
     def content(self) -> Iterator[bytes]:
-        """The permutations."""
+        """Tell the permutations."""
         return (self._permutation(k).astype("<i8").tobytes() for k in range(self._n_permutations))
 
 
@@ -69,6 +75,11 @@ class Rotation:
     """Turns images about their centre, with bilinear interpolation; what comes from outside is black.
 
     Change k is an angle of k hundredths of a degree, counter-clockwise.
+
+    Example:
+        >>> image = np.array([[1, 2], [3, 4]], np.uint8)[None, :, :, None]
+        >>> Rotation().apply(image, np.array([9000]), np.array([0]))[0, ..., 0].tolist()
+        [[2, 4], [1, 3]]
     """
 
     STEPS_PER_DEGREE = 100
@@ -89,7 +100,7 @@ class Rotation:
         return images
 
     def content(self) -> bytes:
-        """What the numbers mean."""
+        """Tell what the numbers mean."""
         return b"rotation, hundredths of a degree"
 
 
@@ -98,7 +109,7 @@ HALF = 1 << 15  # of the sum of the weights of the four corners, for rounding
 
 @lru_cache(maxsize=128)
 def _corners(angle: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-    """The four pixels that each pixel of a turned image is made of, [4, H · W], and their weights, which sum to 2^16.
+    """Find the four pixels that make each pixel of a turned image, [4, H · W], and their weights, which sum to 2^16.
 
     Coordinates are integers: sine and cosine in 2^−16, positions from the centre in half pixels, weights in 2^−8.
     """
@@ -118,12 +129,18 @@ def _corners(angle: int, height: int, width: int) -> tuple[NDArray[np.intp], NDA
 
 
 def fixed_sine(angle: int) -> int:
-    """The sine of an angle in hundredths of a degree, in 2^−16."""
+    """Compute the sine of an angle in hundredths of a degree, in 2^−16."""
     return round(math.sin(math.radians(angle / Rotation.STEPS_PER_DEGREE)) * 65536)
 
 
 class Brightness:
-    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths."""
+    """Multiplies pixels by a factor and cuts what is brighter than white; change k is a factor of k thousandths.
+
+    Example:
+        >>> image = np.array([[1, 200]], np.uint8)[None, :, :, None]
+        >>> Brightness().apply(image, np.array([2000]), np.array([0])).ravel().tolist()
+        [2, 255]
+    """
 
     STEPS_PER_FACTOR = 1000
 
@@ -135,13 +152,13 @@ class Brightness:
         return images
 
     def content(self) -> bytes:
-        """What the numbers mean."""
+        """Tell what the numbers mean."""
         return b"brightness, thousandths"
 
 
 @lru_cache(maxsize=1024)
 def _brighter(factor: int) -> NDArray[np.uint8]:
-    """What becomes of each byte."""
+    """Tabulate what becomes of each byte."""
     scale = Brightness.STEPS_PER_FACTOR
     return ((np.arange(256) * factor + scale // 2) // scale).clip(max=255).astype(np.uint8)
 
@@ -153,6 +170,11 @@ class Noise:
 
     Args:
         seed: of the noise. A sample's noise depends on it and on the sample's step alone.
+
+    Example:
+        >>> image = np.full((1, 1, 4, 1), 100, np.uint8)
+        >>> Noise(0).apply(image, np.array([2000]), np.array([7])).ravel().tolist()
+        [76, 100, 83, 73]
     """
 
     STEPS_PER_BYTE = 100
@@ -169,26 +191,26 @@ class Noise:
         return images
 
     def _draws(self, step: int, n: int) -> NDArray[np.uint16]:
-        """Numbers from 0 to 2^16 − 1, drawn uniformly for one sample."""
+        """Draw numbers from 0 to 2^16 − 1 uniformly for one sample."""
         # Philox counts blocks of four numbers of 64 bits; NumPy has frozen its sequence
         key, counter = (np.array(words, np.uint64) for words in ([self._seed, INPUT_NOISE], [0, step % 2**64, 0, 0]))
         raw = np.random.Philox(key=key, counter=counter).random_raw(-(-n // 4))
         return raw.astype("<u8").view("<u2")[:n]
 
     def content(self) -> bytes:
-        """The seed, and what the numbers mean."""
+        """Tell the seed, and what the numbers mean."""
         return f"noise, hundredths of a byte, seed {self._seed}".encode()
 
 
 @lru_cache(maxsize=64)
 def _quantiles_of_noise(deviation: int) -> NDArray[np.int16]:
-    """Normal quantiles at 2^16 points, times a standard deviation in hundredths of a byte, rounded to bytes."""
+    """Scale normal quantiles at 2^16 points by a standard deviation in hundredths of a byte, rounded to bytes."""
     scale = 4096 * Noise.STEPS_PER_BYTE
     return ((2 * deviation * normal_quantiles() + scale) // (2 * scale)).astype(np.int16)
 
 
 @lru_cache(maxsize=1)
 def normal_quantiles() -> NDArray[np.int64]:
-    """Quantiles of the standard normal distribution at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
+    """Compute the standard normal quantiles at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
     inverse = NormalDist().inv_cdf
     return np.array([round(4096 * inverse((u + 0.5) / 65536)) for u in range(65536)])

@@ -39,6 +39,11 @@ def label_noise(
         n_experiences: number of experiences.
         samples_per_experience: number of samples in each experience, drawn in passes over all images, each in a new
             order; None for one pass.
+
+    Example:
+        >>> stream = label_noise("digits", n_experiences=3)
+        >>> [round(float((part.labels != part.classes).mean()), 2) for part in stream.train]
+        [0.0, 0.21, 0.41]
     """
     if not 0 <= wrong <= 1:
         raise ValueError(f"wrong must be a share between 0 and 1, not {wrong}")

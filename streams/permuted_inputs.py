@@ -40,6 +40,11 @@ def permuted_inputs(
         continued: whether an experience goes on through the images where the one before stopped. No image then comes
             again, permuted or not, before all have come, in passes of new orders, and an experience may be longer than
             a pass. Otherwise each experience draws from all images, and is at most one pass.
+
+    Example:
+        >>> stream = permuted_inputs("digits", n_experiences=3, n_permutations=2)
+        >>> [experience.n_seen_before for experience in stream.info.experiences]
+        [0, 0, 1438]
     """
     n, n_images = samples_per_experience, len(images.train.y)
     require_at_least_one(n_experiences=n_experiences, n_permutations=n_permutations, samples_per_experience=n)

@@ -42,6 +42,11 @@ def permuted_labels(
         n_experiences: number of permutations.
         samples_per_experience: number of samples in each experience, drawn in passes over all images, each in a new
             order; None for one pass.
+
+    Example:
+        >>> stream = permuted_labels("digits", n_experiences=3)
+        >>> [samples.labels[:3].tolist() for samples in stream.test]
+        [[4, 8, 4], [2, 5, 2], [8, 2, 8]]
     """
     require_at_least_one(n_experiences=n_experiences, samples_per_experience=samples_per_experience)
     n_classes = len(images.classes)

@@ -24,7 +24,12 @@ Integers = NDArray[np.integer]
 
 
 def random_state(seed: int, purpose: int, index: int = 0, *indices: int) -> np.random.RandomState:
-    """NumPy's legacy generator, whose sequence is frozen: a seed means the same stream in every version."""
+    """Seed NumPy's legacy generator, whose sequence is frozen: a seed means the same stream in every version.
+
+    Example:
+        >>> random_state(0, SAMPLE_ORDER, 2).permutation(5).tolist()
+        [2, 0, 4, 1, 3]
+    """
     return np.random.RandomState([seed, purpose, index, *indices])
 
 
@@ -32,13 +37,17 @@ def in_passes(members: Integers, n: int, state: np.random.RandomState) -> Intege
     """Draw ``n`` ≥ 1 of the members in passes over all of them, each in a new random order.
 
     The first ones are the same for every ``n``.
+
+    Example:
+        >>> in_passes(np.arange(3), 7, random_state(0, SAMPLE_ORDER)).tolist()
+        [0, 1, 2, 0, 1, 2, 2]
     """
     return np.concatenate([state.permutation(members)[: n - done] for done in range(0, n, len(members))])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The samples of one split of a stream, in order.
+    """Which samples one split of a stream presents, in order; ``plan_of`` makes one.
 
     Attributes:
         index: position in the source's split, int32 [N].
@@ -58,11 +67,11 @@ class Plan:
         return [0, *np.cumsum(self.lengths)[:-1].tolist()]
 
     def experiences(self) -> list[slice]:
-        """The steps of each experience."""
+        """List the steps of each experience."""
         return [slice(start, start + n) for start, n in zip(self.boundaries, self.lengths, strict=True)]
 
     def occurrence(self) -> NDArray[np.int32]:
-        """How often each sample's input, the same image changed alike, came before, int32 [N]."""
+        """Count how often each sample's input, the same image changed alike, came before, int32 [N]."""
         occurrence = np.empty(len(self.index), np.int32)
         n_images = int(self.index.max(initial=-1)) + 1
         n_at_once = max(1, n_images * PIECE // max(len(self.index), PIECE))  # images of about one piece of samples
@@ -82,7 +91,7 @@ class Plan:
         return tuple(int(again[steps].sum()) for steps in self.experiences())
 
     def digest(self) -> bytes:
-        """Hash of everything in the plan, the same on every platform."""
+        """Hash everything in the plan, with the same result on every platform."""
         digest = hashlib.sha256()
         for values in (self.index, self.label, self.change, np.array(self.lengths), np.array(self.seen_before)):
             for start in range(0, len(values), PIECE):
@@ -91,7 +100,12 @@ class Plan:
 
 
 def plan_of(experiences: Iterable[tuple[Integers, Integers, int | Integers]]) -> Plan:
-    """Join experiences, each (index, label, change) with one change for all its samples or one for each."""
+    """Join experiences, each (index, label, change) with one change for all its samples or one for each.
+
+    Example:
+        >>> plan_of([([3, 1], [0, 1], -1), ([3], [0], -1)]).seen_before
+        (0, 1)
+    """
     parts = [(index, label, np.broadcast_to(change, len(index))) for index, label, change in experiences]
     columns = zip(*parts, strict=True)
     index, label, change = (np.concatenate(column, dtype=np.int32, casting="unsafe") for column in columns)
@@ -99,5 +113,5 @@ def plan_of(experiences: Iterable[tuple[Integers, Integers, int | Integers]]) ->
 
 
 def take(plan: Plan, order: Integers, lengths: tuple[int, ...]) -> Plan:
-    """The plan that presents the samples at the positions ``order``, cut into experiences of ``lengths``."""
+    """Make the plan that presents the samples at the positions ``order``, cut into experiences of ``lengths``."""
     return replace(plan, index=plan.index[order], label=plan.label[order], change=plan.change[order], lengths=lengths)

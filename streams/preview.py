@@ -63,13 +63,7 @@ class ImageCourse:
 
 
 def first_samples(stream: Stream, n_experiences: int = 10, n_samples: int = 10) -> list[FirstSamples]:
-    """The first samples of some experiences, evenly chosen from the first to the last one.
-
-    Args:
-        stream: of any kind.
-        n_experiences: of how many experiences, at most.
-        n_samples: how many of each, at most.
-    """
+    """Read at most so many first samples of at most so many experiences, evenly chosen from first to last."""
     n = len(stream.train)
     names = _class_names(stream)
     found = []
@@ -83,11 +77,7 @@ def first_samples(stream: Stream, n_experiences: int = 10, n_samples: int = 10) 
 
 
 def image_course(stream: Stream) -> ImageCourse:
-    """What a stream of images presents over time.
-
-    Args:
-        stream: of a classification.
-    """
+    """Compute what a stream of images presents over time."""
     labels = _joined(stream.train, "labels")
     known = all(isinstance(samples, ImageSamples) for samples in stream.train)
     numbers = _joined(stream.train, "classes") if known else labels
@@ -128,7 +118,7 @@ def image_course(stream: Stream) -> ImageCourse:
 
 
 def course_changes(stream: Stream) -> NDArray[np.int64]:
-    """Steps of a regression at which what is behind the samples differs from the step before.
+    """Find the steps of a regression at which what is behind the samples differs from the step before.
 
     They are the starts of experiences if the stream tells nothing of its course.
     """
@@ -144,7 +134,7 @@ def course_changes(stream: Stream) -> NDArray[np.int64]:
 
 
 def course_means(stream: Stream, end: int, n_portions: int) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-    """Edges of equal portions of the samples before ``end``, [P + 1], and what is behind them: means, [P, …]."""
+    """Compute edges of equal portions of the samples before ``end``, [P + 1], and means of what is behind, [P, …]."""
     edges = equal_portions(end, n_portions)
     means = {
         name: np.stack([read(a, b).mean(axis=0) for a, b in itertools.pairwise(edges.tolist())])
@@ -154,12 +144,17 @@ def course_means(stream: Stream, end: int, n_portions: int) -> tuple[NDArray[np.
 
 
 def equal_portions(end: int, n_portions: int) -> NDArray[np.int64]:
-    """Edges of equal portions of the steps before ``end``, at most so many, [P + 1]."""
+    """Return the edges of equal portions of the steps before ``end``, at most so many, [P + 1].
+
+    Example:
+        >>> equal_portions(10, 4).tolist()
+        [0, 2, 5, 8, 10]
+    """
     return np.linspace(0, end, min(n_portions, end) + 1).round().astype(np.int64)
 
 
 def consecutive(stream: Stream, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """Inputs and targets of the samples from ``start`` to before ``stop``, whatever experiences they belong to."""
+    """Read inputs and targets of the samples from ``start`` to before ``stop``, whatever experience they belong to."""
     parts = []
     for samples, first in zip(stream.train, stream.info.boundaries, strict=True):
         steps = slice(max(start - first, 0), min(stop - first, len(samples)))
@@ -170,7 +165,7 @@ def consecutive(stream: Stream, start: int, stop: int) -> tuple[NDArray[np.float
 
 
 def _order_of_classes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Classes by the first experience that has at least half as many samples of them as any, then by number.
+    """Sort classes by the first experience that has at least half as many samples of them as any, then by number.
 
     Args:
         counts: samples of each class in each experience, [experiences, classes].
@@ -181,7 +176,7 @@ def _order_of_classes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Edges of portions, and the experience in which each begins.
+    """Divide a stream into portions: their edges, and the experience in which each begins.
 
     Portions of an experience have about 30 samples of each of so many classes, so that shares tell more than chance;
     but there are six of them where there is room, for what is gradual.
@@ -198,7 +193,7 @@ def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64]
 
 
 def _usual_labels(rows: NDArray[np.int64], labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
-    """The most frequent label of each class; −1 for classes without samples."""
+    """Find the most frequent label of each class; −1 for classes without samples."""
     pairs, counts = np.unique(np.stack([rows, labels]), axis=1, return_counts=True)
     usual = np.full(n_classes, -1)
     for i in np.argsort(counts, kind="stable")[::-1]:
@@ -225,7 +220,7 @@ def _differences(
 
 
 def _class_names(stream: Stream) -> dict[int, Any]:
-    """The source's names of the classes that occur, by their numbers there."""
+    """Look up the source's names of the classes that occur, by their numbers there."""
     names: dict[int, Any] = {}
     for samples, info in zip(stream.train, stream.info.experiences, strict=True):
         if isinstance(samples, ImageSamples):

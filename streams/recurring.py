@@ -45,6 +45,11 @@ def recurring(
         labels: "within" numbers the labels 0 … k−1 in each task, "global" keeps the source's numbering, "appearance"
             numbers classes in the order in which they first come.
         samples_per_experience: number of samples of an experience; None for one pass over its task's images.
+
+    Example:
+        >>> stream = recurring("digits", classes_per_experience=5, n_cycles=2)
+        >>> [experience.n_seen_before for experience in stream.info.experiences]
+        [0, 0, 717, 721]
     """
     require_at_least_one(n_cycles=n_cycles, samples_per_experience=samples_per_experience)
     chosen = chosen_classes(classes, len(images.classes))

@@ -5,8 +5,8 @@ without importing what they need. Installed packages add entries through Python 
 """
 
 import difflib
-import importlib
 import importlib.metadata
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
@@ -28,6 +28,12 @@ class Registry(Generic[T]):
     Args:
         kind: what the names stand for, in messages ("stream", "learner", …).
         entry_points: group of Python entry points in which other packages may offer more names.
+
+    Example:
+        >>> things = Registry("thing")
+        >>> things.add_lazily("half", "fractions:Fraction", "a number")
+        >>> things["half"](1, 2)
+        Fraction(1, 2)
     """
 
     def __init__(self, kind: str, entry_points: str | None = None) -> None:
@@ -36,7 +42,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, tuple[str | T, str]] = {}
 
     def register(self, name: str, description: str = "") -> Callable[[F], F]:
-        """Decorator that enters an object under ``name``.
+        """Enter an object under ``name``, as its decorator.
 
         Raises:
             ValueError: the name is already taken by something else.
@@ -56,7 +62,7 @@ class Registry(Generic[T]):
         self._entries[name] = (import_path, description)
 
     def __getitem__(self, name: str) -> T:
-        """The object registered under ``name``.
+        """Return the object registered under ``name``.
 
         Raises:
             UnknownNameError: no such name.
@@ -74,10 +80,10 @@ class Registry(Generic[T]):
                     f"({type(error).__name__}: {error}); repair or remove that package"
                 ) from error
         target, _ = self._entries[name]
-        return _import(target) if isinstance(target, str) else target
+        return cast(T, pkgutil.resolve_name(target)) if isinstance(target, str) else target
 
     def __iter__(self) -> Iterator[str]:
-        """All names, this package's first."""
+        """List all names, this package's first."""
         yield from self._entries
         yield from (name for name in self._offered_elsewhere() if name not in self._entries)
 
@@ -87,7 +93,7 @@ class Registry(Generic[T]):
         return list(self._entries)
 
     def descriptions(self) -> dict[str, str]:
-        """One line about each name."""
+        """Describe each name in one line."""
         own = {name: description for name, (_, description) in self._entries.items()}
         return {name: f"from {point.value}" for name, point in self._offered_elsewhere().items()} | own
 
@@ -98,7 +104,7 @@ class Registry(Generic[T]):
 
 
 def _installed_points(group: str) -> Iterable[importlib.metadata.EntryPoint]:
-    """The entry points of a group, without those of packages whose description cannot be read."""
+    """Find the entry points of a group, without those of packages whose description cannot be read."""
     try:
         return importlib.metadata.entry_points(group=group)
     except Exception:  # a broken package, which is none of our commands' business
@@ -112,7 +118,12 @@ def _installed_points(group: str) -> Iterable[importlib.metadata.EntryPoint]:
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """The message for a name that is not known: the known ones, and the nearest as a suggestion."""
+    """Say that a name is not known, which ones are, and which is the nearest.
+
+    Example:
+        >>> unknown_name("digit", "tree", ["two", "three"])
+        "unknown digit 'tree'. Did you mean 'three'? Known: three, two"
+    """
     by_lower_case = {entry.lower(): entry for entry in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     suggestion = f" Did you mean '{by_lower_case[nearest[0]]}'?" if nearest else ""
@@ -120,11 +131,6 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
 
 
 def _origin(target: Any) -> Any:
-    """What a target has in common with itself after its module was imported again."""
+    """Tell what a target has in common with itself after its module was imported again."""
     name = getattr(target, "__qualname__", None)
     return target if name is None else (getattr(target, "__module__", None), name)
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -16,18 +16,17 @@ def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int, frozen
     "repeat" stays with the first experience for as many experiences: new passes over its samples in new orders. From
     the second pass on the samples count as seen before. "frozen" does so from a later experience on.
 
-    Args:
-        train: the training plan of the changing stream.
-        test: its test plan.
-        kind: "shuffled", "repeat" or "frozen".
-        seed: of the new order.
-        frozen_after: number of the last experience that brings a change, for "frozen".
-
-    Returns:
-        The stationary plans. Boundaries remain, as marks without meaning to the data.
+    Returns the stationary training and test plan, in new orders by the seed. Boundaries remain, as marks without
+    meaning to the data.
 
     Raises:
         ValueError: unknown kind, or no such experience.
+
+    Example:
+        >>> from continual_metaopt.streams.plan import plan_of
+        >>> plan = plan_of([([0, 1, 2], [0, 0, 0], -1), ([3, 4, 5], [1, 1, 1], -1)])
+        >>> make_stationary(plan, plan, "repeat", seed=0)[0].index.tolist()
+        [0, 1, 2, 1, 0, 2]
     """
     if kind == "shuffled":
         train, test = (
@@ -45,15 +44,14 @@ def make_stationary(train: Plan, test: Plan, kind: Stationary, seed: int, frozen
 
 
 def last_change(kind: Stationary | None, frozen_after: int, n_experiences: int) -> int:
-    """Number of the last experience that brings a change.
-
-    Args:
-        kind: the stationary variant; None for none.
-        frozen_after: that number, for "frozen".
-        n_experiences: of the stream.
+    """Return the number of the last experience that brings a change, in a stationary variant or (None) without one.
 
     Raises:
         ValueError: unknown kind, no such experience, or one is given for another kind.
+
+    Example:
+        >>> last_change("frozen", 3, 10), last_change(None, 0, 10)
+        (3, 9)
     """
     if frozen_after != 0 and kind != "frozen":
         raise ValueError(f"frozen_after={frozen_after} goes with stationary='frozen', not with {kind!r}")
@@ -68,7 +66,7 @@ def last_change(kind: Stationary | None, frozen_after: int, n_experiences: int) 
 
 
 def _stay_with(plan: Plan, last: int, passes: list[np.ndarray]) -> Plan:
-    """The plan up to its experience ``last``, and then that experience's samples in the orders ``passes``."""
+    """Keep the plan up to its experience ``last``, and then that experience's samples in the orders ``passes``."""
     first = plan.boundaries[last]
     order = [np.arange(first + plan.lengths[last]), *(first + order for order in passes)]
     return take(plan, np.concatenate(order), plan.lengths[: last + 1] + plan.lengths[last : last + 1] * len(passes))

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import inspect
-import re
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from continual_metaopt.streams.input_changes import InputChange
 from continual_metaopt.streams.lazy_images import LazyImages, ReadAhead
 from continual_metaopt.streams.plan import Plan, Stationary
 from continual_metaopt.streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
+from continual_metaopt.streams.signatures import described_options, with_options
 from continual_metaopt.streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from continual_metaopt.streams.stationary import make_stationary
 from continual_metaopt.streams.transitions import blur_boundaries
@@ -93,12 +92,12 @@ class StreamInfo:
         return [experience.first_step for experience in self.experiences]
 
     def said_of_splits(self) -> str:
-        """Which files were taken for which split, as a line of text; empty if it is not a matter of names."""
+        """Say which files were taken for which split, in a line; empty if it is not a matter of names."""
         parts = "; ".join(f"{split}: {files}" for split, files in self.splits.items())
         return f"{self.source}: {parts}" if parts else ""
 
     def as_record(self) -> dict[str, Any]:
-        """The flat description that a run directory keeps."""
+        """Describe the stream flatly, as a run directory keeps it."""
         return {
             "definition": self.definition,
             "fingerprint": self.fingerprint,
@@ -182,7 +181,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def about_stream(*, source: str, changes: str, when: str, length: str, head: str) -> Callable[[Function], Function]:
-    """Decorator that says what a stream is; see ``StreamAbout`` for the phrases."""
+    """Say what a stream is, as its decorator; see ``StreamAbout`` for the phrases."""
 
     def attach(function: Function) -> Function:
         function.about = StreamAbout(source, changes, when, length, head)  # type: ignore[attr-defined]
@@ -191,17 +190,17 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
     return attach
 
 
-SOURCE_OPTION = """\
-source: of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; \
-parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned as \
-their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:."""
-COMMON_OPTIONS = """\
-stationary: None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.
-frozen_after: number of the last experience that brings a change, for "frozen".
-transition_width: number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.
-data_root: folder of torchvision's files.
-skip_unreadable: go on without images that cannot be decoded.
-memory_limit: bytes; of images in files that take up more when decoded, only those that come next are decoded."""
+COMMON_OPTIONS = {
+    "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
+    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
+    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
+    "stationary": 'None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.',
+    "frozen_after": 'number of the last experience that brings a change, for "frozen".',
+    "transition_width": "number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.",
+    "data_root": "folder of torchvision's files.",
+    "skip_unreadable": "go on without images that cannot be decoded.",
+    "memory_limit": "bytes; of images in files that take up more when decoded, only those that come next are decoded.",
+}
 RAISES = "ValueError: an option's value is unknown or out of range, or the images do not fit it."
 
 
@@ -251,45 +250,25 @@ def image_stream(
         own = list(inspect.signature(plan).parameters.values())[2:]  # without images and seed
         parameters = [common["source"], *own, *(p for name, p in common.items() if name not in ("source", "options"))]
         make.__signature__ = inspect.Signature(parameters, return_annotation=Stream)  # type: ignore[attr-defined]
-        make.__doc__ = _with_common_options(inspect.getdoc(plan) or "")
+        options = {name: words for name, words in described_options(plan).items() if name != "images"}
+        doc = with_options(inspect.getdoc(plan) or "", {"source": ""} | options | COMMON_OPTIONS)
+        make.__doc__ = doc if "\nRaises:\n" in doc else f"{doc}\n\nRaises:\n    {RAISES}"
         return about_stream(source="any images", changes=changes, when=when, length=length, head=head)(make)
 
     return decorate
 
 
-def _with_common_options(doc: str) -> str:
-    """A plan function's docstring, with the options of all image streams and what they raise."""
-    before, _, after = doc.partition("Args:\n")
-    options, _, rest = after.partition("\n\n")
-    common = textwrap.indent(COMMON_OPTIONS, "    ")
-    sections = [
-        before.rstrip(),
-        "\n".join(["Args:", f"    {SOURCE_OPTION}", *filter(None, [options.rstrip()]), common]),
-    ]
-    if "Raises:" not in rest:
-        sections.append(f"Raises:\n    {RAISES}")
-    return "\n\n".join([*sections, *filter(None, [rest])])
-
-
 def options_of_streams(streams: Mapping[str, Callable[..., Stream]]) -> str:
     """Tell the options of each stream, with its default and as its docstring describes it."""
-    sections: dict[str, dict[str, str]] = {}
-    shared = {line.partition(":")[0] for line in COMMON_OPTIONS.splitlines()} | {"source"}
+    lines, common = [], dict[str, str]()
     for name, stream in streams.items():
-        _, _, described = (inspect.getdoc(stream) or "").partition("Args:\n")
-        found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", described.partition("\n\n")[0], re.MULTILINE)
-        parameters, texts = inspect.signature(stream).parameters, dict(found)
-        for option, parameter in parameters.items():
+        described, own = described_options(stream), dict[str, str]()
+        for option, parameter in inspect.signature(stream).parameters.items():
+            is_common = "source" in described and described[option] == COMMON_OPTIONS.get(option)
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-            text = f"{option}{default}: {' '.join(texts.get(option, '').split())}"
-            is_shared = option in shared and "transition_width" in parameters
-            sections.setdefault("all streams of images" if is_shared else name, {})[option] = text
-    lines = []
-    for name, options in sections.items():
-        lines += ["", f"Options of {name}:"]
-        for text in options.values():
-            lines += textwrap.wrap(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 8)
-    return "\n".join(lines)
+            (common if is_common else own)[option + default] = described.get(option, "")
+        lines.append(with_options(f"\nOptions of {name}:", own).replace("\n\nArgs:", ""))
+    return "\n".join([*lines, with_options("\nOptions of all streams of images:", common).replace("\n\nArgs:", "")])
 
 
 def _stream_of_images(
@@ -345,7 +324,7 @@ def regression_stream(
     stationary: Stationary | None = None,
     course: Mapping[str, Callable[[int, int], NDArray[Any]]] | None = None,
 ) -> Stream:
-    """A stream of a regression, whose samples are made when they are asked for, without held-out samples.
+    """Make a stream of a regression, whose samples are made when they are asked for, without held-out samples.
 
     All samples are made once, a portion at a time, for the fingerprint.
 
@@ -377,7 +356,7 @@ def regression_stream(
 
 
 def _presented(make: MakeSamples, n: int) -> Iterator[bytes]:
-    """The bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
+    """Yield the bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
     targets = []
     for start in range(0, n, PORTION):
         portion = make(start, min(start + PORTION, n))

@@ -22,6 +22,12 @@ def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
 
     Raises:
         ValueError: the width is negative or longer than the shortest experience.
+
+    Example:
+        >>> from continual_metaopt.streams.plan import plan_of
+        >>> plan = plan_of([(np.arange(5), np.zeros(5), -1), (np.arange(5), np.ones(5), -1)])
+        >>> blur_boundaries(plan, 5, seed=1).label.tolist()
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
     """
     if not 0 <= width <= min(plan.lengths):
         raise ValueError(

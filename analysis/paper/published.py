@@ -32,7 +32,7 @@ from continual_metaopt.analysis.statistics import (
     sample_scores,
     seeds_if_bimodal,
 )
-from continual_metaopt.analysis.tables import interval_text, number_text
+from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 STUDIES: Mapping[str, str] = MappingProxyType({"within": "published", "global": "published_global"})
 FORMS = ("released", "normalised")
@@ -165,8 +165,6 @@ def _test_by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
 
 def table_markdown(table: pd.DataFrame) -> str:
     """The accuracies as a Markdown table: a row for each way to set step sizes, a column for each form and labels."""
-    from tabulate import tabulate
-
     columns = [(form, labels) for labels in STUDIES for form in FORMS]
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for row in table.to_dict("records"):
@@ -180,8 +178,7 @@ def table_markdown(table: pd.DataFrame) -> str:
     headings = ["", "the paper", *(f"{form}, labels {labels}" for form, labels in columns)]
     names = sorted(cells, key=lambda name: not name.startswith("fixed"))  # which come first
     rows = [[name, *(cells[name].get(column, "") for column in [("paper", ""), *columns])] for name in names]
-    alignment = ["left", *["right"] * (len(headings) - 1)]
-    return tabulate(rows, headings, "github", colalign=alignment, disable_numparse=True) + "\n"
+    return markdown_table(headings, rows, "right")
 
 
 class _Claim(NamedTuple):
@@ -324,8 +321,6 @@ def _by_task(runs: Runs, diverged: Diverged) -> pd.DataFrame:
 
 def claims_markdown(claims: pd.DataFrame) -> str:
     """Claims and verdicts as a Markdown table: a row for each claim, a column for each form and kind of labels."""
-    from tabulate import tabulate
-
     groups = dict(list(claims.groupby(["form", "labels"], sort=False)))
     order = dict.fromkeys(max(groups.values(), key=len)["claim"]) | dict.fromkeys(claims["claim"])
     rows = []
@@ -339,4 +334,4 @@ def claims_markdown(claims: pd.DataFrame) -> str:
         }
         rows.append([f"{claim} ({about['unit']})", about["paper"], *(found.get(key, "") for key in groups)])
     headings = ["claim", "the paper", *(f"{form}, labels {labels}" for form, labels in groups)]
-    return tabulate(rows, headings, "github", disable_numparse=True) + "\n"
+    return markdown_table(headings, rows, "left")

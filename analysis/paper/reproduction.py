@@ -27,7 +27,7 @@ from continual_metaopt.analysis.statistics import (
     paired_interval,
     seeds_if_bimodal,
 )
-from continual_metaopt.analysis.tables import interval_text, number_text
+from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 Table = Literal["table2", "table3"]
 StepSizes = Literal["fixed", "scalar", "blockwise"]
@@ -186,8 +186,6 @@ def comparison_markdown(table: pd.DataFrame) -> str:
     Returns:
         A row for each kind of step sizes, two columns for each base update; ends with a line break.
     """
-    from tabulate import tabulate
-
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
@@ -201,13 +199,11 @@ def comparison_markdown(table: pd.DataFrame) -> str:
         cells.setdefault(name, {}).update({f"{row['base']}, ours": ours, f"{row['base']}, paper": paper})
     columns = [f"{base}, {whose}" for base in BASES for whose in ("ours", "paper")]
     rows = [[name, *(of_row.get(column, "") for column in columns)] for name, of_row in cells.items()]
-    return tabulate(rows, ["", *columns], "github", colalign=["left", *["right"] * len(columns)]) + "\n"
+    return markdown_table(["", *columns], rows, "right")
 
 
 def claims_markdown(claims: pd.DataFrame) -> str:
     """Claims and verdicts as a Markdown table, the ways of finding the settings side by side."""
-    from tabulate import tabulate
-
     ways = [way for way in dict.fromkeys(claims["settings"]) if way]
     rows = []
     for claim, group in claims.groupby("claim", sort=False):
@@ -217,7 +213,7 @@ def claims_markdown(claims: pd.DataFrame) -> str:
         }
         paper = number_text(group["paper"].iloc[0], "+.2f")
         rows.append([claim, paper, *(found.get(way, found.get("", "")) for way in ways)])
-    return tabulate(rows, ["claim", "paper", *ways], "github", colalign=["left", *["right"] * (1 + len(ways))]) + "\n"
+    return markdown_table(["claim", "paper", *ways], rows, "right")
 
 
 def sawtooth_findings(table: pd.DataFrame) -> pd.DataFrame:
@@ -293,8 +289,6 @@ def findings_markdown(findings: pd.DataFrame) -> str:
         The table: how many blocks have a sawtooth, and which factor each tooth spans; the trends of the first and the
         last block, in decades per experience. Ends with a line break.
     """
-    from tabulate import tabulate
-
     cells = []
     for learner, group in findings.groupby("learner", sort=False):
         teeth = group[group["finding"] == "sawtooth"]
@@ -307,11 +301,10 @@ def findings_markdown(findings: pd.DataFrame) -> str:
             row["finding"]: f"{row['verdict']}: {row['block']} {interval_text(row['value'], row['half_width'], '+.2f')}"
             for row in group[group["finding"] != "sawtooth"].to_dict("records")
         }
-        name = str(learner).replace("|", r"\|")
         trend_cells = [trends.get(finding, "") for finding in ("first block falls", "last block stays")]
-        cells.append([name, f"{n_holds} of {len(teeth)}: {', '.join(spans)}", *trend_cells])
+        cells.append([learner, f"{n_holds} of {len(teeth)}: {', '.join(spans)}", *trend_cells])
     headings = ["learner", "blocks with a sawtooth", "first block falls", "last block stays"]
-    return tabulate(cells, headings, "github") + "\n"
+    return markdown_table(headings, cells, "left")
 
 
 def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
@@ -407,8 +400,6 @@ def _over_step_sizes(
 
 def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
     """The dependence on the initial step size as a Markdown table."""
-    from tabulate import tabulate
-
     cells = []
     for row in table.to_dict("records"):
         learned = bool(row["settings"])
@@ -423,7 +414,7 @@ def initial_step_sizes_markdown(table: pd.DataFrame) -> str:
             ]
         )
     headings = ["learner", "settings", "step sizes", "accuracy (%)", "lost", "loses less than a fixed one"]
-    return tabulate(cells, headings, "github", disable_numparse=True) + "\n"
+    return markdown_table(headings, cells, "left")
 
 
 def _settings_text(row: Mapping[Hashable, Any]) -> str:

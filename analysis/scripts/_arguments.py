@@ -19,7 +19,7 @@ import pandas as pd
 from continual_metaopt.analysis.comparisons import Test
 from continual_metaopt.analysis.escaping import csv_text, for_terminal, one_line
 from continual_metaopt.analysis.figures import WIDTHS, Format, caption_of, save
-from continual_metaopt.analysis.files import begin_command, write_text
+from continual_metaopt.analysis.files import begin_command, print_to_reader, write_text
 from continual_metaopt.analysis.report import SUFFIXES, split_by_stream, write_texts
 from continual_metaopt.analysis.runs import Runs, load_runs
 from continual_metaopt.analysis.tables import format_columns
@@ -129,10 +129,7 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
             except (OSError, ValueError) as error:
                 print(f"{parser.prog}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
                 status = 2
-            try:
-                print(for_terminal(said.getvalue()), end="", flush=True)
-            except BrokenPipeError:  # as in `… | head`, which has seen enough
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print_to_reader(for_terminal(said.getvalue()))
             return status
 
         if written.__module__ == "__main__":

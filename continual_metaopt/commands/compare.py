@@ -81,18 +81,9 @@ def run_parts(
     report: Callable[[str, list[Path], list[Path]], None],
     plan: bool,
 ) -> int:
-    """Run what is left of a study, and report each part of it.
+    """Run what is left of a study, called so in messages, in a folder, or only ``plan`` it; returns the exit status.
 
-    Args:
-        study: what it is called in messages.
-        parts: of the study, by label.
-        folder: of the whole study.
-        pools: what does the runs.
-        report: is given the label of each part, its runs, and those that chose settings.
-        plan: only say what it will take.
-
-    Returns:
-        The exit status.
+    ``report`` is given the label of each of the study's parts, its runs, and those that served to choose settings.
     """
     from continual_metaopt.runs.process_settings import available_device
     from continual_metaopt.study.backends.local import n_processors

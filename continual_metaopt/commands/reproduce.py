@@ -90,8 +90,6 @@ def reproduce(
         table.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
         show_written([table, table.with_suffix(".md")], text)
         return 0
-    from continual_metaopt.study.running import PoolOptions
-
     studies = STUDIES.get(experiment, {"": experiment})
     parts = {
         label: load_studies(name, source=source, data_root=data_root, seeds=seeds)[""]
@@ -114,5 +112,7 @@ def reproduce(
             return  # an error says so
         text, paths = write_reproduction(loaded, experiment, real_folder(folder / "report"))
         show_written(paths, text)
+
+    from continual_metaopt.study.running import PoolOptions
 
     return run_parts(experiment, parts, folder, PoolOptions(workers, not quiet), report, plan)

@@ -84,7 +84,7 @@ def resolve(kind: Kind, component: Component, where: str) -> Component:
 
 
 def factory_of(kind: Kind, name: str) -> Any:
-    """The function or class that makes a component.
+    """Find the function or class that makes a component.
 
     Raises:
         UnknownNameError: no component of this name.
@@ -97,7 +97,12 @@ def factory_of(kind: Kind, name: str) -> Any:
 
 @functools.lru_cache(maxsize=256)  # a study describes the same components for each of its runs
 def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
-    """A model of the options of a component, read off the signature and docstring of the function that makes it."""
+    """Make a model of a component's options, read off the signature and docstring of the function that makes it.
+
+    Example:
+        >>> options_model("network", "mlp", factory_of("network", "mlp")).model_fields["hidden"].default
+        (128,)
+    """
     function = factory.__init__ if inspect.isclass(factory) else factory
     descriptions = argument_descriptions(inspect.getdoc(factory) or "")
     fields: dict[str, Any] = {}
@@ -130,7 +135,12 @@ def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
-    """What a Google-style docstring, not indented, says about each argument; nothing if it is of no such style."""
+    r"""Read what a Google-style docstring, not indented, says about each argument; nothing if it has another style.
+
+    Example:
+        >>> argument_descriptions("Args:\n    lr: step size, 0.001 if not given.")
+        {'lr': 'step size, 0.001 if not given.'}
+    """
     import docstring_parser
 
     style = docstring_parser.DocstringStyle.GOOGLE
@@ -142,7 +152,7 @@ def argument_descriptions(docstring: str) -> dict[str, str]:
 
 
 def describe(error: ValidationError, prefix: str) -> str:
-    """One line per mistake: which field, and what is wrong with it."""
+    """Write one line per mistake: which field, and what is wrong with it."""
     lines = []
     for mistake in error.errors():
         field = ".".join(str(part) for part in mistake["loc"])

@@ -14,7 +14,7 @@ def run_directories(folder: Path) -> Iterator[Path]:
 
 
 def bytes_below(folder: Path) -> int:
-    """Size of all files below a folder; 0 if there is none."""
+    """Add up the sizes of all files below a folder; 0 if there is none."""
     return sum(_size_of(Path(directory) / name) for directory, _, files in os.walk(folder) for name in files)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.escaping import one_line
-from continual_metaopt.analysis.records import ENDED, read_config, read_status
+from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
 from continual_metaopt.study.files_on_disk import bytes_below, run_directories
@@ -113,7 +114,7 @@ def overview(folder: Path) -> Overview:
 
 
 def studies_in(folder: Path) -> list[Path]:
-    """The descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
+    """Find the descriptions of the study in a folder: its own, or those of its parts; links are not followed."""
     parts = sorted(path for path in folder.glob("*/study.json") if not path.parent.is_symlink())
     return [path for path in (folder / "study.json", *parts) if os.path.lexists(path)]
 

@@ -22,7 +22,7 @@ class StudyFileError(ValueError):
 
 
 def read_study_text(path: Path) -> str:
-    """The text of a study file.
+    """Read the text of a study file.
 
     Raises:
         StudyFileError: it is too large, or not in UTF-8.
@@ -45,11 +45,15 @@ def read_study_text(path: Path) -> str:
 
 
 def parse_study(text: str) -> Any:
-    """What a study's YAML says, as lists, dictionaries and plain values.
+    """Read what a study's YAML says, as lists, dictionaries and plain values.
 
     Raises:
         StudyFileError: it is not valid YAML, gives a key twice, holds a number that is not finite, refers to itself, or
             is nested too deeply or too large once its aliases are written out.
+
+    Example:
+        >>> parse_study("{seeds: [0, 1], stream: {name: tracking}}")
+        {'seeds': [0, 1], 'stream': {'name': 'tracking'}}
     """
     try:
         _require_flat(text)

@@ -141,7 +141,7 @@ def test_a_package_of_somebody_else_is_listed_tested_and_run(tmp_path: Path) -> 
     commands = [
         ["continual_metaopt.commands.main", "list", "learners"],
         ["continual_metaopt.contract", "halving_package:Halving"],
-        ["continual_metaopt.commands.main", "compare", str(study), "--out", str(tmp_path / "out"), "--quiet"],
+        ["continual_metaopt.commands.main", "compare", str(study), "--threads", "--quiet"],
     ]
     repository = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(repository)])}
