@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from continual_metaopt.analysis.families import family_of_run
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]

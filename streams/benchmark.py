@@ -49,14 +49,11 @@ class StreamBenchmark(CLScenario):
     def __init__(self, stream: Stream) -> None:
         classifies = stream.info.for_learner.task == "classification"
         wrap = _classification if classifies else _regression
-        datasets = {name: [wrap(samples) for samples in split] for name, split in _splits(stream).items()}
+        splits: dict[str, Any] = {"train": stream.train, "test": stream.test}
+        datasets = {name: [wrap(samples) for samples in split] for name, split in splits.items()}
         benchmark = with_task_labels(benchmark_from_datasets(**datasets))
         super().__init__((with_classes_timeline(benchmark) if classifies else benchmark).streams.values())
         self.info = stream.info
-
-
-def _splits(stream: Stream) -> dict[str, Any]:
-    return {"train": stream.train, "test": stream.test}
 
 
 def _classification(samples: ImageSamples) -> AvalancheDataset[Any]:
@@ -76,14 +73,9 @@ def _same_task(samples: Samples) -> Any:
 
 
 def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Consecutive samples of any data set, many at once where it is an experience of this package's streams.
+    """Read consecutive samples of any data set of tuples (input, target, …), many at once from this package's streams.
 
-    Args:
-        dataset: of tuples (input, target, …).
-        steps: which samples; start and stop within the data set.
-
-    Returns:
-        Inputs [n, …] and targets [n, …].
+    ``steps`` start and stop within the data set. Returns inputs [n, …] and targets [n, …].
     """
     samples = samples_behind(dataset)
     if samples is not None:
@@ -96,7 +88,7 @@ def read_samples(dataset: Any, steps: slice) -> tuple[NDArray[Any], NDArray[Any]
 
 
 def samples_behind(dataset: Any) -> Samples | None:
-    """The samples that an Avalanche data set presents, all of them, in order, and without transformations."""
+    """Find the samples that an Avalanche data set presents, all of them, in order, and without transformations."""
     flat = getattr(dataset, "_flat_data", None)
     parts = getattr(flat, "_datasets", [])
     plain = all(_is_empty(getattr(flat, groups, None)) for groups in ("_transform_groups", "_frozen_transform_groups"))

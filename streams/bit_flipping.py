@@ -135,19 +135,19 @@ class _Flipping:
         self._inputs = Blocks(self._block)
 
     def slow(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Slow bits of samples, [n, bits]."""
+        """Return the slow bits of samples, [n, bits]."""
         if self._shuffled:
             return self._inputs.rows(start, stop)[:, : self._slow.shape[1]].astype(np.uint8)
         return self._slow[np.arange(start, stop) // self._flip_every]
 
     def make(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Inputs and targets of the samples from ``start`` to before ``stop``."""
+        """Make inputs and targets of the samples from ``start`` to before ``stop``."""
         inputs = self._inputs.rows(start, stop)
         on = (inputs @ self._network.weights >= self._network.thresholds).astype(np.float32)
         return inputs, on @ self._network.signs + self._network.constant  # whole numbers, exact in any order
 
     def _block(self, number: int) -> NDArray[np.float32]:
-        """Inputs of samples, [BLOCK, inputs]; beyond the end of the stream there are more."""
+        """Make the inputs of a block, [BLOCK, inputs]; beyond the end of the stream there are more."""
         times = np.arange(number * BLOCK, (number + 1) * BLOCK).clip(max=self._n_samples - 1)
         if self._shuffled:  # each sample has the slow bits of some other time
             state = random_state(self._seed, STATIONARY_ORDER, number)
@@ -159,7 +159,7 @@ class _Flipping:
 
 
 def _slow_bits(n_experiences: int, n_slow: int, seed: int) -> NDArray[np.uint8]:
-    """The slow bits in each experience, [experiences, bits]."""
+    """Draw the slow bits of each experience, [experiences, bits]."""
     bits = np.zeros((n_experiences, n_slow), np.uint8)
     bits[0] = random_state(seed, FIRST_BITS).randint(2, size=n_slow, dtype=np.int64)
     flipped = random_state(seed, FLIPPED_BITS).randint(n_slow, size=n_experiences - 1, dtype=np.int64)

@@ -125,7 +125,7 @@ def plan_classes(
 
 
 def _label_tables(groups: Sequence[Classes], labels: Labels, n_classes: int) -> list[NDArray[np.int64]]:
-    """The label of each of the source's classes in each experience, −1 for classes that are not in it."""
+    """Number the source's classes in each experience, with −1 for classes that are not in it."""
     if labels == "within":
         return [_numbered(group, n_classes) for group in groups]
     if labels == "global":

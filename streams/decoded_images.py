@@ -48,7 +48,7 @@ class LargerThanMemory(Exception):
 
 
 def cache_folder() -> Path:
-    """The folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
+    """Return the folder of the entries, below the user's cache folder or the one that CONTINUAL_METAOPT_CACHE names."""
     chosen = os.environ.get(CACHE_VARIABLE)
     try:
         folder = Path(chosen) if chosen else platformdirs.user_cache_path("continual-metaopt", appauthor=False)
@@ -171,7 +171,7 @@ def _index_once(
 
 
 def _described(origin: Any) -> tuple[str, list[str]]:
-    """The name of an entry, and the files that it is made of; Pillow is part of what decodes."""
+    """Name an entry, and the files that it is made of; Pillow is part of what decodes."""
     files: list[str] = []
 
     def resolve(file: Path) -> str:
@@ -183,7 +183,7 @@ def _described(origin: Any) -> tuple[str, list[str]]:
 
 
 def _seal(files: Sequence[str]) -> Seal:
-    """What files hold: a hash of their contents, when it was computed, and what tells that it still holds."""
+    """Hash what files hold, and note when, and what tells that it still holds."""
     began = time.time_ns()
     stamp = _stamp(files)
     digest = hashlib.sha256()
@@ -194,7 +194,7 @@ def _seal(files: Sequence[str]) -> Seal:
 
 
 def _stamp(files: Sequence[str]) -> list[Any]:
-    """What changes when the content of a file does: a hash of it, and the time of the last change, in nanoseconds.
+    """Hash what changes when the content of a file does, and tell the time of the last change, in nanoseconds.
 
     Nobody can set the time at which a file's status changed, as one can its modification time.
     """
@@ -207,7 +207,7 @@ def _stamp(files: Sequence[str]) -> list[Any]:
 
 
 def _still(seal: Seal, files: Sequence[str]) -> Seal | None:
-    """The seal, or a newer one, if files hold what they held; None if they do not."""
+    """Return the seal, or a newer one, if files hold what they held; None if they do not."""
     stamp = _stamp(files)
     if seal["stamp"] == stamp and stamp[1] + CLOCK_TICK < seal["computed"]:
         return seal
@@ -216,7 +216,7 @@ def _still(seal: Seal, files: Sequence[str]) -> Seal | None:
 
 
 def _use(entry: Path, files: Sequence[str]) -> ImageSource | None:
-    """Images of an entry, which counts as used now; says again what was left out when they were decoded."""
+    """Read the images of an entry, which counts as used now, and say again what was left out of them."""
     images = _read_if_whole(entry, files)
     if images is not None:
         with contextlib.suppress(OSError):  # a cache that others have filled may be read-only
@@ -227,7 +227,7 @@ def _use(entry: Path, files: Sequence[str]) -> ImageSource | None:
 
 
 def _read_if_whole(entry: Path, files: Sequence[str]) -> ImageSource | None:
-    """Images of an entry; None if it is not there, damaged, somebody else's, or of other files."""
+    """Read the images of an entry; None if it is not there, damaged, somebody else's, or of other files."""
     try:
         return _read(entry, files)
     except Exception:  # NumPy raises many kinds for a damaged file
@@ -258,13 +258,13 @@ def _read(entry: Path, files: Sequence[str]) -> ImageSource:
 
 
 def _content(folder: Path) -> list[str]:
-    """The files of an entry, but for its seal."""
+    """List the files of an entry without its seal."""
     return [str(folder / name) for name in CONTENT if (folder / name).exists()]
 
 
 @contextlib.contextmanager
 def _begin(entry: Path) -> Iterator[Path]:
-    """A folder to write an entry to, which becomes the entry in the end; nothing stays of it after an error."""
+    """Give a folder to write an entry to, which becomes the entry in the end; an error leaves nothing of it."""
     for left_over in entry.parent.glob(f".{entry.name}.*"):  # by a process that died
         left_over.unlink() if left_over.is_file() else shutil.rmtree(left_over, ignore_errors=True)
     temporary = entry.with_name(f".{entry.name}.new")
@@ -302,7 +302,7 @@ def _delete_least_recently_used(but: Path) -> None:
 
 
 def _is_entry(folder: Path) -> bool:
-    """Whether all that a folder holds was written here."""
+    """Tell whether all that a folder holds was written here."""
     return folder.is_dir() and not folder.is_symlink() and {file.name for file in folder.iterdir()} <= {*CONTENT, SEAL}
 
 

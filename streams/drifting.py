@@ -131,7 +131,7 @@ def _drift(images: ImageSource, levels: Sequence[int], n: int | None, seed: int,
 
 
 def _levels(first: int, last: int, n_experiences: int) -> list[int]:
-    """One level for each experience, in equal steps, rounded."""
+    """Go from the first to the last level in equal steps, rounded, one for each experience."""
     if n_experiences < 2:
         raise ValueError(f"n_experiences must be at least 2 for a drift, not {n_experiences}")
     gaps = n_experiences - 1

@@ -32,7 +32,7 @@ class InputChange(Protocol):
         ...
 
     def content(self) -> bytes | Iterable[bytes]:
-        """All that decides what the numbers mean, for the stream's fingerprint; at once or piece by piece."""
+        """Tell all that decides what the numbers mean, for the stream's fingerprint; at once or piece by piece."""
         ...
 
 
@@ -67,7 +67,7 @@ class PixelPermutations:
         return pixels.reshape(images.shape)
 
     def content(self) -> Iterator[bytes]:
-        """The permutations."""
+        """Tell the permutations."""
         return (self._permutation(k).astype("<i8").tobytes() for k in range(self._n_permutations))
 
 
@@ -100,7 +100,7 @@ class Rotation:
         return images
 
     def content(self) -> bytes:
-        """What the numbers mean."""
+        """Tell what the numbers mean."""
         return b"rotation, hundredths of a degree"
 
 
@@ -109,7 +109,7 @@ HALF = 1 << 15  # of the sum of the weights of the four corners, for rounding
 
 @lru_cache(maxsize=128)
 def _corners(angle: int, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-    """The four pixels that each pixel of a turned image is made of, [4, H · W], and their weights, which sum to 2^16.
+    """Find the four pixels that make each pixel of a turned image, [4, H · W], and their weights, which sum to 2^16.
 
     Coordinates are integers: sine and cosine in 2^−16, positions from the centre in half pixels, weights in 2^−8.
     """
@@ -129,7 +129,7 @@ def _corners(angle: int, height: int, width: int) -> tuple[NDArray[np.intp], NDA
 
 
 def fixed_sine(angle: int) -> int:
-    """The sine of an angle in hundredths of a degree, in 2^−16."""
+    """Compute the sine of an angle in hundredths of a degree, in 2^−16."""
     return round(math.sin(math.radians(angle / Rotation.STEPS_PER_DEGREE)) * 65536)
 
 
@@ -152,13 +152,13 @@ class Brightness:
         return images
 
     def content(self) -> bytes:
-        """What the numbers mean."""
+        """Tell what the numbers mean."""
         return b"brightness, thousandths"
 
 
 @lru_cache(maxsize=1024)
 def _brighter(factor: int) -> NDArray[np.uint8]:
-    """What becomes of each byte."""
+    """Tabulate what becomes of each byte."""
     scale = Brightness.STEPS_PER_FACTOR
     return ((np.arange(256) * factor + scale // 2) // scale).clip(max=255).astype(np.uint8)
 
@@ -191,26 +191,26 @@ class Noise:
         return images
 
     def _draws(self, step: int, n: int) -> NDArray[np.uint16]:
-        """Numbers from 0 to 2^16 − 1, drawn uniformly for one sample."""
+        """Draw numbers from 0 to 2^16 − 1 uniformly for one sample."""
         # Philox counts blocks of four numbers of 64 bits; NumPy has frozen its sequence
         key, counter = (np.array(words, np.uint64) for words in ([self._seed, INPUT_NOISE], [0, step % 2**64, 0, 0]))
         raw = np.random.Philox(key=key, counter=counter).random_raw(-(-n // 4))
         return raw.astype("<u8").view("<u2")[:n]
 
     def content(self) -> bytes:
-        """The seed, and what the numbers mean."""
+        """Tell the seed, and what the numbers mean."""
         return f"noise, hundredths of a byte, seed {self._seed}".encode()
 
 
 @lru_cache(maxsize=64)
 def _quantiles_of_noise(deviation: int) -> NDArray[np.int16]:
-    """Normal quantiles at 2^16 points, times a standard deviation in hundredths of a byte, rounded to bytes."""
+    """Scale normal quantiles at 2^16 points by a standard deviation in hundredths of a byte, rounded to bytes."""
     scale = 4096 * Noise.STEPS_PER_BYTE
     return ((2 * deviation * normal_quantiles() + scale) // (2 * scale)).astype(np.int16)
 
 
 @lru_cache(maxsize=1)
 def normal_quantiles() -> NDArray[np.int64]:
-    """Quantiles of the standard normal distribution at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
+    """Compute the standard normal quantiles at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
     inverse = NormalDist().inv_cdf
     return np.array([round(4096 * inverse((u + 0.5) / 65536)) for u in range(65536)])

@@ -64,7 +64,7 @@ class LazyImages:
         return len(self.rows)
 
     def __getitem__(self, which: Any) -> NDArray[np.uint8]:
-        """Decode images: which, is said as for the first axis of an array.
+        """Decode the images that are chosen as along the first axis of an array.
 
         Raises:
             ValueError: an image cannot be read any more; says where it is.
@@ -189,12 +189,12 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
     with opened as image:
         image.load()
-        orientation: int | None = None
+        orientation: Any = None
         if not as_stored:
             # Pillow raises many kinds for damaged EXIF data, without which the image is whole
             with suppress(Exception):
                 orientation = image.getexif().get(ORIENTATION)
-        if orientation is None or orientation not in range(2, 9):
+        if not isinstance(orientation, int) or not 2 <= orientation <= 8:
             return _pixels(image), False
         return _pixels(image.transpose(Image.Transpose[TURNS[orientation - 2]])), True
 
@@ -265,7 +265,7 @@ class ReadAhead:
 
 @cache
 def _queue(process: int) -> SimpleQueue[Any]:
-    """What the threads of a process have to do; they end with it."""
+    """Start the threads of a process, which end with it, and return the queue of what they have to do."""
     queue: SimpleQueue[Any] = SimpleQueue()
     for _ in range(min(MAX_THREADS, os.cpu_count() or 1)):
         Thread(target=_work, args=(queue,), name="image decoder", daemon=True).start()

@@ -67,11 +67,11 @@ class Plan:
         return [0, *np.cumsum(self.lengths)[:-1].tolist()]
 
     def experiences(self) -> list[slice]:
-        """The steps of each experience."""
+        """List the steps of each experience."""
         return [slice(start, start + n) for start, n in zip(self.boundaries, self.lengths, strict=True)]
 
     def occurrence(self) -> NDArray[np.int32]:
-        """How often each sample's input, the same image changed alike, came before, int32 [N]."""
+        """Count how often each sample's input, the same image changed alike, came before, int32 [N]."""
         occurrence = np.empty(len(self.index), np.int32)
         n_images = int(self.index.max(initial=-1)) + 1
         n_at_once = max(1, n_images * PIECE // max(len(self.index), PIECE))  # images of about one piece of samples
@@ -91,7 +91,7 @@ class Plan:
         return tuple(int(again[steps].sum()) for steps in self.experiences())
 
     def digest(self) -> bytes:
-        """Hash of everything in the plan, the same on every platform."""
+        """Hash everything in the plan, with the same result on every platform."""
         digest = hashlib.sha256()
         for values in (self.index, self.label, self.change, np.array(self.lengths), np.array(self.seen_before)):
             for start in range(0, len(values), PIECE):

@@ -165,7 +165,7 @@ def consecutive(stream: Stream, start: int, stop: int) -> tuple[NDArray[np.float
 
 
 def _order_of_classes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Classes by the first experience that has at least half as many samples of them as any, then by number.
+    """Sort classes by the first experience that has at least half as many samples of them as any, then by number.
 
     Args:
         counts: samples of each class in each experience, [experiences, classes].
@@ -176,7 +176,7 @@ def _order_of_classes(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Edges of portions, and the experience in which each begins.
+    """Divide a stream into portions: their edges, and the experience in which each begins.
 
     Portions of an experience have about 30 samples of each of so many classes, so that shares tell more than chance;
     but there are six of them where there is room, for what is gradual.
@@ -193,7 +193,7 @@ def _portions(lengths: Sequence[int], n_classes: int) -> tuple[NDArray[np.int64]
 
 
 def _usual_labels(rows: NDArray[np.int64], labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
-    """The most frequent label of each class; −1 for classes without samples."""
+    """Find the most frequent label of each class; −1 for classes without samples."""
     pairs, counts = np.unique(np.stack([rows, labels]), axis=1, return_counts=True)
     usual = np.full(n_classes, -1)
     for i in np.argsort(counts, kind="stable")[::-1]:
@@ -220,7 +220,7 @@ def _differences(
 
 
 def _class_names(stream: Stream) -> dict[int, Any]:
-    """The source's names of the classes that occur, by their numbers there."""
+    """Look up the source's names of the classes that occur, by their numbers there."""
     names: dict[int, Any] = {}
     for samples, info in zip(stream.train, stream.info.experiences, strict=True):
         if isinstance(samples, ImageSamples):

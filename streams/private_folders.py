@@ -25,7 +25,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def distrusted(folder: Path, *trusted: int) -> str:
-    """Why a folder's content may be somebody else's; empty if it is this user's or one of the ``trusted`` users'."""
+    """Tell why a folder may be somebody else's; empty if it is this user's or one of the ``trusted`` users'."""
     if os.name == "nt":
         return ""
     status = folder.stat()
@@ -35,7 +35,7 @@ def distrusted(folder: Path, *trusted: int) -> str:
 
 
 def temporary_folder(purpose: str) -> Path:
-    """A folder of this user for temporary files that later processes find again, made if it is not there.
+    """Make or find this user's folder for temporary files that later processes find again.
 
     Args:
         purpose: ends its name.

@@ -6,6 +6,7 @@ without importing what they need. Installed packages add entries through Python 
 
 import difflib
 import importlib.metadata
+import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
@@ -38,10 +39,10 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, entry_points: str | None = None) -> None:
         self.kind = kind
         self.entry_points = entry_points
-        self._entries: dict[str, tuple[T | importlib.metadata.EntryPoint, str]] = {}
+        self._entries: dict[str, tuple[str | T, str]] = {}
 
     def register(self, name: str, description: str = "") -> Callable[[F], F]:
-        """Decorator that enters an object under ``name``.
+        """Enter an object under ``name``, as its decorator.
 
         Raises:
             ValueError: the name is already taken by something else.
@@ -58,10 +59,10 @@ class Registry(Generic[T]):
 
     def add_lazily(self, name: str, import_path: str, description: str) -> None:
         """Enter the object at ``import_path`` ("package.module:object"), imported when first asked for."""
-        self._entries[name] = (importlib.metadata.EntryPoint(name, import_path, ""), description)
+        self._entries[name] = (import_path, description)
 
     def __getitem__(self, name: str) -> T:
-        """The object registered under ``name``.
+        """Return the object registered under ``name``.
 
         Raises:
             UnknownNameError: no such name.
@@ -79,10 +80,10 @@ class Registry(Generic[T]):
                     f"({type(error).__name__}: {error}); repair or remove that package"
                 ) from error
         target, _ = self._entries[name]
-        return cast(T, target.load()) if isinstance(target, importlib.metadata.EntryPoint) else target
+        return cast(T, pkgutil.resolve_name(target)) if isinstance(target, str) else target
 
     def __iter__(self) -> Iterator[str]:
-        """All names, this package's first."""
+        """List all names, this package's first."""
         yield from self._entries
         yield from (name for name in self._offered_elsewhere() if name not in self._entries)
 
@@ -92,7 +93,7 @@ class Registry(Generic[T]):
         return list(self._entries)
 
     def descriptions(self) -> dict[str, str]:
-        """One line about each name."""
+        """Describe each name in one line."""
         own = {name: description for name, (_, description) in self._entries.items()}
         return {name: f"from {point.value}" for name, point in self._offered_elsewhere().items()} | own
 
@@ -103,7 +104,7 @@ class Registry(Generic[T]):
 
 
 def _installed_points(group: str) -> Iterable[importlib.metadata.EntryPoint]:
-    """The entry points of a group, without those of packages whose description cannot be read."""
+    """Find the entry points of a group, without those of packages whose description cannot be read."""
     try:
         return importlib.metadata.entry_points(group=group)
     except Exception:  # a broken package, which is none of our commands' business
@@ -130,6 +131,6 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
 
 
 def _origin(target: Any) -> Any:
-    """What a target has in common with itself after its module was imported again."""
+    """Tell what a target has in common with itself after its module was imported again."""
     name = getattr(target, "__qualname__", None)
     return target if name is None else (getattr(target, "__module__", None), name)

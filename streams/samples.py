@@ -20,28 +20,24 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Some of the samples.
+        """Return the samples at some steps, counted from the first one of the experience.
 
-        Args:
-            steps: which ones, counted from the first one of the experience.
-
-        Returns:
-            Inputs, float32 [n, …], and targets, int64 [n] for classes or float32 [n, outputs], contiguous and the
-            caller's own.
+        They are inputs, float32 [n, …], and targets, int64 [n] for classes or float32 [n, outputs], contiguous and the
+        caller's own.
         """
         ...
 
 
 class ImageSamples:
-    """Images [C, H, W] scaled to [−1, 1] and integer labels.
+    """Images [C, H, W] scaled to [−1, 1] and integer labels: the samples of a plan at some steps.
 
-    Args:
-        images: the source's split.
-        plan: the stream's plan for that split.
-        steps: which of the plan's samples.
-        input_change: what the plan's changes do to an image.
-        held_out: whether these are not learned from; changes that are drawn anew for every sample differ then.
-        read_ahead: reads the images in the plan's order, where they are not decoded.
+    Held-out ones are not learned from; changes that are drawn anew for every sample differ then. Images that are not
+    decoded are read by ``read_ahead``, in the plan's order.
+
+    Attributes:
+        index: position of each sample's image in the source's split, [n].
+        labels: of each sample, [n].
+        change: number of each sample's input change, [n]; −1 for none.
     """
 
     def __init__(
@@ -53,45 +49,33 @@ class ImageSamples:
         held_out: bool = False,
         read_ahead: ReadAhead | None = None,
     ) -> None:
-        self._classes = images.y
-        self._pixels = images.x  # shared by all experiences, not copied
-        self._index, self._change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
-        self._steps = range(steps.start, steps.stop)
+        self.index, self.change, self.labels = plan.index[steps], plan.change[steps], plan.label[steps]
+        self._images, self._steps = images, range(steps.start, steps.stop)  # shared by all experiences, not copied
         self._input_change, self._held_out, self._read_ahead = input_change, held_out, read_ahead
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Some of the images and their labels; see ``Samples``."""
+        """Return some of the images and their labels; see ``Samples``."""
         if self._read_ahead is None:
-            images = self._pixels[self._index[steps]]
+            images = self._images.x[self.index[steps]]
         else:
             images = self._read_ahead.read(self._steps[steps])
-        change = self._change[steps]
+        change = self.change[steps]
         if self._input_change is not None and (change >= 0).any():
             presented = np.array(self._steps[steps], np.int64)
             images = self._input_change.apply(images, change, ~presented if self._held_out else presented)
-        return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), self.labels[steps].astype(np.int64)
+        return _channels_first(images), self.labels[steps].astype(np.int64)
 
-    @property
-    def index(self) -> NDArray[np.int32]:
-        """Position of each sample's image in the source's split, [n]."""
-        return self._index
+    def unchanged(self, steps: slice) -> NDArray[np.float32]:
+        """Return some of the images as they were before their change, float32 [n, C, H, W]; see ``Samples``."""
+        return _channels_first(self._images.x[self.index[steps]])
 
     @property
     def classes(self) -> NDArray[np.int64]:
         """Number of each sample's class in the source, whatever its label is here, [n]."""
-        return self._classes[self._index]
-
-    @property
-    def change(self) -> NDArray[np.int32]:
-        """Number of each sample's input change, [n]; −1 for none."""
-        return self._change
-
-    def unchanged(self, steps: slice) -> NDArray[np.float32]:
-        """Some of the images as they were before their change, float32 [n, C, H, W]; see ``Samples``."""
-        return scale(np.ascontiguousarray(self._pixels[self._index[steps]].transpose(0, 3, 1, 2)))
+        return self._images.y[self.index]
 
 
 MakeSamples = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -100,12 +84,7 @@ another one; the caller's own."""
 
 
 class GeneratedSamples:
-    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory.
-
-    Args:
-        make: makes samples.
-        steps: numbers of the samples in their stream.
-    """
+    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory."""
 
     def __init__(self, make: MakeSamples, steps: range) -> None:
         self._make, self._steps = make, steps
@@ -114,7 +93,7 @@ class GeneratedSamples:
         return len(self._steps)
 
     def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Some of the inputs and their targets; see ``Samples``."""
+        """Return some of the inputs and their targets; see ``Samples``."""
         wanted = self._steps[steps]
         if len(wanted) == 0:
             return self._make(0, 0)
@@ -158,3 +137,7 @@ def scale(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     scaled -= 0.5
     scaled /= 0.5
     return scaled
+
+
+def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return scale(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

@@ -41,6 +41,6 @@ class _ShortName(MetaPathFinder, Loader):
         sys.modules[module.__name__] = import_module(f"{HOME}.{module.__name__}")
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The module's code, for ``python -m``."""
+        """Return the module's code, for ``python -m``."""
         spec = find_spec(f"{HOME}.{fullname}")
         return spec.loader.get_code(spec.name) if spec and spec.loader else None  # type: ignore[attr-defined]

@@ -154,7 +154,7 @@ def image_files(path: Path) -> Found:
 
 
 def _images_of_class(folder: Path, splits: set[str], left_out: list[str]) -> list[_File]:
-    """The images of a class, whose deeper folders must not be other splits."""
+    """Find the images of a class, whose deeper folders must not be other splits."""
     if folder.name.encode(errors="replace").decode() != folder.name:
         raise ValueError(f"the name of the folder {str(folder)!a} is not Unicode text; rename it")
     found = _files_below(folder, IMAGE_SUFFIXES)
@@ -209,7 +209,7 @@ def _one_of(named: set[str], path: Path) -> str:
 
 
 def _each_once(parts: list[list[_File]], left_out: list[str]) -> list[list[_File]]:
-    """Every file once, by whatever links it is reached; what is left out is told.
+    """Keep every file once, by whatever links it is reached, and tell what is left out.
 
     Raises:
         ValueError: a file is in two splits or classes.
@@ -256,14 +256,14 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Images in a folder itself."""
+    """Find the images in a folder itself."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.is_dir()]
     return [folder / name for name in sorted(names) if _is_data(name) and Path(name).suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _files_below(folder: Path, suffixes: set[str]) -> list[_File]:
-    """Files with one of the suffixes, in the order of their names.
+    """Find files with one of the suffixes, in the order of their names.
 
     The order is the same on Windows, where paths themselves ignore upper case.
     """

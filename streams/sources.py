@@ -112,7 +112,7 @@ _senders: dict[SourceArguments, Callable[[], ImageSource]] = {}
 
 @contextlib.contextmanager
 def sources_loaded() -> Iterator[dict[SourceArguments, ImageSource]]:
-    """Whatever named source is loaded in the block, by the arguments of ``load_source``, for other machines."""
+    """Collect whatever named source is loaded in the block, by the arguments of ``load_source``, for other machines."""
     loaded: dict[SourceArguments, ImageSource] = {}
     _watched.append(loaded)
     try:
@@ -122,7 +122,7 @@ def sources_loaded() -> Iterator[dict[SourceArguments, ImageSource]]:
 
 
 def receive_source(arguments: SourceArguments, receive: Callable[[], ImageSource]) -> None:
-    """From now on in this process, have a source from another machine, which has loaded it.
+    """Take a source from another machine, which has loaded it, from now on in this process.
 
     Args:
         arguments: of ``load_source``, as ``sources_loaded`` gives them.
@@ -191,7 +191,7 @@ def _torchvision(name: str, data_root: str) -> ImageSource:
 
 
 def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
-    """One split of a data set of torchvision, downloaded if it is not there."""
+    """Load one split of a data set of torchvision, downloaded if it is not there."""
     import torchvision
 
     class_name, arguments, files, address = TORCHVISION[name]
@@ -240,7 +240,7 @@ class _Files:
 
 @contextlib.contextmanager
 def _opened(shard: Path) -> Iterator[Any]:
-    """A parquet file; whatever is wrong with it is told with its name."""
+    """Open a parquet file; whatever is wrong with it is told with its name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -257,7 +257,7 @@ def _opened(shard: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(shards: list[Path]) -> Iterator[Row]:
-    """Of a group of rows, which may be a whole shard, a part is in memory at a time."""
+    """Read shards row by row; of a group of rows, which may be a whole shard, a part is in memory at a time."""
     for shard in shards:
         with _opened(shard) as file:
             image_column, label_column = _columns(file.schema_arrow, shard)
@@ -288,7 +288,7 @@ def _count_parquet_rows(shards: list[Path]) -> int:
 
 
 def _columns(schema: Any, shard: Path) -> tuple[str, str]:
-    """Names of the image and the label column of a shard in Hugging Face's layout."""
+    """Find the image and the label column of a shard in Hugging Face's layout."""
     import pyarrow.types as types
 
     images = [column.name for column in schema if types.is_struct(column.type) and _has_bytes(column.type)]
@@ -316,7 +316,7 @@ def _has_bytes(kind: Any) -> bool:
 
 
 def _n_class_names(schema: Any, column: str) -> int | None:
-    """How many classes a column has by Hugging Face's description in the file; None if there is none."""
+    """Count the classes of a column by Hugging Face's description in the file; None if there is none."""
     try:
         return len(json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"])
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -427,7 +427,7 @@ def _decode(where: str, content: bytes, as_stored: bool) -> tuple[NDArray[np.uin
 
 
 def _divide(x: NDArray[np.uint8] | LazyImages, part: Callable[[Any], Any], seen: _Seen) -> ImageSource:
-    """Images of both splits, one after the other, as a source; ``part`` gives some of them."""
+    """Make a source of the images of both splits, one after the other; ``part`` gives some of them."""
     classes, y, y_test = _number_classes(*seen.labels)
     if len(y_test):
         train, test = ImageSet(part(slice(len(y))), y), ImageSet(part(slice(len(y), None)), y_test)
@@ -487,7 +487,7 @@ def _refuse_unknown(labels: list[list[Any]], validation: str | None = None) -> N
 
 
 def _number_classes(labels: list[Any], test_labels: list[Any]) -> tuple[list[Any], Any, Any]:
-    """The sorted labels of the training split, and both splits' labels as their positions in it."""
+    """Sort the labels of the training split, and number both splits' labels by their positions among them."""
     classes = sorted(set(labels))
     number = {label: place for place, label in enumerate(classes)}
     unknown = sorted(set(test_labels) - number.keys())
@@ -498,7 +498,7 @@ def _number_classes(labels: list[Any], test_labels: list[Any]) -> tuple[list[Any
 
 
 def _held_out(y: NDArray[np.int64], fraction: float = 0.1) -> NDArray[np.bool_]:
-    """The same share of every class, the same images each time, at least one if the class has two."""
+    """Choose the same share of every class, the same images each time, at least one if the class has two."""
     random = np.random.RandomState(0)
     held_out = np.zeros(len(y), dtype=bool)
     for label in np.unique(y):
@@ -515,7 +515,7 @@ def _hold_out(x: NDArray[np.uint8], y: NDArray[np.int64], fraction: float = 0.1)
 
 
 def _bytes(array: NDArray[Any]) -> bytes:
-    """An array's bytes, the same whatever the order of bytes on this machine."""
+    """Return an array's bytes, the same whatever the order of bytes on this machine."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 

@@ -66,7 +66,7 @@ def last_change(kind: Stationary | None, frozen_after: int, n_experiences: int) 
 
 
 def _stay_with(plan: Plan, last: int, passes: list[np.ndarray]) -> Plan:
-    """The plan up to its experience ``last``, and then that experience's samples in the orders ``passes``."""
+    """Keep the plan up to its experience ``last``, and then that experience's samples in the orders ``passes``."""
     first = plan.boundaries[last]
     order = [np.arange(first + plan.lengths[last]), *(first + order for order in passes)]
     return take(plan, np.concatenate(order), plan.lengths[: last + 1] + plan.lengths[last : last + 1] * len(passes))

@@ -92,12 +92,12 @@ class StreamInfo:
         return [experience.first_step for experience in self.experiences]
 
     def said_of_splits(self) -> str:
-        """Which files were taken for which split, as a line of text; empty if it is not a matter of names."""
+        """Say which files were taken for which split, in a line; empty if it is not a matter of names."""
         parts = "; ".join(f"{split}: {files}" for split, files in self.splits.items())
         return f"{self.source}: {parts}" if parts else ""
 
     def as_record(self) -> dict[str, Any]:
-        """The flat description that a run directory keeps."""
+        """Describe the stream flatly, as a run directory keeps it."""
         return {
             "definition": self.definition,
             "fingerprint": self.fingerprint,
@@ -181,7 +181,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def about_stream(*, source: str, changes: str, when: str, length: str, head: str) -> Callable[[Function], Function]:
-    """Decorator that says what a stream is; see ``StreamAbout`` for the phrases."""
+    """Say what a stream is, as its decorator; see ``StreamAbout`` for the phrases."""
 
     def attach(function: Function) -> Function:
         function.about = StreamAbout(source, changes, when, length, head)  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ def regression_stream(
     stationary: Stationary | None = None,
     course: Mapping[str, Callable[[int, int], NDArray[Any]]] | None = None,
 ) -> Stream:
-    """A stream of a regression, whose samples are made when they are asked for, without held-out samples.
+    """Make a stream of a regression, whose samples are made when they are asked for, without held-out samples.
 
     All samples are made once, a portion at a time, for the fingerprint.
 
@@ -356,7 +356,7 @@ def regression_stream(
 
 
 def _presented(make: MakeSamples, n: int) -> Iterator[bytes]:
-    """The bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
+    """Yield the bytes of ``n`` inputs, made a portion at a time, and then those of their targets."""
     targets = []
     for start in range(0, n, PORTION):
         portion = make(start, min(start + PORTION, n))

@@ -104,12 +104,12 @@ class _Tracked:
         self._noises = _normal_numbers(random_state(seed, TRACKED_NOISE), n_samples if noise else 0, 1)
 
     def signs(self, start: int, stop: int) -> NDArray[np.int8]:
-        """Signs of the relevant inputs at samples, [n, relevant]."""
+        """Return the signs of the relevant inputs at samples, [n, relevant]."""
         stretches = (np.arange(start, stop) // self._flip_every).clip(max=len(self._signs) - 1)
         return self._signs[stretches]
 
     def make(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Inputs and targets of the samples from ``start`` to before ``stop``."""
+        """Make inputs and targets of the samples from ``start`` to before ``stop``."""
         inputs, signs = self._inputs.rows(start, stop).astype(np.float32), self.signs(start, stop)
         targets = np.zeros(stop - start)
         for relevant in range(signs.shape[1]):  # one by one, so that sums are rounded alike everywhere
@@ -120,7 +120,7 @@ class _Tracked:
 
 
 def _normal_numbers(state: np.random.RandomState, n_rows: int, n_columns: int) -> Blocks:
-    """Rows of normal numbers as they are drawn one after the other, of which only the generator's states are kept."""
+    """Draw rows of normal numbers one after the other, of which only the generator's states are kept."""
     states = []
     for _ in range(0, n_rows, BLOCK):
         states.append(state.get_state())
@@ -135,7 +135,7 @@ def _drawn(states: list[Any], n_columns: int, number: int) -> NDArray[np.float64
 
 
 def _signs(n_samples: int, n_relevant: int, flip_every: int, seed: int) -> NDArray[np.int8]:
-    """The sign of each relevant input from one flip to the next, within so many samples, [stretches, relevant]."""
+    """Draw the sign of each relevant input from one flip to the next, within so many samples, [stretches, relevant]."""
     n_flips = (n_samples - 1) // flip_every
     flipped = random_state(seed, TRACKED_SIGNS).randint(n_relevant, size=n_flips, dtype=np.int64)
     signs = np.ones((n_flips + 1, n_relevant), np.int8)

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-TIMES = re.compile(r"wall|time|seconds|owner|software|platform|source_revision|process|host|memory")
+TIMES = re.compile(r"wall|time|seconds|second|heartbeat|owner|software|platform|source_revision|process|host|memory")
 ENGINES = ("torch", "fused", "compiled")
 TINY = {
     "stream": {"name": "permuted_inputs", "source": "digits", "n_experiences": 2, "samples_per_experience": 100},

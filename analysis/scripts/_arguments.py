@@ -19,11 +19,7 @@ import pandas as pd
 from continual_metaopt.analysis.comparisons import Test
 from continual_metaopt.analysis.escaping import csv_text, for_terminal, one_line
 from continual_metaopt.analysis.figures import WIDTHS, Format, caption_of, save
-from continual_metaopt.analysis.files import (
-    begin_command,
-    print_to_reader,
-    write_text,
-)
+from continual_metaopt.analysis.files import begin_command, print_to_reader, write_text
 from continual_metaopt.analysis.report import SUFFIXES, split_by_stream, write_texts
 from continual_metaopt.analysis.runs import Runs, load_runs
 from continual_metaopt.analysis.tables import format_columns

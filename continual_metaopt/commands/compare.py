@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,7 +15,9 @@ from continual_metaopt.study.backends import Backend
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import load_studies
-from continual_metaopt.study.running import PoolOptions, run_studies
+
+if TYPE_CHECKING:
+    from continual_metaopt.study.running import PoolOptions
 
 
 def compare(
@@ -65,6 +67,8 @@ def compare(
             show(f"\n{label}")
         report_study(runs, folder / label, selection)
 
+    from continual_metaopt.study.running import PoolOptions
+
     pools = PoolOptions(workers, not quiet, threads, _backend(backend, address, slurm, workers, quiet))
     return run_parts(study, parts, folder, pools, report, plan)
 
@@ -73,7 +77,7 @@ def run_parts(
     study: str,
     parts: Mapping[str, Study],
     folder: Path,
-    pools: PoolOptions,
+    pools: "PoolOptions",
     report: Callable[[str, list[Path], list[Path]], None],
     plan: bool,
 ) -> int:
@@ -86,6 +90,7 @@ def run_parts(
     from continual_metaopt.study.check import check_study
     from continual_metaopt.study.lengths import splits_of
     from continual_metaopt.study.plan import plan_study, require_disk_space
+    from continual_metaopt.study.running import run_studies
 
     plans = []
     for label, part in parts.items():

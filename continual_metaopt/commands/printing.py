@@ -5,12 +5,15 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from continual_metaopt.analysis import Runs
 from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.commands.interrupts import GONE
 from continual_metaopt.optim.registry import MissingPackageError
 from continual_metaopt.study.jobs import StudyInterrupted
+
+if TYPE_CHECKING:
+    from continual_metaopt.analysis import Runs
 
 DEFAULT_STUDY = "quick"
 PROGRAM = "continual-metaopt"
@@ -59,7 +62,7 @@ def show_written(paths: list[Path], text: str = "") -> None:
     show("\n".join([text] * bool(text) + [f"wrote {path}" for path in paths]))
 
 
-def complain_of_left_out(runs: Runs) -> None:
+def complain_of_left_out(runs: "Runs") -> None:
     """Say which runs cannot be read, and why."""
     for reason in runs.left_out.values():
         complain(f"left out: {reason}")

@@ -11,7 +11,6 @@ from continual_metaopt.commands.printing import PROGRAM, complain, show_written
 from continual_metaopt.streams.sources import NAMED_SOURCES, load_source
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.load import load_studies
-from continual_metaopt.study.running import PoolOptions
 
 # experiments of several studies, by the label of each; all others are a packaged study of their name
 STUDIES = {"published": {"within": "published", "global": "published_global"}}
@@ -113,5 +112,7 @@ def reproduce(
             return  # an error says so
         text, paths = write_reproduction(loaded, experiment, real_folder(folder / "report"))
         show_written(paths, text)
+
+    from continual_metaopt.study.running import PoolOptions
 
     return run_parts(experiment, parts, folder, PoolOptions(workers, not quiet), report, plan)

@@ -18,7 +18,7 @@ A variant is a choice of what else is taken to be constant:
 
     "full"           nothing
     "2x2"            H in z (no Q)
-    "l"              z: B is the identity for ever, unless the meta update decays β
+    "l"              z: B is the identity for ever
     "hessian_free"   z and g
 
 Base and meta updates act element by element, so their Jacobians are a few numbers per weight or step size, found by
@@ -121,7 +121,6 @@ class MetaStep:
         gradient: what the meta update is given, [m]: z, or the sum of several.
         step_size: η, a number or [m].
         traces: from ``TraceRule.init_meta``; advanced in place.
-        weight_decay: decay κ̄ of the log step sizes: β ← (1 − η κ̄) β + Δβ.
         active: [m], which log step sizes are updated in this step; None for all. The meta gradients of the others are
             kept for their next update, as a sum.
     """
@@ -130,7 +129,6 @@ class MetaStep:
     gradient: Tensor
     step_size: Tensor | float
     traces: Traces
-    weight_decay: float = 0.0
     active: Tensor | None = None
 
 
@@ -300,7 +298,7 @@ class TraceRule:
         active = torch.ones((), dtype=torch.bool) if step.active is None else step.active
         active = active.to(old.device)
         step_size = torch.as_tensor(step.step_size, dtype=old.dtype, device=old.device)
-        moved = old * torch.where(active, 1 - step_size * step.weight_decay, 1.0)
+        moved = old
         new = {}
         if products is not None and self.variant in ("2x2", "full"):
             z = self._reduce(parameters, products, n_step_sizes)

@@ -10,7 +10,8 @@ from typing import Any
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.escaping import one_line
-from continual_metaopt.analysis.records import ENDED, read_config, read_status
+from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
 from continual_metaopt.study.files_on_disk import bytes_below, run_directories

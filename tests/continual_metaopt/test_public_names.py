@@ -25,7 +25,7 @@ def test_the_names_are_those_promised() -> None:
 
     assert namespace.keys() - {"__builtins__"} == {
         *("LeNet", "MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "ResNet18", "ViTTiny"),
-        "blocks",
+        *("KeepOptimizerState", "blocks", "diagnostics", "online_metrics"),
         *("make_optimizer", "register_learner", "register_network"),
     }
 

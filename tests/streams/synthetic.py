@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from continual_metaopt.streams.samples import Samples
 
@@ -40,26 +39,15 @@ def coded_arrays(
     return x[:n], y[:n], x[n:], y[n:]
 
 
-def stored_bytes(image: Tensor) -> NDArray[np.int64]:
-    """The bytes [C, H, W] from which a stream's image was scaled."""
-    return np.rint((image.numpy().astype(float) * 0.5 + 0.5) * 255).astype(np.int64)
-
-
-def samples(experience: Any) -> list[tuple[int, int]]:
-    """(number of the image, label) of all samples of an experience on coded images, in order."""
-    return [(int(stored_bytes(image).min()) // N_PIXELS, int(label)) for image, label, _ in experience.dataset]
-
-
-def stream_samples(stream: Any) -> list[list[tuple[int, int]]]:
-    """``samples`` of every experience."""
-    return [samples(experience) for experience in stream]
+def stored_bytes(image: Any) -> NDArray[np.int64]:
+    """The bytes from which a stream's image was scaled, or several images."""
+    return np.rint((np.asarray(image).astype(float) * 0.5 + 0.5) * 255).astype(np.int64)
 
 
 def numbers_and_labels(samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number of the image and label of all samples of an experience of a stream of arrays, on coded images."""
     x, y = samples.batch(slice(None))
-    stored = np.rint((x.astype(float) * 0.5 + 0.5) * 255).astype(np.int64)
-    return stored.reshape(len(y), -1).min(axis=1) // N_PIXELS, y
+    return stored_bytes(x).min(axis=(1, 2, 3)) // N_PIXELS, y
 
 
 def encode(image: NDArray[Any], kind: str = "png", **options: Any) -> bytes:

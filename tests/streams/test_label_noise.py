@@ -1,6 +1,5 @@
 """Label noise. On coded images a sample's number tells its class: the number modulo the number of classes."""
 
-import re
 from collections import Counter
 
 import numpy as np
@@ -103,24 +102,3 @@ def test_a_gradual_transition_mixes_the_shares():
     assert wrong(second)[4100:].all()
     assert abs(wrong(first)[4000:].mean() - 0.25) < 0.03
     assert abs(wrong(second)[:4000].mean() - 0.75) < 0.03
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"wrong": -0.1}, "wrong must be a share between 0 and 1, not -0.1"),
-        ({"wrong": 1.5}, "wrong must be a share between 0 and 1, not 1.5"),
-        ({"wrong": float("nan")}, "wrong must be a share between 0 and 1, not nan"),
-        ({"schedule": "grow"}, "unknown schedule 'grow'. Did you mean 'growing'? Known: alternating, fixed, growing"),
-        ({"n_experiences": 0}, "n_experiences must be at least 1, not 0"),
-        ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
-        (
-            {"source": (np.zeros((20, 2, 2), np.uint8), [7] * 20)},
-            "wrong labels need at least two classes; there are only [7]",
-        ),
-    ],
-    ids=str,
-)
-def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        plan_stream("label_noise", **{"source": SOURCE, **options})

@@ -400,7 +400,7 @@ def test_files_that_vanish_or_change_in_the_middle(tmp_path, damage):
     spec = write(tmp_path / "images", "folder", CONTENTS["grey"])
     (part,) = plan_stream("class_split", source=spec, classes_per_experience=4, memory_limit=LIMIT).train
     expected, _ = part.batch(slice(0, SPLIT))
-    lost = int(part._index[30])
+    lost = int(part.index[30])
     source = load_source(spec, memory_limit=LIMIT)
     file = Path(os.fsdecode(source.train.x._record(lost).split(b" ", 1)[1]))
     content = file.read_bytes()
@@ -433,7 +433,7 @@ def test_what_was_learned_before_a_file_vanished_is_recorded(tmp_path, engine):
     options = {"classes_per_experience": 2, "samples_per_experience": 20, "memory_limit": 1}
     stream = plan_stream("class_split", source=spec, **options)
     source = load_source(spec, memory_limit=1)
-    record = source.train.x._record(int(stream.train[1]._index[10]))
+    record = source.train.x._record(int(stream.train[1].index[10]))
     Path(os.fsdecode(record.split(b" ", 1)[1])).unlink()
     benchmark = StreamBenchmark(stream)
     model, recorder = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), Collector()
@@ -530,13 +530,6 @@ def test_unreadable_images_are_found_when_the_index_is_made(tmp_path):
         messages = ["2 unreadable images are left out, the first at train-0.parquet, row 3"]
         messages += ["1 unreadable images are left out, the first at test-0.parquet, row 10"]
         assert [str(warning.message) for warning in warned] == messages
-
-
-def test_images_of_different_sizes(tmp_path):
-    images = [*CONTENTS["grey"][:-1], encode(np.zeros((3, 5), np.uint8))]
-    spec = write(tmp_path / "images", "parquet", images)
-    with pytest.raises(ValueError, match=r"differ in size: 2×2 \(train-0.*, row 0\), 3×5 \(test-0.*, row 11\); resize"):
-        load(spec, memory_limit=LIMIT)
 
 
 def test_an_index_that_cannot_be_written(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Permuted labels. On coded images a sample's number tells its class: the number modulo the number of classes."""
 
-import re
 from collections import Counter
 from itertools import pairwise
 
@@ -63,20 +62,3 @@ def test_an_experience_draws_its_samples_in_passes_of_its_own(n):
 
 def test_by_default_labels_change_as_often_as_in_upgds_experiments():
     assert permuted().info.boundaries == list(range(0, 25_000, 2500))
-
-
-def test_more_experiences_leave_the_first_ones_as_they_were():
-    few, many = (permuted(n_experiences=n, samples_per_experience=30) for n in (2, 5))
-    assert [read(samples) for samples in few.train] == [read(samples) for samples in many.train[:2]]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_experiences": 0}, "n_experiences must be at least 1, not 0"),
-        ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
-    ],
-)
-def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        permuted(**options)

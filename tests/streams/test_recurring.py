@@ -1,7 +1,5 @@
 """Recurring experiences. On coded images a sample's number tells its class."""
 
-import re
-
 import pytest
 
 from continual_metaopt.streams import plan_stream
@@ -98,24 +96,3 @@ def test_fewer_tasks_are_the_first_ones():
     all_tasks, some = recurring(n_cycles=2), recurring(n_cycles=2, n_tasks=2)
     assert tasks(some.train) == tasks(all_tasks.train)[:2] * 2
     assert [numbers(samples) for samples in some.train[:2]] == [numbers(samples) for samples in all_tasks.train[:2]]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_cycles": 0}, "n_cycles must be at least 1, not 0"),
-        ({"samples_per_experience": 0}, "samples_per_experience must be at least 1, not 0"),
-        ({"n_tasks": 5}, "n_tasks must be between 1 and 4, not 5"),
-        ({"n_tasks": 0}, "n_tasks must be between 1 and 4, not 0"),
-        (
-            {"classes_per_experience": 5},
-            "12 classes do not divide into experiences of 5; classes_per_experience must be one of 2, 3, 4, 6, 12",
-        ),
-        ({"classes": [3, 3]}, "a class is given twice in classes"),
-        ({"classes": [3]}, "a class split needs at least two classes; there are only [3]"),
-        ({"labels": "new"}, "unknown kind of labels 'new'. Known: appearance, global, within"),
-    ],
-)
-def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        recurring(**options)

@@ -85,73 +85,211 @@ def test_names_of_splits(name, expected):
     assert splits_named(name) == expected
 
 
-# --- parquet files ---------------------------------------------------------------------------------------------------
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+# what is made, names of the training and of the test files (after their class, of images), what else is told:
+# what was taken for which split, and messages about what was left out, in which {} is the folder
+FOUND = {
+    **{
+        f"{train}, {test}": ([train, test], [train], [test], {"training": train, "test": test})
+        for train, test in (
+            ("cifar10-train.parquet", "cifar10-test.parquet"),
+            ("my_train_0.parquet", "my_test_0.parquet"),
+            ("data.train.parquet", "data.test.parquet"),
+            ("Train.PARQUET", "TEST.parquet"),
+            ("partial-train/0000.parquet", "partial-test/0000.parquet"),
+            ("default/train/0.parquet", "default/validation/0.parquet"),
+            ("train.parquet/part-0.snappy.parquet", "eval.parquet/part-0.snappy.parquet"),
+            ("a.parquet", "dev.parquet"),
+        )
+    },
+    "many shards": (
+        [*(f"train-{i}.parquet" for i in range(5)), "test.parquet", "valid-0.parquet", "valid-1.parquet"],
+        [f"train-{i}.parquet" for i in range(5)],
+        ["test.parquet"],
+        {
+            "training": "train-0.parquet … train-4.parquet (5)",
+            "test": "test.parquet",
+            "validation": "valid-0.parquet, valid-1.parquet, not used",
+        },
+    ),
+    "names that a terminal would obey": (
+        ["\x1b[31mtrain.parquet", "a\nb/test.parquet"],
+        ["\x1b[31mtrain.parquet"],
+        ["a\nb/test.parquet"],
+        {"training": r"'\x1b[31mtrain.parquet'", "test": r"'a\nb/test.parquet'"},
+    ),
+    "shards that name no split beside such as do": (
+        ["train.parquet", "extra.parquet", "test.parquet", "unlabeled/0.parquet"],
+        ["train.parquet"],
+        ["test.parquet"],
+        {"training": "train.parquet", "test": "test.parquet"},
+        "2 parquet files are left out, since they are not named after a split as others are; the first is "
+        "'{}/extra.parquet'",
+    ),
+    "shards that are no data": (
+        [
+            "train.parquet",
+            "__MACOSX/._a.parquet",
+            "._train.parquet",
+            ".ipynb_checkpoints/train.parquet",
+            ".hidden/x/a.parquet",
+        ],
+        ["train.parquet"],
+        [],
+        {"training": "train.parquet", "test": HELD_OUT},
+    ),
+    **{
+        f"{train}, {test}": (
+            [f"{train}/cat/1.png", f"{train}/dog/2.png", f"{test}/cat/3.png"],
+            [f"cat: {train}/cat/1.png", f"dog: {train}/dog/2.png"],
+            [f"cat: {test}/cat/3.png"],
+            {"training": train, "test": test},
+        )
+        for train, test in (
+            ("train", "test"),
+            ("training", "testing"),
+            ("Training", "Test"),
+            ("TRAIN", "VAL"),
+            ("train", "Test"),
+            ("imagenet_train", "imagenet-eval"),
+            ("train2017", "val2017"),
+        )
+    },
+    "several folders of a split": (
+        ["train_1/cat/1.png", "train_2/cat/1.png", "val/cat/2.png", "test/cat/3.png"],
+        ["cat: train_1/cat/1.png", "cat: train_2/cat/1.png"],
+        ["cat: test/cat/3.png"],
+        {"training": "train_1, train_2", "test": "test", "validation": "val, not used"},
+    ),
+    "a test folder beside classes": (
+        ["cat/1.png", "dog/2.png", "test/cat/3.png"],
+        ["cat: cat/1.png", "dog: dog/2.png"],
+        ["cat: test/cat/3.png"],
+        {"training": "cat, dog", "test": "test"},
+    ),
+    "splits by names of images": (
+        ["cat/train_1.png", "cat/test_1.png", "dog/train_2.png", "dog/val_3.png"],
+        ["cat: cat/train_1.png", "dog: dog/train_2.png"],
+        ["cat: cat/test_1.png"],
+        {"training": "train_1.png, train_2.png", "test": "test_1.png", "validation": "val_3.png, not used"},
+    ),
+    "ImageNet's validation images, whose folder is the source": (
+        ["a/val_1.png", "b/val_2.png"],
+        ["a: a/val_1.png", "b: b/val_2.png"],
+        [],
+        {"training": "a, b", "test": HELD_OUT},
+    ),
+    "names of images that divide nothing": (
+        ["a/2.png", "b/test.png", "b/train_1.png"],
+        ["a: a/2.png", "b: b/test.png", "b: b/train_1.png"],
+        [],
+        {"training": "a, b", "test": HELD_OUT},
+        "the splits in the names of 2 images, such as '{}/b/test.png', are not used, since others are named without "
+        "one",
+    ),
+    "folders that are no splits beside such as are": (
+        ["train/cat/1.png", "test/2.png", "loose.png", "labels/x/1.png"],
+        ["cat: train/cat/1.png"],
+        [],
+        {"training": "train", "test": HELD_OUT},
+        "2 folders are left out, since they are not splits as 'train' is; the first is '{}/labels'",
+        "1 images are left out, since they lie in no folder of a class; the first is '{}/loose.png'",
+    ),
+    "empty folders": (
+        ["train/cat/1.png", "train/dog/", "train/elk/notes.txt", "test/"],
+        ["cat: train/cat/1.png"],
+        [],
+        {"training": "train", "test": HELD_OUT},
+        "the folder '{}/train/dog' holds no images, so that it is not a class",
+        "the folder '{}/train/elk' holds no images, so that it is not a class",
+        "the folder '{}/test' holds no images, so that it is not the test split",
+    ),
+    "images that are no data": (
+        [
+            "cat/1.png",
+            "dog/1.png",
+            ".ipynb_checkpoints/1-checkpoint.png",
+            "cat/.ipynb_checkpoints/1-checkpoint.png",
+            "__MACOSX/cat/._1.png",
+            "cat/._1.png",
+            "cat/@eaDir/1.png/THUMB.png",
+            ".git/x/1.png",
+            ".Trash-1000/files/1.png",
+            "$RECYCLE.BIN/1.png",
+        ],
+        ["cat: cat/1.png", "dog: dog/1.png"],
+        [],
+        {"training": "cat, dog", "test": HELD_OUT},
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("cifar10-train.parquet", "cifar10-test.parquet"),
-        ("my_train_0.parquet", "my_test_0.parquet"),
-        ("data.train.parquet", "data.test.parquet"),
-        ("Train.PARQUET", "TEST.parquet"),
-        ("partial-train/0000.parquet", "partial-test/0000.parquet"),
-        ("default/train/0.parquet", "default/validation/0.parquet"),
-        ("train.parquet/part-0.snappy.parquet", "eval.parquet/part-0.snappy.parquet"),
-        ("a.parquet", "dev.parquet"),
-    ],
-)
-def test_splits_of_shards(tmp_path, train, test):
-    make(tmp_path, [train, test])
-    assert shards(tmp_path) == [[train], [test]]
-    assert parquet_files(tmp_path).taken == {"training": train, "test": test}
-    assert parquet_files(tmp_path).left_out == []
+@pytest.mark.parametrize("case", FOUND)
+def test_what_is_found(tmp_path, case):
+    """The names above a source do not matter."""
+    names, train, test, taken, *left_out = FOUND[case]
+    root = tmp_path / "test" / "tests-train"
+    make(root, names)
+    of_shards = any("parquet" in name for name in names)
+    found = (parquet_files if of_shards else image_files)(root)
+    told = shards(root) if of_shards else [[f"{name}: {path}" for path, name in part] for part in images(root)]
+    assert told == [train, test]
+    assert found.taken == taken
+    assert found.left_out == [message.format(root) for message in left_out]
 
 
-def test_what_was_taken_is_told_briefly(tmp_path):
-    make(tmp_path, [*(f"train-{i}.parquet" for i in range(5)), "test.parquet", "valid-0.parquet", "valid-1.parquet"])
-    assert parquet_files(tmp_path).taken == {
-        "training": "train-0.parquet … train-4.parquet (5)",
-        "test": "test.parquet",
-        "validation": "valid-0.parquet, valid-1.parquet, not used",
-    }
+def test_a_single_file_is_the_training_split_whatever_its_name(tmp_path):
+    make(tmp_path, ["test.parquet", "train.parquet"])
     assert parquet_files(tmp_path / "test.parquet").taken == {"training": "test.parquet", "test": HELD_OUT}
 
 
-def test_names_that_a_terminal_would_obey(tmp_path):
-    make(tmp_path, ["\x1b[31mtrain.parquet", "a\nb/test.parquet"])
-    assert parquet_files(tmp_path).taken == {"training": r"'\x1b[31mtrain.parquet'", "test": r"'a\nb/test.parquet'"}
+AS_CLASSES = (
+    "the folders in '{{}}' that would be classes are named after splits ({}); expected train/CLASS/IMAGE and "
+    "test/CLASS/IMAGE, or CLASS/IMAGE with names of classes"
+)
+REFUSED = [
+    *(
+        (
+            ["a.parquet", name],
+            f"'{{}}/{name}' is named after two splits, test and training; rename it, or give the path of the folder in "
+            "which names are clear",
+        )
+        for name in ("train/test-0.parquet", "train_test.parquet", "training-data/test.parquet")
+    ),
+    (["train/1.png", "test/2.png"], AS_CLASSES.format("test, train")),
+    (["test/1.png", "val/1.png"], AS_CLASSES.format("test, val")),
+    (["Train/1.png", "TEST/1.png", "sample/1.png"], AS_CLASSES.format("TEST, Train, sample")),
+    (["train/1.png", "val/cat/1.png"], AS_CLASSES.format("train")),
+    (["training/train/1.png", "training/test/1.png"], AS_CLASSES.format("test, train")),
+    (["train_images/1.png", "test_images/1.png"], AS_CLASSES.format("test_images, train_images")),
+    (["Train/1.png", "val/2.png", "bus/3.png"], AS_CLASSES.format("Train, bus, val")),
+    *(
+        (
+            ["cat/1.png", f"{name}/2.png", f"{name}/cat/3.png"],
+            f"'{{}}/{name}' is named after a split, but holds images as well as folders; move its images into folders "
+            "of classes, or rename it",
+        )
+        for name in ("train", "test tube")
+    ),
+    *(
+        (
+            [f"{below}/x/1.png", f"{below}/../more/2.png"],
+            f"'{{}}/{below}' is named after a split, but its images would belong to the class '{name}'; give the path "
+            "of the folder that holds the splits, or rename it",
+        )
+        for below, name in (("data/train", "data"), ("cat/test", "cat"), ("train/cat/val", "cat"))
+    ),
+]
 
 
-def test_shards_that_name_no_split_beside_such_as_do(tmp_path):
-    make(tmp_path, ["train.parquet", "extra.parquet", "test.parquet", "unlabeled/0.parquet"])
-    assert shards(tmp_path) == [["train.parquet"], ["test.parquet"]]
-    assert parquet_files(tmp_path).left_out == [
-        "2 parquet files are left out, since they are not named after a split as others are; the first is "
-        f"'{tmp_path / 'extra.parquet'}'"
-    ]
+@pytest.mark.parametrize(("names", "message"), REFUSED, ids=[", ".join(names) for names, _ in REFUSED])
+def test_what_is_refused(tmp_path, names, message):
+    find = parquet_files if names[0].endswith("parquet") else image_files
+    refuses(find, make(tmp_path, names), message.format(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["train/test-0.parquet", "train_test.parquet", "training-data/test.parquet"])
-def test_a_shard_of_two_splits(tmp_path, name):
-    make(tmp_path, ["a.parquet", name])
-    refuses(
-        parquet_files,
-        tmp_path,
-        f"'{tmp_path / name}' is named after two splits, test and training; rename it, or give the path of the folder "
-        "in which names are clear",
-    )
-
-
-def test_the_names_above_a_source_do_not_matter(tmp_path):
-    make(tmp_path, ["test/tests-train/train.parquet", "test/tests-train/val.parquet"])
-    assert shards(tmp_path / "test" / "tests-train") == [["train.parquet"], ["val.parquet"]]
-
-
-def test_shards_that_are_no_data(tmp_path):
-    names = ["__MACOSX/._a.parquet", "._train.parquet", ".ipynb_checkpoints/train.parquet", ".hidden/x/a.parquet"]
-    make(tmp_path, ["train.parquet", *names])
-    assert shards(tmp_path) == [["train.parquet"], []]
+# --- parquet files ---------------------------------------------------------------------------------------------------
 
 
 def test_linked_shards(tmp_path):
@@ -183,40 +321,6 @@ def test_a_shard_reached_twice(tmp_path):
 # --- image folders ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("train", "test"),
-        ("training", "testing"),
-        ("Training", "Test"),
-        ("TRAIN", "VAL"),
-        ("train", "Test"),
-        ("imagenet_train", "imagenet-eval"),
-        ("train2017", "val2017"),
-    ],
-)
-def test_splits_of_folders(tmp_path, train, test):
-    make(tmp_path, [f"{train}/cat/1.png", f"{train}/dog/2.png", f"{test}/cat/3.png"])
-    assert images(tmp_path) == [
-        [(f"{train}/cat/1.png", "cat"), (f"{train}/dog/2.png", "dog")],
-        [(f"{test}/cat/3.png", "cat")],
-    ]
-    assert image_files(tmp_path).taken == {"training": train, "test": test}
-
-
-def test_several_folders_of_a_split(tmp_path):
-    make(tmp_path, ["train_1/cat/1.png", "train_2/cat/1.png", "val/cat/2.png", "test/cat/3.png"])
-    train = [("train_1/cat/1.png", "cat"), ("train_2/cat/1.png", "cat")]
-    assert images(tmp_path) == [train, [("test/cat/3.png", "cat")]]
-    taken = {"training": "train_1, train_2", "test": "test", "validation": "val, not used"}
-    assert image_files(tmp_path).taken == taken
-
-
-def test_a_test_folder_beside_classes(tmp_path):
-    make(tmp_path, ["cat/1.png", "dog/2.png", "test/cat/3.png"])
-    assert images(tmp_path) == [[("cat/1.png", "cat"), ("dog/2.png", "dog")], [("test/cat/3.png", "cat")]]
-
-
 @pytest.mark.parametrize("word", ["train", "test tube", "bullet_train", "val"])
 def test_a_class_may_be_called_like_a_split(tmp_path, word):
     """As in CIFAR-100 and ImageNet: it holds images, not folders."""
@@ -224,115 +328,6 @@ def test_a_class_may_be_called_like_a_split(tmp_path, word):
     assert {name for _, name in images(tmp_path)[0]} == {word, "cat", "dog"}
     make(tmp_path / "more", [f"{split}/{name}/1.png" for split in ("train", "test") for name in (word, "cat")])
     assert {name for part in images(tmp_path / "more") for _, name in part} == {word, "cat"}
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["train/1.png", "test/2.png"], "test, train"),
-        (["test/1.png", "val/1.png"], "test, val"),
-        (["Train/1.png", "TEST/1.png", "sample/1.png"], "TEST, Train, sample"),
-        (["train/1.png", "val/cat/1.png"], "train"),
-        (["training/train/1.png", "training/test/1.png"], "test, train"),
-        (["train_images/1.png", "test_images/1.png"], "test_images, train_images"),
-        (["Train/1.png", "val/2.png", "bus/3.png"], "Train, bus, val"),
-    ],
-)
-def test_splits_are_not_taken_for_classes(tmp_path, names, said):
-    make(tmp_path, names)
-    refuses(
-        image_files,
-        tmp_path,
-        f"the folders in '{tmp_path}' that would be classes are named after splits ({said}); expected "
-        "train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE with names of classes",
-    )
-
-
-@pytest.mark.parametrize("name", ["train", "test tube"])
-def test_a_split_that_holds_images_itself(tmp_path, name):
-    make(tmp_path, ["cat/1.png", f"{name}/2.png", f"{name}/cat/3.png"])
-    refuses(
-        image_files,
-        tmp_path,
-        f"'{tmp_path / name}' is named after a split, but holds images as well as folders; move its images into "
-        "folders of classes, or rename it",
-    )
-
-
-@pytest.mark.parametrize("below", ["data/train", "cat/test", "train/cat/val"])
-def test_splits_below_classes(tmp_path, below):
-    make(tmp_path, [f"{below}/x/1.png", f"{below}/../more/2.png"])
-    class_folder = "cat" if "cat" in below else "data"
-    refuses(
-        image_files,
-        tmp_path,
-        f"'{tmp_path / below}' is named after a split, but its images would belong to the class '{class_folder}'; "
-        "give the path of the folder that holds the splits, or rename it",
-    )
-
-
-def test_splits_by_names_of_images(tmp_path):
-    make(tmp_path, ["cat/train_1.png", "cat/test_1.png", "dog/train_2.png", "dog/val_3.png"])
-    assert images(tmp_path) == [
-        [("cat/train_1.png", "cat"), ("dog/train_2.png", "dog")],
-        [("cat/test_1.png", "cat")],
-    ]
-    assert image_files(tmp_path).taken == {
-        "training": "train_1.png, train_2.png",
-        "test": "test_1.png",
-        "validation": "val_3.png, not used",
-    }
-
-
-@pytest.mark.parametrize(
-    ("names", "n_unused"), [(["a/val_1.png", "b/val_2.png"], 0), (["a/2.png", "b/test.png", "b/train_1.png"], 2)]
-)
-def test_names_of_images_that_divide_nothing(tmp_path, names, n_unused):
-    """As of ImageNet's validation images, whose folder is the source."""
-    make(tmp_path, names)
-    assert images(tmp_path) == [[(name, name[0]) for name in names], []]
-    unused = (
-        f"the splits in the names of {n_unused} images, such as '{tmp_path / 'b' / 'test.png'}', are not used, since "
-        "others are named without one"
-    )
-    assert image_files(tmp_path).left_out == ([unused] if n_unused else [])
-
-
-def test_folders_that_are_no_splits_beside_such_as_are(tmp_path):
-    make(tmp_path, ["train/cat/1.png", "test/2.png", "loose.png", "labels/x/1.png"])
-    found = image_files(tmp_path)
-    assert images(tmp_path) == [[("train/cat/1.png", "cat")], []]
-    assert found.taken == {"training": "train", "test": HELD_OUT}
-    assert found.left_out == [
-        f"2 folders are left out, since they are not splits as 'train' is; the first is '{tmp_path / 'labels'}'",
-        f"1 images are left out, since they lie in no folder of a class; the first is '{tmp_path / 'loose.png'}'",
-    ]
-
-
-def test_empty_folders(tmp_path):
-    make(tmp_path, ["train/cat/1.png", "train/dog/", "train/elk/notes.txt", "test/"])
-    assert image_files(tmp_path).left_out == [
-        f"the folder '{tmp_path / 'train' / 'dog'}' holds no images, so that it is not a class",
-        f"the folder '{tmp_path / 'train' / 'elk'}' holds no images, so that it is not a class",
-        f"the folder '{tmp_path / 'test'}' holds no images, so that it is not the test split",
-    ]
-    assert image_files(tmp_path).taken == {"training": "train", "test": HELD_OUT}
-
-
-def test_what_is_no_data(tmp_path):
-    no_data = [
-        ".ipynb_checkpoints/1-checkpoint.png",
-        "cat/.ipynb_checkpoints/1-checkpoint.png",
-        "__MACOSX/cat/._1.png",
-        "cat/._1.png",
-        "cat/@eaDir/1.png/THUMB.png",
-        ".git/x/1.png",
-        ".Trash-1000/files/1.png",
-        "$RECYCLE.BIN/1.png",
-    ]
-    make(tmp_path, ["cat/1.png", "dog/1.png", *no_data])
-    assert images(tmp_path) == [[("cat/1.png", "cat"), ("dog/1.png", "dog")], []]
-    assert image_files(tmp_path).left_out == []
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are Unicode here")

@@ -87,18 +87,6 @@ def test_digits():
     np.testing.assert_allclose(share, 0.2, atol=0.004)
 
 
-def test_digits_are_split_the_same_each_time():
-    sources._load_named.cache_clear()
-    first = load_source("digits")
-    sources._load_named.cache_clear()
-    second = load_source("digits")
-    assert first is not second
-    for name in ("train", "test"):
-        np.testing.assert_array_equal(getattr(first, name).x, getattr(second, name).x)
-        np.testing.assert_array_equal(getattr(first, name).y, getattr(second, name).y)
-    assert first.content_hash == second.content_hash
-
-
 def test_images_are_read_once_in_a_process():
     assert load_source("digits") is load_source("digits")
 
@@ -234,44 +222,16 @@ def test_one_parquet_file(tmp_path):
         assert set(contents(source.train) + contents(source.test)) == expected
 
 
-@pytest.mark.parametrize(
-    ("train_names", "test_name"),
-    [
-        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], "test-00000-of-00001.parquet"),
-        (["train/0000.parquet", "train/0001.parquet"], "test/0000.parquet"),
-        (["train_0.parquet", "train_1.parquet"], "validation_0.parquet"),
-        (["0000.parquet", "0001.parquet"], "val-0000.parquet"),
-        (["tested/a.parquet", "values.parquet"], "valid.parquet"),
-    ],
-)
-def test_a_folder_of_shards(tmp_path, train_names, test_name):
+def test_a_folder_of_shards(tmp_path):
+    """The names of files and splits are looked at in ``test_source_files``."""
     images = coded_images(range(20))
-    for name, rows in zip(train_names, (slice(0, 7), slice(7, 16)), strict=True):
-        write_parquet(tmp_path / name, ENCODED[rows], LABELS[rows])
-    write_parquet(tmp_path / test_name, ENCODED[16:], LABELS[16:])
+    for name, rows in (("train-0", slice(0, 7)), ("train-1", slice(7, 16)), ("validation", slice(16, 20))):
+        write_parquet(tmp_path / f"{name}.parquet", ENCODED[rows], LABELS[rows])
     source = parquet(tmp_path)
     np.testing.assert_array_equal(source.train.x[..., 0], images[:16])
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.train.y.tolist() == LABELS[:16].tolist()
     assert source.test.y.tolist() == LABELS[16:].tolist()
-
-
-@pytest.mark.parametrize(
-    ("test_name", "validation_name"),
-    [
-        ("data/test-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"),
-        ("test/0000.parquet", "valid/0000.parquet"),
-        ("eval.parquet", "dev.parquet"),
-        ("evaluation-1.parquet", "val-1.parquet"),
-    ],
-)
-def test_validation_shards_beside_test_shards_are_not_used(tmp_path, test_name, validation_name):
-    images = coded_images(range(20))
-    for name, rows in (("train-0.parquet", slice(12)), (validation_name, slice(12, 16)), (test_name, slice(16, 20))):
-        write_parquet(tmp_path / name, ENCODED[rows], LABELS[rows])
-    source = parquet(tmp_path)
-    np.testing.assert_array_equal(source.train.x[..., 0], images[:12])
-    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
 
 
 def test_a_shard_of_several_groups_of_rows(tmp_path):
@@ -303,35 +263,42 @@ def test_a_group_of_rows_is_not_read_at_once(tmp_path):
     assert 0 < most < len(images) / 1.5
 
 
-def test_the_division_into_shards_leaves_the_stream_as_it_is(tmp_path):
-    one = write_parquet(tmp_path / "one" / "all.parquet", ENCODED, LABELS)
+def two_shards(path):
     for shard in range(2):
         rows = slice(10 * shard, 10 * shard + 10)
-        write_parquet(tmp_path / "two" / f"train-{shard}.parquet", ENCODED[rows], LABELS[rows])
-    fingerprints = [
-        make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2).info.fingerprint
-        for path in (one, tmp_path / "two")
-    ]
-    assert fingerprints[0] == fingerprints[1]
+        write_parquet(path / f"train-{shard}.parquet", ENCODED[rows], LABELS[rows])
+    return f"parquet:{path}"
 
 
-def test_one_changed_stored_byte_changes_the_fingerprint(tmp_path):
-    """The same pixels, compressed differently, are other stored bytes: fingerprints must not rest on the decoder."""
-    fingerprints = set()
-    for level in (0, 9):
-        images = [encode(coded_images([0])[0], compress_level=level), *ENCODED[1:]]
-        path = write_parquet(tmp_path / f"{level}.parquet", images, LABELS)
-        benchmark = make_stream("class_split", source=f"parquet:{path}", classes_per_experience=2)
-        fingerprints.add(benchmark.info.fingerprint)
-    assert len(fingerprints) == 2
+def one_shard(path, images=ENCODED, labels=LABELS):
+    return f"parquet:{write_parquet(path / 'a.parquet', images, labels)}"
 
 
-def test_labels_enter_the_content_hash(tmp_path):
-    hashes = {
-        parquet(write_parquet(tmp_path / f"{i}.parquet", ENCODED, labels)).content_hash
-        for i, labels in enumerate((LABELS, LABELS, 10 * LABELS))
-    }
-    assert len(hashes) == 2
+def compressed_otherwise(path):
+    """The same pixels: fingerprints must not rest on the decoder."""
+    return one_shard(path, [encode(coded_images([0])[0], compress_level=0), *ENCODED[1:]])
+
+
+def image_folder(path):
+    return f"folder:{write_folder(path, coded_images(range(20)), CLASSES)}"
+
+
+@pytest.mark.parametrize(
+    ("make", "other", "same"),
+    [
+        (one_shard, one_shard, True),
+        (one_shard, two_shards, True),
+        (image_folder, image_folder, True),
+        (one_shard, compressed_otherwise, False),
+        (one_shard, lambda path: one_shard(path, labels=10 * LABELS), False),
+    ],
+    ids=["elsewhere", "divided otherwise", "a folder elsewhere", "other stored bytes", "other labels"],
+)
+def test_what_enters_the_fingerprint(tmp_path, make, other, same):
+    specs = make(tmp_path / "here"), other(tmp_path / "there")
+    infos = [plan_stream("class_split", source=spec, classes_per_experience=2, data_root=spec).info for spec in specs]
+    assert (infos[0].fingerprint == infos[1].fingerprint) is same
+    assert (infos[0].source_hash == infos[1].source_hash) is same
 
 
 @pytest.mark.parametrize("image_column", ["image", "img"])
@@ -488,11 +455,10 @@ def test_folder_of_classes(tmp_path):
     assert contents(source.train) + contents(source.test) == expected
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "valid", "validation"])
-def test_folder_with_splits(tmp_path, test_name):
+def test_folder_with_splits(tmp_path):
     images = coded_images(range(20))
     write_folder(tmp_path / "train", images[:16], CLASSES[:16])
-    write_folder(tmp_path / test_name, images[16:], CLASSES[16:])
+    write_folder(tmp_path / "test", images[16:], CLASSES[16:])
     source = folder(tmp_path)
     assert source.classes == ["ant", "bee", "cow", "dog"]
     order = sorted(range(16), key=lambda i: (CLASSES[i], i))
@@ -500,20 +466,6 @@ def test_folder_with_splits(tmp_path, test_name):
     assert source.train.y.tolist() == LABELS[:16][order].tolist()
     np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
     assert source.test.y.tolist() == [0, 1, 2, 3]
-
-
-def test_a_validation_folder_beside_a_test_folder_is_not_used(tmp_path):
-    images = coded_images(range(20))
-    for name, rows in (("train", slice(12)), ("val", slice(12, 16)), ("test", slice(16, 20))):
-        write_folder(tmp_path / name, images[rows], CLASSES[rows])
-    source = folder(tmp_path)
-    assert len(source.train.y) == 12
-    np.testing.assert_array_equal(source.test.x[..., 0], images[16:])
-
-
-def test_folder_with_a_training_split_alone(tmp_path):
-    write_folder(tmp_path / "train", coded_images(range(20)), CLASSES)
-    assert_well_formed(folder(tmp_path), 16, 4, (1, 2, 2))
 
 
 def test_deeper_folders_belong_to_their_class_and_other_files_are_ignored(tmp_path):
@@ -542,15 +494,6 @@ def test_folder_not_there(tmp_path):
     raises_exactly(FileNotFoundError, f"no image folder at '{tmp_path / 'a'}'", f"folder:{tmp_path / 'a'}")
     message = f"no images in '{tmp_path}'; expected CLASS/IMAGE or train/CLASS/IMAGE below it"
     raises_exactly(FileNotFoundError, message, f"folder:{tmp_path}")
-
-
-def test_a_folder_elsewhere_is_the_same_stream(tmp_path):
-    fingerprints = []
-    for place in ("here", "there"):
-        path = write_folder(tmp_path / place, coded_images(range(20)), CLASSES)
-        benchmark = make_stream("class_split", source=f"folder:{path}", classes_per_experience=2, data_root=place)
-        fingerprints.append(benchmark.info.fingerprint)
-    assert fingerprints[0] == fingerprints[1]
 
 
 # --- what images may be like -----------------------------------------------------------------------------------------

@@ -37,18 +37,3 @@ def test_training_and_test_samples_are_shuffled_independently():
     plan = plan_of([(index, index, -1)])
     train, test = make_stationary(plan, plan, "shuffled", 0)
     assert train.index.tolist() != test.index.tolist()
-
-
-def test_the_last_change_is_for_frozen_streams_alone():
-    plan = plan_of([(np.arange(2), np.arange(2), -1)] * 3)
-    with pytest.raises(ValueError, match=r"^frozen_after=1 goes with stationary='frozen', not with 'repeat'$"):
-        make_stationary(plan, plan, "repeat", 0, frozen_after=1)
-
-
-def test_unknown_variant():
-    plan = plan_of([(np.arange(2), np.arange(2), -1)])
-    with pytest.raises(ValueError, match="unknown stationary variant") as error:
-        make_stationary(plan, plan, "repeated", 0)
-    assert str(error.value) == (
-        "unknown stationary variant 'repeated'. Did you mean 'repeat'? Known: frozen, repeat, shuffled"
-    )

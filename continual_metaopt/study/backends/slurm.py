@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from continual_metaopt.analysis.files import real_folder
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import earlier_state, no_progress, reason_of
 from continual_metaopt.runs.run import do_run

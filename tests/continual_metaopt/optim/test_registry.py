@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from continual_metaopt.analysis.families import FAMILIES, family
 from continual_metaopt.networks.paper_cnn import PaperCNN
 from continual_metaopt.optim import registry
 from continual_metaopt.optim.base_updates import BASE_UPDATES, Base, Lion
@@ -24,6 +25,7 @@ from continual_metaopt.optim.registry import (
     SPACES_OF_BASES,
     SPECS,
     STEP_SIZES,
+    Family,
     NoSearchSpaceError,
     is_inside,
     is_range,
@@ -317,6 +319,11 @@ def test_every_learner_of_the_package_has_a_row_which_is_read_without_torch() ->
     assert {row.entry_point.partition(":")[0].split(".")[-1] for row in SPECS.values()} == files - without | {
         "metaoptimize"
     }
+
+
+def test_records_from_before_families_were_recorded_are_grouped_as_new_ones() -> None:
+    assert {name: family(name) for name in SPECS} == {name: row.family for name, row in SPECS.items()}
+    assert {*get_args(Family)} <= FAMILIES.keys()
 
 
 def test_a_function_is_composed_of_its_class() -> None:

@@ -154,7 +154,6 @@ class Setting:
     gamma: float | tuple[float, ...] = 0.9  # of all log step sizes, or of each
     granularity: str = "tensor"
     kappa: float = 0.3
-    meta_decay: float = 0.0
     curvature: str = "exact"
     lr: float | None = None
     meta_lr: float | None = None
@@ -224,9 +223,9 @@ def run(p: Problem, s: Setting, steps: int = STEPS, loss: Callable[[int, Tensor]
         stacked = {
             name: torch.tensor([state[name] for state in meta_states], dtype=torch.float64) for name in meta_states[0]
         }
-        meta_step = MetaStep(stacked, z, s.eta, meta_traces, s.meta_decay)
+        meta_step = MetaStep(stacked, z, s.eta, meta_traces)
         changes = [rule.meta.change(state, float(z_b), s.eta) for state, z_b in zip(meta_states, z, strict=True)]
-        new_beta = (1 - s.eta * s.meta_decay) * beta + torch.tensor(changes, dtype=torch.float64)
+        new_beta = beta + torch.tensor(changes, dtype=torch.float64)
         used = beta if s.order == "base_first" else new_beta
         rule.advance(traced(used), meta_step, torch.tensor(s.gamma, dtype=torch.float64), curvature)
         beta = new_beta
@@ -286,7 +285,7 @@ def rerun(p: Problem, s: Setting, record: Record, owner: Array, bumps: Array) ->
         if (t + 1) % s.meta_every == 0:
             change = s.eta * reference.METAS[s.meta](meta_state, pending, (t + 1) // s.meta_every)
             pending = np.zeros_like(beta)
-        new_beta = (1 - s.eta * s.meta_decay) * beta - change + bumps[:, t + 1]
+        new_beta = beta - change + bumps[:, t + 1]
         alpha = np.exp(beta if s.order == "base_first" else new_beta)[:, owner]
         if s.variant == "full":
             product = np.imag(p.gradient(w[:, None] + 1j * TINY * h, t)) / TINY
@@ -352,7 +351,7 @@ ALL = [
     Setting(base, meta, variant, order, gamma)
     for base, meta, variant, gamma, order in itertools.product(LR, META_LR, VARIANTS, (0.0, 0.9, 1.0), UPDATE_ORDERS)
 ]
-# Every base, meta, variant, γ, order, granularity, and a decay of the log step sizes, at least once.
+# Every base, meta, variant, γ, order and granularity at least once.
 PAIRS = [
     ("sgd", "sgd"),
     ("sgdm", "rmsprop"),
@@ -372,7 +371,7 @@ COVER = [
     for j, variant in enumerate(VARIANTS)
     for granularity in [list(GRANULARITIES)[(i + 3 * j) % 5]]
 ] + [
-    (NETWORK, Setting("adamw", "adam", variant, order, (0.9, 0.5, 1.0), "mixed", meta_decay=0.5))
+    (NETWORK, Setting("adamw", "adam", variant, order, (0.9, 0.5, 1.0), "mixed"))
     for variant, order in itertools.product(VARIANTS, UPDATE_ORDERS)
 ]
 
@@ -428,9 +427,8 @@ def test_with_lion_as_meta_update_the_larger_variants_are_l(base: str, order: st
     assert_same_traces(NETWORK, [Setting(base, "lion", variant, order) for variant in VARIANTS[1:]])
 
 
-@pytest.mark.parametrize("meta_decay", [0.0, 0.5])
-def test_without_curvature_2x2_is_hessian_free(meta_decay: float) -> None:
-    settings = [Setting("adamw", "adam", variant, meta_decay=meta_decay) for variant in ("hessian_free", "2x2")]
+def test_without_curvature_2x2_is_hessian_free() -> None:
+    settings = [Setting("adamw", "adam", variant) for variant in ("hessian_free", "2x2")]
 
     def linear(t: int, output: Tensor) -> Tensor:
         return output * (1.0 + t)
@@ -712,7 +710,7 @@ def test_a_step_size_that_is_not_updated_keeps_its_trace_but_for_the_discount() 
     rule = TraceRule(*SGD, "2x2", curvature="diagonal")
     moved = one_step(rule, 4.0, entry(1.0))["log_step_size"].item()
     assert moved == pytest.approx(0.9 * (1 - 0.1 * 0.9 * 16.0) + 0.1)  # ∂β'/∂w γ H = −η H d γ H
-    resting = one_step(rule, 4.0, entry(1.0), active=torch.tensor([False]), weight_decay=0.5)["log_step_size"]
+    resting = one_step(rule, 4.0, entry(1.0), active=torch.tensor([False]))["log_step_size"]
     assert resting.item() == 1.0
 
 

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.runs import directory as recording
-from continual_metaopt.runs import files, under_way
+from continual_metaopt.runs import files, tables, under_way
 from continual_metaopt.runs.damage import notes_on_damages
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import ROW_GROUP, TABLES, read_json
+from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.outcome import NO_MEMORY, NO_ROOM, earlier_state, fail, reason_of
 from continual_metaopt.runs.run import run_one
+from continual_metaopt.runs.tables import ROW_GROUP
 from continual_metaopt.streams.samples import ImageSamples
 from tests.continual_metaopt.conftest import environment, exactly, files_of, read_tables
 from tests.continual_metaopt.runs.test_directory import ENGINE, add_experience, portion, save, with_parts
@@ -144,7 +147,7 @@ def test_a_part_that_rots_shows_when_the_records_are_merged(tmp_path: Path) -> N
     directory = with_parts(tmp_path)
     part = tmp_path / "samples" / "part-00000.parquet"
     content = bytearray(part.read_bytes())
-    column = recording.pq.read_metadata(part).row_group(0).column(3)
+    column = pq.read_metadata(part).row_group(0).column(3)
     content[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # in data that are only read in the end
     part.write_bytes(content)
 
@@ -171,7 +174,7 @@ def test_a_damaged_table_is_named_by_the_analysis(finished: Path, tmp_path: Path
 
 
 def test_what_the_end_of_a_run_left_half_done_is_brought_to_an_end(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(files, "remove_leftovers", lambda run: None)
+    monkeypatch.setattr(recording, "remove_leftovers", lambda run: None)
     directory = RunDirectory(tmp_path)
     directory.start({"run_id": config_of().run_id, "order": 4})
     directory.observe(portion(0, 5))
@@ -230,7 +233,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(finished: Path, tmp_path:
             return write_whole(path, write)
 
         with monkeypatch.context() as full:
-            full.setattr(recording, "write_whole", write)
+            for module in (recording, files):
+                full.setattr(module, "write_whole", write)
             if n_written % 2:
                 message = f"{reason}; its status could not be written ({FULL})"
                 with pytest.raises(OSError, match=exactly(message)):
@@ -413,7 +417,7 @@ def test_links_that_lead_back_do_not_keep_the_analysis_busy(finished: Path, tmp_
 
 
 def test_tables_do_not_depend_on_their_parts(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(files, "ROW_GROUP", 16)
+    monkeypatch.setattr(tables, "ROW_GROUP", 16)
     for name, n in (("few", 40), ("many", 5)):
         directory = RunDirectory(tmp_path / name)
         directory.start({})
@@ -427,7 +431,7 @@ def test_tables_do_not_depend_on_their_parts(tmp_path: Path, monkeypatch: Any) -
         {name: (tmp_path / run / f"{name}.parquet").read_bytes() for name in TABLES} for run in ("few", "many")
     )
     assert few == many
-    assert recording.pq.ParquetFile(tmp_path / "few" / "samples.parquet").num_row_groups == 5
+    assert pq.ParquetFile(tmp_path / "few" / "samples.parquet").num_row_groups == 5
     assert read_tables(tmp_path / "few")["samples"]["step"].to_pylist() == list(range(80))
     assert ROW_GROUP < 10**6
 
