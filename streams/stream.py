@@ -124,14 +124,10 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream as arrays: its samples, one entry per experience, and what is known about it.
+    """A stream as arrays: what is known about it, and its training and held-out samples, one entry per experience.
 
-    Attributes:
-        info: what is known about it.
-        train: samples of each experience.
-        test: held-out samples of each experience.
-        course: what changes behind the samples of a regression, by name: functions of two steps that give it for the
-            samples from the first to before the second one, [n] or [n, parts]. No learner is told.
+    ``course`` is what changes behind the samples of a regression, by name: functions of two steps that give it for the
+    samples from the first to before the second one, [n] or [n, parts]. No learner is told.
 
     Example:
         >>> from continual_metaopt.streams import plan_stream
@@ -177,12 +173,8 @@ class ImagePlan:
 class StreamAbout:
     """What a stream is, in short phrases for lists; a stream's function has it as its attribute ``about``.
 
-    Attributes:
-        source: where inputs come from.
-        changes: what is different after a change.
-        when: when it changes.
-        length: number of samples in all.
-        head: outputs of the network, and what they stand for.
+    They say where inputs come from, what is different after a change, when it changes, how many samples there are, and
+    what the outputs of the network stand for.
     """
 
     source: str
@@ -344,11 +336,10 @@ def regression_stream(
     All samples are made once, a portion at a time, for the fingerprint.
 
     Args:
-        definition: name and version of the stream's definition.
-        make: makes samples, always the same ones.
+        definition: name and version, as for ``image_stream``.
+        make: makes samples, always the same ones, of the ``stationary`` variant that is told.
         lengths: number of samples of each experience.
         content_hash: of what else describes the stream.
-        stationary: the variant that ``make`` makes.
         course: what changes behind the samples; see ``Stream``.
 
     Example:
