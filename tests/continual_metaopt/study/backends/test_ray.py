@@ -34,7 +34,7 @@ import os, time
 if "PACE" in os.environ:
     import ray
     from continual_metaopt.runs.under_way import RunUnderWay as Run
-    from continual_metaopt import under_way
+    from continual_metaopt.runs import under_way
     under_way.CHECKPOINT_SECONDS = 0.0
     begin, report = Run.begin, Run.report
     def noted(self, checkpoint, *others):
