@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 1
 CONFIG, STATUS = "config.json", "status.json"
-STATES = ("running", "finished", "diverged", "failed")
 ENDED = ("finished", "diverged")  # states of runs that are not repeated; a failed run can go on
+STATES = ("running", *ENDED, "failed")
 GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
 
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays

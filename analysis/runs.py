@@ -445,11 +445,12 @@ def _shortened(value: Any) -> str:
 
 def _files(directory: Path, name: str) -> list[Path]:
     """The merged file of a table, or its parts."""
-    # The parts are listed first: they are removed only after the merged file exists.
-    folder = directory / name
+    whole, folder = directory / f"{name}.parquet", directory / name
+    if os.path.lexists(whole):
+        return [whole]
     found = [] if folder.is_symlink() else folder.glob("part-*.parquet")
     parts = sorted(found, key=lambda part: (len(part.name), part.name))
-    whole = directory / f"{name}.parquet"
+    # once more, since parts are removed as soon as the merged file exists
     return [whole] if os.path.lexists(whole) else parts
 
 

@@ -20,7 +20,14 @@ from continual_metaopt.streams.stream import Stream, StreamInfo
 
 
 class SampleDataset(Dataset[tuple[Tensor, Any]]):
-    """A stream's samples as PyTorch's data sets give them: tensors, and integers for labels."""
+    """A stream's samples as PyTorch's data sets give them: tensors, and integers for labels.
+
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> image, label = SampleDataset(plan_stream("permuted_inputs").train[0])[0]
+        >>> tuple(image.shape), label
+        ((1, 8, 8), 7)
+    """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples

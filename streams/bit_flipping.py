@@ -90,9 +90,6 @@ def bit_flipping(
         frozen_after: number of the last experience that brings a change, for "frozen".
         seed: decides bits, flips and targets.
 
-    Raises:
-        ValueError: an option's value is out of range.
-
     Example:
         >>> inputs, targets = bit_flipping(n_samples=30, flip_every=10).train[0].batch(slice(0, 4))
         >>> targets.ravel().tolist()

@@ -44,11 +44,7 @@ def deal(
 ) -> Classes:
     """Deal classes at random into groups of equal size, [groups, classes_per_experience].
 
-    Args:
-        chosen: numbers of the classes.
-        classes_per_experience: size of a group.
-        names: the source's own labels of all its classes, for messages.
-        state: decides who goes together.
+    ``names`` are the source's own labels of all its classes, for messages.
 
     Raises:
         ValueError: the classes do not divide into groups of this size.

@@ -120,13 +120,10 @@ def decode_or_index_once(
     """Decode images, or index them if they are larger than memory, unless this machine has done so before.
 
     Args:
-        origin: as for ``decode_once``.
-        decode: likewise; raises ``LargerThanMemory`` if the images are.
+        origin: as for ``decode_once``, and so is what is returned.
+        decode: makes the images, and raises ``LargerThanMemory`` if they are.
         index: writes an index into a folder that it is given, and returns the images.
         memory_limit: bytes that the decoded images may take up.
-
-    Returns:
-        What ``decode`` or ``index`` returned, here or in another process, perhaps under another name.
 
     Raises:
         OSError: the index cannot be written, or a file of the origin is not there.

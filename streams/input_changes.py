@@ -166,10 +166,8 @@ def _brighter(factor: int) -> NDArray[np.uint8]:
 class Noise:
     """Adds normal noise to each pixel and channel, anew whenever an image is presented, and cuts what is out of range.
 
-    Change k is a standard deviation of k hundredths of a byte.
-
-    Args:
-        seed: of the noise. A sample's noise depends on it and on the sample's step alone.
+    Change k is a standard deviation of k hundredths of a byte. A sample's noise depends on the seed and on the sample's
+    step alone.
 
     Example:
         >>> image = np.full((1, 1, 4, 1), 100, np.uint8)

@@ -131,13 +131,7 @@ class IndexWriter:
         self._offsets.append(self._offsets[-1] + len(record))
 
     def finish(self, image_shape: tuple[int, int, int], in_files: bool, as_stored: bool) -> LazyImages:
-        """Write the rest of the index, and return all the images.
-
-        Args:
-            image_shape: height, width and channels.
-            in_files: whether the records describe files.
-            as_stored: as for ``decode``.
-        """
+        """Write the rest of the index, and return all the images, [height, width, channels] each."""
         self._file.flush()
         os.fsync(self._file.fileno())
         np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.int64))
@@ -212,13 +206,8 @@ class ReadAhead:
 
     Threads run ahead while reading goes on where it left off. After a jump to a single image, as random access and a
     first look at a stream make them, they wait until it does. Images decoded ahead take up at most a quarter of
-    ``memory_limit``, 32 MB, or 2,048 images, whichever is least, but at least one image. It is read by one thread at a
-    time.
-
-    Args:
-        images: to read.
-        order: which image is presented at each place of the stream, int [places].
-        memory_limit: bytes.
+    ``memory_limit`` (bytes), 32 MB, or 2,048 images, whichever is least, but at least one image. It is read by one
+    thread at a time. ``order`` says which image is presented at each place of the stream, int [places].
     """
 
     def __init__(self, images: LazyImages, order: NDArray[np.integer], memory_limit: int) -> None:

@@ -54,6 +54,10 @@ class Plan:
         label: target that the learner is given, int32 [N].
         change: how the input is changed, int32 [N], as the stream's ``InputChange`` reads it; −1 for not at all.
         lengths: number of samples of each experience; their sum is N.
+
+    Example:
+        >>> plan_of([([3, 1], [0, 1], -1), ([3], [0], -1)]).boundaries
+        [0, 2]
     """
 
     index: NDArray[np.int32]

@@ -18,14 +18,9 @@ CHUNK = 2**16  # samples whose course is read at once
 
 @dataclass(frozen=True)
 class FirstSamples:
-    """The first samples of an experience.
+    """The first samples of an experience, which is numbered from 0, as a learner is given them.
 
-    Attributes:
-        experience: its number, from 0.
-        first_step: the step of the first one.
-        inputs: float32 [n, …], as a learner is given them.
-        targets: [n] labels, or [n, outputs] in a regression.
-        classes: the source's own names of the classes, one for each sample; None if they are not known.
+    ``classes`` are the source's own names of their classes, None if these are not known.
     """
 
     experience: int

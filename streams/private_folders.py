@@ -6,13 +6,7 @@ from pathlib import Path
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can write, if it is not there.
-
-    Args:
-        folder: its path; folders above it are made as needed.
-
-    Returns:
-        The path.
+    """Make a folder that only this user can write, and those above it, if it is not there; return its path.
 
     Raises:
         OSError: it cannot be made or written, or it is a link or somebody else's, or others can write in it.
@@ -35,13 +29,7 @@ def distrusted(folder: Path, *trusted: int) -> str:
 
 
 def temporary_folder(purpose: str) -> Path:
-    """Make or find this user's folder for temporary files that later processes find again.
-
-    Args:
-        purpose: ends its name.
-
-    Returns:
-        Its path.
+    """Make or find this user's folder for temporary files of one purpose, which later processes find again.
 
     Raises:
         OSError: as of ``private_folder``; or there is no folder for temporary files.

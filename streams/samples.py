@@ -38,6 +38,12 @@ class ImageSamples:
         index: position of each sample's image in the source's split, [n].
         labels: of each sample, [n].
         change: number of each sample's input change, [n]; −1 for none.
+
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> inputs, labels = plan_stream("permuted_inputs").train[0].batch(slice(0, 3))
+        >>> inputs.shape, labels.tolist()
+        ((3, 1, 8, 8), [7, 5, 9])
     """
 
     def __init__(
@@ -84,7 +90,13 @@ another one; the caller's own."""
 
 
 class GeneratedSamples:
-    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory."""
+    """Samples of a regression, made when they are asked for, so that a stream of any length takes little memory.
+
+    Example:
+        >>> part = GeneratedSamples(lambda a, b: (np.zeros((b - a, 1)), -np.arange(a, b)[:, None]), range(10, 20))
+        >>> part.batch(slice(3, 5))[1].tolist()
+        [[-13], [-14]]
+    """
 
     def __init__(self, make: MakeSamples, steps: range) -> None:
         self._make, self._steps = make, steps

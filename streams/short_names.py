@@ -16,11 +16,7 @@ HOME = "continual_metaopt"
 
 
 def give_short_name(name: str) -> None:
-    """Let a top-level name stand for the package of this name below ``continual_metaopt``.
-
-    Args:
-        name: "streams" or "analysis".
-    """
+    """Let a top-level name, "streams" or "analysis", stand for the package of this name below our own."""
     sys.meta_path.insert(0, _ShortName(name))
     sys.modules[name] = import_module(f"{HOME}.{name}")
 

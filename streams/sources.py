@@ -124,9 +124,8 @@ def sources_loaded() -> Iterator[dict[SourceArguments, ImageSource]]:
 def receive_source(arguments: SourceArguments, receive: Callable[[], ImageSource]) -> None:
     """Take a source from another machine, which has loaded it, from now on in this process.
 
-    Args:
-        arguments: of ``load_source``, as ``sources_loaded`` gives them.
-        receive: returns what ``load_source`` returned there; called when the source is first asked for.
+    ``arguments`` are those of ``load_source`` there, as ``sources_loaded`` gives them; ``receive`` returns what it
+    returned, and is called when the source is first asked for.
     """
     _senders.setdefault(arguments, receive)
 
@@ -212,19 +211,11 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
 
 @dataclass(frozen=True)
 class _Files:
-    """Files of encoded images.
+    """Files of encoded images, and how they are to be read."""
 
-    Attributes:
-        kind: "parquet" or "folder".
-        splits: the files of the training and of the test split; of folders, each with its class.
-        validation: names of files for validation that are not used; None if there are none.
-        as_stored: whether images stay as they are stored, whatever orientation their EXIF data says.
-        skip_unreadable: whether images that cannot be decoded are left out.
-    """
-
-    kind: str
-    splits: list[list[Any]]
-    validation: str | None
+    kind: str  # "parquet" or "folder"
+    splits: list[list[Any]]  # the files of the training and of the test split; of folders, each with its class
+    validation: str | None  # names of files for validation, which are not used
     as_stored: bool
     skip_unreadable: bool
 

@@ -34,6 +34,11 @@ class LearnerInfo:
         task: "classification" or "regression".
         n_samples: length of the stream.
         batch_size: number of samples that are learned from at once.
+
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> plan_stream("multi_epoch", epochs=2).info.for_learner.n_samples
+        2800
     """
 
     n_outputs: int
@@ -68,6 +73,11 @@ class StreamInfo:
         test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
         source_hash: hash over the source's stored bytes and labels; None for generated samples.
         splits: which files were taken for which split, in words; empty for sources where names do not decide it.
+
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> plan_stream("class_split", classes_per_experience=5).info.boundaries
+        [0, 717]
     """
 
     definition: str
@@ -114,14 +124,15 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream as arrays: its samples, one entry per experience, and what is known about it.
+    """A stream as arrays: what is known about it, and its training and held-out samples, one entry per experience.
 
-    Attributes:
-        info: what is known about it.
-        train: samples of each experience.
-        test: held-out samples of each experience.
-        course: what changes behind the samples of a regression, by name: functions of two steps that give it for the
-            samples from the first to before the second one, [n] or [n, parts]. No learner is told.
+    ``course`` is what changes behind the samples of a regression, by name: functions of two steps that give it for the
+    samples from the first to before the second one, [n] or [n, parts]. No learner is told.
+
+    Example:
+        >>> from continual_metaopt.streams import plan_stream
+        >>> [len(samples) for samples in plan_stream("class_split", classes_per_experience=5).train]
+        [717, 721]
     """
 
     info: StreamInfo
@@ -162,12 +173,8 @@ class ImagePlan:
 class StreamAbout:
     """What a stream is, in short phrases for lists; a stream's function has it as its attribute ``about``.
 
-    Attributes:
-        source: where inputs come from.
-        changes: what is different after a change.
-        when: when it changes.
-        length: number of samples in all.
-        head: outputs of the network, and what they stand for.
+    They say where inputs come from, what is different after a change, when it changes, how many samples there are, and
+    what the outputs of the network stand for.
     """
 
     source: str
@@ -329,12 +336,17 @@ def regression_stream(
     All samples are made once, a portion at a time, for the fingerprint.
 
     Args:
-        definition: name and version of the stream's definition.
-        make: makes samples, always the same ones.
+        definition: name and version, as for ``image_stream``.
+        make: makes samples, always the same ones, of the ``stationary`` variant that is told.
         lengths: number of samples of each experience.
         content_hash: of what else describes the stream.
-        stationary: the variant that ``make`` makes.
         course: what changes behind the samples; see ``Stream``.
+
+    Example:
+        >>> def count(start, stop):
+        ...     return (np.arange(start, stop, dtype=np.float32)[:, None],) * 2
+        >>> regression_stream("counting v1", count, [3, 2], content_hash="").train[1].batch(slice(0, 2))[1].tolist()
+        [[3.0], [4.0]]
     """
     starts = np.cumsum([0, *lengths]).tolist()
     experiences = [range(start, start + n) for start, n in zip(starts, lengths, strict=False)]

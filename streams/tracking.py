@@ -56,9 +56,6 @@ def tracking(
         frozen_after: number of the last experience that brings a change, for "frozen".
         seed: decides inputs, flips and noise.
 
-    Raises:
-        ValueError: an option's value is out of range.
-
     Example:
         >>> stream = tracking(n_samples=60)
         >>> stream.course["sign of each relevant input"](0, 60)[::20].tolist()

@@ -26,8 +26,8 @@ def blur_boundaries(plan: Plan, width: int, seed: int) -> Plan:
     Example:
         >>> from continual_metaopt.streams.plan import plan_of
         >>> plan = plan_of([(np.arange(5), np.zeros(5), -1), (np.arange(5), np.ones(5), -1)])
-        >>> blur_boundaries(plan, 5, seed=1).label.tolist()
-        [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+        >>> blur_boundaries(plan, 5, seed=7).label.tolist()
+        [0, 0, 0, 0, 1, 1, 0, 1, 1, 1]
     """
     if not 0 <= width <= min(plan.lengths):
         raise ValueError(

@@ -19,7 +19,6 @@ import pytest
 
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.run_directory import TABLES
-from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.runs import directory as recording
 from continual_metaopt.runs import files, tables, under_way
@@ -31,30 +30,17 @@ from continual_metaopt.runs.run import run_one
 from continual_metaopt.runs.tables import ROW_GROUP
 from continual_metaopt.streams.samples import ImageSamples
 from tests.continual_metaopt.conftest import environment, exactly, files_of, read_tables
+from tests.continual_metaopt.runs.conftest import PORTION, assert_same_run, config_of, portions_of, stop_at
 from tests.continual_metaopt.runs.test_directory import ENGINE, add_experience, portion, save, with_parts
-from tests.continual_metaopt.runs.test_learner_run import PORTION, assert_same_run, config_of, finished, stop_at
-
-__all__ = ["finished"]
 
 GOES_ON = "the same command then goes on from the last checkpoint"
-
-
-@pytest.fixture(autouse=True)
-def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_learner):
-        monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped after 40 of its samples, twice: the records are two parts each."""
     path = tmp_path_factory.mktemp("interrupted") / "run"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for engine in (torch_engine, compiled_learner):
-            monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+    with portions_of(PORTION):
         for _ in range(2):
             assert run_one(config_of(), path, should_stop=stop_at(1)) == "failed"
     return path
