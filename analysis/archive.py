@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
-from continual_metaopt.analysis.records import ENDED, TABLES
+from continual_metaopt.analysis.run_directory import CONFIG, ENDED, STATUS, TABLES
 from continual_metaopt.analysis.runs import load_runs
 from continual_metaopt.analysis.statistics import is_regression
 
 SUFFIX = ".tar.xz"
-_DESCRIPTIONS = ("config.json", "status.json")
 _OF_STUDY = "study.json"
 
 
@@ -49,7 +48,7 @@ def archive(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path
         )
     contents = {path: read_regular(path) for path in [root / _OF_STUDY] if is_regular(path)}
     for run in map(Path, runs.table["path"]):
-        contents |= {run / name: read_regular(run / name) for name in _DESCRIPTIONS}
+        contents |= {run / name: read_regular(run / name) for name in (CONFIG, STATUS)}
         for name in TABLES:
             if name != "samples" and os.path.lexists(path := run / f"{name}.parquet"):
                 with open_regular(path) as file:

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from continual_metaopt.analysis.escaping import no_formula
 from continual_metaopt.analysis.files import file_names, is_regular, read_regular
-from continual_metaopt.analysis.records import TABLES, read_status
+from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.analysis.runs import Runs
 
 Format = Literal["csv", "parquet", "tensorboard", "wandb"]

@@ -8,182 +8,42 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from continual_metaopt.analysis.files import read_regular
+from continual_metaopt.analysis.run_directory import (
+    ADDED_COLUMNS,
+    CONFIG,
+    CONFIG_FIELDS,
+    CONFIG_MAY_HOLD,
+    LARGEST,
+    NUMBER,
+    SCHEMA_VERSION,
+    STATES,
+    STATUS,
+    STATUS_MAY_HOLD,
+    STREAM_FIELDS,
+    STREAM_MAY_HOLD,
+    TABLES,
+    Kind,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
-SCHEMA_VERSION = 1
-GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
-ENDED = ("finished", "diverged")  # states of runs that have a result, and do not go on
-STATES = ("running", *ENDED, "failed")
 REPAIR = "repair it, or move the run directory elsewhere and repeat the run"  # advice about what cannot be read
 
 MAX_BYTES = 8 * 2**20  # of a description
 MAX_DEPTH = 40  # of objects and lists in each other
-MAX_TEXT = 10_000  # characters of a label or a name
 MAX_SHOWN = 2_000  # characters of a reason or a note
 MAX_NOTES = 50
-LARGEST = 2**63 - 1  # whole number
-MAX_STEPS = 2**31 - 1  # of a stream: steps are recorded as int32
-
-
-class _Kind(NamedTuple):
-    """What a field may hold: in words, and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _is_whole(value: Any, least: int = 0, most: int = LARGEST) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_TEXT
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
-
-
-def _or_null(kind: _Kind) -> _Kind:
-    return _Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
-
-
-def _list_of(kind: _Kind) -> _Kind:
-    return _Kind(f"a list, each {kind.words}", lambda value: isinstance(value, list) and all(map(kind.holds, value)))
-
-
-def _one_of(*values: str) -> _Kind:
-    return _Kind(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
-
-
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "samples": ("step", "experience", "correct", "loss"),
-    "step_sizes": ("step", "block", "step_size", "q05", "q25", "q75", "q95"),
-    "measurements": ("step", "quantity", "block", "statistic", "value"),
-    "experiences": (
-        "experience",
-        "classes",
-        "first_step",
-        "n_samples",
-        "n_seen_before",
-        "n_correct",
-        "online_accuracy",
-        "mean_loss",
-        "test_accuracy",
-    ),
-}
-
-# that runs of earlier versions lack; NaN there
-_ADDED_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "step_sizes": ("q05", "q25", "q75", "q95"),
-    "experiences": ("mean_loss",),
-}
-
-TEXTS = ("block", "quantity", "statistic")
 
 # What a file of so many bytes may hold: repeated values take little space, but hardly less than a bit each
 VALUES_PER_BYTE, BYTES_PER_BYTE = 8, 64
 MANY_VALUES, MANY_BYTES = 2**22, 2**25  # which any file may
-
-_TEXT = _Kind("text", _is_text)
-_REASON = _Kind("text", lambda value: isinstance(value, str))
-_WHOLE = _Kind("a whole number from 0", _is_whole)
-_COUNT = _Kind("a whole number from 1", lambda value: _is_whole(value, 1, MAX_STEPS))
-_PLACE = _Kind("a whole number", lambda value: _is_whole(value, -LARGEST))
-_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
-_NUMBER = _Kind("a number from 0", _is_number)
-_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
-_COMPONENT = _Kind("an object with a name", lambda value: isinstance(value, dict) and _is_text(value.get("name")))
-_ATTEMPT = _Kind(
-    "an object with versions and platform",
-    lambda value: isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("versions", "platform")),
-)
-_OWNER = _Kind(
-    "an object with host and pid",
-    lambda value: isinstance(value, dict) and _is_text(value.get("host", "")) and _is_whole(value.get("pid", 0)),
-)
-_ENGINE = _Kind(
-    "an object of texts",
-    lambda value: isinstance(value, dict) and all(part is None or _is_text(part) for part in value.values()),
-)
-
-_CONFIG: dict[str, _Kind] = {
-    "run_id": _TEXT,
-    "study": _TEXT,
-    "label": _TEXT,
-    "purpose": _TEXT,
-    "stream": _COMPONENT,
-    "network": _COMPONENT,
-    "learner": _COMPONENT,
-    "seed": _WHOLE,
-    "evaluate": _FLAG,
-    "learned_step_sizes": _FLAG,
-    "stream_info": _OBJECT,
-    "blocks": _list_of(_TEXT),
-    "n_parameters": _WHOLE,
-}
-_CONFIG_PERHAPS: dict[str, _Kind] = {
-    "order": _or_null(_PLACE),
-    "entry": _TEXT,
-    "family": _TEXT,
-    "tuned": _list_of(_TEXT),
-    "imports": _list_of(_TEXT),
-    "engine": _TEXT,
-    "device": _TEXT,
-    "diagnostics": _list_of(_TEXT),
-    "diagnostics_every": _COUNT,
-    "record_every": _COUNT,
-    "record_samples_every": _COUNT,
-    "versions": _OBJECT,
-    "platform": _OBJECT,
-    "resumed": _list_of(_ATTEMPT),
-}
-_STREAM: dict[str, _Kind] = {
-    "definition": _TEXT,
-    "fingerprint": _TEXT,
-    "source": _or_null(_TEXT),
-    "n_experiences": _COUNT,
-    "n_samples": _COUNT,
-    "n_outputs": _COUNT,
-    "boundaries": _list_of(_WHOLE),
-}
-_STREAM_PERHAPS: dict[str, _Kind] = {
-    "stationary": _or_null(_TEXT),
-    "source_hash": _or_null(_TEXT),
-    "input_shape": _list_of(_COUNT),
-    "task": _one_of("classification", "regression"),
-    "test_at": _list_of(_WHOLE),
-    "batch_size": _COUNT,
-}
-_STATUS_PERHAPS: dict[str, _Kind] = {
-    "reason": _or_null(_REASON),
-    "step": _WHOLE,
-    "n_correct": _or_null(_WHOLE),
-    "heartbeat": _or_null(_Kind("a time with its zone", _is_time)),
-    "owner": _or_null(_OWNER),
-    "wall_time": _or_null(_NUMBER),
-    "samples_per_second": _or_null(_NUMBER),
-    "engine": _or_null(_ENGINE),
-    "notes": _list_of(_REASON),
-    "superseded": _FLAG,
-    "run_id": _TEXT,
-}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -227,7 +87,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG
     config = _read(path)
     version = config.get("schema_version")
     if version is None:
@@ -238,13 +98,13 @@ def read_config(directory: Path) -> dict[str, Any]:
             "use the version of this package that wrote the run"
         )
     info = config.get("stream_info")
-    missing = [key for key in _CONFIG if key not in config]
-    missing += [f"stream_info.{key}" for key in _STREAM if not isinstance(info, dict) or key not in info]
+    missing = [key for key in CONFIG_FIELDS if key not in config]
+    missing += [f"stream_info.{key}" for key in STREAM_FIELDS if not isinstance(info, dict) or key not in info]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; {REPAIR}")
     mistake = (
-        _first_mistake(config, _CONFIG | _CONFIG_PERHAPS)
-        or _first_mistake(config["stream_info"], _STREAM | _STREAM_PERHAPS, "stream_info.")
+        _first_mistake(config, CONFIG_FIELDS | CONFIG_MAY_HOLD)
+        or _first_mistake(config["stream_info"], STREAM_FIELDS | STREAM_MAY_HOLD, "stream_info.")
         or _of_boundaries(config["stream_info"])
         or _of_learner(config)
     )
@@ -263,14 +123,14 @@ def read_status(directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
     """
-    path = directory / "status.json"
+    path = directory / STATUS
     if not os.path.lexists(path):
         # The two files are not written at the same instant: such a run has only just started.
         return {"state": "running", "reason": "status.json has not been written yet"}
     status = _read(path)
     if status.get("state") not in STATES:
         raise ValueError(f"{path}: state {_shown(status.get('state'))} is none of {', '.join(STATES)}; {REPAIR}")
-    mistake = _first_mistake(status, _STATUS_PERHAPS)
+    mistake = _first_mistake(status, STATUS_MAY_HOLD)
     if mistake:
         raise ValueError(f"{path}: {mistake}; {REPAIR}")
     if status.get("reason"):
@@ -287,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read ({error}); {REPAIR}") from error
 
 
-def _first_mistake(content: Mapping[str, Any], kinds: Mapping[str, _Kind], where: str = "") -> str | None:
+def _first_mistake(content: Mapping[str, Any], kinds: Mapping[str, Kind], where: str = "") -> str | None:
     for name, kind in kinds.items():
         if name in content and not kind.holds(content[name]):
             return f"{where}{name} is {kind.words}, not {_shown(content[name])}"
@@ -308,7 +168,7 @@ def _of_boundaries(info: Mapping[str, Any]) -> str | None:
 def _of_learner(config: Mapping[str, Any]) -> str | None:
     learner = config["learner"]
     bounds = learner.get("lr_bounds")
-    if bounds is not None and not (isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))):
+    if bounds is not None and not (isinstance(bounds, list) and len(bounds) == 2 and all(map(NUMBER.holds, bounds))):
         return f"learner.lr_bounds is a pair of numbers or null, not {_shown(bounds)}"
     absent = [name for name in config.get("tuned", ()) if name not in learner]
     return f"tuned names {_shown(absent[0])}, which the learner has not" if absent else None
@@ -393,24 +253,24 @@ def open_table(
             raise ValueError(f"{n_values:,} values with {size:,} bytes in a column are too many for {n_bytes:,} bytes")
     for column in columns:
         n_such = schema.names.count(column)
-        if n_such != 1 and not (n_such == 0 and column in _ADDED_COLUMNS.get(name, ())):
+        if n_such != 1 and not (n_such == 0 and column in ADDED_COLUMNS.get(name, ())):
             raise ValueError(f"it lacks {column}" if not n_such else f"it has {column} {n_such} times")
-        if n_such and not _is_of_type(column, schema.field(column).type):
+        if n_such and not _is_of_type(TABLES[name][column], schema.field(column).type):
             raise ValueError(f"its column {column} has the type {str(schema.field(column).type)[:60]}")
     return content
 
 
-def _is_of_type(column: str, kind: pa.DataType) -> bool:
+def _is_of_type(wanted: str, kind: pa.DataType) -> bool:
+    """Whether a column may have a type: any width of numbers will do, and null where nothing is known."""
     import pyarrow as pa
 
-    if column in TEXTS:
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        return any(is_such(value) for is_such in (pa.types.is_null, pa.types.is_string, pa.types.is_large_string))
-    if column == "classes":
-        return pa.types.is_null(kind) or (
-            pa.types.is_list(kind) and (pa.types.is_integer(kind.value_type) or _is_of_type("block", kind.value_type))
-        )
-    if column == "correct":
-        return pa.types.is_boolean(kind) or pa.types.is_null(kind)
-    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
-    return any(is_such(kind) for is_such in numbers)
+    if wanted == "string" and pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if wanted == "list<string>" and pa.types.is_list(kind):
+        return pa.types.is_integer(kind.value_type) or _is_of_type("string", kind.value_type)
+    allowed = {
+        "string": (pa.types.is_string, pa.types.is_large_string),
+        "list<string>": (),
+        "bool": (pa.types.is_boolean,),
+    }.get(wanted, (pa.types.is_integer, pa.types.is_floating))
+    return pa.types.is_null(kind) or any(is_such(kind) for is_such in allowed)

@@ -16,16 +16,8 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.files import open_regular
-from continual_metaopt.analysis.records import (
-    ENDED,
-    MAX_TEXT,
-    REPAIR,
-    TABLES,
-    TEXTS,
-    open_table,
-    read_config,
-    read_status,
-)
+from continual_metaopt.analysis.records import REPAIR, open_table, read_config, read_status
+from continual_metaopt.analysis.run_directory import CONFIG, ENDED, MAX_TEXT, TABLES, TEXTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SMALL, KEPT = 2**16, 2**23  # bytes of a table that is kept in memory, and values of all of them
+SMALL, KEPT = 2**16, 2**28  # bytes of the file of a table that is kept in memory, and of all that are kept
 
 # Options of a stream that do not decide what it presents: where files lie, and how they are read.
 _NOT_DECISIVE = ("name", "seed", "data_root", "memory_limit")
@@ -376,7 +368,7 @@ def _run_directories(root: Path) -> Iterator[Path]:
     found = False
     for directory, subdirectories, files in os.walk(root):
         subdirectories.sort()
-        if "config.json" in files:
+        if CONFIG in files:
             subdirectories.clear()  # what lies below belongs to the run
             found = True
             yield Path(directory)
@@ -453,11 +445,12 @@ def _shortened(value: Any) -> str:
 
 def _files(directory: Path, name: str) -> list[Path]:
     """The merged file of a table, or its parts."""
-    # The parts are listed first: they are removed only after the merged file exists.
-    folder = directory / name
+    whole, folder = directory / f"{name}.parquet", directory / name
+    if os.path.lexists(whole):
+        return [whole]
     found = [] if folder.is_symlink() else folder.glob("part-*.parquet")
     parts = sorted(found, key=lambda part: (len(part.name), part.name))
-    whole = directory / f"{name}.parquet"
+    # once more, since parts are removed as soon as the merged file exists
     return [whole] if os.path.lexists(whole) else parts
 
 
@@ -470,12 +463,12 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 
 
 class _Kept:
-    """What a report asks for again and again: small tables, up to so many values in all, and facts about runs."""
+    """What a report asks for again and again: small tables, up to so many bytes in all, and facts about runs."""
 
     def __init__(self) -> None:
         self.facts: dict[tuple[str, str], Any] = {}
         self._tables: dict[tuple[Path, str], pa.Table] = {}
-        self._n_values = 0
+        self._n_bytes = 0
 
     def read(self, directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
         """A table of a run that has ended, as `_read` gives it."""
@@ -487,9 +480,9 @@ class _Kept:
                 table = _read(directory, config, name, list(TABLES[name]))
             except ValueError:  # of a column, perhaps, that is not asked for
                 return _read(directory, config, name, columns)
-            if self._n_values + len(table) * table.num_columns <= KEPT:
+            if self._n_bytes + table.nbytes <= KEPT:
                 self._tables[directory, name] = table
-                self._n_values += len(table) * table.num_columns
+                self._n_bytes += table.nbytes
         return table.select(columns)
 
 

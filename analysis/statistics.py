@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from continual_metaopt.analysis.families import family_of_run
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs, record_samples_every
 
 Diverged = Literal["chance", "exclude"]
@@ -546,19 +546,33 @@ def at_bounds(runs: Runs, run: str) -> pd.DataFrame:
         Indexed by block, in the order of the record: lower and upper, the shares of recorded steps at which it was at
         the learner's `lr_bounds`. No rows for a learner without bounds, and for one whose step sizes are not learned.
     """
-    config = runs.configs[run]
-    bounds = config["learner"].get("lr_bounds")
-    if not config["learned_step_sizes"] or bounds is None:
-        return pd.DataFrame({"lower": [], "upper": []}, index=pd.Index([], name="block"), dtype=float)
-    record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
-    low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
-    at_lower, at_upper = low <= bounds[0] * (1 + BOUND_TOLERANCE), high >= bounds[1] * (1 - BOUND_TOLERANCE)
-    return record[["block"]].assign(lower=at_lower, upper=at_upper).groupby("block", sort=False).mean()
+    return _steps_at_bounds(runs, run).groupby("block", sort=False).mean()
 
 
 def is_at_bound(runs: Runs, run: str) -> bool:
     """Whether a block's step size was at a bound for `AT_BOUND` of the recorded steps, so that it held the run up."""
-    return runs.once(run, "at a bound", lambda: bool((at_bounds(runs, run) >= AT_BOUND).any(axis=None)))
+
+    def compute() -> bool:
+        steps = _steps_at_bounds(runs, run)
+        if not steps[["lower", "upper"]].to_numpy(dtype=bool).any():  # as with most runs
+            return False
+        return bool((steps.groupby("block", sort=False).mean() >= AT_BOUND).any(axis=None))
+
+    return runs.once(run, "at a bound", compute)
+
+
+def _steps_at_bounds(runs: Runs, run: str) -> pd.DataFrame:
+    """For each recorded step and block, whether its step size was at the lower and at the upper bound."""
+    config = runs.configs[run]
+    bounds = config["learner"].get("lr_bounds")
+    if not config["learned_step_sizes"] or bounds is None:
+        return pd.DataFrame(
+            {"block": pd.Series(dtype=str), "lower": pd.Series(dtype=float), "upper": pd.Series(dtype=float)}
+        )
+    record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
+    low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
+    at_lower, at_upper = low <= bounds[0] * (1 + BOUND_TOLERANCE), high >= bounds[1] * (1 - BOUND_TOLERANCE)
+    return record[["block"]].assign(lower=at_lower, upper=at_upper)
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.escaping import csv_text, one_line
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import (
     AT_BOUND,

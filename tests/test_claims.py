@@ -202,7 +202,7 @@ def test_what_learning_step_sizes_costs() -> None:
 
 
 def test_the_sample_runs_are_those_of_the_packaged_study() -> None:
-    """With today's defaults: whoever changes one makes the runs anew, and the README's table with them."""
+    """With today's defaults: whoever changes one makes the runs anew, and the table of the page with them."""
     study = load_study("quick")
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(SAMPLE_RUNS.glob("*/config.json"))]
     expected = {}
@@ -217,15 +217,15 @@ def test_the_sample_runs_are_those_of_the_packaged_study() -> None:
     assert recorded == expected
 
 
-def test_the_first_table_of_the_readme_is_that_of_the_sample_runs(tmp_path: Path) -> None:
+def test_the_table_of_the_main_job_is_that_of_the_sample_runs(tmp_path: Path) -> None:
     assert comparison_table([str(SAMPLE_RUNS), "--out", str(tmp_path)]) == 0
 
     columns = ("online accuracy (%)", "− best fixed", "held-out accuracy (%)")
     heading, *rows = table_rows((tmp_path / "comparison.md").read_text(encoding="utf-8"))
     places = [heading.index(name) for name in columns]
-    readme = table_rows((ROOT / "README.md").read_text(encoding="utf-8"))
-    first = readme.index(["learner", *columns])
-    assert [row[1:] for row in readme[first + 1 : first + 1 + len(rows)]] == [
+    on_page = table_rows((DOCS / "studies.md").read_text(encoding="utf-8"))
+    first = on_page.index(["learner", *columns])
+    assert [row[1:] for row in on_page[first + 1 : first + 1 + len(rows)]] == [
         [row[place] for place in places] for row in rows
     ]
 

@@ -91,7 +91,8 @@ def test_the_index_names_every_page_and_no_records(configuration: dict) -> None:
 
 def test_the_network_of_the_page_about_extending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NETWORKS, "_entries", dict(NETWORKS._entries))
-    (text,) = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    (text,) = [example for example in examples if "@register_network" in example]
     exec(text, {})
     network = NETWORKS["two_layers"](3, (1, 4, 4), width=5)
     assert network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)

@@ -1,4 +1,4 @@
-"""The README's examples do what it says."""
+"""The examples of the README, and of the page about extending, do what these say."""
 
 import re
 from pathlib import Path
@@ -7,25 +7,27 @@ from typing import Any
 import pytest
 
 from continual_metaopt import make_optimizer
-from continual_metaopt.commands import main as cli
 from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS
-from continual_metaopt.streams import STREAMS, make_stream
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PYTHON_EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (LEARNERS, STREAMS):
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+def _learners_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LEARNERS, "_entries", dict(LEARNERS._entries))
 
 
-def example(containing: str) -> str:
-    (found,) = [text for text in PYTHON_EXAMPLES if containing in text]
+def example(containing: str, page: str = "README.md") -> str:
+    """The one Python example of a page that contains a text."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    (found,) = [text for text in examples if containing in text]
     return found
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
 
 
 def test_use_in_avalanche_and_as_an_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +44,7 @@ def test_use_in_avalanche_and_as_an_optimizer(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_new_optimizer() -> None:
-    text = example("register_learner")
+    text = example("@register_learner", "docs/extending.md")
     assert len(text.splitlines()) <= 20
     names: dict[str, Any] = {}
     exec(text, names)
@@ -53,20 +55,3 @@ def test_a_new_optimizer() -> None:
     weight.grad = -weight.detach()
     optimizer.step()
     assert weight.equal(before + 0.5 * before.sign())
-
-
-def described(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command line prints, which reads options off signature and docstring."""
-    with pytest.raises(SystemExit, match=r"^0$"):
-        cli.main(list(arguments))
-    return capsys.readouterr().out
-
-
-def test_a_new_stream(capsys: pytest.CaptureFixture[str]) -> None:
-    text = example("register_stream")
-    assert len(text.splitlines()) <= 20
-    exec(text, {})
-    benchmark = make_stream("one_class_at_a_time", source="digits")
-    assert [experience.classes for experience in benchmark.info.experiences] == [[k] for k in range(10)]
-    assert {benchmark.train_stream[3].dataset[i][1] for i in range(20)} == {3}
-    assert "--transition-width" in described(capsys, "preview", "one_class_at_a_time", "--help")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from continual_metaopt.commands import main as cli
 from continual_metaopt.streams import STREAMS, make_stream
 
 PAGE = Path(__file__).parents[1] / "docs" / "streams.md"
@@ -42,7 +43,7 @@ def _streams_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_streams_as_they_were")
-def test_a_stream_of_ones_own() -> None:
+def test_a_stream_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     (text,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(text.splitlines()) <= 20
     exec(text, {})
@@ -54,6 +55,11 @@ def test_a_stream_of_ones_own() -> None:
         assert labels.count(k) == 50
     frozen = make_stream("in_focus", stationary="frozen", frozen_after=2, seed=1)
     assert list(frozen.train_stream[9].dataset.targets).count(2) == 50
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["preview", "in_focus", "--help"])
+    options = capsys.readouterr().out
+    assert "--transition-width" in options
+    assert "--samples-per-experience" in options
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from continual_metaopt.analysis.files import is_regular, read_regular
-from continual_metaopt.analysis.records import GIVEN_UP
+from continual_metaopt.analysis.run_directory import GIVEN_UP
 from continual_metaopt.analysis.runs import Runs
 
 _PROGRAM = "continual-metaopt"

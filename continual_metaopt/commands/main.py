@@ -67,16 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         again = shlex.join([PROGRAM, *arguments])
         complain(f"{PROGRAM}: {error}\nThis command tries them again: {again}")
         return EXIT_FAILED
-    except (ValueError, MissingPackageError) as error:
-        complain(f"{PROGRAM}: {error}")
-        return EXIT_USAGE
-    except OSError as error:
+    except (ValueError, OSError, ImportError, MissingPackageError, MemoryError) as error:
         complain(f"{PROGRAM}: {said(error)}")
-        return EXIT_USAGE
-    except (ImportError, MemoryError) as error:  # such as of PyTorch's libraries, where there is little memory
-        from continual_metaopt.runs.outcome import reason_of
-
-        complain(f"{PROGRAM}: {reason_of(error)}")
         return EXIT_USAGE
     except StudyInterrupted as error:
         complain(f"Interrupted. {str(error) or ALL_RECORDED}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.commands.interrupts import GONE
+from continual_metaopt.optim.registry import MissingPackageError
 from continual_metaopt.study.jobs import StudyInterrupted
 
 if TYPE_CHECKING:
@@ -26,10 +27,14 @@ def complain(text: str) -> None:
         print(for_terminal(text), file=sys.stderr, flush=True)
 
 
-def said(error: OSError) -> str:
-    """Say which file cannot be read or written, and what to do if it is because of the disk."""
-    from continual_metaopt.runs.outcome import NO_ACCESS, NO_ROOM
+def said(error: Exception) -> str:
+    """Say what went wrong: which file cannot be read or written, and what to do if it is because of the disk."""
+    from continual_metaopt.runs.outcome import NO_ACCESS, NO_ROOM, reason_of
 
+    if isinstance(error, ValueError | MissingPackageError):
+        return str(error)
+    if not isinstance(error, OSError):  # such as of PyTorch's libraries, where there is little memory
+        return reason_of(error)
     text = error.strerror or str(error)
     if error.strerror and error.filename:
         text = f"{error.strerror}: '{error.filename}'"

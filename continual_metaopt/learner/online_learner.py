@@ -1,4 +1,8 @@
-"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, sample by sample."""
+"""OnlineLearner: the Avalanche strategy that predicts, is scored, and only then learns, sample by sample.
+
+A sample's way: ``training_epoch`` chooses an engine, ``_learn_portion`` lets it predict, score and learn for a while,
+what was seen is in ``Observations``, and ``_hand_over`` gives these to the recorder.
+"""
 
 import bisect
 import time

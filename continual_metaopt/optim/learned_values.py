@@ -56,8 +56,16 @@ class LearnedValue:
         self.optimizer, self.meta, self.block, self.kind = optimizer, meta, block, kind
         self.group = block[0]
         self.record: dict[str, Any] = self.group[RECORD[kind]]
-        self.parametrisation = parametrisation_of(self.group, kind)
-        self.bounds = _bounds(self.group, kind)
+
+    @property
+    def parametrisation(self) -> Parametrisation:
+        """The coordinate β in which the block learns."""
+        return parametrisation_of(self.group, self.kind)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bounds of the value."""
+        return _bounds(self.group, self.kind)
 
     def take_over(self) -> float:
         """Take over what others wrote to the groups since the last step, and give the value."""

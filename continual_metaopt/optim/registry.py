@@ -153,6 +153,12 @@ def learner_of(
         hidden: names of options of the class that the learner does not have.
         docs: descriptions that replace those of the class.
         **defaults: defaults that replace those of the class.
+
+    Example:
+        >>> import torch
+        >>> from continual_metaopt.optim.peers.sps import SPS
+        >>> learner_of(SPS, lr=0.5)(torch.nn.Linear(2, 1)).step_size_report()
+        {'all': 0.5}
     """
     first, *others = inspect.signature(optimizer_class).parameters.values()
     kept = [p for p in others if p.name not in (*hidden, "params", "step_sizes")]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continual_metaopt.analysis.files import open_regular
+from continual_metaopt.analysis.run_directory import COMPILED_CHECKPOINT
 from continual_metaopt.engines import COMPILED
 from continual_metaopt.engines.compiled import kernels
 from continual_metaopt.engines.compiled.learner import CompiledLearner
@@ -19,7 +20,6 @@ from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.runs.components import import_modules
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import COMPILED_CHECKPOINT
 from continual_metaopt.runs.outcome import OnProgress, ShouldStop
 from continual_metaopt.runs.under_way import RunUnderWay
 from continual_metaopt.streams import plan_stream

@@ -155,16 +155,12 @@ def describe(error: ValidationError, prefix: str) -> str:
     """Write one line per mistake: which field, and what is wrong with it."""
     lines = []
     for mistake in error.errors():
-        field = ".".join(str(part) for part in mistake["loc"])
-        message = mistake["msg"].removeprefix("Value error, ")
+        field, message = ".".join(map(str, mistake["loc"])), mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
             message = "there is no such option"
-        given = (
-            ""
-            if mistake["type"] in ("missing", "extra_forbidden") or not field
-            else f" (given: {_SHORTENED.repr(mistake['input'])})"
-        )
-        lines.append(f"{prefix}{field}: {message}{given}" if field else f"{prefix}{message}")
+        elif field and mistake["type"] != "missing":
+            message += f" (given: {_SHORTENED.repr(mistake['input'])})"
+        lines.append(f"{prefix}{field}: {message}" if field else f"{prefix}{message}")
     return "\n".join(lines)
 
 

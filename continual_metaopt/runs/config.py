@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from continual_metaopt.analysis.records import GIVEN_UP
+from continual_metaopt.analysis.run_directory import GIVEN_UP
 from continual_metaopt.engines import Engine
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.controls.trajectories import with_digest

@@ -10,17 +10,8 @@ from typing import Any
 
 from continual_metaopt.analysis.files import is_regular, open_regular, read_regular, write_whole
 from continual_metaopt.analysis.records import open_table
-from continual_metaopt.runs.files import (
-    CHECKPOINT,
-    COMPILED_CHECKPOINT,
-    REASON,
-    TABLES,
-    WRITTEN,
-    _damaged_folders,
-    _move_aside,
-    _parts,
-    read_json,
-)
+from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKPOINT, REASON, TABLES, WRITTEN
+from continual_metaopt.runs.files import damaged_folders, move_aside, part_of, read_json
 from continual_metaopt.streams.stream import StreamInfo
 
 IN_CHECKPOINT = (  # of how far a run is; and of its records, under "progress"
@@ -63,15 +54,14 @@ def load_checkpoint(
         suspect = run / "config.json"
         described = {"stream_info": stream.as_record(), "blocks": read_json(suspect).get("blocks", [])}
         for table in TABLES:
-            parts = _parts(run, table)
             for number in range(content["progress"]["n_parts"]):
-                suspect = parts.get(number, run / table / f"part-{number:05d}.parquet")
-                with open_regular(suspect) as part, open_table(part, described, table, TABLES[table].names):
+                suspect = part_of(run, table, number)
+                with open_regular(suspect) as part, open_table(part, described, table, list(TABLES[table])):
                     pass
     except KeyError as error:
         raise ValueError(of_another_version(path)) from error
     except Exception as error:  # whatever NumPy, PyTorch or PyArrow make of damaged files
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
         set_aside(run, suspect, error)
         return None
@@ -129,15 +119,15 @@ def set_aside(run: Path, file: Path, error: Exception, names: Iterable[str] = ()
     what = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({_first_line(error)})"
     names = list(names)
     if names:
-        return _move_aside(run, names, f"'{file}' is {what}; it", "goes on without it")
+        return move_aside(run, names, f"'{file}' is {what}; it", "goes on without it")
     description = run / "config.json"
     tables = (entry for name in TABLES for entry in (name, f"{name}.parquet"))
     moved = [CHECKPOINT, COMPILED_CHECKPOINT, "status.json", WRITTEN, *tables]
     moved += [description.name] if file == description else []
     copied = read_regular(description) if is_regular(description) and file != description else None
-    text = _move_aside(run, moved, f"'{file}' is {what}; what was recorded", "begins again")
+    text = move_aside(run, moved, f"'{file}' is {what}; what was recorded", "begins again")
     if copied is not None:
-        write_whole(_damaged_folders(run)[-1] / description.name, partial(Path.write_bytes, data=copied))
+        write_whole(damaged_folders(run)[-1] / description.name, partial(Path.write_bytes, data=copied))
     return text
 
 
@@ -145,7 +135,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _is_damage(error: Exception) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether an error is about what a file holds, or that it is not there, rather than about this machine."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return False
@@ -154,5 +144,5 @@ def _is_damage(error: Exception) -> bool:
 
 def notes_on_damages(run: Path) -> list[str]:
     """The texts of ``set_aside``, as far as its folders have not been removed."""
-    reasons = [folder / REASON for folder in _damaged_folders(run)]
+    reasons = [folder / REASON for folder in damaged_folders(run)]
     return [read_regular(reason).decode("utf-8", "replace").strip() for reason in reasons]

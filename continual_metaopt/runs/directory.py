@@ -10,29 +10,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from continual_metaopt.analysis.files import is_regular, open_regular, write_whole
-from continual_metaopt.engines.observations import Observations, recorded_steps
-from continual_metaopt.optim.protocol import QUANTILES
-from continual_metaopt.runs.damage import _is_damage, notes_on_damages, set_aside
-from continual_metaopt.runs.files import (
+from continual_metaopt.analysis.files import is_regular, real_folder, write_whole
+from continual_metaopt.analysis.run_directory import (
     CHECKPOINT,
     COMPILED_CHECKPOINT,
+    CONFIG,
+    STATUS,
     TABLES,
     WRITTEN,
-    Written,
-    _folder,
-    _in_row_groups,
-    _make_way,
-    _parts,
-    _write_table,
-    arrow_array,
-    read_json,
-    remove_leftovers,
-    write_json,
 )
+from continual_metaopt.engines.observations import Observations, recorded_steps
+from continual_metaopt.optim.protocol import QUANTILES
+from continual_metaopt.runs.damage import is_damage, notes_on_damages, set_aside
+from continual_metaopt.runs.files import Written, make_way, part_of, read_json, remove_leftovers, write_json
 from continual_metaopt.runs.owner import require_own, this_process
+from continual_metaopt.runs.tables import SCHEMAS, as_batch, read_part, write_table
 
 
 class RunDirectory:
@@ -76,9 +69,9 @@ class RunDirectory:
         What an earlier attempt left is removed, as far as it is on that attempt's list; what else is in the way is set
         aside.
         """
-        _make_way(self.path, 0)
+        make_way(self.path, 0)
         (self.path / WRITTEN).unlink(missing_ok=True)
-        write_json(self.path / "config.json", config)
+        write_json(self.path / CONFIG, config)
         self._begin(config)
 
     def resume(self, progress: dict[str, Any]) -> None:
@@ -86,9 +79,9 @@ class RunDirectory:
         self._n_parts = progress["n_parts"]
         self.wall_time, self.learning_time = progress["wall_time"], progress["learning_time"]
         self._status |= {"step": progress["step"], "n_correct": progress.get("n_correct")}
-        _make_way(self.path, self._n_parts)
+        make_way(self.path, self._n_parts)
         self._checkpoints = {name for name in (CHECKPOINT, COMPILED_CHECKPOINT) if is_regular(self.path / name)}
-        self._begin(read_json(self.path / "config.json"))
+        self._begin(read_json(self.path / CONFIG))
 
     def observe(self, observations: Observations, samples_every: int = 1) -> None:
         """Add what a learner observed.
@@ -120,7 +113,7 @@ class RunDirectory:
 
     def add_experience(self, **row: Any) -> None:
         """Add a row to the table of experiences."""
-        self._add_rows("experiences", [tuple(row[name] for name in TABLES["experiences"].names)])
+        self._add_rows("experiences", [tuple(row[name] for name in TABLES["experiences"])])
 
     def checkpoint(
         self, save: Callable[[Path, dict[str, Any]], None], engine: dict[str, str], name: str = CHECKPOINT
@@ -161,9 +154,8 @@ class RunDirectory:
         if self._began:
             self._write_parts(merge=not keep_parts)
         if not keep_parts:
-            for name, schema in TABLES.items():
-                groups = _in_row_groups(self._read_parts(name), schema)
-                write_whole(self.path / f"{name}.parquet", partial(_write_table, groups, schema))
+            for name in TABLES:
+                write_whole(self.path / f"{name}.parquet", partial(write_table, self._read_parts(name), name))
         self._status |= {"engine": engine or self._status["engine"]}
         self.say(state, reason)
         if not keep_parts:
@@ -180,9 +172,7 @@ class RunDirectory:
         self._write_status()
 
     def _add(self, name: str, columns: Sequence[Any]) -> None:
-        schema = TABLES[name]
-        arrays = [arrow_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        self._rows[name].append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        self._rows[name].append(as_batch(name, columns))
 
     def _add_rows(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
@@ -194,26 +184,23 @@ class RunDirectory:
         self._merged |= merge
         listed = Written(self._n_parts + 1, self._merged, tuple(sorted(self._checkpoints)))
         write_json(self.path / WRITTEN, listed._asdict())  # before it is so, whenever the process is killed
-        for name, schema in TABLES.items():
-            table = pa.Table.from_batches(self._rows[name], schema=schema)
-            part = _folder(self.path, name) / f"part-{self._n_parts:05d}.parquet"
-            write_whole(part, partial(_write_table, _in_row_groups([table], schema), schema))
+        for name, schema in SCHEMAS.items():
+            rows = pa.Table.from_batches(self._rows[name], schema=schema)
+            part = part_of(self.path, name, self._n_parts)
+            real_folder(part.parent)
+            write_whole(part, partial(write_table, [rows], name))
         # only now, so that after an error they can be written again
         self._rows = {name: [] for name in TABLES}
         self._n_parts += 1
 
     def _read_parts(self, name: str) -> Iterator[pa.Table]:
         """The parts of this attempt, one after the other."""
-        parts, schema = _parts(self.path, name), TABLES[name]
         for number in range(self._n_parts):
-            part = parts.get(number, _folder(self.path, name) / f"part-{number:05d}.parquet")
+            part = part_of(self.path, name, number)
             try:
-                with open_regular(part) as file:
-                    # not by pq.read_table, which imports pandas
-                    table = pq.ParquetFile(file, page_checksum_verification=True).read(schema.names, use_threads=False)
-                    yield pa.concat_tables([pa.Table.from_batches([], schema), table], promote_options="default")
+                yield read_part(part, name)
             except (OSError, ValueError, pa.ArrowException) as error:
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise
                 self._began = False  # nothing of this attempt is recorded any more
                 self._status |= {"step": 0, "n_correct": None}
@@ -244,7 +231,7 @@ class RunDirectory:
         self._update_wall_time()
         speed = self._status["step"] / self.learning_time if self.learning_time else None
         write_json(
-            self.path / "status.json",
+            self.path / STATUS,
             self._status
             | {
                 "heartbeat": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -257,7 +244,7 @@ class RunDirectory:
 
     def _earlier_progress(self) -> dict[str, Any]:
         """What the status of an earlier attempt says of its progress."""
-        path = self.path / "status.json"
+        path = self.path / STATUS
         earlier = read_json(path) if is_regular(path) else {}
         progress = ("run_id", "step", "n_correct", "wall_time", "samples_per_second", "engine", "notes")
         return {name: value for name, value in earlier.items() if name in progress}

@@ -3,65 +3,28 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from continual_metaopt.analysis.files import is_regular, real_folder, write_whole
+from continual_metaopt.analysis.files import is_regular, write_whole
 from continual_metaopt.analysis.records import read_object
-from continual_metaopt.optim.protocol import QUANTILES
+from continual_metaopt.analysis.run_directory import (
+    CHECKPOINT,
+    COMPILED_CHECKPOINT,
+    CONFIG,
+    DAMAGED,
+    REASON,
+    STATUS,
+    TABLES,
+    WRITTEN,
+)
 
-SCHEMA_VERSION = 1
-CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
-ROW_GROUP = 2**18  # rows of a table that are written together, and so are in memory at once
-WRITTEN = "written.json"  # lists what a run that has not ended has written, and removes at its end
-DAMAGED = "damaged"  # folder of what cannot be read any more
-REASON = "reason.txt"
-TABLES = {
-    "samples": pa.schema(
-        [("step", pa.int32()), ("experience", pa.int32()), ("correct", pa.bool_()), ("loss", pa.float32())]
-    ),
-    "step_sizes": pa.schema(
-        [
-            ("step", pa.int32()),
-            ("block", pa.string()),
-            ("step_size", pa.float64()),
-            *((f"q{round(100 * level):02d}", pa.float64()) for level in QUANTILES),
-        ]
-    ),
-    "measurements": pa.schema(
-        [
-            ("step", pa.int32()),
-            ("quantity", pa.string()),
-            ("block", pa.string()),
-            ("statistic", pa.string()),
-            ("value", pa.float64()),
-        ]
-    ),
-    "experiences": pa.schema(
-        [
-            ("experience", pa.int32()),
-            ("classes", pa.list_(pa.string())),
-            ("first_step", pa.int32()),
-            ("n_samples", pa.int32()),
-            ("n_seen_before", pa.int32()),
-            ("n_correct", pa.int32()),
-            ("online_accuracy", pa.float64()),
-            ("mean_loss", pa.float64()),
-            ("test_accuracy", pa.float64()),
-        ]
-    ),
-}
 _NAMES = (
-    "config.json",
-    "status.json",
+    CONFIG,
+    STATUS,
     WRITTEN,
     CHECKPOINT,
     COMPILED_CHECKPOINT,
@@ -78,7 +41,7 @@ class Written(NamedTuple):
     checkpoints: tuple[str, ...] = ()
 
 
-def _move_aside(run: Path, names: Iterable[str], what: str, then: str) -> str:
+def move_aside(run: Path, names: Iterable[str], what: str, then: str) -> str:
     """Move entries of a run directory to a new folder "damaged", and say so there."""
     number = 1
     while os.path.lexists(folder := run / (DAMAGED if number == 1 else f"{DAMAGED}-{number}")):
@@ -96,7 +59,7 @@ def _move_aside(run: Path, names: Iterable[str], what: str, then: str) -> str:
 def has_records(run: Path) -> bool:
     """Whether a run directory holds tables, parts of them, or a checkpoint."""
     names = (CHECKPOINT, COMPILED_CHECKPOINT, *(f"{name}.parquet" for name in TABLES))
-    return any(os.path.lexists(run / name) for name in names) or any(_parts(run, name) for name in TABLES)
+    return any(os.path.lexists(run / name) for name in names) or any(parts_of(run, name) for name in TABLES)
 
 
 def is_marked(run: Path, run_id: str) -> bool:
@@ -105,18 +68,18 @@ def is_marked(run: Path, run_id: str) -> bool:
     So is one that holds nothing but what a run leaves that never began.
     """
     try:
-        status = read_json(run / "status.json")
+        status = read_json(run / STATUS)
     except (OSError, ValueError):
         status = {}
     if run.name.endswith(f"-{run_id}") or status.get("run_id") == run_id:
         return True
     began_nothing = status.get("state") == "failed" and "owner" in status and "run_id" not in status
-    damaged = [folder.name for folder in _damaged_folders(run)]
-    expected = {*damaged, "status.json"} if began_nothing else {*damaged}
+    damaged = [folder.name for folder in damaged_folders(run)]
+    expected = {*damaged, STATUS} if began_nothing else {*damaged}
     return all(_TEMPORARY.fullmatch(entry.name) or entry.name in expected for entry in run.iterdir())
 
 
-def _damaged_folders(run: Path) -> list[Path]:
+def damaged_folders(run: Path) -> list[Path]:
     """The folders of ``set_aside``, in order."""
     folders = [folder for folder in run.glob(f"{DAMAGED}*") if not folder.is_symlink() and is_regular(folder / REASON)]
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
@@ -139,7 +102,7 @@ def remove_leftovers(run: Path) -> None:
         (run / WRITTEN).unlink()
 
 
-def _make_way(run: Path, n_parts: int) -> None:
+def make_way(run: Path, n_parts: int) -> None:
     """Remove the tables of an attempt that did not end, but for so many parts of each; set aside others in the way."""
     written, others = _written(run), []
     for name in TABLES:
@@ -149,18 +112,18 @@ def _make_way(run: Path, n_parts: int) -> None:
             else:
                 others.append(f"{name}.parquet")
         _remove_parts(run, name, range(n_parts, written.n_parts))
-        others += [f"{name}/{part.name}" for number, part in _parts(run, name).items() if number >= n_parts]
+        others += [f"{name}/{part.name}" for number, part in parts_of(run, name).items() if number >= n_parts]
         if n_parts == 0 and os.path.lexists(run / name) and ((run / name).is_symlink() or not (run / name).is_dir()):
             others.append(name)
     _remove_temporary_files(run)
     if others:
         listed = f"'{run / others[0]}' is not on the list of what this run has written; it"
-        _move_aside(run, others, listed, "goes on" if n_parts else "begins again")
+        move_aside(run, others, listed, "goes on" if n_parts else "begins again")
 
 
 def _remove_parts(run: Path, name: str, numbers: range) -> None:
     """Remove parts of a table, half-written ones too, and the folder if nothing else is in it."""
-    for number, part in _parts(run, name).items():
+    for number, part in parts_of(run, name).items():
         if number in numbers:
             part.unlink(missing_ok=True)
     _remove_temporary_files(run / name)
@@ -178,18 +141,12 @@ def _written(run: Path) -> Written:
         return Written()
 
 
-def _folder(run: Path, name: str) -> Path:
-    """The folder of a table's parts.
-
-    Raises:
-        FileExistsError: it is a link.
-    """
-    folder = real_folder(run / name)
-    folder.mkdir(exist_ok=True)
-    return folder
+def part_of(run: Path, name: str, number: int) -> Path:
+    """The place of a part of a table."""
+    return run / name / f"part-{number:05d}.parquet"
 
 
-def _parts(run: Path, name: str) -> dict[int, Path]:
+def parts_of(run: Path, name: str) -> dict[int, Path]:
     """The parts of a table by number."""
     if (run / name).is_symlink() or not (run / name).is_dir():
         return {}
@@ -225,64 +182,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def arrow_array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Make what ``pa.array`` makes, which first imports pandas: half a second in each process that does runs.
-
-    Args:
-        column: numbers, truth values, texts, or lists of them; None for null.
-        kind: the type of the array.
-    """
-    known = np.array([value is not None for value in column], bool)
-    validity = None if known.all() else _bits(known)
-    if pa.types.is_list(kind) or pa.types.is_string(kind):
-        parts: list[Any] = [() if value is None else value for value in column]
-        if pa.types.is_string(kind):
-            parts = [value.encode() if value else b"" for value in parts]
-        offsets = pa.py_buffer(np.cumsum([0, *map(len, parts)], dtype=np.int32))
-        if pa.types.is_string(kind):
-            return pa.Array.from_buffers(kind, len(parts), [validity, offsets, pa.py_buffer(b"".join(parts))])
-        values = arrow_array([value for part in parts for value in part], kind.value_type)
-        return pa.Array.from_buffers(kind, len(parts), [validity, offsets], children=[values])
-    numbers = np.array(column if validity is None else [value or 0 for value in column], kind.to_pandas_dtype())
-    return pa.Array.from_buffers(
-        kind, len(numbers), [validity, _bits(numbers) if pa.types.is_boolean(kind) else pa.py_buffer(numbers)]
-    )
-
-
-def _bits(flags: NDArray[np.bool_]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits(flags, bitorder="little"))
-
-
-def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows of tables in row groups, which do not depend on where one table ends and the next one begins."""
-    rest = pa.Table.from_batches([], schema)  # schema.empty_table() imports pandas
-    for table in tables:
-        rest = pa.concat_tables([rest, table])
-        while len(rest) >= ROW_GROUP:
-            yield rest.slice(0, ROW_GROUP).combine_chunks()
-            rest = rest.slice(ROW_GROUP)
-    if len(rest):
-        yield rest.combine_chunks()
-
-
-def _write_table(groups: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
-    """Write row groups in encodings that suit their columns: less than half the size of Parquet's defaults."""
-    strings = [field.name for field in schema if pa.types.is_string(field.type)]
-    encodings = {
-        field.name: "DELTA_BINARY_PACKED" if pa.types.is_integer(field.type) else "BYTE_STREAM_SPLIT"
-        for field in schema
-        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-    }
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=strings,
-        column_encoding=encodings,
-        write_statistics=False,
-        write_page_checksum=True,
-    ) as writer:
-        for group in groups:
-            writer.write_table(group, row_group_size=ROW_GROUP)

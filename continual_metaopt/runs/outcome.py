@@ -5,19 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from continual_metaopt.analysis.files import is_regular, real_folder
-from continual_metaopt.analysis.records import ENDED, STATES
+from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKPOINT, CONFIG, ENDED, STATES, STATUS
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.damage import set_aside
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import (
-    CHECKPOINT,
-    COMPILED_CHECKPOINT,
-    has_records,
-    is_marked,
-    read_json,
-    remove_leftovers,
-    write_json,
-)
+from continual_metaopt.runs.files import has_records, is_marked, read_json, remove_leftovers, write_json
 from continual_metaopt.runs.owner import RunInUse
 
 OnProgress = Callable[[int, int], None]
@@ -105,14 +97,14 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
     if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
-        record = read_json(path / "config.json")
+        record = read_json(path / CONFIG)
     except (OSError, ValueError) as error:
         if not isinstance(error, FileNotFoundError | ValueError):
             raise
         if not is_marked(path, config.run_id):
             raise _not_a_run(path, error) from error
         if has_records(path) or not isinstance(error, FileNotFoundError):
-            set_aside(path, path / "config.json", error)
+            set_aside(path, path / CONFIG, error)
         return None
     if "run_id" not in record:
         raise _not_a_run(path)
@@ -120,7 +112,7 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
         raise FileExistsError(
             f"'{path}' already holds another run ({record['run_id']}); choose another folder with --out"
         )
-    status = path / "status.json"
+    status = path / STATUS
     goes_on = any(is_regular(path / name) for name in (CHECKPOINT, COMPILED_CHECKPOINT))
     try:
         told = read_json(status)
@@ -141,7 +133,7 @@ def earlier_state(path: Path, config: RunConfig) -> str | None:
         write_json(status, told)
     named = {"order": config.order, "label": config.label, "entry": config.entry}
     if any(record.get(name) != value for name, value in named.items()):
-        write_json(path / "config.json", record | named)
+        write_json(path / CONFIG, record | named)
     return state
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from continual_metaopt.analysis.files import open_regular
+from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKPOINT
 from continual_metaopt.engines.compiled.engine import CompiledEngine, compiled_or_why_not
 from continual_metaopt.engines.undisturbed import SHARED
 from continual_metaopt.networks.losses import criterion_of
@@ -23,7 +24,6 @@ from continual_metaopt.runs.compiled_run import PreparedRun, read_compiled_check
 from continual_metaopt.runs.components import factory_of, import_modules
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.damage import load_checkpoint, of_another_version
-from continual_metaopt.runs.files import CHECKPOINT, COMPILED_CHECKPOINT
 from continual_metaopt.streams import plan_stream
 
 

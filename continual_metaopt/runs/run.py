@@ -79,11 +79,6 @@ def execute_run(
     return _unless_ended(config, path, should_stop, do)
 
 
-def do_run(config: RunConfig, path: Path, on_progress: OnProgress, should_stop: ShouldStop) -> str | None:
-    """Do one run as ``run_one`` does; returns why it failed, None if it finished or diverged."""
-    return why_it_failed(path, lambda: run_one(config, path, on_progress, should_stop))
-
-
 def why_it_failed(path: Path, do: Callable[[], str]) -> str | None:
     """Say why a run failed, given what returns its state; None if it finished or diverged."""
     try:

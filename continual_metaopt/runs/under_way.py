@@ -8,16 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from continual_metaopt.analysis.run_directory import SCHEMA_VERSION
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim.registry import family_of
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.facts import describe_platform, describe_software
-from continual_metaopt.runs.files import (
-    SCHEMA_VERSION,
-    read_json,
-    write_json,
-)
+from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.outcome import Interrupted, OnProgress, ShouldStop, never, no_progress
 from continual_metaopt.runs.process_settings import THREADS
 from continual_metaopt.streams.samples import Samples

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from continual_metaopt.analysis.files import real_folder
-from continual_metaopt.runs.files import DAMAGED, read_json, write_json
+from continual_metaopt.analysis.run_directory import DAMAGED
+from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import Job
 

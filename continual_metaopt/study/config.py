@@ -195,6 +195,12 @@ class StudyConfig(Execution):
         """Whether settings of a learner are chosen on the selection seeds."""
         return bool(entry.tune) if entry.tune is not None else bool(self.tuning) and not nothing_to_tune(entry.name)
 
+    @property
+    def n_best(self) -> int:
+        """Of how many learners the chosen settings are reported, where these are not all; else 0."""
+        best = self.tuning.best if self.tuning else None
+        return 0 if best is None else min(best, sum(map(self.is_tuned, self.learners)))
+
 
 def grid(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
     """List all combinations of the values of some options.

@@ -1,15 +1,13 @@
 """A study with everything in it resolved, once: checking, planning, running and replaying read this."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from continual_metaopt.optim.registry import MissingPackageError, learner_factory, search_space
+from continual_metaopt.optim.registry import search_space
 from continual_metaopt.runs.components import Component, ConfigError, import_modules, resolve
 from continual_metaopt.runs.config import Execution, RunConfig, resolve_learner
-from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
 from continual_metaopt.study.config import LearnerEntry, Search, Setting, StudyConfig, grid
 from continual_metaopt.study.settings import next_settings, require_optuna
 
@@ -113,7 +111,7 @@ class PlannedLearner:
 
         Where the study reports the chosen settings of its best learners alone, those runs are not among them.
         """
-        reports_chosen = self.study.is_tuned(self.entry) and not _n_best(self.study)
+        reports_chosen = self.study.is_tuned(self.entry) and not self.study.n_best
         return len(self.study.seeds) * (self.reports_untuned + reports_chosen)
 
     def next_candidates(self, finished: Sequence[tuple[Setting, float]]) -> list[Candidate]:
@@ -151,19 +149,17 @@ class Study:
         config: what its file says.
         learners: what is compared.
         runs: what all its runs have in common, by their purpose, with the first seed.
-        n_best: of how many learners the chosen settings are reported, where these are not all; else 0.
     """
 
     config: StudyConfig
     learners: list[PlannedLearner]
     runs: Mapping[Purpose, RunConfig]
-    n_best: int
 
     @property
     def n_runs(self) -> int:
         """All runs; there may be fewer if a search space has no more settings."""
         of_learners = (learner.n_selection_runs + learner.n_reported_runs for learner in self.learners)
-        return sum(of_learners) + self.n_best * len(self.config.seeds)
+        return sum(of_learners) + self.config.n_best * len(self.config.seeds)
 
 
 def expand(config: StudyConfig) -> Study:
@@ -192,24 +188,11 @@ def expand(config: StudyConfig) -> Study:
         runs["selection"] = reported.model_copy(update=differences)
     learners = []
     for position, entry in enumerate(config.learners):
-        if entry.replays is not None:
-            _require_trajectory(entry.name, f"learners.{position}")
         of_learner = {"entry": entry.shown_as, "order": position}
         own = {purpose: run.model_copy(update=of_learner) for purpose, run in runs.items()}
-        learners.append(PlannedLearner(config, entry, position, own))
-        _ = learners[-1].known  # which raises what is wrong
-    return Study(config, learners, runs, _n_best(config))
-
-
-def _n_best(config: StudyConfig) -> int:
-    best = config.tuning.best if config.tuning else None
-    return 0 if best is None else min(best, sum(map(config.is_tuned, config.learners)))
-
-
-def _require_trajectory(name: str, where: str) -> None:
-    try:
-        options = inspect.signature(learner_factory(name)).parameters
-    except (UnknownNameError, BrokenNameError, MissingPackageError):
-        return  # which resolving says
-    if "trajectory" not in options:
-        raise ConfigError(f"{where}.replays: the learner '{name}' has no option trajectory")
+        learner = PlannedLearner(config, entry, position, own)
+        _ = learner.known  # which raises what is wrong
+        if entry.replays and "trajectory" not in learner.untuned.options:
+            raise ConfigError(f"{learner.where}.replays: the learner '{entry.name}' has no option trajectory")
+        learners.append(learner)
+    return Study(config, learners, runs)

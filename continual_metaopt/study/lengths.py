@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from continual_metaopt.analysis.records import ENDED, read_status
+from continual_metaopt.analysis.records import read_status
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import plan_stream

@@ -1,15 +1,17 @@
 """How a study, or any folder of runs, is getting on: counts, progress, faults; read from the run directories alone."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.escaping import one_line
-from continual_metaopt.analysis.records import ENDED, read_config, read_status
+from continual_metaopt.analysis.records import read_config, read_status
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
 from continual_metaopt.study.files_on_disk import bytes_below, run_directories
@@ -59,13 +61,13 @@ class Overview:
     n_planned: int | None = None
     n_bytes: int = 0
     owner: str | None = None
-    counts: dict[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many runs there are in each state."""
         counts = {state: sum(run.state == state for run in self.runs) for state in STATES}
         current = len(self.runs) - counts[SUPERSEDED]
-        counts["not begun"] = max(0, (self.n_planned or 0) - current)
-        object.__setattr__(self, "counts", counts)
+        return counts | {"not begun": max(0, (self.n_planned or 0) - current)}
 
     @property
     def is_sound(self) -> bool:
@@ -81,9 +83,8 @@ class Overview:
             f"worked on by {self.owner}" if self.owner else "nobody works on it",
         ]
         for state in ("running", "stopped"):
-            lines += [
-                f"{state}: {one_line(f'{run.path.name}: {run.about}')}" for run in self.runs if run.state == state
-            ]
+            runs = [run for run in self.runs if run.state == state]
+            lines += [f"{state}: {one_line(f'{run.path.name}: {run.about}')}" for run in runs]
         for state in ("diverged", "failed", "damaged"):
             reasons = {run.path: run.about for run in self.runs if run.state == state}
             lines += [f"{state}: {one_line(line)}" for line in lines_by_reason(reasons)]
@@ -138,7 +139,8 @@ def _running(path: Path, status: dict[str, Any]) -> tuple[str, str]:
     total = read_config(path)["stream_info"]["n_samples"]
     step, speed = status.get("step", 0), status.get("samples_per_second")
     parts = [f"{step / total:.0%} of {total:,} samples"]
-    age = _age(status["heartbeat"]) if status.get("heartbeat") else None
+    heartbeat = status.get("heartbeat")
+    age = (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds() if heartbeat else None
     alive = is_alive(status.get("owner") or {})
     stopped = alive is False or (alive is None and age is not None and age > SECONDS_WITHOUT_SIGN_OF_LIFE)
     if speed and not stopped:
@@ -148,10 +150,6 @@ def _running(path: Path, status: dict[str, Any]) -> tuple[str, str]:
     if alive is False:
         parts.append("its process is dead; the command that began it goes on from its last checkpoint")
     return ("stopped" if stopped else "running"), ", ".join(parts)
-
-
-def _age(heartbeat: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds()
 
 
 def _planned(studies: list[Path]) -> int | None:

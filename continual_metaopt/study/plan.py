@@ -154,10 +154,12 @@ def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters
     runs = islice(_earlier_runs(folders), EARLIER_RUNS)
     earlier = [(record["learner"], speed) for record, speed in runs if record["network"] == network]
     rows = [_plan(learner, lengths.get("selection", 0), lengths["report"], earlier) for learner in study.learners]
-    if study.n_best:  # a row for the chosen settings of the best, whoever they will be, at the mean pace of all tuned
+    if (
+        study.config.n_best
+    ):  # a row for the chosen settings of the best, whoever they will be, at the mean pace of all tuned
         tuned = [row for row, learner in zip(rows, study.learners, strict=True) if learner.search]
-        n_runs = study.n_best * len(study.config.seeds)
-        label = f"tuned, the best {study.n_best} of {len(tuned)}"
+        n_runs = study.config.n_best * len(study.config.seeds)
+        label = f"tuned, the best {study.config.n_best} of {len(tuned)}"
         speed = harmonic_mean([row.samples_per_second for row in tuned])
         rows.append(LearnerPlan(label, 0, 0, n_runs, n_runs * lengths["report"], speed, ALL_TUNED))
     return StudyPlan(study.config.name, rows, workers, study.config.record_every, n_parameters)

@@ -8,7 +8,7 @@ import time
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
 
@@ -43,8 +43,7 @@ class ProgressDisplay:
             speed_estimate_period=60,
         )
         self._all = self._progress.add_task("", total=float(n_samples or n_runs), speed="", left="")
-        self._runs: dict[str, TaskID] = {}
-        self._under_way: dict[str, tuple[int, int]] = {}
+        self._runs: dict[str, TaskID] = {}  # under way
         self._ended, self._samples_ended = 0, 0
         self._earlier = 0
         self._lock = threading.Lock()
@@ -78,11 +77,9 @@ class ProgressDisplay:
         """Take in all messages, and ``n_ended`` more runs that have ended, with ``n_samples`` samples together."""
         self._ended += n_ended
         self._samples_ended += n_samples
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._take(*self._messages.get_nowait())
-            except queue.Empty:
-                break
         completed, speed, left = self._how_far(time.monotonic() - self._started)
         description = f"{self._stage}: {self._ended} of {self._n_runs} runs"
         self._progress.update(
@@ -97,35 +94,34 @@ class ProgressDisplay:
         if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now
             self._between_lines = min(2 * self._between_lines, SECONDS_BETWEEN_LINES[1])
-            parts = [description, f"{len(self._under_way)} under way", speed, left]
+            parts = [description, f"{len(self._runs)} under way", speed, left]
             self._console.print(", ".join(filter(None, parts)), markup=False, highlight=False)
 
     def _how_far(self, seconds: float) -> tuple[float, str, str]:
         """What is completed, in samples or runs, how fast that goes, and how long the rest will take."""
-        seconds = max(seconds, 1e-3)
+        seconds, under_way = max(seconds, 1e-3), [self._task(run) for run in self._runs]
         if self._n_samples:
-            completed: float = self._samples_ended + sum(done for done, _ in self._under_way.values())
+            completed = self._samples_ended + sum(task.completed for task in under_way)
             rate = max(0.0, completed - self._earlier) / seconds
             left = (self._n_samples - completed) / rate if rate else None
             return completed, f"{rate:,.0f} samples/s" if rate else "", _left(left)
-        completed = self._ended + sum(done / total for done, total in self._under_way.values())
+        completed = self._ended + sum(task.completed / (task.total or 1) for task in under_way)
         return completed, "", _left(seconds * (self._n_runs / completed - 1) if completed else None)
 
     def _take(self, run: str, done: int | None, total: int | None) -> None:
         if done is None or total is None:
-            self._under_way.pop(run, None)
-            task = self._runs.pop(run, None)
-            if task is not None:
-                self._progress.remove_task(task)
+            if run in self._runs:
+                self._progress.remove_task(self._runs.pop(run))
             return
         if run not in self._runs:
             self._runs[run] = self._progress.add_task(one_line(run), total=total, speed="", left="")
-        self._under_way[run] = done, total
-        task_id = self._runs[run]
-        self._progress.update(task_id, completed=done)
-        known = self._progress.tasks[self._progress.task_ids.index(task_id)]
-        speed = f"{known.speed:,.0f} samples/s" if known.speed else ""
-        self._progress.update(task_id, speed=speed, left=_left(known.time_remaining))
+        self._progress.update(self._runs[run], completed=done)
+        task = self._task(run)
+        speed = f"{task.speed:,.0f} samples/s" if task.speed else ""
+        self._progress.update(task.id, speed=speed, left=_left(task.time_remaining))
+
+    def _task(self, run: str) -> Task:
+        return self._progress.tasks[self._progress.task_ids.index(self._runs[run])]
 
 
 class _FileThatMayGoAway:

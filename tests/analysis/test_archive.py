@@ -5,7 +5,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from continual_metaopt.analysis import comparison_table, load_runs
-from continual_metaopt.analysis.records import TABLES
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.analysis.scripts import archive
 
 from .synthetic import write_regression, write_run

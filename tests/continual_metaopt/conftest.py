@@ -19,9 +19,9 @@ import yaml
 from torch import nn
 
 from continual_metaopt import networks
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim import registry
-from continual_metaopt.runs.files import TABLES
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.benchmark import StreamBenchmark
 from continual_metaopt.study.backends import local

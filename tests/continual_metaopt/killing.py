@@ -24,13 +24,14 @@ import pyarrow.parquet as pq
 
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.files import write_whole
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.runs import directory as recording
-from continual_metaopt.runs import under_way
+from continual_metaopt.runs import files, under_way
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
-from continual_metaopt.runs.files import TABLES, read_json, write_json
+from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.run import run_one
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")  # audit events of what changes a folder
@@ -77,7 +78,7 @@ class Killer:
     def __init__(self, at: int) -> None:
         self.at, self.kinds = at, list[str]()
         sys.addaudithook(self._before_change)
-        recording.write_whole = self._write
+        recording.write_whole = files.write_whole = self._write
 
     def _count(self, what: str, path: Path) -> bool:
         table = path.parent.name if "part-" in path.name else ""

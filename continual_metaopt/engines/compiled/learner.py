@@ -122,11 +122,8 @@ class CompiledLearner:
         """Learn from samples, one at a time, until they end or the call has lasted long enough.
 
         Args:
-            samples: inputs and targets that fit the network.
             first: number of the sample to begin with.
             observations: filled in place; says at which step of the stream that is.
-            record_every: distance in steps between recorded step sizes.
-            at_most: samples to learn from in this call.
 
         Returns:
             Whether there are more samples.

@@ -287,7 +287,7 @@ class OnlineAccuracy(PredictionMetric, without_callbacks=True):
     The share within each epoch comes as well, under the name of Avalanche's ``EpochAccuracy``, whose value it is.
     """
 
-    epoch_name = "Top1_Acc_Epoch"
+    epoch_name: str | None = "Top1_Acc_Epoch"
 
     def __str__(self) -> str:
         return "Top1_Acc_Online"
@@ -322,7 +322,7 @@ class OnlineLoss(PredictionMetric, without_callbacks=True):
         self._total += sum(mean * n for mean, n in zip(scores, sizes, strict=True))
 
 
-class SlidingAccuracy(PredictionMetric, without_callbacks=True):
+class SlidingAccuracy(OnlineAccuracy, without_callbacks=True):
     """Accuracy of the last predictions, named ``Top1_Acc_Window1000`` for a window of 1,000.
 
     Args:
@@ -331,6 +331,8 @@ class SlidingAccuracy(PredictionMetric, without_callbacks=True):
     Raises:
         ValueError: ``every`` or ``window`` is less than 1.
     """
+
+    epoch_name = None
 
     def __init__(self, every: int = 100, window: int = 1000) -> None:
         if window < 1:
@@ -345,12 +347,6 @@ class SlidingAccuracy(PredictionMetric, without_callbacks=True):
         """Forget all predictions."""
         super().reset()
         self._last: deque[bool] = deque(maxlen=self.window)
-
-    def _scores(self, strategy: Any) -> Tensor | None:
-        return _are_correct(strategy)
-
-    def _observed(self, observations: Observations) -> Sequence[float | None]:
-        return observations.correct
 
     def _take_in(self, scores: list[Any], sizes: list[int]) -> None:
         self._last.extend(scores)

@@ -25,7 +25,7 @@ from continual_metaopt.runs.components import import_modules
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.facts import describe_software
 from continual_metaopt.runs.outcome import earlier_state, reason_of
-from continual_metaopt.runs.run import do_run
+from continual_metaopt.runs.run import run_one, why_it_failed
 from continual_metaopt.streams import plan_stream
 from continual_metaopt.streams.lazy_images import LazyImages
 from continual_metaopt.streams.sources import SourceArguments, receive_source, sources_loaded
@@ -295,7 +295,8 @@ def _do(task: _Task, messages: Any) -> str | None:
         os.chdir(task.working_folder)
     _receive(task.sources)
     try:
-        return do_run(task.config, task.path, reporter.tell, reporter.should_stop)
+        do = functools.partial(run_one, task.config, task.path, reporter.tell, reporter.should_stop)
+        return why_it_failed(task.path, do)
     finally:
         reporter.end()
 
@@ -313,7 +314,7 @@ def _check_node(wanted: dict[str, str | None], mark: Path) -> None:
     Raises:
         BackendError: it has others, or does not.
     """
-    here = _versions_here()
+    here = describe_software()
     differ = [
         f"{name} {here.get(name)} instead of {version}"
         for name, version in wanted.items()
@@ -329,6 +330,3 @@ def _check_node(wanted: dict[str, str | None], mark: Path) -> None:
             f"the node {socket.gethostname()} does not see the study's folder '{mark.parent}'; choose one that all "
             "nodes share with --out"
         )
-
-
-_versions_here = functools.cache(describe_software)

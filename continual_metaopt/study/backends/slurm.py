@@ -11,16 +11,17 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
 from continual_metaopt.analysis.files import real_folder
-from continual_metaopt.analysis.records import ENDED
+from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json, write_json
-from continual_metaopt.runs.outcome import earlier_state, no_progress, reason_of
-from continual_metaopt.runs.run import do_run
+from continual_metaopt.runs.outcome import earlier_state, reason_of
+from continual_metaopt.runs.run import run_one, why_it_failed
 from continual_metaopt.study.jobs import BackendError, Job, RunsFailed, StudyInterrupted
 from continual_metaopt.study.progress import ProgressDisplay
 
@@ -242,7 +243,7 @@ class Portion:
         for config, path in self.jobs:
             if self._stopping:
                 return
-            failure = do_run(config, path, no_progress, lambda: self._stopping)
+            failure = why_it_failed(path, partial(run_one, config, path, should_stop=lambda: self._stopping))
             if failure is not None:
                 print(f"{path}: {failure}", flush=True)
 

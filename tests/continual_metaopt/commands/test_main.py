@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from continual_metaopt import analysis
-from continual_metaopt.commands import compare, report
 from continual_metaopt.commands import main as cli
+from continual_metaopt.commands import report
 from continual_metaopt.commands.interrupts import NOTHING_BEGUN
 from continual_metaopt.runs import preparing
 from continual_metaopt.runs.files import read_json
@@ -188,7 +188,7 @@ def test_which_files_are_taken_for_which_split_is_told(
     assert (status, err.splitlines()[0]) == (130, told)
     splits = read_json(here / "run" / "config.json")["stream_info"]["splits"]
     assert splits == names | {"validation": "my-val.parquet, not used"}
-    monkeypatch.setattr(compare, "run_studies", interrupted)
+    monkeypatch.setattr(study, "run_studies", interrupted)
     path = write_study(here / "tiny.yaml", {"stream": STREAM | {"source": "parquet:images"}})
     status, _, err = call(capsys, "compare", path)
     assert (status, err.splitlines()[1]) == (130, told)
@@ -689,7 +689,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_what_failed(
     def no_room(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(compare, "run_studies", fail)
+    monkeypatch.setattr(study, "run_studies", fail)
     monkeypatch.setattr(report, "_report", no_room)
 
     assert call(capsys, "compare", "--quiet", "--out", "out") == (
@@ -713,7 +713,7 @@ def test_interruptions_have_an_exit_status_of_their_own(
             (run / "status.json").write_text("{}")
         raise StudyInterrupted
 
-    monkeypatch.setattr(compare, "run_studies", interrupted)
+    monkeypatch.setattr(study, "run_studies", interrupted)
     monkeypatch.setattr(study, "run_jobs", interrupted)
 
     assert call(capsys, *command, "--out", "out") == (130, "", f"{NOTHING_BEGUN}\n")

@@ -24,6 +24,7 @@ from continual_metaopt.streams import UnknownNameError, make_stream
 from tests.continual_metaopt.conftest import Collector, exactly
 
 DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
+PAPER = ["conv1", "conv2", "linear1", "linear2"]
 LENET = ["conv1", "conv2", "linear1", "linear2", "linear3"]
 LINEAR = ["linear1", "linear2", "linear3"]
 SIX = ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
@@ -61,38 +62,6 @@ def make(case: str, **more: Any) -> Any:
 
 def n_parameters(model: nn.Module) -> int:
     return sum(param.numel() for param in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("input_shape", "n_outputs", "expected"),
-    [
-        ((3, 32, 32), 10, 268_650),
-        # (9·c·16 + 16) + (9·16·32 + 32) + (32·⌊h/4⌋·⌊w/4⌋·128 + 128) + (128·n + n)
-        ((3, 32, 32), 100, 448 + 4640 + 262_272 + 12_900),
-        ((1, 28, 28), 10, 160 + 4640 + 200_832 + 1290),
-        ((1, 8, 8), 10, 160 + 4640 + 16_512 + 1290),
-        ((3, 64, 48), 7, 448 + 4640 + 786_560 + 903),
-        ((2, 7, 4), 3, 304 + 4640 + 4224 + 387),  # odd sizes are rounded down
-    ],
-)
-def test_paper_cnn_fits_images_of_any_size(input_shape: tuple[int, int, int], n_outputs: int, expected: int) -> None:
-    model = PaperCNN(n_outputs, input_shape)
-
-    assert n_parameters(model) == expected
-    assert model(torch.randn(2, *input_shape)).shape == (2, n_outputs)
-    assert [block["name"] for block in blocks(model)] == ["conv1", "conv2", "linear1", "linear2"]
-
-
-def test_paper_cnn_defaults_to_the_papers_size() -> None:
-    assert n_parameters(PaperCNN()) == 268_650
-
-
-@pytest.mark.parametrize("size", [(3, 8), (8, 3), (1, 1)])
-def test_too_small_images_are_refused(size: tuple[int, int]) -> None:
-    message = f"PaperCNN pools images twice, so they must be at least 4×4, not {size[0]}×{size[1]}"
-
-    with pytest.raises(ValueError, match=exactly(message)):
-        PaperCNN(10, (1, *size))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +160,13 @@ def vit_parameters(width: int, depth: int, patch: int, channels: int, n_patches:
 @pytest.mark.parametrize(
     ("name", "options", "input_shape", "n_outputs", "expected", "names"),
     [
+        # (9·c·16 + 16) + (9·16·32 + 32) + (32·⌊h/4⌋·⌊w/4⌋·128 + 128) + (128·n + n)
+        ("paper_cnn", {}, COLOUR, 10, 268_650, PAPER),
+        ("paper_cnn", {}, COLOUR, 100, 448 + 4640 + 262_272 + 12_900, PAPER),
+        ("paper_cnn", {}, (1, 28, 28), 10, 160 + 4640 + 200_832 + 1290, PAPER),
+        ("paper_cnn", {}, DIGIT, 10, 160 + 4640 + 16_512 + 1290, PAPER),
+        ("paper_cnn", {}, (3, 64, 48), 7, 448 + 4640 + 786_560 + 903, PAPER),
+        ("paper_cnn", {}, (2, 7, 4), 3, 304 + 4640 + 4224 + 387, PAPER),  # odd sizes are rounded down
         # (25·c + 1)·6 + (25·6 + 1)·16 + (16·5·5 + 1)·120 + 121·84 + 85·n
         ("lenet", {}, COLOUR, 10, 62_006, LENET),
         ("lenet", {}, (1, 28, 28), 10, 61_706, LENET),
@@ -247,6 +223,10 @@ def test_defaults_fit(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "input_shape", "message"),
     [
+        *(
+            ("paper_cnn", {}, (1, *size), f"PaperCNN pools images twice, so they must be at least 4×4, not {shown}")
+            for size, shown in (((3, 8), "3×8"), ((8, 3), "8×3"), ((1, 1), "1×1"))
+        ),
         ("resnet18", {}, (3, 7, 32), "ResNet18 halves images three times, so they must be at least 8×8, not 7×32"),
         ("resnet18", {"width": 0}, COLOUR, "width must be at least 1, not 0"),
         (

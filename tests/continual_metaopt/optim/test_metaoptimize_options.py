@@ -172,21 +172,6 @@ def test_additive_step_sizes_by_hand(granularity: Any) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0, rel=1e-14)
 
 
-def test_hypergradient_descent_is_a_special_case() -> None:
-    """Baydin et al. 2018: α ← α + η g_t · g_{t−1}, then w ← w − α g_t."""
-    p = parameter(1.0, -2.0)
-    options = {"parametrisation": "linear", "update_order": "meta_first", "gamma": 0.0, "meta_lr": 1e-3}
-    optimizer = learner(p, lr=0.05, **options)
-    w, alpha, last = torch.tensor([1.0, -2.0], dtype=torch.float64), 0.05, torch.zeros(2, dtype=torch.float64)
-    for t in range(10):
-        g = w * torch.tensor([1.0, 0.5]) + 0.1 * t
-        alpha += 1e-3 * float(g @ last)
-        w, last = w - alpha * g, g
-        step(optimizer, g)
-        torch.testing.assert_close(p.detach(), w, rtol=1e-13, atol=0)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(alpha, rel=1e-13) != 0.05
-
-
 @pytest.mark.parametrize("granularity", ["group", "weight"])
 def test_meta_gradients_are_summed_between_meta_updates(granularity: Any) -> None:
     p = parameter(0.0)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from continual_metaopt.analysis.run_directory import COMPILED_CHECKPOINT
 from continual_metaopt.engines.compiled.kernels import Learned
 from continual_metaopt.runs.compiled_run import read_compiled_checkpoint
 from continual_metaopt.runs.damage import load_checkpoint
-from continual_metaopt.runs.files import COMPILED_CHECKPOINT
 from continual_metaopt.runs.preparing import _read_checkpoint
 from continual_metaopt.streams.stream import ExperienceInfo, LearnerInfo, StreamInfo
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from continual_metaopt import register_network
-from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.undisturbed import random_numbers_kept
 from continual_metaopt.runs import run
@@ -30,9 +29,8 @@ from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed
 from continual_metaopt.study.running import run_jobs
 from tests.continual_metaopt.conftest import read_tables
-from tests.continual_metaopt.runs.test_learner_run import COMPILED, assert_same_run, stop_at
+from tests.continual_metaopt.runs.conftest import COMPILED, assert_same_run, stop_at
 
-PORTION = 20
 PERMUTED = {"name": "permuted_inputs", "n_experiences": 3, "samples_per_experience": 50}
 SPLIT = {"name": "class_split", "classes_per_experience": 5}
 TRACKING = {"name": "tracking", "n_samples": 130, "samples_per_experience": 50}
@@ -57,14 +55,6 @@ def by_learner(config: RunConfig, path: Path, should_stop: Callable[[], bool] = 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_prepare", lambda config, path: None)
         return run_one(config, path, should_stop=should_stop)
-
-
-@pytest.fixture(autouse=True)
-def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_learner):
-        monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
 
 
 @pytest.mark.parametrize("do", [run_one, by_learner])

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.runs import directory as recording
 from continual_metaopt.runs.directory import RunDirectory, write_whole
 from continual_metaopt.runs.facts import describe_software
-from continual_metaopt.runs.files import TABLES, arrow_array, read_json, write_json
+from continual_metaopt.runs.files import read_json, write_json
+from continual_metaopt.runs.tables import SCHEMAS, arrow_array
 from tests.continual_metaopt.conftest import exactly, files_of, read_tables
 
 ENGINE = {"name": "torch", "reason": "the only engine"}
@@ -127,7 +129,7 @@ def test_merged_tables_equal_the_parts(tmp_path: Path) -> None:
     directory.finish("finished", None, ENGINE)
 
     tables = read_tables(tmp_path)
-    for name, schema in TABLES.items():
+    for name, schema in SCHEMAS.items():
         assert tables[name].schema.equals(schema), name
         together = pa.concat_tables(parts[name])
         assert tables[name].slice(0, len(together)).equals(together), name
@@ -150,7 +152,7 @@ def test_a_run_without_any_samples_has_empty_tables(tmp_path: Path) -> None:
     directory.finish("diverged", "the loss is nan at sample 0", ENGINE)
 
     assert {
-        name: (table.num_rows, table.schema.equals(TABLES[name])) for name, table in read_tables(tmp_path).items()
+        name: (table.num_rows, table.schema.equals(SCHEMAS[name])) for name, table in read_tables(tmp_path).items()
     } == dict.fromkeys(TABLES, (0, True))
 
 
@@ -163,7 +165,7 @@ def test_regression_has_neither_right_nor_wrong(tmp_path: Path) -> None:
 
     tables = read_tables(tmp_path)
     assert tables["samples"]["correct"].to_pylist() == [None, None]
-    assert tables["samples"].schema.equals(TABLES["samples"])
+    assert tables["samples"].schema.equals(SCHEMAS["samples"])
     assert tables["experiences"]["n_correct"].to_pylist() == [None]
 
 

@@ -14,44 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from continual_metaopt.analysis import load_runs
-from continual_metaopt.engines import torch_engine
+from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.runs import directory as recording
-from continual_metaopt.runs import files, under_way
+from continual_metaopt.runs import files, tables, under_way
 from continual_metaopt.runs.damage import notes_on_damages
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.files import ROW_GROUP, TABLES, read_json
+from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.outcome import NO_MEMORY, NO_ROOM, earlier_state, fail, reason_of
 from continual_metaopt.runs.run import run_one
+from continual_metaopt.runs.tables import ROW_GROUP
 from continual_metaopt.streams.samples import ImageSamples
 from tests.continual_metaopt.conftest import environment, exactly, files_of, read_tables
+from tests.continual_metaopt.runs.conftest import PORTION, assert_same_run, config_of, portions_of, stop_at
 from tests.continual_metaopt.runs.test_directory import ENGINE, add_experience, portion, save, with_parts
-from tests.continual_metaopt.runs.test_learner_run import PORTION, assert_same_run, config_of, finished, stop_at
-
-__all__ = ["finished"]
 
 GOES_ON = "the same command then goes on from the last checkpoint"
-
-
-@pytest.fixture(autouse=True)
-def _small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for engine in (torch_engine, compiled_learner):
-        monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(engine, "MAX_SECONDS", 60.0)
-    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped after 40 of its samples, twice: the records are two parts each."""
     path = tmp_path_factory.mktemp("interrupted") / "run"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for engine in (torch_engine, compiled_learner):
-            monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-        monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+    with portions_of(PORTION):
         for _ in range(2):
             assert run_one(config_of(), path, should_stop=stop_at(1)) == "failed"
     return path
@@ -144,7 +133,7 @@ def test_a_part_that_rots_shows_when_the_records_are_merged(tmp_path: Path) -> N
     directory = with_parts(tmp_path)
     part = tmp_path / "samples" / "part-00000.parquet"
     content = bytearray(part.read_bytes())
-    column = recording.pq.read_metadata(part).row_group(0).column(3)
+    column = pq.read_metadata(part).row_group(0).column(3)
     content[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # in data that are only read in the end
     part.write_bytes(content)
 
@@ -230,8 +219,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(finished: Path, tmp_path:
             return write_whole(path, write)
 
         with monkeypatch.context() as full:
-            full.setattr(recording, "write_whole", write)
-            full.setattr(files, "write_whole", write)
+            for module in (recording, files):
+                full.setattr(module, "write_whole", write)
             if n_written % 2:
                 message = f"{reason}; its status could not be written ({FULL})"
                 with pytest.raises(OSError, match=exactly(message)):
@@ -414,7 +403,7 @@ def test_links_that_lead_back_do_not_keep_the_analysis_busy(finished: Path, tmp_
 
 
 def test_tables_do_not_depend_on_their_parts(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(files, "ROW_GROUP", 16)
+    monkeypatch.setattr(tables, "ROW_GROUP", 16)
     for name, n in (("few", 40), ("many", 5)):
         directory = RunDirectory(tmp_path / name)
         directory.start({})
@@ -428,7 +417,7 @@ def test_tables_do_not_depend_on_their_parts(tmp_path: Path, monkeypatch: Any) -
         {name: (tmp_path / run / f"{name}.parquet").read_bytes() for name in TABLES} for run in ("few", "many")
     )
     assert few == many
-    assert recording.pq.ParquetFile(tmp_path / "few" / "samples.parquet").num_row_groups == 5
+    assert pq.ParquetFile(tmp_path / "few" / "samples.parquet").num_row_groups == 5
     assert read_tables(tmp_path / "few")["samples"]["step"].to_pylist() == list(range(80))
     assert ROW_GROUP < 10**6
 

@@ -48,46 +48,6 @@ def weight_step_sizes(optimizer: torch.optim.Optimizer, weight: Tensor) -> Tenso
     return torch.as_tensor(group["reference"] * optimizer.state[weight]["log_ratio"].exp())
 
 
-def test_two_steps_of_idbd_by_hand() -> None:
-    model = linear(2)
-    weight = model.linear.weight
-    optimizer = IDBD(model, lr=0.1, meta_lr=0.5)
-
-    learn(model, optimizer, [1.0, 2.0], [[1.0]])  # δ = 1, and h = 0, so that α stays
-    assert weight[0].tolist() == pytest.approx([0.1, 0.2])
-    assert optimizer.state[weight]["trace"][0].tolist() == pytest.approx([0.1, 0.2])
-    assert step_sizes_of(optimizer) == {"group0": pytest.approx(0.1)}
-
-    learn(model, optimizer, [1.0, -4.0], [[0.3]])  # δ = 0.3 − 0.1 + 0.8 = 1
-    alpha = [0.1 * math.exp(0.5 * 1 * 0.1), 0.1 * math.exp(0.5 * -4 * 0.2)]
-    assert weight_step_sizes(optimizer, weight)[0].tolist() == pytest.approx(alpha)
-    assert weight[0].tolist() == pytest.approx([0.1 + alpha[0], 0.2 - 4 * alpha[1]])
-    # 1 − 16 α₁ = −0.07 is cut off at 0
-    assert optimizer.state[weight]["trace"][0].tolist() == pytest.approx(
-        [0.1 * (1 - alpha[0]) + alpha[0], -4 * alpha[1]]
-    )
-    assert step_sizes_of(optimizer) == {"group0": pytest.approx(math.sqrt(alpha[0] * alpha[1]))}
-
-
-def test_two_steps_of_autostep_by_hand() -> None:
-    model = linear(2)
-    weight = model.linear.weight
-    optimizer = Autostep(model, lr=0.1, meta_lr=0.5, time_constant=10.0)
-
-    learn(model, optimizer, [2.0, 1.0], [[1.0]])  # v = 0, so that α stays; Σ α x² = 0.5
-    assert weight[0].tolist() == pytest.approx([0.2, 0.1])
-    assert optimizer.state[weight]["normaliser"].tolist() == [[0.0, 0.0]]
-
-    learn(model, optimizer, [3.0, 2.0], [[1.8]])  # δ = 1, δ x h = (0.6, 0.2), which v becomes
-    unbounded = 0.1 * math.exp(0.5)
-    bounded = unbounded / (13 * unbounded)
-    assert optimizer.state[weight]["normaliser"][0].tolist() == pytest.approx([0.6, 0.2])
-    assert weight_step_sizes(optimizer, weight)[0].tolist() == pytest.approx([bounded, bounded])
-    assert weight[0].tolist() == pytest.approx([0.2 + 3 * bounded, 0.1 + 2 * bounded])
-    expected = [0.2 * (1 - 9 * bounded) + 3 * bounded, 0.1 * (1 - 4 * bounded) + 2 * bounded]
-    assert optimizer.state[weight]["trace"][0].tolist() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("make", "reference"),
     [

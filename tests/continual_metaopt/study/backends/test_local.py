@@ -122,7 +122,8 @@ def test_an_error_while_a_worker_is_started_is_its_run_s_reason(tmp_path: Path, 
     beginning, error = SCRIPTS[kind]
     script = tmp_path / "script.py"
     lines = """
-from continual_metaopt.study.config import Component, RunConfig
+from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.study.running import run_jobs
 from pathlib import Path
 options = {"n_experiences": 1, "samples_per_experience": 20}

@@ -17,8 +17,7 @@ import pytest
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.facts import describe_software
 from continual_metaopt.runs.files import read_json
-from continual_metaopt.runs.outcome import never, no_progress
-from continual_metaopt.runs.run import do_run
+from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import sources
 from continual_metaopt.study.backends import ray as backend
 from continual_metaopt.study.backends.ray import RayPool
@@ -248,7 +247,7 @@ def test_a_failed_run_and_a_folder_that_nodes_do_not_see(
     with RayPool(cluster.address, 1, 2, show_progress=False, folder=tmp_path / "out") as pool, failed:
         pool.run([(bad, tmp_path / "out" / "bad"), (good, tmp_path / "out" / "good")], "runs")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bad", "good"]
-    assert do_run(good, tmp_path / "good", no_progress, never) is None
+    assert run_one(good, tmp_path / "good") == "finished"
     assert_same_records([tmp_path / "out" / "good"], [tmp_path / "good"])
 
     monkeypatch.setattr(Path, "touch", lambda path, exist_ok: None)
