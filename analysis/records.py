@@ -206,7 +206,7 @@ def _finite(digits: str) -> float:
 
 
 def most_rows(config: Mapping[str, Any], name: str) -> int:
-    """More rows than any table of a run has."""
+    """Bound the rows that a table of a run may have."""
     info = config["stream_info"]
     n_samples, n_blocks = int(info["n_samples"]), max(1, len(config.get("blocks", ())))
     most = {
@@ -261,7 +261,7 @@ def open_table(
 
 
 def _is_of_type(wanted: str, kind: pa.DataType) -> bool:
-    """Whether a column may have a type: any width of numbers will do, and null where nothing is known."""
+    """Tell whether a column may have a type: any width of numbers will do, and null where nothing is known."""
     import pyarrow as pa
 
     if wanted == "string" and pa.types.is_dictionary(kind):

@@ -59,7 +59,7 @@ MAX_STEPS = 2**31 - 1  # of a stream: steps are recorded as int32
 
 
 class Kind(NamedTuple):
-    """What a field may hold: in words, and as a test."""
+    """Say what a field may hold, in words and as a test."""
 
     words: str
     holds: Callable[[Any], bool]

@@ -27,7 +27,7 @@ from continual_metaopt.streams import plan_stream
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that compiled code can do, as it goes from the process that has prepared it to the one that does it.
+    """Carry a run that compiled code can do from the process that prepared it to the one that executes it.
 
     Attributes:
         config: a resolved description.
@@ -43,7 +43,7 @@ class PreparedRun:
 
 
 class CompiledRun(RunUnderWay):
-    """A prepared run under way.
+    """Execute a prepared run by compiled code, and record it.
 
     Args:
         prepared: what is to be done.
@@ -98,14 +98,14 @@ class CompiledRun(RunUnderWay):
 
 
 def read_compiled_checkpoint(path: Path) -> dict[str, Any]:
-    """How far a run was at a checkpoint, and what it had ``learned``."""
+    """Read how far a run was at a checkpoint, and what it had ``learned``."""
     with open_regular(path) as file, zipfile.ZipFile(file) as content:
         about: dict[str, Any] = json.loads(str(_array(content, "about")))
         return about | {"learned": kernels.Learned(**{name: _array(content, name) for name in kernels.Learned._fields})}
 
 
 def _array(content: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """An array of a file that ``numpy.savez`` has written, of which nothing is read before its size is known.
+    """Read an array of a file that ``numpy.savez`` has written, once its size is known.
 
     Raises:
         KeyError: there is none of this name.

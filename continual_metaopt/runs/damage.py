@@ -22,7 +22,7 @@ IN_CHECKPOINT = (  # of how far a run is; and of its records, under "progress"
 def load_checkpoint(
     run: Path, name: str, read: Callable[[Path], dict[str, Any]], run_id: str, stream: StreamInfo
 ) -> dict[str, Any] | None:
-    """What a run directory's checkpoint holds, if it is whole and the parts that go with it are there.
+    """Read a run directory's checkpoint, if it is whole and the parts that go with it are there.
 
     Otherwise all that was recorded is set aside (``set_aside``), and the run can begin again.
 
@@ -97,7 +97,7 @@ def _require_possible(content: dict[str, Any], stream: StreamInfo) -> None:
 
 
 def of_another_version(checkpoint: Path) -> str:
-    """What to do about a checkpoint that cannot be gone on from, although it is whole."""
+    """Say what to do about a whole checkpoint that this version cannot resume from."""
     return (
         f"'{checkpoint}' was written by another version of this package; go on with that version, or move "
         f"'{checkpoint.parent}' elsewhere to run again"
@@ -136,13 +136,13 @@ def _first_line(error: Exception) -> str:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error is about what a file holds, or that it is not there, rather than about this machine."""
+    """Tell whether an error is about a damaged or missing file, rather than about this machine."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         return False
     return not isinstance(error, OSError) or error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def notes_on_damages(run: Path) -> list[str]:
-    """The texts of ``set_aside``, as far as its folders have not been removed."""
+    """Collect the texts of ``set_aside``, as far as its folders have not been removed."""
     reasons = [folder / REASON for folder in damaged_folders(run)]
     return [read_regular(reason).decode("utf-8", "replace").strip() for reason in reasons]

@@ -29,13 +29,22 @@ from continual_metaopt.runs.tables import SCHEMAS, as_batch, read_part, write_ta
 
 
 class RunDirectory:
-    """The directory of one run while it is being written.
+    """Write the directory of one run, so that nothing recorded is lost when the process is killed.
 
     Tables grow in memory until ``checkpoint`` writes them as one more part each; ``finish`` merges the parts. Whenever
     the process is killed, ``load_checkpoint`` and ``resume`` find what the last checkpoint needs.
 
     Args:
         path: the directory, made if it is not there.
+
+    Example:
+        >>> import tempfile
+        >>> directory = RunDirectory(Path(tempfile.mkdtemp()) / "run")
+        >>> directory.start({"run_id": "a"})
+        >>> directory.observe(Observations(experience=0, first_step=0, correct=[True, False], loss=[0.5, 1.5]))
+        >>> directory.finish("finished", None, {"name": "torch"})
+        >>> read_json(directory.path / "status.json")["n_correct"]
+        1
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +69,7 @@ class RunDirectory:
 
     @property
     def n_unsaved(self) -> int:
-        """How many rows there are that no checkpoint has yet."""
+        """Count the rows that no checkpoint holds yet."""
         return sum(batch.num_rows for batches in self._rows.values() for batch in batches)
 
     def start(self, config: dict[str, Any]) -> None:
@@ -243,7 +252,7 @@ class RunDirectory:
         )
 
     def _earlier_progress(self) -> dict[str, Any]:
-        """What the status of an earlier attempt says of its progress."""
+        """Read what the status of an earlier attempt says about its progress."""
         path = self.path / STATUS
         earlier = read_json(path) if is_regular(path) else {}
         progress = ("run_id", "step", "n_correct", "wall_time", "samples_per_second", "engine", "notes")

@@ -12,7 +12,7 @@ from typing import Any
 
 @functools.cache
 def describe_software() -> dict[str, str | None]:
-    """Versions of Python, of the packages that matter, and of this package's source where it is a git checkout."""
+    """Collect versions of Python, of the packages that matter, and of this package's source in a git checkout."""
     packages = ("continual-metaopt", "torch", "torchvision", "avalanche-lib", "numpy", "pyarrow")
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in packages:
@@ -24,7 +24,7 @@ def describe_software() -> dict[str, str | None]:
 
 
 def _source_revision() -> str | None:
-    """The commit of the checkout that this file belongs to, "+changes" if it was modified; None if there is none."""
+    """Find the commit of the checkout that this file belongs to, "+changes" if it was modified; None without one."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -39,7 +39,7 @@ def _source_revision() -> str | None:
 
 
 def describe_platform(threads: int) -> dict[str, Any]:
-    """Operating system, processor and number of threads of a run."""
+    """Describe operating system, processor and number of threads of a run."""
     return {
         "system": platform.platform(),
         "machine": platform.machine(),

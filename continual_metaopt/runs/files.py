@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _NAMES))}|part-\d+\.parqu
 
 
 class Written(NamedTuple):
-    """What a run that has not ended has written: so many parts of each table, whole tables, and checkpoints."""
+    """List what a run that has not ended has written: parts of each table, whole tables, and checkpoints."""
 
     n_parts: int = 0
     tables: bool = False
@@ -57,13 +57,13 @@ def move_aside(run: Path, names: Iterable[str], what: str, then: str) -> str:
 
 
 def has_records(run: Path) -> bool:
-    """Whether a run directory holds tables, parts of them, or a checkpoint."""
+    """Tell whether a run directory holds tables, parts of them, or a checkpoint."""
     names = (CHECKPOINT, COMPILED_CHECKPOINT, *(f"{name}.parquet" for name in TABLES))
     return any(os.path.lexists(run / name) for name in names) or any(parts_of(run, name) for name in TABLES)
 
 
 def is_marked(run: Path, run_id: str) -> bool:
-    """Whether a directory without a description that can be read is a run's, by its status or its name.
+    """Tell from its status or name whether a directory without a readable description is a run's.
 
     So is one that holds nothing but what a run leaves that never began.
     """
@@ -80,7 +80,7 @@ def is_marked(run: Path, run_id: str) -> bool:
 
 
 def damaged_folders(run: Path) -> list[Path]:
-    """The folders of ``set_aside``, in order."""
+    """Find the folders of ``set_aside``, in order."""
     folders = [folder for folder in run.glob(f"{DAMAGED}*") if not folder.is_symlink() and is_regular(folder / REASON)]
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
 
@@ -132,7 +132,7 @@ def _remove_parts(run: Path, name: str, numbers: range) -> None:
 
 
 def _written(run: Path) -> Written:
-    """What an attempt that did not end has written, by its own list; nothing without one."""
+    """Read what an attempt that did not end has written, by its own list; nothing without one."""
     try:
         content = read_json(run / WRITTEN)
         checkpoints = tuple(name for name in (CHECKPOINT, COMPILED_CHECKPOINT) if name in content["checkpoints"])
@@ -142,12 +142,12 @@ def _written(run: Path) -> Written:
 
 
 def part_of(run: Path, name: str, number: int) -> Path:
-    """The place of a part of a table."""
+    """Name the file of a part of a table."""
     return run / name / f"part-{number:05d}.parquet"
 
 
 def parts_of(run: Path, name: str) -> dict[int, Path]:
-    """The parts of a table by number."""
+    """Find the parts of a table, by number."""
     if (run / name).is_symlink() or not (run / name).is_dir():
         return {}
     parts = {part.stem.removeprefix("part-"): part for part in (run / name).glob("part-*.parquet")}

@@ -28,7 +28,7 @@ from continual_metaopt.streams.samples import Samples
 
 
 class LearnerRun(RunUnderWay, SupervisedPlugin):
-    """A run by ``OnlineLearner``: it records what the learner observes, and each experience's end."""
+    """Let ``OnlineLearner`` do a run, and record what it observes and each experience's end."""
 
     def __init__(
         self, config: RunConfig, directory: RunDirectory, on_progress: OnProgress, should_stop: ShouldStop

@@ -1,4 +1,4 @@
-"""How a run ends, and what is said of it."""
+"""How a run ends, and what is said about it."""
 
 import errno
 from collections.abc import Callable
@@ -17,11 +17,11 @@ ShouldStop = Callable[[], bool]
 
 
 def no_progress(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Default ``on_progress``: do nothing."""
 
 
 def never() -> bool:
-    """Do not stop."""
+    """Default ``should_stop``: never."""
     return False
 
 
@@ -71,7 +71,12 @@ ADVICE = {
 
 
 def reason_of(error: BaseException) -> str:
-    """The sentences about an error in a run's status: what happened, and what to do about it."""
+    """Say in a run's status what went wrong, and what to do about it.
+
+    Example:
+        >>> reason_of(MemoryError()).partition(":")[0]
+        'MemoryError. There is not enough memory'
+    """
     if isinstance(error, Interrupted):
         return "interrupted by the user"
     if isinstance(error, RunInUse):
@@ -83,7 +88,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def earlier_state(path: Path, config: RunConfig) -> str | None:
-    """How the run in a directory ended for good, or None if it has not.
+    """Tell how the run in a directory ended for good, or None if it has not.
 
     The place and the label in tables and figures that its study now gives to a run that has ended are noted, and what
     its end left half done is brought to an end. A damaged status is set aside, and the run goes on from its checkpoint

@@ -28,7 +28,7 @@ from continual_metaopt.streams import plan_stream
 
 
 class Beginning:
-    """Stream, network and optimizer of a run as they are made; PyTorch's random numbers stay as they were.
+    """Make stream, network and optimizer of a run; PyTorch's random numbers stay as they were.
 
     Args:
         config: a resolved description.
@@ -58,7 +58,7 @@ class Beginning:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trainable parameters."""
+        """Count the trainable parameters."""
         return sum(param.numel() for param in self.model.parameters() if param.requires_grad)
 
     def restore(self, path: Path) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ class Beginning:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """What ``torch.save`` wrote, of which nothing is read before its size is known.
+    """Read what ``torch.save`` wrote, once its size is known.
 
     Raises:
         ValueError: it is compressed, or tensors are larger than the file.
@@ -117,7 +117,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:
-    """All tensors in lists and dictionaries."""
+    """Find all tensors in lists and dictionaries."""
     if isinstance(content, torch.Tensor):
         yield content
     elif isinstance(content, Mapping | list | tuple):
@@ -126,7 +126,7 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
 
 
 def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
-    """A run as arrays, from its description or from the last checkpoint in its directory.
+    """Make a run's arrays for compiled code, from its description or from the last checkpoint in its directory.
 
     Args:
         config: a resolved description.

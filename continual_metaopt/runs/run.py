@@ -49,6 +49,16 @@ def run_one(
     Raises:
         FileExistsError: the directory holds another run.
         RunInUse: another process works on the run.
+
+    Example:
+        >>> import tempfile
+        >>> from continual_metaopt.runs.components import Component
+        >>> stream = Component(name="tracking", n_samples=20, samples_per_experience=10)
+        >>> network, learner = Component(name="linear"), Component(name="fixed", lr=0.1)
+        >>> config = RunConfig(stream=stream, network=network, learner=learner)
+        >>> path = Path(tempfile.mkdtemp()) / "run"
+        >>> run_one(config.resolved(), path), read_json(path / "status.json")["step"]
+        ('finished', 20)
     """
 
     def do(directory: RunDirectory) -> str:

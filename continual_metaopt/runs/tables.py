@@ -25,7 +25,7 @@ SCHEMAS = {
 
 
 def as_batch(table: str, columns: Iterable[Sequence[Any]]) -> pa.RecordBatch:
-    """Rows of a table, given its columns."""
+    """Make rows of a table from its columns."""
     schema = SCHEMAS[table]
     arrays = [arrow_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -45,6 +45,10 @@ def arrow_array(column: Sequence[Any], kind: pa.DataType) -> pa.Array:
     Args:
         column: numbers, truth values, texts, or lists of them; None for null.
         kind: the type of the array.
+
+    Example:
+        >>> arrow_array([0.5, None, 1.5], pa.float32()).to_pylist()
+        [0.5, None, 1.5]
     """
     known = np.array([value is not None for value in column], bool)
     validity = None if known.all() else _bits(known)
@@ -68,7 +72,7 @@ def _bits(flags: NDArray[np.bool_]) -> pa.Buffer:
 
 
 def _in_row_groups(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows of tables in row groups, which do not depend on where one table ends and the next one begins."""
+    """Group rows independently of where one table ends and the next one begins."""
     rest = pa.Table.from_batches([], schema)  # schema.empty_table() imports pandas
     for table in tables:
         rest = pa.concat_tables([rest, table])

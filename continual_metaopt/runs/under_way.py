@@ -15,7 +15,7 @@ from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.facts import describe_platform, describe_software
 from continual_metaopt.runs.files import read_json, write_json
-from continual_metaopt.runs.outcome import Interrupted, OnProgress, ShouldStop, never, no_progress
+from continual_metaopt.runs.outcome import Interrupted, OnProgress, ShouldStop
 from continual_metaopt.runs.process_settings import THREADS
 from continual_metaopt.streams.samples import Samples
 from continual_metaopt.streams.stream import Stream
@@ -25,7 +25,7 @@ MAX_UNSAVED = 2**18  # rows of tables in memory, whatever the time
 
 
 class RunUnderWay(ABC):
-    """What a run has done so far.
+    """Keep what a run has done so far, and record it; ``learn`` is left to what executes the steps.
 
     Nothing is written to the directory before ``begin``.
 
@@ -50,8 +50,8 @@ class RunUnderWay(ABC):
         config: RunConfig,
         directory: RunDirectory,
         stream: Stream,
-        on_progress: OnProgress = no_progress,
-        should_stop: ShouldStop = never,
+        on_progress: OnProgress,
+        should_stop: ShouldStop,
     ) -> None:
         self.config, self.directory, self.stream, self.info = config, directory, stream, stream.info
         self.on_progress, self.should_stop = on_progress, should_stop
@@ -62,33 +62,28 @@ class RunUnderWay(ABC):
         self._measured: tuple[int, float] | None = None  # held-out accuracy last, after how many samples
 
     @property
-    def n_in_stream(self) -> int:
-        """Length of the whole stream."""
-        return self.info.for_learner.n_samples
-
-    @property
     def within_experience(self) -> int:
-        """How many of the samples belong to the current experience."""
+        """Count the samples learned from in the current experience."""
         if self.n_ended == len(self.info.experiences):
             return 0
         return self.n_samples - self.info.experiences[self.n_ended].first_step
 
     @property
     def left_in_experience(self) -> int:
-        """How many samples of the current experience are still to come; 0 after the last experience."""
+        """Count the samples of the current experience that are still to come; 0 after the last experience."""
         if self.n_ended == len(self.info.experiences):
             return 0
         return self.info.experiences[self.n_ended].n_samples - self.within_experience
 
     @property
     def until_measured(self) -> int:
-        """How many samples are to come until held-out accuracy is measured, or the experience ends."""
+        """Count the samples until held-out accuracy is measured, or the experience ends."""
         planned = next((step - self.n_samples for step in self.info.test_at if step > self.n_samples), math.inf)
         return int(min(self.left_in_experience, planned))
 
     @property
     def is_to_be_measured(self) -> bool:
-        """Whether held-out accuracy is to be measured at this sample."""
+        """Tell whether held-out accuracy is to be measured at this sample."""
         return self.n_samples in self.info.test_at
 
     def begin(self, checkpoint: dict[str, Any] | None, blocks: list[str], n_parameters: int) -> None:
@@ -113,7 +108,7 @@ class RunUnderWay(ABC):
         self.loss_in_experience = checkpoint["loss_in_experience"]
 
     def progress(self, of_directory: dict[str, Any]) -> dict[str, Any]:
-        """How far the run is, for a checkpoint; ``of_directory`` is how far its records are."""
+        """Say how far the run is, for a checkpoint; ``of_directory`` says how far its records are."""
         return {
             "run_id": self.config.run_id,
             "n_samples": self.n_samples,
@@ -141,7 +136,7 @@ class RunUnderWay(ABC):
         Raises:
             Interrupted: the user does.
         """
-        self.on_progress(self.n_samples, self.n_in_stream)
+        self.on_progress(self.n_samples, self.info.for_learner.n_samples)
         stop = self.should_stop()
         due = time.monotonic() - self.last_checkpoint > CHECKPOINT_SECONDS or self.directory.n_unsaved > MAX_UNSAVED
         if stop or due:
@@ -212,7 +207,7 @@ class RunUnderWay(ABC):
             write_json(path, record | {"resumed": [*before, {"step": step, **now}]})
 
     def _record(self, blocks: list[str], n_parameters: int) -> dict[str, Any]:
-        """The content of config.json."""
+        """Put together the content of config.json."""
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": self.config.run_id,

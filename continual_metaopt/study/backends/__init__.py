@@ -9,7 +9,7 @@ from continual_metaopt.study.jobs import Job
 
 
 class Pool(Protocol):
-    """Workers that do runs."""
+    """Do runs by some workers."""
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
         """Do runs; returns when all have ended.

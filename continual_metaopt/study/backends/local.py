@@ -51,7 +51,7 @@ class WorkerEnded(Exception):
 
 
 class LocalPool:
-    """Workers that do runs, with progress, and an orderly end at Ctrl-C.
+    """Do runs on this machine, several at a time, with progress and an orderly end at Ctrl-C.
 
     A thread for each of ``workers`` takes one run after the other. It does the runs itself if they are to be in
     threads; otherwise it prepares them and hands them to a process: one that has not imported torch if compiled code
@@ -180,7 +180,7 @@ class LocalPool:
 
 
 def _those_there(ended: "queue.SimpleQueue[Future[str]]", seconds: float) -> "list[Future[str]]":
-    """All that is in a queue; if there is nothing, what comes within so many seconds."""
+    """Take all that is in a queue; if there is nothing, what comes within so many seconds."""
     there = []
     with suppress(queue.Empty):
         there.append(ended.get(timeout=seconds))
@@ -190,7 +190,7 @@ def _those_there(ended: "queue.SimpleQueue[Future[str]]", seconds: float) -> "li
 
 
 class _Process:
-    """A process that does one thing after the other; started when first needed, and anew after it was killed.
+    """Let a process do one thing after the other; it is started when first needed, and anew after it was killed.
 
     It is given work, tells how far it is, and answers through a pipe, which needs no locks that the system may lack, or
     that a process that is killed could keep.
@@ -250,7 +250,7 @@ TOLD, RETURNED, RAISED = range(3)  # what a worker sends: how far it is, or what
 
 
 def _why_it_ended(status: int | None) -> WorkerEnded:
-    """Why a process ended, given its exit status; None if it could not be started."""
+    """Say why a process ended, given its exit status; None if it could not be started."""
     if status is not None and status < 0:
         name = signal.Signals(-status).name
         return WorkerEnded(KILLED if name == "SIGKILL" else f"its process was ended twice by {name}; {FROM_CHECKPOINT}")
@@ -273,7 +273,7 @@ except BaseException as error:
 
 
 def _error_at_start() -> str | None:
-    """What a process like a worker raises while it imports what workers import; None if nothing."""
+    """Find what a process like a worker raises while it imports what workers import; None if nothing."""
     begin = {name: value for name, value in spawn.get_preparation_data("worker").items() if name != "authkey"}
     done = subprocess.run([sys.executable, "-c", PROBE], input=pickle.dumps(begin), capture_output=True, check=False)
     said = done.stdout.rpartition(b"\0")
@@ -291,7 +291,7 @@ def require_no_worker() -> None:
 
 
 class _SharedFlag:
-    """An event that processes share without a lock or shared memory: the end of a pipe, whose other end is closed."""
+    """Share an event between processes without a lock or shared memory, by closing the other end of a pipe."""
 
     def __init__(self) -> None:
         self._is_set, self._not_set = multiprocessing.Pipe(duplex=False)
@@ -311,7 +311,7 @@ def _plain_context() -> Any:
 
 
 def _torch_context() -> Any:
-    """How workers that need torch are started: where that is safe, as copies of a process that has imported everything.
+    """Start workers that need torch as copies of a process that has imported everything, where that is safe.
 
     They start at once then, and share the memory that the imports have filled. Those that do without torch import
     little, and are started one by one.
@@ -332,12 +332,12 @@ def _leave_ctrl_c_to_others() -> None:
 
 
 def n_processors() -> int:
-    """Processors that this process may use, where the system tells."""
+    """Count the processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _n_done(job: Job) -> int:
-    """Samples that earlier attempts at a run have learned from."""
+    """Count the samples that earlier attempts at a run have learned from."""
     config, path = job
     return n_done_before(path, config)
 
@@ -352,7 +352,7 @@ _worker: dict[str, Any] = {}
 
 
 class _Told:
-    """Messages to the main process."""
+    """Send messages to the main process."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self._connection = connection
@@ -379,7 +379,7 @@ def _serve(connection: "Connection[Any, Any]", stop: "_SharedFlag") -> None:
 
 
 def _to_be_sent(error: Exception) -> Exception:
-    """An error, or one that says the same if it cannot go to another process."""
+    """Return an error, or one that says the same if it cannot go to another process."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -40,7 +40,7 @@ SECONDS_TO_CHECK_A_NODE = 120.0
 
 @dataclass(frozen=True)
 class _Task:
-    """What a node is told of a run.
+    """Tell a node about a run.
 
     Attributes:
         config, path: of the run; an absolute path.
@@ -58,7 +58,7 @@ class _Task:
 
 
 class RayPool:
-    """A Ray cluster that does runs, with progress, and an orderly end at Ctrl-C.
+    """Do runs on a Ray cluster, with progress and an orderly end at Ctrl-C.
 
     Args:
         address: of the cluster: "auto", "HOST:PORT", "ray://HOST:PORT", or "local" for a new one on this machine.
@@ -135,7 +135,7 @@ class RayPool:
             raise RunsFailed(failures, len(jobs))
 
     def _at_a_time(self) -> int:
-        """Runs to have with the cluster: some more than it can do at once, so that no processor waits."""
+        """Count the runs to have with the cluster: some more than it can do at once, so that no processor waits."""
         return self._workers or 4 + int(1.5 * self._ray.cluster_resources().get("CPU", 0))
 
     def _submit(self, job: Job, pending: dict[Any, Job], failures: dict[Path, str]) -> None:
@@ -176,7 +176,7 @@ class RayPool:
         self._display.update(n_ended=len(done))
 
     def _sources_of(self, config: RunConfig) -> list[tuple[SourceArguments, Any]]:
-        """What the stream's images are in the object store; they are put there at its first run."""
+        """Put the stream's images into the object store at its first run; returns where they are."""
         key = config.stream.model_dump_json()
         if key not in self._sources:
             import_modules(config.imports)
@@ -232,7 +232,7 @@ def _import_ray() -> Any:
 
 
 class _Messages:
-    """Between the runs and the command: how far they are, and whether they are to stop. An actor in the cluster."""
+    """Pass on, as an actor in the cluster, how far runs are and whether they are to stop."""
 
     def __init__(self) -> None:
         self._told: list[tuple[str, int | None, int | None]] = []
@@ -250,7 +250,7 @@ class _Messages:
 
 
 class _Reporter:
-    """Tells how far a run is, and hears whether it is to stop, without waiting for either."""
+    """Tell how far a run is, and hear whether it is to stop, without waiting for either."""
 
     def __init__(self, name: str, messages: Any) -> None:
         self._ray = _import_ray()
@@ -266,7 +266,7 @@ class _Reporter:
             self._stop = self._stop or self._send(done, total)
 
     def should_stop(self) -> bool:
-        """Whether the last answer was to stop."""
+        """Tell whether the last answer was to stop."""
         return self._stop
 
     def end(self) -> None:

@@ -38,10 +38,14 @@ Options = Mapping[str, str | int]
 
 
 def array_options(given: Sequence[str]) -> dict[str, str | int]:
-    """Options of the command line, ``KEY=VALUE`` each.
+    """Read options of the command line, ``KEY=VALUE`` each.
 
     Raises:
         BackendError: one has no key or no value.
+
+    Example:
+        >>> array_options(["partition=short", "cpus-per-task=2"])
+        {'partition': 'short', 'cpus_per_task': 2}
     """
     options: dict[str, str | int] = {}
     for option in given:
@@ -53,7 +57,7 @@ def array_options(given: Sequence[str]) -> dict[str, str | int]:
 
 
 class ArrayJobs:
-    """SLURM's array jobs that do runs, with progress.
+    """Do runs by SLURM's array jobs, with progress.
 
     Args:
         options: ``runs_per_task``, and whatever submitit's ``SlurmExecutor`` takes, such as partition, time (minutes),
@@ -151,7 +155,7 @@ class ArrayJobs:
         return self._folder / "submitted.json"
 
     def _in_queue(self, jobs: Sequence[Job]) -> dict[str, list[Job]]:
-        """Which of the runs belong to array tasks that an earlier command submitted, and that have not ended."""
+        """Find the runs of array tasks that an earlier command submitted, and that have not ended."""
         if not self._list.exists():
             return {}
         by_path = {str(path.absolute()): (config, path) for config, path in jobs}
@@ -209,7 +213,7 @@ class ArrayJobs:
 
 
 class Portion:
-    """Some runs, which an array task does one after the other.
+    """Do some runs one after the other, as a task of an array.
 
     Args:
         jobs: the runs.
@@ -249,12 +253,12 @@ class Portion:
 
 
 def _status(path: Path) -> dict[str, Any]:
-    """What status.json says; nothing if it is not there."""
+    """Read status.json; nothing if it is not there."""
     return read_json(path / "status.json") if (path / "status.json").exists() else {}
 
 
 def _slurm_queue() -> set[str] | None:
-    """This user's array tasks that are waiting or running, as ARRAY_INDEX or JOB; None if SLURM does not answer."""
+    """List this user's array tasks, waiting or running, as ARRAY_INDEX or JOB; None if SLURM does not answer."""
     command = ["squeue", "--me", "--array", "--noheader", "--format=%F %K"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

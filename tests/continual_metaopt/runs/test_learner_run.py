@@ -31,6 +31,7 @@ from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.runs import compiled_run, preparing, run, under_way
 from continual_metaopt.runs import learner_run as running
 from continual_metaopt.runs.components import Component
+from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.runs.tables import SCHEMAS
@@ -490,21 +491,31 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     assert_same_run(tmp_path, finished)
 
 
-@pytest.mark.parametrize("meta", list(META_UPDATES))
-def test_every_meta_update_can_be_resumed(tmp_path: Path, meta: str) -> None:
-    resumes_bit_for_bit(
-        tmp_path, {"name": "metaoptimize", "meta": meta, "lr": 1e-3, "gamma": 0.99 if meta == "lion" else "auto"}
-    )
+def assert_resumes(tmp_path: Path, config: RunConfig, *stops: int, at: int) -> Path:
+    """Check that a run that is stopped, last at a sample, leaves the record of one that is not; returns the latter."""
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    run_one(config, whole)
+    for stop in stops:
+        torch.manual_seed(stop)
+        assert run_one(config, interrupted, should_stop=stop_at(stop)) == "failed"
+    assert read_json(interrupted / "status.json")["step"] == at
+    run_one(config, interrupted)
+    assert_same_run(interrupted, whole)
+    return whole
 
 
-@pytest.mark.parametrize("base", [name for name in BASE_UPDATES if name != "adamw"])
-def test_every_base_update_can_be_resumed(tmp_path: Path, base: str) -> None:
-    resumes_bit_for_bit(tmp_path, {"name": "metaoptimize", "base": base, "lr": 1e-3, "step_sizes": "scalar"})
-
-
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "Rprop", "NAdam"])
-def test_torchs_optimizers_can_be_resumed(tmp_path: Path, name: str) -> None:
-    resumes_bit_for_bit(tmp_path, {"name": f"torch:{name}", "lr": 1e-3})
+@pytest.mark.parametrize(
+    "learner",
+    [
+        *({"name": "metaoptimize", "meta": meta, "gamma": 0.99 if meta == "lion" else "auto"} for meta in META_UPDATES),
+        *({"name": "metaoptimize", "base": base, "step_sizes": "scalar"} for base in BASE_UPDATES if base != "adamw"),
+        *({"name": f"torch:{name}"} for name in ("SGD", "AdamW", "Rprop", "NAdam")),
+    ],
+    ids=lambda learner: "-".join(map(str, learner.values())),
+)
+def test_every_learner_can_be_resumed(tmp_path: Path, learner: dict[str, Any]) -> None:
+    options = {"n_experiences": 2, "samples_per_experience": 30, "evaluate": False}
+    assert_resumes(tmp_path, config_of(learner=learner | {"lr": 1e-3}, **options), 3, at=50)
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
@@ -512,13 +523,8 @@ def test_torchs_optimizers_can_be_resumed(tmp_path: Path, name: str) -> None:
 def test_every_engine_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, stop: int) -> None:
     learn_by(engine, monkeypatch)
     config = config_of(n_experiences=2, samples_per_experience=30, evaluate=False)
-    run_one(config, tmp_path / "whole")
-    assert run_one(config, tmp_path / "interrupted", should_stop=stop_at(stop)) == "failed"
-    assert read_json(tmp_path / "interrupted" / "status.json")["step"] == [20, 30, 50, 60][stop - 1]
-    run_one(config, tmp_path / "interrupted")
-
-    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
-    assert read_json(tmp_path / "whole" / "status.json")["engine"]["name"] == engine
+    whole = assert_resumes(tmp_path, config, stop, at=[20, 30, 50, 60][stop - 1])
+    assert read_json(whole / "status.json")["engine"]["name"] == engine
 
 
 @pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
@@ -527,12 +533,7 @@ def test_diagnostics_are_recorded_and_go_on_as_if_nothing_had_happened(
 ) -> None:
     learn_by(engine, monkeypatch)
     config = config_of().model_copy(update={"diagnostics": get_args(Diagnostic), "diagnostics_every": 30})
-    run_one(config, tmp_path / "whole")
-    for stop in (2, 2, 3):
-        assert run_one(config, tmp_path / "interrupted", should_stop=stop_at(stop)) == "failed"
-    run_one(config, tmp_path / "interrupted")
-
-    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+    assert_resumes(tmp_path, config, 2, 2, 3, at=61)
     measured = read_tables(tmp_path / "whole")["measurements"].to_pandas()
     steps = {quantity: sorted(set(rows["step"])) for quantity, rows in measured.groupby("quantity")}
     assert steps.pop("meta_gradient") == list(range(0, 150, 10))
@@ -547,30 +548,13 @@ def test_diagnostics_are_recorded_and_go_on_as_if_nothing_had_happened(
         assert all(plain[name].equals(observed[name]) for name in ("samples", "step_sizes", "experiences"))
 
 
-def resumes_bit_for_bit(tmp_path: Path, learner: dict[str, Any]) -> None:
-    config = config_of(learner=learner, evaluate=False, n_experiences=2, samples_per_experience=30)
-    run_one(config, tmp_path / "whole")
-    run_one(config, tmp_path / "interrupted", should_stop=stop_at(3))
-    assert read_json(tmp_path / "interrupted" / "status.json")["step"] == 50
-    run_one(config, tmp_path / "interrupted")
-
-    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
-
-
 def test_dropout_goes_on_with_its_random_numbers(tmp_path: Path, registries: None) -> None:
-    from continual_metaopt import register_network
-
     @register_network("dropping")
-    def dropping(n_outputs: int, input_shape: tuple[int, int, int]) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, n_outputs))
+    def dropping(n_outputs: int, input_shape: tuple[int, int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, n_outputs))
 
     config = config_of(evaluate=False).model_copy(update={"network": Component(name="dropping")})
-    run_one(config, tmp_path / "whole")
-    run_one(config, tmp_path / "interrupted", should_stop=stop_at(4))
-    torch.manual_seed(77)
-    run_one(config, tmp_path / "interrupted")
-
-    assert_same_run(tmp_path / "interrupted", tmp_path / "whole")
+    assert_resumes(tmp_path, config, 4, at=70)
 
 
 def test_checkpoints_hold_plain_data_only(tmp_path: Path) -> None:
