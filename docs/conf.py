@@ -11,6 +11,8 @@ DOCS = Path(__file__).parent
 REPOSITORY = DOCS.parent
 sys.path.insert(0, str(REPOSITORY))  # the sources beside these pages are described, not an installed version
 
+from continual_metaopt.streams import STREAMS  # noqa: E402
+
 project = "continual-metaopt"
 author = "The continual-metaopt developers"
 project_copyright = author
@@ -26,6 +28,7 @@ autodoc_member_order = "bysource"
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [f"Options of {name}" for name in STREAMS.own]  # in the docstring of make_stream
 python_maximum_signature_line_length = 100
 
 html_theme = "furo"
@@ -35,6 +38,7 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
+OPTION = re.compile(r"^    (\w+ = (?:'[^']*'|[^:]*)): (.*(?:\n {8}.*)*)", re.MULTILINE)  # of a stream, with its default
 INDENTED_BLOCK = re.compile(r"(?<!:):(?=\n\s*\n    +(?=\S))")  # in a docstring, a formula or a command
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -78,9 +82,10 @@ def setup(app: Sphinx) -> None:
     def included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
         content[0] = name_files_that_are_no_pages(content[0], (DOCS / path).resolve().parent)
 
-    def formulas(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-        lines[:] = INDENTED_BLOCK.sub("::", "\n".join(lines)).split("\n")
+    def docstring(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        text = OPTION.sub(lambda found: f"    * ``{found[1]}``: {' '.join(found[2].split())}", "\n".join(lines))
+        lines[:] = INDENTED_BLOCK.sub("::", text).split("\n")
 
-    app.connect("autodoc-process-docstring", formulas, priority=100)  # before Napoleon
+    app.connect("autodoc-process-docstring", docstring, priority=100)  # before Napoleon
     app.connect("source-read", page)
     app.connect("include-read", included)

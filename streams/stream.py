@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -266,16 +267,21 @@ def image_stream(
 
 
 def options_of_streams(streams: Mapping[str, Callable[..., Stream]]) -> str:
-    """Tell the options of each stream, with its default and as its docstring describes it."""
-    lines, common = [], dict[str, str]()
+    """List the options of each stream, with its default and as its docstring describes it."""
+    sections: dict[str, dict[str, str]] = {name: {} for name in [*streams, "all streams of images"]}
     for name, stream in streams.items():
-        described, own = described_options(stream), dict[str, str]()
+        described = described_options(stream)
         for option, parameter in inspect.signature(stream).parameters.items():
             is_common = "source" in described and described[option] == COMMON_OPTIONS.get(option)
             default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-            (common if is_common else own)[option + default] = described.get(option, "")
-        lines.append(with_options(f"\nOptions of {name}:", own).replace("\n\nArgs:", ""))
-    return "\n".join([*lines, with_options("\nOptions of all streams of images:", common).replace("\n\nArgs:", "")])
+            section = sections["all streams of images" if is_common else name]
+            section[option] = f"- {option}{default}: {described.get(option, '')}"
+    lines = []
+    for name, options in sections.items():
+        lines += ["", f"Options of {name}:"]
+        for text in options.values():
+            lines += textwrap.wrap(text, 112, initial_indent=" " * 4, subsequent_indent=" " * 6)
+    return "\n".join(lines)
 
 
 def _stream_of_images(

@@ -3,6 +3,7 @@
 import importlib
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,18 @@ def test_the_network_of_the_page_about_extending(monkeypatch: pytest.MonkeyPatch
     network = NETWORKS["two_layers"](3, (1, 4, 4), width=5)
     assert network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
     assert len(blocks(network, "blockwise")) == 2
+
+
+def test_the_house_on_the_page_about_extending_is_the_one_that_is_checked() -> None:
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
+    floors: list[list[str]] = []
+    for floor, room in re.findall(r"^\| (\d?) ?\| `(\w+)` \|", text, flags=re.MULTILINE):
+        if floor:
+            floors.append([])
+        floors[-1].append(room)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = next(one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    assert floors == [floor.split(" | ") for floor in contract["layers"]]
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", text)
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / "continual_metaopt" / path).is_file()] == []

@@ -37,16 +37,12 @@ TARGETS = 500  # of each of fewer portions, of which median and spread are drawn
 
 
 def write_previews(stream: Stream, name: str, out: Path) -> list[Path]:
-    """Draw a stream.
+    """Draw a stream as two files, whose names end with ``_samples`` and ``_timeline``; returns their paths.
 
     Args:
         stream: of any kind.
-        name: of the files, which end with ``_samples`` and ``_timeline``.
-        out: a folder for PNG files; or a file name that ends with .png, .pdf or .svg, whose stem takes the place of
-            ``name``.
-
-    Returns:
-        The paths of both files.
+        name: what the files' names begin with.
+        out: a folder for PNG files; or a file name that ends with .png, .pdf or .svg, whose stem replaces ``name``.
 
     Raises:
         OSError: a file cannot be written.

@@ -13,13 +13,10 @@ from continual_metaopt.study.jobs import Job
 
 
 def claim(study: Study, out: Path, whole: Path | None = None, say: Callable[[str], None] = lambda text: None) -> None:
-    """Make a folder this study's own; a description that is damaged is set aside, and written anew.
+    """Make the folder ``out`` a study's own.
 
-    Args:
-        study: the study.
-        out: the folder.
-        whole: the folder that the user named, which may be a link; ``out``, or the one above it.
-        say: tells the user what was set aside.
+    A description that is damaged is set aside and written anew, which ``say`` tells the user. The folder that the user
+    named, ``out`` or the one above it, is the ``whole``, and may be a link.
 
     Raises:
         FileExistsError: it holds another study, or this one with another stream or network, or something else; or it

@@ -166,11 +166,7 @@ def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:
-    """Check that what is still to be recorded fits on the disk of a study's folder.
-
-    Args:
-        n_bytes: size of all that the study will have recorded.
-        folder: the study's.
+    """Check that what is still to be recorded of ``n_bytes`` in all fits on the disk of a study's folder.
 
     Raises:
         ValueError: it does not; the message says what is needed.

@@ -122,6 +122,21 @@ def write_run(
     return directory
 
 
+def write_counts(
+    root: Path,
+    counts: Mapping[str, Sequence[int]],
+    of: int = 10,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Write runs of these learners, in this order, that predict so many of the first samples right on each seed."""
+    for order, (label, of_seeds) in enumerate(counts.items()):
+        content = {"order": order, **(config or {})}
+        for seed, n in enumerate(of_seeds):
+            write_run(root, label, seed, [1] * n + [0] * (of - n), config=content, **options)
+    return root
+
+
 def write_regression(root: Path, label: str, seed: int, errors: Sequence[float], **options: Any) -> Path:
     """Write one run of a regression with these squared errors."""
     info = {"task": "regression", "definition": "tracking v1", "n_experiences": 1, "boundaries": [0]}

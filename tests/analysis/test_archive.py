@@ -88,12 +88,11 @@ def test_the_same_runs_make_the_same_file(study, tmp_path):
 def test_what_cannot_be_archived(study, tmp_path, capsys):
     assert archive.main([str(study), "--out", str(tmp_path / "records.zip")]) == 2
     assert "error: the archive is a .tar.xz file, but 'records.zip' was given" in capsys.readouterr().err
-    running = write_run(study / "runs", "Meta", 2, [0, 1], n_samples=4, state="running", parts=2)
-    assert archive.main([str(study), "--out", str(tmp_path / "records.tar.xz")]) == 2
-    assert f"runs that have not ended: 1, {running} first; finish them or move" in capsys.readouterr().err
-    failed = write_run(tmp_path / "failed", "Meta", 3, [0, 1], n_samples=4, state="failed", parts=2)
-    assert archive.main([str(tmp_path / "failed"), "--out", str(tmp_path / "records.tar.xz")]) == 2
-    assert f"runs that have not ended: 1, {failed} first; finish them or move them elsewhere" in capsys.readouterr().err
+    for state, folder in (("running", study), ("failed", tmp_path / "failed")):
+        run = write_run(folder, "Meta", 2, [0, 1], n_samples=4, state=state, parts=2)
+        assert archive.main([str(folder), "--out", str(tmp_path / "records.tar.xz")]) == 2
+        message = f"runs that have not ended: 1, {run} first; finish them or move them elsewhere"
+        assert message in capsys.readouterr().err
     (study / "empty").mkdir()
     assert archive.main([str(study / "empty")]) == 2
     assert "empty: no run directory (a directory with config.json) here or below" in capsys.readouterr().err

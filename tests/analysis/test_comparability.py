@@ -4,6 +4,8 @@ import inspect
 import json
 import pkgutil
 import re
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -86,6 +88,19 @@ def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, in
         path.write_text(json.dumps(config))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give the folder of two runs, of a regression or not, whose streams are equal or not."""
+
+    @cache
+    def write(*, equal: bool, regression: bool) -> Path:
+        root = tmp_path_factory.mktemp("runs")
+        write_two(root, {}, {} if equal else {"fingerprint": "another"}, regression=regression)
+        return root
+
+    return write
+
+
 def refusal(root: Path) -> str:
     return (
         f"{root / 'A-0'} and {root / 'B-0'} both have seed 0, but did not see the same samples in the same order: "
@@ -96,34 +111,32 @@ def refusal(root: Path) -> str:
 
 
 @pytest.mark.parametrize("name", [*STATISTICS, *FIGURES])
-def test_equal_seeds_with_other_samples_are_refused(name, tmp_path):
+def test_equal_seeds_with_other_samples_are_refused(name, written):
     combine = (STATISTICS | FIGURES)[name]
-    write_two(tmp_path / "equal", {}, {}, regression="squared" in name)
-    combine(load_runs(tmp_path / "equal"))
-    write_two(tmp_path, {}, {"fingerprint": "another"}, regression="squared" in name)
-    with pytest.raises(ValueError, match=f"^{re.escape(refusal(tmp_path))}$"):
-        combine(load_runs(tmp_path / "A-0", tmp_path / "B-0"))
+    equal, unequal = (written(equal=equal, regression="squared" in name) for equal in (True, False))
+    combine(load_runs(equal))
+    with pytest.raises(ValueError, match=f"^{re.escape(refusal(unequal))}$"):
+        combine(load_runs(unequal / "A-0", unequal / "B-0"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_refuse_them_too(name, tmp_path, capsys):
+def test_scripts_refuse_them_too(name, written, tmp_path, capsys):
     main = import_module(f"continual_metaopt.analysis.scripts.{name}").main
     options = ["--out", str(tmp_path / "out"), *SCRIPT_OPTIONS.get(name, [])]
-    write_two(tmp_path / "equal", {}, {}, regression=name == "squared_error")
-    assert main([str(tmp_path / "equal"), *options]) == 0
+    equal, unequal = (written(equal=equal, regression=name == "squared_error") for equal in (True, False))
+    assert main([str(equal), *options]) == 0
     before = sorted((tmp_path / "out").iterdir())
-    write_two(tmp_path / "runs", {}, {"fingerprint": "another"}, regression=name == "squared_error")
-    assert main([str(tmp_path / "runs"), *options]) == 2
-    assert capsys.readouterr().err == f"python -m analysis.scripts.{name}: error: {refusal(tmp_path / 'runs')}\n"
+    assert main([str(unequal), *options]) == 2
+    assert capsys.readouterr().err == f"python -m analysis.scripts.{name}: error: {refusal(unequal)}\n"
     assert sorted((tmp_path / "out").iterdir()) == before
 
 
 @pytest.mark.parametrize("regression", [False, True])
-def test_the_report_refuses_them_too(regression, tmp_path):
-    write_two(tmp_path / "runs", {}, {"fingerprint": "another"}, regression=regression)
-    with pytest.raises(ValueError, match=re.escape(refusal(tmp_path / "runs"))):
-        write_report(load_runs(tmp_path / "runs"), tmp_path / "out")
+def test_the_report_refuses_them_too(regression, written, tmp_path):
+    unequal = written(equal=False, regression=regression)
+    with pytest.raises(ValueError, match=re.escape(refusal(unequal))):
+        write_report(load_runs(unequal), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,12 +16,13 @@ from .synthetic import write_regression, write_run
 ABOUT = ["run_id", "study", "label", "seed"]
 
 
-@pytest.fixture
-def runs(tmp_path):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
     sizes, gradients = {"first": [0.1, 0.2], "last": [0.3, 0.4]}, {"meta_gradient": {"first": [1.5, -2.5]}}
     learner = {"name": "metaoptimize", "lr": 1, "lr_bounds": [1e-10, 1.0]}
     write_run(
-        *(tmp_path / "runs", "Meta, α₀ = 1/2", 0, [1, 0, 1, 1]),
+        *(root, "Meta, α₀ = 1/2", 0, [1, 0, 1, 1]),
         step_sizes=sizes,
         measurements=gradients,
         record_every=2,
@@ -29,8 +30,8 @@ def runs(tmp_path):
         config={"learner": learner, "run_id": "ID0"},
     )
     config = {"learner": {"name": "fixed", "lr": 0.5}, "run_id": "ID1"}
-    write_run(tmp_path / "runs", "Fixed", 1, [0, 1], n_samples=4, state="running", parts=2, config=config)
-    return load_runs(tmp_path / "runs")
+    write_run(root, "Fixed", 1, [0, 1], n_samples=4, state="running", parts=2, config=config)
+    return load_runs(root)
 
 
 @pytest.mark.parametrize("fmt", ["csv", "parquet"])
@@ -74,16 +75,14 @@ def test_long_streams_are_summarised_as_numbers_at_steps(tmp_path):
     assert sum(scalar.tag == "online/loss" for scalar in found) == len(accuracy)
 
 
-def test_a_regression_has_no_accuracy(tmp_path):
-    write_regression(tmp_path, "LMS", 0, [4, 2])
+@pytest.mark.parametrize(
+    ("errors", "losses"),
+    [([4, 2], [("online/loss", 0, 2.0), ("online/loss", 1, 1.0)]), ([np.nan, 2], [("online/loss", 1, 1.0)])],
+)
+def test_a_regression_has_no_accuracy_and_losses_that_were_kept(tmp_path, errors, losses):
+    write_regression(tmp_path, "LMS", 0, errors)
     runs = load_runs(tmp_path)
-    assert list(scalars(runs, runs.table["path"].item())) == [("online/loss", 0, 2.0), ("online/loss", 1, 1.0)]
-
-
-def test_losses_that_were_not_kept_are_left_out(tmp_path):
-    write_regression(tmp_path, "LMS", 0, [np.nan, 2])
-    runs = load_runs(tmp_path)
-    assert list(scalars(runs, runs.table["path"].item())) == [("online/loss", 1, 1.0)]
+    assert list(scalars(runs, runs.table["path"].item())) == losses
 
 
 EXPECTED = {
@@ -174,6 +173,7 @@ def test_what_is_missing_is_said(runs, tmp_path, fmt, monkeypatch):
 def test_only_an_earlier_export_is_replaced(runs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
+    write_run(tmp_path / "theirs")
     export(runs, out, "parquet")
     export(runs, out, "csv")
     assert sorted(path.name for path in out.iterdir()) == [
@@ -188,9 +188,9 @@ def test_only_an_earlier_export_is_replaced(runs, tmp_path, monkeypatch):
         (out / "export.json").write_text(mark)
         with pytest.raises(FileExistsError, match=f"^{out} holds 'experiences.csv', {refused}$"):
             export(runs, out, "csv")
-    with pytest.raises(FileExistsError, match=f"^{tmp_path / 'runs'} holds '.+', {refused}$"):
-        export(runs, tmp_path / "runs", "csv")
-    monkeypatch.chdir(tmp_path / "runs")
+    with pytest.raises(FileExistsError, match=f"^{tmp_path / 'theirs'} holds '.+', {refused}$"):
+        export(runs, tmp_path / "theirs", "csv")
+    monkeypatch.chdir(tmp_path / "theirs")
     for current in (".", ".."):
         with pytest.raises(ValueError, match=r"cannot be the current one, or hold it; give another$"):
             export(runs, current, "csv")
@@ -216,7 +216,7 @@ def test_files_of_the_user_in_an_export_stay(runs, tmp_path, place):
         export(runs, out, "tensorboard")
 
     assert sorted(out.rglob("*")) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_link_is_not_exported_to(runs, tmp_path):
@@ -258,9 +258,8 @@ def test_a_run_that_ends_while_it_is_exported_is_exported_whole(tmp_path, monkey
     assert given == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_damaged_table_is_named(runs, tmp_path):
-    path = runs.table["path"].iloc[1]
-    (tmp_path / "runs" / path / "samples.parquet").write_bytes(b"PAR1")
+def test_a_damaged_table_is_named(tmp_path):
+    (write_run(tmp_path / "runs") / "samples.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"samples\.parquet: cannot be read as a table with step, experience"):
-        export(runs, tmp_path / "out", "csv")
+        export(load_runs(tmp_path / "runs"), tmp_path / "out", "csv")
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]

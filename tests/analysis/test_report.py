@@ -17,8 +17,9 @@ def exactly(message: str) -> str:
 
 
 def two_streams(root: Path, definition: str) -> Path:
-    write_run(root / "runs", "A", 0)
-    write_run(root / "runs", "B", 0, stream_info={"definition": definition})
+    """Runs that have not ended, so that a report has nothing to draw."""
+    for label, info in {"A": {}, "B": {"definition": definition}}.items():
+        write_run(root / "runs", label, 0, [1], n_samples=4, state="running", parts=1, stream_info=info)
     return root / "runs"
 
 
@@ -32,10 +33,11 @@ def test_a_definition_leads_nowhere_else(tmp_path: Path, definition: str) -> Non
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", folder.name) for folder in folders)
 
 
-def test_nothing_is_written_beside_the_folder_of_a_report(tmp_path: Path) -> None:
+def test_each_stream_has_a_folder_in_that_of_the_report(tmp_path: Path) -> None:
     paths = write_report(load_runs(two_streams(tmp_path, "..")), tmp_path / "mine" / "out")
 
-    assert {path.parent.name for path in paths} == {"out", "class_split-v1", "unnamed"}
+    assert paths[-1] == tmp_path / "mine" / "out" / "report.html"
+    assert {path.parent.name for path in paths[:-1]} == {"class_split-v1", "unnamed"}
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["out"]
 
 
@@ -68,7 +70,7 @@ def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_a_report_that_was_not_finished_may_be_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = load_runs(write_run(tmp_path / "runs"))
+    runs = load_runs(two_streams(tmp_path, "other"))
 
     def killed(*args: object) -> None:
         raise KeyboardInterrupt

@@ -1,8 +1,6 @@
-import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,10 +38,6 @@ COLUMNS = [
 
 def exactly(message: object) -> str:
     return f"^{re.escape(str(message))}$"
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_table_holds_one_row_per_run(tmp_path):
@@ -100,33 +94,25 @@ def test_missing_paths(tmp_path):
         load_runs()
 
 
-def test_config_that_cannot_be_understood(tmp_path):
-    config = write_run(tmp_path) / "config.json"
-    edit(config, schema_version=2)
-    message = f"{config}: schema_version 2 is not supported, only 1; use the version of this package that wrote the run"
-    with pytest.raises(ValueError, match=exactly(message)):
-        load_runs(tmp_path)
-    config.write_text('{"schema_version": 1, "seed": 0}')
-    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: lacks run_id, study, .*stream_info.definition"):
-        load_runs(tmp_path)
-    config.write_text('{"model": "other"}')
-    with pytest.raises(ValueError, match="has no schema_version, so it is not a run's"):
-        load_runs(tmp_path)
-    config.write_text("[1]")
-    with pytest.raises(ValueError, match="is not a JSON object"):
-        load_runs(tmp_path)
-    config.write_text('{"schema')
-    with pytest.raises(ValueError, match=f"^{re.escape(str(config))}: cannot be read .*; repair it, or move the"):
-        load_runs(tmp_path)
-
-
-def test_status_that_cannot_be_understood(tmp_path):
-    status = write_run(tmp_path) / "status.json"
-    edit(status, state="lost")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: state .lost. is none of running, finished"):
-        load_runs(tmp_path)
-    status.write_text("")
-    with pytest.raises(ValueError, match=f"^{re.escape(str(status))}: cannot be read"):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "config.json",
+            '{"schema_version": 2}',
+            "schema_version 2 is not supported, only 1; use the version of this package that wrote the run$",
+        ),
+        ("config.json", '{"schema_version": 1, "seed": 0}', "lacks run_id, study, .*stream_info.definition"),
+        ("config.json", '{"model": "other"}', ".*has no schema_version, so it is not a run's"),
+        ("config.json", '{"schema', "cannot be read .*; repair it, or move the"),
+        ("status.json", '{"state": "lost"}', "state .lost. is none of running, finished"),
+        ("status.json", "", "cannot be read"),
+    ],
+)
+def test_records_that_cannot_be_understood(tmp_path, name, text, message):
+    path = write_run(tmp_path) / name
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {message}"):
         load_runs(tmp_path)
 
 
@@ -185,21 +171,20 @@ def test_folder_names_do_not_become_columns(tmp_path):
     assert load_runs(tmp_path).samples["seed"].tolist() == [0, 0]
 
 
-def test_unreadable_table(tmp_path):
-    run = write_run(tmp_path)
-    (run / "samples.parquet").write_text("not parquet")
-    name = re.escape(str(run / "samples.parquet"))
-    with pytest.raises(ValueError, match=f"^{name}: cannot be read as a table with step, experience"):
-        _ = load_runs(run).samples
-    pd.DataFrame({"step": [0]}).to_parquet(run / "samples.parquet")
-    with pytest.raises(ValueError, match=f"^{name}: cannot be read as a table with"):
-        _ = load_runs(run).samples
-
-
-def test_a_finished_run_must_have_all_samples(tmp_path):
-    run = write_run(tmp_path, correct=[1, 0], n_samples=4)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"n_samples": 4, "correct": [1, 0]}, "4 samples"),
+        (
+            {"n_samples": 12, "correct": [1] * 4, "config": {"record_samples_every": 3}, "status": {"n_correct": 4}},
+            "12 samples, of which 4 are recorded",
+        ),
+    ],
+)
+def test_a_finished_run_must_have_all_samples_that_are_recorded(tmp_path, options, expected):
+    run = write_run(tmp_path, **options)
     message = (
-        f"{run}: the run is finished and its stream has 4 samples, but 2 are recorded; "
+        f"{run}: the run is finished and its stream has {expected}, but 2 are recorded; "
         "repair it, or move the run directory elsewhere and repeat the run"
     )
     with pytest.raises(ValueError, match=exactly(message)):

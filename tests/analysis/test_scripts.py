@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from continual_metaopt.analysis.__main__ import main as by_name
 from continual_metaopt.analysis.scripts import (
     around_boundaries,
     comparison_table,
@@ -67,10 +68,18 @@ def test_test_accuracy(study, tmp_path, capsys):
     assert len(rows) == 1 + 2 * 4
 
 
-def test_runs_without_test_accuracy_are_told(tmp_path, capsys):
-    write_run(tmp_path, "A")
-    assert of_tests.main([str(tmp_path)]) == 2
-    assert "none of these runs recorded a test accuracy, so there is nothing to draw" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (of_tests, [], "none of these runs recorded a test accuracy, so there is nothing to draw"),
+        (meta_parameters, [], "no learned weight decays or momenta have been recorded"),
+        (initial_step_size, ["--purpose", "report"], "of none of these learners a single option was tried"),
+    ],
+)
+def test_runs_without_what_a_script_is_about(script, options, message, tmp_path, capsys):
+    write_run(tmp_path, "A", step_sizes={"all": [1e-3]})
+    assert script.main([str(tmp_path), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_format_and_caption(study, tmp_path, capsys):
@@ -199,34 +208,33 @@ def test_as_a_module(tmp_path):
     assert done.stderr == f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
 
 
-@pytest.mark.parametrize("package", ["analysis", "continual_metaopt.analysis"])
-def test_by_the_name_of_the_script(package, study, tmp_path):
-    def run(*arguments):
-        return subprocess.run([sys.executable, "-m", package, *arguments], capture_output=True, text=True)
-
-    listed = run()
-    assert (listed.returncode, listed.stderr) == (0, "")
-    assert "  online_accuracy        Draw the online accuracy in each experience.\n" in listed.stdout
+def test_by_the_name_of_the_script(tmp_path, capsys):
+    assert by_name([]) == 0
+    listed = capsys.readouterr()
+    assert listed.err == ""
+    assert "  online_accuracy        Draw the online accuracy in each experience.\n" in listed.out
     scripts = list((Path(__file__).parents[2] / "analysis" / "scripts").glob("[!_]*.py"))
-    assert len(listed.stdout.splitlines()) == 2 + len(scripts)
-    done = run("comparison_table", study, "--out", str(tmp_path))
+    assert len(listed.out.splitlines()) == 2 + len(scripts)
+    assert by_name(["online_accuracy", str(tmp_path / "none")]) == 2
+    message = f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+    assert capsys.readouterr().err == message
+    assert by_name(["accuracy"]) == 2
+    expected = "python -m analysis: error: there is no 'accuracy'; there are accuracy_against_"
+    assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.mark.parametrize("package", ["analysis", "continual_metaopt.analysis"])
+def test_the_packages_run_scripts(package, study, tmp_path):
+    command = [sys.executable, "-m", package, "comparison_table", study, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == str(tmp_path / "comparison.tex")
-    failed = run("online_accuracy", str(tmp_path / "none"))
-    message = f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
-    assert (failed.returncode, failed.stderr) == (2, message)
-    unknown = run("accuracy")
-    assert unknown.returncode == 2
-    assert unknown.stderr.startswith("python -m analysis: error: there is no 'accuracy'; there are accuracy_against_")
 
 
-def test_learned_meta_parameters_are_drawn(tmp_path, capsys):
+def test_learned_meta_parameters_are_drawn(tmp_path):
     write_run(tmp_path / "runs", "A", step_sizes={"all": [1e-3]}, measurements={"momentum": {"all": [0.9, 0.8]}})
     assert meta_parameters.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["momentum.pdf", "momentum.png"]
-    write_run(tmp_path / "others", "A", step_sizes={"all": [1e-3]})
-    assert meta_parameters.main([str(tmp_path / "others"), "--out", str(tmp_path)]) != 0
-    assert "no learned weight decays or momenta have been recorded" in capsys.readouterr().err
 
 
 def test_initial_step_sizes(tmp_path, capsys):
@@ -255,11 +263,6 @@ def test_initial_step_sizes(tmp_path, capsys):
     ]
     assert rows[0] == ["learner", "option", "0.0001", "0.001", "lost"]
     assert rows[2:4] == [["AdamW", "lr", "37.5", "87.5", "50.0"], ["Prodigy", "d0", "37.5", "87.5", "50.0"]]
-
-
-def test_initial_step_sizes_need_runs_of_a_single_option(study, capsys):
-    assert initial_step_size.main([study, "--purpose", "report"]) == 2
-    assert "of none of these learners a single option was tried" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_mistake(study, tmp_path):

@@ -31,7 +31,7 @@ from continual_metaopt.analysis.statistics import (
     windowed_accuracy,
 )
 
-from .synthetic import write_regression, write_run, write_table
+from .synthetic import write_counts, write_regression, write_run, write_table
 
 T_2 = 4.302652729911275  # 97.5 % quantile of Student's t with 2 degrees of freedom
 T_1 = 12.706204736432095
@@ -92,14 +92,14 @@ def test_windowed_accuracy_looks_back():
             windowed_accuracy([1, 0], window)
 
 
-@pytest.fixture
-def mixed(tmp_path):
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
     """Finished at 3/4, diverged after 1 of 2 correct, running and failed."""
-    write_run(tmp_path, "A", 0, [1, 0, 1, 1])
-    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", parts=1)
-    write_run(tmp_path, "A", 2, [1, 1], n_samples=4, state="running", parts=1)
-    write_run(tmp_path, "A", 3, [1], n_samples=4, state="failed", parts=1)
-    return load_runs(tmp_path)
+    root = tmp_path_factory.mktemp("mixed")
+    write_run(root, "A", 0, [1, 0, 1, 1])
+    for seed, (state, correct) in enumerate({"diverged": [1, 0], "running": [1, 1], "failed": [1]}.items(), 1):
+        write_run(root, "A", seed, correct, n_samples=4, state=state, parts=1)
+    return load_runs(root)
 
 
 def test_online_accuracy_with_diverged_runs(mixed):
@@ -170,52 +170,41 @@ def test_what_nobody_measured_is_no_held_out_accuracy_of_diverged_runs(tmp_path,
     assert held_out_accuracy(load_runs(tmp_path)).isna().all()
 
 
-@pytest.fixture
-def paired(tmp_path):
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
     """B minus A is 1/4, 2/4 and 3/4; C has one common seed; D none."""
-    for seed, n_correct in enumerate([2, 3, 4]):
-        write_run(tmp_path, "A", seed, [1] + [0] * 3)
-        write_run(tmp_path, "B", seed, [1] * n_correct + [0] * (4 - n_correct), learned=True)
-    write_run(tmp_path, "C", 0, [0, 0, 0, 0])
-    write_run(tmp_path, "C", 7, [1, 1, 1, 1])
-    write_run(tmp_path, "D", 8)
-    return tmp_path
+    root = write_counts(tmp_path_factory.mktemp("paired"), {"A": (1, 1, 1)}, 4)
+    write_counts(root, {"B": (2, 3, 4)}, 4, learned=True)
+    for label, seed, correct in (("C", 0, [0, 0, 0, 0]), ("C", 7, [1, 1, 1, 1]), ("D", 8, [1, 0, 1, 1])):
+        write_run(root, label, seed, correct, config={"order": 0})
+    return load_runs(root)
 
 
 def test_paired_differences_by_hand(paired):
-    differences = paired_differences(load_runs(paired), "A")
+    differences = paired_differences(paired, "A")
     assert differences.index.tolist() == ["B", "C", "D"]
     assert differences["pairs"].tolist() == [3, 1, 0]
     np.testing.assert_allclose(differences["difference"], [0.5, -0.25, np.nan])
     np.testing.assert_allclose(differences["half_width"], [T_2 * 0.25 / math.sqrt(3), np.nan, np.nan])
     with pytest.raises(ValueError, match="no run is labelled 'E'; the labels are: A; B; C; D"):
-        paired_differences(load_runs(paired), "E")
+        paired_differences(paired, "E")
 
 
 def test_best_fixed(paired):
-    assert best_fixed(load_runs(paired)) == "A"  # B is better, but learns its step sizes; C and D have fewer seeds
-    assert best_fixed(load_runs(paired).select(label=["B", "C", "D"])) == "C"  # two seeds
-    assert best_fixed(load_runs(paired).select(label="B")) is None
+    assert best_fixed(paired) == "A"  # B is better, but learns its step sizes; C and D have fewer seeds
+    assert best_fixed(paired.select(label=["B", "C", "D"])) == "C"  # two seeds
+    assert best_fixed(paired.select(label="B")) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "is_fixed"),
-    [
-        ("fixed", True),
-        ("fixed_per_block", True),
-        ("torch:SGD", True),
-        ("of_ones_own", True),
-        ("replayed_step_sizes", False),
-        ("reinitialised_told", False),
-        ("cosine", False),
-        ("continual_backprop", False),
-        ("schedulefree_sgd", False),
-    ],
-)
-def test_fixed_step_sizes_and_nothing_else_are_compared_with(tmp_path, name, is_fixed):
+FIXED = ("fixed", "fixed_per_block", "torch:SGD", "of_ones_own")
+OTHERS = ("replayed_step_sizes", "reinitialised_told", "cosine", "continual_backprop", "schedulefree_sgd")
+
+
+@pytest.mark.parametrize("name", [*FIXED, *OTHERS])
+def test_fixed_step_sizes_and_nothing_else_are_compared_with(tmp_path, name):
     write_run(tmp_path, "plain", 0, [1, 0, 0, 0], config={"learner": {"name": "fixed"}})
     write_run(tmp_path, "other", 0, [1, 1, 1, 0], config={"learner": {"name": name}})
-    assert best_fixed(load_runs(tmp_path)) == ("other" if is_fixed else "plain")
+    assert best_fixed(load_runs(tmp_path)) == ("other" if name in FIXED else "plain")
 
 
 def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):
@@ -321,14 +310,15 @@ def test_alignment_needs_samples_to_look_at(part):
         aligned([1], [1], [1], **options)
 
 
-@pytest.fixture
-def stepping(tmp_path):
+@pytest.fixture(scope="module")
+def stepping(tmp_path_factory):
     """Two seeds whose accuracy, step sizes and diagnostics jump at 40 and 80 of 120 samples."""
+    root = tmp_path_factory.mktemp("stepping")
     for seed in range(2):
         jump = np.arange(120) // 40
         steps = np.arange(0, 120, 10)
         write_run(
-            tmp_path,
+            root,
             "A",
             seed,
             ((np.arange(120) % 40 >= 20) | (seed == 1)).astype(int),
@@ -340,7 +330,7 @@ def stepping(tmp_path):
             },
             record_every=10,
         )
-    return load_runs(tmp_path)
+    return load_runs(root)
 
 
 def test_runs_are_aligned_and_averaged_over_seeds(stepping):
@@ -436,17 +426,6 @@ def test_curves_over_a_setting_are_told_apart(tmp_path):
 
     accuracies = curves.groupby("learner")["online_accuracy"].apply(list).to_dict()
     assert accuracies == {"A, weight_decay = 0.1": [1, 1], "A, weight_decay = 0.01": [0.5, 0.5]}
-
-
-def test_a_thinned_run_must_have_all_samples_that_are_recorded(tmp_path):
-    config = {"record_samples_every": 3}
-    run = str(write_run(tmp_path, "A", 0, [1] * 4, n_samples=12, config=config, status={"n_correct": 4}))
-    message = (
-        f"{run}: the run is finished and its stream has 12 samples, of which 4 are recorded, but 2 are recorded; "
-        "repair it, or move the run directory elsewhere and repeat the run"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        load_runs(tmp_path).correct(run)
 
 
 def test_shares_of_steps_at_a_bound(tmp_path):

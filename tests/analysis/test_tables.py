@@ -8,25 +8,25 @@ import pytest
 from continual_metaopt.analysis import comparison_table, format_table, load_runs, statistics
 from continual_metaopt.analysis.tables import caption, columns_by_experience, seeds_text
 
-from .synthetic import write_regression, write_run
+from .synthetic import write_counts, write_regression, write_run
 
 T_1 = 12.706204736432095
 
 
-@pytest.fixture
-def runs(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
     """Per learner two seeds of 10 samples, with so many correct."""
-    counts = {"Meta_1 (100 %)": (7, 9), "AdamW|a": (6, 6), "SGD": (1, 2)}
-    for order, (label, correct) in enumerate(counts.items()):
-        for seed, n in enumerate(correct):
-            config = {"order": order}
-            learned = order == 0
-            write_run(tmp_path, label, seed, [1] * n + [0] * (10 - n), config=config, learned=learned)
-    return tmp_path
+    root = write_counts(tmp_path_factory.mktemp("runs"), {"Meta_1 (100 %)": (7, 9)}, learned=True)
+    write_counts(root, {"AdamW|a": (6, 6)}, config={"order": 1})
+    return write_counts(root, {"SGD": (1, 2)}, config={"order": 2})
 
 
-def test_comparison_table_by_hand(runs):
-    table = comparison_table(load_runs(runs))
+@pytest.fixture(scope="module")
+def table(root):
+    return comparison_table(load_runs(root))
+
+
+def test_comparison_table_by_hand(table):
     assert table["learner"].tolist() == ["Meta_1 (100 %)", "AdamW|a", "SGD"]
     assert table["seeds"].tolist() == [2, 2, 2]
     np.testing.assert_allclose(table["online_accuracy"], [80, 60, 15])
@@ -45,52 +45,53 @@ def test_comparison_table_by_hand(runs):
     }
 
 
-def test_diverged_and_incomplete_runs_are_reported(runs):
-    write_run(runs, "SGD", 2, [1, 1], n_samples=10, state="diverged")
-    write_run(runs, "SGD", 3, [1], n_samples=10, state="running", parts=1)
-    chance = comparison_table(load_runs(runs)).iloc[2]
+def test_diverged_and_incomplete_runs_are_reported(root, tmp_path):
+    write_run(tmp_path, "SGD", 2, [1, 1], n_samples=10, state="diverged", config={"order": 2})
+    write_run(tmp_path, "SGD", 3, [1], n_samples=10, state="running", parts=1, config={"order": 2})
+    runs = load_runs(root, tmp_path)
+    chance = comparison_table(runs).iloc[2]
     assert (chance["seeds"], chance["diverged"], chance["incomplete"]) == (3, 1, 1)
     assert chance["online_accuracy"] == pytest.approx((10 + 20 + 60) / 3)
-    table = comparison_table(load_runs(runs), diverged="exclude")
+    table = comparison_table(runs, diverged="exclude")
     assert table.iloc[2]["online_accuracy"] == pytest.approx(15)
     assert table["seeds"].tolist() == [2, 2, 2]
     assert "Diverged runs are left out of the means." in caption(table)
     assert caption(table).endswith("Not counted: 1 run that did not come to an end.")
 
 
-def test_runs_with_a_step_size_at_its_bound_are_counted(runs):
+def test_runs_with_a_step_size_at_its_bound_are_counted(root, tmp_path):
     config = {"learner": {"name": "metaoptimize", "lr_bounds": [1e-4, 1.0]}}
-    write_run(runs, "Meta_1 (100 %)", 2, [1] * 10, step_sizes={"all": [1e-4] * 10}, learned=True, config=config)
-    table = comparison_table(load_runs(runs))
+    write_run(tmp_path, "Meta_1 (100 %)", 2, [1] * 10, step_sizes={"all": [1e-4] * 10}, learned=True, config=config)
+    table = comparison_table(load_runs(root, tmp_path))
     assert table.set_index("learner")["at_bound"].to_dict() == {"Meta_1 (100 %)": 1, "AdamW|a": 0, "SGD": 0}
     assert "at bound" in format_table(table, "terminal")
     assert "“At bound” counts runs in which a step size was at its bound at 10 % of the recorded" in caption(table)
 
 
-def test_explicit_baseline(runs):
-    table = comparison_table(load_runs(runs), baseline="SGD")
+def test_explicit_baseline(root):
+    table = comparison_table(load_runs(root), baseline="SGD")
     np.testing.assert_allclose(table["difference"], [65, 45, np.nan])
     assert "− SGD" in format_table(table, "terminal")
     assert "Differences from “SGD” are in percentage points" in caption(table)
     with pytest.raises(ValueError, match="no run is labelled 'Adam'"):
-        comparison_table(load_runs(runs), baseline="Adam")
+        comparison_table(load_runs(root), baseline="Adam")
 
 
-def test_without_fixed_learner_there_are_no_differences(runs):
-    table = comparison_table(load_runs(runs).select(learned_step_sizes=True))
+def test_without_fixed_learner_there_are_no_differences(root):
+    table = comparison_table(load_runs(root).select(learned_step_sizes=True))
     assert math.isnan(table["difference"][0])
     assert "best fixed" not in format_table(table, "terminal")
     assert "Differences" not in caption(table)
 
 
-def test_streams_are_not_mixed(runs):
-    write_run(runs, "SGD", 5, stream_info={"stationary": "shuffled"})
+def test_streams_are_not_mixed(root, tmp_path):
+    write_run(tmp_path, "SGD", 5, stream_info={"stationary": "shuffled"})
     with pytest.raises(ValueError, match="2 different streams"):
-        comparison_table(load_runs(runs))
+        comparison_table(load_runs(root, tmp_path))
 
 
-def test_terminal(runs):
-    lines = format_table(comparison_table(load_runs(runs)), "terminal").splitlines()
+def test_terminal(table):
+    lines = format_table(table, "terminal").splitlines()
     assert lines[0].split("  ")[0] == "learner"
     assert [cell.strip() for cell in lines[2].split("  ") if cell.strip()] == [
         "Meta_1 (100 %)",
@@ -116,20 +117,19 @@ def test_columns_with_content_appear(tmp_path):
 
 
 def test_small_intervals_get_a_second_decimal(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path, seed=seed, correct=[1] * (5000 + seed) + [0] * 95000)
-    assert "5.00 ± 0.01" in format_table(comparison_table(load_runs(tmp_path)), "terminal")
+    runs = load_runs(write_counts(tmp_path, {"A": (5000, 5001)}, 100_000))
+    assert "5.00 ± 0.01" in format_table(comparison_table(runs), "terminal")
 
 
-def test_markdown(runs):
-    lines = format_table(comparison_table(load_runs(runs)), "markdown").splitlines()
+def test_markdown(table):
+    lines = format_table(table, "markdown").splitlines()
     assert lines[0].startswith("| learner")
     assert set(lines[1]) <= set("|-:")
     assert lines[3].startswith(r"| AdamW\|a")
 
 
-def test_latex(runs):
-    text = format_table(comparison_table(load_runs(runs)), "latex")
+def test_latex(table):
+    text = format_table(table, "latex")
     assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\n")
     assert "\\bottomrule\n\\end{tabular}\n" in text
     assert r"Meta\_1 (100 \%)" in text
@@ -142,8 +142,7 @@ def test_latex(runs):
     assert all(line.endswith(r"\\") for line in rows)
 
 
-def test_csv_is_complete_and_unrounded(runs):
-    table = comparison_table(load_runs(runs))
+def test_csv_is_complete_and_unrounded(table):
     rows = list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
     assert list(rows[0]) == list(table.columns)
     assert float(rows[0]["online_accuracy_ci"]) == table["online_accuracy_ci"][0]
@@ -175,13 +174,13 @@ def test_seeds_in_words(fewest, most, seeds, text):
     assert seeds_text(fewest, most, seeds) == text
 
 
-def test_unknown_format(runs):
+def test_unknown_format(table):
     with pytest.raises(ValueError, match="fmt must be one of terminal, markdown, latex, csv, not 'html'"):
-        format_table(comparison_table(load_runs(runs)), "html")
+        format_table(table, "html")
 
 
-def test_caption(runs):
-    assert caption(comparison_table(load_runs(runs))) == (
+def test_caption(table, root, tmp_path):
+    assert caption(table) == (
         "Mean over 2 seeds (0–1); ± is the half width of a 95 % Student-t interval over seeds. Losses are means over "
         "the stream and over the runs that finished with finite losses; each sample's loss is that of its prediction, "
         "made before learning from it. “loss, γ = 0.999” is the discounted loss that MetaOptimize minimises, averaged "
@@ -189,10 +188,10 @@ def test_caption(runs):
         "step sizes in this table, are in percentage points and paired by seed: both runs of a pair saw the same "
         "samples in the same order. No run diverged. “samples/s” is the median over runs."
     )
-    write_run(runs, "Other", 0, [1] * 10)
-    write_run(runs, "Other", 1, [1], n_samples=10, state="diverged")
-    write_run(runs, "Other", 2, [1] * 10)
-    text = caption(comparison_table(load_runs(runs)))
+    for seed in (0, 2):
+        write_run(tmp_path, "Other", seed, [1] * 10)
+    write_run(tmp_path, "Other", 1, [1], n_samples=10, state="diverged")
+    text = caption(comparison_table(load_runs(root, tmp_path)))
     assert text.startswith("Mean over 2 to 3 seeds per learner (0–2);")
     assert "What a diverged run did not see counts as chance, 1 / number of outputs." in text
 
@@ -200,10 +199,7 @@ def test_caption(runs):
 def test_seeds_in_two_groups_have_a_median_and_no_interval(tmp_path):
     """The tuned learner's five seeds are far apart, and so are the differences from the other's."""
     counts = {"Prodigy": (101, 401, 400, 102, 399), "AdamW": (350, 351, 352, 353, 354)}
-    for order, (label, seeds) in enumerate(counts.items()):
-        for seed, n in enumerate(seeds):
-            config = {"order": order, "learner": {"name": "fixed"}}
-            write_run(tmp_path, label, seed, [1] * n + [0] * (1000 - n), config=config)
+    write_counts(tmp_path, counts, 1000, config={"learner": {"name": "fixed"}})
     table = comparison_table(load_runs(tmp_path), baseline="AdamW")
     assert table["online_accuracy_seeds"].tolist() == ["10.1 10.2 39.9 40 40.1", ""]
     assert table["online_accuracy"][0] == pytest.approx(28.06)

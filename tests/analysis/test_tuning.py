@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis import comparison_table, format_table, load_runs
+from continual_metaopt.analysis import Runs, comparison_table, format_table, load_runs
 from continual_metaopt.analysis.tables import caption
 from continual_metaopt.analysis.tuning import best_setting, scores_by_setting, sensitivity
 from continual_metaopt.study.running import average_score
@@ -31,22 +31,38 @@ def write_trial(
     write_run(root, f"{label}, {setting}", seed, correct, config=config, folder=f"trial {label} {setting} {seed}")
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """AdamW, tuned on two seeds of 10 samples and reported on two of 20; SGD, untuned."""
+    root = tmp_path_factory.mktemp("study")
     counts = {1e-5: (1, 1), 3e-5: (4, 4), 1e-4: (7, 9), 3e-4: (5, 5), 1e-3: (6, 6)}
     for lr, of_seeds in counts.items():
         for seed, n_correct in enumerate(of_seeds, start=100):
-            write_trial(tmp_path, "AdamW", seed, n_correct, lr=lr)
+            write_trial(root, "AdamW", seed, n_correct, lr=lr)
     for seed in (0, 1):
-        write_run(tmp_path, "AdamW", seed, [1, 0] * 10, config=entry("AdamW", lr=1e-3))
-        write_run(tmp_path, "AdamW, lr = 0.0001", seed, [1] * 20, config=entry("AdamW", tuned=("lr",), lr=1e-4))
-        write_run(tmp_path, "SGD", seed, [0] * 20, config=entry("SGD", 1, lr=1e-3))
-    return tmp_path
+        write_run(root, "AdamW", seed, [1, 0] * 10, config=entry("AdamW", lr=1e-3))
+        write_run(root, "AdamW, lr = 0.0001", seed, [1] * 20, config=entry("AdamW", tuned=("lr",), lr=1e-4))
+        write_run(root, "SGD", seed, [0] * 20, config=entry("SGD", 1, lr=1e-3))
+    return root
 
 
-def test_the_table_tells_what_tuning_took_and_what_is_lost(study: Path) -> None:
-    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection")).set_index("learner")
+@pytest.fixture(scope="module")
+def reported(study: Path) -> Runs:
+    return load_runs(study)
+
+
+@pytest.fixture(scope="module")
+def selection(study: Path) -> Runs:
+    return load_runs(study, purpose="selection")
+
+
+@pytest.fixture(scope="module")
+def table(reported: Runs, selection: Runs) -> pd.DataFrame:
+    return comparison_table(reported, selection=selection)
+
+
+def test_the_table_tells_what_tuning_took_and_what_is_lost(table: pd.DataFrame) -> None:
+    table = table.set_index("learner")
 
     assert list(table.index) == ["AdamW", "AdamW, lr = 0.0001", "SGD"]
     tuned = table.loc["AdamW, lr = 0.0001"]
@@ -59,11 +75,10 @@ def test_the_table_tells_what_tuning_took_and_what_is_lost(study: Path) -> None:
     assert table["online_accuracy"].tolist() == [50, 100, 0]
 
 
-def test_tuning_that_was_not_reported_stands_in_the_untuned_row(study: Path) -> None:
-    for run in study.glob("AdamW, lr*"):
-        shutil.rmtree(run)
+def test_tuning_that_was_not_reported_stands_in_the_untuned_row(reported: Runs, selection: Runs) -> None:
+    untuned_runs = reported.select(label=["AdamW", "SGD"])
 
-    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection")).set_index("learner")
+    table = comparison_table(untuned_runs, selection=selection).set_index("learner")
 
     untuned = table.loc["AdamW"]
     assert table["setting"].isna().all()
@@ -72,8 +87,7 @@ def test_tuning_that_was_not_reported_stands_in_the_untuned_row(study: Path) -> 
     assert "in an untuned row, the chosen setting was not reported" in caption(table)
 
 
-def test_the_table_as_text(study: Path) -> None:
-    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection"))
+def test_the_table_as_text(table: pd.DataFrame) -> None:
     lines = format_table(table, "markdown").splitlines()
 
     heading, _, untuned, tuned, _ = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
@@ -84,62 +98,42 @@ def test_the_table_as_text(study: Path) -> None:
     assert "in percentage points, than those with a step size" in caption(table)
 
 
-def test_without_selection_runs_the_table_is_as_ever(study: Path) -> None:
-    table = comparison_table(load_runs(study))
+def test_without_selection_runs_the_table_is_as_ever(reported: Runs, selection: Runs) -> None:
+    table = comparison_table(reported)
 
     assert not {"setting", "tuning_runs", "lost_at_3x"} & set(table.columns)
     assert "tuning" not in caption(table)
-    selection = load_runs(study, purpose="selection")
-    assert comparison_table(load_runs(study), selection=selection.select(seed=-1)).equals(table)
+    assert comparison_table(reported, selection=selection.select(seed=-1)).equals(table)
 
 
-def test_runs_of_another_study_or_stream_do_not_count(study: Path) -> None:
-    for name, change in {
-        "study": {"config": {"study": "other"}},
-        "source": {"stream_info": {"source": "mnist"}},
-    }.items():
-        config = entry("AdamW", tuned=("lr",), lr=3e-4) | {"purpose": "selection"} | change.get("config", {})
-        write_run(
-            study,
-            "AdamW, lr = 0.0003",
-            100,
-            [0] * 10,
-            config=config,
-            folder=name,
-            stream_info=change.get("stream_info"),
-        )
+def test_runs_of_another_study_or_stream_do_not_count(study: Path, reported: Runs, tmp_path: Path) -> None:
+    config = entry("AdamW", tuned=("lr",), lr=3e-4) | {"purpose": "selection"}
+    for number, (study_name, info) in enumerate([("other", {}), ("synthetic", {"source": "mnist"})]):
+        written = {"config": config | {"study": study_name}, "stream_info": info, "folder": str(number)}
+        write_run(tmp_path, "AdamW, lr = 0.0003", 100, [0] * 10, **written)
 
-    table = comparison_table(load_runs(study), selection=load_runs(study, purpose="selection"))
+    table = comparison_table(reported, selection=load_runs(study, tmp_path, purpose="selection"))
 
     assert table["tuning_runs"].tolist()[1] == 10
 
 
-def test_runs_with_another_network_do_not_count(study: Path) -> None:
+def test_runs_with_another_network_do_not_count(
+    study: Path, reported: Runs, selection: Runs, table: pd.DataFrame, tmp_path: Path
+) -> None:
     """A study with several networks has a folder for each, and chooses settings for each alone."""
-    runs = load_runs(study, purpose=None)
-    for number, (path, config) in enumerate(runs.configs.items()):
-        if config["purpose"] == "selection":
-            copy = study / f"other network {number}"
-            shutil.copytree(path, copy)
-            changed = config | {"network": {"name": "mlp", "hidden": [7]}}
-            (copy / "config.json").write_text(json.dumps(changed))
-    reported = runs.select(purpose="report")
-    alone = comparison_table(reported, selection=runs.select(purpose="selection"))
+    for number, (path, config) in enumerate(selection.configs.items()):
+        copy = shutil.copytree(path, tmp_path / str(number))
+        (copy / "config.json").write_text(json.dumps(config | {"network": {"name": "mlp", "hidden": [7]}}))
 
-    both = comparison_table(reported, selection=load_runs(study, purpose="selection"))
+    both = comparison_table(reported, selection=load_runs(study, tmp_path, purpose="selection"))
 
-    pd.testing.assert_frame_equal(both, alone)
+    pd.testing.assert_frame_equal(both, table)
 
 
 def test_runs_of_earlier_versions_have_no_tuning(tmp_path: Path) -> None:
-    write_run(tmp_path, "AdamW, lr = 0.1", 0, [1] * 10, config={"learner": {"name": "fixed", "lr": 0.1}})
-    write_run(
-        tmp_path,
-        "AdamW, lr = 0.1",
-        100,
-        [1] * 10,
-        config={"purpose": "selection", "learner": {"name": "fixed", "lr": 0.1}},
-    )
+    for seed, purpose in ((0, "report"), (100, "selection")):
+        config = {"purpose": purpose, "learner": {"name": "fixed", "lr": 0.1}}
+        write_run(tmp_path, "AdamW, lr = 0.1", seed, [1] * 10, config=config)
 
     table = comparison_table(load_runs(tmp_path), selection=load_runs(tmp_path, purpose="selection"))
 

@@ -37,4 +37,4 @@ def test_the_help_of_make_stream_tells_all_options_of_all_streams():
             sections["all streams of images"] if STREAMS[name].about.source == "any images" else ""
         )
         for option, parameter in signature(STREAMS[name]).parameters.items():
-            assert re.search(rf"^    {option} = {re.escape(repr(parameter.default))}: \S", told, re.MULTILINE), option
+            assert re.search(rf"^    - {option} = {re.escape(repr(parameter.default))}: \S", told, re.MULTILINE), option

@@ -28,7 +28,6 @@ from continual_metaopt.streams.samples import ImageSamples, scale
 from tests.streams.synthetic import coded_arrays, stored_bytes
 
 ROOT = Path(__file__).parents[2]
-TINY_IMAGENET = ROOT.parent / "shared" / "data" / "tiny_imagenet_100"
 SOURCE = coded_arrays()
 STREAMS = {"class_split": {"classes_per_experience": 3}, "permuted_inputs": {"n_experiences": 4}}
 
@@ -390,26 +389,3 @@ def test_streams_import_nothing_else_of_this_project():
                 continue
             ours = {module for module in modules if module.startswith(("continual_metaopt", "streams", "analysis"))}
             assert all(module.startswith("continual_metaopt.streams") for module in ours), file
-
-
-# --- real images -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not TINY_IMAGENET.is_dir(), reason="the images are not beside this repository")
-def test_tiny_imagenet_in_the_shape_of_cifar_100():
-    benchmark = make_stream("class_split", source=f"parquet:{TINY_IMAGENET}", classes_per_experience=10)
-    info = benchmark.info
-    assert info.for_learner.n_samples == 50_000
-    assert info.for_learner.n_outputs == 10
-    assert info.for_learner.input_shape == (3, 32, 32)
-    assert info.boundaries == list(range(0, 50_000, 5_000))
-    assert len({label for experience in info.experiences for label in experience.classes}) == 100
-    assert [len(experience.dataset) for experience in benchmark.test_stream] == [500] * 10
-    for experience in (*benchmark.train_stream, *benchmark.test_stream):
-        counts = np.bincount(list(experience.dataset.targets), minlength=10)
-        assert counts.tolist() == [len(experience.dataset) // 10] * 10
-    image = benchmark.train_stream[0].dataset[0][0]
-    assert image.shape == (3, 32, 32)
-    assert image.min() >= -1
-    assert image.max() <= 1

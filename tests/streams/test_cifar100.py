@@ -8,6 +8,7 @@ import pytest
 
 from continual_metaopt.streams import make_stream
 from continual_metaopt.streams.sources import load_source
+from continual_metaopt.streams.stream import LearnerInfo
 
 PARQUET = Path(__file__).parents[3] / "shared" / "data" / "cifar100"
 needs_cifar100 = pytest.mark.skipif(not PARQUET.is_dir(), reason="CIFAR-100 in Hugging Face's layout is not there")
@@ -39,7 +40,7 @@ def test_the_order_of_rows_changes_the_samples_and_not_the_classes():
 
 @needs_cifar100
 @pytest.mark.slow
-def test_the_files_are_cifar100():
+def test_the_files_are_cifar100_and_divide_into_its_classes():
     source = load_source(f"parquet:{PARQUET}")
 
     assert source.input_shape == (3, 32, 32)
@@ -52,3 +53,17 @@ def test_the_files_are_cifar100():
     assert means == pytest.approx([0.50707516, 0.48654887, 0.44091784], abs=1e-7)
     deviations = [(share @ (values - mean) ** 2) ** 0.5 for share, mean in zip(shares, means, strict=True)]
     assert deviations == pytest.approx([0.26733429, 0.25643846, 0.27615047], abs=1e-7)
+
+    benchmark = make_stream("class_split", source=f"parquet:{PARQUET}", classes_per_experience=10)
+    info = benchmark.info
+    assert info.for_learner == LearnerInfo(10, (3, 32, 32), "classification", 50_000)
+    assert info.boundaries == list(range(0, 50_000, 5_000))
+    assert len({label for experience in info.experiences for label in experience.classes}) == 100
+    assert [len(experience.dataset) for experience in benchmark.test_stream] == [1000] * 10
+    for experience in (*benchmark.train_stream, *benchmark.test_stream):
+        counts = np.bincount(list(experience.dataset.targets), minlength=10)
+        assert counts.tolist() == [len(experience.dataset) // 10] * 10
+    image = benchmark.train_stream[0].dataset[0][0]
+    assert image.shape == (3, 32, 32)
+    assert image.min() >= -1
+    assert image.max() <= 1

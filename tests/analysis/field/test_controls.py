@@ -10,18 +10,19 @@ from continual_metaopt.analysis.scripts import controls
 from tests.analysis.synthetic import write_regression, write_run
 
 
-@pytest.fixture
-def runs_at(tmp_path):
+@pytest.fixture(scope="module")
+def runs_at(tmp_path_factory):
     """Two seeds of a learner and two controls; two experiences of four samples."""
     right = {
         "closed": [[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]],
         "frozen": [[1, 1, 1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 0, 0, 1, 1]],
         "folded": [[0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 0]],
     }
+    root = tmp_path_factory.mktemp("runs")
     for order, (label, seeds) in enumerate(right.items()):
         for seed, correct in enumerate(seeds):
-            write_run(tmp_path, label, seed, correct, config={"order": order})
-    return tmp_path
+            write_run(root, label, seed, correct, config={"order": order})
+    return root
 
 
 def test_differences_with_and_without_the_first_experience(runs_at):
@@ -42,16 +43,16 @@ def test_pairs_of_controls(runs_at):
     assert row["difference"] == pytest.approx(-18.75)
 
 
-def test_runs_that_have_not_finished_are_left_out(runs_at):
-    write_run(runs_at, "closed", 2, [1, 1, 1, 1], n_samples=8, state="running")
-    write_run(runs_at, "frozen", 2, [1, 1, 1, 1, 1, 1, 1, 1])
-    assert control_table(load_runs(runs_at))["pairs"].tolist() == [2, 2]
+def test_runs_that_have_not_finished_are_left_out(runs_at, tmp_path):
+    write_run(tmp_path, "closed", 2, [1, 1, 1, 1], n_samples=8, state="running")
+    write_run(tmp_path, "frozen", 2, [1, 1, 1, 1, 1, 1, 1, 1])
+    assert control_table(load_runs(runs_at, tmp_path))["pairs"].tolist() == [2, 2]
 
 
-def test_the_same_seed_twice_is_an_error(runs_at):
-    write_run(runs_at, "frozen", 0, [1] * 8, config={"network": {"name": "cnn"}}, folder="another network")
+def test_the_same_seed_twice_is_an_error(runs_at, tmp_path):
+    write_run(tmp_path, "frozen", 0, [1] * 8, config={"network": {"name": "cnn"}})
     with pytest.raises(ValueError, match="are both 'frozen' with seed 0: leave one of them out"):
-        control_table(load_runs(runs_at))
+        control_table(load_runs(runs_at, tmp_path))
 
 
 def test_a_stream_of_one_experience_has_nothing_after_the_first(tmp_path):
@@ -62,14 +63,13 @@ def test_a_stream_of_one_experience_has_nothing_after_the_first(tmp_path):
     assert math.isnan(row["late_difference"])
 
 
-def test_unknown_labels_and_regressions_are_refused(runs_at, tmp_path_factory):
+def test_unknown_labels_and_regressions_are_refused(runs_at, tmp_path):
     with pytest.raises(ValueError, match="'opened'"):
         control_table(load_runs(runs_at), "opened")
-    folder = tmp_path_factory.mktemp("regression")
     for label in ("closed", "frozen"):
-        write_regression(folder, label, 0, [1.0, 2.0])
+        write_regression(tmp_path, label, 0, [1.0, 2.0])
     with pytest.raises(ValueError, match=r"^these runs are of a regression, which has no accuracy to compare$"):
-        control_table(load_runs(folder))
+        control_table(load_runs(tmp_path))
 
 
 def test_the_figure_has_a_line_for_each_control(runs_at):
@@ -84,17 +84,17 @@ def test_the_figure_has_a_line_for_each_control(runs_at):
     assert labels == ["folded − frozen", "frozen − closed"]
 
 
-def test_names_in_the_figure_are_without_chosen_settings(runs_at):
+def test_names_in_the_figure_are_without_chosen_settings(runs_at, tmp_path):
     for label in ("fixed, lr = 0.1", "slow", "slow, lr = 0.1"):
         for seed in (0, 1):
-            write_run(runs_at, label, seed, [1] * 8, config={"order": 3, "entry": label.split(",")[0]})
-    table = control_table(load_runs(runs_at), "closed")
+            write_run(tmp_path, label, seed, [1] * 8, config={"order": 3, "entry": label.split(",")[0]})
+    table = control_table(load_runs(runs_at, tmp_path), "closed")
     assert table["name"].tolist() == ["frozen", "folded", "fixed", "slow", "slow, lr = 0.1"]
     assert set(table["baseline_name"]) == {"closed"}
 
 
-def test_the_script(runs_at, capsys):
-    out = runs_at / "out"
+def test_the_script(runs_at, tmp_path, capsys):
+    out = tmp_path / "out"
     assert controls.main([str(runs_at), "--out", str(out), "--format", "png"]) == 0
     assert controls.main([str(runs_at), "--out", str(out), "--pair", "folded", "frozen", "--format", "png"]) == 0
     printed = capsys.readouterr().out

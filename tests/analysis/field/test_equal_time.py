@@ -11,10 +11,10 @@ from continual_metaopt.analysis.scripts import accuracy_against_cost
 from tests.analysis.field.test_ranking import write_learner, write_trial
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Streams of 10 samples: SGD, tuned on 20; a learner with nothing to tune that is always right at first."""
-    root = tmp_path / "runs"
+    root = tmp_path_factory.mktemp("runs")
     write_learner(root, "SGD", 0, [4, 6])
     write_learner(root, "SGD", 0, [8, 8], tuned=0.3)
     write_learner(root, "slow", 1, [10, 10], name="cocob")

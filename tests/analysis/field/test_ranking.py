@@ -38,10 +38,10 @@ def write_trial(root: Path, label: str, lr: float, n_correct: int, **learner: An
     write_run(root, f"{label}, lr = {lr}", 100, correct, config=config, folder=f"{label} {lr}")
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SGD and a second way to tune it; Lion, whose tuned setting was not reported; COCOB, with nothing to tune."""
-    root = tmp_path / "runs"
+    root = tmp_path_factory.mktemp("runs")
     write_learner(root, "SGD", 0, [4, 6])
     write_learner(root, "SGD", 0, [5, 7], tuned=0.3)
     write_learner(root, "SGD by TPE", 1, [9, 9], tuned=0.9)
@@ -58,9 +58,12 @@ def ranked(study: Path, **options: Any) -> pd.DataFrame:
     return ranking(load_runs(study), selection=selection, **options).set_index("learner")
 
 
-def test_a_place_is_that_of_the_tuned_setting_where_it_was_reported(study: Path) -> None:
-    table = ranked(study)
+@pytest.fixture(scope="module")
+def table(study: Path) -> pd.DataFrame:
+    return ranked(study)
 
+
+def test_a_place_is_that_of_the_tuned_setting_where_it_was_reported(table: pd.DataFrame) -> None:
     assert list(table.index) == ["SGD by TPE", "Lion", "SGD", "COCOB"]
     assert table["rank"].tolist() == [1, 2, 3, 4]
     assert table["untuned"].tolist() == [50, 80, 50, 55]  # SGD's untuned runs are those of both ways to tune it
@@ -71,9 +74,7 @@ def test_a_place_is_that_of_the_tuned_setting_where_it_was_reported(study: Path)
     assert table["family"].tolist() == ["fixed step size"] * 3 + ["no step size to choose"]
 
 
-def test_differences_are_paired_with_the_best_fixed_learner(study: Path) -> None:
-    table = ranked(study)
-
+def test_differences_are_paired_with_the_best_fixed_learner(study: Path, table: pd.DataFrame) -> None:
     assert table.attrs["baseline"] == "SGD by TPE, lr = 0.9"
     assert table["difference"].tolist() == pytest.approx([math.nan, -10, -30, -35], nan_ok=True)
     assert table.loc["Lion", "difference_ci"] == pytest.approx(0)
@@ -82,9 +83,7 @@ def test_differences_are_paired_with_the_best_fixed_learner(study: Path) -> None
     assert math.isnan(other.loc["COCOB", "difference"])
 
 
-def test_tuning_is_told_of_learners_whose_setting_was_not_reported_too(study: Path) -> None:
-    table = ranked(study)
-
+def test_tuning_is_told_of_learners_whose_setting_was_not_reported_too(table: pd.DataFrame) -> None:
     assert table["tuning_runs"].tolist() == pytest.approx([3, 3, 3, math.nan], nan_ok=True)
     assert table["selection_score"].tolist() == pytest.approx([80, 70, 70, math.nan], nan_ok=True)
     assert table.loc["SGD", "lost_at_3x"] == pytest.approx(30)  # below; above it is 20
@@ -102,9 +101,8 @@ def test_costs_are_those_of_pytorch_s_operations(study: Path) -> None:
     assert columns_of(table.reset_index())["memory × AdamW"] == ["", "0.90", "0.70", ""]
 
 
-def test_the_ranking_as_text(study: Path) -> None:
-    table = ranking(load_runs(study), selection=load_runs(study, purpose="selection"))
-    columns = columns_of(table)
+def test_the_ranking_as_text(table: pd.DataFrame) -> None:
+    columns = columns_of(table.reset_index())
     first, second, *_ = zip(*columns.values(), strict=True)
 
     assert list(columns)[:5] == ["learner", "untuned (%)", "tuned (%)", "tuned − untuned", "− best fixed"]

@@ -91,21 +91,22 @@ def test_a_page_says_what_failed_and_why(tmp_path):
         assert text in page
 
 
-@pytest.mark.parametrize("several", ["streams", "networks"])
-def test_several_streams_or_networks_have_sections_and_folders(tmp_path, several):
-    write_run(tmp_path / "runs", "A", 0)
-    options = {
-        "streams": {"stream_info": {"stationary": "repeat"}},
-        "networks": {"config": {"network": {"name": "cnn"}}},
-    }
-    write_run(tmp_path / "runs", "A", 0, folder="other", **options[several])
-    titles = {
-        "streams": ["class_split v1, stationary=none", "class_split v1, stationary=repeat"],
-        "networks": ["class_split v1, mlp", "class_split v1, cnn"],
-    }[several]
-    page = page_of(tmp_path / "runs")
-    assert sorted(re.findall(r'<h2 id="s\d-title">(.*?)</h2>', page)) == sorted(titles)
-    folders = {folder.name for _, folder in split_by_stream(load_runs(tmp_path / "runs"), tmp_path)}
+@pytest.mark.parametrize(
+    ("options", "titles"),
+    [
+        (
+            {"stream_info": {"stationary": "repeat"}},
+            ["class_split v1, stationary=none", "class_split v1, stationary=repeat"],
+        ),
+        ({"config": {"network": {"name": "cnn"}}}, ["class_split v1, cnn", "class_split v1, mlp"]),
+    ],
+    ids=["streams", "networks"],
+)
+def test_several_streams_or_networks_have_sections_and_folders(tmp_path, options, titles):
+    write_run(tmp_path, "A", 0)
+    write_run(tmp_path, "A", 0, folder="other", **options)
+    assert sorted(re.findall(r'<h2 id="s\d-title">(.*?)</h2>', page_of(tmp_path))) == titles
+    folders = {folder.name for _, folder in split_by_stream(load_runs(tmp_path), tmp_path)}
     assert folders == {re.sub(r"[^\w.]+", "-", title) for title in titles}
 
 
@@ -124,8 +125,17 @@ def test_nothing_that_runs_bring_along_becomes_part_of_the_page(tmp_path):
     assert "[7, 7, 7]" not in re.sub(r"<script.*", "", page, flags=re.DOTALL)
 
 
-def test_a_page_needs_nothing_else(tmp_path):
-    page = page_of(write_study(tmp_path))
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def page(study) -> str:
+    return page_of(study)
+
+
+def test_a_page_needs_nothing_else(page):
     elements = Elements(page)
     assert elements.of("link") == []
     outside = [
@@ -142,8 +152,8 @@ def test_a_page_needs_nothing_else(tmp_path):
     assert "Permission is hereby granted" in page  # uPlot's licence
 
 
-def test_headings_tables_and_places_are_in_order(tmp_path):
-    elements = Elements(page_of(write_study(tmp_path)))
+def test_headings_tables_and_places_are_in_order(page):
+    elements = Elements(page)
     levels = [int(name[1]) for name, _ in elements.found if re.fullmatch("h[1-6]", name)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
@@ -153,14 +163,14 @@ def test_headings_tables_and_places_are_in_order(tmp_path):
     assert {link["href"][1:] for link in elements.of("a") if link["href"].startswith("#")} <= set(identifiers)
 
 
-def test_figures_are_there_without_scripts_where_they_are_small(tmp_path):
+def test_figures_are_there_without_scripts_where_they_are_small(study, tmp_path):
     small, large = tmp_path / "online_accuracy.png", tmp_path / "ranks.png"
     small.write_bytes(b"small")
     large.write_bytes(b"x" * 300_001)
     only_drawn = tmp_path / "folded.png"
     only_drawn.write_bytes(b"teeth")
     images = {path.stem: path for path in (small, large, only_drawn)}
-    page = page_of(write_study(tmp_path / "runs"), images=images)
+    page = page_of(study, images=images)
     sources = [image["src"] for image in Elements(page).of("img")]
     assert sources == ["data:image/png;base64,c21hbGw=", "data:image/png;base64,dGVldGg="]
     assert all(image["alt"] for image in Elements(page).of("img"))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis import Runs, load_runs
 from continual_metaopt.analysis.paper import published_figures
 from continual_metaopt.analysis.paper.published import (
     ACCURACY,
@@ -67,6 +67,11 @@ def write_studies(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return load_runs(write_studies(tmp_path_factory.mktemp("studies")))
+
+
 def test_a_label_is_a_row() -> None:
     assert row_of("released, two blocks, γ = 0.999") == Row("released", "two blocks", "γ = 0.999")
     assert row_of("as it comes") is None
@@ -96,8 +101,8 @@ def test_every_learner_of_the_studies_has_a_row_but_the_default() -> None:
                     assert options["trace"] == "hessian_free"
 
 
-def test_accuracies_stand_beside_the_papers(tmp_path: Path) -> None:
-    table = published_table(load_runs(write_studies(tmp_path)))
+def test_accuracies_stand_beside_the_papers(runs: Runs) -> None:
+    table = published_table(runs)
 
     rows = {(row["labels"], row["form"], row["step_sizes"], row["setting"]): row for row in table.to_dict("records")}
     assert len(rows) == len(CORRECT) - 1  # without the one that is named otherwise
@@ -117,9 +122,7 @@ def test_accuracies_stand_beside_the_papers(tmp_path: Path) -> None:
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["fixed, decades", "36.59", "45.0 ± 63.5 (0.0001)"]
 
 
-def test_the_best_decade_stands_for_the_papers_step_size_where_that_was_not_run(tmp_path: Path) -> None:
-    runs = load_runs(write_studies(tmp_path))
-
+def test_the_best_decade_stands_for_the_papers_step_size_where_that_was_not_run(runs: Runs) -> None:
     released = papers_rows(learners_of(runs, "within"), "released")
     assert {name: learner.row.setting for name, learner in released.items()} == {
         "fixed": "decades",
@@ -129,8 +132,8 @@ def test_the_best_decade_stands_for_the_papers_step_size_where_that_was_not_run(
     assert papers_rows(learners_of(runs, "global"), "normalised")["fixed"].row.setting == "1e-4"
 
 
-def test_claims_are_decided_by_corrected_tests(tmp_path: Path) -> None:
-    claims = published_claims(load_runs(write_studies(tmp_path)), shifts=199)
+def test_claims_are_decided_by_corrected_tests(runs: Runs) -> None:
+    claims = published_claims(runs, shifts=199)
 
     found = {(row["labels"], row["claim"]): row for row in claims.to_dict("records")}
     assert set(claims["form"]) == {"released", "normalised"}
@@ -163,10 +166,8 @@ def test_an_undecided_claim() -> None:
     assert np.isnan(_tested("claim", "paper", "points", pd.Series([3.0])).p)
 
 
-def test_the_page_has_tables_and_figures(tmp_path: Path) -> None:
-    runs = load_runs(write_studies(tmp_path / "runs"))
-
-    text, paths = write_reproduction(runs, "published", tmp_path / "out", shifts=99)
+def test_the_page_has_tables_and_figures(runs: Runs, tmp_path: Path) -> None:
+    text, paths = write_reproduction(runs, "published", tmp_path, shifts=99)
 
     assert text.startswith("# The published continual experiment")
     assert "## All columns, labels within" in text
@@ -181,9 +182,7 @@ def test_the_page_has_tables_and_figures(tmp_path: Path) -> None:
     }
 
 
-def test_figures_show_the_papers_values(tmp_path: Path) -> None:
-    runs = load_runs(write_studies(tmp_path))
-
+def test_figures_show_the_papers_values(runs: Runs) -> None:
     figure = published_figures.published_cumulative_accuracy(runs)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in shown] == [

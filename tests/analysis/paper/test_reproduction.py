@@ -9,7 +9,7 @@ import pytest
 from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
-from continual_metaopt.analysis import load_runs
+from continual_metaopt.analysis import Runs, load_runs
 from continual_metaopt.analysis.paper.figure import gaps_beside_the_papers
 from continual_metaopt.analysis.paper.reproduction import (
     BASES,
@@ -29,7 +29,7 @@ from continual_metaopt.analysis.paper.reproduction import (
 )
 from continual_metaopt.analysis.paper.reproduction_report import Experiment, write_reproduction
 from continual_metaopt.analysis.scripts.reproduction import main
-from tests.analysis.synthetic import sawtooth, write_run
+from tests.analysis.synthetic import sawtooth, write_counts, write_run
 
 CORRECT = {  # of 10, for two seeds
     "AdamW, fixed": (4, 5),
@@ -41,16 +41,19 @@ CORRECT = {  # of 10, for two seeds
 
 
 def write_study(root: Path, table: Table) -> Path:
-    for order, (label, of_seeds) in enumerate(CORRECT.items()):
-        for seed, n_correct in enumerate(of_seeds):
-            correct = [1] * n_correct + [0] * (10 - n_correct)
-            with_setting = f"{label}, lr = 0.001"  # the entry has no chosen values
-            write_run(root, with_setting, seed, correct, config={"study": table, "entry": label, "order": order})
+    for order, (label, of_seeds) in enumerate(CORRECT.items()):  # of which the entry has no chosen values
+        config = {"study": table, "entry": label, "order": order}
+        write_counts(root, {f"{label}, lr = 0.001": of_seeds}, config=config)
     return root
 
 
-def test_accuracies_stand_beside_the_papers(tmp_path: Path) -> None:
-    table = paper_comparison(load_runs(write_study(tmp_path, "table2")), "table2")
+@pytest.fixture(scope="module")
+def table2(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return load_runs(write_study(tmp_path_factory.mktemp("table2"), "table2"))
+
+
+def test_accuracies_stand_beside_the_papers(table2: Runs) -> None:
+    table = paper_comparison(table2, "table2")
 
     rows = {Row(row["base"], row["step_sizes"], row["settings"]): row for row in table.to_dict("records")}
     fixed, scalar = rows[Row("AdamW", "fixed", "")], rows[Row("AdamW", "scalar", "no discount")]
@@ -63,8 +66,8 @@ def test_accuracies_stand_beside_the_papers(tmp_path: Path) -> None:
     assert fixed["online_accuracy_ci"] == pytest.approx(12.7062 * 5, rel=1e-4)
 
 
-def test_claims_are_the_papers_orderings(tmp_path: Path) -> None:
-    claims = paper_claims(load_runs(write_study(tmp_path, "table2")), "table2")
+def test_claims_are_the_papers_orderings(table2: Runs) -> None:
+    claims = paper_claims(table2, "table2")
 
     found = {(row["claim"], row["settings"]): row for row in claims.to_dict("records")}
     assert {key: row["verdict"] for key, row in found.items()} == {
@@ -86,14 +89,13 @@ def test_a_claim_follows_the_papers_order(tmp_path: Path) -> None:
     assert "AdamW: blockwise above scalar" not in claims
 
 
-def test_markdown(tmp_path: Path) -> None:
-    runs = load_runs(write_study(tmp_path, "table2"))
-    lines = comparison_markdown(paper_comparison(runs, "table2")).splitlines()
+def test_markdown(table2: Runs) -> None:
+    lines = comparison_markdown(paper_comparison(table2, "table2")).splitlines()
 
     assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["", "AdamW, ours", "AdamW, paper"]
     assert " 45.00 ± 63.53 " in lines[2]
     assert "65.00 ± 63.53 (+20.00 ± 0.00) | 37.77 (+1.18)" in " ".join(lines[3].split())
-    assert "does not hold: −30.00 ± 0.00" in claims_markdown(paper_claims(runs, "table2"))
+    assert "does not hold: −30.00 ± 0.00" in claims_markdown(paper_claims(table2, "table2"))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +121,8 @@ def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> N
         "RMSProp, fixed": (40, 41, 39),
         "Lion, fixed": (41, 39, 40),
     }
-    for order, (label, of_seeds) in enumerate(counts.items()):
-        for seed, n in enumerate(of_seeds):
-            config = {"study": "table2", "entry": label, "order": order}
-            write_run(tmp_path, label, seed, [1] * n + [0] * (100 - n), config=config)
-
-    claims = paper_claims(load_runs(tmp_path), "table2").set_index("claim")
+    runs = load_runs(write_counts(tmp_path, counts, 100, config={"study": "table2"}))
+    claims = paper_claims(runs, "table2").set_index("claim")
 
     assert len(claims) == 6
     uncorrected = ttest_1samp([3, 2, 4], 0).pvalue
@@ -138,11 +136,7 @@ def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> N
 
 def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
     counts = {"AdamW, fixed": (50, 50, 50), "AdamW, scalar, chosen": (10, 60, 61)}
-    for order, (label, of_seeds) in enumerate(counts.items()):
-        for seed, n in enumerate(of_seeds):
-            config = {"study": "table2", "entry": label, "order": order}
-            write_run(tmp_path, label, seed, [1] * n + [0] * (100 - n), config=config)
-    table = paper_comparison(load_runs(tmp_path), "table2")
+    table = paper_comparison(load_runs(write_counts(tmp_path, counts, 100, config={"study": "table2"})), "table2")
 
     assert table["gap_seeds"].tolist() == ["", "-40 10 11"]
     text = " ".join(comparison_markdown(table).split())
@@ -177,21 +171,14 @@ def test_two_networks_are_not_mixed(tmp_path: Path) -> None:
         paper_comparison(load_runs(tmp_path), "table2")
 
 
-def test_one_seed_has_no_intervals(tmp_path: Path) -> None:
-    write_study(tmp_path, "table2")
-    runs = load_runs(tmp_path).select(seed=0)
+def test_one_seed_has_no_intervals(table2: Runs) -> None:
+    runs = table2.select(seed=0)
 
     text = comparison_markdown(paper_comparison(runs, "table2")) + claims_markdown(paper_claims(runs, "table2"))
 
     assert "nan" not in text
     assert "60.00 (+20.00)" in text
     assert "undecided: +20.00" in text
-
-
-def test_other_runs_are_refused(tmp_path: Path) -> None:
-    write_run(tmp_path, "AdamW, fixed")
-    with pytest.raises(ValueError, match="none of these runs is of the study table2: run `continual-metaopt reproduce"):
-        paper_comparison(load_runs(tmp_path), "table2")
 
 
 def block(**changes: Any) -> dict[str, Any]:
@@ -258,10 +245,10 @@ def test_findings_as_markdown() -> None:
     assert "| holds: first −0.20 ± 0.01 | holds: last +0.00 ± 0.01 |" in text
 
 
-def write_map(root: Path, seeds: int = 2) -> Path:
+def write_map(root: Path) -> Path:
     """Blockwise step sizes lose 10 and 20 points where fixed ones lose 50 and 60, by seed; at another η, 0 and 10."""
     tried = {"study": "robustness", "purpose": "selection"}
-    for seed in range(seeds):
+    for seed in range(2):
         for lr, fixed, paper, best in ((1e-6, 1, 4, 7), (1e-4, 6, 5, 7)):
             setting = {"gamma": 1.0, "meta_lr": 1e-3, "lr": lr}
             rows = [
@@ -277,18 +264,19 @@ def write_map(root: Path, seeds: int = 2) -> Path:
     return root
 
 
-def test_initial_step_sizes_lose_less_than_fixed_ones(tmp_path: Path) -> None:
-    table = initial_step_sizes(load_runs(write_map(tmp_path), purpose="selection"))
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return load_runs(write_map(tmp_path_factory.mktemp("map")), purpose="selection")
+
+
+def test_initial_step_sizes_lose_less_than_fixed_ones(tried: Runs) -> None:
+    table = initial_step_sizes(tried)
 
     rows = {row["settings"]: row for row in table.to_dict("records")}
     assert (rows[""]["worst"], rows[""]["best"], rows[""]["lost"]) == pytest.approx((5, 60, 55))
     paper, best = rows["γ = 1, η = 1e-3"], rows["best"]
-    assert (paper["lost"], paper["fixed_lost"], paper["saved"], paper["verdict"]) == (
-        pytest.approx(15),
-        pytest.approx(55),
-        pytest.approx(40),
-        "holds",
-    )
+    assert (paper["lost"], paper["fixed_lost"], paper["saved"]) == pytest.approx((15, 55, 40))
+    assert paper["verdict"] == "holds"
     assert (best["gamma"], best["meta_lr"], best["lost"]) == pytest.approx((1, 1e-2, 5))
     text = " ".join(initial_step_sizes_markdown(table).split())
     assert "| γ = 1, η = 1e-3 | 1e-06 – 0.0001 (× 100) | 35.0 – 50.0 | 15.0 |" in text
@@ -322,32 +310,22 @@ def test_what_the_initial_step_size_decides_is_told_by_means_and_not_by_each_see
         initial_step_sizes(load_runs(tmp_path, purpose="selection").select(learned_step_sizes=False))
 
 
-def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
-    table = initial_step_sizes(load_runs(write_map(tmp_path, seeds=1), purpose="selection"))
-    assert table["verdict"].tolist() == ["", "undecided", "undecided"]
+def test_a_single_seed_decides_nothing(tried: Runs) -> None:
+    assert initial_step_sizes(tried.select(seed=100))["verdict"].tolist() == ["", "undecided", "undecided"]
 
 
-def write_teeth(root: Path, study: str, seeds: int = 2) -> Path:
+def write_teeth(root: Path, study: str) -> Path:
     """A tuned fixed step size beside blockwise ones with teeth, that fall in the first block."""
     n, n_experiences = 400, 8
     teeth = sawtooth(n, n_experiences, 1e-4, 1e-2, record_every=2)
-    falling = teeth * np.geomspace(1, 1e-4, len(teeth))
-    for seed in range(seeds):
-        for order, (label, blocks) in enumerate(
-            {"AdamW, fixed": {"all": teeth**0}, "AdamW, blockwise, no discount": {"a": falling, "b": teeth}}.items()
-        ):
-            correct = [1] * (200 + 10 * order + seed) + [0] * (200 - 10 * order - seed)
-            write_run(
-                root,
-                label,
-                seed,
-                correct,
-                n_experiences=n_experiences,
-                learned=order == 1,
-                step_sizes=blocks,
-                record_every=2,
-                config={"study": study, "order": order},
-            )
+    blocks = {
+        "AdamW, fixed": {"all": teeth**0},
+        "AdamW, blockwise, no discount": {"a": teeth * np.geomspace(1, 1e-4, len(teeth)), "b": teeth},
+    }
+    for order, (label, step_sizes) in enumerate(blocks.items()):
+        options = {"n_experiences": n_experiences, "learned": order == 1, "step_sizes": step_sizes, "record_every": 2}
+        counts = {label: (200 + 10 * order, 201 + 10 * order)}
+        write_counts(root, counts, n, config={"study": study, "order": order}, **options)
     return root
 
 
@@ -373,19 +351,17 @@ def test_an_experiment_is_written_with_tables_and_figures(
 
 
 @pytest.mark.slow
-def test_a_stream_that_is_too_short_for_a_sawtooth_says_so(tmp_path: Path) -> None:
-    runs = load_runs(write_study(tmp_path / "runs", "table2"))
-    text, paths = write_reproduction(runs, "table2", tmp_path / "out")
+def test_a_stream_that_is_too_short_for_a_sawtooth_says_so(table2: Runs, tmp_path: Path) -> None:
+    text, paths = write_reproduction(table2, "table2", tmp_path)
     assert "Not checked: " in text
     assert "table2_sawtooth.csv" not in {path.name for path in paths}
 
 
 @pytest.mark.parametrize("experiment", ["robustness", "trajectories", "table3"])
-def test_runs_of_another_experiment_are_refused(tmp_path: Path, experiment: Experiment) -> None:
-    runs = load_runs(write_study(tmp_path, "table2"))
+def test_runs_of_another_experiment_are_refused(table2: Runs, tmp_path: Path, experiment: Experiment) -> None:
     expected = f"none of these runs is of the study {experiment}: run `continual-metaopt reproduce {experiment}` first"
     with pytest.raises(ValueError, match=f"^{expected}$"):
-        write_reproduction(runs, experiment, tmp_path / "out")
+        write_reproduction(table2, experiment, tmp_path / "out")
 
 
 def test_gaps_need_a_fixed_step_size(tmp_path: Path) -> None:

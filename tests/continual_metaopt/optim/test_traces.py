@@ -29,6 +29,7 @@ from continual_metaopt.optim.traces import (
     MetaStep,
     TracedParameter,
     TraceRule,
+    memory_needed,
 )
 
 from . import reference
@@ -815,3 +816,17 @@ def test_a_missing_output_is_refused() -> None:
     with pytest.raises(ValueError, match='curvature="diagonal" needs the network\'s output'):
         make_curvature("diagonal", params, gradients, loss)
     assert make_curvature("diagonal", params, gradients, loss, output).is_diagonal
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("curvature", ["exact", "diagonal"])
+@pytest.mark.parametrize("base", LR)
+def test_memory_is_what_is_kept(base: str, curvature: str, variant: str) -> None:
+    if variant == "full" and curvature == "diagonal":
+        return
+    smoothing = 0.0 if variant == "full" else 0.5
+    rule = TraceRule(BASE_UPDATES[base](), META_UPDATES["adam"](), variant, curvature=curvature, smoothing=smoothing)  # type: ignore[arg-type]
+    params = [torch.zeros(3, 2), torch.zeros(5, dtype=torch.float64)]
+    traces = [*(rule.init_parameter(p, 4) for p in params), rule.init_meta(4)]
+    tensors = [x for kept in traces for x in kept.values() if isinstance(x, Tensor)]
+    assert memory_needed(rule, params, 4) == sum(x.numel() * x.element_size() for x in tensors)
