@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from continual_metaopt.analysis import load_runs, write_report
+from continual_metaopt.analysis import Runs, load_runs, write_report
 from continual_metaopt.analysis.files import real_folder
 from continual_metaopt.analysis.report import split_by_stream
 
-from .synthetic import write_run
+from .synthetic import write_regression, write_run
 
 
 def exactly(message: str) -> str:
@@ -41,22 +41,24 @@ def test_each_stream_has_a_folder_in_that_of_the_report(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["out"]
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return load_runs(write_run(tmp_path_factory.mktemp("runs")))
+
+
 @pytest.mark.parametrize("name", ["report.html", "comparison.csv", "online_accuracy.pdf"])
-def test_files_that_no_report_has_written_are_not_overwritten(tmp_path: Path, name: str) -> None:
-    runs = load_runs(write_run(tmp_path / "runs"))
-    out = tmp_path / "mine"
-    out.mkdir()
-    (out / name).write_text("mine")
+def test_files_that_no_report_has_written_are_not_overwritten(ended: Runs, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
 
-    message = f"'{out}' holds '{name}', which no report has written; choose another folder with --out"
+    message = f"'{tmp_path}' holds '{name}', which no report has written; choose another folder with --out"
     with pytest.raises(FileExistsError, match=exactly(message)):
-        write_report(runs, out)
+        write_report(ended, tmp_path)
 
-    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_a_report_replaces_an_earlier_one(tmp_path: Path) -> None:
-    runs = load_runs(write_run(tmp_path / "runs"))
+    runs = load_runs(write_regression(tmp_path / "runs", "LMS", 0, [2, 1]))  # which has a single figure
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")

@@ -12,7 +12,7 @@ from continual_metaopt.analysis.families import family
 from continual_metaopt.analysis.field.figures import ranking_dots
 from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
 from continual_metaopt.analysis.scripts import ranking as script
-from tests.analysis.synthetic import write_regression, write_run
+from tests.analysis.synthetic import write_counts, write_regression, write_run
 
 
 def write_learner(
@@ -22,18 +22,12 @@ def write_learner(
     options = {"name": "fixed", "lr": 0.1, **learner} | ({} if tuned is None else {"lr": tuned})
     config = {"entry": label, "order": order, "tuned": [] if tuned is None else ["lr"], "learner": options}
     name = label if tuned is None else f"{label}, lr = {tuned}"
-    learned = options["name"] != "fixed"
-    for seed, n_correct in enumerate(counts):
-        write_run(root, name, seed, [1] * n_correct + [0] * (10 - n_correct), config=config, learned=learned)
+    write_counts(root, {name: counts}, config=config, learned=options["name"] != "fixed")
 
 
 def write_trial(root: Path, label: str, lr: float, n_correct: int, **learner: Any) -> None:
-    config = {
-        "entry": label,
-        "tuned": ["lr"],
-        "purpose": "selection",
-        "learner": {"name": "fixed", "lr": lr, **learner},
-    }
+    options = {"name": "fixed", "lr": lr, **learner}
+    config = {"entry": label, "tuned": ["lr"], "purpose": "selection", "learner": options}
     correct = [1] * n_correct + [0] * (10 - n_correct)
     write_run(root, f"{label}, lr = {lr}", 100, correct, config=config, folder=f"{label} {lr}")
 

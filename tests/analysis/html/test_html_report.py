@@ -21,7 +21,7 @@ from continual_metaopt.analysis.html.html_report import (
     write_html,
 )
 from continual_metaopt.analysis.report import by_stream_and_network, split_by_stream
-from tests.analysis.synthetic import write_run, write_study
+from tests.analysis.synthetic import write_counts, write_run, write_study
 
 CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">{{ [7] * 3 }}"
@@ -56,9 +56,8 @@ def data_of(page: str) -> Any:
 
 
 def test_cells_sort_by_their_numbers_and_have_their_intervals(tmp_path):
-    for seed, correct in enumerate([[1, 1, 1, 0], [1, 1, 0, 0]]):
-        write_run(tmp_path, "AdamW", seed, correct, config={"order": 0})
-        write_run(tmp_path, "Meta", seed, [1, 0, 0, 0], learned=True, config={"order": 1})
+    write_counts(tmp_path, {"AdamW": (3, 2)}, 4)
+    write_counts(tmp_path, {"Meta": (1, 1)}, 4, config={"order": 1}, learned=True)
     runs = load_runs(tmp_path)
     table = comparison_rows(runs, comparison_table(runs))
     assert table.headings[:4] == ["learner", "seeds", "online accuracy (%)", "− best fixed"]
