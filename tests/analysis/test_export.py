@@ -259,7 +259,8 @@ def test_a_run_that_ends_while_it_is_exported_is_exported_whole(tmp_path, monkey
 
 
 def test_a_damaged_table_is_named(tmp_path):
-    (write_run(tmp_path / "runs") / "samples.parquet").write_bytes(b"PAR1")
+    write_run(tmp_path / "runs", "A")
+    (write_run(tmp_path / "runs", "B") / "samples.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"samples\.parquet: cannot be read as a table with step, experience"):
         export(load_runs(tmp_path / "runs"), tmp_path / "out", "csv")
     assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
