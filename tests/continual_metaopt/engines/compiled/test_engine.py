@@ -281,9 +281,10 @@ BEYOND: dict[str, dict[str, Any]] = {
             *(beyond, *pair, one_per),
             marks=() if pair == ("adamw", "adam") and (one_per == "group" or beyond == "all") else pytest.mark.slow,
         )
-        for beyond in BEYOND
+        for beyond, options in BEYOND.items()
         for pair in PAIRS
         for one_per in ONE_PER
+        if pair[1] != "lion" or options.get("gamma") != "auto"  # which MetaOptimize refuses
     ],
 )
 def test_what_the_kernels_have_beyond_the_plain_rule_agrees(beyond: str, base: str, meta: str, one_per: str) -> None:
@@ -1476,7 +1477,8 @@ for base in BASE_UPDATES:
         engine, update = CompiledEngine(model, optimizer, nn.CrossEntropyLoss(), shape), FusedUpdate(optimizer)
         while engine.learn(dataset, 0, Observations(0, 0), 10):
             pass
-        nn.functional.cross_entropy(model(dataset[:1][0]), dataset[:1][1]).backward()
+        for parameter in model.parameters():  # whose gradients by PyTorch would depend on the number of threads
+            parameter.grad = torch.randn_like(parameter)
         update()
         for parameter in model.parameters():
             digest.update(parameter.detach().numpy().tobytes())
