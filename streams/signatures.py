@@ -1,7 +1,6 @@
 """Options that are defined once, and shown wherever they are passed on: docstrings composed of others."""
 
 import inspect
-import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +15,25 @@ def described_options(function: Any) -> dict[str, str]:
         >>> described_options(with_options)["doc"]
         "a docstring in Google's style, as ``inspect.getdoc`` gives it."
     """
-    _, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], flags=re.MULTILINE)
-    return {name: " ".join(description.split()) for name, description in entries}
+    return argument_descriptions(inspect.getdoc(function) or "")
+
+
+def argument_descriptions(docstring: str) -> dict[str, str]:
+    r"""Read what a Google-style docstring, not indented, says about each argument; nothing if it has another style.
+
+    Example:
+        >>> argument_descriptions("Args:\n    lr: step size, 0.001 if not given.")
+        {'lr': 'step size, 0.001 if not given.'}
+    """
+    import docstring_parser
+
+    style = docstring_parser.DocstringStyle.GOOGLE
+    try:
+        parsed = docstring_parser.parse(f"Options.\n\n{docstring}", style=style)  # it wants something before a section
+    except docstring_parser.ParseError:
+        return {}
+    entries = sorted(parsed.params, key=lambda entry: entry.args[0] == "param")  # attributes first: arguments prevail
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}
 
 
 def with_options(doc: str, options: Mapping[str, str]) -> str:

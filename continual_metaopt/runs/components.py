@@ -15,6 +15,7 @@ from continual_metaopt.networks import NETWORKS
 from continual_metaopt.optim.registry import MissingPackageError, known_of_the_stream, learner_factory
 from continual_metaopt.streams import STREAMS
 from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
+from continual_metaopt.streams.signatures import described_options
 from continual_metaopt.streams.sources import SourceSpec
 
 Kind = Literal["stream", "network", "learner"]
@@ -104,7 +105,7 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
         (128,)
     """
     function = factory.__init__ if inspect.isclass(factory) else factory
-    descriptions = argument_descriptions(inspect.getdoc(factory) or "")
+    descriptions = described_options(factory)
     fields: dict[str, Any] = {}
     extra: Literal["allow", "forbid"] = "forbid"
     for parameter in inspect.signature(function).parameters.values():
@@ -132,23 +133,6 @@ def _type_of(parameter: inspect.Parameter, function: Any) -> Any:
         return get_type_hints(declared, getattr(function, "__globals__", {}), include_extras=True)[parameter.name]
     except NameError:
         return Any
-
-
-def argument_descriptions(docstring: str) -> dict[str, str]:
-    r"""Read what a Google-style docstring, not indented, says about each argument; nothing if it has another style.
-
-    Example:
-        >>> argument_descriptions("Args:\n    lr: step size, 0.001 if not given.")
-        {'lr': 'step size, 0.001 if not given.'}
-    """
-    import docstring_parser
-
-    style = docstring_parser.DocstringStyle.GOOGLE
-    try:
-        parsed = docstring_parser.parse(f"Options.\n\n{docstring}", style=style)  # it wants something before a section
-    except docstring_parser.ParseError:
-        return {}
-    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parsed.params}
 
 
 def describe(error: ValidationError, prefix: str) -> str:

@@ -13,8 +13,9 @@ from torch import nn
 from continual_metaopt import register_learner, register_network
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.registry import make_optimizer
-from continual_metaopt.runs.components import Component, ConfigError, argument_descriptions, factory_of, options_model
+from continual_metaopt.runs.components import Component, ConfigError, factory_of, options_model
 from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.streams.signatures import argument_descriptions
 from tests.continual_metaopt.conftest import exactly, write_study
 from tests.studies import load_study
 
