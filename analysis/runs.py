@@ -55,7 +55,7 @@ class Runs:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The labels, in the order of `table`."""
         return list(dict.fromkeys(self.table["label"]))
@@ -164,6 +164,13 @@ class Runs:
             ValueError: a file cannot be read, or lacks a column.
         """
         return _frame(self._arrow(run, table, list(columns or TABLES[table])))
+
+    def read_together(self, paths: Sequence[str], table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read one table of several runs, see `read`; the column `run` says whose a row is, by its place in `paths`."""
+        chosen = list(columns or TABLES[table])
+        tables = [self._arrow(path, table, chosen) for path in paths]
+        lengths = np.array([len(of_run) for of_run in tables], dtype=int)
+        return _frame(_joined(tables, chosen)).assign(run=np.repeat(np.arange(len(paths)), lengths))
 
     def _arrow(self, run: str, table: str, columns: list[str]) -> pa.Table:
         read = self._kept.read if self._states[run] in ENDED else _read
@@ -291,20 +298,14 @@ class Runs:
                 )
 
     def _concatenate(self, name: str) -> pd.DataFrame:
+        frame = self.read_together(list(self.table["path"]), name)
         # Categories keep the repeated texts small: a study has millions of samples.
-        labels = pd.CategoricalDtype(self.labels)
-        paths = pd.CategoricalDtype(list(self.table["path"]))
-        frames = []
-        for run in self.table[["path", "label", "seed"]].to_dict("records"):
-            frame = self.read(run["path"], name)
-            if len(frame):
-                frame.insert(0, "run", pd.Series([run["path"]] * len(frame), dtype=paths))
-                frame.insert(0, "seed", run["seed"])
-                frame.insert(0, "label", pd.Series([run["label"]] * len(frame), dtype=labels))
-                frames.append(frame)
-        if not frames:
-            return pd.DataFrame(columns=["label", "seed", "run", *TABLES[name]])
-        return pd.concat(frames, ignore_index=True)
+        whose = frame.pop("run").to_numpy()
+        labels = pd.Categorical(self.table["label"], self.labels).codes[whose]
+        frame.insert(0, "label", pd.Categorical.from_codes(labels, self.labels))
+        frame.insert(1, "seed", self.table["seed"].to_numpy()[whose])
+        frame.insert(2, "run", pd.Categorical.from_codes(whose, list(self.table["path"])))
+        return frame
 
 
 def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") -> Runs:
@@ -513,20 +514,24 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def _read(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
     """A table of a run as Arrow has it; arguments and errors as for `read_table`."""
-    import pyarrow as pa
-
     for attempt in range(2):
         try:
             parts = [_read_file(file, config, name, columns) for file in _files(directory, name)]
-            if len(parts) == 1:
-                return parts[0]
-            nothing = pa.table({column: pa.nulls(0) for column in columns})
-            return pa.concat_tables(parts, promote_options="permissive") if parts else nothing
+            return _joined(parts, columns)
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
                 raise
     raise AssertionError("unreachable")
+
+
+def _joined(tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    if len(tables) == 1:
+        return tables[0]
+    nothing = pa.table({column: pa.nulls(0) for column in columns})
+    return pa.concat_tables([nothing, *tables], promote_options="permissive")
 
 
 def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
