@@ -302,9 +302,9 @@ class Runs:
         # Categories keep the repeated texts small: a study has millions of samples.
         whose = frame.pop("run").to_numpy()
         labels = pd.Categorical(self.table["label"], self.labels).codes[whose]
-        frame.insert(0, "label", pd.Categorical.from_codes(labels, pd.Index(self.labels)))
+        frame.insert(0, "label", pd.Series(pd.Categorical.from_codes(labels, pd.Index(self.labels))))
         frame.insert(1, "seed", self.table["seed"].to_numpy()[whose])
-        frame.insert(2, "run", pd.Categorical.from_codes(whose, pd.Index(self.table["path"])))
+        frame.insert(2, "run", pd.Series(pd.Categorical.from_codes(whose, pd.Index(self.table["path"]))))
         return frame
 
 
