@@ -347,6 +347,11 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
             ["run", "--learner.name", "metaoptimise"],
             f"unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: {known_learners()}",
         ),
+        (["compare", "--workers", "0"], "--workers must be 1 or more, not 0; leave it out for one per processor"),
+        (
+            ["compare", "--plan", "--device", "cuda:7"],
+            "the device cuda:7 is not possible: PyTorch finds no such device",
+        ),
         (
             ["run", "--network.name=mpl"],
             "unknown network 'mpl'. Did you mean 'mlp'? "

@@ -1016,8 +1016,20 @@ def test_the_strategy_shows_the_options_of_learner_and_optimizer() -> None:
     described = described_options(MetaOptimizeStrategy)
     assert list(described) == list(shown)
     assert all(described.values())
-    with pytest.raises(TypeError, match="unexpected keyword argument: learning_rate"):
-        MetaOptimizeStrategy(model=small_network(), learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("learning_rate", "unexpected keyword argument: learning_rate"),
+        ("optimizer", "has no option optimizer: it makes its own; for another one use OnlineLearner"),
+        ("train_mb_size", "has no option train_mb_size: samples come one by one, or write batch_size="),
+        ("train_epochs", "has no option train_epochs: each sample is predicted and then learned once; the stream"),
+    ],
+)
+def test_options_that_the_strategy_does_not_have(option: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        MetaOptimizeStrategy(model=small_network(), **{option: 1})
 
 
 def test_held_out_accuracy_leaves_the_network_as_it_was() -> None:
