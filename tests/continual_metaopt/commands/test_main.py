@@ -350,7 +350,7 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (["compare", "--workers", "0"], "--workers must be 1 or more, not 0; leave it out for one per processor"),
         (
             ["compare", "--plan", "--device", "cuda:7"],
-            "the device cuda:7 is not possible: PyTorch finds no such device",
+            "the device cuda:7 is not possible: PyTorch finds no such device here; use cpu",
         ),
         (
             ["run", "--network.name=mpl"],
@@ -455,7 +455,7 @@ def test_failed_runs_have_an_exit_status_of_their_own(
         (["--out", "file"], "File exists: 'file'"),
         pytest.param(
             ["--device", "cuda"],
-            'device="cuda" is not possible: PyTorch finds no such device here; use device="cpu"',
+            "the device cuda is not possible: PyTorch finds no such device here; use cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],
