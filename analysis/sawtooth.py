@@ -194,9 +194,6 @@ def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
         trajectories: of one block, one for each seed.
         skip: experiences at the beginning that are left out.
 
-    Returns:
-        The slope, with its interval over seeds.
-
     Raises:
         ValueError: there is no trajectory, or fewer than two complete experiences remain.
     """
@@ -212,14 +209,7 @@ def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
 
 
 def block_trajectories(runs: Runs, label: str) -> dict[str, list[Trajectory]]:
-    """The trajectories of a learner's step sizes, by block.
-
-    Args:
-        runs: runs of one stream; only finished ones count.
-        label: of the learner.
-
-    Returns:
-        Block → one trajectory for each of its runs that recorded any.
+    """The trajectories of a learner's step sizes: block → one for each of its finished runs that recorded any.
 
     Raises:
         ValueError: there is no such label, or a seed occurs twice.
@@ -258,7 +248,7 @@ def sawtooth_table(
     shifts: int = SHIFTS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The sawtooth statistic and the trend of each block.
+    """The sawtooth statistic and the trend of each block, on one stream.
 
     Args:
         runs: runs of one stream.
@@ -275,8 +265,7 @@ def sawtooth_table(
         Amplitudes, rises, falls, slopes and changes are in decades.
 
     Raises:
-        ValueError: the runs come from several streams, a label does not occur, nothing was recorded, or a trajectory
-            cannot be folded.
+        ValueError: a label does not occur, nothing was recorded, or a trajectory cannot be folded.
     """
     runs.require_one_stream()
     if labels is None:

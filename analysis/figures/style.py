@@ -117,16 +117,13 @@ def _style() -> AbstractContextManager[None]:
 def save(
     figure: Figure, out_dir: str | os.PathLike[str], name: str, formats: Sequence[Format] = ("png", "pdf")
 ) -> list[Path]:
-    """Write a figure.
+    """Write a figure, once in each format.
 
     Args:
         figure: the figure.
         out_dir: the folder, made if it does not exist.
         name: file name without suffix.
-        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`, each for a file.
-
-    Returns:
-        The paths of the files.
+        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`.
 
     Raises:
         OSError: a file cannot be written.
@@ -143,11 +140,7 @@ def save(
 
 
 def draw_and_save(draw: Callable[[], Figure], out_dir: str | os.PathLike[str], name: str) -> list[Path]:
-    """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written.
-
-    Returns:
-        The paths of the files; none if the figure could not be drawn or written.
-    """
+    """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written."""
     try:
         return save(draw(), out_dir, name)
     except Exception as error:  # whatever Matplotlib, its fonts and its settings make of it
@@ -160,12 +153,8 @@ def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
     """The caption of a figure: what its lines and bands are, and of how many seeds.
 
     Args:
-        draw: a function of `analysis.figures` that draws.
+        draw: a function of `analysis.figures` that draws, whose docstring has a paragraph that begins with "Caption:".
         runs: what was drawn; None to say nothing of seeds.
-
-    Returns:
-        The paragraph of its docstring that begins with "Caption:", in one line without that word; then how many seeds
-        there are, and which.
 
     Raises:
         ValueError: the function has no caption.

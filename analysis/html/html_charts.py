@@ -37,11 +37,7 @@ _MISSING = 65535
 
 
 def points_per_line(parts: Sequence[Runs]) -> int:
-    """How many points a trajectory may have, so that those of all runs of a page fit into it.
-
-    Returns:
-        A number between `MIN_POINTS` and `MAX_POINTS`.
-    """
+    """How many points a trajectory may have, from `MIN_POINTS` to `MAX_POINTS`, so that all of a page fit into it."""
     n_lines = sum(
         min(len(config["blocks"]), MAX_PANELS)
         for part in parts
@@ -79,11 +75,7 @@ def pack(lines: Sequence[np.ndarray], log: bool) -> tuple[dict[str, Any], list[s
 
 
 def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
-    """Charts of accuracy, or of squared error, over the stream: means over seeds with their intervals.
-
-    Returns:
-        Charts; none if no run has come to an end.
-    """
+    """Charts of accuracy, or of squared error, of the runs that have ended: means over seeds with intervals."""
     if counted_runs(runs, diverged).empty:
         return []
     n_samples, n_experiences = int(runs.table["n_samples"].min()), len(experience_lengths(runs))

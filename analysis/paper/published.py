@@ -61,13 +61,7 @@ class Row(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Runs of one learner of the studies.
-
-    Attributes:
-        row: what its label says.
-        label: the whole label, with chosen values.
-        runs: its runs.
-    """
+    """What the label of a learner says, the whole label with chosen values, and its runs."""
 
     row: Row
     label: str
@@ -110,11 +104,7 @@ def papers_rows(learners: Mapping[Row, Learner], form: str) -> dict[str, Learner
 
 
 def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Accuracies of all learners of the studies beside the paper's.
-
-    Args:
-        runs: of the studies ``published`` and ``published_global``, or one of them.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+    """Accuracies of all learners of the studies ``published`` and ``published_global`` beside the paper's.
 
     Returns:
         One row per learner: labels, form, step_sizes, setting, lr (that of a fixed step size, or the initial one),
@@ -182,19 +172,7 @@ def table_markdown(table: pd.DataFrame) -> str:
 
 
 class _Claim(NamedTuple):
-    """A claim about the sign of a mean over seeds.
-
-    Attributes:
-        claim: in words.
-        paper: what the paper has, in words or numbers.
-        unit: of the mean.
-        value: the mean.
-        half_width: of its 95 % Student-t interval.
-        value_seeds: the values of bimodal seeds, see `analysis.statistics.seeds_if_bimodal`.
-        seeds: number of seeds.
-        p: two-sided, that the mean is zero.
-        supports: whether the numbers support the claim, as far as they are no accident.
-    """
+    """A claim about the sign of a mean over seeds, what the paper has, and whether ours has that sign."""
 
     claim: str
     paper: str
@@ -211,14 +189,9 @@ def published_claims(runs: Runs, *, diverged: Diverged = "chance", shifts: int =
     """What of section 7.2 and of the reviewers' discussion holds in ours, for each form and kind of labels.
 
     Orderings and trends are decided by two-sided t-tests over seeds (paired where two learners are compared), the
-    sawtooth by random boundaries (`analysis.sawtooth`). All p-values together are corrected by Holm's method. A claim
-    holds if p ≤ 0.05 after the correction and the mean has the claimed sign, does not hold with the other sign, and is
-    undecided otherwise. A sawtooth must besides rise early in a task and fall from there.
-
-    Args:
-        runs: as of `published_table`.
-        diverged: as of `published_table`.
-        shifts: random sets of boundaries for the sawtooth.
+    sawtooth by random boundaries (`analysis.sawtooth`, with so many shifts). All p-values together are corrected by
+    Holm's method. A claim holds if p ≤ 0.05 after the correction and the mean has the claimed sign, does not hold with
+    the other sign, and is undecided otherwise. A sawtooth must besides rise early in a task and fall from there.
 
     Returns:
         One row per claim, form and kind of labels: claim, paper (in words or numbers), labels, form, unit, value and

@@ -65,12 +65,6 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
     fixed one is 1e-4. Diamonds at the end are the paper's averages over the stream; the grey ones after one and two
     tasks were read off its figure. Where the seeds of a learner fall in two groups, thin lines are single seeds, and
     the bold one is their median.
-
-    Args:
-        runs: of the studies ``published`` and ``published_global``, or one of them.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels.
     """
     figure, panels = _panels(runs, width)
     for axes, learners in panels:
@@ -102,12 +96,6 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
     Caption: Thin lines are the step sizes of single seeds, bold lines their median; thin vertical lines are changes of
     task. Diamonds were read off the paper's figures. The first block is the first three layers, the last one the output
     layer; γ = 0.999, α₀ = 1e-4.
-
-    Args:
-        runs: as of `published_cumulative_accuracy`.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels, with both blocks.
     """
     figure, panels = _panels(runs, width)
     low, high = 1e-6, 3e-3
@@ -142,12 +130,6 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
     Student-t intervals over seeds. Diamonds, joined by dotted lines, were read off the paper's figure; each seed deals
     classes to tasks anew, so that single tasks cannot be compared with the paper's. Where the seeds of a learner fall
     in two groups, thin lines are single seeds, and the bold one is their median.
-
-    Args:
-        runs: as of `published_cumulative_accuracy`.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels.
     """
     figure, panels = _panels(runs, width)
     for axes, learners in panels:

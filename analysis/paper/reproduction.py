@@ -126,9 +126,6 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
     Returns:
         One row per claim and way of finding the settings: claim, settings, difference and half_width (percentage
         points; of one 95 % interval, not corrected), p_holm, paper (the same difference there), verdict.
-
-    Raises:
-        ValueError: there are no runs of that study, or they are of several streams.
     """
     by_seed = _by_seed(runs, table, diverged)
     ways = list(dict.fromkeys(row.settings for row in by_seed if row.settings))
@@ -169,23 +166,14 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
 
 
 def verdict(difference: float, p: float) -> Verdict:
-    """What a test says about the claim that a difference is positive.
-
-    Returns:
-        "holds" if p ≤ 0.05 and the difference is positive, "does not hold" if p ≤ 0.05 and it is negative, else
-        "undecided".
-    """
+    """What a test says about a positive difference: it "holds", "does not hold", or, if p > 0.05, is "undecided"."""
     if not p <= LEVEL or difference == 0:
         return "undecided"
     return "holds" if difference > 0 else "does not hold"
 
 
 def comparison_markdown(table: pd.DataFrame) -> str:
-    """Our accuracies beside the paper's, as a Markdown table in the shape of the paper's.
-
-    Returns:
-        A row for each kind of step sizes, two columns for each base update; ends with a line break.
-    """
+    """Our accuracies beside the paper's, as a Markdown table: two columns for each base update."""
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
@@ -283,12 +271,7 @@ def _stays(slope: float, half_width: float) -> Verdict:
 
 
 def findings_markdown(findings: pd.DataFrame) -> str:
-    """The findings about step sizes as a Markdown table, with a row per learner.
-
-    Returns:
-        The table: how many blocks have a sawtooth, and which factor each tooth spans; the trends of the first and the
-        last block, in decades per experience. Ends with a line break.
-    """
+    """The findings about step sizes as a Markdown table with a row per learner: factors, and trends in decades."""
     cells = []
     for learner, group in findings.groupby("learner", sort=False):
         teeth = group[group["finding"] == "sawtooth"]
@@ -308,11 +291,7 @@ def findings_markdown(findings: pd.DataFrame) -> str:
 
 
 def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """How much accuracy depends on the initial step size, in the study ``robustness``.
-
-    Args:
-        tried: the study's selection runs, which are its map.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+    """How much accuracy depends on the initial step size, in the selection runs of the study ``robustness``.
 
     Returns:
         One row per learner and way of choosing discount and meta step size (γ = 1 and η = 1e-3, the values of the

@@ -88,13 +88,9 @@ SHIFTS_OF_TABLES = 9_999
 
 
 class Section(NamedTuple):
-    """A part of a reproduction.
+    """A part of a reproduction: heading, name of its CSV file, all its numbers, and a text with a Markdown table.
 
-    Attributes:
-        title: its heading.
-        name: of its CSV file, without suffix.
-        table: all numbers; without rows where something could not be computed.
-        text: a Markdown table and what it means, or why there is none.
+    The table has no rows where something could not be computed; the text then says why.
     """
 
     title: str
@@ -106,12 +102,12 @@ class Section(NamedTuple):
 def sections(
     runs: Runs, experiment: Experiment, *, diverged: Diverged = "chance", shifts: int = SHIFTS_OF_TABLES
 ) -> Iterator[Section]:
-    """Ours beside the paper's, and its findings with verdicts.
+    """Ours beside the paper's, and its findings with verdicts, from the runs of an experiment's study.
 
     Args:
-        runs: of the experiment's study, those that chose settings included.
+        runs: of the study, those that chose settings included.
         experiment: which one.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: see `analysis.statistics`.
         shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
 
     Raises:
