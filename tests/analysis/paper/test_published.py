@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from continual_metaopt.analysis import Runs, load_runs
-from continual_metaopt.analysis.paper import published_figures
+from continual_metaopt.analysis.paper import figures
 from continual_metaopt.analysis.paper.published import (
     ACCURACY,
     NO_RUNS,
@@ -183,7 +183,7 @@ def test_the_page_has_tables_and_figures(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_figures_show_the_papers_values(runs: Runs) -> None:
-    figure = published_figures.published_cumulative_accuracy(runs)
+    figure = figures.published_cumulative_accuracy(runs)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in shown] == [
         "released momentum, labels within",
@@ -191,7 +191,7 @@ def test_figures_show_the_papers_values(runs: Runs) -> None:
     ]
     ends = {float(y) for line in shown[0].get_lines() for x, y in [line.get_xydata()[-1]] if x == N_SAMPLES}
     assert set(ACCURACY.values()) <= ends
-    blocks = published_figures.published_step_sizes(runs)
+    blocks = figures.published_step_sizes(runs)
     assert [text.get_text() for text in blocks.legends[0].get_texts()] == ["first block", "last block", "the paper"]
 
 
@@ -202,9 +202,9 @@ def test_unequal_streams_are_refused(tmp_path: Path) -> None:
     for ask in (
         published_table,
         published_claims,
-        published_figures.published_cumulative_accuracy,
-        published_figures.published_step_sizes,
-        published_figures.published_test_accuracy,
+        figures.published_cumulative_accuracy,
+        figures.published_step_sizes,
+        figures.published_test_accuracy,
     ):
         with pytest.raises(ValueError, match="did not see the same samples in the same order"):
             ask(runs)
@@ -213,6 +213,6 @@ def test_unequal_streams_are_refused(tmp_path: Path) -> None:
 def test_other_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "AdamW, fixed")
     runs = load_runs(tmp_path)
-    for ask in (published_table, published_claims, published_figures.published_step_sizes):
+    for ask in (published_table, published_claims, figures.published_step_sizes):
         with pytest.raises(ValueError, match=NO_RUNS):
             ask(runs)

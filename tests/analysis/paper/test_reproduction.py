@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
 from continual_metaopt.analysis import Runs, load_runs
-from continual_metaopt.analysis.paper.figure import gaps_beside_the_papers
+from continual_metaopt.analysis.paper.figures import gaps_beside_the_papers
 from continual_metaopt.analysis.paper.reproduction import (
     BASES,
     PAPER,
