@@ -54,7 +54,7 @@ def accuracy_at_equal_time(
         seconds: per sample of each learner, from `seconds_per_sample`.
         selection: runs that served to choose settings.
         reference: the learner whose times are the budgets.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
 
     Returns:
         One row per learner and setting, in the runs' order: learner, family, setting ("untuned" or "tuned"), seconds

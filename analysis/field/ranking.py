@@ -41,7 +41,7 @@ def ranking(
         runs: reported runs of one stream of a classification.
         selection: runs that served to choose settings.
         costs: from `python -m benchmarks.speed cost`, matched by learner; rows of PyTorch's operations count.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
         baseline: the label that the others are compared with; if None, the best with fixed step sizes.
 
     Returns:

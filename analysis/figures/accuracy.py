@@ -51,9 +51,6 @@ def online_accuracy_by_experience(
     Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
     intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
     two groups, thin lines are single seeds, and the bold one is their median.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     curves = experience_curves(runs, labels, diverged)
     n_experiences = next(iter(curves.values())).shape[1]
@@ -77,9 +74,6 @@ def test_accuracy_by_experience(
 
     Args:
         diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
-
-    Raises:
-        ValueError: the runs come from several streams, none recorded a test accuracy, or a label does not occur.
     """
     runs.require_one_stream()
     require_labels(runs, list(labels or []))
@@ -120,10 +114,6 @@ def sliding_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, a label does not occur, or the window does not
-            fit into the stream.
     """
     runs.require_one_stream()
     size = default_window(runs) if window is None else window
@@ -144,9 +134,6 @@ def cumulative_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     seen, curves = cumulative_curves(runs, labels, diverged)
     return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width)
@@ -173,10 +160,6 @@ def sliding_squared_error(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams or are not of a regression, no run counts, a label does not
-            occur, or the window does not fit into the stream.
     """
     runs.require_one_stream()
     if not is_regression(runs):

@@ -66,10 +66,6 @@ def around_boundaries(
         blocks: the blocks to draw; if None, all, or 6 from first to last where there are more.
         before: samples before a boundary to draw; a quarter of the shortest experience if None.
         after: samples after it; three quarters of the shortest experience if None.
-
-    Raises:
-        ValueError: the runs come from several streams, there is no such label, quantity or block, the stream has no
-            boundary, or nothing has been recorded.
     """
     runs.require_one_stream()
     require_labels(runs, [label])
@@ -217,10 +213,6 @@ def folded_sawtooth(
     Args:
         runs: runs of one stream; only finished ones count.
         label: of the learner.
-
-    Raises:
-        ValueError: the runs come from several streams, there is no such label or block, or see
-            `analysis.sawtooth.sawtooth`.
     """
     runs.require_one_stream()
     require_labels(runs, [label])
