@@ -109,15 +109,13 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
     """
 
     def make(work: Callable[[Namespace], Iterable[object]]) -> Callable[..., int]:
-        written = inspect.unwrap(work)
+        module = sys.modules[inspect.unwrap(work).__module__]
+        name = Path(str(module.__file__)).stem
 
         def main(argv: Sequence[str] | None = None) -> int:
             given = begin_command(argv)
             os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
-            name = Path(written.__code__.co_filename).stem
-            parser = argparse.ArgumentParser(
-                prog=f"python -m analysis.scripts.{name}", description=written.__globals__["__doc__"]
-            )
+            parser = argparse.ArgumentParser(prog=f"python -m analysis.scripts.{name}", description=module.__doc__)
             for flag, settings in options:
                 parser.add_argument(flag, **settings)
             arguments = parser.parse_args(given)
@@ -132,7 +130,7 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
             print_to_reader(for_terminal(said.getvalue()))
             return status
 
-        if written.__module__ == "__main__":
+        if module.__name__ == "__main__":
             raise SystemExit(main())
         return main
 
@@ -176,6 +174,16 @@ def script(
         return command(*common, *options)(write_all)
 
     return make
+
+
+def drawing(module: str, draw_figure: Callable[..., Figure], *options: Option) -> Callable[..., int]:
+    """Make a command, as of `script`, of a module that draws one figure; its files have the module's name."""
+
+    def write(runs: Runs, arguments: Namespace) -> list[Path]:
+        return draw(draw_figure, runs, arguments, Path(str(sys.modules[module].__file__)).stem)
+
+    write.__module__ = module
+    return script(*options)(write)
 
 
 def selection_runs(arguments: Namespace) -> Runs:

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis import load_runs, statistics
+from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.statistics import (
     GAMMA,
     accuracy_over_setting,
@@ -137,20 +137,6 @@ def test_the_same_seed_twice_is_an_error(tmp_path):
     message = f"{first} and {second} are both 'A' with seed 0: leave one of them out"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         counted_runs(load_runs(tmp_path))
-
-
-def test_test_accuracy_of_each_experience(tmp_path):
-    write_run(tmp_path, "A", 0, test_accuracy=[0.5, 0.75])
-    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.25, None])
-    write_run(tmp_path, "B", 0)  # not measured
-    table = statistics.test_accuracy_by_experience(load_runs(tmp_path))
-    assert table[["label", "seed", "experience", "test_accuracy"]].to_numpy().tolist() == [
-        ["A", 0, 0, 0.5],
-        ["A", 0, 1, 0.75],
-        ["A", 1, 0, 0.25],
-        ["A", 1, 1, 0.5],  # chance
-    ]
-    assert len(statistics.test_accuracy_by_experience(load_runs(tmp_path), "exclude")) == 2
 
 
 def test_held_out_accuracy(tmp_path):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from continual_metaopt.analysis import Runs, load_runs
@@ -157,13 +156,6 @@ def test_claims_are_decided_by_corrected_tests(runs: Runs) -> None:
     text = claims_markdown(claims)
     assert "| online accuracy: scalar above fixed (points) " in text
     assert "holds: +20.00 ± 0.00" in text
-
-
-def test_an_undecided_claim() -> None:
-    """One seed decides nothing."""
-    from continual_metaopt.analysis.paper.published import _tested
-
-    assert np.isnan(_tested("claim", "paper", "points", pd.Series([3.0])).p)
 
 
 def test_the_page_has_tables_and_figures(runs: Runs, tmp_path: Path) -> None:
