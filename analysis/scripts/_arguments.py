@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
@@ -110,7 +111,7 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
 
     def make(work: Callable[[Namespace], Iterable[object]]) -> Callable[..., int]:
         module = sys.modules[inspect.unwrap(work).__module__]
-        name = Path(str(module.__file__)).stem
+        name = _name_of(module)
 
         def main(argv: Sequence[str] | None = None) -> int:
             given = begin_command(argv)
@@ -135,6 +136,11 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
         return main
 
     return make
+
+
+def _name_of(module: ModuleType) -> str:
+    """A module's own name, also where `python -m` runs it."""
+    return module.__spec__.name.rpartition(".")[2] if module.__spec__ else Path(str(module.__file__)).stem
 
 
 def script(
@@ -180,7 +186,7 @@ def drawing(module: str, draw_figure: Callable[..., Figure], *options: Option) -
     """Make a command, as of `script`, of a module that draws one figure; its files have the module's name."""
 
     def write(runs: Runs, arguments: Namespace) -> list[Path]:
-        return draw(draw_figure, runs, arguments, Path(str(sys.modules[module].__file__)).stem)
+        return draw(draw_figure, runs, arguments, _name_of(sys.modules[module]))
 
     write.__module__ = module
     return script(*options)(write)

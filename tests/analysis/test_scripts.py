@@ -191,6 +191,13 @@ def test_errors_are_one_line(script, options, message, study, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "analysis.scripts.online_accuracy", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+
+
 def test_by_the_name_of_the_script(tmp_path, capsys):
     assert by_name([]) == 0
     listed = capsys.readouterr()
