@@ -9,26 +9,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.escaping import csv_text, one_line
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    AT_BOUND,
-    BIMODAL_GAP,
-    GAMMA,
-    Diverged,
-    average_score,
-    best_fixed,
-    held_out_accuracy,
-    is_at_bound,
-    is_regression,
-    mean_interval,
-    numbers_of,
-    online_loss,
-    paired_differences,
-    require_labels,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import AT_BOUND, BIMODAL_GAP, GAMMA, Diverged
 from continual_metaopt.analysis.tuning import (
     FACTORS,
     best_setting,
@@ -99,15 +84,15 @@ def comparison_table(
     """
     runs.require_one_stream()
     if baseline is not None:
-        require_labels(runs, [baseline])
-    reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
-    scores, score = average_score(runs, diverged)
-    scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+        statistics.require_labels(runs, [baseline])
+    reference = baseline if baseline is not None else statistics.best_fixed(runs, diverged=diverged)
+    scores, score = statistics.average_score(runs, diverged)
+    scores["held_out_accuracy"] = statistics.held_out_accuracy(runs, diverged).to_numpy()
     if score != "squared_error":
-        scores = scores.join(online_loss(runs), on="run")
+        scores = scores.join(statistics.online_loss(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
-    scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
-    differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
+    scores["at_bound"] = [statistics.is_at_bound(runs, path) for path in runs.table["path"]]
+    differences = None if reference is None else statistics.paired_differences(runs, reference, diverged=diverged)
     tuned_entries = {config.get("entry") for config in runs.configs.values() if chosen_setting(config)}
     rows = []
     for label in runs.labels:
@@ -235,22 +220,24 @@ def _loss_note(table: pd.DataFrame) -> str:
 def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
-    mean, half_width = mean_interval(scale * counted[score].to_numpy())
+    mean, half_width = statistics.mean_interval(scale * counted[score].to_numpy())
     held_out = 100 * counted["held_out_accuracy"].dropna().to_numpy()
-    held_out_mean, held_out_ci = mean_interval(held_out)
+    held_out_mean, held_out_ci = statistics.mean_interval(held_out)
     return {
         "learner": label,
         "seeds": len(counted),
         score: mean,
         f"{score}_ci": half_width,
-        f"{score}_seeds": "" if score == "squared_error" else seeds_if_bimodal(100 * counted[score].to_numpy()),
+        f"{score}_seeds": ""
+        if score == "squared_error"
+        else statistics.seeds_if_bimodal(100 * counted[score].to_numpy()),
         "difference": np.nan if difference is None else scale * difference["difference"],
         "difference_ci": np.nan if difference is None else scale * difference["half_width"],
         "difference_seeds": "" if difference is None else difference["seeds"],
         "pairs": 0 if difference is None else int(difference["pairs"]),
         "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
-        "held_out_accuracy_seeds": seeds_if_bimodal(held_out),
+        "held_out_accuracy_seeds": statistics.seeds_if_bimodal(held_out),
         **_losses(counted),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
@@ -264,7 +251,7 @@ def _losses(counted: pd.DataFrame) -> dict[str, float]:
     row = {}
     for column in ("loss", "discounted_loss"):
         if column in counted:
-            row[column], row[f"{column}_ci"] = mean_interval(counted[column].dropna().to_numpy())
+            row[column], row[f"{column}_ci"] = statistics.mean_interval(counted[column].dropna().to_numpy())
     return row
 
 
@@ -274,7 +261,7 @@ def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
     if not len(tried):
         return {}
     chosen = reported or best_setting(tried)
-    scale = 1 if is_regression(tried) else 100
+    scale = 1 if statistics.is_regression(tried) else 100
     lost = sensitivity(tried, chosen)
     return {
         "setting": setting_text(reported) or None,
@@ -328,7 +315,7 @@ def columns_by_experience(measured: pd.DataFrame) -> dict[str, list[str]]:
         cells = []
         for label in labels:
             percent = 100 * group.loc[group["label"] == label, "test_accuracy"].to_numpy(dtype=float)
-            cells.append(interval_text(*mean_interval(percent), ".1f", seeds_if_bimodal(percent)))
+            cells.append(interval_text(*statistics.mean_interval(percent), ".1f", statistics.seeds_if_bimodal(percent)))
         columns[f"task {experience + 1}"] = cells
     return columns
 
@@ -361,7 +348,7 @@ def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str
         seeds: from `analysis.statistics.seeds_if_bimodal`; if not empty, it takes the place of mean and interval.
     """
     if seeds:
-        single = numbers_of(seeds)
+        single = statistics.numbers_of(seeds)
         return (
             f"median {number_text(float(np.median(single)), form)} ({', '.join(number_text(s, form) for s in single)})"
         )

@@ -20,19 +20,7 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    counted_runs,
-    default_window,
-    is_bimodal,
-    is_regression,
-    mean_interval,
-    means_by_experience,
-    require_labels,
-    sample_scores,
-    squared_errors,
-    windowed_accuracy,
-)
+from continual_metaopt.analysis.statistics import Diverged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +64,7 @@ def test_accuracy_by_experience(
         diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
     """
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     measured = statistics.test_accuracy_by_experience(runs, diverged)
     drawn = measured[measured["label"].isin(runs.labels if labels is None else labels)]
     if drawn.empty:
@@ -116,7 +104,7 @@ def sliding_accuracy(
         The figure, with at most 1,000 points per line.
     """
     runs.require_one_stream()
-    size = default_window(runs) if window is None else window
+    size = statistics.default_window(runs) if window is None else window
     seen, curves = sliding_curves(runs, size, labels, diverged)
     return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width)
 
@@ -162,9 +150,9 @@ def sliding_squared_error(
         The figure, with at most 1,000 points per line.
     """
     runs.require_one_stream()
-    if not is_regression(runs):
+    if not statistics.is_regression(runs):
         raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
-    seen, curves = sliding_curves(runs, window, labels, diverged, squared_errors)
+    seen, curves = sliding_curves(runs, window, labels, diverged, statistics.squared_errors)
     figure, axes = _figure(width, "sample", f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     label_powers(axes.yaxis)
@@ -183,7 +171,7 @@ def experience_curves(
     runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
 ) -> dict[str, np.ndarray]:
     """Online accuracy within each experience: label → accuracies in %, [n_seeds, n_experiences]."""
-    return _curves(runs, labels, diverged, lambda scores, starts: 100 * means_by_experience(scores, starts))
+    return _curves(runs, labels, diverged, lambda scores, starts: 100 * statistics.means_by_experience(scores, starts))
 
 
 def sliding_curves(
@@ -191,7 +179,7 @@ def sliding_curves(
     window: int,
     labels: Sequence[str] | None = None,
     diverged: Diverged = "chance",
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Means over the last samples, as many as the window has.
 
@@ -203,10 +191,10 @@ def sliding_curves(
     if not 1 <= window <= n_samples:
         raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
     points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
-    scale = 100 if score is sample_scores else 1
+    scale = 100 if score is statistics.sample_scores else 1
 
     def in_window(scores: np.ndarray, _: Sequence[int]) -> np.ndarray:
-        return scale * windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
+        return scale * statistics.windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
 
     return points + 1, _curves(runs, labels, diverged, in_window, score)
 
@@ -227,13 +215,13 @@ def _curves(
     labels: Sequence[str] | None,
     diverged: Diverged,
     to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> dict[str, np.ndarray]:
     """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     curves: dict[str, list[np.ndarray]] = {}
-    for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
+    for path, label in statistics.counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
         if labels is None or label in labels:
             boundaries = runs.configs[path]["stream_info"]["boundaries"]
             curves.setdefault(label, []).append(to_curve(score(runs, path), boundaries))
@@ -287,11 +275,11 @@ def draw_curve(
 
     Values with the limits (0, 100) are accuracies in %.
     """
-    if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
+    if limits == (0, 100) and statistics.is_bimodal(seeds.mean(axis=1)):
         axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)
         axes.plot(x, np.median(seeds, axis=0), label=label, marker=marker, markersize=2.5, **style)
         return
-    mean, half_width = mean_interval(seeds)
+    mean, half_width = statistics.mean_interval(seeds)
     axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
     if len(seeds) > 1:
         low, high = np.clip([mean - half_width, mean + half_width], *limits)

@@ -27,13 +27,6 @@ from continual_metaopt.analysis.figures.style import (
 )
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import BINS, SHIFTS, SKIP, Sawtooth, block_trajectories, sawtooth
-from continual_metaopt.analysis.statistics import (
-    evenly_chosen,
-    experience_lengths,
-    is_regression,
-    recorded_blocks,
-    require_labels,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,12 +61,12 @@ def around_boundaries(
         after: samples after it; three quarters of the shortest experience if None.
     """
     runs.require_one_stream()
-    require_labels(runs, [label])
+    statistics.require_labels(runs, [label])
     panels = _aligned_panels(runs, label, quantities)
     several = [name for names in panels.values() if len(names) > 1 for name in names if name is not None]
     named = list(dict.fromkeys(several))
     shown = _shown_blocks(label, named, blocks)
-    shortest = int(experience_lengths(runs.select(label=label)).min())
+    shortest = int(statistics.experience_lengths(runs.select(label=label)).min())
     before = shortest // 4 if before is None else before
     after = 3 * shortest // 4 if after is None else after
     options = {"before": before, "after": after, "width": max(1, (before + after) // 40)}
@@ -134,8 +127,8 @@ MAX_BLOCKS = 6
 
 def _aligned_panels(runs: Runs, label: str, quantities: Sequence[str] | None) -> dict[str, list[str | None]]:
     """The quantities to draw, and the blocks that each was recorded of."""
-    recorded = recorded_blocks(runs, label)
-    if not is_regression(runs):
+    recorded = statistics.recorded_blocks(runs, label)
+    if not statistics.is_regression(runs):
         recorded["online_accuracy"] = [None]
     unknown = [quantity for quantity in quantities or [] if quantity not in ALIGNED or quantity not in recorded]
     if unknown:
@@ -155,7 +148,7 @@ def _shown_blocks(label: str, named: Sequence[str], blocks: Sequence[str] | None
     unknown = [name for name in blocks or [] if name not in named]
     if unknown:
         raise ValueError(f"{label!r} has recorded nothing of block {unknown[0]!r}; its blocks are: {', '.join(named)}")
-    return list(blocks) if blocks is not None else evenly_chosen(named, MAX_BLOCKS)
+    return list(blocks) if blocks is not None else statistics.evenly_chosen(named, MAX_BLOCKS)
 
 
 def _draw_aligned(axes: Axes, table: pd.DataFrame, drawn: _Aligned, style: dict[str, Any]) -> None:
@@ -215,14 +208,14 @@ def folded_sawtooth(
         label: of the learner.
     """
     runs.require_one_stream()
-    require_labels(runs, [label])
+    statistics.require_labels(runs, [label])
     recorded = block_trajectories(runs, label)
     if not recorded:
         raise ValueError(f"no finished run of {label!r} has recorded step sizes")
     unknown = [block for block in blocks or [] if block not in recorded]
     if unknown:
         raise ValueError(f"{label!r} has no block {unknown[0]!r}; its blocks are: {', '.join(recorded)}")
-    names = list(blocks) if blocks else evenly_chosen(list(recorded), MAX_PANELS)
+    names = list(blocks) if blocks else statistics.evenly_chosen(list(recorded), MAX_PANELS)
     teeth = {name: sawtooth(recorded[name], bins=bins, skip=skip, shifts=shifts, seed=seed) for name in names}
 
     n_rows = math.ceil(len(teeth) / panel_columns(width))

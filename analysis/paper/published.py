@@ -18,20 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.comparisons import holm, paired_t_test
 from continual_metaopt.analysis.paper.reproduction import verdict
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    counted_runs,
-    held_out_accuracy,
-    mean_interval,
-    means_by_experience,
-    online_accuracy,
-    sample_scores,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 STUDIES: Mapping[str, str] = MappingProxyType({"within": "published", "global": "published_global"})
@@ -121,8 +113,8 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
         of_paper = {learner.label: name for form in FORMS for name, learner in papers_rows(learners, form).items()}
         for row, learner in learners.items():
             online = _by_seed(learner.runs, diverged)
-            online_mean, online_ci = mean_interval(online.to_numpy())
-            test_mean, test_ci = mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
+            online_mean, online_ci = statistics.mean_interval(online.to_numpy())
+            test_mean, test_ci = statistics.mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
             rows.append(
                 {
                     "labels": labels,
@@ -131,7 +123,7 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
                     "seeds": len(online),
                     "online_accuracy": online_mean,
                     "online_accuracy_ci": online_ci,
-                    "online_accuracy_seeds": seeds_if_bimodal(online),
+                    "online_accuracy_seeds": statistics.seeds_if_bimodal(online),
                     "test_accuracy": test_mean,
                     "test_accuracy_ci": test_ci,
                     "paper": ACCURACY.get(of_paper.get(learner.label, ""), np.nan),
@@ -144,13 +136,15 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
 
 def _by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
     """Average online accuracy (%) by seed."""
-    accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy").set_index("seed")["online_accuracy"]
+    accuracy = (
+        statistics.online_accuracy(runs, diverged).dropna(subset="online_accuracy").set_index("seed")["online_accuracy"]
+    )
     return 100 * accuracy.sort_index()
 
 
 def _test_by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
     """Mean test accuracy of the tasks at their ends (%) by seed."""
-    return 100 * held_out_accuracy(runs, diverged).set_axis(runs.table["seed"]).dropna().sort_index()
+    return 100 * statistics.held_out_accuracy(runs, diverged).set_axis(runs.table["seed"]).dropna().sort_index()
 
 
 def table_markdown(table: pd.DataFrame) -> str:
@@ -277,17 +271,17 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
 def _tested(text: str, paper: str, unit: str, values: pd.Series, sign: int = 1) -> _Claim:
     """A claim that the mean over seeds is positive, or negative, by Student's t-test."""
     numbers = values.dropna().to_numpy(dtype=float)
-    mean, half_width = mean_interval(numbers)
-    single = seeds_if_bimodal(numbers) if unit == "points" else ""
+    mean, half_width = statistics.mean_interval(numbers)
+    single = statistics.seeds_if_bimodal(numbers) if unit == "points" else ""
     return _Claim(text, paper, unit, mean, half_width, single, len(numbers), paired_t_test(numbers), sign * mean > 0)
 
 
 def _by_task(runs: Runs, diverged: Diverged) -> pd.DataFrame:
     """Online accuracy (%) within each task: a row for each seed, a column for each task."""
     rows = {}
-    for path, seed in counted_runs(runs, diverged)[["path", "seed"]].itertuples(index=False):
-        rows[seed] = 100 * means_by_experience(
-            sample_scores(runs, path), runs.configs[path]["stream_info"]["boundaries"]
+    for path, seed in statistics.counted_runs(runs, diverged)[["path", "seed"]].itertuples(index=False):
+        rows[seed] = 100 * statistics.means_by_experience(
+            statistics.sample_scores(runs, path), runs.configs[path]["stream_info"]["boundaries"]
         )
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
 

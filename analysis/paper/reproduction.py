@@ -17,16 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.comparisons import holm, paired_t_test
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    accuracy_by_setting,
-    mean_interval,
-    online_accuracy,
-    paired_interval,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 Table = Literal["table2", "table3"]
@@ -89,12 +83,12 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     by_seed = _by_seed(runs, table, diverged)
     rows = []
     for row, accuracy in by_seed.items():
-        mean, half_width = mean_interval(accuracy.to_numpy())
+        mean, half_width = statistics.mean_interval(accuracy.to_numpy())
         fixed = by_seed.get(Row(row.base, "fixed", ""))
         gap, gap_ci, gap_seeds = np.nan, np.nan, ""
         if fixed is not None and row.step_sizes != "fixed":
-            gap, gap_ci = paired_interval(accuracy, fixed)
-            gap_seeds = seeds_if_bimodal(accuracy - fixed)
+            gap, gap_ci = statistics.paired_interval(accuracy, fixed)
+            gap_seeds = statistics.seeds_if_bimodal(accuracy - fixed)
         paper = PAPER[table]
         rows.append(
             {
@@ -104,7 +98,7 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
                 "seeds": len(accuracy),
                 "online_accuracy": mean,
                 "online_accuracy_ci": half_width,
-                "online_accuracy_seeds": seeds_if_bimodal(accuracy),
+                "online_accuracy_seeds": statistics.seeds_if_bimodal(accuracy),
                 "gap": gap,
                 "gap_ci": gap_ci,
                 "gap_seeds": gap_seeds,
@@ -135,7 +129,7 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
             rows = [Row(base, kind, "" if kind == "fixed" else way) for base, kind in (better, worse)]
             if all(row in by_seed for row in rows):
                 pair = by_seed[rows[0]], by_seed[rows[1]]
-                claims.append((claim, way, *paired_interval(*pair), _paired_p(*pair), paper))
+                claims.append((claim, way, *statistics.paired_interval(*pair), _paired_p(*pair), paper))
     decided = pd.DataFrame(claims, columns=["claim", "settings", "difference", "half_width", "p_holm", "paper"])
     decided["p_holm"] = holm(decided["p_holm"])
     decided["verdict"] = list(map(verdict, decided["difference"], decided["p_holm"]))
@@ -335,7 +329,7 @@ def _of_all_seeds(tried: Runs, learned: bool, settings: list[str], diverged: Div
     if not len(of_kind):
         raise ValueError(f"there are no selection runs with {'learned' if learned else 'fixed'} step sizes")
     return pd.concat(
-        accuracy_by_setting(of_kind.select(seed=int(seed)), settings, diverged).assign(seed=seed)
+        statistics.accuracy_by_setting(of_kind.select(seed=int(seed)), settings, diverged).assign(seed=seed)
         for seed in sorted(of_kind.table["seed"].unique())
     )
 
@@ -358,7 +352,7 @@ def _over_step_sizes(
     means, lost = accuracy.mean(), _lost(accuracy)
     saved, half_width, p = (np.nan,) * 3
     if fixed_lost is not None:
-        saved, half_width, p = *paired_interval(fixed_lost, lost), _paired_p(fixed_lost, lost)
+        saved, half_width, p = *statistics.paired_interval(fixed_lost, lost), _paired_p(fixed_lost, lost)
     return {
         "learner": learner,
         "base": group["base"].iloc[0],
@@ -415,7 +409,7 @@ def row_of(label: str) -> Row | None:
 def _by_seed(runs: Runs, table: Table, diverged: Diverged) -> dict[Row, pd.Series]:
     """Accuracy (%) of each row, indexed by seed."""
     runs.require_one_stream()
-    accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
+    accuracy = statistics.online_accuracy(runs, diverged).dropna(subset="online_accuracy")
     values: dict[Row, dict[int, float]] = {}
     paths: dict[tuple[Row, int], str] = {}
     for run, seed, fraction in accuracy[["run", "seed", "online_accuracy"]].itertuples(index=False, name=None):
