@@ -145,15 +145,18 @@ def holm(p_values: ArrayLike) -> Array:
     return corrected
 
 
-class Effect(NamedTuple):
-    """A paired standardised difference, and the edges of its 95 % interval."""
+class Estimate(NamedTuple):
+    """A value, and the edges of its interval."""
 
-    size: float
+    value: float
     low: float
     high: float
 
 
-def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Effect:
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Mean of paired differences over their standard deviation (d_z), with its interval.
 
     Returns:
@@ -165,27 +168,19 @@ def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Effe
     observed = np.asarray(differences, dtype=float)
     n = len(observed)
     if n < 2 or not np.isfinite(observed).all():
-        return Effect(math.nan, math.nan, math.nan)
+        return UNKNOWN
     mean, deviation = float(observed.mean()), float(observed.std(ddof=1))
     if deviation <= 1e-12 * abs(mean) or deviation == 0:
-        return Effect(math.copysign(math.inf, mean) if mean else math.nan, math.nan, math.nan)
+        return Estimate(math.copysign(math.inf, mean) if mean else math.nan, math.nan, math.nan)
     size = mean / deviation
     t = size * math.sqrt(n)
     from scipy.special import nctdtrinc
 
     low, high = (float(nctdtrinc(n - 1, (1 + side * confidence) / 2, t)) / math.sqrt(n) for side in (1, -1))
-    return Effect(size, low, high)
+    return Estimate(size, low, high)
 
 
-class Probability(NamedTuple):
-    """A probability, and the edges of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95) -> Probability:
+def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Probability that one learner beats another on the same stream, dealt from a new seed.
 
     Returns:
@@ -197,13 +192,13 @@ def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95)
     observed = observed[~np.isnan(observed)]
     n = len(observed)
     if not n:
-        return Probability(math.nan, math.nan, math.nan)
+        return UNKNOWN
     from scipy.stats import binomtest
 
     wins, ties = int((observed > 0).sum()), int((observed == 0).sum())
     low = binomtest(wins, n).proportion_ci(confidence, "exact").low
     high = binomtest(wins + ties, n).proportion_ci(confidence, "exact").high
-    return Probability((wins + ties / 2) / n, float(low), float(high))
+    return Estimate((wins + ties / 2) / n, float(low), float(high))
 
 
 def seeds_needed(effect_size: float, *, power: float = 0.8, level: float = 0.05) -> int | None:
@@ -342,7 +337,7 @@ def paired_comparisons(
         mean, half_width = mean_interval(differences)
         effect = paired_effect_size(differences)
         chance = probability_of_improvement(differences)
-        needed = seeds_needed(effect.size, power=power)
+        needed = seeds_needed(effect.value, power=power)
         p = _TESTS[test](differences)
         rows.append((label, reference, len(differences), mean, half_width, *effect, *chance, p, needed))
     columns = [

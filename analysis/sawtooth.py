@@ -66,13 +66,9 @@ class Sawtooth(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """Recorded step sizes of one block in one run.
+    """Recorded step sizes of one block in one run: steps [n], increasing, and sizes [n], of which positive ones count.
 
-    Attributes:
-        steps: at which they were recorded, increasing, [n].
-        step_size: [n]; what is not positive and finite is left out.
-        boundaries: first step of each experience.
-        n_samples: length of the stream.
+    `boundaries` are the first steps of experiences, and `n_samples` is the length of the stream.
     """
 
     steps: ArrayLike

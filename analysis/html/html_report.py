@@ -247,9 +247,8 @@ def run_rows(
 def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     """What was run, once for all runs that differ in their seeds only.
 
-    Returns:
-        Each with id, learner (place of its label), label, settings (names and values, without versions and platform),
-        versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
+    Each has id, learner (place of its label), label, settings (names and values, without versions and platform),
+    versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
     """
     groups: dict[str, list[str]] = {}
     for path in runs.table["path"]:

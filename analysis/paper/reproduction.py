@@ -50,12 +50,9 @@ PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyTyp
 
 
 class Row(NamedTuple):
-    """A learner of the studies ``table2`` and ``table3``, as its label names it.
+    """A learner of the studies ``table2`` and ``table3`` as its label names it.
 
-    Attributes:
-        base: base update, one of ``BASES``.
-        step_sizes: "fixed", "scalar" or "blockwise".
-        settings: how discount and meta step size were found; empty for fixed step sizes.
+    The settings say how discount and meta step size were found; they are empty for fixed step sizes.
     """
 
     base: str

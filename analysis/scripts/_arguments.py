@@ -102,11 +102,8 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
     """Make a command of a function that is given the arguments and returns lines to print.
 
     The command has the name of the function's module and is described by its docstring. `python -m` runs it at once, so
-    it stands last in the module.
-
-    Returns:
-        The decorator. It leaves a function of the arguments (those of the process if None) that prints and returns the
-        exit code: 0, or 2 after an error that is told in one line.
+    it stands last in the module. It takes arguments (those of the process if None), prints, and returns the exit code:
+    0, or 2 after an error that is told in one line.
     """
 
     def make(work: Callable[[Namespace], Iterable[object]]) -> Callable[..., int]:
