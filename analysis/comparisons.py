@@ -390,20 +390,15 @@ def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
 
 
 class Ranks(NamedTuple):
-    """Ranks of learners.
+    """Ranks of learners. The table, the best first, has learner, seeds, rank (mean; 1 is best) and rank_ci.
 
-    Attributes:
-        table: one row per learner, the best first: learner, seeds, rank (mean over seeds; 1 is best), rank_ci (half
-            width of the 95 % Student-t interval).
-        by_seed: rank of each learner on each seed, with the learners as columns in the order of `table`.
-        p: of Friedman's test that all ranks are equal, by permutations within seeds.
-        comparisons: of every pair, from `paired_comparisons(runs, "all")`.
+    rank_ci is the half width of the 95 % Student-t interval over seeds.
     """
 
     table: pd.DataFrame
-    by_seed: pd.DataFrame
-    p: float
-    comparisons: pd.DataFrame
+    by_seed: pd.DataFrame  # rank of each learner (columns, in the order of `table`) on each seed
+    p: float  # of Friedman's test that all ranks are equal, by permutations within seeds
+    comparisons: pd.DataFrame  # of every pair, from `paired_comparisons(runs, "all")`
 
     def groups(self, level: float = 0.05) -> list[tuple[int, int]]:
         """Stretches of learners, by their places in `table`, within which no pair differs after the correction.

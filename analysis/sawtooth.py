@@ -27,42 +27,23 @@ Array = NDArray[np.float64]
 
 
 class Sawtooth(NamedTuple):
-    """The folded trajectory of one block.
+    """The folded trajectory of one block. Intervals are half widths of 95 % Student-t intervals, NaN for one seed."""
 
-    Attributes:
-        position: centres of the bins, as fractions of an experience, [n_bins].
-        experiences: numbers of the experiences that are laid over each other, [n_experiences].
-        teeth: log10 step size of each experience, without level and drift, mean over seeds: [n_experiences, n_bins].
-        profile: mean of `teeth` over experiences, [n_bins].
-        profile_ci: half width of its 95 % Student-t interval over seeds, [n_bins]; NaN for one seed.
-        chance: 2.5 % and 97.5 % quantile of such profiles when boundaries are shifted at random, [2, n_bins].
-        amplitude: maximum minus minimum of `profile`, in decades (1 is a factor of 10).
-        amplitude_ci: half width of the 95 % Student-t interval over seeds of the difference between these two bins; NaN
-            for one seed.
-        chance_amplitude: 95 % quantile of amplitudes when boundaries are shifted at random.
-        peak: position of the maximum, as a fraction of an experience.
-        trough: position of the minimum.
-        rise: from the last bin of an experience to the peak of the next, in decades, drift included.
-        fall: from the peak to the last bin of the same experience; rise minus fall is the drift per experience.
-        p: share of amplitudes at least as large among those of shifted boundaries and the observed one.
-        seeds: number of runs.
-    """
-
-    position: Array
-    experiences: NDArray[np.int64]
-    teeth: Array
-    profile: Array
-    profile_ci: Array
-    chance: Array
-    amplitude: float
-    amplitude_ci: float
-    chance_amplitude: float
-    peak: float
-    trough: float
-    rise: float
-    fall: float
-    p: float
-    seeds: int
+    position: Array  # centres of the bins, as fractions of an experience, [n_bins]
+    experiences: NDArray[np.int64]  # numbers of those that are laid over each other, [n_experiences]
+    teeth: Array  # log10 step sizes without level and drift, mean over seeds, [n_experiences, n_bins]
+    profile: Array  # mean of `teeth` over experiences, [n_bins]
+    profile_ci: Array  # its interval over seeds, [n_bins]
+    chance: Array  # 2.5 % and 97.5 % quantile of profiles when boundaries are shifted at random, [2, n_bins]
+    amplitude: float  # maximum minus minimum of `profile`, in decades (1 is a factor of 10)
+    amplitude_ci: float  # interval over seeds of the difference between these two bins
+    chance_amplitude: float  # 95 % quantile of amplitudes when boundaries are shifted at random
+    peak: float  # position of the maximum, as a fraction of an experience
+    trough: float  # position of the minimum
+    rise: float  # from the last bin of an experience to the peak of the next, in decades, drift included
+    fall: float  # from the peak to the last bin of the same experience; rise minus fall is the drift per experience
+    p: float  # share of amplitudes at least as large, among those of shifted boundaries and the observed one
+    seeds: int  # number of runs
 
 
 class Trajectory(NamedTuple):
@@ -152,17 +133,11 @@ def sawtooth(
 
 
 class Trend(NamedTuple):
-    """How the step size of a block changes from experience to experience.
+    """How the step size of a block changes from experience to experience."""
 
-    Attributes:
-        means: mean log10 step size of each experience, [n_seeds, n_experiences].
-        slope: mean over seeds of the least-squares slope, in decades per experience.
-        slope_ci: half width of its 95 % Student-t interval over seeds; NaN for one seed.
-    """
-
-    means: Array
-    slope: float
-    slope_ci: float
+    means: Array  # mean log10 step size of each experience, [n_seeds, n_experiences]
+    slope: float  # mean over seeds of the least-squares slope, in decades per experience
+    slope_ci: float  # half width of its 95 % Student-t interval over seeds; NaN for one seed
 
     @property
     def slopes(self) -> Array:

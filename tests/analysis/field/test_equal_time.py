@@ -7,7 +7,8 @@ import pytest
 
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.field.equal_time import accuracy_at_equal_time, seconds_per_sample
-from tests.analysis.field.test_ranking import write_learner, write_trial
+from tests.analysis.field.test_ranking import write_learner
+from tests.analysis.synthetic import write_trial
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_learner(root, "SGD", 0, [8, 8], tuned=0.3)
     write_learner(root, "slow", 1, [10, 10], name="cocob")
     for lr, n_correct in ((0.1, 4), (0.3, 7)):
-        write_trial(root, "SGD", lr, n_correct)
+        write_trial(root, "SGD", 100, n_correct, lr=lr)
     return root
 
 
