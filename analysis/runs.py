@@ -37,6 +37,7 @@ class Runs:
 
     Attributes:
         table: one row per run, ordered by study, by the configuration's `order` where it has one, by label and by seed.
+            A learner whose setting was chosen is labelled "… (tuned)", see `chosen_setting`.
             Columns: run_id, path, study, label, seed, purpose, state, reason, step, learned_step_sizes, definition,
             fingerprint, stationary, n_experiences, n_samples, n_outputs, n_parameters, wall_time (seconds),
             samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
@@ -353,13 +354,44 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], read[path][1]) for path in ordered])
+    labels = _shown_labels(kept)
+    table = pd.DataFrame([_row(path, labels[path], kept[path], read[path][1]) for path in ordered])
     return Runs(table, {path: kept[path] for path in ordered}, n_superseded, left_out)
 
 
 def record_samples_every(config: Mapping[str, Any]) -> int:
     """Distance in steps between the samples that a run has recorded one by one, given its configuration."""
     return int(config.get("record_samples_every", 1))
+
+
+def chosen_setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reported run's learner whose values were chosen by tuning.
+
+    Returns:
+        Option → value; empty for a learner that was not tuned, and for runs of versions that did not record it.
+    """
+    return {name: config["learner"][name] for name in config.get("tuned", ())}
+
+
+def _shown_labels(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What learners are called in tables and figures, by the path of a run: "AdamW (tuned)" if its setting was chosen.
+
+    The setting stands in the label, as it was recorded, where that would not say which one is meant: of runs that serve
+    to choose, and of a learner that has several settings on one stream.
+    """
+    labels = {path: config["label"] for path, config in configs.items()}
+    reported = {path: config for path, config in configs.items() if config["purpose"] == "report"}
+    tuned = {path: config for path, config in reported.items() if chosen_setting(config) and config.get("entry")}
+    settings = collections.defaultdict(set)
+    places = {path: (c["entry"], json.dumps([_stream_description(c), c["network"]])) for path, c in tuned.items()}
+    for path, place in places.items():
+        settings[place].add(json.dumps(chosen_setting(tuned[path])))
+    taken = {label for path, label in labels.items() if path not in tuned}
+    for path, place in places.items():
+        short = place[0] if place[0].endswith("tuned") else f"{place[0]} (tuned)"
+        if len(settings[place]) == 1 and short not in taken:
+            labels[path] = short
+    return labels
 
 
 def _run_directories(root: Path) -> Iterator[Path]:
@@ -382,13 +414,13 @@ def _sort_key(path: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
     return (config["study"], float("inf") if order is None else order, config["label"], config["seed"], path)
 
 
-def _row(path: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+def _row(path: str, label: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
     stream = config["stream_info"]
     return {
         "run_id": config["run_id"],
         "path": path,
         "study": config["study"],
-        "label": config["label"],
+        "label": label,
         "seed": config["seed"],
         "purpose": config["purpose"],
         "state": status["state"],

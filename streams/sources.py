@@ -161,7 +161,10 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
-        raise UnknownNameError(unknown_name("source", source, known))
+        message = unknown_name("source", source, known)
+        if Path(source).expanduser().is_dir():
+            message += f". For the files in this folder write folder:{source} (images) or parquet:{source} (tables)"
+        raise UnknownNameError(message)
     return replace(images, name=source)  # whoever decoded the files may have written their path in another way
 
 
