@@ -47,15 +47,11 @@ MANY_VALUES, MANY_BYTES = 2**22, 2**25  # which any file may
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a stranger may have written.
-
-    Returns:
-        Its content: finite numbers, text that is Unicode, at most `MAX_DEPTH` levels.
+    """Read a JSON object that a stranger may have written: finite numbers, Unicode text, at most `MAX_DEPTH` levels.
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: it is not a regular file, too large, or not such JSON; the message does not name the file unless it
-            is of the first kind.
+        ValueError: it is not a regular file, which the message names, or too large, or not such JSON.
         OSError: it cannot be read.
     """
     text = read_regular(path, MAX_BYTES)
@@ -79,10 +75,7 @@ _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Read what was run.
-
-    Returns:
-        The content of `config.json`, in which all that `docs/run-directory.md` describes has its type.
+    """Read `config.json`, what was run: all that `docs/run-directory.md` describes has its type.
 
     Raises:
         ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
@@ -114,14 +107,12 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """Read how a run went.
+    """Read `status.json`, how a run went, likewise; long texts are shortened.
 
-    Returns:
-        The content of `status.json`, in which all that `docs/run-directory.md` describes has its type, and long texts
-        are shortened; the state "running" if it has not been written yet.
+    The state is "running" if the file has not been written yet.
 
     Raises:
-        ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
+        ValueError: as of `read_config`.
     """
     path = directory / STATUS
     if not os.path.lexists(path):
@@ -231,8 +222,8 @@ def open_table(
         as_categories: columns of text that are to be read as numbers, and each text once.
 
     Raises:
-        ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,
-            or is missing.
+        ValueError: it has more rows than such a run has, or than so many bytes can hold, or a column of another type
+            or none.
     """
     from pyarrow import parquet
 

@@ -47,7 +47,7 @@ def write_report(
     Args:
         runs: the runs.
         out_dir: the folder, made if it does not exist.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
         baseline: the label that the others are compared with; if None, the best one with fixed step sizes.
         width: width of the accuracy figures; the trajectories take the full width of the page.
         selection: runs that served to choose settings; the table tells what that took then.

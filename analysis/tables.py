@@ -9,26 +9,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.escaping import csv_text, one_line
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    AT_BOUND,
-    BIMODAL_GAP,
-    GAMMA,
-    Diverged,
-    average_score,
-    best_fixed,
-    held_out_accuracy,
-    is_at_bound,
-    is_regression,
-    mean_interval,
-    numbers_of,
-    online_loss,
-    paired_differences,
-    require_labels,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import AT_BOUND, BIMODAL_GAP, GAMMA, Diverged
 from continual_metaopt.analysis.tuning import (
     FACTORS,
     best_setting,
@@ -74,8 +59,7 @@ def comparison_table(
 
     Args:
         runs: runs of one stream.
-        diverged: `"chance"`: samples that a diverged run did not see count as 1 / n_outputs, in a regression as an
-            infinite error; `"exclude"`: diverged runs are not counted. They are reported in both cases.
+        diverged: see `analysis.statistics`. Diverged runs are reported in both cases.
         baseline: the label that the others are compared with; if None, the best learner with fixed step sizes.
         selection: runs that served to choose settings, of these and perhaps other learners.
 
@@ -91,25 +75,25 @@ def comparison_table(
         finished runs with finite losses, see `analysis.statistics.online_loss`.
         Where settings were chosen there is setting, a text. With selection runs there are also tuning_runs,
         tuning_samples (of all these runs together), selection_score (mean over the selection runs of the chosen
-        setting, in % or as a squared error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size
-        so far off (in percentage points, or the squared error), see `analysis.tuning.sensitivity`; missing for learners
-        that were not tuned. They stand in the row of the tuned learner; where there are no reported runs of it, they
-        stand in that of the untuned one, without setting. `attrs` says how it was computed, for `caption`.
+        setting, in % or as a squared error), and lost_at_3x and lost_at_10x, see `analysis.tuning.sensitivity` (in
+        percentage points, or the squared error); missing for learners that were not tuned. They stand in the row of
+        the tuned learner, or, without reported runs of it, in that of the untuned one, without setting. `attrs` has
+        what `caption` needs.
 
     Raises:
         ValueError: the runs come from several streams, or cannot be paired.
     """
     runs.require_one_stream()
     if baseline is not None:
-        require_labels(runs, [baseline])
-    reference = baseline if baseline is not None else best_fixed(runs, diverged=diverged)
-    scores, score = average_score(runs, diverged)
-    scores["held_out_accuracy"] = held_out_accuracy(runs, diverged).to_numpy()
+        statistics.require_labels(runs, [baseline])
+    reference = baseline if baseline is not None else statistics.best_fixed(runs, diverged=diverged)
+    scores, score = statistics.average_score(runs, diverged)
+    scores["held_out_accuracy"] = statistics.held_out_accuracy(runs, diverged).to_numpy()
     if score != "squared_error":
-        scores = scores.join(online_loss(runs), on="run")
+        scores = scores.join(statistics.online_loss(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
-    scores["at_bound"] = [is_at_bound(runs, path) for path in runs.table["path"]]
-    differences = None if reference is None else paired_differences(runs, reference, diverged=diverged)
+    scores["at_bound"] = [statistics.is_at_bound(runs, path) for path in runs.table["path"]]
+    differences = None if reference is None else statistics.paired_differences(runs, reference, diverged=diverged)
     tuned_entries = {config.get("entry") for config in runs.configs.values() if chosen_setting(config)}
     rows = []
     for label in runs.labels:
@@ -129,16 +113,13 @@ def comparison_table(
 
 
 def format_table(table: pd.DataFrame, fmt: Format) -> str:
-    """Write a comparison table as text.
+    """Write a comparison table as text that ends with a line break.
 
     Args:
         table: from `comparison_table`.
         fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
             columns, unrounded). All but the last round, and leave out columns without content. The terminal has no
             room for the discounted loss.
-
-    Returns:
-        The text, ending with a line break.
 
     Raises:
         ValueError: there is no such format.
@@ -154,15 +135,7 @@ def format_table(table: pd.DataFrame, fmt: Format) -> str:
 
 
 def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
-    """Write columns of text as a table, the first one flush left.
-
-    Args:
-        columns: heading → cells.
-        fmt: as of `format_table`, but for `"csv"`.
-
-    Returns:
-        The text, ending with a line break.
-    """
+    """Write columns of text (heading → cells) as a table, the first one flush left; not as CSV."""
     from tabulate import tabulate
 
     escape = _escape_markdown if fmt == "markdown" else one_line
@@ -190,12 +163,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[object]], al
 
 
 def caption(table: pd.DataFrame) -> str:
-    """Explain a comparison table.
-
-    Returns:
-        Sentences that say what numbers are, how many seeds there are and which, what ± means, how learners were paired,
-        how diverged and incomplete runs count, and when a step size counts as being at its bound.
-    """
+    """Explain a comparison table: what numbers are and of which seeds, how runs were paired, counted and tuned."""
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     seeds = seeds_text(fewest, most, table.attrs["seeds"])
     sentences = [f"Mean over {seeds}; ± is the half width of a 95 % Student-t interval over seeds."]
@@ -260,22 +228,24 @@ def _loss_note(table: pd.DataFrame) -> str:
 def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | None) -> dict[str, object]:
     counted = group.dropna(subset=score)
     scale = 1 if score == "squared_error" else 100
-    mean, half_width = mean_interval(scale * counted[score].to_numpy())
+    mean, half_width = statistics.mean_interval(scale * counted[score].to_numpy())
     held_out = 100 * counted["held_out_accuracy"].dropna().to_numpy()
-    held_out_mean, held_out_ci = mean_interval(held_out)
+    held_out_mean, held_out_ci = statistics.mean_interval(held_out)
     return {
         "learner": label,
         "seeds": len(counted),
         score: mean,
         f"{score}_ci": half_width,
-        f"{score}_seeds": "" if score == "squared_error" else seeds_if_bimodal(100 * counted[score].to_numpy()),
+        f"{score}_seeds": ""
+        if score == "squared_error"
+        else statistics.seeds_if_bimodal(100 * counted[score].to_numpy()),
         "difference": np.nan if difference is None else scale * difference["difference"],
         "difference_ci": np.nan if difference is None else scale * difference["half_width"],
         "difference_seeds": "" if difference is None else difference["seeds"],
         "pairs": 0 if difference is None else int(difference["pairs"]),
         "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
-        "held_out_accuracy_seeds": seeds_if_bimodal(held_out),
+        "held_out_accuracy_seeds": statistics.seeds_if_bimodal(held_out),
         **_losses(counted),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
@@ -289,7 +259,7 @@ def _losses(counted: pd.DataFrame) -> dict[str, float]:
     row = {}
     for column in ("loss", "discounted_loss"):
         if column in counted:
-            row[column], row[f"{column}_ci"] = mean_interval(counted[column].dropna().to_numpy())
+            row[column], row[f"{column}_ci"] = statistics.mean_interval(counted[column].dropna().to_numpy())
     return row
 
 
@@ -299,7 +269,7 @@ def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
     if not len(tried):
         return {}
     chosen = chosen_setting(config) or best_setting(tried)
-    scale = 1 if is_regression(tried) else 100
+    scale = 1 if statistics.is_regression(tried) else 100
     lost = sensitivity(tried, chosen)
     return {
         "tuning_runs": len(tried),
@@ -310,11 +280,7 @@ def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
 
 
 def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of a comparison table that have content, as texts for people.
-
-    Returns:
-        Heading → texts, one per row, such as "41.2 ± 0.6"; empty where there is no value.
-    """
+    """The columns of a comparison table that have content: heading → cells such as "41.2 ± 0.6"."""
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
     score = table.attrs["score"]
     score_name = "mean squared error" if score == "squared_error" else "online accuracy (%)"
@@ -357,23 +323,20 @@ def columns_by_experience(measured: pd.DataFrame) -> dict[str, list[str]]:
         cells = []
         for label in labels:
             percent = 100 * group.loc[group["label"] == label, "test_accuracy"].to_numpy(dtype=float)
-            cells.append(interval_text(*mean_interval(percent), ".1f", seeds_if_bimodal(percent)))
+            cells.append(interval_text(*statistics.mean_interval(percent), ".1f", statistics.seeds_if_bimodal(percent)))
         columns[f"task {experience + 1}"] = cells
     return columns
 
 
 def with_interval(table: pd.DataFrame, column: str, sign: str = "", decimals: int | None = None) -> list[str]:
-    """Texts such as "41.2 ± 0.6", with a second decimal where an interval needs it.
+    """Texts such as "41.2 ± 0.6" for the rows of a table, empty where the value is missing.
 
     Args:
         table: with the column, its half widths in one whose name ends with `_ci`, and perhaps the single values of
             bimodal rows in one whose name ends with `_seeds`.
         column: its name.
         sign: `"+"` to write a sign before positive numbers too.
-        decimals: how many; if None, as many as the intervals need.
-
-    Returns:
-        One for each row; empty where the value is missing.
+        decimals: how many; if None, one, or two where an interval needs it and of a regression.
     """
     half_widths = table[f"{column}_ci"]
     if decimals is None:
@@ -387,16 +350,13 @@ def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str
     """A value with its interval, such as "−1.20 ± 0.34", or a median such as "median 39.9 (10.1, 39.9, 40.0)".
 
     Args:
-        value: of any unit.
+        value: of any unit; the text is empty if it is missing.
         half_width: of its interval; NaN where there is none, which is left out then.
         form: as of Python's `format`; a half width has no sign.
         seeds: from `analysis.statistics.seeds_if_bimodal`; if not empty, it takes the place of mean and interval.
-
-    Returns:
-        The text; empty if the value is missing.
     """
     if seeds:
-        single = numbers_of(seeds)
+        single = statistics.numbers_of(seeds)
         return (
             f"median {number_text(float(np.median(single)), form)} ({', '.join(number_text(s, form) for s in single)})"
         )
@@ -405,11 +365,7 @@ def interval_text(value: float, half_width: float, form: str = ".2f", seeds: str
 
 
 def number_text(value: float, form: str = ".2f") -> str:
-    """A number for people, such as "−1.20" or "∞".
-
-    Returns:
-        The text; empty if the value is missing.
-    """
+    """A number for people, such as "−1.20" or "∞"; empty if it is missing."""
     return "" if pd.isna(value) else f"{value:{form}}".replace("-", "−").replace("inf", "∞")
 
 
@@ -420,11 +376,7 @@ def number_texts(table: pd.DataFrame, column: str, form: str = ".2f") -> list[st
 
 
 def bimodal_note(table: pd.DataFrame) -> list[str]:
-    """What a cell with a median is, as a list of one sentence; empty if the table has none.
-
-    Args:
-        table: with columns whose names end with `_seeds`.
-    """
+    """What a cell with a median is, as a list of one sentence; empty if no column ending with `_seeds` has one."""
     columns = table[[column for column in table if str(column).endswith("_seeds")]]
     return [BIMODAL_NOTE] if (columns.fillna("") != "").any(axis=None) else []
 
@@ -441,24 +393,14 @@ def stretches(numbers: Iterable[int]) -> list[list[int]]:
 
 
 def seeds_text(fewest: int, most: int, seeds: Iterable[int] = ()) -> str:
-    """How many seeds, and which, in words: "1 seed", "5 seeds (0–4)" or "2 to 5 seeds per learner (0–3, 7)".
-
-    Args:
-        fewest: of any learner.
-        most: of any learner.
-        seeds: all that occur; left out if empty.
-    """
+    """How many seeds, and which, in words: "1 seed", "5 seeds (0–4)", "2 to 5 seeds per learner (0–3, 7)"."""
     which = ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in stretches(seeds))
     text = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds per learner"
     return f"{text} ({which})" if which else text
 
 
 def seeds_of(runs: Runs) -> str:
-    """How many seeds runs have per learner, and which, in words as of `seeds_text`.
-
-    Args:
-        runs: the runs; where some have come to an end, others do not count.
-    """
+    """How many seeds runs have, and which, in words; once a run has ended, others do not count."""
     ended = runs.table[runs.table["state"].isin(ENDED)]
     table = ended if len(ended) else runs.table
     counts = table.groupby("label", observed=True)["seed"].nunique()

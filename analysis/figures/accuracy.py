@@ -20,19 +20,7 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    counted_runs,
-    default_window,
-    is_bimodal,
-    is_regression,
-    mean_interval,
-    means_by_experience,
-    require_labels,
-    sample_scores,
-    squared_errors,
-    windowed_accuracy,
-)
+from continual_metaopt.analysis.statistics import Diverged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,9 +39,6 @@ def online_accuracy_by_experience(
     Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
     intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
     two groups, thin lines are single seeds, and the bold one is their median.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     curves = experience_curves(runs, labels, diverged)
     n_experiences = next(iter(curves.values())).shape[1]
@@ -77,12 +62,9 @@ def test_accuracy_by_experience(
 
     Args:
         diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
-
-    Raises:
-        ValueError: the runs come from several streams, none recorded a test accuracy, or a label does not occur.
     """
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     measured = statistics.test_accuracy_by_experience(runs, diverged)
     drawn = measured[measured["label"].isin(runs.labels if labels is None else labels)]
     if drawn.empty:
@@ -120,13 +102,9 @@ def sliding_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, a label does not occur, or the window does not
-            fit into the stream.
     """
     runs.require_one_stream()
-    size = default_window(runs) if window is None else window
+    size = statistics.default_window(runs) if window is None else window
     seen, curves = sliding_curves(runs, size, labels, diverged)
     return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width)
 
@@ -144,9 +122,6 @@ def cumulative_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     seen, curves = cumulative_curves(runs, labels, diverged)
     return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width)
@@ -173,15 +148,11 @@ def sliding_squared_error(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams or are not of a regression, no run counts, a label does not
-            occur, or the window does not fit into the stream.
     """
     runs.require_one_stream()
-    if not is_regression(runs):
+    if not statistics.is_regression(runs):
         raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
-    seen, curves = sliding_curves(runs, window, labels, diverged, squared_errors)
+    seen, curves = sliding_curves(runs, window, labels, diverged, statistics.squared_errors)
     figure, axes = _figure(width, "sample", f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     label_powers(axes.yaxis)
@@ -200,7 +171,7 @@ def experience_curves(
     runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
 ) -> dict[str, np.ndarray]:
     """Online accuracy within each experience: label → accuracies in %, [n_seeds, n_experiences]."""
-    return _curves(runs, labels, diverged, lambda scores, starts: 100 * means_by_experience(scores, starts))
+    return _curves(runs, labels, diverged, lambda scores, starts: 100 * statistics.means_by_experience(scores, starts))
 
 
 def sliding_curves(
@@ -208,7 +179,7 @@ def sliding_curves(
     window: int,
     labels: Sequence[str] | None = None,
     diverged: Diverged = "chance",
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Means over the last samples, as many as the window has.
 
@@ -220,10 +191,10 @@ def sliding_curves(
     if not 1 <= window <= n_samples:
         raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
     points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
-    scale = 100 if score is sample_scores else 1
+    scale = 100 if score is statistics.sample_scores else 1
 
     def in_window(scores: np.ndarray, _: Sequence[int]) -> np.ndarray:
-        return scale * windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
+        return scale * statistics.windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
 
     return points + 1, _curves(runs, labels, diverged, in_window, score)
 
@@ -244,13 +215,13 @@ def _curves(
     labels: Sequence[str] | None,
     diverged: Diverged,
     to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> dict[str, np.ndarray]:
     """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     curves: dict[str, list[np.ndarray]] = {}
-    for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
+    for path, label in statistics.counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
         if labels is None or label in labels:
             boundaries = runs.configs[path]["stream_info"]["boundaries"]
             curves.setdefault(label, []).append(to_curve(score(runs, path), boundaries))
@@ -304,11 +275,11 @@ def draw_curve(
 
     Values with the limits (0, 100) are accuracies in %.
     """
-    if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
+    if limits == (0, 100) and statistics.is_bimodal(seeds.mean(axis=1)):
         axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)
         axes.plot(x, np.median(seeds, axis=0), label=label, marker=marker, markersize=2.5, **style)
         return
-    mean, half_width = mean_interval(seeds)
+    mean, half_width = statistics.mean_interval(seeds)
     axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
     if len(seeds) > 1:
         low, high = np.clip([mean - half_width, mean + half_width], *limits)

@@ -59,10 +59,6 @@ def step_size_trajectories(
     Args:
         runs: runs of one stream, also diverged or incomplete ones.
         labels: the learners to draw; if None, those with learned step sizes.
-
-    Raises:
-        ValueError: the runs come from several streams, no step sizes were learned or recorded, or a label or block
-            does not occur.
     """
     runs.require_one_stream()
     if labels is None:
@@ -92,9 +88,6 @@ def meta_parameter_trajectories(
         runs: runs of one stream, also diverged or incomplete ones.
         quantity: `"weight_decay"` or `"momentum"`.
         labels: the learners to draw; if None, those that have recorded the quantity.
-
-    Raises:
-        ValueError: the runs come from several streams, nothing has been recorded, or a label or block does not occur.
     """
     runs.require_one_stream()
     return _trajectory_figure(runs, quantity, runs.labels if labels is None else labels, blocks, steps, width)

@@ -57,14 +57,8 @@ _MAX_ITEMS = 12  # of a list that is shown
 class Section(NamedTuple):
     """What the page says about one stream and network.
 
-    Attributes:
-        title: names the stream.
-        runs: the runs.
-        table: from `analysis.tables.comparison_table`.
-        diverged: how diverged runs count in it.
-        selection: runs that served to choose settings.
-        images: PNG files of figures, by name.
-        captions: of those that the page shows as pictures, by name.
+    `table` is from `analysis.tables.comparison_table`, `selection` are the runs that served to choose settings,
+    `images` the figures' PNG files by name, and `captions` are of those that the page shows as pictures.
     """
 
     title: str
@@ -86,14 +80,9 @@ class Interval(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
+    """A cell of a table: what is written, and what its column is sorted by, None being last.
 
-    Attributes:
-        text: what is written.
-        sort: what its column is sorted by; None is always last.
-        interval: a mean with its interval, to be drawn.
-        href: the place on the page that it leads to.
-        title: a further explanation.
+    It may have a mean with its interval to be drawn, a place on the page that it leads to, and a further explanation.
     """
 
     text: str
@@ -206,11 +195,7 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
 
 
 def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
-    """The comparison table with what its columns are sorted by.
-
-    Returns:
-        One row per learner. Means have their intervals with them.
-    """
+    """The comparison table with what its columns are sorted by, and intervals of means: one row per learner."""
     columns = rounded_columns(table)
     cells = []
     for heading, texts in columns.items():
@@ -262,9 +247,8 @@ def run_rows(
 def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     """What was run, once for all runs that differ in their seeds only.
 
-    Returns:
-        Each with id, learner (place of its label), label, settings (names and values, without versions and platform),
-        versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
+    Each has id, learner (place of its label), label, settings (names and values, without versions and platform),
+    versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
     """
     groups: dict[str, list[str]] = {}
     for path in runs.table["path"]:
@@ -294,11 +278,7 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
 
 
 def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
-    """What was run, in words.
-
-    Returns:
-        Term → text.
-    """
+    """What was run, in words: term → text."""
     first = runs.first_config()
     info = first["stream_info"]
     options = {
@@ -324,11 +304,9 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
 
 
 def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
-    """What distinguishes the learners.
+    """What distinguishes the learners: for each its label, registered name and options.
 
-    Returns:
-        For each label: label, registered name, and its step size, base update and the options in which it differs from
-        another learner of this name.
+    Options are its step size, its base update, and those in which it differs from another learner of this name.
     """
     learners = {label: runs.first_config(label)["learner"] for label in runs.labels}
     rows = []
@@ -344,11 +322,7 @@ def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
 
 
 def not_finished(runs: Runs, statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder.
-
-    Returns:
-        One row per such run, the diverged and failed ones first.
-    """
+    """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder."""
     rows = []
     states = ("diverged", "failed", "running")
     chosen = runs.table[runs.table["state"].isin(states)]

@@ -13,7 +13,8 @@ import pandas as pd
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
-from continual_metaopt.analysis.paper import figure, published, published_figures
+from continual_metaopt.analysis.paper import figures as beside
+from continual_metaopt.analysis.paper import published
 from continual_metaopt.analysis.paper.reproduction import (
     Table,
     claims_markdown,
@@ -88,13 +89,9 @@ SHIFTS_OF_TABLES = 9_999
 
 
 class Section(NamedTuple):
-    """A part of a reproduction.
+    """A part of a reproduction: heading, name of its CSV file, all its numbers, and a text with a Markdown table.
 
-    Attributes:
-        title: its heading.
-        name: of its CSV file, without suffix.
-        table: all numbers; without rows where something could not be computed.
-        text: a Markdown table and what it means, or why there is none.
+    The table has no rows where something could not be computed; the text then says why.
     """
 
     title: str
@@ -106,12 +103,12 @@ class Section(NamedTuple):
 def sections(
     runs: Runs, experiment: Experiment, *, diverged: Diverged = "chance", shifts: int = SHIFTS_OF_TABLES
 ) -> Iterator[Section]:
-    """Ours beside the paper's, and its findings with verdicts.
+    """Ours beside the paper's, and its findings with verdicts, from the runs of an experiment's study.
 
     Args:
-        runs: of the experiment's study, those that chose settings included.
+        runs: of the study, those that chose settings included.
         experiment: which one.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: see `analysis.statistics`.
         shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
 
     Raises:
@@ -201,9 +198,9 @@ def write_reproduction(
             )
     if experiment == "published":
         drawn = {
-            "cumulative_accuracy": partial(published_figures.published_cumulative_accuracy, runs, diverged=diverged),
-            "step_sizes": partial(published_figures.published_step_sizes, runs),
-            "test_accuracy": partial(published_figures.published_test_accuracy, runs, diverged=diverged),
+            "cumulative_accuracy": partial(beside.published_cumulative_accuracy, runs, diverged=diverged),
+            "step_sizes": partial(beside.published_step_sizes, runs),
+            "test_accuracy": partial(beside.published_test_accuracy, runs, diverged=diverged),
         }
         for name, draw in drawn.items():
             paths += figures.draw_and_save(draw, folder, f"published_{name}")
@@ -214,7 +211,7 @@ def write_reproduction(
         return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
-        gaps = partial(figure.gaps_beside_the_papers, parts[0].table)
+        gaps = partial(beside.gaps_beside_the_papers, parts[0].table)
         paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")
     for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
         trajectories = partial(figures.step_size_trajectories, reported, [label])
