@@ -267,6 +267,20 @@ def test_options_are_those_of_the_learner_that_is_named(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
+def test_a_report_of_some_learners_and_columns(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label, lr in (("SGD slow", "0.001"), ("SGD fast", "0.1"), ("other", "0.01")):
+        arguments = ["--learner.name", "torch:SGD", "--learner.lr", lr, "--label", label, "--out", f"runs/{label}"]
+        assert call(capsys, *TINY_RUN, *arguments)[0] == 0
+
+    status, out, _ = call(capsys, "report", "runs", "--learners", "SGD", "--columns", "p (", "rank")
+
+    assert status == 0
+    assert [line.split("  ")[0] for line in out.splitlines()[2:5]] == ["SGD fast", "SGD slow", ""]
+    assert out.splitlines()[0].split() == ["learner", "p", "(Holm)", "rank"]
+    status, _, err = call(capsys, "report", "runs", "--learners", "Adam")
+    assert (status, err) == (2, "continual-metaopt: no learner's name begins so; there are SGD fast; SGD slow; other\n")
+
+
 def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(here / "tiny.yaml")
 
