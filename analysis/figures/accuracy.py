@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 MAX_POINTS = 1000  # per line
+MAX_COLOURED, N_BEST = 8, 6  # of more learners than can be told apart, so many of the best have colours
 
 
 @styled
@@ -38,13 +39,14 @@ def online_accuracy_by_experience(
 
     Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
     intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
-    two groups, thin lines are single seeds, and the bold one is their median.
+    two groups, thin lines are single seeds, and the bold one is their median. Of more than eight learners that were not
+    chosen, the best six have colours.
     """
     curves = experience_curves(runs, labels, diverged)
     n_experiences = next(iter(curves.values())).shape[1]
     figure, axes = _figure(width, "experience", "online accuracy (%)")
     marker = "o" if n_experiences <= 20 else None
-    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
+    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker, chosen=labels is not None)
     axes.set_xlim(0.5, n_experiences + 0.5)
     axes.locator_params(axis="x", integer=True)
     return figure
@@ -75,7 +77,9 @@ def test_accuracy_by_experience(
         for label, group in drawn.groupby("label", sort=False, observed=True)
     }
     figure, axes = _figure(width, "experience", "test accuracy (%)")
-    _draw_means(axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None)
+    _draw_means(
+        axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None, chosen=labels is not None
+    )
     axes.locator_params(axis="x", integer=True)
     return figure
 
@@ -106,7 +110,7 @@ def sliding_accuracy(
     runs.require_one_stream()
     size = statistics.default_window(runs) if window is None else window
     seen, curves = sliding_curves(runs, size, labels, diverged)
-    return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width)
+    return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width, labels is not None)
 
 
 @styled
@@ -124,7 +128,7 @@ def cumulative_accuracy(
         The figure, with at most 1,000 points per line.
     """
     seen, curves = cumulative_curves(runs, labels, diverged)
-    return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width)
+    return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width, labels is not None)
 
 
 @styled
@@ -156,7 +160,7 @@ def sliding_squared_error(
     figure, axes = _figure(width, "sample", f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     label_powers(axes.yaxis)
-    _draw_means(axes, seen, curves, runs.labels, limits=(0, np.inf))
+    _draw_means(axes, seen, curves, runs.labels, limits=(0, np.inf), chosen=labels is not None)
     known = [float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any()]
     if known:  # something lasted for a window
         low, high = axes.get_ylim()
@@ -238,10 +242,12 @@ def _figure(width: Width, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _over_stream(runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width) -> Figure:
+def _over_stream(
+    runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width, chosen: bool
+) -> Figure:
     """Accuracies over numbers of samples seen, with the starts of experiences."""
     figure, axes = _figure(width, "sample", y_label)
-    _draw_means(axes, seen, curves, runs.labels)
+    _draw_means(axes, seen, curves, runs.labels, chosen=chosen)
     draw_boundaries(axes, runs)
     axes.set_xlim(0, int(seen[-1]))
     thousands(axes, 6)
@@ -255,11 +261,24 @@ def _draw_means(
     all_labels: Sequence[str],
     marker: str | None = None,
     limits: tuple[float, float] = (0, 100),
+    chosen: bool = False,
 ) -> None:
-    """Draw means over seeds with their intervals, and the legend."""
-    for label, seeds in curves.items():
-        draw_curve(axes, x, seeds, label, line_of(all_labels, label), marker, limits)
-    legend_below(axes, list(curves), [line for line in axes.get_lines() if line.get_label() in curves])
+    """Draw means over seeds with their intervals, and the legend; of many learners, colours for the best alone."""
+    shown = list(curves)
+    if len(curves) > MAX_COLOURED and not chosen:
+        means = {label: float(np.nanmean(seeds)) for label, seeds in curves.items()}
+        best = sorted(curves, key=means.__getitem__, reverse=limits == (0, 100))[:N_BEST]
+        shown = [label for label in curves if label in best]
+    others = [label for label in curves if label not in shown]
+    for label in others:
+        axes.plot(x, curves[label].mean(axis=0), color="0.78", linewidth=0.5, zorder=1)
+    for label in shown:
+        style = line_of(shown if others else all_labels, label)
+        draw_curve(axes, x, curves[label], label, style, marker, limits)
+    lines = [line for line in axes.get_lines() if line.get_label() in shown]
+    if others:
+        lines, shown = [*lines, axes.get_lines()[0]], [*shown, f"{len(others)} others"]
+    legend_below(axes, shown, lines)
 
 
 def draw_curve(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 import numpy as np
 
 from continual_metaopt.analysis.files import write_whole
-from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.runs import TUNED, Runs
 from continual_metaopt.analysis.statistics import common_boundaries
 from continual_metaopt.analysis.tables import seeds_of
 
@@ -194,9 +194,15 @@ def panel_columns(width: Width) -> int:
 
 
 def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
-    """Colour and line style of a learner: they depend on its place among all labels alone."""
-    place = all_labels.index(label)
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+    """Colour and line style of a learner: they depend on its place among all labels alone.
+
+    A learner whose setting was tuned has the colour of the untuned one, and another line style.
+    """
+    names = list(dict.fromkeys(one.removesuffix(TUNED) for one in all_labels))
+    place = names.index(label.removesuffix(TUNED))
+    is_second = label.endswith(TUNED) and label.removesuffix(TUNED) in all_labels
+    style = LINE_STYLES[(place + 2 * is_second) % len(LINE_STYLES)]
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": style}
 
 
 def draw_single_seeds(
