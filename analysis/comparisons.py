@@ -340,17 +340,9 @@ def paired_comparisons(
         needed = seeds_needed(effect.value, power=power)
         p = _TESTS[test](differences)
         rows.append((label, reference, len(differences), mean, half_width, *effect, *chance, p, needed))
-    columns = [
-        "learner",
-        "baseline",
-        "pairs",
-        "difference",
-        "difference_ci",
-        "effect_size",
-        "effect_low",
-        "effect_high",
-    ]
-    columns += ["improvement", "improvement_low", "improvement_high", "p", "seeds_needed"]
+    columns = ["learner", "baseline", "pairs", "difference", "difference_ci"]
+    columns += ["effect_size", "effect_low", "effect_high", "improvement", "improvement_low", "improvement_high"]
+    columns += ["p", "seeds_needed"]
     table = pd.DataFrame(rows, columns=columns).astype({"seeds_needed": "Int64"})
     table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"]))
     least = [smallest_p(pairs, test) for pairs in table["pairs"]]
