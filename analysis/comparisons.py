@@ -438,17 +438,20 @@ def rank_learners(
     """
     require_labels(runs, list(labels or []))
     chosen = runs if labels is None else runs.select(label=list(labels))
-    scores = scores_by_seed(chosen, diverged)
-    common = scores.dropna()
-    if len(common.columns) < 2 or not len(common):
+    ranks = ranks_by_seed(scores_by_seed(chosen, diverged))
+    if len(ranks.columns) < 2 or not len(ranks):
         raise ValueError("ranks need two learners or more that have come to an end with the same seeds")
-    ranks = common.rank(axis=1, ascending=False)
     order = ranks.mean().sort_values(kind="stable").index
     ranks = ranks[order]
     means, half_widths = mean_interval(ranks.to_numpy())
     table = pd.DataFrame({"learner": list(order), "seeds": len(ranks), "rank": means, "rank_ci": half_widths})
     comparisons = paired_comparisons(chosen, "all", diverged=diverged, test=test)
     return Ranks(table, ranks, _friedman_p(ranks.to_numpy(), resamples, seed), comparisons)
+
+
+def ranks_by_seed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rank of each learner, 1 is best, on the seeds that all have in common; scores as of `scores_by_seed`."""
+    return scores.dropna().rank(axis=1, ascending=False)
 
 
 def _friedman_p(ranks: Array, resamples: int, seed: int) -> float:

@@ -441,6 +441,26 @@ def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     return measured.groupby("run")["test_accuracy"].mean().reindex(paths).rename("held_out_accuracy")
 
 
+def retained_accuracy(runs: Runs) -> pd.DataFrame:
+    """What runs knew of all experiences at the end of the stream, if retention was among their diagnostics.
+
+    Returns:
+        Indexed by path like `runs.table`: final_accuracy, the mean over experiences of the accuracy on their held-out
+        samples, and forgetting, the mean over earlier experiences of the best accuracy at an earlier end minus the
+        last one (Chaudhry et al. 2018); fractions, NaN where they were not measured to the end.
+    """
+    rows = []
+    for path, state in runs.table[["path", "state"]].itertuples(index=False, name=None):
+        rows.append((math.nan, math.nan))
+        if state == "finished" and "retention" in measured_quantities(runs, path):
+            record = runs.read(path, "measurements", ["step", "quantity", "statistic", "value"])
+            last = record[record["step"] == record.loc[record["quantity"] == "retention", "step"].max()]
+            of_experiences = (last["quantity"] == "retention") & last["statistic"].str.startswith("experience ")
+            forgetting = last.loc[last["quantity"] == "forgetting", "value"]
+            rows[-1] = last.loc[of_experiences, "value"].mean(), forgetting.mean()
+    return pd.DataFrame(rows, index=pd.Index(runs.table["path"]), columns=["final_accuracy", "forgetting"], dtype=float)
+
+
 def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
     """Mean of better − worse over common seeds, and the half width of its 95 % interval, as of `mean_interval`."""
     mean, half_width = mean_interval((better - worse).dropna().to_numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis import statistics
+from continual_metaopt.analysis.comparisons import limits_of, paired_comparisons, ranks_by_seed, scores_by_seed
 from continual_metaopt.analysis.escaping import csv_text, one_line
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
@@ -28,6 +30,10 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 
 _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
 DISCOUNTED_LOSS = f"loss, γ = {GAMMA:g}"
+HELD_OUT = "held-out at each end (%)"
+# columns that a paper has not, and those that a narrow terminal has not either, in the order in which they are left out
+_ABOUT_RUNS = [*(f"lost {factor:g}× off" for factor in FACTORS), "tuning", "setting", "at bound", "samples/s"]
+_LEFT_OUT_FIRST = [DISCOUNTED_LOSS, *_ABOUT_RUNS, "loss", HELD_OUT, "seeds", "incomplete"]
 BIMODAL_NOTE = (
     "Where seeds fall in two groups, the median and the single seeds in brackets stand instead of a mean with an "
     f"interval: the largest gap between sorted values is more than {BIMODAL_GAP:g} points and more than half of their "
@@ -49,7 +55,10 @@ _LATEX_SIGNS = {
     "ρ": r"$\rho$",
     "₀": "$_0$",
     "∞": r"$\infty$",
+    "\ue000": r"\textbf{",
+    "\ue001": "}",
 }
+_BOLD = "\ue000\ue001"  # stand for themselves until all other signs have been escaped
 
 
 def comparison_table(
@@ -68,9 +77,12 @@ def comparison_table(
         difference (to the baseline, over common seeds; NaN for the baseline itself), held_out_accuracy (NaN if not
         measured), each in % (differences in percentage points), followed by the half width of its 95 % interval
         (`…_ci`) and by the single values of seeds where they are bimodal (`…_seeds`, a text, empty otherwise; see
-        `analysis.statistics.is_bimodal`), pairs (number of common seeds), diverged and incomplete (numbers of runs),
-        at_bound (number of runs with a step size at its bound, see `analysis.statistics.is_at_bound`),
-        samples_per_second (median of the counted runs). A regression has squared_error, the mean over the stream, in
+        `analysis.statistics.is_bimodal`), pairs (number of common seeds), p_holm (of a paired sign-flip test against
+        the baseline, corrected for all rows), rank (mean over the seeds that all have in common, 1 is best),
+        final_accuracy and forgetting (see `analysis.statistics.retained_accuracy`, in %, with `…_ci`), diverged and
+        incomplete (numbers of runs), at_bound (number of runs with a step size at its bound, see
+        `analysis.statistics.is_at_bound`), samples_per_second (median of the counted runs). A regression has
+        squared_error, the mean over the stream, in
         place of online_accuracy. Else there are loss and discounted_loss, each followed by `…_ci`: means over the
         finished runs with finite losses, see `analysis.statistics.online_loss`.
         Where settings were chosen there is setting, a text. With selection runs there are also tuning_runs,
@@ -91,9 +103,13 @@ def comparison_table(
     scores["held_out_accuracy"] = statistics.held_out_accuracy(runs, diverged).to_numpy()
     if score != "squared_error":
         scores = scores.join(statistics.online_loss(runs), on="run")
+    scores = scores.join(statistics.retained_accuracy(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
     scores["at_bound"] = [statistics.is_at_bound(runs, path) for path in runs.table["path"]]
     differences = None if reference is None else statistics.paired_differences(runs, reference, diverged=diverged)
+    tests = None if reference is None else paired_comparisons(runs, reference, diverged=diverged)
+    p_values = {} if tests is None else dict(zip(tests["learner"], tests["p_holm"], strict=True))
+    ranks = ranks_by_seed(scores_by_seed(runs, diverged)).mean() if len(runs.labels) > 1 else pd.Series(dtype=float)
     tuned_entries = {config.get("entry") for config in runs.configs.values() if chosen_setting(config)}
     rows = []
     for label in runs.labels:
@@ -105,33 +121,75 @@ def comparison_table(
         tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection)
         if setting or tuning:
             tuning = {"setting": setting_text(setting) or None} | tuning
-        rows.append(_row(label, group, score, difference) | tuning)
+        tested = {"p_holm": p_values.get(label, math.nan), "rank": ranks.get(label, math.nan)}
+        rows.append(_row(label, group, score, difference) | tested | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
+    table.attrs["tests"] = "" if tests is None or not len(tests) else limits_of(tests)
     table.attrs["seeds"] = sorted(int(seed) for seed in scores.dropna(subset=score)["seed"].unique())
     return table
 
 
-def format_table(table: pd.DataFrame, fmt: Format) -> str:
+def format_table(table: pd.DataFrame, fmt: Format, width: float = math.inf, columns: Sequence[str] = ()) -> str:
     """Write a comparison table as text that ends with a line break.
 
     Args:
         table: from `comparison_table`.
-        fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs) or `"csv"` (all
-            columns, unrounded). All but the last round, and leave out columns without content. The terminal has no
-            room for the discounted loss.
+        fmt: `"terminal"`, `"markdown"`, `"latex"` (a `tabular` that needs the package booktabs, with the columns that a
+            paper has, the best cell of each in bold) or `"csv"` (all columns, unrounded). All but the last round, and
+            leave out columns without content.
+        width: characters of a line of the terminal, for which columns are left out; a line below says which.
+        columns: beginnings of the headings of the columns beside the learner, in place of those that have room.
 
     Raises:
-        ValueError: there is no such format.
+        ValueError: there is no such format, or no such column.
     """
     if fmt not in get_args(Format):
         raise ValueError(f"fmt must be one of {', '.join(get_args(Format))}, not {fmt!r}")
     if fmt == "csv":
         return csv_text(table)
-    columns = rounded_columns(table)
-    if fmt == "terminal":  # which is not wide enough
-        columns.pop(DISCOUNTED_LOSS, None)
-    return format_columns(columns, fmt)
+    cells = rounded_columns(table)
+    if fmt == "latex":
+        return format_columns(_best_marked(table, {n: c for n, c in cells.items() if n not in _ABOUT_RUNS}), fmt)
+    if fmt == "markdown":
+        return format_columns(cells, fmt)
+    for wanted in columns:
+        if not any(name.startswith(wanted) for name in cells):
+            raise ValueError(f"the table has no column that begins with {wanted!r}; it has {', '.join(cells)}")
+    if columns:
+        chosen = [name for wanted in columns for name in cells if name.startswith(wanted) and name != "learner"]
+        return format_columns({name: cells[name] for name in ("learner", *chosen)}, fmt)
+    cells = (
+        {name: [_shortened(cell) for cell in column] for name, column in cells.items()} if width < math.inf else cells
+    )
+    left_out = []
+    text = format_columns(cells, fmt)
+    for name in _LEFT_OUT_FIRST:
+        if max(map(len, text.splitlines())) > width and cells.pop(name, None) is not None:
+            left_out.append(name)
+            text = format_columns(cells, fmt)
+    note = f"\nToo wide for this terminal: {', '.join(left_out)}; --columns NAME … shows them.\n" if left_out else ""
+    return text + note
+
+
+def _shortened(cell: str) -> str:
+    """A cell without the single seeds between the least and the largest."""
+    return re.sub(r"\((\S+), .*, (\S+)\)", r"(\1 … \2)", cell)
+
+
+def _best_marked(table: pd.DataFrame, cells: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The cells with signs around those with the best mean of their column, among learners that have one."""
+    low_is_best = {"mean squared error": "squared_error", "loss": "loss", DISCOUNTED_LOSS: "discounted_loss"}
+    low_is_best |= {"rank": "rank", "forgetting (%)": "forgetting"}
+    high_is_best = {"online accuracy (%)": "online_accuracy", "final accuracy, all (%)": "final_accuracy"}
+    marked = dict(cells)
+    for best, names in ((pd.Series.min, low_is_best), (pd.Series.max, high_is_best | {HELD_OUT: "held_out_accuracy"})):
+        for heading, column in names.items():
+            if heading in cells and table[column].notna().sum() > 1:
+                is_best = table[column] == best(table[column])
+                pairs = zip(cells[heading], is_best, strict=True)
+                marked[heading] = [f"{_BOLD[0]}{cell}{_BOLD[1]}" if bold else cell for cell, bold in pairs]
+    return marked
 
 
 def format_columns(columns: Mapping[str, list[str]], fmt: Format) -> str:
@@ -193,6 +251,20 @@ def caption(table: pd.DataFrame) -> str:
             f"{'' if regression else ', in percentage points,'} than those with a step size "
             "about so many times larger or smaller, whichever was worse."
         )
+    if table.attrs["tests"]:
+        sentences.append(f"“p (Holm)” compares with “{reference}”. {table.attrs['tests']}")
+    if table["rank"].notna().any():
+        sentences.append("“Rank” is the mean rank over the seeds that all have in common; 1 is best.")
+    if table["held_out_accuracy"].notna().any():
+        sentences.append(
+            "“Held-out at each end” is the accuracy on held-out samples of an experience when it ends, mean over "
+            "experiences; it does not tell what is known of earlier ones."
+        )
+    if "final_accuracy" in table and table["final_accuracy"].notna().any():
+        sentences.append(
+            "“Final accuracy, all” is that on held-out samples of all experiences at the end of the stream. "
+            "“Forgetting” is the mean over earlier experiences of their best accuracy before, minus the final one."
+        )
     n_diverged, n_incomplete = int(table["diverged"].sum()), int(table["incomplete"].sum())
     if n_diverged == 0:
         sentences.append("No run diverged.")
@@ -246,7 +318,8 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
         "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
         "held_out_accuracy_seeds": statistics.seeds_if_bimodal(held_out),
-        **_losses(counted),
+        **_means(counted, 1, "loss", "discounted_loss"),
+        **_means(counted, 100, "final_accuracy", "forgetting"),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
         "at_bound": int(group["at_bound"].sum()),
@@ -254,12 +327,12 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
     }
 
 
-def _losses(counted: pd.DataFrame) -> dict[str, float]:
-    """Means of the losses of counted runs, with intervals; nothing for a regression."""
+def _means(counted: pd.DataFrame, scale: float, *columns: str) -> dict[str, float]:
+    """Means of columns of counted runs, with intervals; nothing for a column that is not there."""
     row = {}
-    for column in ("loss", "discounted_loss"):
+    for column in columns:
         if column in counted:
-            row[column], row[f"{column}_ci"] = statistics.mean_interval(counted[column].dropna().to_numpy())
+            row[column], row[f"{column}_ci"] = statistics.mean_interval(scale * counted[column].dropna().to_numpy())
     return row
 
 
@@ -289,7 +362,11 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         "seeds": [str(seeds) for seeds in table["seeds"]],
         score_name: with_interval(table, score),
         f"− {reference}": with_interval(table, "difference", sign="+"),
-        "held-out accuracy (%)": with_interval(table, "held_out_accuracy"),
+        "p (Holm)": number_texts(table, "p_holm", ".2g"),
+        "rank": number_texts(table, "rank", ".1f"),
+        "final accuracy, all (%)": with_interval(table, "final_accuracy"),
+        "forgetting (%)": with_interval(table, "forgetting"),
+        HELD_OUT: with_interval(table, "held_out_accuracy"),
         "loss": with_interval(table, "loss", decimals=3) if "loss" in table else [""],
         DISCOUNTED_LOSS: with_interval(table, "discounted_loss", decimals=3) if "loss" in table else [""],
         "diverged": [str(count) for count in table["diverged"]],

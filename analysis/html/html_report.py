@@ -26,7 +26,7 @@ from continual_metaopt.analysis.html.commands import Study, run_command, studies
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
-from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns, stretches
+from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, HELD_OUT, caption, rounded_columns, stretches
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -47,7 +47,9 @@ _OF_ONE_RUN = (
 _COLUMNS_WITH_INTERVALS = {
     "online accuracy (%)": "online_accuracy",
     "mean squared error": "squared_error",
-    "held-out accuracy (%)": "held_out_accuracy",
+    HELD_OUT: "held_out_accuracy",
+    "final accuracy, all (%)": "final_accuracy",
+    "forgetting (%)": "forgetting",
     "loss": "loss",
     DISCOUNTED_LOSS: "discounted_loss",
 }
@@ -222,7 +224,7 @@ def run_rows(
     of_run = scores.set_index("run")[score] * percent
     score_heading = next(heading for heading, column in _COLUMNS_WITH_INTERVALS.items() if column == score)
     headings = ["learner", "seed", "state", score_heading]
-    headings += ["held-out accuracy (%)"] if held_out.notna().any() else []
+    headings += [HELD_OUT] if held_out.notna().any() else []
     headings += ["samples", "seconds", "samples/s", "engine", "run"]
     rows = []
     for run in runs.table.to_dict("records"):
@@ -233,7 +235,7 @@ def run_rows(
             _number_cell(run["seed"], "d"),
             Cell(run["state"], run["state"]),
             _number_cell(of_run[path], ".2f" if percent == 100 else ".4g"),
-            *([_number_cell(held_out[path], ".2f")] if "held-out accuracy (%)" in headings else []),
+            *([_number_cell(held_out[path], ".2f")] if HELD_OUT in headings else []),
             _number_cell(run["step"], ",d"),
             _number_cell(run["wall_time"], ",.1f"),
             _number_cell(run["samples_per_second"], ",.0f"),

@@ -110,10 +110,10 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
         module = sys.modules[inspect.unwrap(work).__module__]
         name = _name_of(module)
 
-        def main(argv: Sequence[str] | None = None) -> int:
+        def main(argv: Sequence[str] | None = None, program: str = f"python -m analysis.scripts.{name}") -> int:
             given = begin_command(argv)
             os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
-            parser = argparse.ArgumentParser(prog=f"python -m analysis.scripts.{name}", description=module.__doc__)
+            parser = argparse.ArgumentParser(prog=program, description=module.__doc__)
             for flag, settings in options:
                 parser.add_argument(flag, **settings)
             arguments = parser.parse_args(given)

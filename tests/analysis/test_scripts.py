@@ -206,7 +206,7 @@ def test_by_the_name_of_the_script(tmp_path, capsys):
     scripts = list((Path(__file__).parents[2] / "analysis" / "scripts").glob("[!_]*.py"))
     assert len(listed.out.splitlines()) == 2 + len(scripts)
     assert by_name(["online_accuracy", str(tmp_path / "none")]) == 2
-    message = f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+    message = f"python -m analysis online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
     assert capsys.readouterr().err == message
     assert by_name(["accuracy"]) == 2
     expected = "python -m analysis: error: there is no 'accuracy'; there are accuracy_against_"

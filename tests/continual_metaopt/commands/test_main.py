@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from continual_metaopt import analysis
+from continual_metaopt.analysis.__main__ import names_of
 from continual_metaopt.commands import main as cli
 from continual_metaopt.commands import report
 from continual_metaopt.commands.interrupts import NOTHING_BEGUN
@@ -34,7 +35,7 @@ from continual_metaopt.study.backends import local
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.lock import study_lock
 from continual_metaopt.study.running import StudyResult
-from tests.analysis.synthetic import write_run
+from tests.analysis.synthetic import write_counts, write_run
 from tests.continual_metaopt.conftest import (
     STREAM,
     InProcess,
@@ -267,6 +268,51 @@ def test_options_are_those_of_the_learner_that_is_named(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
+def test_a_report_of_some_learners_and_columns(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label, lr in (("SGD slow", "0.001"), ("SGD fast", "0.1"), ("other", "0.01")):
+        arguments = ["--learner.name", "torch:SGD", "--learner.lr", lr, "--label", label, "--out", f"runs/{label}"]
+        assert call(capsys, *TINY_RUN, *arguments)[0] == 0
+
+    status, out, _ = call(capsys, "report", "runs", "--learners", "SGD", "--columns", "p (", "rank")
+
+    assert status == 0
+    assert [line.split("  ")[0] for line in out.splitlines()[2:5]] == ["SGD fast", "SGD slow", ""]
+    assert out.splitlines()[0].split() == ["learner", "p", "(Holm)", "rank"]
+    status, _, err = call(capsys, "report", "runs", "--learners", "Adam")
+    assert (status, err) == (2, "continual-metaopt: no learner's name begins so; there are SGD fast; SGD slow; other\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["figure", "online-accuracy"], ["online_accuracy.pdf", "online_accuracy.png"]),
+        (["table", "comparison_table"], ["comparison.csv", "comparison.md", "comparison.tex"]),
+    ],
+)
+def test_figures_and_tables_by_name(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], written: list[str]
+) -> None:
+    write_counts(here / "runs", {"A": (1, 2), "B": (3, 4)})
+
+    status, out, _ = call(capsys, *arguments, "runs", "--out", "made")
+
+    assert status == 0
+    assert sorted(path.name for path in (here / "made").iterdir()) == written
+    assert str(Path("made", written[0])) in out
+
+
+def test_every_analysis_has_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {kind: call(capsys, kind)[1] for kind in ("figure", "table", "test")}
+
+    for name in names_of(None):
+        assert name == "archive" or any(f"\n  {name} " in text for text in listed.values()), name
+    status, _, err = call(capsys, "test", "comparison_table", "runs")
+    assert (status, err) == (
+        2,
+        "continual-metaopt test: error: there is no 'comparison_table'; there are comparisons, controls, sawtooth\n",
+    )
+
+
 def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(here / "tiny.yaml")
 
