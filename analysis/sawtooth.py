@@ -159,11 +159,9 @@ class Trend(NamedTuple):
 
 
 def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
-    """The trend across experiences: slope of the mean log10 step size of each experience over its number.
+    """The trend across experiences of one block's trajectories, without the first `skip` experiences.
 
-    Args:
-        trajectories: of one block, one for each seed.
-        skip: experiences at the beginning that are left out.
+    It is the slope of the mean log10 step size of each experience over its number.
 
     Raises:
         ValueError: there is no trajectory, or fewer than two complete experiences remain.
@@ -219,15 +217,11 @@ def sawtooth_table(
     shifts: int = SHIFTS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The sawtooth statistic and the trend of each block, on one stream.
+    """The sawtooth statistic and the trend of each block, on one stream; options as of `sawtooth`.
 
     Args:
         runs: runs of one stream.
         labels: the learners; those with learned step sizes if None.
-        bins: as of `sawtooth`.
-        skip: as of `sawtooth`, and of `trend`.
-        shifts: as of `sawtooth`.
-        seed: as of `sawtooth`.
 
     Returns:
         One row per learner and block: learner, block, seeds, experiences (number of those laid over each other),

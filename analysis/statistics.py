@@ -625,10 +625,8 @@ def around_boundaries(
         label: of the learner.
         quantity: `"online_accuracy"`, `"step_size"`, or a quantity of the table `measurements`.
         block: whose values; None for values of the whole network.
-        before: in samples, as after, and as of `aligned`.
-        after: as before.
+        before: samples before a boundary, as of `aligned`; so are `after` and `geometric`.
         width: of a bin, in samples; where values were recorded less often, their distance.
-        geometric: whether averages and intervals are those of logarithms.
 
     Returns:
         One row per bin of `aligned`: offset (samples), value (mean over seeds of the averages over boundaries), low and

@@ -23,19 +23,8 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.figures.trajectories import block_panels, draw_trajectories
-from continual_metaopt.analysis.paper.published import (
-    ACCURACY,
-    CUMULATIVE_ACCURACY,
-    FORMS,
-    NO_RUNS,
-    STEP_SIZES,
-    STUDIES,
-    TEST_ACCURACY,
-    Learner,
-    Row,
-    learners_of,
-    papers_rows,
-)
+from continual_metaopt.analysis.paper import published
+from continual_metaopt.analysis.paper.published import ACCURACY, TEST_ACCURACY, Learner
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, numbers_of, test_accuracy_by_experience
 
@@ -137,8 +126,8 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
                 axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
         length = n_samples / int(any_learner.runs.table["n_experiences"].iloc[0])
         axes.plot(
-            [length * n_tasks for n_tasks in CUMULATIVE_ACCURACY],
-            list(CUMULATIVE_ACCURACY.values()),
+            [length * n_tasks for n_tasks in published.CUMULATIVE_ACCURACY],
+            list(published.CUMULATIVE_ACCURACY.values()),
             color="0.45",
             **OF_PAPER,
         )
@@ -171,7 +160,7 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
             axes.get_lines()[-1].set_label(f"{name} block")
             median = panel.values.median(axis=1)
             low, high = min(low, float(median.min())), max(high, float(median.max()))
-            points = STEP_SIZES[name]
+            points = published.STEP_SIZES[name]
             axes.plot([length * n for n in points], list(points.values()), color=colour, **OF_PAPER)
         draw_boundaries(axes, learner.runs)
         axes.set_xlim(0, n_samples)
@@ -211,25 +200,30 @@ Panels = list[tuple["Axes", dict[str, Learner]]]
 
 def _panels(runs: Runs, width: Width) -> tuple[Figure, Panels]:
     """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
-    found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
+    found = {
+        (labels, form): shown
+        for labels in published.STUDIES
+        for form, shown in _shown(published.learners_of(runs, labels))
+        if shown
+    }
     if not found:
-        raise ValueError(NO_RUNS)
-    rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
+        raise ValueError(published.NO_RUNS)
+    rows = [labels for labels in published.STUDIES if any(labels == place[0] for place in found)]
     figure = new_figure(width, 0.4 + 1.7 * len(rows))
-    grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(len(rows), len(published.FORMS), sharex=True, sharey=True, squeeze=False)
     panels = []
     for (labels, form), learners in found.items():
-        axes = grid[rows.index(labels), FORMS.index(form)]
+        axes = grid[rows.index(labels), published.FORMS.index(form)]
         axes.set_title(f"{form} momentum, labels {labels}", fontsize=8)
         panels.append((axes, learners))
     return figure, panels
 
 
-def _shown(learners: dict[Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
+def _shown(learners: dict[published.Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
     """For each form the paper's learners, and ours with four blocks."""
-    for form in FORMS:
-        four = learners.get(Row(form, "four blocks", "γ = 0.999"))
-        yield form, papers_rows(learners, form) | ({"four blocks": four} if four else {})
+    for form in published.FORMS:
+        four = learners.get(published.Row(form, "four blocks", "γ = 0.999"))
+        yield form, published.papers_rows(learners, form) | ({"four blocks": four} if four else {})
 
 
 def _style(name: str) -> dict[str, Any]:

@@ -89,9 +89,7 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
         paper = PAPER[table]
         rows.append(
             {
-                "base": row.base,
-                "step_sizes": row.step_sizes,
-                "settings": row.settings,
+                **row._asdict(),
                 "seeds": len(accuracy),
                 "online_accuracy": mean,
                 "online_accuracy_ci": half_width,

@@ -14,19 +14,8 @@ from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
 from continual_metaopt.analysis.paper import figures as beside
-from continual_metaopt.analysis.paper import published
-from continual_metaopt.analysis.paper.reproduction import (
-    Table,
-    claims_markdown,
-    comparison_markdown,
-    findings_markdown,
-    initial_step_sizes,
-    initial_step_sizes_markdown,
-    paper_claims,
-    paper_comparison,
-    row_of,
-    sawtooth_findings,
-)
+from continual_metaopt.analysis.paper import published, reproduction
+from continual_metaopt.analysis.paper.reproduction import Table
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import sawtooth_table
 from continual_metaopt.analysis.statistics import Diverged
@@ -120,9 +109,9 @@ def sections(
         yield from _published(runs, diverged, shifts)
         return
     if experiment == "robustness":
-        table = initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
+        table = reproduction.initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
         seeds = seeds_of(_of_study(runs, experiment, "selection"))
-        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
+        text = f"{reproduction.initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
         yield Section("Does the initial step size matter?", "initial_step_sizes", table, text)
         return
     reported = _of_study(runs, experiment, "report")
@@ -132,18 +121,18 @@ def sections(
         yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
     else:
         of_paper: Table = experiment
-        table = paper_comparison(reported, of_paper, diverged=diverged)
+        table = reproduction.paper_comparison(reported, of_paper, diverged=diverged)
         note = " ".join([ACCURACY_NOTE, *bimodal_note(table), f"{seeds}.{_chosen(reported)}"])
-        text = f"{comparison_markdown(table)}\n{note}"
+        text = f"{reproduction.comparison_markdown(table)}\n{note}"
         yield Section("Accuracy", "accuracy", table, text)
-        claims = paper_claims(reported, of_paper, diverged=diverged)
-        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
+        claims = reproduction.paper_claims(reported, of_paper, diverged=diverged)
+        yield Section("Orderings", "claims", claims, f"{reproduction.claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
     try:
         teeth = sawtooth_table(reported, _drawn(reported), shifts=shifts)
     except ValueError as error:
         yield Section("Step sizes", "sawtooth", pd.DataFrame(), f"Not checked: {error}.")
         return
-    findings = findings_markdown(sawtooth_findings(teeth))
+    findings = reproduction.findings_markdown(reproduction.sawtooth_findings(teeth))
     yield Section("Step sizes", "sawtooth", teeth, f"{findings}\n{FINDINGS_NOTE} {seeds}.")
 
 
@@ -239,4 +228,8 @@ def _chosen(runs: Runs) -> str:
 def _drawn(runs: Runs) -> list[str]:
     """Learners of which the paper shows step sizes: those with several blocks that finished a run."""
     finished = runs.select(learned_step_sizes=True, state="finished")
-    return [label for label in finished.labels if (row := row_of(label)) is None or row.step_sizes == "blockwise"]
+    return [
+        label
+        for label in finished.labels
+        if (row := reproduction.row_of(label)) is None or row.step_sizes == "blockwise"
+    ]
