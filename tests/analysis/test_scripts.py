@@ -54,7 +54,7 @@ def test_figures(script, options, name, study, tmp_path, capsys):
 
 def test_test_accuracy(study, tmp_path, capsys):
     out = tmp_path / "out"
-    assert of_tests.main([study, "--out", str(out), "--learners", "Meta", "--format", "png", "--caption"]) == 0
+    assert of_tests.main([study, "--out", str(out), "--learners", "Meta", "--format", "png"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["learner", "task 1", "task 2", "task 3", "task 4"]
     assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["Meta", *["50.0 ± 0.0"] * 4]
@@ -80,7 +80,7 @@ def test_runs_without_what_a_script_is_about(script, options, message, tmp_path,
 
 
 def test_format_and_caption(study, tmp_path, capsys):
-    assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg", "--caption"]) == 0
+    assert online_accuracy.main([study, "--out", str(tmp_path), "--format", "svg"]) == 0
     expected = [tmp_path / "online_accuracy.svg", tmp_path / "online_accuracy.txt"]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
     text = expected[1].read_text(encoding="utf-8")
