@@ -77,7 +77,7 @@ _WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate"
 # Arguments that several figures have. Their docstrings need not describe them.
 _ARGUMENTS = {
     "runs": "runs of one stream.",
-    "labels": "the learners to draw; all if None. Colours do not depend on the choice.",
+    "labels": "the learners to draw; all if None. Colours do not depend on the choice among up to eight.",
     "blocks": "the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.",
     "steps": "the first and the last step to draw; the whole stream if None.",
     "diverged": '`"chance"` counts what diverged runs did not see as chance; `"exclude"` leaves them out.',
