@@ -48,7 +48,7 @@ def sensitivity_maps(
     runs.require_one_stream()
     table = accuracy_by_setting(runs, settings, diverged)
     across, up, panel = settings
-    panels = {label: sorted(part[panel].unique()) for label, part in table.groupby("label", sort=False, observed=True)}
+    panels = {label: sorted(table[panel][table["label"] == label].unique()) for label in table["label"].unique()}
     n_columns = max(map(len, panels.values()))
     xs, ys = sorted(table[across].unique()), sorted(table[up].unique())
     figure = new_figure(width, 0.35 + (0.2 + 0.16 * len(ys)) * len(panels))
