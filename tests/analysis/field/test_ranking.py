@@ -63,6 +63,7 @@ def test_a_place_is_that_of_the_tuned_setting_where_it_was_reported(table: pd.Da
 
 def test_differences_are_paired_with_the_best_fixed_learner(study: Path, table: pd.DataFrame) -> None:
     assert table.attrs["baseline"] == "SGD by TPE (tuned)"
+    assert table.attrs["baseline_accuracy"] == table.loc["SGD by TPE", "tuned"]
     assert table["difference"].tolist() == pytest.approx([math.nan, -10, -30, -35], nan_ok=True)
     assert table.loc["Lion", "difference_ci"] == pytest.approx(0)
     other = ranked(study, baseline="COCOB")
@@ -147,7 +148,7 @@ def test_the_command(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert script.main([str(study), "--out", str(tmp_path / "out")]) == 0
 
     out = capsys.readouterr().out
-    expected = [tmp_path / "out" / f"ranking.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf")]
-    assert out.splitlines()[-5:] == [str(path) for path in expected]
+    expected = [tmp_path / "out" / f"ranking.{suffix}" for suffix in ("csv", "md", "tex", "png", "pdf", "txt")]
+    assert out.splitlines()[-6:] == [str(path) for path in expected]
     assert pd.read_csv(expected[0])["learner"].tolist() == ["SGD by TPE", "Lion", "SGD", "COCOB"]
     assert all(path.stat().st_size > 300 for path in expected)
