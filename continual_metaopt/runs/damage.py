@@ -14,9 +14,8 @@ from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKP
 from continual_metaopt.runs.files import damaged_folders, move_aside, part_of, read_json
 from continual_metaopt.streams.stream import StreamInfo
 
-IN_CHECKPOINT = (  # of how far a run is; and of its records, under "progress"
-    *("run_id", "n_samples", "n_correct", "n_ended", "n_correct_in_experience", "loss_in_experience", "progress"),
-)
+COUNTED = ("n_samples", "n_correct", "n_ended", "n_correct_in_experience", "loss_in_experience")
+IN_CHECKPOINT = ("run_id", *COUNTED, "progress")  # how far a run is; and its records, under "progress"
 
 
 def load_checkpoint(
@@ -76,7 +75,7 @@ def _require_possible(content: dict[str, Any], stream: StreamInfo) -> None:
     """
     n_ended, n_samples, progress = content["n_ended"], content["n_samples"], content["progress"]
     starts = [*stream.boundaries, stream.for_learner.n_samples]
-    whole = {name: content[name] for name in ("n_ended", "n_samples", "n_correct", "n_correct_in_experience")}
+    whole = {name: content[name] for name in COUNTED if name != "loss_in_experience"}
     whole |= {f"progress.{name}": progress[name] for name in ("n_parts", "step")}
     for name, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

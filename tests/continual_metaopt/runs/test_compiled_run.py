@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -25,8 +24,6 @@ from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.preparing import Beginning, prepare
 from continual_metaopt.runs.run import run_one
-from continual_metaopt.study.backends import local
-from continual_metaopt.study.jobs import RunsFailed
 from continual_metaopt.study.running import run_jobs
 from tests.continual_metaopt.conftest import read_tables
 from tests.continual_metaopt.runs.conftest import COMPILED, assert_same_run, stop_at
@@ -65,14 +62,14 @@ def test_compilation_does_not_count_as_learning(
 
     def slowly(learner: Any, samples: Any) -> None:
         if not slept:
-            slept.append(time.sleep(2))
+            slept.append(time.sleep(0.5))
         compile_(learner, samples)
 
     run_one(config_of(seed=1), tmp_path / "warm")
     monkeypatch.setattr(compiled_learner.CompiledLearner, "compile", slowly)
     assert do(config_of(), tmp_path / "run") == "finished"
     assert slept
-    assert read_json(tmp_path / "run/status.json")["samples_per_second"] > 150 / 2
+    assert read_json(tmp_path / "run/status.json")["samples_per_second"] > 150 / 0.5
 
 
 # --------------------------------------------------------------------------------------------------- the same records
@@ -210,21 +207,6 @@ def test_a_checkpoint_is_plain_arrays_and_json(tmp_path: Path) -> None:
     assert about["progress"]["step"] == 70
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    run_one(config_of(), tmp_path, should_stop=stop_at(1))
-    with np.load(tmp_path / "checkpoint.npz") as content:
-        arrays = dict(content)
-    np.savez(tmp_path / "checkpoint.npz", **arrays | {"blocks": arrays["blocks"][:, :-1]})
-
-    assert run_one(config_of(), tmp_path) == "failed"
-
-    reason = (
-        f"'{tmp_path / 'checkpoint.npz'}' was written by another version of this package; go on with that version, "
-        f"or move '{tmp_path}' elsewhere to run again"
-    )
-    assert read_json(tmp_path / "status.json")["reason"] == f"ValueError: {reason}"
-
-
 def test_what_goes_to_a_worker_needs_no_torch(tmp_path: Path) -> None:
     """Also when it comes from a checkpoint of PyTorch's."""
     by_learner(config_of(), tmp_path, stop_at(4))
@@ -270,32 +252,6 @@ def test_workers_import_neither_torch_nor_avalanche_nor_pandas(tmp_path: Path, m
         by_learner(plain[config.seed], tmp_path / "learner" / str(config.seed))
         ours, theirs = (read_tables(folder / str(config.seed)) for folder in (tmp_path, tmp_path / "learner"))
         assert all(ours[name].equals(table) for name, table in theirs.items())
-
-
-@pytest.mark.slow
-def test_a_run_whose_worker_is_killed_twice_is_reported_and_can_go_on(tmp_path: Path) -> None:
-    long = config_of(PERMUTED | {"n_experiences": 100, "samples_per_experience": 1000})
-    path = tmp_path / "run"
-
-    def kill() -> None:
-        killed: set[int] = set()
-        deadline = time.monotonic() + 300
-        while len(killed) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-            owner = read_json(path / "status.json")["owner"]["pid"] if (path / "status.json").exists() else None
-            if owner not in (None, *killed):
-                os.kill(owner, signal.SIGKILL)
-                killed.add(owner)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(RunsFailed) as caught:
-        run_jobs([(long, path)], show_progress=False)
-    killer.join()
-
-    assert str(caught.value) == f"1 of 1 runs failed:\n{path}: {local.KILLED}"
-    assert read_json(path / "status.json")["state"] == "failed"
-    assert prepare(long, path) is not None
 
 
 def test_an_engine_that_does_not_fit_fails_with_the_reason(tmp_path: Path) -> None:
