@@ -25,12 +25,8 @@ def load_checkpoint(
 
     Otherwise all that was recorded is set aside (``set_aside``), and the run can begin again.
 
-    Args:
-        run: the run directory.
-        name: of the file, ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``.
-        read: reads it: what ``RunUnderWay.progress`` returned, and more.
-        run_id: of the run that is to go on.
-        stream: what it learns from.
+    The file's ``name`` is ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``; ``read`` gives what ``RunUnderWay.progress``
+    returned, and more. ``run_id`` and ``stream`` are those of the run that is to go on.
 
     Returns:
         None if there is nothing to go on from.
@@ -106,14 +102,8 @@ def of_another_version(checkpoint: Path) -> str:
 def set_aside(run: Path, file: Path, error: Exception, names: Iterable[str] = ()) -> str:
     """Move what a run has recorded, of which a file is damaged, to the folder "damaged", with a text that says why.
 
-    Args:
-        run: the run directory.
-        file: the damaged file.
-        error: what is wrong with it.
-        names: what to move; if nothing is named, all, with a copy of ``config.json`` unless that is what is damaged.
-
-    Returns:
-        The text.
+    What ``names`` lists is moved; if that is nothing, all, with a copy of ``config.json`` unless that is what is
+    damaged. Returns the text.
     """
     what = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({_first_line(error)})"
     names = list(names)

@@ -76,6 +76,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do runs without their figures, which take longer."""
+    monkeypatch.setattr(report, "_report", lambda *args, **options: None)
+
+
 # ------------------------------------------------------------------------------------------------------------ list
 
 
@@ -235,7 +241,7 @@ def test_run_leaves_a_directory_and_a_report(here: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("in_process", "unreported")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -494,7 +500,7 @@ def test_what_the_disk_does_not_take_is_said_with_what_to_do(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("in_process", "unreported")
 def test_damaged_files_that_were_set_aside_are_told_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, *TINY_RUN, "--out", "out")[0] == 0
     (here / "out" / "status.json").write_text("{")

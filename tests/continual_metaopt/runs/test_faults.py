@@ -55,8 +55,15 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["checkpoint.npz", "samples/part-00001.parquet", "status.json"])
+@pytest.mark.parametrize(
+    ("name", "damage"),  # a checkpoint in every way, the other files in some
+    [
+        *(("checkpoint.npz", damage) for damage in DAMAGES),
+        ("samples/part-00001.parquet", "truncated"),
+        ("samples/part-00001.parquet", "garbage"),
+        ("status.json", "empty"),
+    ],
+)
 def test_a_damaged_file_is_set_aside_and_said(
     finished: Path, interrupted: Path, tmp_path: Path, name: str, damage: str
 ) -> None:
