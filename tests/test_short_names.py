@@ -36,7 +36,7 @@ def python(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(params=["analysis/__init__.py", "analysis.py", "streams/__init__.py", "streams.py"])
+@pytest.fixture(params=["analysis/__init__.py", "streams.py"])
 def own(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A module of the user's own that has one of the two names."""
     path = tmp_path / request.param
