@@ -651,25 +651,21 @@ def test_a_diagonal_is_enough_where_no_weight_influences_another() -> None:
 # One step by hand
 
 
-def one_step(
-    rule: TraceRule, trace: float, curvature: Curvature, *, gradient: float = 2.0, steps: int = 1, **options: Any
-) -> dict[str, Any]:
-    """Traces of a single weight 3, with step size 0.5, after steps with the same curvature."""
+def one_step(rule: TraceRule, trace: float, curvature: Curvature, **options: Any) -> dict[str, Any]:
+    """Traces of a single weight 3, with gradient 2 and step size 0.5, after a step."""
     traces = rule.init_parameter(torch.zeros(1, dtype=torch.float64), 1)
     traces["weights"].fill_(trace)
     meta_traces = rule.init_meta(1)
     parameter = TracedParameter(
         torch.tensor([3.0], dtype=torch.float64),
-        torch.tensor([gradient], dtype=torch.float64),
+        torch.tensor([2.0], dtype=torch.float64),
         rule.base.init(torch.zeros(1, dtype=torch.float64)),
         traces,
         0.5,
         torch.tensor(0),
     )
-    for _ in range(steps):
-        z = rule.meta_gradients([parameter], 1)
-        step = MetaStep(dict(rule.meta.init()), z, 0.1, meta_traces, **options)
-        rule.advance([parameter], step, 0.9, curvature)
+    z = rule.meta_gradients([parameter], 1)
+    rule.advance([parameter], MetaStep(dict(rule.meta.init()), z, 0.1, meta_traces, **options), 0.9, curvature)
     return {"z": z.item(), **traces, "log_step_size": meta_traces["log_step_size"]}
 
 
@@ -699,17 +695,6 @@ def test_the_decay_factor_can_be_clipped(
     after = one_step(TraceRule(*SGD, "l", curvature="diagonal", clip=clip), trace, entry(curvature))
     assert after["z"] == 2.0 * trace
     assert after["weights"].item() == pytest.approx(0.9 * factor * trace - 0.5 * 2.0)
-
-
-def test_curvature_can_be_averaged_over_steps() -> None:
-    entries = [8.0, 2.0]
-    rule = TraceRule(*SGD, "l", curvature="diagonal", smoothing=0.75)
-    values = iter(entries)
-    curvature = Curvature(lambda _: [torch.tensor([[next(values)]], dtype=torch.float64)], is_diagonal=True)
-    after = one_step(rule, 4.0, curvature, steps=2)
-    first = 0.9 * (1 - 0.5 * 8.0) * 4.0 - 1.0
-    mean = (0.75 * 0.25 * 8.0 + 0.25 * 2.0) / (1 - 0.75**2)
-    assert after["weights"].item() == pytest.approx(0.9 * (1 - 0.5 * mean) * first - 1.0)
 
 
 def test_a_step_size_that_is_not_updated_keeps_its_trace_but_for_the_discount() -> None:
