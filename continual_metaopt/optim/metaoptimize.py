@@ -181,7 +181,7 @@ class MetaOptimize(torch.optim.Optimizer):
         self.step_sizes: StepSizes = step_sizes
         require_known("trace", trace, Trace)
         self.trace: Trace = trace
-        variant: Variant = "l" if trace in ("hessian_free", "dutch") else trace
+        variant: Variant = "l" if trace == "hessian_free" or trace == "dutch" else trace
         rule = TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip)
         self.exact = ExactTraces(rule, trace_memory_limit) if variant == trace else None
         if self.exact is None:
