@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -53,14 +46,10 @@ class ARUBA(CheckedOptimizer):
             samples.
         zeta: ζ: as many squared gradients as the first step size is worth.
         power: p: how fast later experiences forget the first step size.
-
-    Example:
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> ARUBA([w], lr=0.2).step()
-        >>> round(w.item(), 4)
-        0.6
     """
+
+    positive = ("lr", "zeta")
+    not_negative = ("power",)
 
     def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
         super().__init__(params, settings_of(locals()) | {"n_done": 0, "n_experiences": 0})
@@ -83,10 +72,6 @@ class ARUBA(CheckedOptimizer):
 
     def _step_size(self, group: Group) -> float:
         return geometric_mean_of_positive(self._step_sizes(param, group) for param in group["params"])
-
-    def _check(self, group: Group) -> None:
-        require_positive(group, "lr", "zeta")
-        require_not_negative(group, "power")
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:

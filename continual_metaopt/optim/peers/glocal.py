@@ -53,18 +53,7 @@ LocalTrace = Literal["hessian_free", "l"]
 
 @dataclass(frozen=True)
 class Collecting:
-    """How many local hypergradients make a global one, and how.
-
-    Args:
-        tau: samples of a collection, a multiple of ``window``.
-        window: samples whose hypergradients are averaged to one snapshot.
-        delays: snapshots that are stacked.
-        tolerance: how far from 1 the eigenvalue of a term that lasts may be.
-        keep: by which distance, "modulus" for ||λ| − 1| or "one" for |λ − 1|.
-
-    Raises:
-        ValueError: a setting is out of range, or there are too few snapshots for that many delays.
-    """
+    """How many local hypergradients make a global one, and how: options of ``Glocal``, checked."""
 
     tau: int
     window: int
@@ -131,16 +120,6 @@ class Glocal(MetaOptimize):
 
     Raises:
         ValueError: a setting is out of range or does not go with another.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> optimizer = Glocal([w], lr=0.1, base="sgd", tau=12, window=1)
-        >>> optimizer.step()
-        >>> optimizer.step()
-        >>> round(optimizer.meta_gradient_report()["group0"], 4)
-        -0.402
     """
 
     def __init__(

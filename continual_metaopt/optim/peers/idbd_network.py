@@ -1,9 +1,10 @@
 """IDBD for networks: its extension beyond linear models, with a diagonal in place of the Hessian."""
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, settings_of
-from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
+from continual_metaopt.optim.base import Group, settings_of
+from continual_metaopt.optim.peers.idbd import DeltaBarDelta
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -18,7 +19,7 @@ LEARNER = LearnerSpec(
 )
 
 
-class NetworkIDBD(Weightwise):
+class NetworkIDBD(DeltaBarDelta):
     """Learn a step size for each weight of any network.
 
     As appendix B.1 of the MetaOptimize paper states it, with weightwise step sizes α = exp(β), gradient g, Hessian ∇²f
@@ -41,14 +42,6 @@ class NetworkIDBD(Weightwise):
         meta_lr: meta step size θ.
         max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
         min_log_step_size: least β; Sutton suggests −10. None for no limit.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> NetworkIDBD([w], lr=0.1).step()
-        >>> round(w.item(), 4)
-        0.8
     """
 
     def __init__(
@@ -62,14 +55,8 @@ class NetworkIDBD(Weightwise):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        check_max_change(group)
-
-    def _update_weights(self) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                idbd_update(param, grad, grad, grad.square(), self._prepared_state(param, "log_ratio", "trace"), group)
+    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        return grad, grad.square()
 
 
 idbd_network = learner_of(

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, require_not_negative
+from continual_metaopt.optim.base import Group, OnBase
 from continual_metaopt.optim.base_updates import Base, BaseUpdate, zeros
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
@@ -41,24 +41,14 @@ class L2Init(OnBase):
         base: name of the base update.
         pull: strength λ of the penalty ½ λ ‖w − w₀‖².
         weight_decay: decoupled weight decay κ, beside the pull.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> L2Init([w], lr=0.1, base="sgd").step()
-        >>> round(w.item(), 4)
-        0.8
     """
+
+    not_negative = (*OnBase.not_negative, "pull")
 
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, base: Base = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, pull=pull)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        require_not_negative(group, "pull")
 
     def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
         state = self.state[param]

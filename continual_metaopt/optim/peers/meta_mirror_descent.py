@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, require, require_positive, settings_of
+from continual_metaopt.optim.base import Group, require, settings_of
 from continual_metaopt.optim.peers.hypergradient import HypergradientDescent
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
 
@@ -50,17 +50,9 @@ class MetaMirrorDescent(HypergradientDescent):
         meta_lr: meta step size β.
         q: geometry: 1 for differences, as in hypergradient descent, 0 for ratios.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> optimizer = MetaMirrorDescent([w], lr=0.1, meta_lr=0.05)
-        >>> optimizer.step()
-        >>> optimizer.step()  # the same gradient again: 0.1 exp(0.05 · 2 · 2)
-        >>> round(optimizer.param_groups[0]["lr"], 4)
-        0.1221
     """
+
+    positive = ("lr",)
 
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, meta_lr: float = 1e-3, q: float = 0.0, weight_decay: float = 0.0
@@ -69,7 +61,6 @@ class MetaMirrorDescent(HypergradientDescent):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require_positive(group, "lr")
         require(group, "q", math.isfinite(group["q"]), "be finite")
 
     def _moved_step_size(self, group: Group, product: float) -> float:

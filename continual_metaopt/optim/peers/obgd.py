@@ -5,15 +5,7 @@ from typing import Any, Literal
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require_known,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_known, settings_of
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -58,15 +50,10 @@ class ObGD(CheckedOptimizer):
         lr: step size α where the bound does not bind.
         kappa: κ, above 1: a larger one means shorter steps.
         error: "cross_entropy" or "squared_error": what the loss is.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> _ = ObGD([w], error="squared_error").step(lambda: 2.0)
-        >>> round(w.item(), 4)
-        0.5
     """
+
+    not_negative = ("lr",)
+    positive = ("kappa",)
 
     wants_loss = True
 
@@ -79,8 +66,7 @@ class ObGD(CheckedOptimizer):
         return float(group["lr"] / group["excess"])
 
     def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr")
-        require_positive(group, "kappa")
+        super()._check(group)
         require_known("error", group["error"], ErrorOf)
         group.setdefault("excess", 1.0)
 

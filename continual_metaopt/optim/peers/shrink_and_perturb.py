@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, gradients, noise_of, require_not_negative
+from continual_metaopt.optim.base import OnBase, gradients, noise_of
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.registry import NOISE, ON_A_BASE, LearnerSpec, learner_of
 
@@ -40,15 +40,9 @@ class ShrinkAndPerturb(OnBase):
         weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
         sigma: σ: the noise of a step has standard deviation α σ.
         seed: of the noise, which is the optimizer's own.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> ShrinkAndPerturb([w], lr=0.1, base="sgd", weight_decay=0.5, sigma=0.0).step()
-        >>> round(w.item(), 4)
-        0.75
     """
+
+    not_negative = (*OnBase.not_negative, "sigma", "seed")
 
     def __init__(
         self,
@@ -61,10 +55,6 @@ class ShrinkAndPerturb(OnBase):
         seed: int = 0,
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        require_not_negative(group, "sigma", "seed")
 
     def _update(self, loss: Any) -> None:
         super()._update(loss)

@@ -4,15 +4,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.peers.obgd import loss_value
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -53,15 +45,10 @@ class SPS(CheckedOptimizer):
         smoothing: samples n in which the step size at most doubles; None for a fixed bound.
         least_loss: L*, the least possible loss of a sample.
         eps: ε, added to the denominator.
-
-    Example:
-        >>> import torch
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> w.grad = torch.tensor([2.0])
-        >>> _ = SPS([w], lr=0.1, smoothing=1.0).step(lambda: 1.0)
-        >>> round(w.item(), 4)
-        0.6
     """
+
+    positive = ("lr", "c")
+    not_negative = ("eps",)
 
     wants_loss = True
 
@@ -78,8 +65,7 @@ class SPS(CheckedOptimizer):
         super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
-        require_positive(group, "lr", "c")
-        require_not_negative(group, "eps")
+        super()._check(group)
         smoothing = group["smoothing"]
         require(group, "smoothing", smoothing is None or smoothing > 0, "be positive or None")
         group.setdefault("bound", group["lr"])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, require_positive, settings_of
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -57,15 +57,9 @@ class VSGD(CheckedOptimizer):
         slow_constant: by how much, C, the slow start overestimates gradients' squares and curvatures.
         outlier_level: standard deviations k beyond which a gradient or a curvature is an outlier.
         eps: ε, added against divisions by 0.
-
-    Example:
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> optimizer = VSGD([w], init_samples=1, slow_constant=1.0)
-        >>> for _ in range(2):
-        ...     _ = optimizer.step(lambda: w.square().sum())
-        >>> round(optimizer.step_size_report()["group0"], 4)
-        0.5
     """
+
+    positive = ("outlier_level", "eps")
 
     wants_graph = True
 
@@ -85,9 +79,9 @@ class VSGD(CheckedOptimizer):
         return geometric_mean_of_positive(state["step_size"] for state in states)
 
     def _check(self, group: Group) -> None:
+        super()._check(group)
         require(group, "init_samples", group["init_samples"] >= 1, "be at least 1")
         require(group, "slow_constant", group["slow_constant"] >= 1, "be at least 1")
-        require_positive(group, "outlier_level", "eps")
 
     def _update(self, loss: Any) -> None:
         if not (isinstance(loss, Tensor) and loss.requires_grad):
