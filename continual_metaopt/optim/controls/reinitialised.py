@@ -34,6 +34,16 @@ class Reinitialised(MetaOptimize):
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         reinitialise: whether the parameters of a group begin anew; each group may say so for itself.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = Reinitialised([w], lr=0.1)
+        >>> optimizer.step()
+        >>> optimizer.begin_experience()
+        >>> w.item()
+        1.0
     """
 
     def __init__(
@@ -104,6 +114,10 @@ def reinitialised_told(
         lr: step size α.
         base: base update.
         weight_decay: decoupled weight decay κ.
+
+    Example:
+        >>> len(reinitialised_told(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), part="head").param_groups)
+        2
     """
     groups: list[Group] = blocks(model, "blockwise")
     for group in groups[:-1]:

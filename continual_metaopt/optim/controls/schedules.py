@@ -76,6 +76,13 @@ class WarmUpCosine(Scheduled):
         weight_decay: decoupled weight decay κ.
         warmup: share of the steps that the warm-up takes.
         final: share of the highest step size that is left in the end.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> optimizer = WarmUpCosine([w], lr=0.1, n_samples=4, warmup=0.5)
+        >>> optimizer.step_size_report()
+        {'group0': 0.05}
     """
 
     def __init__(
@@ -118,6 +125,17 @@ class CosineRestarts(Scheduled):
         base: name of the base update.
         weight_decay: decoupled weight decay κ.
         final: share of the highest step size that is left at the end of a cosine.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = CosineRestarts([w], lr=0.1)
+        >>> optimizer.step()
+        >>> optimizer.begin_experience()
+        >>> optimizer.step()
+        >>> optimizer.step_size_report()
+        {'group0': 0.0}
     """
 
     def __init__(

@@ -76,6 +76,10 @@ def dadapt_sgd(
         weight_decay: factor on the weights in the gradient.
         d0: first estimate of the distance.
         growth_rate: largest factor by which it grows in one step; None for no limit.
+
+    Example:
+        >>> dadapt_sgd(nn.Linear(2, 1)).step_size_report()
+        {'all': 0.0}
     """
     return DAdaptSGD(blocks(model, "scalar"), **options_of(locals()))
 
@@ -104,6 +108,10 @@ def dadapt_adam(
         use_bias_correction: whether Adam's bias correction is applied.
         d0: first estimate of the distance.
         growth_rate: largest factor by which it grows in one step; None for no limit.
+
+    Example:
+        >>> dadapt_adam(nn.Linear(2, 1)).step_size_report()
+        {'all': 1e-06}
     """
     options = options_of(locals())
     with silence():
@@ -130,5 +138,9 @@ def dadapt_adagrad(
         eps: ε of AdaGrad.
         d0: first estimate of the distance.
         growth_rate: largest factor by which it grows in one step; None for no limit.
+
+    Example:
+        >>> dadapt_adagrad(nn.Linear(2, 1)).step_size_report()
+        {'all': 1e-06}
     """
     return DAdaptAdaGrad(blocks(model, "scalar"), **options_of(locals()))

@@ -130,6 +130,10 @@ def dog(
         init_eta: first step size, in place of ``reps_rel``.
         averaging: γ of the average of past weights, which predicts in their place; None to predict with the weights.
         step_sizes: which parameters share a step size: "scalar", "blockwise", "layerwise", or lists of name prefixes.
+
+    Example:
+        >>> dog(nn.Linear(2, 1)).step_size_report()
+        {'all': 0.0}
     """
     return _make((DoG, AveragedDoG), blocks(model, step_sizes), averaging, reps_rel, lr, weight_decay, eps, init_eta)
 
@@ -154,6 +158,10 @@ def ldog(
         eps: added to the sum of squared gradients.
         init_eta: first step size, in place of ``reps_rel``.
         averaging: γ of the average of past weights, which predicts in their place; None to predict with the weights.
+
+    Example:
+        >>> ldog(nn.Linear(2, 1)).step_size_report()
+        {'weight': 0.0, 'bias': 0.0}
     """
     return _make((LDoG, AveragedLDoG), blocks(model, "tensor"), averaging, reps_rel, lr, weight_decay, eps, init_eta)
 

@@ -36,5 +36,9 @@ def lion(
         betas: β₁ of the interpolation and β₂ of the momentum.
         weight_decay: of the weights, times α.
         decoupled_weight_decay: whether weight decay is independent of α.
+
+    Example:
+        >>> lion(nn.Linear(2, 1)).param_groups[0]["lr"]
+        0.0001
     """
     return lion_pytorch.Lion(blocks(model, "scalar"), **options_of(locals()))

@@ -51,6 +51,10 @@ def mechanic(
         s_init: scale of the first factor.
         eps: added to denominators.
         store_delta: whether the sum of updates is stored, rather than computed from the weights.
+
+    Example:
+        >>> mechanic(nn.Linear(2, 1)).param_groups[0]["lr"]
+        1.0
     """
     wrapped: Any = mechanic_pytorch.mechanize(
         BASES[base], s_decay=s_decay, betas=betas, s_init=s_init, eps=eps, store_delta=store_delta

@@ -52,6 +52,10 @@ def schedulefree_sgd(
         warmup_steps: steps in which the step size rises linearly.
         r: power of the step number in the weights of the average.
         weight_lr_power: power of the step size in them.
+
+    Example:
+        >>> schedulefree_sgd(nn.Linear(2, 1)).param_groups[0]["lr"]
+        1.0
     """
     return schedulefree.SGDScheduleFree(blocks(model, "scalar"), **options_of(locals()))
 
@@ -78,5 +82,9 @@ def schedulefree_adamw(
         warmup_steps: steps in which the step size rises linearly.
         r: power of the step number in the weights of the average.
         weight_lr_power: power of the step size in them.
+
+    Example:
+        >>> schedulefree_adamw(nn.Linear(2, 1)).param_groups[0]["lr"]
+        0.0025
     """
     return schedulefree.AdamWScheduleFree(blocks(model, "scalar"), **options_of(locals()))

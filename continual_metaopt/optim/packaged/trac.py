@@ -63,6 +63,10 @@ def trac(
         num_coefs: coefficients of the series for the imaginary error function.
         s_prev: scale of the first factor.
         eps: added to denominators.
+
+    Example:
+        >>> trac(nn.Linear(2, 1)).step_size_report()
+        {'all': 0.0}
     """
     options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     return TRAC(

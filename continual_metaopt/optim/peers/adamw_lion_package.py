@@ -59,6 +59,14 @@ class AdamWLionPackage(CheckedOptimizer):
         weight_decay: decoupled weight decay κ; their example has 0.1.
         betas: of AdamW.
         meta_betas: (c, ρ) of the meta update.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> AdamWLionPackage([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.9
     """
 
     positive = ("lr",)

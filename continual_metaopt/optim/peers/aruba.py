@@ -46,6 +46,13 @@ class ARUBA(CheckedOptimizer):
             samples.
         zeta: ζ: as many squared gradients as the first step size is worth.
         power: p: how fast later experiences forget the first step size.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ARUBA([w], lr=0.2).step()
+        >>> round(w.item(), 4)
+        0.6
     """
 
     positive = ("lr", "zeta")

@@ -42,6 +42,15 @@ class Autostep(Weightwise):
 
     Raises:
         ValueError: the network is not linear, or a setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> optimizer = Autostep(model, lr=0.5)
+        >>> (0.5 * (model(torch.tensor([[1.0, 2.0]])) - 1).square()).sum().backward()
+        >>> optimizer.step()  # the effective step 0.5 (1 + 4) is more than 1
+        >>> round(optimizer.step_size_report()["group0"], 4)
+        0.2
     """
 
     def __init__(

@@ -47,6 +47,13 @@ class COCOB(CheckedOptimizer):
         alpha: a, which limits the first bets.
         eps: ε, the first L: the least largest gradient.
         weight_decay: factor on the weights in the gradient, coupled as in the author's package.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> COCOB([w]).step()
+        >>> round(w.item(), 4)
+        0.99
     """
 
     not_negative = ("alpha", "weight_decay")

@@ -86,6 +86,14 @@ class ContinualBackprop(OnBase):
 
     Raises:
         ValueError: the network is of another kind, or a setting is out of range.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+        >>> optimizer = ContinualBackprop(model, replacement_rate=0.25, maturity=0)
+        >>> model(torch.ones(1, 3)).sum().backward()
+        >>> optimizer.step()  # replaces one of the four hidden units
+        >>> int((model[2].weight == 0).sum())
+        1
     """
 
     not_negative = (*OnBase.not_negative, "maturity", "seed")

@@ -53,6 +53,13 @@ class ExponentiatedGradient(CheckedOptimizer):
         gain_bounds: limits of the gains.
         scale_bounds: limits of the scale.
         normalized: whether the alignment of the gradients counts, or their product.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ExponentiatedGradient([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     not_negative = ("lr", "gain_lr", "scale_lr")

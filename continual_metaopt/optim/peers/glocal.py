@@ -120,6 +120,16 @@ class Glocal(MetaOptimize):
 
     Raises:
         ValueError: a setting is out of range or does not go with another.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = Glocal([w], lr=0.1, base="sgd", tau=12, window=1)
+        >>> optimizer.step()
+        >>> optimizer.step()
+        >>> round(optimizer.meta_gradient_report()["group0"], 4)
+        -0.402
     """
 
     def __init__(

@@ -90,6 +90,15 @@ class SGDHD(HypergradientDescent):
         dampening: the buffer takes 1 − dampening of each gradient, apart from the first.
         nesterov: Nesterov's form of momentum.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = SGDHD([w], lr=0.1, meta_lr=0.01)
+        >>> optimizer.step()
+        >>> optimizer.step()  # the same gradient again: 0.1 + 0.01 · 2 · 2
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.14
     """
 
     below_one = ("momentum",)
@@ -149,6 +158,13 @@ class AdamHD(HypergradientDescent):
         betas: β₁ and β₂ of Adam.
         eps: ε of Adam.
         weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> AdamHD([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.9
     """
 
     not_negative = (*HypergradientDescent.not_negative, "eps")

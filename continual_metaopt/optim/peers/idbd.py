@@ -63,6 +63,15 @@ class IDBD(DeltaBarDelta):
 
     Raises:
         ValueError: the network is not linear, or a setting is out of range.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(model.weight)
+        >>> optimizer = IDBD(model, lr=0.1)
+        >>> (0.5 * (model(torch.tensor([[1.0, 2.0]])) - 1).square()).sum().backward()
+        >>> optimizer.step()
+        >>> [round(weight, 6) for weight in model.weight[0].tolist()]
+        [0.1, 0.2]
     """
 
     def __init__(

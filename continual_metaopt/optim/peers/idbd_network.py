@@ -42,6 +42,14 @@ class NetworkIDBD(DeltaBarDelta):
         meta_lr: meta step size θ.
         max_change: largest change of β in one step; Sutton (1992) suggests 2. None for no limit.
         min_log_step_size: least β; Sutton suggests −10. None for no limit.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> NetworkIDBD([w], lr=0.1).step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     def __init__(

@@ -40,6 +40,11 @@ def delayed(snapshots: Array, delays: int) -> Array:
 
     Returns:
         Array of shape [d q, n − d + 1].
+
+    Example:
+        >>> delayed(np.array([[1.0], [2.0], [3.0]]), 2)
+        array([[1., 2.],
+               [2., 3.]])
     """
     columns = len(snapshots) - delays + 1
     return np.concatenate([snapshots[delay : delay + columns].T for delay in range(delays)])
@@ -125,6 +130,11 @@ def limit(snapshots: Array, delays: int, tolerance: float, keep: Keep = "modulus
 
     Raises:
         ValueError: there are not enough snapshots.
+
+    Example:
+        >>> t = np.arange(30)
+        >>> limit((2 + 0.8**t)[:, np.newaxis], 10, 0.01).round(6)
+        array([2.])
     """
     return lasting(dynamic_modes(snapshots, delays), tolerance, keep)
 

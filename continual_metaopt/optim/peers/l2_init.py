@@ -41,6 +41,14 @@ class L2Init(OnBase):
         base: name of the base update.
         pull: strength λ of the penalty ½ λ ‖w − w₀‖².
         weight_decay: decoupled weight decay κ, beside the pull.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> L2Init([w], lr=0.1, base="sgd").step()
+        >>> round(w.item(), 4)
+        0.8
     """
 
     not_negative = (*OnBase.not_negative, "pull")

@@ -50,6 +50,16 @@ class MetaMirrorDescent(HypergradientDescent):
         meta_lr: meta step size β.
         q: geometry: 1 for differences, as in hypergradient descent, 0 for ratios.
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> optimizer = MetaMirrorDescent([w], lr=0.1, meta_lr=0.05)
+        >>> optimizer.step()
+        >>> optimizer.step()  # the same gradient again: 0.1 exp(0.05 · 2 · 2)
+        >>> round(optimizer.param_groups[0]["lr"], 4)
+        0.1221
     """
 
     positive = ("lr",)

@@ -50,6 +50,14 @@ class ObGD(CheckedOptimizer):
         lr: step size α where the bound does not bind.
         kappa: κ, above 1: a larger one means shorter steps.
         error: "cross_entropy" or "squared_error": what the loss is.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> _ = ObGD([w], error="squared_error").step(lambda: 2.0)
+        >>> round(w.item(), 4)
+        0.5
     """
 
     not_negative = ("lr",)

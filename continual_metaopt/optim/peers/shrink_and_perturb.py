@@ -40,6 +40,14 @@ class ShrinkAndPerturb(OnBase):
         weight_decay: κ: a step shrinks weights by the factor 1 − α κ.
         sigma: σ: the noise of a step has standard deviation α σ.
         seed: of the noise, which is the optimizer's own.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> ShrinkAndPerturb([w], lr=0.1, base="sgd", weight_decay=0.5, sigma=0.0).step()
+        >>> round(w.item(), 4)
+        0.75
     """
 
     not_negative = (*OnBase.not_negative, "sigma", "seed")

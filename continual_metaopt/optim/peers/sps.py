@@ -45,6 +45,14 @@ class SPS(CheckedOptimizer):
         smoothing: samples n in which the step size at most doubles; None for a fixed bound.
         least_loss: L*, the least possible loss of a sample.
         eps: ε, added to the denominator.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> _ = SPS([w], lr=0.1, smoothing=1.0).step(lambda: 1.0)
+        >>> round(w.item(), 4)
+        0.6
     """
 
     positive = ("lr", "c")

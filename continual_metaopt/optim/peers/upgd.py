@@ -54,6 +54,13 @@ class UPGD(CheckedOptimizer):
         beta_utility: decay β of the running mean of the utility.
         sigma: scale σ of the noise.
         seed: of the noise, which is the optimizer's own.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> w.grad = torch.tensor([2.0])
+        >>> UPGD([w], lr=0.1, sigma=0.0).step()
+        >>> round(w.item(), 4)
+        0.9999
     """
 
     not_negative = ("lr", "weight_decay", "sigma", "seed")

@@ -57,6 +57,14 @@ class VSGD(CheckedOptimizer):
         slow_constant: by how much, C, the slow start overestimates gradients' squares and curvatures.
         outlier_level: standard deviations k beyond which a gradient or a curvature is an outlier.
         eps: ε, added against divisions by 0.
+
+    Example:
+        >>> w = torch.ones(1, requires_grad=True)
+        >>> optimizer = VSGD([w], init_samples=1, slow_constant=1.0)
+        >>> for _ in range(2):
+        ...     _ = optimizer.step(lambda: w.square().sum())
+        >>> round(optimizer.step_size_report()["group0"], 4)
+        0.5
     """
 
     positive = ("outlier_level", "eps")

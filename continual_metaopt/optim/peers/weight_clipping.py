@@ -36,6 +36,14 @@ class WeightClipping(OnBase):
         base: name of the base update.
         bound: ζ: weights of a layer stay within ±ζ / √(fan in).
         weight_decay: decoupled weight decay κ.
+
+    Example:
+        >>> import torch
+        >>> w = torch.ones(1, 4, requires_grad=True)
+        >>> w.grad = torch.ones(1, 4)
+        >>> WeightClipping([w], lr=0.1).step()
+        >>> round(w[0, 0].item(), 4)
+        0.5
     """
 
     positive = ("bound",)

@@ -173,7 +173,7 @@ def test_a_hundred_steps_are_those_of_the_reference(
 @pytest.mark.parametrize(
     ("kind", "settings", "samples", "expected"),
     [
-        # samples are (gradient, loss); weights start from 1
+        # samples are (gradient, loss); weights start from 1; more first steps are in the classes' docstrings
         (ObGD, {"error": "squared_error"}, [(0.25, 0.125)], [0.75]),
         (ObGD, {}, [(0.5, math.log(2))], [0.75]),
         (ObGD, {}, [(0, 0)], [1]),
