@@ -13,6 +13,8 @@ from rich.table import Column
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
 
+SECONDS_TO_START = 10.0  # after which it is said why nothing seems to happen
+COMPILING = "starting; the first time, code is compiled, which takes about 40 s"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
 
@@ -46,6 +48,7 @@ class ProgressDisplay:
         self._runs: dict[str, TaskID] = {}  # under way
         self._ended, self._samples_ended = 0, 0
         self._earlier = 0
+        self._has_begun = False
         self._lock = threading.Lock()
         self._stage = ""
         self._started = self._last_line = time.monotonic()
@@ -80,7 +83,14 @@ class ProgressDisplay:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take(*self._messages.get_nowait())
-        completed, speed, left = self._how_far(time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        completed, speed, left = self._how_far(seconds)
+        if not self._has_begun:
+            self._has_begun = completed > self._earlier or seconds > SECONDS_TO_START
+            if completed <= self._earlier:
+                left = "starting"
+                if seconds > SECONDS_TO_START:
+                    self.note(COMPILING)
         which = f"{self._ended} of {self._n_runs} runs"
         self._progress.update(
             self._all,
