@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual_metaopt.streams.samples import ImageSamples, Samples
+from continual_metaopt.streams.samples import Samples
 from continual_metaopt.streams.stream import Stream, StreamInfo
 
 
@@ -63,7 +63,7 @@ class StreamBenchmark(CLScenario):
         self.info = stream.info
 
 
-def _classification(samples: ImageSamples) -> AvalancheDataset[Any]:
+def _classification(samples: Any) -> AvalancheDataset[Any]:
     """Add what Avalanche's strategies expect: targets, and a task label, the same for all samples."""
     attributes = [DataAttribute(samples.labels.tolist(), "targets"), _same_task(samples)]
     return TaskAwareSupervisedClassificationDataset([SampleDataset(samples)], data_attributes=attributes)

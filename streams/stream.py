@@ -200,8 +200,8 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
 
 COMMON_OPTIONS = {
     "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
-    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
+    "parquet:FILE_OR_FOLDER; folder:DIR; npz:FILE; in Python also arrays, see ``streams.sources.load_source``. Images "
+    "are turned as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
     "stationary": 'None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.',
     "frozen_after": 'number of the last experience that brings a change, for "frozen".',
     "transition_width": "number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.",
@@ -309,7 +309,7 @@ def _stream_of_images(
     digests = [train.digest(), planned.test.digest(), *([content] if isinstance(content, bytes) else content)]
     info = StreamInfo(
         definition,
-        _fingerprint(f"{definition}\n{source.content_hash}\n", digests),
+        fingerprint_of(f"{definition}\n{source.content_hash}\n", digests),
         source.name,
         stationary,
         experiences,
@@ -321,7 +321,8 @@ def _stream_of_images(
     return Stream(info, samples["train"], samples["test"])
 
 
-def _fingerprint(description: str, parts: Iterable[bytes]) -> str:
+def fingerprint_of(description: str, parts: Iterable[bytes]) -> str:
+    """Hash what describes a stream and the bytes of its parts, as 32 hexadecimal digits."""
     digest = hashlib.sha256(description.encode())
     for part in parts:
         digest.update(part)
@@ -359,7 +360,7 @@ def regression_stream(
     inputs, outputs = make(0, 0)
     info = StreamInfo(
         definition=definition,
-        fingerprint=_fingerprint(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
+        fingerprint=fingerprint_of(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
         source="generated",
         stationary=stationary,
         experiences=[ExperienceInfo([], steps.start, len(steps), 0) for steps in experiences],
