@@ -43,7 +43,8 @@ def save_arrays(folder: str | Path, *arrays: Any) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
-            np.savez(file, **dict(zip(NAMES, numbers, strict=False)))
+            named: dict[str, Any] = dict(zip(NAMES, numbers, strict=False))
+            np.savez(file, **named)
         unfinished.replace(path)
     return f"{PREFIX}{path}"
 

@@ -153,13 +153,14 @@ def _checked(source: SourceSpec, task: Task | None) -> tuple[NDArray[Any], ...]:
     arrays: Sequence[Any] = _arrays(source)
     if len(arrays) not in (2, 4):
         raise ValueError(f"a source of arrays is (x, y) or (x, y, x_test, y_test), not {len(arrays)} things")
-    x, y, *held_out = map(np.asarray, arrays)
-    held_out = held_out or [x[:0], y[:0]]
+    given: list[NDArray[Any]] = [np.asarray(array) for array in arrays]
+    x, y = given[:2]
+    held_out = given[2:] or [x[:0], y[:0]]
     if task == "regression" or (task is None and y.dtype.kind == "f"):
         y, held_out[1] = (of.reshape(len(of), math.prod(of.shape[1:])).astype(np.float32) for of in (y, held_out[1]))
     elif y.dtype.kind not in "biu" or y.ndim != 1:
         raise ValueError(f"classes must be integers of shape [N], not {y.dtype} of shape {y.shape}")
-    for name, samples, targets in (("", x, y), ("_test", *held_out)):
+    for name, samples, targets in (("", x, y), ("_test", held_out[0], held_out[1])):
         if samples.dtype.kind not in "biuf" or samples.ndim < 2:
             raise ValueError(f"x{name} must hold numbers of shape [N, …], not {samples.dtype} of shape {samples.shape}")
         if len(samples) != len(targets):

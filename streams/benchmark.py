@@ -62,6 +62,12 @@ class StreamBenchmark(CLScenario):
         super().__init__((with_classes_timeline(benchmark) if classifies else benchmark).streams.values())
         self.info = stream.info
 
+    def __repr__(self) -> str:
+        return f"StreamBenchmark({self.info!r})"
+
+    def _repr_html_(self) -> str:
+        return self.info._repr_html_()
+
 
 def _classification(samples: Any) -> AvalancheDataset[Any]:
     """Add what Avalanche's strategies expect: targets, and a task label, the same for all samples."""

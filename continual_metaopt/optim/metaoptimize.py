@@ -43,6 +43,7 @@ from continual_metaopt.optim.settings import (
     kinds,
     momentum_of,
 )
+from continual_metaopt.optim.shown import described
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO
 
@@ -207,6 +208,12 @@ class MetaOptimize(torch.optim.Optimizer):
             "max_meta_change": max_meta_change,
         }
         super().__init__(params, defaults)
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        return described(self, html=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps only defaults, state and groups: copies and pickles would lose the rules

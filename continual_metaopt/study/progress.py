@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
+from continual_metaopt.study.notebook import notebook_bar
 
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
@@ -28,8 +29,9 @@ class ProgressDisplay:
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
         self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
-        self._draws = show and self._console.is_terminal
-        self._writes_lines = show and not self._draws
+        self._notebook = notebook_bar() if show else None
+        self._draws = show and self._console.is_terminal and self._notebook is None
+        self._writes_lines = show and not self._draws and self._notebook is None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -56,8 +58,13 @@ class ProgressDisplay:
         self._progress.start()
 
     def stop(self) -> None:
-        """Clear what was drawn."""
+        """Clear what was drawn on a terminal; a notebook keeps the bar as it is at the end."""
         self._progress.stop()
+        if self._notebook is not None:
+            seconds = duration(time.monotonic() - self._started)
+            self._notebook.draw(
+                self._ended, self._n_runs, f"{self._ended} of {self._n_runs} runs, {seconds}", last=True
+            )
 
     def stage(self, name: str) -> None:
         """Name what is being done now."""
@@ -90,6 +97,9 @@ class ProgressDisplay:
             speed=speed,
             left=left,
         )
+        if self._notebook is not None:
+            text = ", ".join(filter(None, [description, speed, left]))
+            self._notebook.draw(completed, max(completed, self._n_samples or self._n_runs), text)
         now = time.monotonic()
         if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now
