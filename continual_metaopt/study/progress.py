@@ -28,7 +28,9 @@ class ProgressDisplay:
 
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
-        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
+        # a notebook's shell commands are told to write in colour, as if there were a terminal
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)), force_terminal=is_terminal)
         self._notebook = notebook_bar() if show else None
         self._draws = show and self._console.is_terminal and self._notebook is None
         self._writes_lines = show and not self._draws and self._notebook is None

@@ -1,6 +1,7 @@
 """What a log shows of many runs: a line now and then."""
 
 import queue
+import sys
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def shown(clock: Clock, display: ProgressDisplay, seconds: float, messages: Any 
 def test_labels_are_no_markup_and_no_commands(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     display = ProgressDisplay(2, queue.SimpleQueue(), True)
     display.start()
@@ -45,6 +46,17 @@ def test_labels_are_no_markup_and_no_commands(
     shown_text = capsys.readouterr().err
     for part in ("[/red] and [link=x]y[/link]\\x1b]0;x\\x07", "lr = [1e-3] [/bold]\\x1b[2J", "runs [bold]: 0 of 2"):
         assert part in shown_text
+
+
+def test_a_pipe_is_no_terminal_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook does for its shell commands
+    display = ProgressDisplay(2, queue.SimpleQueue(), True)
+    display.start()
+    display.update(1)
+    display.stop()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_lines_in_a_log_come_after_twice_as_long_each_time(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
