@@ -1,5 +1,6 @@
 """How Sphinx makes the documentation site of these pages: ``sphinx-build -W -b html docs build/docs``."""
 
+import functools
 import os
 import re
 import sys
@@ -29,7 +30,6 @@ nb_execution_mode = "force"  # git holds no outputs
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
-nb_merge_streams = True
 nb_output_stderr = "remove"  # other packages' warnings
 
 autodoc_typehints = "none"  # the docstrings say what arguments are
@@ -95,6 +95,10 @@ def setup(app: Sphinx) -> None:
         text = OPTION.sub(lambda found: f"    * ``{found[1]}``: {' '.join(found[2].split())}", "\n".join(lines))
         lines[:] = INDENTED_BLOCK.sub("::", text).split("\n")
 
+    from jupyter_cache.executors import utils
+
+    # a shell command's output comes in pieces of 100 characters
+    utils.executenb = functools.partial(utils.executenb, coalesce_streams=True)
     app.connect("autodoc-process-docstring", docstring, priority=100)  # before Napoleon
     app.connect("source-read", page)
     app.connect("include-read", included)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 SECONDS = 120
 ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",  # fastest for such small networks, and others may be using the cores
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
 }
@@ -77,12 +78,11 @@ def test_every_tutorial_is_expected_and_git_holds_no_outputs() -> None:
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    for name in ("PATH", "PYTHONPATH"):
+    for name in ("OMP_NUM_THREADS", "PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
-    client = nbclient.NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
+    options = {"timeout": SECONDS, "kernel_name": "python3", "coalesce_streams": True}
+    client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **options)
     began = time.monotonic()
     client.execute()
     seconds = time.monotonic() - began
