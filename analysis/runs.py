@@ -39,6 +39,7 @@ class Runs:
 
     Attributes:
         table: one row per run, ordered by study, by the configuration's `order` where it has one, by label and by seed.
+            A learner whose setting was chosen is labelled "… (tuned)", see `chosen_setting`.
             Columns: run_id, path, study, label, seed, purpose, state, reason, step, learned_step_sizes, definition,
             fingerprint, stationary, n_experiences, n_samples, n_outputs, n_parameters, wall_time (seconds),
             samples_per_second, record_samples_every, n_correct (exact count; None in runs of earlier versions and in
@@ -86,7 +87,7 @@ class Runs:
         joined = counted.to_frame().join(means).reset_index()
         return joined.round({"online_accuracy": 1, "samples_per_second": 0})
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         """The labels, in the order of `table`."""
         return list(dict.fromkeys(self.table["label"]))
@@ -195,6 +196,13 @@ class Runs:
             ValueError: a file cannot be read, or lacks a column.
         """
         return _frame(self._arrow(run, table, list(columns or TABLES[table])))
+
+    def read_together(self, paths: Sequence[str], table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read one table of several runs, see `read`; the column `run` says whose a row is, by its place in `paths`."""
+        chosen = list(columns or TABLES[table])
+        tables = [self._arrow(path, table, chosen) for path in paths]
+        lengths = np.array([len(of_run) for of_run in tables], dtype=int)
+        return _frame(_joined(tables, chosen)).assign(run=np.repeat(np.arange(len(paths)), lengths))
 
     def _arrow(self, run: str, table: str, columns: list[str]) -> pa.Table:
         read = self._kept.read if self._states[run] in ENDED else _read
@@ -322,20 +330,14 @@ class Runs:
                 )
 
     def _concatenate(self, name: str) -> pd.DataFrame:
+        frame = self.read_together(list(self.table["path"]), name)
         # Categories keep the repeated texts small: a study has millions of samples.
-        labels = pd.CategoricalDtype(self.labels)
-        paths = pd.CategoricalDtype(list(self.table["path"]))
-        frames = []
-        for run in self.table[["path", "label", "seed"]].to_dict("records"):
-            frame = self.read(run["path"], name)
-            if len(frame):
-                frame.insert(0, "run", pd.Series([run["path"]] * len(frame), dtype=paths))
-                frame.insert(0, "seed", run["seed"])
-                frame.insert(0, "label", pd.Series([run["label"]] * len(frame), dtype=labels))
-                frames.append(frame)
-        if not frames:
-            return pd.DataFrame(columns=["label", "seed", "run", *TABLES[name]])
-        return pd.concat(frames, ignore_index=True)
+        whose = frame.pop("run").to_numpy()
+        labels = pd.Categorical(self.table["label"], self.labels).codes[whose]
+        frame.insert(0, "label", pd.Series(pd.Categorical.from_codes(labels, pd.Index(self.labels))))
+        frame.insert(1, "seed", self.table["seed"].to_numpy()[whose])
+        frame.insert(2, "run", pd.Series(pd.Categorical.from_codes(whose, pd.Index(self.table["path"]))))
+        return frame
 
 
 def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") -> Runs:
@@ -383,13 +385,44 @@ def load_runs(*paths: str | os.PathLike[str], purpose: str | None = "report") ->
             "purpose=None loads all of them"
         )
     ordered = sorted(kept, key=lambda path: _sort_key(path, kept[path]))
-    table = pd.DataFrame([_row(path, kept[path], read[path][1]) for path in ordered])
+    labels = _shown_labels(kept)
+    table = pd.DataFrame([_row(path, labels[path], kept[path], read[path][1]) for path in ordered])
     return Runs(table, {path: kept[path] for path in ordered}, n_superseded, left_out)
 
 
 def record_samples_every(config: Mapping[str, Any]) -> int:
     """Distance in steps between the samples that a run has recorded one by one, given its configuration."""
     return int(config.get("record_samples_every", 1))
+
+
+def chosen_setting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reported run's learner whose values were chosen by tuning.
+
+    Returns:
+        Option → value; empty for a learner that was not tuned, and for runs of versions that did not record it.
+    """
+    return {name: config["learner"][name] for name in config.get("tuned", ())}
+
+
+def _shown_labels(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What learners are called in tables and figures, by the path of a run: "AdamW (tuned)" if its setting was chosen.
+
+    The setting stands in the label, as it was recorded, where that would not say which one is meant: of runs that serve
+    to choose, and of a learner that has several settings on one stream.
+    """
+    labels = {path: config["label"] for path, config in configs.items()}
+    reported = {path: config for path, config in configs.items() if config["purpose"] == "report"}
+    tuned = {path: config for path, config in reported.items() if chosen_setting(config) and config.get("entry")}
+    settings = collections.defaultdict(set)
+    places = {path: (c["entry"], json.dumps([_stream_description(c), c["network"]])) for path, c in tuned.items()}
+    for path, place in places.items():
+        settings[place].add(json.dumps(chosen_setting(tuned[path])))
+    taken = {label for path, label in labels.items() if path not in tuned}
+    for path, place in places.items():
+        short = place[0] if place[0].endswith("tuned") else f"{place[0]} (tuned)"
+        if len(settings[place]) == 1 and short not in taken:
+            labels[path] = short
+    return labels
 
 
 def _run_directories(root: Path) -> Iterator[Path]:
@@ -412,13 +445,13 @@ def _sort_key(path: str, config: Mapping[str, Any]) -> tuple[Any, ...]:
     return (config["study"], float("inf") if order is None else order, config["label"], config["seed"], path)
 
 
-def _row(path: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+def _row(path: str, label: str, config: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
     stream = config["stream_info"]
     return {
         "run_id": config["run_id"],
         "path": path,
         "study": config["study"],
-        "label": config["label"],
+        "label": label,
         "seed": config["seed"],
         "purpose": config["purpose"],
         "state": status["state"],
@@ -544,20 +577,24 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 def _read(directory: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:
     """A table of a run as Arrow has it; arguments and errors as for `read_table`."""
-    import pyarrow as pa
-
     for attempt in range(2):
         try:
             parts = [_read_file(file, config, name, columns) for file in _files(directory, name)]
-            if len(parts) == 1:
-                return parts[0]
-            nothing = pa.table({column: pa.nulls(0) for column in columns})
-            return pa.concat_tables(parts, promote_options="permissive") if parts else nothing
+            return _joined(parts, columns)
         except FileNotFoundError:
             # The run has ended meanwhile, and its parts have been merged.
             if attempt:
                 raise
     raise AssertionError("unreachable")
+
+
+def _joined(tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    if len(tables) == 1:
+        return tables[0]
+    nothing = pa.table({column: pa.nulls(0) for column in columns})
+    return pa.concat_tables([nothing, *tables], promote_options="permissive")
 
 
 def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[str]) -> pa.Table:

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -553,6 +553,8 @@ def is_at_bound(runs: Runs, run: str) -> bool:
     """Whether a block's step size was at a bound for `AT_BOUND` of the recorded steps, so that it held the run up."""
 
     def compute() -> bool:
+        if not _has_bounds(runs.configs[run]):
+            return False
         steps = _steps_at_bounds(runs, run)
         if not steps[["lower", "upper"]].to_numpy(dtype=bool).any():  # as with most runs
             return False
@@ -563,16 +565,19 @@ def is_at_bound(runs: Runs, run: str) -> bool:
 
 def _steps_at_bounds(runs: Runs, run: str) -> pd.DataFrame:
     """For each recorded step and block, whether its step size was at the lower and at the upper bound."""
-    config = runs.configs[run]
-    bounds = config["learner"].get("lr_bounds")
-    if not config["learned_step_sizes"] or bounds is None:
+    if not _has_bounds(runs.configs[run]):
         return pd.DataFrame(
             {"block": pd.Series(dtype=str), "lower": pd.Series(dtype=float), "upper": pd.Series(dtype=float)}
         )
+    bounds = runs.configs[run]["learner"]["lr_bounds"]
     record = runs.read(run, "step_sizes", ["block", "step_size", "q25", "q75"])
     low, high = (record[column].fillna(record["step_size"]).astype(float) for column in ("q25", "q75"))
     at_lower, at_upper = low <= bounds[0] * (1 + BOUND_TOLERANCE), high >= bounds[1] * (1 - BOUND_TOLERANCE)
     return record[["block"]].assign(lower=at_lower, upper=at_upper)
+
+
+def _has_bounds(config: Mapping[str, Any]) -> bool:
+    return config["learned_step_sizes"] and config["learner"].get("lr_bounds") is not None
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
@@ -719,24 +724,9 @@ def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = Non
     if quantity == "step_size":
         record = runs.read(run, "step_sizes", ["step", "block", "step_size"]).rename(columns={"step_size": "value"})
     else:
-        record = _measured(runs, run, quantity)
+        record = _measured(runs, [run], quantity)
     of_block = record["block"].isna() if block is None else record["block"] == block
     return record.loc[of_block, ["step", "value"]]
-
-
-def recorded_trajectories(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
-    """What one run recorded of step sizes or of a measured quantity, of all blocks; momentum as 1 − momentum.
-
-    Returns:
-        step, block, value, q25, q75; quartiles are NaN where there are none.
-    """
-    if quantity == "step_size":
-        columns = ["step", "block", "step_size", "q25", "q75"]
-        return runs.read(run, "step_sizes", columns).rename(columns={"step_size": "value"})
-    record = _measured(runs, run, quantity)
-    if quantity == "momentum":
-        record = record.assign(value=1 - record["value"])
-    return record.assign(q25=np.nan, q75=np.nan)
 
 
 def trajectories_of_blocks(
@@ -753,7 +743,7 @@ def trajectories_of_blocks(
     Args:
         runs: the runs.
         paths: of the runs that are meant.
-        quantity: as of `recorded_trajectories`.
+        quantity: `"step_size"`, or a quantity of the measurements.
         blocks: the blocks that are meant.
         first: the first step that counts.
         last: the last one.
@@ -763,24 +753,37 @@ def trajectories_of_blocks(
         The steps at which any of the runs recorded anything, in rising order; value, q25 and q75 as arrays
         [blocks, runs, steps], NaN where nothing was recorded; and the distance between kept steps.
     """
-    records = [recorded_trajectories(runs, path, quantity) for path in paths]
-    known = [record["step"].to_numpy(dtype=np.int64) for record in records]
-    steps = np.unique(np.concatenate([np.empty(0, np.int64), *known]))
+    record = _recorded_by(runs, paths, quantity)
+    recorded = record["step"].to_numpy(dtype=np.int64)
+    steps = np.unique(recorded)
     steps = steps[(steps >= first) & (steps <= last)]
     distance = max(1, math.ceil(len(steps) / max_points))
     steps = steps[::distance]
     names = pd.Index(list(blocks), dtype=object)
-    columns = ("value", "q25", "q75")
-    arrays = {column: np.full((len(names), len(records), len(steps)), np.nan) for column in columns}
-    for number, (record, recorded) in enumerate(zip(records, known, strict=True)):
-        if not len(record) or not len(steps):
-            continue
-        block = names.get_indexer(pd.Index(record["block"].to_numpy(dtype=object)))
-        place = np.minimum(np.searchsorted(steps, recorded), len(steps) - 1)
-        kept = (block >= 0) & (steps[place] == recorded)
-        for column in columns:
-            arrays[column][block[kept], number, place[kept]] = record[column].to_numpy(dtype=float)[kept]
+    block = names.get_indexer(pd.Index(record["block"].to_numpy(dtype=object)))
+    place = np.searchsorted(steps, recorded)
+    kept = (block >= 0) & np.isin(recorded, steps)
+    where = block[kept], record["run"].to_numpy(dtype=int)[kept], place[kept]
+    arrays = {}
+    for column in ("value", "q25", "q75"):
+        arrays[column] = np.full((len(names), len(paths), len(steps)), np.nan)
+        arrays[column][where] = record[column].to_numpy(dtype=float)[kept]
     return steps, arrays, distance
+
+
+def _recorded_by(runs: Runs, paths: Sequence[str], quantity: str) -> pd.DataFrame:
+    """What several runs recorded of step sizes or of a measured quantity; momentum as 1 − momentum.
+
+    Returns:
+        run (place in `paths`), step, block, value, q25, q75; quartiles are NaN where there are none.
+    """
+    if quantity == "step_size":
+        columns = ["step", "block", "step_size", "q25", "q75"]
+        return runs.read_together(paths, "step_sizes", columns).rename(columns={"step_size": "value"})
+    record = _measured(runs, paths, quantity)
+    if quantity == "momentum":
+        record = record.assign(value=1 - record["value"])
+    return record.assign(q25=np.nan, q75=np.nan)
 
 
 def measured_quantities(runs: Runs, run: str) -> set[str]:
@@ -788,12 +791,12 @@ def measured_quantities(runs: Runs, run: str) -> set[str]:
     return runs.once(run, "quantities", lambda: set(runs.read(run, "measurements", ["quantity"])["quantity"].unique()))
 
 
-def _measured(runs: Runs, run: str, quantity: str) -> pd.DataFrame:
-    """What one run measured of a quantity, without its quantiles: step, block, value and more."""
+def _measured(runs: Runs, paths: Sequence[str], quantity: str) -> pd.DataFrame:
+    """What runs measured of a quantity, without its quantiles: run (place in `paths`), step, block, value and more."""
     columns = ["step", "quantity", "block", "statistic", "value"]
-    if quantity not in measured_quantities(runs, run):
-        return pd.DataFrame(columns=columns)
-    record = runs.read(run, "measurements", columns)
+    if not any(quantity in measured_quantities(runs, path) for path in paths):
+        return pd.DataFrame(columns=[*columns, "run"])
+    record = runs.read_together(paths, "measurements", columns)
     return record[(record["quantity"] == quantity) & (record["statistic"] == "value")]
 
 

@@ -89,12 +89,12 @@ def comparison_table(
         samples_per_second (median of the counted runs). A regression has squared_error, the mean over the stream, in
         place of online_accuracy. Else there are loss and discounted_loss, each followed by `…_ci`: means over the
         finished runs with finite losses, see `analysis.statistics.online_loss`.
-        With selection runs of a learner there are also setting (what was chosen), tuning_runs, tuning_samples (of all
-        these runs together), selection_score (mean over the selection runs of the chosen setting, in % or as a squared
-        error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size so far off (in percentage
-        points, or the squared error), see `analysis.tuning.sensitivity`; missing for learners that were not tuned. They
-        stand in the row of the tuned learner; where there are no reported runs of it, they stand in that of the untuned
-        one, without setting. `attrs` says how it was computed, for `caption`.
+        Where settings were chosen there is setting, a text. With selection runs there are also tuning_runs,
+        tuning_samples (of all these runs together), selection_score (mean over the selection runs of the chosen
+        setting, in % or as a squared error), and lost_at_3x and lost_at_10x: by how much that was worse at a step size
+        so far off (in percentage points, or the squared error), see `analysis.tuning.sensitivity`; missing for learners
+        that were not tuned. They stand in the row of the tuned learner; where there are no reported runs of it, they
+        stand in that of the untuned one, without setting. `attrs` says how it was computed, for `caption`.
 
     Raises:
         ValueError: the runs come from several streams, or cannot be paired.
@@ -117,7 +117,10 @@ def comparison_table(
         group = scores[scores["label"] == label]
         config = runs.configs[group["run"].iloc[0]]
         reported_elsewhere = not chosen_setting(config) and config.get("entry") in tuned_entries
+        setting = chosen_setting(config)
         tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection)
+        if setting or tuning:
+            tuning = {"setting": setting_text(setting) or None} | tuning
         rows.append(_row(label, group, score, difference) | tuning)
     table = pd.DataFrame(rows)
     table.attrs = {"baseline": reference, "best_fixed": baseline is None, "diverged": diverged, "score": score}
@@ -208,6 +211,10 @@ def caption(table: pd.DataFrame) -> str:
             f"Differences from “{reference}”{role} are {unit} by seed: "
             "both runs of a pair saw the same samples in the same order."
         )
+    chosen = table.dropna(subset="setting") if "setting" in table else table[:0]
+    if len(chosen):
+        settings = [f"{label}: {text}" for label, text in zip(chosen["learner"], chosen["setting"], strict=True)]
+        sentences.append(f"Chosen settings: {'; '.join(settings)}.")
     if "tuning_runs" in table:
         sentences.append("Settings were chosen on other seeds, with “tuning” runs × samples.")
         if (table["tuning_runs"].notna() & table["setting"].isna()).any():
@@ -288,14 +295,13 @@ def _losses(counted: pd.DataFrame) -> dict[str, float]:
 
 def _tuning(config: Mapping[str, Any], selection: Runs) -> dict[str, object]:
     """Columns about how the setting of a learner was chosen; none if it was not."""
-    reported, tried = chosen_setting(config), selection_of(selection, config)
+    tried = selection_of(selection, config)
     if not len(tried):
         return {}
-    chosen = reported or best_setting(tried)
+    chosen = chosen_setting(config) or best_setting(tried)
     scale = 1 if is_regression(tried) else 100
     lost = sensitivity(tried, chosen)
     return {
-        "setting": setting_text(reported) or None,
         "tuning_runs": len(tried),
         "tuning_samples": int(tried.table["n_samples"].sum()),
         "selection_score": scale * score_of_setting(tried, chosen),
@@ -323,6 +329,7 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         "diverged": [str(count) for count in table["diverged"]],
         "incomplete": [str(count) for count in table["incomplete"]],
         "at bound": [str(count) for count in table["at_bound"]],
+        "setting": list(table["setting"].fillna("")) if "setting" in table else [""],
         "samples/s": ["" if math.isnan(speed) else f"{speed:.0f}" for speed in table["samples_per_second"]],
     }
     if "tuning_runs" in table:

@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.runs import Runs, chosen_setting
 from continual_metaopt.analysis.statistics import Diverged, average_score, online_accuracy
 
 FACTORS = (3.0, 10.0)
 NEAR = math.sqrt(10 / 3)  # a step size counts for the nearest of the factors, if it is within so much of it
 
 _SAME_STREAM = ("definition", "source", "stationary")
-
-
-def chosen_setting(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a reported run's learner whose values were chosen by tuning.
-
-    Returns:
-        Option → value; empty for a learner that was not tuned, and for runs of versions that did not record it.
-    """
-    return {name: config["learner"][name] for name in config.get("tuned", ())}
 
 
 def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:

@@ -165,7 +165,10 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
         images = _from_arrays(cast(Arrays, read_arrays(source)))
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR", "npz:FILE"]
-        raise UnknownNameError(unknown_name("source", source, known))
+        message = unknown_name("source", source, known)
+        if Path(source).expanduser().is_dir():
+            message += f". For the files in this folder write folder:{source} (images) or parquet:{source} (tables)"
+        raise UnknownNameError(message)
     return replace(images, name=source)  # whoever decoded the files may have written their path in another way
 
 

@@ -1,7 +1,12 @@
 """What all tests share."""
 
+import functools
+import gc
+import inspect
 import os
 import signal
+import sys
+import types
 from collections.abc import Iterator
 
 import platformdirs
@@ -12,6 +17,21 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(platformdirs.user_cache_path("conti
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; commands under test inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection() -> None:
+    """Look for unused objects only when the tests run."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Go through what has been imported and collected, which lives until the end, once in place of again and again."""
+    gc.enable()
+    gc.freeze()
+    strategies = sys.modules.get("avalanche.training.templates.base")
+    if strategies is not None:  # which looks at the signatures of all classes whenever a strategy is made
+        remembering = types.SimpleNamespace(**vars(inspect) | {"signature": functools.cache(inspect.signature)})
+        vars(strategies)["inspect"] = remembering
 
 
 @pytest.fixture(scope="session", autouse=True)

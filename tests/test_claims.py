@@ -284,7 +284,7 @@ def test_the_ranking_is_that_of_the_archived_runs(tmp_path: Path) -> None:
     runs, selection = (load_runs(folder, purpose=purpose) for purpose in ("report", "selection"))
     costs = pd.read_csv(RECORDS / "field" / "cost.csv")
 
-    table = ranking(runs, selection=selection, costs=costs, baseline="AdamW by TPE, lr = 0.000578, weight_decay = 0.01")
+    table = ranking(runs, selection=selection, costs=costs, baseline="AdamW by TPE (tuned)")
 
     rows = table_lines(format_columns(columns_of(table), "markdown"))
     assert len(rows) == 46

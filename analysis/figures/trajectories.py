@@ -230,13 +230,16 @@ def _draw_learner(grid: np.ndarray, runs: Runs, panels: dict[str, Panel], title:
 
 def draw_trajectories(axes: Axes, panel: Panel, colour: str, bold: float) -> None:
     """Draw the values of single seeds as thin lines, then their median as a bold one."""
+    from matplotlib.collections import LineCollection
+
     distance = math.ceil(len(panel.values) / MAX_POINTS)
     thinned = panel.values.iloc[::distance]
     if panel.edges is not None:
         low, high = (edge.iloc[::distance] for edge in panel.edges)
         axes.fill_between(low.index, low, high, color=colour, alpha=0.15, linewidth=0)
     steps = thinned.index.to_numpy()
-    axes.plot(steps, thinned.to_numpy(), color=colour, linewidth=0.35 * bold, alpha=0.6)  # a line for each column
+    lines = [np.column_stack([steps, values]) for values in thinned.to_numpy().T]
+    axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.35 * bold, alpha=0.6))
     axes.plot(steps, thinned.median(axis=1).to_numpy(), color=colour, linewidth=bold)
 
 

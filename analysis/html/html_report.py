@@ -270,6 +270,7 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     for path in runs.table["path"]:
         groups.setdefault(json.dumps(_without_seed(runs.configs[path]), sort_keys=True), []).append(path)
     found = []
+    labels = dict(zip(runs.table["path"], runs.table["label"], strict=True))
     for number, paths in enumerate(groups.values()):
         config = runs.configs[paths[0]]
         shown = {
@@ -278,8 +279,8 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": f"{section_id}-c{number}",
-                "learner": runs.labels.index(config["label"]),
-                "label": config["label"],
+                "learner": runs.labels.index(labels[paths[0]]),
+                "label": labels[paths[0]],
                 "settings": list(_flattened(shown)),
                 "versions": _listed(config.get("versions", {}), " "),
                 "platform": _listed(config.get("platform", {})),

@@ -92,6 +92,11 @@ def run_parts(
     from continual_metaopt.study.plan import plan_study, require_disk_space
     from continual_metaopt.study.running import run_studies
 
+    if pools.workers is not None and pools.workers < 1:
+        raise ValueError(f"--workers must be 1 or more, not {pools.workers}; leave it out for one per processor")
+    if pools.backend is None:
+        for part in parts.values():
+            available_device(part.config.device)
     plans = []
     for label, part in parts.items():
         try:
@@ -103,9 +108,6 @@ def run_parts(
         show("\n\n".join(planned.table() for planned in plans))
         return 0
     require_disk_space(sum(planned.bytes for planned in plans), folder)
-    if pools.backend is None:
-        for part in parts.values():
-            available_device(part.config.device)
     if pools.show_progress:
         splits = dict.fromkeys(splits_of(part.runs["report"]) for part in parts.values())
         complain("\n".join([planned.summary() for planned in plans] + [line for line in splits if line]))

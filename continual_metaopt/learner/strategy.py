@@ -14,6 +14,12 @@ _LEARNER_OPTIONS = {
     for name, parameter in inspect.signature(OnlineLearner).parameters.items()
     if name not in ("model", "optimizer")
 }
+# what users of Avalanche's other strategies may give
+_OF_OTHER_STRATEGIES = {
+    "optimizer": "it makes its own; for another one use OnlineLearner(model=…, optimizer=…)",
+    "train_mb_size": "samples come one by one, or write batch_size=…",
+    "train_epochs": "each sample is predicted and then learned once; the stream multi_epoch shows it again",
+}
 
 
 class MetaOptimizeStrategy(OnlineLearner):
@@ -40,6 +46,9 @@ class MetaOptimizeStrategy(OnlineLearner):
     """
 
     def __init__(self, *, model: nn.Module, **options: Any) -> None:
+        for name, advice in _OF_OTHER_STRATEGIES.items():
+            if name in options:
+                raise TypeError(f"MetaOptimizeStrategy has no option {name}: {advice}")
         own = {name: options.pop(name) for name in [*options] if name in _LEARNER_OPTIONS}
         super().__init__(model=model, optimizer=metaoptimize(model, **options), **own)
 

@@ -127,6 +127,15 @@ SPACES_OF_BASES: Mapping[str, SearchSpace] = {
     "lion": {"lr": (1e-6, 1e-2, "log")},
 }
 
+# what users ask for as if it were a learner: its name in torch.optim, and the options of "fixed" that do the same
+BASES_BY_NAME = {
+    "sgd": ("SGD", "base sgd"),
+    "sgdm": ("SGD", "base sgdm"),
+    "adam": ("Adam", "base adamw and weight_decay 0"),
+    "adamw": ("AdamW", "base adamw"),
+    "rmsprop": ("RMSprop", "base rmsprop"),
+}
+
 Made = TypeVar("Made")
 STEP_SIZES = (
     'which parameters share a step size: "scalar", "blockwise", "layerwise", "tensor", or lists of name prefixes.'
@@ -251,6 +260,13 @@ def _factory_by_name(name: str) -> Any:
     try:
         return LEARNERS[name]
     except UnknownNameError:
+        base = name.lower().replace("-", "").replace("_", "")
+        if base in BASES_BY_NAME:
+            torch_name, setting = BASES_BY_NAME[base]
+            raise UnknownNameError(
+                f"there is no learner '{name}': write fixed with {setting} for this update with fixed step sizes, or "
+                f"{TORCH_PREFIX}{torch_name} for PyTorch's own optimizer"
+            ) from None
         names = [*LEARNERS, *(f"{prefix}NAME" for prefix in PREFIXES)]
         raise UnknownNameError(unknown_name("learner", name, names)) from None
 

@@ -77,6 +77,9 @@ def check_written(name: str, kind: str, value: Any) -> None:
 
 def check_group(group: Group) -> None:
     """Check a group's settings; a ValueError says what is out of range, or does not go with another."""
+    if group["step_sizes"] in ("blockwise", "layerwise"):
+        kind = group["step_sizes"]
+        raise ValueError(f'step_sizes="{kind}" needs the network: write MetaOptimize(blocks(model, "{kind}"))')
     require_known("kind of step sizes", group["step_sizes"], StepSizes)
     require_known("order of updates", group["update_order"], UpdateOrder)
     require_known("parametrisation", group["parametrisation"], StepSizeParametrisation)

@@ -55,5 +55,5 @@ def available_device(name: str) -> "torch.device":
     device = torch.device(name)
     module = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.type)
     if module is not None and not module.is_available():
-        raise ValueError(f'device="{name}" is not possible: PyTorch finds no such device here; use device="cpu"')
+        raise ValueError(f"the device {name} is not possible: PyTorch finds no such device here; use cpu")
     return device

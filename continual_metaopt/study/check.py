@@ -77,8 +77,12 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
             )
             copy.deepcopy(model).eval()(torch.zeros(1, *sizes.input_shape))
     except Exception as error:
+        message = f"network: '{run.network.name}' does not fit"
+        if len(sizes.input_shape) == 1 and not isinstance(error, TypeError):
+            vector = f"vectors of {sizes.input_shape[0]} numbers"
+            raise ConfigError(f"{message} {vector}, but perhaps images; take mlp or linear") from error
         shape = " × ".join(map(str, sizes.input_shape))
-        raise ConfigError(f"network: '{run.network.name}' does not fit inputs of {shape}: {_said(error)}") from error
+        raise ConfigError(f"{message} inputs of {shape}: {_said(error)}") from error
     return model
 
 

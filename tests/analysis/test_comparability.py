@@ -28,10 +28,10 @@ SETTINGS = ("gamma", "meta_lr", "lr")
 # Everything that takes several runs and makes one result of them.
 STATISTICS = {
     "comparison_table": comparison_table,
-    "paired_differences": lambda runs: paired_differences(runs, "A"),
+    "paired_differences": lambda runs: paired_differences(runs, "A (tuned)"),
     "best_fixed": best_fixed,
     "accuracy_over_setting": lambda runs: accuracy_over_setting(runs, "lr"),
-    "paired_comparisons": lambda runs: paired_comparisons(runs, "A"),
+    "paired_comparisons": lambda runs: paired_comparisons(runs, "A (tuned)"),
     "rank_learners": rank_learners,
     "summary_table": summary_table,
     "sawtooth_table": sawtooth_table,
@@ -44,17 +44,17 @@ FIGURES = {
     "sliding_squared_error": lambda runs: figures.sliding_squared_error(runs, 2),
     "step_size_trajectories": figures.step_size_trajectories,
     "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),
-    "folded_sawtooth": lambda runs: figures.folded_sawtooth(runs, "A"),
+    "folded_sawtooth": lambda runs: figures.folded_sawtooth(runs, "A (tuned)"),
     "rank_diagram": figures.rank_diagram,
     "sensitivity_curves": figures.sensitivity_curves,
     "sensitivity_maps": figures.sensitivity_maps,
-    "around_boundaries": lambda runs: figures.around_boundaries(runs, "A"),
+    "around_boundaries": lambda runs: figures.around_boundaries(runs, "A (tuned)"),
     "test_accuracy_by_experience": lambda runs: figures.test_accuracy_by_experience(runs),
 }
 OF_ONE_STUDY = {"published_cumulative_accuracy", "published_step_sizes", "published_test_accuracy"}  # test_published.py
 SCRIPT_OPTIONS = {
     "squared_error": ["--window", "2"],
-    "comparisons": ["--baseline", "A"],
+    "comparisons": ["--baseline", "A (tuned)"],
     "accuracy_against_cost": ["--reference", "A"],
     "initial_step_size": ["--purpose", "report"],
 }

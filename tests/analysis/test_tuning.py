@@ -64,8 +64,8 @@ def table(reported: Runs, selection: Runs) -> pd.DataFrame:
 def test_the_table_tells_what_tuning_took_and_what_is_lost(table: pd.DataFrame) -> None:
     table = table.set_index("learner")
 
-    assert list(table.index) == ["AdamW", "AdamW, lr = 0.0001", "SGD"]
-    tuned = table.loc["AdamW, lr = 0.0001"]
+    assert list(table.index) == ["AdamW", "AdamW (tuned)", "SGD"]
+    tuned = table.loc["AdamW (tuned)"]
     assert (tuned["setting"], tuned["tuning_runs"], tuned["tuning_samples"]) == ("lr = 0.0001", 10, 100)
     assert tuned["selection_score"] == 80
     assert tuned["lost_at_3x"] == pytest.approx(80 - 40)  # below; above it is 80 - 50
@@ -98,12 +98,22 @@ def test_the_table_as_text(table: pd.DataFrame) -> None:
     assert "in percentage points, than those with a step size" in caption(table)
 
 
-def test_without_selection_runs_the_table_is_as_ever(reported: Runs, selection: Runs) -> None:
+def test_without_selection_runs_the_table_tells_the_setting_alone(reported: Runs, selection: Runs) -> None:
     table = comparison_table(reported)
 
-    assert not {"setting", "tuning_runs", "lost_at_3x"} & set(table.columns)
+    assert table["setting"].fillna("").tolist() == ["", "lr = 0.0001", ""]
+    assert not {"tuning_runs", "lost_at_3x"} & set(table.columns)
+    assert "Chosen settings: AdamW (tuned): lr = 0.0001." in caption(table)
     assert "tuning" not in caption(table)
     assert comparison_table(reported, selection=selection.select(seed=-1)).equals(table)
+
+
+def test_a_setting_stands_in_the_label_where_a_learner_has_several(study: Path, tmp_path: Path) -> None:
+    config = entry("AdamW", tuned=("lr",), lr=3e-4) | {"study": "another"}
+    write_run(tmp_path, "AdamW, lr = 0.0003", 0, [1] * 20, config=config)
+
+    assert load_runs(study, tmp_path).labels == ["AdamW, lr = 0.0003", "AdamW", "AdamW, lr = 0.0001", "SGD"]
+    assert load_runs(tmp_path).labels == ["AdamW (tuned)"]
 
 
 def test_runs_of_another_study_or_stream_do_not_count(study: Path, reported: Runs, tmp_path: Path) -> None:

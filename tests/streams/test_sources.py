@@ -65,6 +65,11 @@ def test_unknown_source(name, suggestion):
     raises_exactly(UnknownNameError, f"unknown source '{name}'.{suggestion} Known: {KNOWN}", name)
 
 
+def test_a_folder_is_not_a_source_by_itself(tmp_path):
+    message = f"unknown source '{tmp_path}'. Known: {KNOWN}. For the files in this folder write folder:{tmp_path} "
+    raises_exactly(UnknownNameError, message + f"(images) or parquet:{tmp_path} (tables)", str(tmp_path))
+
+
 # --- digits ----------------------------------------------------------------------------------------------------------
 
 

@@ -69,7 +69,7 @@ def test_a_place_is_that_of_the_tuned_setting_where_it_was_reported(table: pd.Da
 
 
 def test_differences_are_paired_with_the_best_fixed_learner(study: Path, table: pd.DataFrame) -> None:
-    assert table.attrs["baseline"] == "SGD by TPE, lr = 0.9"
+    assert table.attrs["baseline"] == "SGD by TPE (tuned)"
     assert table["difference"].tolist() == pytest.approx([math.nan, -10, -30, -35], nan_ok=True)
     assert table.loc["Lion", "difference_ci"] == pytest.approx(0)
     other = ranked(study, baseline="COCOB")
@@ -103,7 +103,7 @@ def test_the_ranking_as_text(table: pd.DataFrame) -> None:
     assert (first[0], second[0]) == ("1. SGD by TPE", "2. Lion")
     assert second[2:4] == ("", "")
     assert first[5:7] == ("3 × 10", "80.0")
-    assert "the best learner with fixed step sizes, “SGD by TPE, lr = 0.9”" in caption(table)
+    assert "the best learner with fixed step sizes, “SGD by TPE (tuned)”" in caption(table)
     assert "over 2 seeds" in caption(table)
 
 

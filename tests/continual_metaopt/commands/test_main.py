@@ -273,7 +273,7 @@ def test_a_study_is_compared_and_reported_again(here: Path, capsys: pytest.Captu
     status, out, err = call(capsys, "compare", "tiny.yaml", "--quiet", "--workers", "1")
 
     assert (status, err) == (0, "")
-    assert "tuned, lr = 0.01" in out
+    assert "lr = 0.01" in out
     assert "learned" in out
     folder = here / "runs" / "tiny"
     assert {path.name for path in folder.iterdir()} == {"study.json", "runs", "selection", "report"}
@@ -346,6 +346,11 @@ def test_seeds_and_folder_can_be_chosen(here: Path, capsys: pytest.CaptureFixtur
         (
             ["run", "--learner.name", "metaoptimise"],
             f"unknown learner 'metaoptimise'. Did you mean 'metaoptimize'? Known: {known_learners()}",
+        ),
+        (["compare", "--workers", "0"], "--workers must be 1 or more, not 0; leave it out for one per processor"),
+        (
+            ["compare", "--plan", "--device", "cuda:7"],
+            "the device cuda:7 is not possible: PyTorch finds no such device here; use cpu",
         ),
         (
             ["run", "--network.name=mpl"],
@@ -450,7 +455,7 @@ def test_failed_runs_have_an_exit_status_of_their_own(
         (["--out", "file"], "File exists: 'file'"),
         pytest.param(
             ["--device", "cuda"],
-            'device="cuda" is not possible: PyTorch finds no such device here; use device="cpu"',
+            "the device cuda is not possible: PyTorch finds no such device here; use cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],

@@ -606,8 +606,14 @@ def test_labels_beyond_the_head_are_explained(way: str) -> None:
     assert learner.n_samples == len(collector.all("loss")) == 1
 
 
-@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss(), nn.NLLLoss(), nn.functional.cross_entropy])
-@pytest.mark.parametrize("label", [-100, -1, 3])
+@pytest.mark.parametrize(
+    ("criterion", "label"),
+    [
+        *((nn.CrossEntropyLoss(), label) for label in (-100, -1, 3)),
+        (nn.NLLLoss(), -100),
+        (nn.functional.cross_entropy, -100),
+    ],
+)
 @pytest.mark.parametrize(("engine", "batch_size"), [("torch", 1), ("torch", 4), ("fused", 1), ("fused", 4)])
 def test_labels_that_are_no_classes_are_refused_before_the_loss(
     engine: Any, batch_size: int, label: int, criterion: Any
@@ -1016,8 +1022,20 @@ def test_the_strategy_shows_the_options_of_learner_and_optimizer() -> None:
     described = described_options(MetaOptimizeStrategy)
     assert list(described) == list(shown)
     assert all(described.values())
-    with pytest.raises(TypeError, match="unexpected keyword argument: learning_rate"):
-        MetaOptimizeStrategy(model=small_network(), learning_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("learning_rate", "unexpected keyword argument: learning_rate"),
+        ("optimizer", "has no option optimizer: it makes its own; for another one use OnlineLearner"),
+        ("train_mb_size", "has no option train_mb_size: samples come one by one, or write batch_size="),
+        ("train_epochs", "has no option train_epochs: each sample is predicted and then learned once; the stream"),
+    ],
+)
+def test_options_that_the_strategy_does_not_have(option: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        MetaOptimizeStrategy(model=small_network(), **{option: 1})
 
 
 def test_held_out_accuracy_leaves_the_network_as_it_was() -> None:

@@ -275,6 +275,10 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
             "unknown kind of step sizes 'nodes'. Did you mean 'node'? Known: group, node, scalar, tensor, weight",
         ),
         (
+            {"step_sizes": "blockwise"},
+            'step_sizes="blockwise" needs the network: write MetaOptimize(blocks(model, "blockwise"))',
+        ),
+        (
             {"update_order": "meta"},
             "unknown order of updates 'meta'. Did you mean 'meta_first'? Known: base_first, meta_first",
         ),

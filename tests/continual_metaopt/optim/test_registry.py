@@ -141,6 +141,11 @@ def test_offers_to_other_registries_are_not_learners(offer: Callable[[str, str, 
             "MetaOptimize",
             f"unknown learner 'MetaOptimize'. Did you mean 'metaoptimize'? Known: {KNOWN}",
         ),
+        (
+            "SGD",
+            "there is no learner 'SGD': write fixed with base sgd for this update with fixed step sizes, or torch:SGD "
+            "for PyTorch's own optimizer",
+        ),
         ("qqq", f"unknown learner 'qqq'. Known: {KNOWN}"),
         ("torch:Optimizer", "unknown optimizer in torch.optim 'Optimizer'. "),
         ("torch:lr_scheduler", "unknown optimizer in torch.optim 'lr_scheduler'. "),

@@ -69,7 +69,7 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
         ),
         pytest.param(
             {"network": {"name": "lenet"}, "stream": {"name": "tracking", "n_samples": 40}},
-            "network: 'lenet' does not fit inputs of 20: not enough values to unpack (expected 2, got 0)",
+            "network: 'lenet' does not fit vectors of 20 numbers, but perhaps images; take mlp or linear",
             id="network for images",
         ),
         pytest.param(

@@ -30,7 +30,7 @@ def quickly(study: Any, tmp_path: Path, **options: Any) -> Runs:
 
 def test_a_dictionary_is_the_study_of_a_file(tmp_path: Path) -> None:
     runs = quickly(STUDY, tmp_path)
-    assert runs.labels == ["tuned, lr = 0.01", "learned"]
+    assert runs.labels == ["tuned", "learned"]
     assert set(runs.table["purpose"]) == {"report"}
     assert sorted(set(runs.table["seed"])) == [0, 1]
     again = quickly(write_study(tmp_path / "study.yaml"), tmp_path)
@@ -131,5 +131,5 @@ def test_mistakes_name_the_field(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^unknown study 'nothing'"):
         compare("nothing")
     stream = {"name": "array_stream", "source": (np.ones((4, 2)), np.arange(4))}
-    with pytest.raises(ConfigError, match=r"^network: 'paper_cnn' does not fit inputs of 2: "):
+    with pytest.raises(ConfigError, match=r"^network: 'paper_cnn' does not fit vectors of 2 numbers"):
         quickly(study_content({"stream": stream, "network": {"name": "paper_cnn"}}), tmp_path)

@@ -1,6 +1,7 @@
 """What a log shows of many runs: a line now and then."""
 
 import queue
+import re
 import sys
 from typing import Any
 
@@ -44,7 +45,12 @@ def test_labels_are_no_markup_and_no_commands(
     shown(clock, display, 16, [("lr = [1e-3] [/bold]\x1b[2J", 5, 10)])
     display.stop()
     shown_text = capsys.readouterr().err
-    for part in ("[/red] and [link=x]y[/link]\\x1b]0;x\\x07", "lr = [1e-3] [/bold]\\x1b[2J", "runs [bold]: 0 of 2"):
+    for part in (
+        "[/red] and [link=x]y[/link]\\x1b]0;x\\x07",
+        "lr = [1e-3] [/bold]\\x1b[2J",
+        "runs [bold]",
+        "0 of 2 runs",
+    ):
         assert part in shown_text
 
 
@@ -57,6 +63,31 @@ def test_a_pipe_is_no_terminal_whatever_the_environment_says(
     display.update(1)
     display.stop()
     assert capsys.readouterr() == ("", "")
+
+
+def test_rows_of_80_columns_keep_seed_and_numbers(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    display = ProgressDisplay(12, queue.SimpleQueue(), True, n_samples=12_000_000)
+    display.start()
+    display.stage("choosing settings")
+    label = "MetaOptimize blockwise, γ = 0.999, lr = 0.00179, meta_lr = 0.0121"
+    shown(clock, display, 100, [(f"{label}, seed {seed}", 100_000, 1_000_000) for seed in (100, 101)])
+    capsys.readouterr()
+    display._progress.refresh()
+    display.stop()
+    rows = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", row) for row in capsys.readouterr().err.splitlines()]
+    assert all(len(row) <= 80 for row in rows)
+    total, *runs = [row for row in rows if "━" in row][:3]
+    assert "0 of 12 runs" in total
+    assert "2,000 samples/s" in total
+    assert "1.6 hours left" in total
+    assert [
+        ("MetaOptimize" in row, f"… seed {seed}" in re.sub(" +", " ", row))
+        for row, seed in zip(runs, (100, 101), strict=True)
+    ] == [(True, True)] * 2
 
 
 def test_lines_in_a_log_come_after_twice_as_long_each_time(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

@@ -532,5 +532,5 @@ def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> Non
 
     assert run_one(config, tmp_path / "run") == "failed"
 
-    reason = 'ValueError: device="cuda" is not possible: PyTorch finds no such device here; use device="cpu"'
+    reason = "ValueError: the device cuda is not possible: PyTorch finds no such device here; use cpu"
     assert read_json(tmp_path / "run" / "status.json")["reason"] == reason

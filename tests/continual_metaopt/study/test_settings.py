@@ -331,7 +331,7 @@ def test_only_the_best_learners_are_reported_with_their_settings(tmp_path: Path)
 
     result = run_study(study, out, 1)
 
-    assert load_runs(*result.runs).labels == ["too small", "right, lr = 0.01", "SGD too small", "cocob"]
+    assert load_runs(*result.runs).labels == ["too small", "right (tuned)", "SGD too small", "cocob"]
     assert len(result.selection) == 9
     table = comparison_table(load_runs(*result.runs), selection=load_runs(*result.selection, purpose="selection"))
     assert table["tuning_runs"].fillna(0).tolist() == [3, 3, 3, 0]
