@@ -4,9 +4,9 @@ import difflib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
-SECONDS = 120
+SECONDS = 120  # of processors' time, since others may be using them
+PATIENCE = 900  # seconds
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",  # fastest for such small networks, and others may be using the cores
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -32,11 +33,12 @@ SHOWN = {
         r"Top1_Acc_Stream/eval_phase/test_stream/Task000 = 0\.\d{4}",
     ],
     "own_optimizer": [
-        r"SignMomentum, lr = 0\.001 +8 +5\d\.\d ± \d\.\d",
-        r"MetaOptimize, lr = .* 8 +6\d\.\d ± \d\.\d",
+        r"SignMomentum \(tuned\) +8 +5\d\.\d ± \d\.\d",
+        r"RMSProp \(tuned\) +8 +\d\d\.\d ± \d\.\d  +\d\d\.\d ±",  # without a difference: it is the best
+        r"MetaOptimize \(tuned\) +8 +6\d\.\d ± \d\.\d +−\d\.\d ± \d\.\d",
         r"wrote runs/mine/report/report\.html",
         r"p \(Holm\)",
-        r"MetaOptimize, lr = .*RMSProp.* 8 +[−+]\d+\.\d+ ± \d\.\d\d",
+        r"MetaOptimize \(tuned\) +RMSProp \(tuned\) +8 +−\d+\.\d+ ± \d\.\d\d",
         r"figures/online_accuracy\.pdf",
         r"Runs\(40 runs of 5 learners on permuted_inputs v1, seeds 0, 1, 2, 3, 4, 5, 6, 7; 40 finished\)",
     ],
@@ -52,15 +54,29 @@ SHOWN = {
 PICTURES = {"avalanche_script": 2, "own_optimizer": 1, "own_vectors": 3}
 
 
+def spent() -> float:
+    """Seconds of processors' time that all processes that this one has started, and that have ended, took together."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def cells(path: Path) -> list[str]:
     """The code of each cell of a notebook."""
     found = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
 
 
+def test_the_index_and_the_readme_name_every_tutorial() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in TUTORIALS:
+        assert f"tutorials/{path.stem}" in index
+        assert f"(docs/tutorials/{path.name})" in readme
+
+
 def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -81,11 +97,11 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("OMP_NUM_THREADS", "PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
-    options = {"timeout": SECONDS, "kernel_name": "python3", "coalesce_streams": True}
+    options = {"timeout": PATIENCE, "kernel_name": "python3", "coalesce_streams": True}
     client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **options)
-    began = time.monotonic()
+    before = spent()
     client.execute()
-    seconds = time.monotonic() - began
+    seconds = spent() - before
     outputs: list[Any] = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "\n".join(
         output["text"] if output["output_type"] == "stream" else output["data"].get("text/plain", "")
@@ -96,6 +112,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         found = re.search(pattern, text)
         assert found, f"{pattern} is not in\n{text}"
         text = text[found.start() :]
+    print(f"{path.stem}: {seconds:.0f} s of processors' time")
     assert sum("image/png" in output.get("data", {}) for output in outputs) == PICTURES[path.stem]
     assert seconds < SECONDS
 
@@ -105,12 +122,12 @@ def test_four_changed_lines_make_an_avalanche_script_learn_its_step_sizes(tmp_pa
     before, after = cells(ROOT / "docs" / "tutorials" / "avalanche_script.ipynb")[:2]
     changed = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line.startswith("+ ")]
     assert len(changed) == 4
-    began, accuracies = time.monotonic(), []
+    begun, accuracies = spent(), []
     for name, script in (("before", before), ("after", after)):
         (tmp_path / f"{name}.py").write_text(script, encoding="utf-8")
         output = run([sys.executable, f"{name}.py"], tmp_path)
         accuracies.append([float(number) for number in re.findall(r"while learning: ([\d.]+)%", output)])
-    assert time.monotonic() - began < SECONDS
+    assert spent() - begun < SECONDS
     assert len(accuracies[0]) == len(accuracies[1]) == 5
     assert sum(accuracies[1]) > sum(accuracies[0]) + 100  # percentage points over five tasks
 
@@ -127,15 +144,17 @@ def test_forty_lines_and_three_commands_put_an_optimizer_to_the_test(tmp_path: P
     images, *others = cells(ROOT / "docs" / "tutorials" / "own_optimizer.ipynb")
     files = dict(re.findall(r"\A%%writefile (\S+)\n(.*)", cell, re.DOTALL)[0] for cell in others if "%%wri" in cell)
     commands = [cell.removeprefix("%%bash\n") for cell in others if cell.startswith("%%bash")]
-    assert sum(len(text.splitlines()) for text in files.values()) <= 40
+    n_lines = sum(len(text.splitlines()) for text in files.values())
+    assert n_lines <= 40
+    assert f"It takes {n_lines} lines and 3 commands" in (TUTORIALS[1]).read_text(encoding="utf-8")
     assert len(commands) == 3
     assert all(len(command.splitlines()) == 1 for command in commands)
     run([sys.executable, "-c", images], tmp_path)  # the user has these
-    began = time.monotonic()
+    begun = spent()
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     output = [run(["bash", "-c", command], tmp_path) for command in commands]
-    assert time.monotonic() - began < SECONDS
+    assert spent() - begun < SECONDS
     assert "p (Holm)" in output[1]
     assert (tmp_path / "figures" / "online_accuracy.pdf").stat().st_size > 1000
     assert (tmp_path / "figures" / "paired_comparisons.tex").exists()
