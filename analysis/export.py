@@ -131,12 +131,7 @@ def write_tensorboard(runs: Runs, folder: Path) -> list[Path]:
 
 
 def write_wandb(runs: Runs, folder: Path) -> list[Path]:
-    """Write each run as an offline run of Weights & Biases, which `wandb sync` uploads.
-
-    Args:
-        runs: the runs.
-        folder: for the runs, in which W&B makes the folder `wandb`.
-    """
+    """Write each run into `wandb` in the folder, as an offline run that `wandb sync` uploads."""
     try:
         import wandb
     except ModuleNotFoundError as error:

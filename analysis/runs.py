@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_SHOWN = 20  # learners and seeds in a notebook
+TUNED = " (tuned)"  # ends the label of a learner whose setting was chosen
+
 SMALL, KEPT = 2**16, 2**28  # bytes of the file of a table that is kept in memory, and of all that are kept
 
 # Options of a stream that do not decide what it presents: where files lie, and how they are read.
@@ -419,7 +421,7 @@ def _shown_labels(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         settings[place].add(json.dumps(chosen_setting(tuned[path])))
     taken = {label for path, label in labels.items() if path not in tuned}
     for path, place in places.items():
-        short = place[0] if place[0].endswith("tuned") else f"{place[0]} (tuned)"
+        short = place[0] if place[0].endswith("tuned") else place[0] + TUNED
         if len(settings[place]) == 1 and short not in taken:
             labels[path] = short
     return labels

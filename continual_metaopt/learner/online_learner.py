@@ -4,7 +4,6 @@ A sample's way: ``training_epoch`` chooses an engine, ``_learn_portion`` lets it
 what was seen is in ``Observations``, and ``_hand_over`` gives these to the recorder.
 """
 
-import bisect
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -469,9 +468,7 @@ class OnlineLearner(Naive):
 
     def _until_hand_over(self) -> int:
         """How many samples a portion that begins now may have."""
-        following = bisect.bisect_right(self.hand_over_at, self.n_samples)
-        ends = self.hand_over_at[following : following + 1]
-        return min(MAX_SAMPLES, *(end - self.n_samples for end in ends)) if ends else MAX_SAMPLES
+        return min([MAX_SAMPLES, *(end - self.n_samples for end in self.hand_over_at if end > self.n_samples)])
 
     def _hand_over(self) -> None:
         done = self._observations

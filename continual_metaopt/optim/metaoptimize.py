@@ -183,9 +183,11 @@ class MetaOptimize(torch.optim.Optimizer):
         self.step_sizes: StepSizes = step_sizes
         require_known("trace", trace, Trace)
         self.trace: Trace = trace
-        variant: Variant = "hessian_free" if trace == "dutch" else trace
+        variant: Variant = "l" if trace == "hessian_free" or trace == "dutch" else trace
         rule = TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip)
-        self.exact = _exact_traces(rule, trace, trace_memory_limit)
+        self.exact = ExactTraces(rule, trace_memory_limit) if variant == trace else None
+        if self.exact is None:
+            _check_no_curvature(rule, trace)
         if trace_memory_limit is not None and not 0 <= trace_memory_limit < math.inf:
             raise ValueError(
                 f"trace_memory_limit must be finite and not negative, or None for no limit, but is {trace_memory_limit}"
@@ -606,14 +608,11 @@ metaoptimize = learner_of(
 )
 
 
-def _exact_traces(rule: TraceRule, trace: Trace, memory_limit: float | None) -> ExactTraces | None:
-    if rule.variant != "hessian_free":
-        return ExactTraces(rule, memory_limit)
+def _check_no_curvature(rule: TraceRule, trace: Trace) -> None:
     for option, value in (("curvature", rule.curvature), ("smoothing", rule.smoothing), ("clip", rule.clip)):
         if value != getattr(TraceRule, option):
             name = option if option == "curvature" else f"curvature_{option}"
             raise ValueError(f'{name}={value!r} has no effect with trace="{trace}"; use trace="l"')
-    return None
 
 
 def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:

@@ -112,12 +112,7 @@ class RayPool:
         self._ray.shutdown()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended.
-
-        Raises:
-            StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-            RunsFailed: some runs failed; the others have been run.
-        """
+        """Do runs, as ``Pool.run`` says."""
         self._display.stage(stage)
         failures: dict[Path, str] = {}
         waiting, pending = deque(jobs), dict[Any, Job]()

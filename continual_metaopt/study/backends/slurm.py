@@ -117,12 +117,7 @@ class ArrayJobs:
         self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended.
-
-        Raises:
-            StudyInterrupted: after Ctrl-C; the array jobs go on, and the same command waits for them.
-            RunsFailed: some runs failed; the others have been run.
-        """
+        """Do runs, as ``Pool.run`` says; after Ctrl-C the array jobs go on, and the same command waits for them."""
         self._display.stage(stage)
         failures: dict[Path, str] = {}
         missing = []
@@ -213,11 +208,7 @@ class ArrayJobs:
 
 
 class Portion:
-    """Do some runs one after the other, as a task of an array.
-
-    Args:
-        jobs: the runs.
-    """
+    """Do some runs one after the other, as a task of an array."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = [(config, path.absolute()) for config, path in jobs]
