@@ -1,5 +1,7 @@
 """How Sphinx makes the documentation site of these pages: ``sphinx-build -W -b html docs build/docs``."""
 
+import functools
+import os
 import re
 import sys
 import tomllib
@@ -10,6 +12,8 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).parent
 REPOSITORY = DOCS.parent
 sys.path.insert(0, str(REPOSITORY))  # the sources beside these pages are described, not an installed version
+for name, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", REPOSITORY)):  # for notebooks' commands
+    os.environ[name] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(name)])])
 
 from continual_metaopt.streams import STREAMS  # noqa: E402
 
@@ -18,10 +22,15 @@ author = "The continual-metaopt developers"
 project_copyright = author
 release = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["records"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+nb_execution_mode = "force"  # git holds no outputs
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_output_stderr = "remove"  # other packages' warnings
 
 autodoc_typehints = "none"  # the docstrings say what arguments are
 autodoc_member_order = "bysource"
@@ -58,7 +67,7 @@ def name_files_that_are_no_pages(text: str, folder: Path) -> str:
         target = (folder / path).resolve()
         if target == REPOSITORY / "README.md":
             return f"[{label}](index.md{section})"
-        if target.parent == DOCS and target.suffix == ".md":
+        if target.parent in (DOCS, DOCS / "tutorials") and target.suffix in (".md", ".ipynb"):
             return f"[]({path}{section})" if label.endswith(target.name) else match.group()
         inside = target.relative_to(REPOSITORY).as_posix()
         return f"`{inside}`" if inside.rstrip("/").endswith(label.rstrip("/")) else f"{label} (`{inside}`)"
@@ -77,7 +86,7 @@ def setup(app: Sphinx) -> None:
     def page(app: Sphinx, docname: str, content: list[str]) -> None:
         if docname == "index":
             content[0] = content[0].replace("OTHER PAGES", "\n".join(pages_that_are_not_in(content[0])))
-        content[0] = name_files_that_are_no_pages(content[0], DOCS)
+        content[0] = name_files_that_are_no_pages(content[0], (DOCS / docname).parent)
 
     def included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
         content[0] = name_files_that_are_no_pages(content[0], (DOCS / path).resolve().parent)
@@ -86,6 +95,10 @@ def setup(app: Sphinx) -> None:
         text = OPTION.sub(lambda found: f"    * ``{found[1]}``: {' '.join(found[2].split())}", "\n".join(lines))
         lines[:] = INDENTED_BLOCK.sub("::", text).split("\n")
 
+    from jupyter_cache.executors import utils
+
+    # a shell command's output comes in pieces of 100 characters
+    utils.executenb = functools.partial(utils.executenb, coalesce_streams=True)
     app.connect("autodoc-process-docstring", docstring, priority=100)  # before Napoleon
     app.connect("source-read", page)
     app.connect("include-read", included)

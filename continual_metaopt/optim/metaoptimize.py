@@ -43,6 +43,7 @@ from continual_metaopt.optim.settings import (
     kinds,
     momentum_of,
 )
+from continual_metaopt.optim.shown import described
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO
 
@@ -113,7 +114,8 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_lr: meta step size η.
         gamma: discount γ of the trace, in [0, 1], whose horizon is 1 / (1 − γ) steps; "auto" keeps two traces, with a
             short and a long horizon, and none to choose (``optim/two_horizons.py``). It learns step sizes alone, not
-            with Lion as meta update, which sees signs only, nor with exact traces.
+            with Lion as meta update, which sees signs only, nor with exact traces. ``MetaOptimizeStrategy`` has "auto",
+            with ``trace="dutch"``, as its default, which is better on all development streams (``docs/optimizer.md``).
         weight_decay: decoupled weight decay κ; to start from if it is learned.
         step_sizes: "group" for one step size per group, "scalar" for one that all groups with this setting share,
             "tensor", "node" (output unit: index of the first dimension) or "weight" for many in a group.
@@ -209,6 +211,12 @@ class MetaOptimize(torch.optim.Optimizer):
             "max_meta_change": max_meta_change,
         }
         super().__init__(params, defaults)
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        return described(self, html=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps only defaults, state and groups: copies and pickles would lose the rules

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.table import Column
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
+from continual_metaopt.study.notebook import notebook_bar
 
 SECONDS_TO_START = 10.0  # after which it is said why nothing seems to happen
 COMPILING = "starting; the first time, code is compiled, which takes about 40 s"
@@ -30,9 +31,12 @@ class ProgressDisplay:
 
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
-        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
-        self._draws = show and self._console.is_terminal
-        self._writes_lines = show and not self._draws
+        # a notebook's shell commands are told to write in colour, as if there were a terminal
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)), force_terminal=is_terminal)
+        self._notebook = notebook_bar() if show else None
+        self._draws = show and self._console.is_terminal and self._notebook is None
+        self._writes_lines = show and not self._draws and self._notebook is None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
@@ -59,8 +63,13 @@ class ProgressDisplay:
         self._progress.start()
 
     def stop(self) -> None:
-        """Clear what was drawn."""
+        """Clear what was drawn on a terminal; a notebook keeps the bar as it is at the end."""
         self._progress.stop()
+        if self._notebook is not None:
+            seconds = duration(time.monotonic() - self._started)
+            self._notebook.draw(
+                self._ended, self._n_runs, f"{self._ended} of {self._n_runs} runs, {seconds}", last=True
+            )
 
     def stage(self, name: str) -> None:
         """Name what is being done now."""
@@ -101,6 +110,9 @@ class ProgressDisplay:
             speed=speed,
             left=left,
         )
+        if self._notebook is not None:
+            text = ", ".join(filter(None, [f"{self._stage}: {which}", speed, left]))
+            self._notebook.draw(completed, max(completed, self._n_samples or self._n_runs), text)
         now = time.monotonic()
         if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.analysis.files import real_folder
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json, write_json
@@ -86,8 +87,7 @@ class ArrayJobs:
             import submitit
         except ImportError as error:
             raise BackendError(
-                "the backend slurm needs the package submitit: pip install 'continual-metaopt[slurm]', or use "
-                "--backend local"
+                f"the backend slurm needs the package submitit: {how_to_install('slurm')}, or use --backend local"
             ) from error
         self._folder = real_folder(folder.absolute() / FOLDER)
         settings = DEFAULTS | dict(options)

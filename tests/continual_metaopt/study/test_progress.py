@@ -2,6 +2,7 @@
 
 import queue
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def shown(clock: Clock, display: ProgressDisplay, seconds: float, messages: Any 
 def test_labels_are_no_markup_and_no_commands(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     display = ProgressDisplay(2, queue.SimpleQueue(), True)
     display.start()
@@ -65,10 +66,21 @@ def test_what_takes_long_before_the_first_sample_is_said_once(clock: Clock, caps
     assert capsys.readouterr().err == ""
 
 
+def test_a_pipe_is_no_terminal_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook does for its shell commands
+    display = ProgressDisplay(2, queue.SimpleQueue(), True)
+    display.start()
+    display.update(1)
+    display.stop()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_rows_of_80_columns_keep_seed_and_numbers(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     display = ProgressDisplay(12, queue.SimpleQueue(), True, n_samples=12_000_000)
     display.start()

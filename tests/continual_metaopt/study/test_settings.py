@@ -238,7 +238,7 @@ def test_tpe_without_optuna_is_refused_before_anything_has_run(tmp_path: Path, m
     path = tmp_path / "study.yaml"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = (
-        f"{path}: learners.0: the method tpe needs the package optuna: pip install 'continual-metaopt[tpe]', "
+        f"{path}: learners.0: the method tpe needs the package optuna: in the clone, pip install -e '.[tpe]', "
         "or use the method random"
     )
 
