@@ -27,14 +27,7 @@ Array = NDArray[np.float64]
 
 
 def interquartile_mean(values: ArrayLike, axis: int = -1) -> Any:
-    """Mean without the lowest and the highest quarter of the values, rounded down to whole values.
-
-    Args:
-        values: of any shape and unit.
-        axis: the one that is averaged over.
-
-    Returns:
-        The mean of the middle: of three of five values, of all of three.
+    """Mean without the lowest and the highest quarter of the values, rounded down: of three of five, of all of three.
 
     Source: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
     """
@@ -51,15 +44,15 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval: quantiles of a statistic of values that are drawn again with replacement.
+    """Percentile bootstrap interval: quantiles of a statistic of values [n] that are drawn again with replacement.
+
+    With few observations the interval is too short: for the mean of five normal values, "95 %" holds it about 84 times
+    in a hundred. Student's t (`mean_interval`) does not have that flaw.
 
     Args:
         values: independent observations, [n].
         statistic: takes an array and `axis`.
-        confidence: nominal coverage. With few observations the interval is too short: for the mean of five normal
-            values, "95 %" holds it about 84 times in a hundred. Student's t (`mean_interval`) does not have that flaw.
-        resamples: how often to draw.
-        seed: of the draws.
+        resamples: how often to draw, with `seed`.
 
     Returns:
         Lower and upper edge, in the unit of `values`; NaN for fewer than two observations.
@@ -86,12 +79,8 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
 
     If neither learner is better, each difference might as well have had the other sign. The p-value is the share of all
     2ⁿ ways to choose signs that give a mean at least as far from zero. It cannot fall below 2 / 2ⁿ: 0.0625 for five
-    pairs, so that five seeds never reach 5 %; it takes six.
-
-    Args:
-        differences: of the pairs, [n].
-        resamples: random signs are drawn that often where there are more ways than that, and p counts the observed one.
-        seed: of the draws.
+    pairs, so that five seeds never reach 5 %; it takes six. Of more ways than `resamples`, so many are drawn, and p
+    counts the observed one.
 
     Returns:
         The p-value; NaN for no pairs, or where a difference is missing. Infinite ones, as of regressions that diverged,
@@ -122,8 +111,7 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = RESAMPLES, seed: 
 def paired_t_test(differences: ArrayLike) -> float:
     """Two-sided p-value of Student's t-test of paired differences, which takes them as normally distributed.
 
-    Returns:
-        The p-value; NaN for fewer than two pairs, or where a difference is not finite.
+    It is NaN for fewer than two pairs, or where a difference is not finite.
     """
     observed = np.asarray(differences, dtype=float)
     if len(observed) < 2 or not np.isfinite(observed).all():
@@ -157,15 +145,18 @@ def holm(p_values: ArrayLike) -> Array:
     return corrected
 
 
-class Effect(NamedTuple):
-    """A paired standardised difference, and the edges of its 95 % interval."""
+class Estimate(NamedTuple):
+    """A value, and the edges of its interval."""
 
-    size: float
+    value: float
     low: float
     high: float
 
 
-def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Effect:
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Mean of paired differences over their standard deviation (d_z), with its interval.
 
     Returns:
@@ -177,27 +168,19 @@ def paired_effect_size(differences: ArrayLike, confidence: float = 0.95) -> Effe
     observed = np.asarray(differences, dtype=float)
     n = len(observed)
     if n < 2 or not np.isfinite(observed).all():
-        return Effect(math.nan, math.nan, math.nan)
+        return UNKNOWN
     mean, deviation = float(observed.mean()), float(observed.std(ddof=1))
     if deviation <= 1e-12 * abs(mean) or deviation == 0:
-        return Effect(math.copysign(math.inf, mean) if mean else math.nan, math.nan, math.nan)
+        return Estimate(math.copysign(math.inf, mean) if mean else math.nan, math.nan, math.nan)
     size = mean / deviation
     t = size * math.sqrt(n)
     from scipy.special import nctdtrinc
 
     low, high = (float(nctdtrinc(n - 1, (1 + side * confidence) / 2, t)) / math.sqrt(n) for side in (1, -1))
-    return Effect(size, low, high)
+    return Estimate(size, low, high)
 
 
-class Probability(NamedTuple):
-    """A probability, and the edges of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95) -> Probability:
+def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Probability that one learner beats another on the same stream, dealt from a new seed.
 
     Returns:
@@ -209,22 +192,17 @@ def probability_of_improvement(differences: ArrayLike, confidence: float = 0.95)
     observed = observed[~np.isnan(observed)]
     n = len(observed)
     if not n:
-        return Probability(math.nan, math.nan, math.nan)
+        return UNKNOWN
     from scipy.stats import binomtest
 
     wins, ties = int((observed > 0).sum()), int((observed == 0).sum())
     low = binomtest(wins, n).proportion_ci(confidence, "exact").low
     high = binomtest(wins + ties, n).proportion_ci(confidence, "exact").high
-    return Probability((wins + ties / 2) / n, float(low), float(high))
+    return Estimate((wins + ties / 2) / n, float(low), float(high))
 
 
 def seeds_needed(effect_size: float, *, power: float = 0.8, level: float = 0.05) -> int | None:
-    """Seeds at which a paired two-sided t-test would find a difference of this size.
-
-    Args:
-        effect_size: mean over standard deviation of the paired differences, see `paired_effect_size`.
-        power: probability of finding it.
-        level: of the test.
+    """Seeds at which a paired two-sided t-test finds an effect of this size (`paired_effect_size`) with this power.
 
     Returns:
         The smallest number of pairs, at least 2; None if it takes more than 10,000, or if there is no effect size.
@@ -251,11 +229,7 @@ def seeds_needed(effect_size: float, *, power: float = 0.8, level: float = 0.05)
 
 
 def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
-    """Probability that a paired two-sided t-test finds a difference.
-
-    Returns:
-        The probability, from the noncentral t distribution.
-    """
+    """Probability that a paired two-sided t-test finds a difference, from the noncentral t distribution."""
     from scipy.special import stdtrit
     from scipy.stats import nct
 
@@ -269,9 +243,7 @@ def paired_t_power(effect_size: float, n: int, level: float = 0.05) -> float:
 def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
     """The least p-value that a test can give.
 
-    Returns:
-        2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t. NaN for too few
-        pairs.
+    2 / 2ⁿ for random signs, and 2 of 10,000 where 9,999 of them are drawn; 0 for Student's t; NaN for too few pairs.
     """
     if n_pairs < 1 or (test == "t" and n_pairs < 2):
         return math.nan
@@ -281,14 +253,11 @@ def smallest_p(n_pairs: int, test: Test = "sign_flip") -> float:
 
 
 def scores_by_seed(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Scores of the counted runs, turned so that more is better.
+    """Scores of the counted runs of one stream, turned so that more is better.
 
     Returns:
         One row per seed, one column per label in the order of `runs.labels`; accuracies in percent, or squared errors
         with a minus. NaN where there is no run. `attrs["score"]` says which.
-
-    Raises:
-        ValueError: the runs come from several streams, or cannot be averaged.
     """
     runs.require_one_stream()
     scores, name = average_score(runs, diverged)
@@ -301,20 +270,12 @@ def scores_by_seed(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
 
 
 def summary_table(runs: Runs, *, diverged: Diverged = "chance", seed: int = 0) -> pd.DataFrame:
-    """Averages of each learner, with intervals.
-
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count.
-        seed: of the bootstrap.
+    """Averages of each learner on one stream, with intervals.
 
     Returns:
         One row per learner: learner, seeds, mean, mean_ci (half width of the 95 % Student-t interval), bootstrap_low,
         bootstrap_high (of the mean), iqm (interquartile mean), iqm_low, iqm_high (bootstrap). In percent, or in squared
         errors.
-
-    Raises:
-        ValueError: see `scores_by_seed`.
     """
     scores = scores_by_seed(runs, diverged)
     sign = -1 if scores.attrs["score"] == "squared_error" else 1
@@ -376,20 +337,12 @@ def paired_comparisons(
         mean, half_width = mean_interval(differences)
         effect = paired_effect_size(differences)
         chance = probability_of_improvement(differences)
-        needed = seeds_needed(effect.size, power=power)
+        needed = seeds_needed(effect.value, power=power)
         p = _TESTS[test](differences)
         rows.append((label, reference, len(differences), mean, half_width, *effect, *chance, p, needed))
-    columns = [
-        "learner",
-        "baseline",
-        "pairs",
-        "difference",
-        "difference_ci",
-        "effect_size",
-        "effect_low",
-        "effect_high",
-    ]
-    columns += ["improvement", "improvement_low", "improvement_high", "p", "seeds_needed"]
+    columns = ["learner", "baseline", "pairs", "difference", "difference_ci"]
+    columns += ["effect_size", "effect_low", "effect_high", "improvement", "improvement_low", "improvement_high"]
+    columns += ["p", "seeds_needed"]
     table = pd.DataFrame(rows, columns=columns).astype({"seeds_needed": "Int64"})
     table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"]))
     least = [smallest_p(pairs, test) for pairs in table["pairs"]]
@@ -429,20 +382,15 @@ def limits_of(comparisons: pd.DataFrame, level: float = 0.05) -> str:
 
 
 class Ranks(NamedTuple):
-    """Ranks of learners.
+    """Ranks of learners. The table, the best first, has learner, seeds, rank (mean; 1 is best) and rank_ci.
 
-    Attributes:
-        table: one row per learner, the best first: learner, seeds, rank (mean over seeds; 1 is best), rank_ci (half
-            width of the 95 % Student-t interval).
-        by_seed: rank of each learner on each seed, with the learners as columns in the order of `table`.
-        p: of Friedman's test that all ranks are equal, by permutations within seeds.
-        comparisons: of every pair, from `paired_comparisons(runs, "all")`.
+    rank_ci is the half width of the 95 % Student-t interval over seeds.
     """
 
     table: pd.DataFrame
-    by_seed: pd.DataFrame
-    p: float
-    comparisons: pd.DataFrame
+    by_seed: pd.DataFrame  # rank of each learner (columns, in the order of `table`) on each seed
+    p: float  # of Friedman's test that all ranks are equal, by permutations within seeds
+    comparisons: pd.DataFrame  # of every pair, from `paired_comparisons(runs, "all")`
 
     def groups(self, level: float = 0.05) -> list[tuple[int, int]]:
         """Stretches of learners, by their places in `table`, within which no pair differs after the correction.
@@ -477,35 +425,33 @@ def rank_learners(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Ranks:
-    """Rank learners on each seed, and compare every pair.
+    """Rank learners, or all, on the seeds that they have in common, and compare every pair as of `paired_comparisons`.
 
     Args:
-        runs: runs of one stream.
-        labels: the learners; all if None.
-        diverged: how diverged runs count.
-        test: of the pairs, as of `paired_comparisons`.
-        resamples: permutations for Friedman's test; all of them where they are fewer.
-        seed: of the permutations.
+        resamples: permutations for Friedman's test, drawn with `seed`; all of them where they are fewer.
 
     Returns:
-        The ranks on seeds that all learners have in common; equal scores share their mean rank.
+        The ranks; equal scores share their mean rank.
 
     Raises:
-        ValueError: fewer than two learners, or no common seed; or see `paired_comparisons`.
+        ValueError: fewer than two learners, or no common seed.
     """
     require_labels(runs, list(labels or []))
     chosen = runs if labels is None else runs.select(label=list(labels))
-    scores = scores_by_seed(chosen, diverged)
-    common = scores.dropna()
-    if len(common.columns) < 2 or not len(common):
+    ranks = ranks_by_seed(scores_by_seed(chosen, diverged))
+    if len(ranks.columns) < 2 or not len(ranks):
         raise ValueError("ranks need two learners or more that have come to an end with the same seeds")
-    ranks = common.rank(axis=1, ascending=False)
     order = ranks.mean().sort_values(kind="stable").index
     ranks = ranks[order]
     means, half_widths = mean_interval(ranks.to_numpy())
     table = pd.DataFrame({"learner": list(order), "seeds": len(ranks), "rank": means, "rank_ci": half_widths})
     comparisons = paired_comparisons(chosen, "all", diverged=diverged, test=test)
     return Ranks(table, ranks, _friedman_p(ranks.to_numpy(), resamples, seed), comparisons)
+
+
+def ranks_by_seed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rank of each learner, 1 is best, on the seeds that all have in common; scores as of `scores_by_seed`."""
+    return scores.dropna().rank(axis=1, ascending=False)
 
 
 def _friedman_p(ranks: Array, resamples: int, seed: int) -> float:

@@ -21,30 +21,17 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def for_terminal(text: object) -> str:
-    """Text that cannot do anything to a terminal.
-
-    Returns:
-        The text with control characters as Python writes them, backslash and number. Line breaks and tabs stay.
-    """
+    """Text that cannot do anything to a terminal: escapes for control characters but line breaks and tabs."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), _joined(str(text)))
 
 
 def one_line(text: object) -> str:
-    """Text in one line, for a cell of a table or for a comment that the end of the line ends.
-
-    Returns:
-        The text with a space in place of line breaks and tabs, and other control characters as of `for_terminal`.
-    """
+    """Text in one line, for a cell or a comment: spaces for line breaks and tabs; else as `for_terminal`."""
     return for_terminal(_BREAKS.sub(" ", _joined(str(text))))
 
 
 def csv_text(table: pd.DataFrame, **options: Any) -> str:
-    """A table as CSV that spreadsheets read as text and numbers, never as formulas.
-
-    Args:
-        table: its text may begin like a formula, and gets an apostrophe before it then.
-        **options: as of `pandas.DataFrame.to_csv`, such as `float_format`.
-    """
+    """A table as CSV that spreadsheets read as text and numbers, never as formulas; options of `to_csv`."""
     safe = table.rename(columns=no_formula)
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufM":  # neither numbers nor times
@@ -53,11 +40,7 @@ def csv_text(table: pd.DataFrame, **options: Any) -> str:
 
 
 def no_formula(value: Any) -> Any:
-    """A cell that spreadsheets read as text if it is one.
-
-    Returns:
-        Text in one line, with an apostrophe before what begins like a formula; any other value as it is.
-    """
+    """A cell that is no formula: text in one line, with an apostrophe before what begins like one."""
     if not isinstance(value, str):
         return value
     text = one_line(value)

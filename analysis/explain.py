@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs, load_runs, record_samples_every
-from continual_metaopt.analysis.statistics import AT_BOUND, at_bounds, is_regression, sample_scores, squared_errors
+from continual_metaopt.analysis.statistics import AT_BOUND, at_bounds, evenly_chosen, is_regression
 
 MAX_BLOCKS = 8  # that are told about
 QUIET_SAMPLES = 100  # after which a loss that had grown counts as having come back
@@ -296,7 +297,7 @@ def _success(runs: Runs, samples: pd.DataFrame, config: Mapping[str, Any]) -> li
     regression = is_regression(runs)
     if record_samples_every(config) > 1:
         run, n_seen = runs.table[["path", "step"]].iloc[0]
-        values = squared_errors(runs, run) if regression else 100 * sample_scores(runs, run)
+        values = statistics.squared_errors(runs, run) if regression else 100 * statistics.sample_scores(runs, run)
         scores = pd.Series(values[: int(n_seen)])
         experiences = np.searchsorted(config["stream_info"]["boundaries"], scores.index, side="right") - 1
     else:
@@ -333,11 +334,7 @@ def _step_sizes(runs: Runs, run: str, config: Mapping[str, Any]) -> list[str]:
             f"Step sizes, which are not learned: {_listed([_range(block, part) for block, part in blocks.items()])}."
         ]
     bounds = at_bounds(runs, run).to_dict("index")
-    told = (
-        list(blocks)
-        if len(blocks) <= MAX_BLOCKS
-        else [list(blocks)[i] for i in np.linspace(0, len(blocks) - 1, MAX_BLOCKS).astype(int)]
-    )
+    told = evenly_chosen(list(blocks), MAX_BLOCKS)
     number = f" ({MAX_BLOCKS} of {len(blocks)} blocks)" if len(told) < len(blocks) else ""
     sentences = [f"Step sizes{number}:"]
     for block in told:

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from continual_metaopt.analysis.escaping import no_formula
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.analysis.files import file_names, is_regular, read_regular
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.run_directory import TABLES
@@ -130,12 +131,7 @@ def write_tensorboard(runs: Runs, folder: Path) -> list[Path]:
 
 
 def write_wandb(runs: Runs, folder: Path) -> list[Path]:
-    """Write each run as an offline run of Weights & Biases, which `wandb sync` uploads.
-
-    Args:
-        runs: the runs.
-        folder: for the runs, in which W&B makes the folder `wandb`.
-    """
+    """Write each run into `wandb` in the folder, as an offline run that `wandb sync` uploads."""
     try:
         import wandb
     except ModuleNotFoundError as error:
@@ -323,6 +319,6 @@ def _files_below(folder: Path) -> set[str]:
 def _missing(package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     message = (
         f"this format needs the package {package}, of which {error.name} is missing; "
-        f"install it with: pip install 'continual-metaopt[{package}]'"
+        f"install it: {how_to_install(package)}"
     )
     return ModuleNotFoundError(message, name=error.name)

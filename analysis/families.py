@@ -44,19 +44,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 
 
 def family_of_run(config: Mapping[str, Any]) -> str:
-    """Give the kind of a run's learner: as recorded, or by its name in an old record.
-
-    Args:
-        config: the content of the run's `config.json`.
-    """
+    """Give the kind of a run's learner, given its `config.json`: as recorded, or by its name in an old record."""
     return str(config.get("family") or family(config["learner"]["name"]))
 
 
 def family(name: str) -> str:
-    """The kind of a learner.
-
-    Returns:
-        A key of `FAMILIES`: the one whose entry is the longest beginning of the name.
-    """
+    """The kind of a learner, a key of `FAMILIES`: the one whose entry is the longest beginning of the name."""
     beginnings = [(len(start), kind) for kind, starts in FAMILIES.items() for start in starts if name.startswith(start)]
     return max(beginnings, key=lambda beginning: beginning[0])[1]

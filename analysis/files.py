@@ -41,11 +41,7 @@ def open_regular(path: Path, at_most: int | None = None) -> BinaryIO:
 
 
 def read_regular(path: Path, at_most: int = MAX_TEXT) -> bytes:
-    """Read a file of a record; arguments and errors as for `open_regular`.
-
-    Returns:
-        Its content.
-    """
+    """Read the whole of a file of a record; arguments and errors as for `open_regular`."""
     with open_regular(path, at_most) as file:
         return file.read(at_most)
 
@@ -72,11 +68,7 @@ def _require_regular(path: Path, facts: os.stat_result) -> None:
 
 
 def with_home(arguments: Iterable[str]) -> list[str]:
-    """Spell out ~ at the beginning of paths, which shells leave to programs in `--out=~/x`.
-
-    Returns:
-        The arguments, with the user's home in place of `~`, and another's in place of `~name`, where there is one.
-    """
+    """Spell out `~` and `~name` at the beginning of paths, which shells leave to programs in `--out=~/x`."""
     flag_and_path = re.compile(r"(--[\w.-]+=)?(~[\w.-]*(?:/.*)?)", re.DOTALL)
 
     def spelt_out(argument: str) -> str:

@@ -22,13 +22,7 @@ SHARES, SIGNED = "Blues", "PuOr"  # colour maps: from nothing to much, and aroun
 
 
 class SheetRow(NamedTuple):
-    """One row of a contact sheet.
-
-    Attributes:
-        title: what the images are; lines are separated by line breaks.
-        images: values from 0 to 1, [n, H, W] or [n, H, W, 3].
-        captions: a short text for each image.
-    """
+    """One row of a contact sheet: its title, images from 0 to 1, [n, H, W] or [n, H, W, 3], and a caption for each."""
 
     title: str
     images: NDArray[Any]
@@ -36,14 +30,9 @@ class SheetRow(NamedTuple):
 
 
 class Zoom(NamedTuple):
-    """Consecutive samples of a regression.
+    """Consecutive samples of a regression, from a first step on: inputs [n, numbers] and targets [n, outputs].
 
-    Attributes:
-        first_step: step of the first one.
-        inputs: [n, numbers].
-        targets: [n, outputs].
-        course: what changes behind them, by name: [n] or [n, parts].
-        marks: steps at which something changes.
+    `course` is what changes behind them, by name, [n] or [n, parts]; `marks` are steps at which something changes.
     """
 
     first_step: int
@@ -55,13 +44,8 @@ class Zoom(NamedTuple):
 
 @styled
 def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
-    """Images in rows, with captions.
-
-    Args:
-        rows: what to show.
-        note: what rows and captions are, below the title.
-    """
-    from matplotlib.figure import Figure
+    """Images in rows, with captions, and a note below the title that says what these are."""
+    from continual_metaopt.analysis.figures.shown import ShownFigure
 
     width, left, top, caption, gap = WIDTHS["page"], 1.35, 0.52, 0.13, 0.07
     lines = textwrap.wrap(note, 132)
@@ -71,7 +55,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     image_height = cell * rows[0].images.shape[1] / rows[0].images.shape[2]
     row_height = max(image_height + caption + gap, 0.44)
     height = top + row_height * len(rows)
-    figure = Figure(figsize=(width, height))
+    figure = ShownFigure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     axes.text(0.08, 0.17, textwrap.shorten(title, 105, placeholder=" …"), fontsize=8, fontweight="bold", va="center")
@@ -146,11 +130,7 @@ def image_timeline(
 
 @styled
 def regression_zooms(zooms: Sequence[Zoom], title: str) -> Figure:
-    """Inputs, targets and what changes behind them, around some changes; one column for each.
-
-    Args:
-        zooms: what to show; all of one stream.
-    """
+    """Inputs, targets and what changes behind them, around some changes of one stream; one column for each."""
     from matplotlib.ticker import MaxNLocator
 
     names = list(zooms[0].course)

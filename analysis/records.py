@@ -12,23 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from continual_metaopt.analysis import run_directory
 from continual_metaopt.analysis.files import read_regular
-from continual_metaopt.analysis.run_directory import (
-    ADDED_COLUMNS,
-    CONFIG,
-    CONFIG_FIELDS,
-    CONFIG_MAY_HOLD,
-    LARGEST,
-    NUMBER,
-    SCHEMA_VERSION,
-    STATES,
-    STATUS,
-    STATUS_MAY_HOLD,
-    STREAM_FIELDS,
-    STREAM_MAY_HOLD,
-    TABLES,
-    Kind,
-)
+from continual_metaopt.analysis.run_directory import ADDED_COLUMNS, CONFIG, LARGEST, STATES, STATUS, TABLES, Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,15 +33,11 @@ MANY_VALUES, MANY_BYTES = 2**22, 2**25  # which any file may
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a stranger may have written.
-
-    Returns:
-        Its content: finite numbers, text that is Unicode, at most `MAX_DEPTH` levels.
+    """Read a JSON object that a stranger may have written: finite numbers, Unicode text, at most `MAX_DEPTH` levels.
 
     Raises:
         FileNotFoundError: there is nothing.
-        ValueError: it is not a regular file, too large, or not such JSON; the message does not name the file unless it
-            is of the first kind.
+        ValueError: it is not a regular file, which the message names, or too large, or not such JSON.
         OSError: it cannot be read.
     """
     text = read_regular(path, MAX_BYTES)
@@ -79,10 +61,7 @@ _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Read what was run.
-
-    Returns:
-        The content of `config.json`, in which all that `docs/run-directory.md` describes has its type.
+    """Read `config.json`, what was run: all that `docs/run-directory.md` describes has its type.
 
     Raises:
         ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
@@ -92,19 +71,23 @@ def read_config(directory: Path) -> dict[str, Any]:
     version = config.get("schema_version")
     if version is None:
         raise ValueError(f"{path}: has no schema_version, so it is not a run's; pass only directories of runs")
-    if version != SCHEMA_VERSION:
+    if version != run_directory.SCHEMA_VERSION:
         raise ValueError(
-            f"{path}: schema_version {_shown(version)} is not supported, only {SCHEMA_VERSION}; "
+            f"{path}: schema_version {_shown(version)} is not supported, only {run_directory.SCHEMA_VERSION}; "
             "use the version of this package that wrote the run"
         )
     info = config.get("stream_info")
-    missing = [key for key in CONFIG_FIELDS if key not in config]
-    missing += [f"stream_info.{key}" for key in STREAM_FIELDS if not isinstance(info, dict) or key not in info]
+    missing = [key for key in run_directory.CONFIG_FIELDS if key not in config]
+    missing += [
+        f"stream_info.{key}" for key in run_directory.STREAM_FIELDS if not isinstance(info, dict) or key not in info
+    ]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; {REPAIR}")
     mistake = (
-        _first_mistake(config, CONFIG_FIELDS | CONFIG_MAY_HOLD)
-        or _first_mistake(config["stream_info"], STREAM_FIELDS | STREAM_MAY_HOLD, "stream_info.")
+        _first_mistake(config, run_directory.CONFIG_FIELDS | run_directory.CONFIG_MAY_HOLD)
+        or _first_mistake(
+            config["stream_info"], run_directory.STREAM_FIELDS | run_directory.STREAM_MAY_HOLD, "stream_info."
+        )
         or _of_boundaries(config["stream_info"])
         or _of_learner(config)
     )
@@ -114,14 +97,12 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """Read how a run went.
+    """Read `status.json`, how a run went, likewise; long texts are shortened.
 
-    Returns:
-        The content of `status.json`, in which all that `docs/run-directory.md` describes has its type, and long texts
-        are shortened; the state "running" if it has not been written yet.
+    The state is "running" if the file has not been written yet.
 
     Raises:
-        ValueError: the file cannot be read, or a field does not hold what it should; the message says what to do.
+        ValueError: as of `read_config`.
     """
     path = directory / STATUS
     if not os.path.lexists(path):
@@ -130,7 +111,7 @@ def read_status(directory: Path) -> dict[str, Any]:
     status = _read(path)
     if status.get("state") not in STATES:
         raise ValueError(f"{path}: state {_shown(status.get('state'))} is none of {', '.join(STATES)}; {REPAIR}")
-    mistake = _first_mistake(status, STATUS_MAY_HOLD)
+    mistake = _first_mistake(status, run_directory.STATUS_MAY_HOLD)
     if mistake:
         raise ValueError(f"{path}: {mistake}; {REPAIR}")
     if status.get("reason"):
@@ -168,7 +149,9 @@ def _of_boundaries(info: Mapping[str, Any]) -> str | None:
 def _of_learner(config: Mapping[str, Any]) -> str | None:
     learner = config["learner"]
     bounds = learner.get("lr_bounds")
-    if bounds is not None and not (isinstance(bounds, list) and len(bounds) == 2 and all(map(NUMBER.holds, bounds))):
+    if bounds is not None and not (
+        isinstance(bounds, list) and len(bounds) == 2 and all(map(run_directory.NUMBER.holds, bounds))
+    ):
         return f"learner.lr_bounds is a pair of numbers or null, not {_shown(bounds)}"
     absent = [name for name in config.get("tuned", ()) if name not in learner]
     return f"tuned names {_shown(absent[0])}, which the learner has not" if absent else None
@@ -231,8 +214,8 @@ def open_table(
         as_categories: columns of text that are to be read as numbers, and each text once.
 
     Raises:
-        ValueError: it has more rows than such a run has, or than so many bytes can hold; or a column has another type,
-            or is missing.
+        ValueError: it has more rows than such a run has, or than so many bytes can hold, or a column of another type
+            or none.
     """
     from pyarrow import parquet
 

@@ -24,6 +24,7 @@ from continual_metaopt.analysis.tables import Format, caption, comparison_table,
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MAX_DRAWN = 8  # learners whose step sizes are drawn
 _PAGE = "report.html"
 _MARK = "continual-metaopt</title>"  # in each page
 SUFFIXES: Mapping[Format, str] = {"csv": "csv", "markdown": "md", "latex": "tex"}
@@ -47,7 +48,7 @@ def write_report(
     Args:
         runs: the runs.
         out_dir: the folder, made if it does not exist.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
         baseline: the label that the others are compared with; if None, the best one with fixed step sizes.
         width: width of the accuracy figures; the trajectories take the full width of the page.
         selection: runs that served to choose settings; the table tells what that took then.
@@ -68,6 +69,7 @@ def write_report(
             _require_own(Path(out_dir))
         paths += write_tables(table, folder)
         drawings: dict[str, Callable[[], Figure]] = {}
+        captions: dict[str, str] = {}
         ended = len(counted_runs(part, diverged)) > 0
         if ended and is_regression(part):
             window = min(1000, int(part.table["n_samples"].min()))
@@ -80,11 +82,14 @@ def write_report(
             )
             drawings["sliding_accuracy"] = partial(figures.sliding_accuracy, part, diverged=diverged, width=width)
         if figures.has_trajectories(part):
-            drawings["step_sizes"] = partial(figures.step_size_trajectories, part)
+            learned = [label for label in _best_first(table) if label in part.select(learned_step_sizes=True).labels]
+            few = [label for label in part.labels if label in learned[:MAX_DRAWN]]
+            drawings["step_sizes"] = partial(figures.step_size_trajectories, part, few)
+            if len(few) < len(learned):
+                captions["step_sizes"] = f"The best {MAX_DRAWN} of {len(learned)} learners with learned step sizes."
         for quantity in get_args(figures.MetaParameter):
             if figures.has_meta_parameter(part, quantity):
                 drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
-        captions = {}
         folded = _first_with_teeth(part, table)
         if folded is not None:
             drawings["sawtooth"] = partial(figures.folded_sawtooth, part, folded)
@@ -119,13 +124,18 @@ def _require_own(folder: Path) -> None:
 def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
     """The best learner with learned step sizes whose experiences can be laid over each other; None without one."""
     learned = runs.select(learned_step_sizes=True).labels
-    score = table.attrs["score"]
-    ranked = table.sort_values(score, ascending=score == "squared_error", kind="stable")["learner"]
-    for label in ranked[ranked.isin(learned)]:
+    for label in _best_first(table):
+        if label not in learned:
+            continue
         trajectories = block_trajectories(runs, label)
         if trajectories and all(map(can_fold, trajectories.values())):
             return str(label)
     return None
+
+
+def _best_first(table: pd.DataFrame) -> list[str]:
+    score = table.attrs["score"]
+    return list(table.sort_values(score, ascending=score == "squared_error", kind="stable")["learner"])
 
 
 def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:

@@ -27,52 +27,29 @@ Array = NDArray[np.float64]
 
 
 class Sawtooth(NamedTuple):
-    """The folded trajectory of one block.
+    """The folded trajectory of one block. Intervals are half widths of 95 % Student-t intervals, NaN for one seed."""
 
-    Attributes:
-        position: centres of the bins, as fractions of an experience, [n_bins].
-        experiences: numbers of the experiences that are laid over each other, [n_experiences].
-        teeth: log10 step size of each experience, without level and drift, mean over seeds: [n_experiences, n_bins].
-        profile: mean of `teeth` over experiences, [n_bins].
-        profile_ci: half width of its 95 % Student-t interval over seeds, [n_bins]; NaN for one seed.
-        chance: 2.5 % and 97.5 % quantile of such profiles when boundaries are shifted at random, [2, n_bins].
-        amplitude: maximum minus minimum of `profile`, in decades (1 is a factor of 10).
-        amplitude_ci: half width of the 95 % Student-t interval over seeds of the difference between these two bins; NaN
-            for one seed.
-        chance_amplitude: 95 % quantile of amplitudes when boundaries are shifted at random.
-        peak: position of the maximum, as a fraction of an experience.
-        trough: position of the minimum.
-        rise: from the last bin of an experience to the peak of the next, in decades, drift included.
-        fall: from the peak to the last bin of the same experience; rise minus fall is the drift per experience.
-        p: share of amplitudes at least as large among those of shifted boundaries and the observed one.
-        seeds: number of runs.
-    """
-
-    position: Array
-    experiences: NDArray[np.int64]
-    teeth: Array
-    profile: Array
-    profile_ci: Array
-    chance: Array
-    amplitude: float
-    amplitude_ci: float
-    chance_amplitude: float
-    peak: float
-    trough: float
-    rise: float
-    fall: float
-    p: float
-    seeds: int
+    position: Array  # centres of the bins, as fractions of an experience, [n_bins]
+    experiences: NDArray[np.int64]  # numbers of those that are laid over each other, [n_experiences]
+    teeth: Array  # log10 step sizes without level and drift, mean over seeds, [n_experiences, n_bins]
+    profile: Array  # mean of `teeth` over experiences, [n_bins]
+    profile_ci: Array  # its interval over seeds, [n_bins]
+    chance: Array  # 2.5 % and 97.5 % quantile of profiles when boundaries are shifted at random, [2, n_bins]
+    amplitude: float  # maximum minus minimum of `profile`, in decades (1 is a factor of 10)
+    amplitude_ci: float  # interval over seeds of the difference between these two bins
+    chance_amplitude: float  # 95 % quantile of amplitudes when boundaries are shifted at random
+    peak: float  # position of the maximum, as a fraction of an experience
+    trough: float  # position of the minimum
+    rise: float  # from the last bin of an experience to the peak of the next, in decades, drift included
+    fall: float  # from the peak to the last bin of the same experience; rise minus fall is the drift per experience
+    p: float  # share of amplitudes at least as large, among those of shifted boundaries and the observed one
+    seeds: int  # number of runs
 
 
 class Trajectory(NamedTuple):
-    """Recorded step sizes of one block in one run.
+    """Recorded step sizes of one block in one run: steps [n], increasing, and sizes [n], of which positive ones count.
 
-    Attributes:
-        steps: at which they were recorded, increasing, [n].
-        step_size: [n]; what is not positive and finite is left out.
-        boundaries: first step of each experience.
-        n_samples: length of the stream.
+    `boundaries` are the first steps of experiences, and `n_samples` is the length of the stream.
     """
 
     steps: ArrayLike
@@ -156,17 +133,11 @@ def sawtooth(
 
 
 class Trend(NamedTuple):
-    """How the step size of a block changes from experience to experience.
+    """How the step size of a block changes from experience to experience."""
 
-    Attributes:
-        means: mean log10 step size of each experience, [n_seeds, n_experiences].
-        slope: mean over seeds of the least-squares slope, in decades per experience.
-        slope_ci: half width of its 95 % Student-t interval over seeds; NaN for one seed.
-    """
-
-    means: Array
-    slope: float
-    slope_ci: float
+    means: Array  # mean log10 step size of each experience, [n_seeds, n_experiences]
+    slope: float  # mean over seeds of the least-squares slope, in decades per experience
+    slope_ci: float  # half width of its 95 % Student-t interval over seeds; NaN for one seed
 
     @property
     def slopes(self) -> Array:
@@ -188,14 +159,9 @@ class Trend(NamedTuple):
 
 
 def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
-    """The trend across experiences: slope of the mean log10 step size of each experience over its number.
+    """The trend across experiences of one block's trajectories, without the first `skip` experiences.
 
-    Args:
-        trajectories: of one block, one for each seed.
-        skip: experiences at the beginning that are left out.
-
-    Returns:
-        The slope, with its interval over seeds.
+    It is the slope of the mean log10 step size of each experience over its number.
 
     Raises:
         ValueError: there is no trajectory, or fewer than two complete experiences remain.
@@ -212,14 +178,7 @@ def trend(trajectories: Sequence[Trajectory], *, skip: int = SKIP) -> Trend:
 
 
 def block_trajectories(runs: Runs, label: str) -> dict[str, list[Trajectory]]:
-    """The trajectories of a learner's step sizes, by block.
-
-    Args:
-        runs: runs of one stream; only finished ones count.
-        label: of the learner.
-
-    Returns:
-        Block → one trajectory for each of its runs that recorded any.
+    """The trajectories of a learner's step sizes: block → one for each of its finished runs that recorded any.
 
     Raises:
         ValueError: there is no such label, or a seed occurs twice.
@@ -258,15 +217,11 @@ def sawtooth_table(
     shifts: int = SHIFTS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The sawtooth statistic and the trend of each block.
+    """The sawtooth statistic and the trend of each block, on one stream; options as of `sawtooth`.
 
     Args:
         runs: runs of one stream.
         labels: the learners; those with learned step sizes if None.
-        bins: as of `sawtooth`.
-        skip: as of `sawtooth`, and of `trend`.
-        shifts: as of `sawtooth`.
-        seed: as of `sawtooth`.
 
     Returns:
         One row per learner and block: learner, block, seeds, experiences (number of those laid over each other),
@@ -275,8 +230,7 @@ def sawtooth_table(
         Amplitudes, rises, falls, slopes and changes are in decades.
 
     Raises:
-        ValueError: the runs come from several streams, a label does not occur, nothing was recorded, or a trajectory
-            cannot be folded.
+        ValueError: a label does not occur, nothing was recorded, or a trajectory cannot be folded.
     """
     runs.require_one_stream()
     if labels is None:

@@ -1,6 +1,10 @@
-"""Accuracies and errors, means with confidence intervals, and paired comparisons.
+"""Accuracies and errors, means with confidence intervals, and paired differences.
 
 Accuracies are fractions between 0 and 1. Squared errors are of regressions, in the squared unit of the target.
+`diverged` says in all functions how diverged runs count: `"chance"`, where the samples and experiences that they did
+not come to count as 1 / n_outputs each, and the error of a regression as infinite; or `"exclude"`. Running and failed
+runs are never counted. Functions that average raise a ValueError where `counted_runs` does, and those that compare
+learners where `Runs.require_one_stream` does.
 """
 
 from __future__ import annotations
@@ -29,11 +33,7 @@ BOUND_TOLERANCE = 1e-6  # relative; a step size is computed as the exponential o
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
-    """Mean and half width of its Student-t confidence interval, over the first axis.
-
-    Args:
-        values: independent observations, [n] or [n, ...]; of any unit.
-        confidence: coverage of the interval, between 0 and 1.
+    """Mean and half width of its Student-t confidence interval, over the first axis of observations [n] or [n, ...].
 
     Returns:
         (mean, half width), in the unit of `values`: floats for [n], arrays [...] for [n, ...]. The half width is NaN
@@ -63,13 +63,10 @@ def is_bimodal(percent: ArrayLike) -> bool:
     """Whether accuracies of seeds fall in two groups, so that their mean describes none of them.
 
     They do if the largest gap between sorted neighbours is more than 5 percentage points, and more than half of the
-    whole range. A group may be a single seed. Two values are no groups.
+    whole range. A group may be a single seed. Fewer than three values are no groups.
 
     Args:
         percent: accuracies in %, or differences between them in percentage points, [n]; NaN do not count.
-
-    Returns:
-        Whether they do; always False for fewer than three values.
     """
     values = np.sort(np.asarray(percent, dtype=float))
     values = values[~np.isnan(values)]
@@ -80,11 +77,7 @@ def is_bimodal(percent: ArrayLike) -> bool:
 
 
 def seeds_if_bimodal(percent: ArrayLike) -> str:
-    """Single values where a mean with an interval would mislead, for a column of a table.
-
-    Returns:
-        The values in rising order, separated by spaces; empty if they are not bimodal.
-    """
+    """Single values where a mean would mislead, for a column of a table: in rising order with spaces; else empty."""
     if not is_bimodal(percent):
         return ""
     values = np.asarray(percent, dtype=float)
@@ -115,9 +108,8 @@ def windowed_accuracy(correct: ArrayLike, window: int) -> np.ndarray:
 def default_window(runs: Runs) -> int:
     """Samples that a sliding mean takes together.
 
-    Returns:
-        A quarter of the shortest experience, which shows the course within one; of more than 20 experiences the length
-        of the longest, since only the trend over them is visible.
+    A quarter of the shortest experience shows the course within one. Of more than 20 experiences only the trend over
+    them is visible, and the longest is the window.
     """
     lengths = experience_lengths(runs)
     return int(lengths.max()) if len(lengths) > 20 else max(1, int(lengths.min()) // 4)
@@ -149,10 +141,6 @@ def common_boundaries(runs: Runs) -> list[int]:
 def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """Rows of `runs.table` that enter into averages: finished runs, and diverged ones if they count as chance.
 
-    Args:
-        runs: the runs.
-        diverged: `"chance"` counts diverged runs, `"exclude"` drops them.
-
     Raises:
         ValueError: `diverged` is neither, or two counted runs have the same label and seed.
     """
@@ -171,17 +159,12 @@ def counted_runs(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
 def online_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """Average online accuracy of each run: the mean of `correct` over the whole stream.
 
-    Args:
-        runs: the runs, of one or several streams with different labels or seeds.
-        diverged: `"chance"`: the samples that a diverged run did not see count as 1 / n_outputs each; `"exclude"`:
-            diverged runs are not counted.
-
     Returns:
         One row per run, in the order of `runs.table`: run, label, seed, learned_step_sizes, fingerprint, state,
-        online_accuracy (fraction; NaN if the run is not counted). Running and failed runs are never counted.
+        online_accuracy (fraction; NaN if the run is not counted).
 
     Raises:
-        ValueError: the runs are of regression, or cannot be averaged (see `counted_runs`).
+        ValueError: the runs are of regression.
     """
     counted = counted_runs(runs, diverged)
     counts = runs.correct_counts.reindex(counted["path"])
@@ -197,21 +180,19 @@ def online_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
 
 
 def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged = "chance") -> pd.DataFrame:
-    """Average online accuracy for each combination of some of the learner's settings.
+    """Average online accuracy for each combination of some of the learner's settings, on one stream.
 
     Args:
-        runs: runs of one stream, such as those of a study's selection seeds.
+        runs: such as those of a study's selection seeds.
         settings: names of options of the learner, such as `["gamma", "meta_lr", "lr"]`. Learners without them are left
             out.
-        diverged: how diverged runs count, see `online_accuracy`.
 
     Returns:
         One row per learner and combination: label (without the settings' values), the settings, n_runs, n_diverged,
         online_accuracy (mean over runs, a fraction).
 
     Raises:
-        ValueError: no counted run's learner has all the settings, or the runs cannot be averaged (see `counted_runs`
-            and `Runs.require_one_stream`).
+        ValueError: no counted run's learner has numbers for all the settings.
     """
     runs.require_one_stream()
     accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
@@ -231,12 +212,7 @@ def accuracy_by_setting(runs: Runs, settings: Sequence[str], diverged: Diverged 
 
 
 def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Average online accuracy of learners that differ in one setting alone, over its values.
-
-    Args:
-        runs: runs of one stream.
-        setting: a numeric option of the learners, such as `"lr"`.
-        diverged: how diverged runs count, see `online_accuracy`.
+    """Average online accuracy of learners that differ in one numeric setting alone, such as `"lr"`, over its values.
 
     Returns:
         One row per learner and value: learner (what the labels have in common), value, n_runs, online_accuracy (mean
@@ -244,7 +220,7 @@ def accuracy_over_setting(runs: Runs, setting: str, diverged: Diverged = "chance
         with one value only are left out.
 
     Raises:
-        ValueError: no learner was run with two values, or the runs cannot be averaged.
+        ValueError: no learner was run with two values.
     """
     runs.require_one_stream()
     scores = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
@@ -289,10 +265,6 @@ def _common_part(labels: list[str]) -> str:
 
 def sample_scores(runs: Runs, run: str) -> np.ndarray:
     """Score of each sample of the stream: 1 if predicted correctly, 0 if not, chance where a diverged run did not come.
-
-    Args:
-        runs: the runs.
-        run: the path of a finished or diverged run.
 
     Returns:
         Array [n_samples]; its mean is the average online accuracy. Where only some samples have been recorded, each
@@ -362,15 +334,10 @@ def _sample_losses(runs: Runs, run: str) -> np.ndarray:
 def online_loss(runs: Runs) -> pd.DataFrame:
     """Mean loss of each finished run over the stream, and the discounted loss that MetaOptimize minimises.
 
-    Each sample's loss is that of its prediction, made before learning from it.
-
     At each sample t, MetaOptimize minimises F_t = (1 − γ) Σ_{τ ≥ t} γ^(τ − t) f_τ(w_τ), where f_τ(w_τ) is the loss of
-    sample τ. The discounted loss is the mean of F_t over all t of the stream, divided by the sum of its weights: a mean
-    of all losses, in which sample τ (from 0) has a weight in proportion to 1 − γ^(τ + 1). γ is `GAMMA` for all
-    learners, so that they can be compared. Source: Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342.
-
-    Args:
-        runs: the runs.
+    sample τ, predicted before learning from it. The discounted loss is the mean of F_t over all t of the stream,
+    divided by the sum of its weights: a mean of all losses, in which sample τ (from 0) has a weight in proportion to
+    1 − γ^(τ + 1). γ is `GAMMA` for all learners. Source: Sharifnassab, Salehkaleybar, Sutton, arXiv 2402.02342.
 
     Returns:
         Indexed by path like `runs.table`: loss and discounted_loss. NaN for runs that did not finish, and where a loss
@@ -399,18 +366,13 @@ def _mean_losses(runs: Runs, run: str) -> tuple[float, float]:
 
 
 def mean_squared_error(runs: Runs, diverged: Diverged = "chance", burn_in: int = 0) -> pd.DataFrame:
-    """Mean squared error of each run of a regression.
-
-    Args:
-        runs: the runs, of one or several streams with different labels or seeds.
-        diverged: `"chance"`: the error of a diverged run is infinite; `"exclude"`: diverged runs are not counted.
-        burn_in: samples at the beginning of the stream that do not count.
+    """Mean squared error of each run of a regression, without `burn_in` samples at the beginning of the stream.
 
     Returns:
-        As `online_accuracy`, with the column squared_error (NaN if the run is not counted).
+        As `online_accuracy`, with the column squared_error.
 
     Raises:
-        ValueError: nothing is left after the burn-in, or the runs cannot be averaged (see `counted_runs`).
+        ValueError: nothing is left after the burn-in.
     """
     counted = counted_runs(runs, diverged)
     shortest = int(runs.table["n_samples"].min())
@@ -441,17 +403,9 @@ def _one_row_per_run(runs: Runs) -> pd.DataFrame:
 def test_accuracy_by_experience(runs: Runs, diverged: Diverged = "chance") -> pd.DataFrame:
     """Test accuracy of each run at the end of each experience, on held-out samples of that experience.
 
-    Args:
-        runs: the runs.
-        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs, if any of
-            the runs has been measured; `"exclude"`: diverged runs are not counted.
-
     Returns:
         One row per counted run and experience that was measured: run, label, seed, experience (from 0), test_accuracy
         (fraction). No rows for regressions and streams without test samples.
-
-    Raises:
-        ValueError: the runs cannot be averaged (see `counted_runs`).
     """
     rows: list[tuple[str, str, int, int, float]] = []
     was_measured = False
@@ -478,29 +432,37 @@ def _test_accuracies(runs: Runs, run: str) -> dict[int, float]:
 def held_out_accuracy(runs: Runs, diverged: Diverged = "chance") -> pd.Series:
     """Held-out accuracy of each run: the mean over experiences of the test accuracy at the experience's end.
 
-    Args:
-        runs: the runs.
-        diverged: `"chance"`: experiences that a diverged run did not complete count as 1 / n_outputs, if any of
-            the runs has been measured; `"exclude"`: diverged runs are not counted.
-
     Returns:
         Fractions, indexed by path like `runs.table`; NaN where it was not measured, as in regressions and streams
         without test samples, or where the run is not counted.
-
-    Raises:
-        ValueError: the runs cannot be averaged (see `counted_runs`).
     """
     measured = test_accuracy_by_experience(runs, diverged)
     paths = pd.Index(runs.table["path"], name="run")
     return measured.groupby("run")["test_accuracy"].mean().reindex(paths).rename("held_out_accuracy")
 
 
-def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
-    """Mean difference over common seeds, with its interval.
+def retained_accuracy(runs: Runs) -> pd.DataFrame:
+    """What runs knew of all experiences at the end of the stream, if retention was among their diagnostics.
 
     Returns:
-        Mean of better − worse, and the half width of its 95 % Student-t interval; NaN as in `mean_interval`.
+        Indexed by path like `runs.table`: final_accuracy, the mean over experiences of the accuracy on their held-out
+        samples, and forgetting, the mean over earlier experiences of the best accuracy at an earlier end minus the
+        last one (Chaudhry et al. 2018); fractions, NaN where they were not measured to the end.
     """
+    rows = []
+    for path, state in runs.table[["path", "state"]].itertuples(index=False, name=None):
+        rows.append((math.nan, math.nan))
+        if state == "finished" and "retention" in measured_quantities(runs, path):
+            record = runs.read(path, "measurements", ["step", "quantity", "statistic", "value"])
+            last = record[record["step"] == record.loc[record["quantity"] == "retention", "step"].max()]
+            of_experiences = (last["quantity"] == "retention") & last["statistic"].str.startswith("experience ")
+            forgetting = last.loc[last["quantity"] == "forgetting", "value"]
+            rows[-1] = last.loc[of_experiences, "value"].mean(), forgetting.mean()
+    return pd.DataFrame(rows, index=pd.Index(runs.table["path"]), columns=["final_accuracy", "forgetting"], dtype=float)
+
+
+def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
+    """Mean of better − worse over common seeds, and the half width of its 95 % interval, as of `mean_interval`."""
     mean, half_width = mean_interval((better - worse).dropna().to_numpy())
     return float(mean), float(half_width)
 
@@ -508,19 +470,13 @@ def paired_interval(better: pd.Series, worse: pd.Series) -> tuple[float, float]:
 def paired_differences(runs: Runs, baseline_label: str, *, diverged: Diverged = "chance") -> pd.DataFrame:
     """Mean difference in `average_score` between each learner and a baseline, over common seeds.
 
-    Args:
-        runs: runs of one stream.
-        baseline_label: the label that the others are compared with.
-        diverged: how diverged runs count, see `online_accuracy`.
-
     Returns:
         Indexed by label, without the baseline: pairs (number of common seeds), difference (learner minus baseline;
         NaN without pairs), half_width (of the 95 % Student-t interval of the mean difference; NaN for fewer
-        than two pairs), seeds (single differences in percentage points where they are bimodal, see
-        `seeds_if_bimodal`; empty otherwise and for a regression).
+        than two pairs), seeds (`seeds_if_bimodal` of the differences in percentage points; empty for a regression).
 
     Raises:
-        ValueError: there is no such label, or the runs cannot be paired (see `Runs.require_one_stream`).
+        ValueError: there is no such label.
     """
     runs.require_one_stream()
     scores, name = average_score(runs, diverged)
@@ -581,21 +537,11 @@ def _has_bounds(config: Mapping[str, Any]) -> bool:
 
 
 def best_fixed(runs: Runs, *, diverged: Diverged = "chance") -> str | None:
-    """The learner with fixed step sizes that has the best mean of `average_score`.
+    """The label of the learner with fixed step sizes and the best mean of `average_score`; None without a counted run.
 
     Learners that do more than that are left out (of the kinds of `analysis.families`: schedules, replays, those that
     are told of changes, those made for them), and so are those with fewer counted runs than others, whose means are
-    over other samples.
-
-    Args:
-        runs: runs of one stream.
-        diverged: how diverged runs count, see `online_accuracy`.
-
-    Returns:
-        Its label, the first one of equals; None if no such learner has a counted run.
-
-    Raises:
-        ValueError: see `online_accuracy` and `Runs.require_one_stream`.
+    over other samples. Of equal ones the first counts.
     """
     runs.require_one_stream()
     scores, name = average_score(runs, diverged)
@@ -679,10 +625,8 @@ def around_boundaries(
         label: of the learner.
         quantity: `"online_accuracy"`, `"step_size"`, or a quantity of the table `measurements`.
         block: whose values; None for values of the whole network.
-        before: samples before a boundary that are looked at.
-        after: samples from the boundary on.
+        before: samples before a boundary, as of `aligned`; so are `after` and `geometric`.
         width: of a bin, in samples; where values were recorded less often, their distance.
-        geometric: whether averages and intervals are those of logarithms.
 
     Returns:
         One row per bin of `aligned`: offset (samples), value (mean over seeds of the averages over boundaries), low and
@@ -714,11 +658,7 @@ def around_boundaries(
 
 
 def recorded_series(runs: Runs, run: str, quantity: str, block: str | None = None) -> pd.DataFrame:
-    """What one run recorded of a quantity; quantity and block as of `around_boundaries`.
-
-    Returns:
-        step, value; accuracies as fractions.
-    """
+    """What one run recorded of a quantity, as of `around_boundaries`: step, value; accuracies as fractions."""
     if quantity == "online_accuracy":
         return runs.read(run, "samples", ["step", "correct"]).rename(columns={"correct": "value"})
     if quantity == "step_size":
@@ -801,11 +741,7 @@ def _measured(runs: Runs, paths: Sequence[str], quantity: str) -> pd.DataFrame:
 
 
 def recorded_blocks(runs: Runs, label: str) -> dict[str, list[str | None]]:
-    """What a learner's runs recorded at an interval.
-
-    Returns:
-        Quantity → the blocks that it was recorded of, in their order; None stands for the whole network.
-    """
+    """What a learner's runs recorded at an interval: quantity → its blocks in order; None is the whole network."""
     found: dict[str, dict[str | None, None]] = {}
     for path in runs.paths_of(label):
         measured = runs.read(path, "measurements", ["quantity", "block", "statistic"])

@@ -19,14 +19,9 @@ _SAME_STREAM = ("definition", "source", "stationary")
 
 
 def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:
-    """The selection runs from which a reported run's setting was chosen.
+    """The selection runs from which the setting of a reported run, given its `config.json`, was chosen; possibly none.
 
-    Args:
-        selection: runs that served to choose settings, of any learners, studies and streams.
-        config: the content of the reported run's `config.json`.
-
-    Returns:
-        Those of the same learner, study, network and stream, whose length may differ; possibly none.
+    They are of the same learner, study, network and stream, whose length may differ.
     """
     wanted = _belonging(config)
     return selection.among(path for path, candidate in selection.configs.items() if _belonging(candidate) == wanted)
@@ -35,8 +30,10 @@ def selection_of(selection: Runs, config: Mapping[str, Any]) -> Runs:
 def scores_by_setting(selection: Runs, options: Sequence[str]) -> tuple[list[tuple[dict[str, Any], float]], str]:
     """Mean score of each setting that was tried of one learner, as settings are chosen by.
 
+    A run that diverged has an accuracy of 0, or an infinite error.
+
     Args:
-        selection: the learner's selection runs. One that diverged has an accuracy of 0, or an infinite error.
+        selection: the learner's selection runs.
         options: names of the options that were tuned.
 
     Returns:
@@ -58,11 +55,7 @@ def scores_by_setting(selection: Runs, options: Sequence[str]) -> tuple[list[tup
 
 
 def best_setting(selection: Runs) -> dict[str, Any]:
-    """The setting with the best mean score over one learner's selection runs, of equal ones the first.
-
-    Returns:
-        Option → value, of the options that were tried; empty if no run counts.
-    """
+    """The setting with the best mean score over one learner's selection runs; the first of equal ones."""
     options = dict.fromkeys(name for config in selection.configs.values() for name in chosen_setting(config))
     tried, score = scores_by_setting(selection, list(options))
     sign = -1 if score == "squared_error" else 1
@@ -70,11 +63,7 @@ def best_setting(selection: Runs) -> dict[str, Any]:
 
 
 def score_of_setting(selection: Runs, setting: Mapping[str, Any]) -> float:
-    """Mean score of one setting over one learner's selection runs.
-
-    Returns:
-        Accuracy (a fraction), or the squared error of a regression; NaN if no run of this setting counts.
-    """
+    """Mean score of one setting, as of `scores_by_setting`; NaN if none of its runs counts."""
     tried, _ = scores_by_setting(selection, list(setting))
     return next((value for candidate, value in tried if candidate == setting), math.nan)
 
@@ -134,14 +123,14 @@ def scores_over_option(selection: Runs, diverged: Diverged = "chance") -> pd.Dat
 
     Args:
         selection: selection runs of one stream, such as those of the study `initial_step_size`.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: see `analysis.statistics`.
 
     Returns:
         One row per counted run: learner (without the option's value), name (as registered), option, value, seed,
         online_accuracy (a fraction). Learners of which several options were tried are left out.
 
     Raises:
-        ValueError: of no learner a single option, a number, was tried, or the runs cannot be averaged.
+        ValueError: of no learner a single option, a number, was tried.
     """
     selection.require_one_stream()
     rows = []

@@ -1,5 +1,7 @@
 """How Sphinx makes the documentation site of these pages: ``sphinx-build -W -b html docs build/docs``."""
 
+import functools
+import os
 import pkgutil
 import re
 import shutil
@@ -15,6 +17,8 @@ from sphinx.environment import BuildEnvironment
 DOCS = Path(__file__).parent
 REPOSITORY = DOCS.parent
 sys.path.insert(0, str(REPOSITORY))  # the sources beside these pages are described, not an installed version
+for name, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", REPOSITORY)):  # for notebooks' commands
+    os.environ[name] = os.pathsep.join([str(folder), *filter(None, [os.environ.get(name)])])
 
 from continual_metaopt.streams import STREAMS  # noqa: E402
 
@@ -25,11 +29,16 @@ author = "The continual-metaopt developers"
 project_copyright = author
 release = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 extensions += ["sphinx.ext.autosummary", "sphinx.ext.viewcode"]  # the reference: a page for each module, and its source
 exclude_patterns = ["records"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
+nb_execution_mode = "force"  # git holds no outputs
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_output_stderr = "remove"  # other packages' warnings
 
 autodoc_typehints_format = "short"
 autosummary_context = {"inner": ["commands", "html", "paper", "scripts"]}  # rooms that have no page
@@ -74,7 +83,7 @@ def name_files_that_are_no_pages(text: str, folder: Path) -> str:
         target = (folder / path).resolve()
         if target == REPOSITORY / "README.md":
             return f"[{label}](index.md{section})"
-        if target.parent == DOCS and target.suffix == ".md":
+        if target.parent in (DOCS, DOCS / "tutorials") and target.suffix in (".md", ".ipynb"):
             return f"[]({path}{section})" if label.endswith(target.name) else match.group()
         inside = target.relative_to(REPOSITORY).as_posix()
         return f"`{inside}`" if inside.rstrip("/").endswith(label.rstrip("/")) else f"{label} (`{inside}`)"
@@ -101,7 +110,7 @@ def setup(app: Sphinx) -> None:
     def page(app: Sphinx, docname: str, content: list[str]) -> None:
         if docname == "index":
             content[0] = content[0].replace("OTHER PAGES", "\n".join(pages_that_are_not_in(content[0])))
-        content[0] = name_files_that_are_no_pages(content[0], DOCS)
+        content[0] = name_files_that_are_no_pages(content[0], (DOCS / docname).parent)
 
     def included(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
         content[0] = name_files_that_are_no_pages(content[0], (DOCS / path).resolve().parent)
@@ -112,6 +121,11 @@ def setup(app: Sphinx) -> None:
         lines[:] = "".join(part if part.startswith("``") else MARKUP.sub(r"\\\g<0>", part) for part in parts).split(
             "\n"
         )
+
+    from jupyter_cache.executors import utils
+
+    # a shell command's output comes in pieces of 100 characters
+    utils.executenb = functools.partial(utils.executenb, coalesce_streams=True)
 
     def home(app: Sphinx, environment: BuildEnvironment, node: addnodes.pending_xref, label: Element) -> Element | None:
         if node.get("refdomain") != "py":

@@ -35,8 +35,7 @@ def control_table(
         Student-t intervals over seeds, NaN for fewer than two.
 
     Raises:
-        ValueError: the runs come from several streams, classify nothing, a label does not occur, or a seed occurs
-            twice.
+        ValueError: the runs come from several streams or of a regression, a label does not occur, or a seed twice.
     """
     runs.require_one_stream()
     if pairs is None:

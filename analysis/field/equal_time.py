@@ -16,17 +16,11 @@ from continual_metaopt.analysis.tuning import selection_of
 
 
 def seconds_per_sample(runs: Runs, costs: pd.DataFrame | None = None) -> dict[str, float]:
-    """How long each learner takes for a sample.
+    """How long each learner takes for a sample: learner → seconds; those of which nothing is known are missing.
 
-    A table of costs is the fairer source: it was measured in turns on one machine that did nothing else, and all
-    learners by PyTorch's operations. Runs have speeds of the engine that each had, beside whatever else ran then.
-
-    Args:
-        runs: reported runs of one stream.
-        costs: from `python -m benchmarks.speed cost`; None for the median speed of each learner's reported runs.
-
-    Returns:
-        Learner → seconds; learners of which nothing is known are missing.
+    A table of costs, from `python -m benchmarks.speed cost`, is the fairer source: it was measured in turns on one
+    machine that did nothing else, and all learners by PyTorch's operations. Without one, it is the median speed of the
+    reported runs, which are of the engine that each had, beside whatever else ran then.
     """
     if costs is not None:
         known = costs[costs["engine"] == "torch"].dropna(subset="step_us")
@@ -54,7 +48,7 @@ def accuracy_at_equal_time(
         seconds: per sample of each learner, from `seconds_per_sample`.
         selection: runs that served to choose settings.
         reference: the learner whose times are the budgets.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
 
     Returns:
         One row per learner and setting, in the runs' order: learner, family, setting ("untuned" or "tuned"), seconds

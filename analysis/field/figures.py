@@ -1,4 +1,4 @@
-"""Many learners side by side: their ranking, their initial step sizes, and what accuracy costs."""
+"""Many learners side by side: their ranking, initial step sizes, what accuracy costs, and their controls."""
 
 from __future__ import annotations
 
@@ -11,21 +11,8 @@ import numpy as np
 import pandas as pd
 
 from continual_metaopt.analysis.families import FAMILIES, family
-from continual_metaopt.analysis.figures.style import (
-    COLOURS,
-    MARKERS,
-    Width,
-    draw_single_seeds,
-    inches,
-    label_lowest,
-    label_powers,
-    legend_below,
-    new_figure,
-    panel_columns,
-    plain_ticks,
-    rows_of_names,
-    styled,
-)
+from continual_metaopt.analysis.figures import style
+from continual_metaopt.analysis.figures.style import COLOURS, Width, inches, legend_below, new_figure, styled
 from continual_metaopt.analysis.statistics import numbers_of
 
 if TYPE_CHECKING:
@@ -44,9 +31,6 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
 
     Args:
         table: from `analysis.field.ranking.ranking`.
-
-    Returns:
-        The figure, whose height grows with the number of learners.
     """
     figure = new_figure(width, 0.5 + 0.135 * len(table))
     axes = figure.subplots()
@@ -58,13 +42,13 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
         for column, filled, shift in (("untuned", "white", apart), ("tuned", colour, -apart)):
             if row[f"{column}_seeds"]:
                 single = numbers_of(row[f"{column}_seeds"])
-                draw_single_seeds(axes, single, place + shift, colour, marker, "horizontal", filled)
+                style.draw_single_seeds(axes, single, place + shift, colour, marker, "horizontal", filled)
                 continue
             drawn: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
     _draw_baseline(axes, table)
-    rows_of_names(axes, list(table["learner"]))
+    style.rows_of_names(axes, list(table["learner"]))
     axes.set_xlim(*np.clip(axes.get_xlim(), 0, 100))
     axes.set_xlabel("average online accuracy (%)")
     _legend(axes, styles)
@@ -82,7 +66,7 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
         table: from `analysis.tuning.scores_over_option`.
     """
     labels = list(dict.fromkeys(table["learner"]))
-    n_columns = min(panel_columns(width), len(labels))
+    n_columns = min(style.panel_columns(width), len(labels))
     n_rows = math.ceil(len(labels) / n_columns)
     figure = new_figure(width, 0.4 + 0.98 * n_rows)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
@@ -101,9 +85,9 @@ def initial_step_sizes(table: pd.DataFrame, *, width: Width = "page") -> Figure:
         axes.set_title(title, loc="left", fontsize=6, pad=2)
     for axes in grid.flat[len(labels) :]:
         axes.set_visible(False)
-    label_lowest(grid)
+    style.label_lowest(grid)
     grid[0, 0].set_xscale("log")
-    label_powers(grid[0, 0].xaxis)
+    style.label_powers(grid[0, 0].xaxis)
     grid[0, 0].set_ylim(0, None)
     figure.supxlabel("initial step size", fontsize=8)
     figure.supylabel("average online accuracy (%)", fontsize=8)
@@ -140,7 +124,7 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
             # above and left of such a marker there is no other
             axes.annotate(str(len(superior)), place, (-2, 2), textcoords="offset points", fontsize=7, ha="right")
     axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
+    style.plain_ticks(axes.xaxis)
     label = "learning time, tuning included (relative to the reference's for the stream)"
     axes.set_xlabel(textwrap.fill(label, int((inches(width) - 0.5) / 0.062)))
     axes.set_ylabel("average online accuracy (%)")
@@ -150,10 +134,50 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
     return figure
 
 
+@styled
+def control_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
+    """Differences in average online accuracy between controls and what they are controls of.
+
+    Caption: Filled markers are paired differences over all experiences, means over seeds; hollow ones are those without
+    the first experience; lines are 95 % Student-t intervals over seeds. Left of the vertical line the control is worse.
+
+    Args:
+        table: from `analysis.field.controls.control_table`.
+    """
+    figure = new_figure(width, 0.7 + 0.19 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))
+    drawn = []
+    for column, interval, face, apart in (
+        ("difference", "difference_ci", COLOURS[0], -0.15),
+        ("late_difference", "late_difference_ci", "white", 0.15),
+    ):
+        drawn.append(
+            axes.errorbar(
+                table[column],
+                places + apart,
+                xerr=table[interval].fillna(0),
+                fmt="o",
+                color=COLOURS[0],
+                markerfacecolor=face,
+                markersize=3.4,
+                elinewidth=0.8,
+                markeredgewidth=0.8,
+            )
+        )
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    one = table["baseline"].nunique() == 1
+    names = [row.name if one else f"{row.name} − {row.baseline_name}" for row in table.to_records()]
+    style.rows_of_names(axes, [textwrap.fill(name, 44) for name in names])
+    axes.set_xlabel(f"difference from\n“{table['baseline_name'].iloc[0]}” (points)" if one else "difference (points)")
+    legend_below(axes, ["all experiences", "without the first"], drawn)
+    return figure
+
+
 def family_styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each kind of learner that occurs: they depend on the kind alone."""
     present = set(families)
-    kinds = zip(FAMILIES, COLOURS, MARKERS, strict=False)
+    kinds = zip(FAMILIES, COLOURS, style.MARKERS, strict=False)
     return {kind: (colour, marker) for kind, colour, marker in kinds if kind in present}
 
 

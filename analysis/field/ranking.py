@@ -41,7 +41,7 @@ def ranking(
         runs: reported runs of one stream of a classification.
         selection: runs that served to choose settings.
         costs: from `python -m benchmarks.speed cost`, matched by learner; rows of PyTorch's operations count.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: how diverged runs count, see `analysis.statistics`.
         baseline: the label that the others are compared with; if None, the best with fixed step sizes.
 
     Returns:
@@ -79,11 +79,7 @@ def ranking(
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The columns of a ranking that have content, as texts for people.
-
-    Returns:
-        Heading → texts, one per row; empty where there is no value.
-    """
+    """The columns of a ranking that have content, as texts for people: heading → cells."""
     reference = "best fixed" if table.attrs["best_fixed"] else table.attrs["baseline"]
     columns = {
         "learner": [f"{place}. {label}" for place, label in zip(table["rank"], table["learner"], strict=True)],
@@ -106,11 +102,7 @@ def columns_of(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def caption(table: pd.DataFrame) -> str:
-    """Explain a ranking.
-
-    Returns:
-        Sentences that say what decides the place, what ± means, and how learners were paired and tuned.
-    """
+    """Explain a ranking: what decides the place, what ± means, and how learners were paired and tuned."""
     fewest, most = int(table["seeds"].min()), int(table["seeds"].max())
     role = "the best learner with fixed step sizes, " if table.attrs["best_fixed"] else ""
     sentences = [
@@ -143,10 +135,9 @@ def caption(table: pd.DataFrame) -> str:
 
 
 def settings_of_learners(runs: Runs) -> list[tuple[str, str | None, str | None]]:
-    """Find the untuned and the tuned runs of each learner. Learners that differ only in their tuning share the former.
+    """Each learner with the label of its untuned and of its tuned runs, None where there are none.
 
-    Returns:
-        Triples of a learner, the label of its untuned runs and that of its tuned ones, or None where there are none.
+    Learners that differ only in their tuning share their untuned runs.
     """
     configs = {label: runs.configs[path] for path, label in zip(runs.table["path"], runs.table["label"], strict=True)}
     untuned = {label: config for label, config in configs.items() if not chosen_setting(config)}

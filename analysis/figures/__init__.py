@@ -10,11 +10,10 @@ from continual_metaopt.analysis.figures.accuracy import (
     sliding_squared_error,
     test_accuracy_by_experience,
 )
-from continual_metaopt.analysis.figures.boundaries import ALIGNED, around_boundaries
+from continual_metaopt.analysis.figures.boundaries import ALIGNED, around_boundaries, folded_sawtooth
 from continual_metaopt.analysis.figures.ranks import rank_diagram
 from continual_metaopt.analysis.figures.settings import sensitivity_curves, sensitivity_maps
 from continual_metaopt.analysis.figures.style import COLOURS, WIDTHS, Format, Width, caption_of, draw_and_save, save
-from continual_metaopt.analysis.figures.teeth import folded_sawtooth
 from continual_metaopt.analysis.figures.trajectories import (
     MetaParameter,
     has_meta_parameter,

@@ -20,19 +20,7 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    counted_runs,
-    default_window,
-    is_bimodal,
-    is_regression,
-    mean_interval,
-    means_by_experience,
-    require_labels,
-    sample_scores,
-    squared_errors,
-    windowed_accuracy,
-)
+from continual_metaopt.analysis.statistics import Diverged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +28,7 @@ if TYPE_CHECKING:
 
 
 MAX_POINTS = 1000  # per line
+MAX_COLOURED, N_BEST = 8, 6  # of more learners than can be told apart, so many of the best have colours
 
 
 @styled
@@ -50,16 +39,14 @@ def online_accuracy_by_experience(
 
     Caption: Lines are means over seeds of the online accuracy within each experience; bands are 95 % Student-t
     intervals over seeds. Samples that a diverged run did not see count as chance. Where the seeds of a learner fall in
-    two groups, thin lines are single seeds, and the bold one is their median.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
+    two groups, thin lines are single seeds, and the bold one is their median. Of more than eight learners that were not
+    chosen, the best six have colours.
     """
     curves = experience_curves(runs, labels, diverged)
     n_experiences = next(iter(curves.values())).shape[1]
     figure, axes = _figure(width, "experience", "online accuracy (%)")
     marker = "o" if n_experiences <= 20 else None
-    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker)
+    _draw_means(axes, np.arange(1, n_experiences + 1), curves, runs.labels, marker, chosen=labels is not None)
     axes.set_xlim(0.5, n_experiences + 0.5)
     axes.locator_params(axis="x", integer=True)
     return figure
@@ -77,12 +64,9 @@ def test_accuracy_by_experience(
 
     Args:
         diverged: how diverged runs count, see `analysis.statistics.test_accuracy_by_experience`.
-
-    Raises:
-        ValueError: the runs come from several streams, none recorded a test accuracy, or a label does not occur.
     """
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     measured = statistics.test_accuracy_by_experience(runs, diverged)
     drawn = measured[measured["label"].isin(runs.labels if labels is None else labels)]
     if drawn.empty:
@@ -93,7 +77,9 @@ def test_accuracy_by_experience(
         for label, group in drawn.groupby("label", sort=False, observed=True)
     }
     figure, axes = _figure(width, "experience", "test accuracy (%)")
-    _draw_means(axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None)
+    _draw_means(
+        axes, np.array(numbers) + 1, curves, runs.labels, "o" if len(numbers) <= 20 else None, chosen=labels is not None
+    )
     axes.locator_params(axis="x", integer=True)
     return figure
 
@@ -120,15 +106,11 @@ def sliding_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, a label does not occur, or the window does not
-            fit into the stream.
     """
     runs.require_one_stream()
-    size = default_window(runs) if window is None else window
+    size = statistics.default_window(runs) if window is None else window
     seen, curves = sliding_curves(runs, size, labels, diverged)
-    return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width)
+    return _over_stream(runs, seen, curves, f"online accuracy (%),\nlast {size:,} samples", width, labels is not None)
 
 
 @styled
@@ -144,12 +126,9 @@ def cumulative_accuracy(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams, no run counts, or a label does not occur.
     """
     seen, curves = cumulative_curves(runs, labels, diverged)
-    return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width)
+    return _over_stream(runs, seen, curves, "online accuracy (%),\nall samples so far", width, labels is not None)
 
 
 @styled
@@ -173,19 +152,15 @@ def sliding_squared_error(
 
     Returns:
         The figure, with at most 1,000 points per line.
-
-    Raises:
-        ValueError: the runs come from several streams or are not of a regression, no run counts, a label does not
-            occur, or the window does not fit into the stream.
     """
     runs.require_one_stream()
-    if not is_regression(runs):
+    if not statistics.is_regression(runs):
         raise ValueError("these runs are of a classification; sliding_accuracy shows how they went")
-    seen, curves = sliding_curves(runs, window, labels, diverged, squared_errors)
+    seen, curves = sliding_curves(runs, window, labels, diverged, statistics.squared_errors)
     figure, axes = _figure(width, "sample", f"mean squared error,\nlast {window:,} samples")
     axes.set_yscale("log")
     label_powers(axes.yaxis)
-    _draw_means(axes, seen, curves, runs.labels, limits=(0, np.inf))
+    _draw_means(axes, seen, curves, runs.labels, limits=(0, np.inf), chosen=labels is not None)
     known = [float(np.nanmin(seeds)) for seeds in curves.values() if np.isfinite(seeds).any()]
     if known:  # something lasted for a window
         low, high = axes.get_ylim()
@@ -200,7 +175,7 @@ def experience_curves(
     runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
 ) -> dict[str, np.ndarray]:
     """Online accuracy within each experience: label → accuracies in %, [n_seeds, n_experiences]."""
-    return _curves(runs, labels, diverged, lambda scores, starts: 100 * means_by_experience(scores, starts))
+    return _curves(runs, labels, diverged, lambda scores, starts: 100 * statistics.means_by_experience(scores, starts))
 
 
 def sliding_curves(
@@ -208,7 +183,7 @@ def sliding_curves(
     window: int,
     labels: Sequence[str] | None = None,
     diverged: Diverged = "chance",
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Means over the last samples, as many as the window has.
 
@@ -220,10 +195,10 @@ def sliding_curves(
     if not 1 <= window <= n_samples:
         raise ValueError(f"the window must have 1 to {n_samples} samples, not {window}")
     points = np.unique(np.linspace(window - 1, n_samples - 1, MAX_POINTS).astype(int))
-    scale = 100 if score is sample_scores else 1
+    scale = 100 if score is statistics.sample_scores else 1
 
     def in_window(scores: np.ndarray, _: Sequence[int]) -> np.ndarray:
-        return scale * windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
+        return scale * statistics.windowed_accuracy(np.where(np.isinf(scores), np.nan, scores), window)[points]
 
     return points + 1, _curves(runs, labels, diverged, in_window, score)
 
@@ -244,13 +219,13 @@ def _curves(
     labels: Sequence[str] | None,
     diverged: Diverged,
     to_curve: Callable[[np.ndarray, Sequence[int]], np.ndarray],
-    score: Callable[[Runs, str], np.ndarray] = sample_scores,
+    score: Callable[[Runs, str], np.ndarray] = statistics.sample_scores,
 ) -> dict[str, np.ndarray]:
     """Turn the scores and boundaries of each counted run into a curve: label → [n_seeds, n_points]."""
     runs.require_one_stream()
-    require_labels(runs, list(labels or []))
+    statistics.require_labels(runs, list(labels or []))
     curves: dict[str, list[np.ndarray]] = {}
-    for path, label in counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
+    for path, label in statistics.counted_runs(runs, diverged)[["path", "label"]].itertuples(index=False):
         if labels is None or label in labels:
             boundaries = runs.configs[path]["stream_info"]["boundaries"]
             curves.setdefault(label, []).append(to_curve(score(runs, path), boundaries))
@@ -267,10 +242,12 @@ def _figure(width: Width, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _over_stream(runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width) -> Figure:
+def _over_stream(
+    runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width, chosen: bool
+) -> Figure:
     """Accuracies over numbers of samples seen, with the starts of experiences."""
     figure, axes = _figure(width, "sample", y_label)
-    _draw_means(axes, seen, curves, runs.labels)
+    _draw_means(axes, seen, curves, runs.labels, chosen=chosen)
     draw_boundaries(axes, runs)
     axes.set_xlim(0, int(seen[-1]))
     thousands(axes, 6)
@@ -284,11 +261,24 @@ def _draw_means(
     all_labels: Sequence[str],
     marker: str | None = None,
     limits: tuple[float, float] = (0, 100),
+    chosen: bool = False,
 ) -> None:
-    """Draw means over seeds with their intervals, and the legend."""
-    for label, seeds in curves.items():
-        draw_curve(axes, x, seeds, label, line_of(all_labels, label), marker, limits)
-    legend_below(axes, list(curves), [line for line in axes.get_lines() if line.get_label() in curves])
+    """Draw means over seeds with their intervals, and the legend; of many learners, colours for the best alone."""
+    shown = list(curves)
+    if len(curves) > MAX_COLOURED and not chosen:
+        means = {label: float(np.nanmean(seeds)) for label, seeds in curves.items()}
+        best = sorted(curves, key=means.__getitem__, reverse=limits == (0, 100))[:N_BEST]
+        shown = [label for label in curves if label in best]
+    others = [label for label in curves if label not in shown]
+    for label in others:
+        axes.plot(x, curves[label].mean(axis=0), color="0.78", linewidth=0.5, zorder=1)
+    for label in shown:
+        style = line_of(shown if others else all_labels, label)
+        draw_curve(axes, x, curves[label], label, style, marker, limits)
+    lines = [line for line in axes.get_lines() if line.get_label() in shown]
+    if others:
+        lines, shown = [*lines, axes.get_lines()[0]], [*shown, f"{len(others)} others"]
+    legend_below(axes, shown, lines)
 
 
 def draw_curve(
@@ -304,11 +294,11 @@ def draw_curve(
 
     Values with the limits (0, 100) are accuracies in %.
     """
-    if limits == (0, 100) and is_bimodal(seeds.mean(axis=1)):
+    if limits == (0, 100) and statistics.is_bimodal(seeds.mean(axis=1)):
         axes.plot(x, seeds.T, color=style["color"], linewidth=0.3, alpha=0.6)
         axes.plot(x, np.median(seeds, axis=0), label=label, marker=marker, markersize=2.5, **style)
         return
-    mean, half_width = mean_interval(seeds)
+    mean, half_width = statistics.mean_interval(seeds)
     axes.plot(x, mean, label=label, marker=marker, markersize=2.5, **style)
     if len(seeds) > 1:
         low, high = np.clip([mean - half_width, mean + half_width], *limits)

@@ -40,9 +40,6 @@ def rank_diagram(
         labels: the learners to rank; all if None.
         test: as of `analysis.comparisons.paired_comparisons`.
         level: at which pairs differ.
-
-    Raises:
-        ValueError: see `analysis.comparisons.rank_learners`.
     """
     runs.require_one_stream()
     ranks = rank_learners(runs, labels, diverged=diverged, test=test)

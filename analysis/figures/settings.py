@@ -35,9 +35,6 @@ def sensitivity_maps(
 
     Args:
         settings: options of the learner: across a panel, up a panel, and from panel to panel.
-
-    Raises:
-        ValueError: the runs come from several streams, or no learner has these settings.
     """
     runs.require_one_stream()
     table = accuracy_by_setting(runs, settings, diverged)
@@ -83,9 +80,6 @@ def sensitivity_curves(
 
     Args:
         setting: a numeric option of the learners, such as `"lr"` or `"gamma"`.
-
-    Raises:
-        ValueError: the runs come from several streams, or no learner was run with two values of the setting.
     """
     curves = accuracy_over_setting(runs, setting, diverged)
     best = curves.groupby("learner", sort=False)["online_accuracy"].max()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 import numpy as np
 
 from continual_metaopt.analysis.files import write_whole
-from continual_metaopt.analysis.runs import Runs
+from continual_metaopt.analysis.runs import TUNED, Runs
 from continual_metaopt.analysis.statistics import common_boundaries
 from continual_metaopt.analysis.tables import seeds_of
 
@@ -78,11 +78,15 @@ _ARGUMENTS = {
     "labels": "the learners to draw; all if None. Colours do not depend on the choice.",
     "blocks": "the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.",
     "steps": "the first and the last step to draw; the whole stream if None.",
-    "diverged": "how diverged runs count, see `analysis.statistics.online_accuracy`.",
+    "diverged": '`"chance"` counts what diverged runs did not see as chance; `"exclude"` leaves them out.',
     **dict.fromkeys(("bins", "skip", "shifts", "seed"), "as of `analysis.sawtooth.sawtooth`."),
     "title": "of the figure.",
     "width": '`"column"`, `"text"` or `"page"`.',
 }
+_UNFIT = (
+    "the runs come from several streams, none has recorded what is drawn, or an argument names something that they "
+    "do not have."
+)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -98,11 +102,14 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def _whole_docstring(draw: Callable[..., Figure]) -> str:
-    """The docstring of a figure, with the arguments of `_ARGUMENTS` and the result where it does not describe them."""
+    """The docstring of a figure, with what figures have in common where it does not describe it."""
     head, *parts = re.split(r"\n\n(?=Args:|Returns:|Raises:)", inspect.getdoc(draw) or "")
+    parameters = list(inspect.signature(draw).parameters)
     sections = {"Args": "Args:", "Returns": "Returns:\n    The figure."} | {part.split(":")[0]: part for part in parts}
+    if "runs" in parameters:
+        sections.setdefault("Raises", f"Raises:\n    ValueError: {_UNFIT}")
     own = re.findall(r"^    (\w+): ", sections["Args"], re.MULTILINE)
-    shared = [name for name in inspect.signature(draw).parameters if name in _ARGUMENTS and name not in own]
+    shared = [name for name in parameters if name in _ARGUMENTS and name not in own]
     sections["Args"] = "\n".join([sections["Args"], *(f"    {name}: {_ARGUMENTS[name]}" for name in shared)])
     return "\n\n".join([head, *sections.values()])
 
@@ -117,16 +124,13 @@ def _style() -> AbstractContextManager[None]:
 def save(
     figure: Figure, out_dir: str | os.PathLike[str], name: str, formats: Sequence[Format] = ("png", "pdf")
 ) -> list[Path]:
-    """Write a figure.
+    """Write a figure, once in each format.
 
     Args:
         figure: the figure.
         out_dir: the folder, made if it does not exist.
         name: file name without suffix.
-        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`, each for a file.
-
-    Returns:
-        The paths of the files.
+        formats: `"png"` (200 dots per inch), `"pdf"` or `"svg"`.
 
     Raises:
         OSError: a file cannot be written.
@@ -143,11 +147,7 @@ def save(
 
 
 def draw_and_save(draw: Callable[[], Figure], out_dir: str | os.PathLike[str], name: str) -> list[Path]:
-    """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written.
-
-    Returns:
-        The paths of the files; none if the figure could not be drawn or written.
-    """
+    """Draw a figure and write it; one that cannot be drawn is a warning, so that what comes after it is written."""
     try:
         return save(draw(), out_dir, name)
     except Exception as error:  # whatever Matplotlib, its fonts and its settings make of it
@@ -160,12 +160,8 @@ def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
     """The caption of a figure: what its lines and bands are, and of how many seeds.
 
     Args:
-        draw: a function of `analysis.figures` that draws.
+        draw: a function of `analysis.figures` that draws, whose docstring has a paragraph that begins with "Caption:".
         runs: what was drawn; None to say nothing of seeds.
-
-    Returns:
-        The paragraph of its docstring that begins with "Caption:", in one line without that word; then how many seeds
-        there are, and which.
 
     Raises:
         ValueError: the function has no caption.
@@ -179,10 +175,11 @@ def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
 
 def new_figure(width: Width, height: float) -> Figure:
     """An empty figure of a preset width; `height` is in inches."""
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
+    from continual_metaopt.analysis.figures.shown import ShownFigure
+
+    return ShownFigure(figsize=(inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
 
 
 def inches(width: Width) -> float:
@@ -198,9 +195,15 @@ def panel_columns(width: Width) -> int:
 
 
 def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
-    """Colour and line style of a learner: they depend on its place among all labels alone."""
-    place = all_labels.index(label)
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+    """Colour and line style of a learner: they depend on its place among all labels alone.
+
+    A learner whose setting was tuned has the colour of the untuned one, and another line style.
+    """
+    names = list(dict.fromkeys(one.removesuffix(TUNED) for one in all_labels))
+    place = names.index(label.removesuffix(TUNED))
+    is_second = label.endswith(TUNED) and label.removesuffix(TUNED) in all_labels
+    style = LINE_STYLES[(place + 2 * is_second) % len(LINE_STYLES)]
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": style}
 
 
 def draw_single_seeds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -59,10 +59,6 @@ def step_size_trajectories(
     Args:
         runs: runs of one stream, also diverged or incomplete ones.
         labels: the learners to draw; if None, those with learned step sizes.
-
-    Raises:
-        ValueError: the runs come from several streams, no step sizes were learned or recorded, or a label or block
-            does not occur.
     """
     runs.require_one_stream()
     if labels is None:
@@ -92,9 +88,6 @@ def meta_parameter_trajectories(
         runs: runs of one stream, also diverged or incomplete ones.
         quantity: `"weight_decay"` or `"momentum"`.
         labels: the learners to draw; if None, those that have recorded the quantity.
-
-    Raises:
-        ValueError: the runs come from several streams, nothing has been recorded, or a label or block does not occur.
     """
     runs.require_one_stream()
     return _trajectory_figure(runs, quantity, runs.labels if labels is None else labels, blocks, steps, width)
@@ -114,20 +107,30 @@ def _trajectory_figure(
     learners = {label: panels for label, panels in learners.items() if panels}
     if not learners:
         raise ValueError(f"no {QUANTITIES[quantity].many} have been recorded for these learners, blocks and steps")
+    seen = {
+        label: panels
+        for label, panels in learners.items()
+        if any((p.values > 0).any(axis=None) for p in panels.values())
+    }
+    learners = seen or learners  # a logarithmic axis shows nothing else
     # Many teeth close together would merge under a bold line.
     n_teeth = int(runs.table["n_experiences"].max()) * (last - first) / int(runs.table["n_samples"].max())
     bold = float(np.clip(20 / n_teeth, 0.5, 1.1))
     n_columns = max(_balanced_columns(len(panels), panel_columns(width)) for panels in learners.values())
-    titles = {label: _row_title(runs, label, len(panels), blocks, width) for label, panels in learners.items()}
-    n_rows = {label: math.ceil(len(panels) / n_columns) for label, panels in learners.items()}
+    places = _places(learners, n_columns)
+    n_rows = max(rows.stop for rows, _ in places.values())
+    titles = {}
+    for label, (_, columns) in places.items():
+        space = inches(width) * (columns.stop - columns.start) / n_columns
+        titles[label] = _row_title(runs, label, len(learners[label]), blocks, space)
     n_lines = sum(title.count("\n") for title in titles.values())
-    figure = new_figure(width, 0.5 + 1.05 * sum(n_rows.values()) + 0.15 * n_lines)
-    grid = figure.subplots(sum(n_rows.values()), n_columns, sharex=True, squeeze=False)
-    used = 0
+    figure = new_figure(width, 0.5 + 1.05 * n_rows + 0.15 * n_lines)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
+    for axes in grid.flat:
+        axes.set_visible(False)
     for label, panels in learners.items():
         colour = line_of(runs.labels, label)["color"]
-        _draw_learner(grid[used : used + n_rows[label]], runs, panels, titles[label], colour, bold)
-        used += n_rows[label]
+        _draw_learner(grid[places[label]], runs, panels, titles[label], colour, bold)
     grid[0, 0].set_xlim(first, last)
     label_lowest(grid)
     for axes in grid.flat:
@@ -200,21 +203,35 @@ def _balanced_columns(n_panels: int, limit: int) -> int:
     return math.ceil(n_panels / math.ceil(n_panels / limit))
 
 
-def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | None, width: Width) -> str:
-    """The learner's label, in lines that fit into the figure."""
+def _places(learners: Mapping[str, Mapping[str, Panel]], n_columns: int) -> dict[str, tuple[slice, slice]]:
+    """The rows and columns of each learner in the grid; those with one panel that follow each other share rows."""
+    places: dict[str, tuple[slice, slice]] = {}
+    used, column = 0, n_columns  # rows, and columns of the last row that single panels take
+    for label, panels in learners.items():
+        if len(panels) > 1 or n_columns == 1:
+            column, n_rows = n_columns, math.ceil(len(panels) / n_columns)
+            places[label] = slice(used, used + n_rows), slice(0, n_columns)
+            used += n_rows
+            continue
+        if column == n_columns:
+            column, used = 0, used + 1
+        places[label] = slice(used - 1, used), slice(column, column + 1)
+        column += 1
+    return places
+
+
+def _row_title(runs: Runs, label: str, n_panels: int, blocks: Sequence[str] | None, width: float) -> str:
+    """The learner's label, in lines that fit into so many inches."""
     n_blocks = len(runs.first_config(label)["blocks"])
     title = f"{label} ({n_panels} of {n_blocks} blocks)" if blocks is None and n_panels < n_blocks else label
-    return textwrap.fill(title, int((inches(width) - 0.6) / 0.073))
+    return textwrap.fill(title, max(8, int((width - 0.3) / 0.073)))
 
 
 def _draw_learner(grid: np.ndarray, runs: Runs, panels: dict[str, Panel], title: str, colour: str, bold: float) -> None:
-    """Fill the rows of one learner, and hide the places that are left over."""
+    """Fill the first places of one learner's part of the grid."""
     low, high = _limits(panels.values())
-    for place, axes in enumerate(grid.flat):
-        if place >= len(panels):
-            axes.set_visible(False)
-            continue
-        block = list(panels)[place]
+    for place, (block, axes) in enumerate(zip(panels, grid.flat, strict=False)):
+        axes.set_visible(True)
         draw_trajectories(axes, panels[block], colour, bold)
         draw_boundaries(axes, runs)
         log_axis(axes, low, high)

@@ -29,13 +29,9 @@ _ADDED_TO_STUDIES = ("n_runs",)  # that no study file may have
 
 
 class Study(NamedTuple):
-    """A study that runs belong to.
+    """A study that runs belong to: its name, its description in `study.json` beside the runs or None, and commands.
 
-    Attributes:
-        name: of the study.
-        record: its description in its folder's `study.json`, or None if it is not there.
-        command: the command that repeats it where it is known by its name.
-        from_record: the command that repeats it from a file with this description, or None.
+    `command` repeats it where it is known by its name, `from_record` from a file with the description, if there is one.
     """
 
     name: str
@@ -67,14 +63,7 @@ def run_command(config: Mapping[str, Any]) -> str | None:
 
 
 def studies_of(runs: Runs) -> list[Study]:
-    """The studies that runs belong to, and the commands that repeat them.
-
-    Args:
-        runs: the runs; those that belong to no study are left out.
-
-    Returns:
-        One entry per study, in the order of the runs.
-    """
+    """The studies that runs belong to, in the order of the runs, and the commands that repeat them."""
     studies = []
     for name in dict.fromkeys(runs.table["study"]):
         if name:

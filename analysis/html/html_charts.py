@@ -14,21 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.figures.accuracy import MAX_POINTS, experience_curves, sliding_curves
 from continual_metaopt.analysis.figures.trajectories import MAX_PANELS, QUANTITIES
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    common_boundaries,
-    counted_runs,
-    default_window,
-    evenly_chosen,
-    experience_lengths,
-    is_regression,
-    mean_interval,
-    squared_errors,
-    trajectories_of_blocks,
-)
+from continual_metaopt.analysis.statistics import Diverged
 
 MIN_POINTS = 100
 MAX_VALUES = 1_000_000  # of all trajectories of a page: 2.7 MB
@@ -37,11 +27,7 @@ _MISSING = 65535
 
 
 def points_per_line(parts: Sequence[Runs]) -> int:
-    """How many points a trajectory may have, so that those of all runs of a page fit into it.
-
-    Returns:
-        A number between `MIN_POINTS` and `MAX_POINTS`.
-    """
+    """How many points a trajectory may have, from `MIN_POINTS` to `MAX_POINTS`, so that all of a page fit into it."""
     n_lines = sum(
         min(len(config["blocks"]), MAX_PANELS)
         for part in parts
@@ -79,17 +65,13 @@ def pack(lines: Sequence[np.ndarray], log: bool) -> tuple[dict[str, Any], list[s
 
 
 def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
-    """Charts of accuracy, or of squared error, over the stream: means over seeds with their intervals.
-
-    Returns:
-        Charts; none if no run has come to an end.
-    """
-    if counted_runs(runs, diverged).empty:
+    """Charts of accuracy, or of squared error, of the runs that have ended: means over seeds with intervals."""
+    if statistics.counted_runs(runs, diverged).empty:
         return []
-    n_samples, n_experiences = int(runs.table["n_samples"].min()), len(experience_lengths(runs))
-    if is_regression(runs):
+    n_samples, n_experiences = int(runs.table["n_samples"].min()), len(statistics.experience_lengths(runs))
+    if statistics.is_regression(runs):
         window = min(1000, n_samples)
-        seen, errors = sliding_curves(runs, window, None, diverged, squared_errors)
+        seen, errors = sliding_curves(runs, window, None, diverged, statistics.squared_errors)
         explanation = (
             f"Mean squared error of the last {window:,} predictions: mean over seeds and, where there are several, its "
             "95 % interval. A line ends where the first of its runs diverged."
@@ -98,7 +80,7 @@ def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
             _curves(runs, "squared_error", "Squared error", "mean squared error", explanation, seen, errors)
             | {"x_title": "sample", "span": [0, n_samples]}
         ]
-    window = default_window(runs)
+    window = statistics.default_window(runs)
     seen, sliding = sliding_curves(runs, window, None, diverged)
     interval = "mean over seeds and, where there are several, its 95 % interval."
     explanation = f"Online accuracy over the last {window:,} samples: {interval}"
@@ -135,8 +117,8 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         if quantity == "step_size" and not group["learned_step_sizes"].any():
             continue
         names = runs.first_config(label)["blocks"]
-        shown = evenly_chosen(names, MAX_PANELS)
-        steps, arrays, distance = trajectories_of_blocks(
+        shown = statistics.evenly_chosen(names, MAX_PANELS)
+        steps, arrays, distance = statistics.trajectories_of_blocks(
             runs, list(group["path"]), quantity, shown, max_points=max_points
         )
         if not len(steps):
@@ -188,7 +170,7 @@ def trajectory_chart(runs: Runs, quantity: str, max_points: int = MAX_POINTS) ->
         "x_title": "sample",
         "y_title": QUANTITIES[quantity].axis,
         "span": [0, int(runs.table["n_samples"].max())],
-        "boundaries": common_boundaries(runs),
+        "boundaries": statistics.common_boundaries(runs),
         "scale": scale,
         "learners": learners,
     }
@@ -204,7 +186,7 @@ def _curves(
     curves: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     """A chart of means over seeds, with their intervals, of curves [n_seeds, n_points]."""
-    means = {label: mean_interval(of_seeds) for label, of_seeds in curves.items()}
+    means = {label: statistics.mean_interval(of_seeds) for label, of_seeds in curves.items()}
     log = name == "squared_error"
     several = {label: bool(np.isfinite(half_width).any()) for label, (_, half_width) in means.items()}
     lines: list[np.ndarray] = []
@@ -230,7 +212,7 @@ def _curves(
         "explanation": explanation,
         "y_title": y_title,
         "x": _compact(x),
-        "boundaries": common_boundaries(runs),
+        "boundaries": statistics.common_boundaries(runs),
         "scale": scale,
         "learners": learners,
     }

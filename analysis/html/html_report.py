@@ -26,7 +26,7 @@ from continual_metaopt.analysis.html.commands import Study, run_command, studies
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
-from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, caption, rounded_columns, stretches
+from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, HELD_OUT, caption, rounded_columns, stretches
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -47,7 +47,9 @@ _OF_ONE_RUN = (
 _COLUMNS_WITH_INTERVALS = {
     "online accuracy (%)": "online_accuracy",
     "mean squared error": "squared_error",
-    "held-out accuracy (%)": "held_out_accuracy",
+    HELD_OUT: "held_out_accuracy",
+    "final accuracy, all (%)": "final_accuracy",
+    "forgetting (%)": "forgetting",
     "loss": "loss",
     DISCOUNTED_LOSS: "discounted_loss",
 }
@@ -57,14 +59,8 @@ _MAX_ITEMS = 12  # of a list that is shown
 class Section(NamedTuple):
     """What the page says about one stream and network.
 
-    Attributes:
-        title: names the stream.
-        runs: the runs.
-        table: from `analysis.tables.comparison_table`.
-        diverged: how diverged runs count in it.
-        selection: runs that served to choose settings.
-        images: PNG files of figures, by name.
-        captions: of those that the page shows as pictures, by name.
+    `table` is from `analysis.tables.comparison_table`, `selection` are the runs that served to choose settings,
+    `images` the figures' PNG files by name, and `captions` are of those that the page shows as pictures.
     """
 
     title: str
@@ -86,14 +82,9 @@ class Interval(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
+    """A cell of a table: what is written, and what its column is sorted by, None being last.
 
-    Attributes:
-        text: what is written.
-        sort: what its column is sorted by; None is always last.
-        interval: a mean with its interval, to be drawn.
-        href: the place on the page that it leads to.
-        title: a further explanation.
+    It may have a mean with its interval to be drawn, a place on the page that it leads to, and a further explanation.
     """
 
     text: str
@@ -206,11 +197,7 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
 
 
 def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
-    """The comparison table with what its columns are sorted by.
-
-    Returns:
-        One row per learner. Means have their intervals with them.
-    """
+    """The comparison table with what its columns are sorted by, and intervals of means: one row per learner."""
     columns = rounded_columns(table)
     cells = []
     for heading, texts in columns.items():
@@ -237,7 +224,7 @@ def run_rows(
     of_run = scores.set_index("run")[score] * percent
     score_heading = next(heading for heading, column in _COLUMNS_WITH_INTERVALS.items() if column == score)
     headings = ["learner", "seed", "state", score_heading]
-    headings += ["held-out accuracy (%)"] if held_out.notna().any() else []
+    headings += [HELD_OUT] if held_out.notna().any() else []
     headings += ["samples", "seconds", "samples/s", "engine", "run"]
     rows = []
     for run in runs.table.to_dict("records"):
@@ -248,7 +235,7 @@ def run_rows(
             _number_cell(run["seed"], "d"),
             Cell(run["state"], run["state"]),
             _number_cell(of_run[path], ".2f" if percent == 100 else ".4g"),
-            *([_number_cell(held_out[path], ".2f")] if "held-out accuracy (%)" in headings else []),
+            *([_number_cell(held_out[path], ".2f")] if HELD_OUT in headings else []),
             _number_cell(run["step"], ",d"),
             _number_cell(run["wall_time"], ",.1f"),
             _number_cell(run["samples_per_second"], ",.0f"),
@@ -262,9 +249,8 @@ def run_rows(
 def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
     """What was run, once for all runs that differ in their seeds only.
 
-    Returns:
-        Each with id, learner (place of its label), label, settings (names and values, without versions and platform),
-        versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
+    Each has id, learner (place of its label), label, settings (names and values, without versions and platform),
+    versions, platform, command (which repeats its first run; None if flags cannot express it), seeds, paths.
     """
     groups: dict[str, list[str]] = {}
     for path in runs.table["path"]:
@@ -294,11 +280,7 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
 
 
 def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
-    """What was run, in words.
-
-    Returns:
-        Term → text.
-    """
+    """What was run, in words: term → text."""
     first = runs.first_config()
     info = first["stream_info"]
     options = {
@@ -324,11 +306,9 @@ def description(runs: Runs, selection: Runs | None = None) -> dict[str, str]:
 
 
 def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
-    """What distinguishes the learners.
+    """What distinguishes the learners: for each its label, registered name and options.
 
-    Returns:
-        For each label: label, registered name, and its step size, base update and the options in which it differs from
-        another learner of this name.
+    Options are its step size, its base update, and those in which it differs from another learner of this name.
     """
     learners = {label: runs.first_config(label)["learner"] for label in runs.labels}
     rows = []
@@ -344,11 +324,7 @@ def learner_settings(runs: Runs) -> list[tuple[str, str, str]]:
 
 
 def not_finished(runs: Runs, statuses: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder.
-
-    Returns:
-        One row per such run, the diverged and failed ones first.
-    """
+    """The runs that diverged, failed or have not ended: learner, seed, state, samples, reason, folder."""
     rows = []
     states = ("diverged", "failed", "running")
     chosen = runs.table[runs.table["state"].isin(states)]

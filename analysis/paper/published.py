@@ -18,20 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.comparisons import holm, paired_t_test
 from continual_metaopt.analysis.paper.reproduction import verdict
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold, sawtooth, trend
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    counted_runs,
-    held_out_accuracy,
-    mean_interval,
-    means_by_experience,
-    online_accuracy,
-    sample_scores,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 STUDIES: Mapping[str, str] = MappingProxyType({"within": "published", "global": "published_global"})
@@ -61,13 +53,7 @@ class Row(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Runs of one learner of the studies.
-
-    Attributes:
-        row: what its label says.
-        label: the whole label, with chosen values.
-        runs: its runs.
-    """
+    """What the label of a learner says, the whole label with chosen values, and its runs."""
 
     row: Row
     label: str
@@ -110,11 +96,7 @@ def papers_rows(learners: Mapping[Row, Learner], form: str) -> dict[str, Learner
 
 
 def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """Accuracies of all learners of the studies beside the paper's.
-
-    Args:
-        runs: of the studies ``published`` and ``published_global``, or one of them.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+    """Accuracies of all learners of the studies ``published`` and ``published_global`` beside the paper's.
 
     Returns:
         One row per learner: labels, form, step_sizes, setting, lr (that of a fixed step size, or the initial one),
@@ -131,8 +113,8 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
         of_paper = {learner.label: name for form in FORMS for name, learner in papers_rows(learners, form).items()}
         for row, learner in learners.items():
             online = _by_seed(learner.runs, diverged)
-            online_mean, online_ci = mean_interval(online.to_numpy())
-            test_mean, test_ci = mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
+            online_mean, online_ci = statistics.mean_interval(online.to_numpy())
+            test_mean, test_ci = statistics.mean_interval(_test_by_seed(learner.runs, diverged).to_numpy())
             rows.append(
                 {
                     "labels": labels,
@@ -141,7 +123,7 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
                     "seeds": len(online),
                     "online_accuracy": online_mean,
                     "online_accuracy_ci": online_ci,
-                    "online_accuracy_seeds": seeds_if_bimodal(online),
+                    "online_accuracy_seeds": statistics.seeds_if_bimodal(online),
                     "test_accuracy": test_mean,
                     "test_accuracy_ci": test_ci,
                     "paper": ACCURACY.get(of_paper.get(learner.label, ""), np.nan),
@@ -154,13 +136,15 @@ def published_table(runs: Runs, *, diverged: Diverged = "chance") -> pd.DataFram
 
 def _by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
     """Average online accuracy (%) by seed."""
-    accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy").set_index("seed")["online_accuracy"]
+    accuracy = (
+        statistics.online_accuracy(runs, diverged).dropna(subset="online_accuracy").set_index("seed")["online_accuracy"]
+    )
     return 100 * accuracy.sort_index()
 
 
 def _test_by_seed(runs: Runs, diverged: Diverged) -> pd.Series:
     """Mean test accuracy of the tasks at their ends (%) by seed."""
-    return 100 * held_out_accuracy(runs, diverged).set_axis(runs.table["seed"]).dropna().sort_index()
+    return 100 * statistics.held_out_accuracy(runs, diverged).set_axis(runs.table["seed"]).dropna().sort_index()
 
 
 def table_markdown(table: pd.DataFrame) -> str:
@@ -182,19 +166,7 @@ def table_markdown(table: pd.DataFrame) -> str:
 
 
 class _Claim(NamedTuple):
-    """A claim about the sign of a mean over seeds.
-
-    Attributes:
-        claim: in words.
-        paper: what the paper has, in words or numbers.
-        unit: of the mean.
-        value: the mean.
-        half_width: of its 95 % Student-t interval.
-        value_seeds: the values of bimodal seeds, see `analysis.statistics.seeds_if_bimodal`.
-        seeds: number of seeds.
-        p: two-sided, that the mean is zero.
-        supports: whether the numbers support the claim, as far as they are no accident.
-    """
+    """A claim about the sign of a mean over seeds, what the paper has, and whether ours has that sign."""
 
     claim: str
     paper: str
@@ -211,14 +183,9 @@ def published_claims(runs: Runs, *, diverged: Diverged = "chance", shifts: int =
     """What of section 7.2 and of the reviewers' discussion holds in ours, for each form and kind of labels.
 
     Orderings and trends are decided by two-sided t-tests over seeds (paired where two learners are compared), the
-    sawtooth by random boundaries (`analysis.sawtooth`). All p-values together are corrected by Holm's method. A claim
-    holds if p ≤ 0.05 after the correction and the mean has the claimed sign, does not hold with the other sign, and is
-    undecided otherwise. A sawtooth must besides rise early in a task and fall from there.
-
-    Args:
-        runs: as of `published_table`.
-        diverged: as of `published_table`.
-        shifts: random sets of boundaries for the sawtooth.
+    sawtooth by random boundaries (`analysis.sawtooth`, with so many shifts). All p-values together are corrected by
+    Holm's method. A claim holds if p ≤ 0.05 after the correction and the mean has the claimed sign, does not hold with
+    the other sign, and is undecided otherwise. A sawtooth must besides rise early in a task and fall from there.
 
     Returns:
         One row per claim, form and kind of labels: claim, paper (in words or numbers), labels, form, unit, value and
@@ -304,17 +271,17 @@ def _claims(learners: Mapping[Row, Learner], form: str, diverged: Diverged, shif
 def _tested(text: str, paper: str, unit: str, values: pd.Series, sign: int = 1) -> _Claim:
     """A claim that the mean over seeds is positive, or negative, by Student's t-test."""
     numbers = values.dropna().to_numpy(dtype=float)
-    mean, half_width = mean_interval(numbers)
-    single = seeds_if_bimodal(numbers) if unit == "points" else ""
+    mean, half_width = statistics.mean_interval(numbers)
+    single = statistics.seeds_if_bimodal(numbers) if unit == "points" else ""
     return _Claim(text, paper, unit, mean, half_width, single, len(numbers), paired_t_test(numbers), sign * mean > 0)
 
 
 def _by_task(runs: Runs, diverged: Diverged) -> pd.DataFrame:
     """Online accuracy (%) within each task: a row for each seed, a column for each task."""
     rows = {}
-    for path, seed in counted_runs(runs, diverged)[["path", "seed"]].itertuples(index=False):
-        rows[seed] = 100 * means_by_experience(
-            sample_scores(runs, path), runs.configs[path]["stream_info"]["boundaries"]
+    for path, seed in statistics.counted_runs(runs, diverged)[["path", "seed"]].itertuples(index=False):
+        rows[seed] = 100 * statistics.means_by_experience(
+            statistics.sample_scores(runs, path), runs.configs[path]["stream_info"]["boundaries"]
         )
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
 

@@ -17,16 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
+from continual_metaopt.analysis import statistics
 from continual_metaopt.analysis.comparisons import holm, paired_t_test
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    accuracy_by_setting,
-    mean_interval,
-    online_accuracy,
-    paired_interval,
-    seeds_if_bimodal,
-)
+from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import interval_text, markdown_table, number_text
 
 Table = Literal["table2", "table3"]
@@ -56,12 +50,9 @@ PAPER: Mapping[Table, Mapping[StepSizes, Mapping[str, float]]] = MappingProxyTyp
 
 
 class Row(NamedTuple):
-    """A learner of the studies ``table2`` and ``table3``, as its label names it.
+    """A learner of the studies ``table2`` and ``table3`` as its label names it.
 
-    Attributes:
-        base: base update, one of ``BASES``.
-        step_sizes: "fixed", "scalar" or "blockwise".
-        settings: how discount and meta step size were found; empty for fixed step sizes.
+    The settings say how discount and meta step size were found; they are empty for fixed step sizes.
     """
 
     base: str
@@ -89,22 +80,20 @@ def paper_comparison(runs: Runs, table: Table, *, diverged: Diverged = "chance")
     by_seed = _by_seed(runs, table, diverged)
     rows = []
     for row, accuracy in by_seed.items():
-        mean, half_width = mean_interval(accuracy.to_numpy())
+        mean, half_width = statistics.mean_interval(accuracy.to_numpy())
         fixed = by_seed.get(Row(row.base, "fixed", ""))
         gap, gap_ci, gap_seeds = np.nan, np.nan, ""
         if fixed is not None and row.step_sizes != "fixed":
-            gap, gap_ci = paired_interval(accuracy, fixed)
-            gap_seeds = seeds_if_bimodal(accuracy - fixed)
+            gap, gap_ci = statistics.paired_interval(accuracy, fixed)
+            gap_seeds = statistics.seeds_if_bimodal(accuracy - fixed)
         paper = PAPER[table]
         rows.append(
             {
-                "base": row.base,
-                "step_sizes": row.step_sizes,
-                "settings": row.settings,
+                **row._asdict(),
                 "seeds": len(accuracy),
                 "online_accuracy": mean,
                 "online_accuracy_ci": half_width,
-                "online_accuracy_seeds": seeds_if_bimodal(accuracy),
+                "online_accuracy_seeds": statistics.seeds_if_bimodal(accuracy),
                 "gap": gap,
                 "gap_ci": gap_ci,
                 "gap_seeds": gap_seeds,
@@ -126,9 +115,6 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
     Returns:
         One row per claim and way of finding the settings: claim, settings, difference and half_width (percentage
         points; of one 95 % interval, not corrected), p_holm, paper (the same difference there), verdict.
-
-    Raises:
-        ValueError: there are no runs of that study, or they are of several streams.
     """
     by_seed = _by_seed(runs, table, diverged)
     ways = list(dict.fromkeys(row.settings for row in by_seed if row.settings))
@@ -138,7 +124,7 @@ def paper_claims(runs: Runs, table: Table, *, diverged: Diverged = "chance") -> 
             rows = [Row(base, kind, "" if kind == "fixed" else way) for base, kind in (better, worse)]
             if all(row in by_seed for row in rows):
                 pair = by_seed[rows[0]], by_seed[rows[1]]
-                claims.append((claim, way, *paired_interval(*pair), _paired_p(*pair), paper))
+                claims.append((claim, way, *statistics.paired_interval(*pair), _paired_p(*pair), paper))
     decided = pd.DataFrame(claims, columns=["claim", "settings", "difference", "half_width", "p_holm", "paper"])
     decided["p_holm"] = holm(decided["p_holm"])
     decided["verdict"] = list(map(verdict, decided["difference"], decided["p_holm"]))
@@ -169,23 +155,14 @@ def _orderings(table: Table) -> Iterator[tuple[str, Cell, Cell, float]]:
 
 
 def verdict(difference: float, p: float) -> Verdict:
-    """What a test says about the claim that a difference is positive.
-
-    Returns:
-        "holds" if p ≤ 0.05 and the difference is positive, "does not hold" if p ≤ 0.05 and it is negative, else
-        "undecided".
-    """
+    """What a test says about a positive difference: it "holds", "does not hold", or, if p > 0.05, is "undecided"."""
     if not p <= LEVEL or difference == 0:
         return "undecided"
     return "holds" if difference > 0 else "does not hold"
 
 
 def comparison_markdown(table: pd.DataFrame) -> str:
-    """Our accuracies beside the paper's, as a Markdown table in the shape of the paper's.
-
-    Returns:
-        A row for each kind of step sizes, two columns for each base update; ends with a line break.
-    """
+    """Our accuracies beside the paper's, as a Markdown table: two columns for each base update."""
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         name = Row(row["base"], row["step_sizes"], row["settings"]).name
@@ -283,12 +260,7 @@ def _stays(slope: float, half_width: float) -> Verdict:
 
 
 def findings_markdown(findings: pd.DataFrame) -> str:
-    """The findings about step sizes as a Markdown table, with a row per learner.
-
-    Returns:
-        The table: how many blocks have a sawtooth, and which factor each tooth spans; the trends of the first and the
-        last block, in decades per experience. Ends with a line break.
-    """
+    """The findings about step sizes as a Markdown table with a row per learner: factors, and trends in decades."""
     cells = []
     for learner, group in findings.groupby("learner", sort=False):
         teeth = group[group["finding"] == "sawtooth"]
@@ -308,11 +280,7 @@ def findings_markdown(findings: pd.DataFrame) -> str:
 
 
 def initial_step_sizes(tried: Runs, *, diverged: Diverged = "chance") -> pd.DataFrame:
-    """How much accuracy depends on the initial step size, in the study ``robustness``.
-
-    Args:
-        tried: the study's selection runs, which are its map.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+    """How much accuracy depends on the initial step size, in the selection runs of the study ``robustness``.
 
     Returns:
         One row per learner and way of choosing discount and meta step size (γ = 1 and η = 1e-3, the values of the
@@ -356,7 +324,7 @@ def _of_all_seeds(tried: Runs, learned: bool, settings: list[str], diverged: Div
     if not len(of_kind):
         raise ValueError(f"there are no selection runs with {'learned' if learned else 'fixed'} step sizes")
     return pd.concat(
-        accuracy_by_setting(of_kind.select(seed=int(seed)), settings, diverged).assign(seed=seed)
+        statistics.accuracy_by_setting(of_kind.select(seed=int(seed)), settings, diverged).assign(seed=seed)
         for seed in sorted(of_kind.table["seed"].unique())
     )
 
@@ -379,7 +347,7 @@ def _over_step_sizes(
     means, lost = accuracy.mean(), _lost(accuracy)
     saved, half_width, p = (np.nan,) * 3
     if fixed_lost is not None:
-        saved, half_width, p = *paired_interval(fixed_lost, lost), _paired_p(fixed_lost, lost)
+        saved, half_width, p = *statistics.paired_interval(fixed_lost, lost), _paired_p(fixed_lost, lost)
     return {
         "learner": learner,
         "base": group["base"].iloc[0],
@@ -436,7 +404,7 @@ def row_of(label: str) -> Row | None:
 def _by_seed(runs: Runs, table: Table, diverged: Diverged) -> dict[Row, pd.Series]:
     """Accuracy (%) of each row, indexed by seed."""
     runs.require_one_stream()
-    accuracy = online_accuracy(runs, diverged).dropna(subset="online_accuracy")
+    accuracy = statistics.online_accuracy(runs, diverged).dropna(subset="online_accuracy")
     values: dict[Row, dict[int, float]] = {}
     paths: dict[tuple[Row, int], str] = {}
     for run, seed, fraction in accuracy[["run", "seed", "online_accuracy"]].itertuples(index=False, name=None):

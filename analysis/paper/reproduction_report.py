@@ -13,19 +13,9 @@ import pandas as pd
 from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
-from continual_metaopt.analysis.paper import figure, published, published_figures
-from continual_metaopt.analysis.paper.reproduction import (
-    Table,
-    claims_markdown,
-    comparison_markdown,
-    findings_markdown,
-    initial_step_sizes,
-    initial_step_sizes_markdown,
-    paper_claims,
-    paper_comparison,
-    row_of,
-    sawtooth_findings,
-)
+from continual_metaopt.analysis.paper import figures as beside
+from continual_metaopt.analysis.paper import published, reproduction
+from continual_metaopt.analysis.paper.reproduction import Table
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import sawtooth_table
 from continual_metaopt.analysis.statistics import Diverged
@@ -88,13 +78,9 @@ SHIFTS_OF_TABLES = 9_999
 
 
 class Section(NamedTuple):
-    """A part of a reproduction.
+    """A part of a reproduction: heading, name of its CSV file, all its numbers, and a text with a Markdown table.
 
-    Attributes:
-        title: its heading.
-        name: of its CSV file, without suffix.
-        table: all numbers; without rows where something could not be computed.
-        text: a Markdown table and what it means, or why there is none.
+    The table has no rows where something could not be computed; the text then says why.
     """
 
     title: str
@@ -106,12 +92,12 @@ class Section(NamedTuple):
 def sections(
     runs: Runs, experiment: Experiment, *, diverged: Diverged = "chance", shifts: int = SHIFTS_OF_TABLES
 ) -> Iterator[Section]:
-    """Ours beside the paper's, and its findings with verdicts.
+    """Ours beside the paper's, and its findings with verdicts, from the runs of an experiment's study.
 
     Args:
-        runs: of the experiment's study, those that chose settings included.
+        runs: of the study, those that chose settings included.
         experiment: which one.
-        diverged: how diverged runs count, see `analysis.statistics.online_accuracy`.
+        diverged: see `analysis.statistics`.
         shifts: random sets of boundaries for the sawtooth, see `analysis.sawtooth.sawtooth`.
 
     Raises:
@@ -123,9 +109,9 @@ def sections(
         yield from _published(runs, diverged, shifts)
         return
     if experiment == "robustness":
-        table = initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
+        table = reproduction.initial_step_sizes(_of_study(runs, experiment, "selection"), diverged=diverged)
         seeds = seeds_of(_of_study(runs, experiment, "selection"))
-        text = f"{initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
+        text = f"{reproduction.initial_step_sizes_markdown(table)}\n{STEP_SIZES_NOTE} {seeds}."
         yield Section("Does the initial step size matter?", "initial_step_sizes", table, text)
         return
     reported = _of_study(runs, experiment, "report")
@@ -135,18 +121,18 @@ def sections(
         yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
     else:
         of_paper: Table = experiment
-        table = paper_comparison(reported, of_paper, diverged=diverged)
+        table = reproduction.paper_comparison(reported, of_paper, diverged=diverged)
         note = " ".join([ACCURACY_NOTE, *bimodal_note(table), f"{seeds}.{_chosen(reported)}"])
-        text = f"{comparison_markdown(table)}\n{note}"
+        text = f"{reproduction.comparison_markdown(table)}\n{note}"
         yield Section("Accuracy", "accuracy", table, text)
-        claims = paper_claims(reported, of_paper, diverged=diverged)
-        yield Section("Orderings", "claims", claims, f"{claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
+        claims = reproduction.paper_claims(reported, of_paper, diverged=diverged)
+        yield Section("Orderings", "claims", claims, f"{reproduction.claims_markdown(claims)}\n{CLAIMS_NOTE} {seeds}.")
     try:
         teeth = sawtooth_table(reported, _drawn(reported), shifts=shifts)
     except ValueError as error:
         yield Section("Step sizes", "sawtooth", pd.DataFrame(), f"Not checked: {error}.")
         return
-    findings = findings_markdown(sawtooth_findings(teeth))
+    findings = reproduction.findings_markdown(reproduction.sawtooth_findings(teeth))
     yield Section("Step sizes", "sawtooth", teeth, f"{findings}\n{FINDINGS_NOTE} {seeds}.")
 
 
@@ -201,9 +187,9 @@ def write_reproduction(
             )
     if experiment == "published":
         drawn = {
-            "cumulative_accuracy": partial(published_figures.published_cumulative_accuracy, runs, diverged=diverged),
-            "step_sizes": partial(published_figures.published_step_sizes, runs),
-            "test_accuracy": partial(published_figures.published_test_accuracy, runs, diverged=diverged),
+            "cumulative_accuracy": partial(beside.published_cumulative_accuracy, runs, diverged=diverged),
+            "step_sizes": partial(beside.published_step_sizes, runs),
+            "test_accuracy": partial(beside.published_test_accuracy, runs, diverged=diverged),
         }
         for name, draw in drawn.items():
             paths += figures.draw_and_save(draw, folder, f"published_{name}")
@@ -214,7 +200,7 @@ def write_reproduction(
         return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
-        gaps = partial(figure.gaps_beside_the_papers, parts[0].table)
+        gaps = partial(beside.gaps_beside_the_papers, parts[0].table)
         paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")
     for label, name in file_names(_drawn(reported) if len(parts[-1].table) else []).items():
         trajectories = partial(figures.step_size_trajectories, reported, [label])
@@ -242,4 +228,8 @@ def _chosen(runs: Runs) -> str:
 def _drawn(runs: Runs) -> list[str]:
     """Learners of which the paper shows step sizes: those with several blocks that finished a run."""
     finished = runs.select(learned_step_sizes=True, state="finished")
-    return [label for label in finished.labels if (row := row_of(label)) is None or row.step_sizes == "blockwise"]
+    return [
+        label
+        for label in finished.labels
+        if (row := reproduction.row_of(label)) is None or row.step_sizes == "blockwise"
+    ]

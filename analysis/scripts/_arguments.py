@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
@@ -101,23 +102,18 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
     """Make a command of a function that is given the arguments and returns lines to print.
 
     The command has the name of the function's module and is described by its docstring. `python -m` runs it at once, so
-    it stands last in the module.
-
-    Returns:
-        The decorator. It leaves a function of the arguments (those of the process if None) that prints and returns the
-        exit code: 0, or 2 after an error that is told in one line.
+    it stands last in the module. It takes arguments (those of the process if None), prints, and returns the exit code:
+    0, or 2 after an error that is told in one line.
     """
 
     def make(work: Callable[[Namespace], Iterable[object]]) -> Callable[..., int]:
-        written = inspect.unwrap(work)
+        module = sys.modules[inspect.unwrap(work).__module__]
+        name = _name_of(module)
 
-        def main(argv: Sequence[str] | None = None) -> int:
+        def main(argv: Sequence[str] | None = None, program: str = f"python -m analysis.scripts.{name}") -> int:
             given = begin_command(argv)
             os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook names a backend that only it can use
-            name = Path(written.__code__.co_filename).stem
-            parser = argparse.ArgumentParser(
-                prog=f"python -m analysis.scripts.{name}", description=written.__globals__["__doc__"]
-            )
+            parser = argparse.ArgumentParser(prog=program, description=module.__doc__)
             for flag, settings in options:
                 parser.add_argument(flag, **settings)
             arguments = parser.parse_args(given)
@@ -132,11 +128,16 @@ def command(*options: Option) -> Callable[[Callable[[Namespace], Iterable[object
             print_to_reader(for_terminal(said.getvalue()))
             return status
 
-        if written.__module__ == "__main__":
+        if module.__name__ == "__main__":
             raise SystemExit(main())
         return main
 
     return make
+
+
+def _name_of(module: ModuleType) -> str:
+    """A module's own name, also where `python -m` runs it."""
+    return module.__spec__.name.rpartition(".")[2] if module.__spec__ else Path(str(module.__file__)).stem
 
 
 def script(
@@ -176,6 +177,16 @@ def script(
         return command(*common, *options)(write_all)
 
     return make
+
+
+def drawing(module: str, draw_figure: Callable[..., Figure], *options: Option) -> Callable[..., int]:
+    """Make a command, as of `script`, of a module that draws one figure; its files have the module's name."""
+
+    def write(runs: Runs, arguments: Namespace) -> list[Path]:
+        return draw(draw_figure, runs, arguments, _name_of(sys.modules[module]))
+
+    write.__module__ = module
+    return script(*options)(write)
 
 
 def selection_runs(arguments: Namespace) -> Runs:

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from pathlib import Path
 
-from continual_metaopt.analysis.field.control_dots import control_dots
 from continual_metaopt.analysis.field.controls import control_table
+from continual_metaopt.analysis.field.figures import control_dots
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.scripts._arguments import FIGURE, draw, option, script, write_table
 from continual_metaopt.analysis.tables import seeds_of, with_interval

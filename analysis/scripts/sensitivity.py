@@ -24,16 +24,12 @@ SETTINGS = option(
 
 
 def spread_over_last(table: pd.DataFrame) -> pd.DataFrame:
-    """Compare the values of the last setting where the learner and the other two settings are equal.
-
-    Args:
-        table: from `accuracy_by_setting` with three settings.
+    """Compare the values of the last of three settings where the learner and the other two settings are equal.
 
     Returns:
-        One row per learner and pair of the other settings: label, the two settings, worst and best (percent), spread
-        (best minus worst, percentage points), best_at (value of the last setting with the best accuracy; the smallest
-        of several), largest_is_best (whether its largest value in the table reaches that accuracy). Rows with the
-        smallest spread come first.
+        One row per learner and pair of the other settings, those with the smallest spread first: label, the two
+        settings, worst and best (percent), spread (best minus worst, percentage points), best_at (value of the last
+        setting with the best accuracy; the smallest of several), largest_is_best (whether its largest has it).
     """
     label, across, up, last = table.columns[:4]
     accuracy = 100 * table.pivot_table(index=[label, across, up], columns=last, values="online_accuracy")

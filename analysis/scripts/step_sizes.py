@@ -1,13 +1,8 @@
 """Draw the step sizes of each learner and block."""
 
-from argparse import Namespace
-from pathlib import Path
-
 from continual_metaopt.analysis.figures import step_size_trajectories
-from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.scripts._arguments import STEPS, blocks, draw, figure, learners, script
+from continual_metaopt.analysis.scripts._arguments import STEPS, blocks, drawing, figure, learners
 
+OPTIONS = (learners("those with learned step sizes"), blocks(), STEPS)
 
-@script(learners("those with learned step sizes"), blocks(), STEPS, *figure("page"))
-def main(runs: Runs, arguments: Namespace) -> list[Path]:
-    return draw(step_size_trajectories, runs, arguments, "step_sizes")
+main = drawing(__name__, step_size_trajectories, *OPTIONS, *figure("page"))

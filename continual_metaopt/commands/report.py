@@ -1,10 +1,13 @@
 """Reports finished runs: table, figures, HTML page."""
 
+import math
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -21,6 +24,8 @@ def report(
     /,
     out: Path | None = None,
     diverged: Literal["chance", "exclude"] = "chance",
+    learners: tuple[str, ...] = (),
+    columns: tuple[str, ...] = (),
 ) -> int:
     """Print the comparison of finished runs, and write its table and figures.
 
@@ -29,27 +34,30 @@ def report(
         others: more folders, whose runs are compared with those of the first.
         out: where to write; if not given, DIRECTORY/report, or report here for several folders.
         diverged: count what a diverged run did not see as chance, or exclude diverged runs from all averages.
+        learners: report only those whose names begin with one of these.
+        columns: of the table printed here, by the beginnings of their headings, instead of those that have room.
     """
+    chosen = _Chosen(diverged, learners, columns)
     from continual_metaopt.study.overview import studies_in
 
     ctrl_c_raises()
     if others:
-        _report([directory, *others], out or real_folder(Path("report")), diverged=diverged)
+        _report([directory, *others], out or real_folder(Path("report")), (), chosen)
         return 0
     parts = [path.parent for path in studies_in(directory)]
     for part in parts if directory not in parts else ():
         show(f"\n{part.name}")
         folder = out / part.name if out else part / "report"
-        _report([part], real_folder(folder), diverged=diverged)
+        _report([part], real_folder(folder), (), chosen)
     if not parts or directory in parts:
-        _report([directory], out or real_folder(directory / "report"), diverged=diverged)
+        _report([directory], out or real_folder(directory / "report"), (), chosen)
     return 0
 
 
 def report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
     """Print and write the comparison of a study's runs, and say after Ctrl-C how to have it later."""
     try:
-        _report(runs, real_folder(folder / "report"), selection)
+        _report(runs, real_folder(folder / "report"), selection, _Chosen())
     except KeyboardInterrupt:
         again = shlex.join([PROGRAM, "report", str(folder)])
         raise StudyInterrupted(f"All runs are recorded; this command writes their report: {again}") from None
@@ -62,9 +70,15 @@ def report_study(runs: list[Path], folder: Path, selection: list[Path]) -> None:
             complain(f"noted: {note}")
 
 
-def _report(
-    runs: list[Path], out: Path, selection: Sequence[Path] = (), diverged: Literal["chance", "exclude"] = "chance"
-) -> None:
+class _Chosen(NamedTuple):
+    """What is reported, and how."""
+
+    diverged: Literal["chance", "exclude"] = "chance"
+    learners: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+def _report(runs: list[Path], out: Path, selection: Sequence[Path], chosen: _Chosen) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
     from continual_metaopt.analysis import comparison_table, format_table, load_runs, write_report
     from continual_metaopt.analysis.report import by_stream_and_network
@@ -74,13 +88,19 @@ def _report(
     loaded, tried = found.select(purpose="report"), found.select(purpose="selection")
     if not len(loaded):
         load_runs(*runs)  # which says what is missing
-    paths = write_report(loaded, out, diverged=diverged, selection=tried)  # whatever becomes of what is printed
+    if chosen.learners:
+        labels = [label for label in loaded.labels if label.startswith(chosen.learners)]
+        if not labels:
+            raise ValueError(f"no learner's name begins so; there are {'; '.join(loaded.labels)}")
+        loaded = loaded.select(label=labels)
+    paths = write_report(loaded, out, diverged=chosen.diverged, selection=tried)  # whatever becomes of what is printed
     parts = by_stream_and_network(loaded)
     for title, part in parts.items():
-        table = comparison_table(part, diverged=diverged, selection=tried)
+        table = comparison_table(part, diverged=chosen.diverged, selection=tried)
         if len(parts) > 1:
             show(f"\n{title}\n")
-        show(format_table(table, "terminal"))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+        show(format_table(table, "terminal", width, chosen.columns))
         show(re.sub(r"\s+", " ", caption(table)))
     show_written(paths)
     complain_of_left_out(found)

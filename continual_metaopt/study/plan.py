@@ -5,7 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
@@ -14,13 +14,14 @@ from rich.filesize import decimal
 
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.study.expand import PlannedLearner, Study
-from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.overview import bytes_below, run_directories
 from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
+LEVEL = 0.05  # of tests
 EARLIER_RUNS = 1000  # that are looked at for their speed
 
 # Size of records, measured on those kept in this repository: bytes per run, per sample, and per step at which about
@@ -75,6 +76,7 @@ class StudyPlan:
         workers: runs at a time.
         record_every: distance in steps between recorded step sizes.
         n_parameters: of the network.
+        n_seeds: reported seeds of each learner; 0 if that is not known.
     """
 
     name: str
@@ -82,6 +84,7 @@ class StudyPlan:
     workers: int
     record_every: int
     n_parameters: int = 0
+    n_seeds: int = 0
 
     @property
     def runs(self) -> int:
@@ -132,7 +135,28 @@ class StudyPlan:
         ]
         headers = ["learner", "selection (runs × samples)", "reported", "samples/s", "from", "one at a time", "on disk"]
         align = ["left", "right", "right", "right", "left", "right", "right"]
-        return f"{tabulate(rows, headers, colalign=align, disable_numparse=True)}\n\n{self.summary()}"
+        texts = [tabulate(rows, headers, colalign=align, disable_numparse=True), self.summary()]
+        return "\n\n".join([*texts, what_seeds_show(self.n_seeds)] if self.n_seeds else texts)
+
+
+def what_seeds_show(n_seeds: int) -> str:
+    """Say what differences so many seeds can tell from none, and how many a difference of one point needs.
+
+    Example:
+        >>> print(what_seeds_show(5).splitlines()[0])
+        5 seeds: an exact paired test cannot reach p < 0.05; that takes 6 seeds.
+    """
+    from continual_metaopt.analysis.comparisons import seeds_needed, smallest_p
+
+    least = next(n for n in count(1) if smallest_p(n) < LEVEL)
+    can = "can reach" if n_seeds >= least else "cannot reach"
+    more = "" if n_seeds >= least else f"; that takes {least} seeds"
+    needed = ", ".join(f"{seeds_needed(1 / spread)} if it is {spread:g}" for spread in (0.5, 1.0, 2.0))
+    return (
+        f"{n_seeds} seed{'s' * (n_seeds != 1)}: an exact paired test {can} p < {LEVEL:g}{more}.\n"
+        "Seeds for a paired t-test to find a difference of one point with 80 % power, by the standard deviation of "
+        f"that difference between seeds: {needed}."
+    )
 
 
 def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
@@ -162,7 +186,8 @@ def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters
         label = f"tuned, the best {study.config.n_best} of {len(tuned)}"
         speed = harmonic_mean([row.samples_per_second for row in tuned])
         rows.append(LearnerPlan(label, 0, 0, n_runs, n_runs * lengths["report"], speed, ALL_TUNED))
-    return StudyPlan(study.config.name, rows, workers, study.config.record_every, n_parameters)
+    seeds = len(study.config.seeds)
+    return StudyPlan(study.config.name, rows, workers, study.config.record_every, n_parameters, seeds)
 
 
 def require_disk_space(n_bytes: float, folder: Path) -> None:

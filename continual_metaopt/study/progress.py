@@ -8,10 +8,14 @@ import time
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Column
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
+from continual_metaopt.study.notebook import notebook_bar
 
+SECONDS_TO_START = 10.0  # after which it is said why nothing seems to happen
+COMPILING = "starting; the first time, code is compiled, which takes about 40 s"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
 
@@ -27,25 +31,28 @@ class ProgressDisplay:
 
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
-        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
-        self._draws = show and self._console.is_terminal
-        self._writes_lines = show and not self._draws
+        # a notebook's shell commands are told to write in colour, as if there were a terminal
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)), force_terminal=is_terminal)
+        self._notebook = notebook_bar() if show else None
+        self._draws = show and self._console.is_terminal and self._notebook is None
+        self._writes_lines = show and not self._draws and self._notebook is None
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            *(_numbers("{task.fields[which]}"), BarColumn(bar_width=12)),
+            *(_numbers("{task.fields[speed]}"), _numbers("{task.fields[left]}")),
             console=self._console,
+            expand=True,
             transient=True,
             disable=not self._draws,
             speed_estimate_period=60,
         )
-        self._all = self._progress.add_task("", total=float(n_samples or n_runs), speed="", left="")
+        self._all = self._progress.add_task("", total=float(n_samples or n_runs), which="", speed="", left="")
         self._runs: dict[str, TaskID] = {}  # under way
         self._ended, self._samples_ended = 0, 0
         self._earlier = 0
+        self._has_begun = False
         self._lock = threading.Lock()
         self._stage = ""
         self._started = self._last_line = time.monotonic()
@@ -56,8 +63,13 @@ class ProgressDisplay:
         self._progress.start()
 
     def stop(self) -> None:
-        """Clear what was drawn."""
+        """Clear what was drawn on a terminal; a notebook keeps the bar as it is at the end."""
         self._progress.stop()
+        if self._notebook is not None:
+            seconds = duration(time.monotonic() - self._started)
+            self._notebook.draw(
+                self._ended, self._n_runs, f"{self._ended} of {self._n_runs} runs, {seconds}", last=True
+            )
 
     def stage(self, name: str) -> None:
         """Name what is being done now."""
@@ -80,21 +92,32 @@ class ProgressDisplay:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take(*self._messages.get_nowait())
-        completed, speed, left = self._how_far(time.monotonic() - self._started)
-        description = f"{self._stage}: {self._ended} of {self._n_runs} runs"
+        seconds = time.monotonic() - self._started
+        completed, speed, left = self._how_far(seconds)
+        if not self._has_begun:
+            self._has_begun = completed > self._earlier or seconds > SECONDS_TO_START
+            if completed <= self._earlier:
+                left = "starting"
+                if seconds > SECONDS_TO_START:
+                    self.note(COMPILING)
+        which = f"{self._ended} of {self._n_runs} runs"
         self._progress.update(
             self._all,
             completed=completed,
             total=max(completed, self._n_samples or self._n_runs),
-            description=description,
+            description=self._stage,
+            which=which,
             speed=speed,
             left=left,
         )
+        if self._notebook is not None:
+            text = ", ".join(filter(None, [f"{self._stage}: {which}", speed, left]))
+            self._notebook.draw(completed, max(completed, self._n_samples or self._n_runs), text)
         now = time.monotonic()
         if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now
             self._between_lines = min(2 * self._between_lines, SECONDS_BETWEEN_LINES[1])
-            parts = [description, f"{len(self._runs)} under way", speed, left]
+            parts = [f"{self._stage}: {which}", f"{len(self._runs)} under way", speed, left]
             self._console.print(", ".join(filter(None, parts)), markup=False, highlight=False)
 
     def _how_far(self, seconds: float) -> tuple[float, str, str]:
@@ -114,7 +137,8 @@ class ProgressDisplay:
                 self._progress.remove_task(self._runs.pop(run))
             return
         if run not in self._runs:
-            self._runs[run] = self._progress.add_task(one_line(run), total=total, speed="", left="")
+            label, _, seed = one_line(run).rpartition(", ")  # a long label is cut off, but not the seed
+            self._runs[run] = self._progress.add_task(label, total=total, which=seed, speed="", left="")
         self._progress.update(self._runs[run], completed=done)
         task = self._task(run)
         speed = f"{task.speed:,.0f} samples/s" if task.speed else ""
@@ -122,6 +146,11 @@ class ProgressDisplay:
 
     def _task(self, run: str) -> Task:
         return self._progress.tasks[self._progress.task_ids.index(self._runs[run])]
+
+
+def _numbers(text: str) -> TextColumn:
+    """A column as wide as what it shows."""
+    return TextColumn(text, markup=False, justify="right", table_column=Column(no_wrap=True))
 
 
 class _FileThatMayGoAway:

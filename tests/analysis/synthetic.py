@@ -137,6 +137,17 @@ def write_counts(
     return root
 
 
+def write_trial(
+    root: Path, label: str, seed: int, n_correct: int, tuned: Sequence[str] = ("lr",), **options: Any
+) -> None:
+    """Write a selection run of ten samples, of a learner with these options, of which some are tuned."""
+    setting = ", ".join(f"{name} = {options[name]}" for name in tuned)
+    learner = {"name": "fixed", **options}
+    config = {"entry": label, "tuned": list(tuned), "learner": learner, "purpose": "selection"}
+    correct = [1] * n_correct + [0] * (10 - n_correct)
+    write_run(root, f"{label}, {setting}", seed, correct, config=config, folder=f"trial {label} {setting} {seed}")
+
+
 def write_regression(root: Path, label: str, seed: int, errors: Sequence[float], **options: Any) -> Path:
     """Write one run of a regression with these squared errors."""
     info = {"task": "regression", "definition": "tracking v1", "n_experiences": 1, "boundaries": [0]}

@@ -127,6 +127,7 @@ def test_scripts_refuse_them_too(name, written, tmp_path, capsys):
     equal, unequal = (written(equal=equal, regression=name == "squared_error") for equal in (True, False))
     assert main([str(equal), *options]) == 0
     before = sorted((tmp_path / "out").iterdir())
+    assert before
     assert main([str(unequal), *options]) == 2
     assert capsys.readouterr().err == f"python -m analysis.scripts.{name}: error: {refusal(unequal)}\n"
     assert sorted((tmp_path / "out").iterdir()) == before

@@ -6,24 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis import load_runs
-from continual_metaopt.analysis.comparisons import (
-    Ranks,
-    bootstrap_interval,
-    holm,
-    interquartile_mean,
-    limits_of,
-    paired_comparisons,
-    paired_effect_size,
-    paired_t_power,
-    paired_t_test,
-    probability_of_improvement,
-    rank_learners,
-    seeds_needed,
-    sign_flip_test,
-    smallest_p,
-    summary_table,
-)
+from continual_metaopt.analysis import comparisons, load_runs
+from continual_metaopt.analysis.comparisons import paired_comparisons, sign_flip_test, smallest_p
 from continual_metaopt.analysis.statistics import paired_differences
 
 from .synthetic import write_counts, write_regression, write_run
@@ -33,21 +17,21 @@ from .synthetic import write_counts, write_regression, write_run
     ("values", "expected"), [([1, 2, 3], 2), ([9, 1, 2, 3, -50], 2), ([1, 2, 3, 10], 2.5), ([4], 4), (range(9), 4)]
 )
 def test_interquartile_mean(values, expected):
-    assert interquartile_mean(values) == expected
+    assert comparisons.interquartile_mean(values) == expected
 
 
 def test_bootstrap_of_two_values_by_hand():
     # The mean of two draws from 0 and 1 is 0, ½ or 1, with probabilities ¼, ½ and ¼.
-    assert bootstrap_interval([0, 1], confidence=0.95) == (0, 1)
-    assert bootstrap_interval([0, 1], confidence=0.4) == (0.5, 0.5)
-    assert bootstrap_interval([3, 3, 3]) == (3, 3)
-    assert all(math.isnan(edge) for edge in bootstrap_interval([3]))
+    assert comparisons.bootstrap_interval([0, 1], confidence=0.95) == (0, 1)
+    assert comparisons.bootstrap_interval([0, 1], confidence=0.4) == (0.5, 0.5)
+    assert comparisons.bootstrap_interval([3, 3, 3]) == (3, 3)
+    assert all(math.isnan(edge) for edge in comparisons.bootstrap_interval([3]))
 
 
 def test_bootstrap_of_many_values_is_the_normal_interval():
     values = np.random.default_rng(0).normal(size=400)
     expected = values.mean() + np.array([-1, 1]) * 1.959964 * values.std() / 20
-    first, again, other = (bootstrap_interval(values, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (comparisons.bootstrap_interval(values, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_allclose(first, expected, atol=0.006)
     assert first == again != other
 
@@ -68,17 +52,10 @@ def test_sign_flips_by_hand(differences, p):
     assert sign_flip_test(differences) == pytest.approx(p)
 
 
-def test_sign_flips_against_all_signs_written_out():
-    differences = np.array([0.3, -0.1, 0.7, 0.2, -0.4, 0.5, 0.05])
-    signs = np.array(list(itertools.product([-1, 1], repeat=7)))
-    expected = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12).mean()
-    assert sign_flip_test(differences) == pytest.approx(expected)
-
-
 def test_sign_flips_of_many_pairs_are_drawn():
     differences = np.random.default_rng(0).normal(0.3, size=40)
     assert sign_flip_test(differences) == sign_flip_test(differences)
-    assert sign_flip_test(differences) == pytest.approx(paired_t_test(differences), abs=0.02)
+    assert sign_flip_test(differences) == pytest.approx(comparisons.paired_t_test(differences), abs=0.02)
     assert sign_flip_test(np.ones(40)) == 2 / 10_000  # counts the observed signs, and both sides
     assert math.isnan(sign_flip_test([np.nan, 1]))
     assert math.isnan(sign_flip_test([]))
@@ -92,9 +69,9 @@ def test_an_infinite_difference_outweighs_all_others():
 
 def test_paired_t_test():
     # t = 2 / (1 / √3) = 3.4641 with two degrees of freedom, whose distribution has the closed form ½ + t / (2√(2 + t²))
-    assert paired_t_test([1, 2, 3]) == pytest.approx(1 - math.sqrt(12 / 14))
-    assert paired_t_test([0, 0]) == 1
-    assert math.isnan(paired_t_test([1]))
+    assert comparisons.paired_t_test([1, 2, 3]) == pytest.approx(1 - math.sqrt(12 / 14))
+    assert comparisons.paired_t_test([0, 0]) == 1
+    assert math.isnan(comparisons.paired_t_test([1]))
 
 
 @pytest.mark.parametrize(
@@ -107,22 +84,24 @@ def test_paired_t_test():
     ],
 )
 def test_holm(p, expected):
-    np.testing.assert_allclose(holm(p), expected)
+    np.testing.assert_allclose(comparisons.holm(p), expected)
 
 
 def test_effect_size():
-    size, low, high = paired_effect_size([1, 2, 3])
+    size, low, high = comparisons.paired_effect_size([1, 2, 3])
     assert size == 2
     assert low < 2 < high
     # Of zero effect, t is 0, and P(T < 0) is that of a normal variable below minus the noncentrality.
-    np.testing.assert_allclose(paired_effect_size([-1, 1, 0, 0]), [0, -1.959964 / 2, 1.959964 / 2], rtol=1e-5)
-    assert paired_effect_size([2, 2, 2])[0] == math.inf
-    assert all(math.isnan(value) for value in paired_effect_size([0, 0]))
+    np.testing.assert_allclose(
+        comparisons.paired_effect_size([-1, 1, 0, 0]), [0, -1.959964 / 2, 1.959964 / 2], rtol=1e-5
+    )
+    assert comparisons.paired_effect_size([2, 2, 2])[0] == math.inf
+    assert all(math.isnan(value) for value in comparisons.paired_effect_size([0, 0]))
 
 
 def test_effect_size_intervals_hold_the_true_one():
     random = np.random.default_rng(3)
-    intervals = [paired_effect_size(random.normal(1.0, 1.0, 5))[1:] for _ in range(1000)]
+    intervals = [comparisons.paired_effect_size(random.normal(1.0, 1.0, 5))[1:] for _ in range(1000)]
     assert np.mean([low <= 1 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.02)
 
 
@@ -136,7 +115,7 @@ def test_effect_size_intervals_hold_the_true_one():
     ],
 )
 def test_probability_of_improvement(differences, expected):
-    np.testing.assert_allclose(probability_of_improvement(differences), expected)
+    np.testing.assert_allclose(comparisons.probability_of_improvement(differences), expected)
 
 
 @pytest.mark.parametrize(
@@ -144,16 +123,16 @@ def test_probability_of_improvement(differences, expected):
     [([0.2], 199), ([0.5, -0.5], 34), ([0.8], 15), ([1.0], 10), ([math.inf], 2), ([1e-3, 0.0, math.nan], None)],
 )
 def test_seeds_needed(effects, n):
-    assert {seeds_needed(effect) for effect in effects} == {n}
+    assert {comparisons.seeds_needed(effect) for effect in effects} == {n}
 
 
 def test_power():
-    assert paired_t_power(0.5, 34) == pytest.approx(0.8078, abs=1e-4)  # G*Power
-    assert paired_t_power(0.0, 7) == pytest.approx(0.05)
-    assert paired_t_power(20.0, 5) == pytest.approx(1)
-    assert seeds_needed(0.5, power=0.9) == 44
+    assert comparisons.paired_t_power(0.5, 34) == pytest.approx(0.8078, abs=1e-4)  # G*Power
+    assert comparisons.paired_t_power(0.0, 7) == pytest.approx(0.05)
+    assert comparisons.paired_t_power(20.0, 5) == pytest.approx(1)
+    assert comparisons.seeds_needed(0.5, power=0.9) == 44
     with pytest.raises(ValueError, match=r"^power and level must lie between 0 and 1, not 80 and 0\.05$"):
-        seeds_needed(0.5, power=80)
+        comparisons.seeds_needed(0.5, power=80)
 
 
 def test_smallest_p():
@@ -191,13 +170,13 @@ def test_paired_comparisons(three):
 
 
 def test_the_limits_of_few_seeds_are_told(three):
-    assert limits_of(paired_comparisons(three)) == (
+    assert comparisons.limits_of(paired_comparisons(three)) == (
         "Exact sign-flip tests: with 5 seeds p cannot be less than 0.0625, and corrected for 2 comparisons (Holm) not "
         "less than 0.125. So no difference can be significant at 5 % here, however large; it takes 7 seeds."
     )
     assert smallest_p(7) * 2 <= 0.05 < smallest_p(6) * 2
-    assert limits_of(paired_comparisons(three), level=0.2).endswith("(Holm) not less than 0.125.")
-    assert limits_of(paired_comparisons(three, test="t")).startswith("Paired t-tests")
+    assert comparisons.limits_of(paired_comparisons(three), level=0.2).endswith("(Holm) not less than 0.125.")
+    assert comparisons.limits_of(paired_comparisons(three, test="t")).startswith("Paired t-tests")
 
 
 def test_drawn_signs_cannot_give_less_than_one_of_all_draws():
@@ -220,7 +199,7 @@ def test_drawn_signs_cannot_give_less_than_one_of_all_draws():
 def test_limits_of_many_comparisons(pairs, n, least, end):
     table = pd.DataFrame({"pairs": [pairs] * n})
     table.attrs = {"test": "sign_flip", "smallest_p": least, "smallest_p_holm": min(1, n * least)}
-    assert limits_of(table).endswith(end)
+    assert comparisons.limits_of(table).endswith(end)
 
 
 def test_a_learner_without_common_seeds_does_not_hide_the_limits(tmp_path):
@@ -230,41 +209,41 @@ def test_a_learner_without_common_seeds_does_not_hide_the_limits(tmp_path):
     table = paired_comparisons(load_runs(tmp_path), "B")
     assert table["pairs"].tolist() == [0, 2]
     assert table.attrs["smallest_p"] == table.attrs["smallest_p_holm"] == 0.5
-    assert "nan" not in limits_of(table)
+    assert "nan" not in comparisons.limits_of(table)
 
 
 def test_ranks(three):
-    ranks = rank_learners(three)
+    ranks = comparisons.rank_learners(three)
     assert ranks.table["learner"].tolist() == ["A", "B", "C"]
     assert ranks.table["rank"].tolist() == [1, 2, 3]
     assert ranks.table["rank_ci"].tolist() == [0, 0, 0]
     # Of 6⁵ ways to permute within seeds (fewer than are drawn, so all), 6 have the same order everywhere.
     assert ranks.p == pytest.approx(6 / 6**5)
     assert ranks.groups() == [(0, 2)]  # five seeds cannot show a difference
-    assert rank_learners(three, ["A", "C"]).table["learner"].tolist() == ["A", "C"]
+    assert comparisons.rank_learners(three, ["A", "C"]).table["learner"].tolist() == ["A", "C"]
     with pytest.raises(ValueError, match="ranks need two learners or more"):
-        rank_learners(three, ["A"])
+        comparisons.rank_learners(three, ["A"])
 
 
 def test_equal_scores_share_their_rank(tmp_path):
     write_counts(tmp_path, {"A": [1], "B": [1], "C": [0]}, 2)
-    assert rank_learners(load_runs(tmp_path)).table["rank"].tolist() == [1.5, 1.5, 3]
+    assert comparisons.rank_learners(load_runs(tmp_path)).table["rank"].tolist() == [1.5, 1.5, 3]
 
 
 def test_groups_are_the_longest_stretches_without_a_difference():
     labels = ["A", "B", "C", "D"]
     differ = {("A", "C"), ("A", "D"), ("B", "D")}
     pairs = list(itertools.combinations(labels, 2))
-    comparisons = pd.DataFrame(
+    compared = pd.DataFrame(
         [(*pair, 0.01 if pair in differ else 0.5) for pair in pairs], columns=["learner", "baseline", "p_holm"]
     )
-    ranks = Ranks(pd.DataFrame({"learner": labels}), pd.DataFrame(), 0.01, comparisons)
+    ranks = comparisons.Ranks(pd.DataFrame({"learner": labels}), pd.DataFrame(), 0.01, compared)
     assert ranks.groups() == [(0, 1), (1, 2), (2, 3)]
     assert ranks.groups(level=0.001) == [(0, 3)]
 
 
 def test_summary(three):
-    table = summary_table(three).set_index("learner")
+    table = comparisons.summary_table(three).set_index("learner")
     assert table.loc["A", "mean"] == pytest.approx(86)
     assert table.loc["A", "iqm"] == pytest.approx(260 / 3)
     assert 80 <= table.loc["A", "bootstrap_low"] < 86 < table.loc["A", "bootstrap_high"] <= 90
@@ -279,8 +258,8 @@ def test_less_error_is_better(tmp_path):
     (row,) = paired_comparisons(runs, "Large").to_dict("records")
     assert row["difference"] == pytest.approx(3)
     assert row["improvement"] == 1
-    assert rank_learners(runs).table["learner"].tolist() == ["Small", "Large"]
-    assert summary_table(runs).set_index("learner").loc["Small", "mean"] == pytest.approx(1.25)
+    assert comparisons.rank_learners(runs).table["learner"].tolist() == ["Small", "Large"]
+    assert comparisons.summary_table(runs).set_index("learner").loc["Small", "mean"] == pytest.approx(1.25)
 
 
 def test_errors_that_are_infinite(tmp_path):
@@ -293,7 +272,7 @@ def test_errors_that_are_infinite(tmp_path):
     assert row["p"] == row["p_holm"] == 2 / 2**6
     assert math.isnan(row["effect_size"])
     assert row["improvement"] == 1
-    ranks = rank_learners(runs)
+    ranks = comparisons.rank_learners(runs)
     assert ranks.table["rank"].tolist() == [1, 2]
     assert ranks.groups() == []
     with warnings.catch_warnings():
@@ -303,4 +282,4 @@ def test_errors_that_are_infinite(tmp_path):
 
 def test_nothing_to_compare_is_said(tmp_path):
     write_run(tmp_path, "A", 0)
-    assert limits_of(paired_comparisons(load_runs(tmp_path), "A")) == "There is nothing to compare."
+    assert comparisons.limits_of(paired_comparisons(load_runs(tmp_path), "A")) == "There is nothing to compare."

@@ -16,7 +16,6 @@ from continual_metaopt.analysis.scripts import (
     rank_diagram,
     sawtooth,
     sensitivity,
-    sensitivity_curves,
     sliding_accuracy,
     squared_error,
     step_sizes,
@@ -123,13 +122,6 @@ def test_comparisons(study, tmp_path, capsys):
     assert (tmp_path / "ranks.md").read_text(encoding="utf-8").startswith("| learner ")
 
 
-def test_sensitivity_curves(tmp_path, capsys):
-    for lr in (1e-3, 1e-2):
-        write_run(tmp_path, f"A, lr = {lr:g}", config={"learner": {"name": "a", "lr": lr}})
-    assert sensitivity_curves.main([str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sensitivity_curves.png"]
-
-
 def test_sensitivity(tmp_path, capsys):
     for number, (gamma, lr) in enumerate([(0.9, 1e-3), (0.9, 1e-2), (1.0, 1e-3)]):
         learner = {"name": "metaoptimize", "gamma": gamma, "meta_lr": 0.01, "lr": lr}
@@ -214,7 +206,7 @@ def test_by_the_name_of_the_script(tmp_path, capsys):
     scripts = list((Path(__file__).parents[2] / "analysis" / "scripts").glob("[!_]*.py"))
     assert len(listed.out.splitlines()) == 2 + len(scripts)
     assert by_name(["online_accuracy", str(tmp_path / "none")]) == 2
-    message = f"python -m analysis.scripts.online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
+    message = f"python -m analysis online_accuracy: error: {tmp_path / 'none'}: no such directory\n"
     assert capsys.readouterr().err == message
     assert by_name(["accuracy"]) == 2
     expected = "python -m analysis: error: there is no 'accuracy'; there are accuracy_against_"
@@ -227,12 +219,6 @@ def test_the_packages_run_scripts(package, study, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == str(tmp_path / "comparison.tex")
-
-
-def test_learned_meta_parameters_are_drawn(tmp_path):
-    write_run(tmp_path / "runs", "A", step_sizes={"all": [1e-3]}, measurements={"momentum": {"all": [0.9, 0.8]}})
-    assert meta_parameters.main([str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0
-    assert sorted(path.name for path in tmp_path.glob("*.p*")) == ["momentum.pdf", "momentum.png"]
 
 
 def test_initial_step_sizes(tmp_path, capsys):

@@ -6,30 +6,7 @@ import pandas as pd
 import pytest
 
 from continual_metaopt.analysis import load_runs, statistics
-from continual_metaopt.analysis.statistics import (
-    GAMMA,
-    accuracy_over_setting,
-    aligned,
-    around_boundaries,
-    at_bounds,
-    best_fixed,
-    counted_runs,
-    held_out_accuracy,
-    is_at_bound,
-    is_bimodal,
-    is_regression,
-    mean_interval,
-    mean_squared_error,
-    numbers_of,
-    online_accuracy,
-    online_loss,
-    paired_differences,
-    recorded_blocks,
-    sample_scores,
-    seeds_if_bimodal,
-    squared_errors,
-    windowed_accuracy,
-)
+from continual_metaopt.analysis.statistics import GAMMA, aligned, around_boundaries, mean_interval, sample_scores
 
 from .synthetic import write_counts, write_regression, write_run, write_table
 
@@ -75,21 +52,21 @@ def test_mean_interval_of_too_few():
     ],
 )
 def test_seeds_in_two_groups(percent, expected):
-    assert is_bimodal(percent) is expected
-    assert numbers_of(seeds_if_bimodal(percent)) == (sorted(percent) if expected else [])
+    assert statistics.is_bimodal(percent) is expected
+    assert statistics.numbers_of(statistics.seeds_if_bimodal(percent)) == (sorted(percent) if expected else [])
 
 
 def test_windowed_accuracy_looks_back():
-    np.testing.assert_allclose(windowed_accuracy([1, 0, 0, 1], 2), [np.nan, 0.5, 0, 0.5])
-    np.testing.assert_allclose(windowed_accuracy([1, 0], 1), [1, 0])
-    np.testing.assert_allclose(windowed_accuracy([1, 0], 2), [np.nan, 0.5])
-    np.testing.assert_allclose(windowed_accuracy([1, np.nan, 1, 2, 2], 2), [np.nan, np.nan, np.nan, 1.5, 2])
+    np.testing.assert_allclose(statistics.windowed_accuracy([1, 0, 0, 1], 2), [np.nan, 0.5, 0, 0.5])
+    np.testing.assert_allclose(statistics.windowed_accuracy([1, 0], 1), [1, 0])
+    np.testing.assert_allclose(statistics.windowed_accuracy([1, 0], 2), [np.nan, 0.5])
+    np.testing.assert_allclose(statistics.windowed_accuracy([1, np.nan, 1, 2, 2], 2), [np.nan, np.nan, np.nan, 1.5, 2])
     errors = np.full(1000, 0.01)
     errors[5] = 1e18  # which leaves nothing of what follows in a cumulative sum
-    np.testing.assert_allclose(windowed_accuracy(errors, 100)[105:], 0.01)
+    np.testing.assert_allclose(statistics.windowed_accuracy(errors, 100)[105:], 0.01)
     for window in (0, 3):
         with pytest.raises(ValueError, match=f"the window must have 1 to 2 samples, not {window}"):
-            windowed_accuracy([1, 0], window)
+            statistics.windowed_accuracy([1, 0], window)
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +80,19 @@ def mixed(tmp_path_factory):
 
 
 def test_online_accuracy_with_diverged_runs(mixed):
-    chance = online_accuracy(mixed)
+    chance = statistics.online_accuracy(mixed)
     np.testing.assert_allclose(chance["online_accuracy"], [3 / 4, (1 + 2 / 2) / 4, np.nan, np.nan])
     assert chance["state"].tolist() == ["finished", "diverged", "running", "failed"]
     assert chance["run"].tolist() == mixed.table["path"].tolist()
-    exclude = online_accuracy(mixed, "exclude")
+    exclude = statistics.online_accuracy(mixed, "exclude")
     np.testing.assert_allclose(exclude["online_accuracy"], [3 / 4, np.nan, np.nan, np.nan])
     with pytest.raises(ValueError, match="diverged must be 'chance' or 'exclude', not 'zero'"):
-        online_accuracy(mixed, "zero")
+        statistics.online_accuracy(mixed, "zero")
 
 
 def test_a_run_that_diverged_at_once_is_at_chance(tmp_path):
     run = write_run(tmp_path, correct=[], n_samples=4, n_outputs=4, state="diverged")
-    assert online_accuracy(load_runs(run))["online_accuracy"].tolist() == [0.25]
+    assert statistics.online_accuracy(load_runs(run))["online_accuracy"].tolist() == [0.25]
 
 
 def test_sample_scores(mixed):
@@ -126,7 +103,7 @@ def test_regression_has_no_accuracy(tmp_path):
     run = write_run(tmp_path, correct=[None, None])
     message = f"^{re.escape(str(run))}: has no accuracy, since its stream is a regression$"
     with pytest.raises(ValueError, match=message):
-        online_accuracy(load_runs(run))
+        statistics.online_accuracy(load_runs(run))
     with pytest.raises(ValueError, match=message):
         sample_scores(load_runs(run), str(run))
 
@@ -136,21 +113,7 @@ def test_the_same_seed_twice_is_an_error(tmp_path):
     second = write_run(tmp_path, "A", 0, folder="second")
     message = f"{first} and {second} are both 'A' with seed 0: leave one of them out"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        counted_runs(load_runs(tmp_path))
-
-
-def test_test_accuracy_of_each_experience(tmp_path):
-    write_run(tmp_path, "A", 0, test_accuracy=[0.5, 0.75])
-    write_run(tmp_path, "A", 1, [1, 0], n_samples=4, state="diverged", test_accuracy=[0.25, None])
-    write_run(tmp_path, "B", 0)  # not measured
-    table = statistics.test_accuracy_by_experience(load_runs(tmp_path))
-    assert table[["label", "seed", "experience", "test_accuracy"]].to_numpy().tolist() == [
-        ["A", 0, 0, 0.5],
-        ["A", 0, 1, 0.75],
-        ["A", 1, 0, 0.25],
-        ["A", 1, 1, 0.5],  # chance
-    ]
-    assert len(statistics.test_accuracy_by_experience(load_runs(tmp_path), "exclude")) == 2
+        statistics.counted_runs(load_runs(tmp_path))
 
 
 def test_held_out_accuracy(tmp_path):
@@ -159,15 +122,15 @@ def test_held_out_accuracy(tmp_path):
     write_run(tmp_path, "B", 0)
     write_run(tmp_path, "C", 0, [1, 0], n_samples=4, state="running", test_accuracy=[0.9, None])
     runs = load_runs(tmp_path)
-    np.testing.assert_allclose(held_out_accuracy(runs), [0.7, (0.9 + 0.5) / 2, np.nan, np.nan])
-    np.testing.assert_allclose(held_out_accuracy(runs, "exclude"), [0.7, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(statistics.held_out_accuracy(runs), [0.7, (0.9 + 0.5) / 2, np.nan, np.nan])
+    np.testing.assert_allclose(statistics.held_out_accuracy(runs, "exclude"), [0.7, np.nan, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("write", [write_run, write_regression])
 def test_what_nobody_measured_is_no_held_out_accuracy_of_diverged_runs(tmp_path, write):
     write(tmp_path, "A", 0, [1, 0, 1, 1], test_accuracy=[None, None])
     write(tmp_path, "B", 0, [1, 0], n_samples=4, state="diverged", test_accuracy=[None, None])
-    assert held_out_accuracy(load_runs(tmp_path)).isna().all()
+    assert statistics.held_out_accuracy(load_runs(tmp_path)).isna().all()
 
 
 @pytest.fixture(scope="module")
@@ -181,19 +144,19 @@ def paired(tmp_path_factory):
 
 
 def test_paired_differences_by_hand(paired):
-    differences = paired_differences(paired, "A")
+    differences = statistics.paired_differences(paired, "A")
     assert differences.index.tolist() == ["B", "C", "D"]
     assert differences["pairs"].tolist() == [3, 1, 0]
     np.testing.assert_allclose(differences["difference"], [0.5, -0.25, np.nan])
     np.testing.assert_allclose(differences["half_width"], [T_2 * 0.25 / math.sqrt(3), np.nan, np.nan])
     with pytest.raises(ValueError, match="no run is labelled 'E'; the labels are: A; B; C; D"):
-        paired_differences(paired, "E")
+        statistics.paired_differences(paired, "E")
 
 
 def test_best_fixed(paired):
-    assert best_fixed(paired) == "A"  # B is better, but learns its step sizes; C and D have fewer seeds
-    assert best_fixed(paired.select(label=["B", "C", "D"])) == "C"  # two seeds
-    assert best_fixed(paired.select(label="B")) is None
+    assert statistics.best_fixed(paired) == "A"  # B is better, but learns its step sizes; C and D have fewer seeds
+    assert statistics.best_fixed(paired.select(label=["B", "C", "D"])) == "C"  # two seeds
+    assert statistics.best_fixed(paired.select(label="B")) is None
 
 
 FIXED = ("fixed", "fixed_per_block", "torch:SGD", "of_ones_own")
@@ -204,21 +167,21 @@ OTHERS = ("replayed_step_sizes", "reinitialised_told", "cosine", "continual_back
 def test_fixed_step_sizes_and_nothing_else_are_compared_with(tmp_path, name):
     write_run(tmp_path, "plain", 0, [1, 0, 0, 0], config={"learner": {"name": "fixed"}})
     write_run(tmp_path, "other", 0, [1, 1, 1, 0], config={"learner": {"name": name}})
-    assert best_fixed(load_runs(tmp_path)) == ("other" if name in FIXED else "plain")
+    assert statistics.best_fixed(load_runs(tmp_path)) == ("other" if name in FIXED else "plain")
 
 
 def test_mean_squared_error_is_twice_the_loss_after_the_burn_in(tmp_path):
     write_regression(tmp_path, "LMS", 0, [9, 1, 2, 3])
     write_regression(tmp_path, "LMS", 1, [9], n_samples=4, state="diverged")
     runs = load_runs(tmp_path)
-    assert is_regression(runs)
-    assert mean_squared_error(runs)["squared_error"].tolist() == [3.75, np.inf]
-    assert mean_squared_error(runs, burn_in=1)["squared_error"].tolist() == [2.0, np.inf]
-    excluded = mean_squared_error(runs, "exclude")["squared_error"]
+    assert statistics.is_regression(runs)
+    assert statistics.mean_squared_error(runs)["squared_error"].tolist() == [3.75, np.inf]
+    assert statistics.mean_squared_error(runs, burn_in=1)["squared_error"].tolist() == [2.0, np.inf]
+    excluded = statistics.mean_squared_error(runs, "exclude")["squared_error"]
     assert excluded.iloc[0] == 3.75
     assert np.isnan(excluded.iloc[1])
     with pytest.raises(ValueError, match=r"^the burn-in must have 0 to 3 samples, not 4$"):
-        mean_squared_error(runs, burn_in=4)
+        statistics.mean_squared_error(runs, burn_in=4)
 
 
 @pytest.fixture
@@ -238,7 +201,7 @@ def test_the_discounted_loss_is_the_mean_of_what_metaoptimize_minimises(losses):
         sums = [sum(GAMMA ** (tau - t) * loss[tau] for tau in range(t, 4)) for t in range(4)]
         return (1 - GAMMA) * sum(sums) / 4
 
-    table = online_loss(load_runs(losses))
+    table = statistics.online_loss(load_runs(losses))
 
     expected = mean_of_discounted_sums([4, 1, 0, 2]) / mean_of_discounted_sums([1] * 4)
     np.testing.assert_allclose(table, [[7 / 4, expected], [np.nan, np.nan]])
@@ -251,7 +214,7 @@ def test_losses_that_were_not_kept_and_infinite_ones(losses, recorded, loss):
     samples = pd.read_parquet(run / "samples.parquet")
     write_table(run, "samples", samples.assign(loss=np.array(recorded, dtype="float32")), 0)
 
-    np.testing.assert_equal(online_loss(load_runs(losses)).iloc[0].to_numpy(), [loss, np.nan])
+    np.testing.assert_equal(statistics.online_loss(load_runs(losses)).iloc[0].to_numpy(), [loss, np.nan])
 
 
 def test_alignment_by_hand():
@@ -356,7 +319,7 @@ def test_runs_are_aligned_and_averaged_over_seeds(stepping):
 
 
 def test_what_was_recorded_of_which_blocks(stepping):
-    assert recorded_blocks(stepping, "A") == {
+    assert statistics.recorded_blocks(stepping, "A") == {
         "step_size": ["all"],
         "weight_norm": ["linear1", "linear2"],
         "plasticity": [None],
@@ -377,7 +340,7 @@ def test_thinned_runs_are_scored_by_their_exact_counts(tmp_path):
     run = str(write_run(tmp_path, "A", 0, correct, n_samples=12, **thinned))
     runs = load_runs(tmp_path)
     assert runs.correct_counts.loc[run].tolist() == [12, 7]
-    assert online_accuracy(runs)["online_accuracy"].tolist() == [7 / 12]
+    assert statistics.online_accuracy(runs)["online_accuracy"].tolist() == [7 / 12]
     np.testing.assert_allclose(sample_scores(runs, run), [*[4 / 6] * 6, *[0.0] * 3, *[1.0] * 3])
     assert sample_scores(runs, run).mean() == pytest.approx(7 / 12)
 
@@ -387,7 +350,7 @@ def test_a_thinned_run_that_diverged_counts_what_it_saw(tmp_path):
     run = str(write_run(tmp_path, "A", 0, [1, 0, 1, 1], n_samples=12, state="diverged", **thinned))
     runs = load_runs(tmp_path)
     assert runs.correct_counts.loc[run].tolist() == [4, 3]
-    assert online_accuracy(runs)["online_accuracy"].tolist() == [(3 + 8 / 2) / 12]
+    assert statistics.online_accuracy(runs)["online_accuracy"].tolist() == [(3 + 8 / 2) / 12]
 
 
 def test_scores_of_a_thinned_run_that_diverged_have_the_exact_mean(tmp_path):
@@ -401,7 +364,11 @@ def test_scores_of_a_thinned_run_that_diverged_have_the_exact_mean(tmp_path):
 
     scores = sample_scores(runs, str(path))
 
-    assert scores.mean() == pytest.approx(online_accuracy(runs)["online_accuracy"].item()) == pytest.approx(7 / 12)
+    assert (
+        scores.mean()
+        == pytest.approx(statistics.online_accuracy(runs)["online_accuracy"].item())
+        == pytest.approx(7 / 12)
+    )
     assert scores[:6].mean() == pytest.approx(4 / 6)
     assert scores[6:10].mean() == pytest.approx(2 / 4)
 
@@ -411,8 +378,8 @@ def test_an_error_that_is_no_number_is_infinite(tmp_path):
     path = write_regression(tmp_path, "A", 0, [1.0, 2.0, math.nan], n_samples=6, state="diverged")
     runs = load_runs(tmp_path)
 
-    assert mean_squared_error(runs)["squared_error"].item() == math.inf
-    assert not np.isnan(squared_errors(runs, str(path))).any()
+    assert statistics.mean_squared_error(runs)["squared_error"].item() == math.inf
+    assert not np.isnan(statistics.squared_errors(runs, str(path))).any()
 
 
 def test_curves_over_a_setting_are_told_apart(tmp_path):
@@ -422,7 +389,7 @@ def test_curves_over_a_setting_are_told_apart(tmp_path):
             learner = {"name": "fixed", "lr": rate, "weight_decay": decay}
             write_run(tmp_path, f"A, lr = {rate}, weight_decay = {decay}", 0, [right, 1], config={"learner": learner})
 
-    curves = accuracy_over_setting(load_runs(tmp_path), "lr")
+    curves = statistics.accuracy_over_setting(load_runs(tmp_path), "lr")
 
     accuracies = curves.groupby("learner")["online_accuracy"].apply(list).to_dict()
     assert accuracies == {"A, weight_decay = 0.1": [1, 1], "A, weight_decay = 0.01": [0.5, 0.5]}
@@ -437,13 +404,16 @@ def test_shares_of_steps_at_a_bound(tmp_path):
     fixed = str(write_run(tmp_path, "C", step_sizes=sizes, config=config))
     boundless = str(write_run(tmp_path, "D", step_sizes=sizes, learned=True))
     runs = load_runs(tmp_path)
-    assert at_bounds(runs, path).to_dict("index") == {"a": {"lower": 0.5, "upper": 0.25}, "b": {"lower": 0, "upper": 0}}
-    assert at_bounds(runs, many).to_dict("index") == {
+    assert statistics.at_bounds(runs, path).to_dict("index") == {
+        "a": {"lower": 0.5, "upper": 0.25},
+        "b": {"lower": 0, "upper": 0},
+    }
+    assert statistics.at_bounds(runs, many).to_dict("index") == {
         "a": {"lower": 0.75, "upper": 0.25},
         "b": {"lower": 1, "upper": 0},
     }
-    assert len(at_bounds(runs, fixed)) == len(at_bounds(runs, boundless)) == 0
-    assert [is_at_bound(runs, run) for run in (path, many, fixed, boundless)] == [True, True, False, False]
+    assert len(statistics.at_bounds(runs, fixed)) == len(statistics.at_bounds(runs, boundless)) == 0
+    assert [statistics.is_at_bound(runs, run) for run in (path, many, fixed, boundless)] == [True, True, False, False]
 
 
 def test_a_step_size_that_hardly_ever_was_at_a_bound_does_not_count(tmp_path):
@@ -452,4 +422,4 @@ def test_a_step_size_that_hardly_ever_was_at_a_bound_does_not_count(tmp_path):
         sizes = {"a": [1.0] * n + [0.1] * (20 - n)}
         write_run(tmp_path, label, correct=[1] * 20, step_sizes=sizes, learned=True, config=config)
     runs = load_runs(tmp_path)
-    assert [is_at_bound(runs, run) for run in runs.table["path"]] == [False, True]
+    assert [statistics.is_at_bound(runs, run) for run in runs.table["path"]] == [False, True]

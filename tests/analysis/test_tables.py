@@ -3,12 +3,13 @@ import io
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from continual_metaopt.analysis import comparison_table, format_table, load_runs, statistics
 from continual_metaopt.analysis.tables import caption, columns_by_experience, seeds_text
 
-from .synthetic import write_counts, write_regression, write_run
+from .synthetic import write_counts, write_regression, write_run, write_table
 
 T_1 = 12.706204736432095
 
@@ -36,7 +37,12 @@ def test_comparison_table_by_hand(table):
     assert table["pairs"].tolist() == [2, 0, 2]
     assert table["held_out_accuracy"].isna().all()
     assert table["samples_per_second"].tolist() == [100.5] * 3
-    assert table.attrs == {
+    assert table["p_holm"].fillna(0).tolist() == [1, 0, 1]  # of 2 / 2² each, times 2
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["final_accuracy"].isna().all()
+    attrs = dict(table.attrs)
+    assert attrs.pop("tests").startswith("Exact sign-flip tests: with 2 seeds p cannot be less than 0.5")
+    assert attrs == {
         "baseline": "AdamW|a",
         "best_fixed": True,
         "diverged": "chance",
@@ -98,11 +104,46 @@ def test_terminal(table):
         "2",
         "80.0 ± 127.1",
         "+20.0 ± 127.1",
+        "1",
+        "1.0",
+        "0.500 ± 0.000",
         "0.500 ± 0.000",
         "100",
     ]
-    assert "loss, γ = 0.999" not in lines[0]
     assert "−45.0 ± 63.5" in lines[4]
+
+
+def test_a_narrow_terminal_has_fewer_columns_and_says_which(table):
+    lines = format_table(table, "terminal", width=90).splitlines()
+    assert max(map(len, lines[:-1])) <= 90
+    assert "rank" in lines[0]
+    assert lines[-1] == "Too wide for this terminal: loss, γ = 0.999, samples/s, loss; --columns NAME … shows them."
+    lines = format_table(table, "terminal", width=20, columns=["samples", "loss, γ"]).splitlines()
+    assert lines[0].split() == ["learner", "samples/s", "loss,", "γ", "=", "0.999"]
+    with pytest.raises(ValueError, match="the table has no column that begins with 'speed'; it has learner, seeds, "):
+        format_table(table, "terminal", columns=["speed"])
+
+
+def test_single_seeds_are_cut_short_in_a_terminal(tmp_path):
+    table = comparison_table(load_runs(write_counts(tmp_path, {"A": (1, 1, 9, 10)})))
+    assert "median 50.0 (10.0, 10.0, 90.0, 100.0)" in format_table(table, "markdown")
+    assert "median 50.0 (10.0 … 100.0)" in format_table(table, "terminal", width=120)
+
+
+def test_what_is_known_of_all_experiences_at_the_end(tmp_path):
+    """Two runs of three experiences, whose record of retention ends at the end of the stream."""
+    for seed, last in enumerate((0.5, 0.7)):
+        path = write_run(tmp_path, "A", seed, [1] * 6, n_experiences=3)
+        rows = [(4, "retention", f"experience {n}", v) for n, v in ((0, 0.2), (1, 0.9))]
+        rows += [(6, "retention", f"experience {n}", v) for n, v in ((0, 0.0), (1, 0.1), (2, last))]
+        rows += [(6, "retention", "value", 0.05), (4, "forgetting", "value", 0.7), (6, "forgetting", "value", 0.8)]
+        frame = pd.DataFrame(rows, columns=["step", "quantity", "statistic", "value"]).assign(block=None)
+        write_table(path, "measurements", frame.astype({"step": "int32", "block": "str"}), 0)
+    table = comparison_table(load_runs(tmp_path))
+    assert table["final_accuracy"].tolist() == pytest.approx([100 * (0.6 / 3 + 0.8 / 3) / 2])
+    assert table["forgetting"].tolist() == pytest.approx([80])
+    assert "forgetting (%)" in format_table(table, "terminal")
+    assert "“Forgetting” is the mean over earlier experiences" in caption(table)
 
 
 def test_columns_with_content_appear(tmp_path):
@@ -111,7 +152,7 @@ def test_columns_with_content_appear(tmp_path):
     text = format_table(comparison_table(load_runs(tmp_path)), "terminal")
     assert "62.5" in text
     assert "±" not in text  # a single seed has no interval
-    assert "held-out accuracy (%)" in text
+    assert "held-out at each end (%)" in text
     assert "incomplete" in text
     assert "diverged" not in text
 
@@ -130,14 +171,17 @@ def test_markdown(table):
 
 def test_latex(table):
     text = format_table(table, "latex")
-    assert text.startswith("\\begin{tabular}{lrrrrrr}\n\\toprule\n")
+    assert text.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\n")
+    assert r"\textbf{80.0 $\pm$ 127.1}" in text
+    assert text.count(r"\textbf{") == 1 + 1 + 3 + 3  # accuracy, rank, losses
+    assert "samples/s" not in text
     assert "\\bottomrule\n\\end{tabular}\n" in text
     assert r"Meta\_1 (100 \%)" in text
     assert r"online accuracy (\%)" in text
     assert r"$-$45.0 $\pm$ 63.5" in text
     assert text.isascii()
     rows = [line for line in text.splitlines() if "&" in line]
-    assert {line.count("&") for line in rows} == {6}
+    assert {line.count("&") for line in rows} == {7}
     assert r"loss, $\gamma$ = 0.999" in text
     assert all(line.endswith(r"\\") for line in rows)
 
@@ -186,7 +230,10 @@ def test_caption(table, root, tmp_path):
         "made before learning from it. “loss, γ = 0.999” is the discounted loss that MetaOptimize minimises, averaged "
         "over the stream, with the same γ for all learners. Differences from “AdamW|a”, the best learner with fixed "
         "step sizes in this table, are in percentage points and paired by seed: both runs of a pair saw the same "
-        "samples in the same order. No run diverged. “samples/s” is the median over runs."
+        "samples in the same order. “p (Holm)” compares with “AdamW|a”. Exact sign-flip tests: with 2 seeds p cannot "
+        "be less than 0.5, and corrected for 2 comparisons (Holm) not less than 1. So no difference can be significant "
+        "at 5 % here, however large; it takes 7 seeds. “Rank” is the mean rank over the seeds that all have in common; "
+        "1 is best. No run diverged. “samples/s” is the median over runs."
     )
     for seed in (0, 2):
         write_run(tmp_path, "Other", seed, [1] * 10)
@@ -228,7 +275,10 @@ def test_regressions_are_compared_by_squared_errors(tmp_path):
     assert caption(table) == (
         "Mean over 2 seeds (0–1); ± is the half width of a 95 % Student-t interval over seeds. Differences from “LMS”, "
         "the best learner with fixed step sizes in this table, are paired by seed: both runs of a pair saw the same "
-        "samples in the same order. No run diverged. “samples/s” is the median over runs."
+        "samples in the same order. “p (Holm)” compares with “LMS”. Exact sign-flip tests: with 2 seeds p cannot be "
+        "less than 0.5, and corrected for 2 comparisons (Holm) not less than 1. So no difference can be significant "
+        "at 5 % here, however large; it takes 7 seeds. “Rank” is the mean rank over the seeds that all have in common; "
+        "1 is best. No run diverged. “samples/s” is the median over runs."
     )
 
 

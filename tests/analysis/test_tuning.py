@@ -14,21 +14,11 @@ from continual_metaopt.analysis.tables import caption
 from continual_metaopt.analysis.tuning import best_setting, scores_by_setting, sensitivity
 from continual_metaopt.study.running import average_score
 
-from .synthetic import write_regression, write_run
+from .synthetic import write_regression, write_run, write_trial
 
 
 def entry(label: str, order: int = 0, tuned: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
     return {"entry": label, "order": order, "tuned": list(tuned), "learner": {"name": "fixed", **options}}
-
-
-def write_trial(
-    root: Path, label: str, seed: int, n_correct: int, tuned: tuple[str, ...] = ("lr",), **options: Any
-) -> None:
-    """A selection run of 10 samples."""
-    setting = ", ".join(f"{name} = {options[name]}" for name in tuned)
-    config = entry(label, tuned=tuned, **options) | {"purpose": "selection"}
-    correct = [1] * n_correct + [0] * (10 - n_correct)
-    write_run(root, f"{label}, {setting}", seed, correct, config=config, folder=f"trial {label} {setting} {seed}")
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def assert_well_formed(source, n_train, n_test, input_shape):
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
-KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, parquet:FILE_OR_FOLDER"
+KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, npz:FILE, parquet:FILE_OR_FOLDER"
 
 
 @pytest.mark.parametrize(

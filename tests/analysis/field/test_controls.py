@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from continual_metaopt.analysis import load_runs
-from continual_metaopt.analysis.field.control_dots import control_dots
 from continual_metaopt.analysis.field.controls import control_table
+from continual_metaopt.analysis.field.figures import control_dots
 from continual_metaopt.analysis.scripts import controls
 from tests.analysis.synthetic import write_regression, write_run
 

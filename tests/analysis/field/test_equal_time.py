@@ -7,8 +7,8 @@ import pytest
 
 from continual_metaopt.analysis import load_runs
 from continual_metaopt.analysis.field.equal_time import accuracy_at_equal_time, seconds_per_sample
-from continual_metaopt.analysis.scripts import accuracy_against_cost
-from tests.analysis.field.test_ranking import write_learner, write_trial
+from tests.analysis.field.test_ranking import write_learner
+from tests.analysis.synthetic import write_trial
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_learner(root, "SGD", 0, [8, 8], tuned=0.3)
     write_learner(root, "slow", 1, [10, 10], name="cocob")
     for lr, n_correct in ((0.1, 4), (0.3, 7)):
-        write_trial(root, "SGD", lr, n_correct)
+        write_trial(root, "SGD", 100, n_correct, lr=lr)
     return root
 
 
@@ -67,15 +67,3 @@ def test_times_are_of_the_costs_or_else_of_the_runs(study: Path) -> None:
 
     assert seconds_per_sample(load_runs(study), costs) == {"SGD": 0.002}
     assert seconds_per_sample(load_runs(study)) == pytest.approx({"SGD": 1 / 100.5, "slow": 1 / 100.5})
-
-
-def test_the_command(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(study), "--reference", "SGD", "--out", str(tmp_path / "out")]
-
-    assert accuracy_against_cost.main(arguments) == 0
-
-    names = [line.rsplit("/", 1)[-1] for line in capsys.readouterr().out.splitlines()[-5:]]
-    assert names == [
-        *(f"equal_time.{suffix}" for suffix in ("csv", "md", "tex")),
-        *(f"accuracy_against_cost.{suffix}" for suffix in ("png", "pdf")),
-    ]

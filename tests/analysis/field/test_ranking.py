@@ -12,7 +12,7 @@ from continual_metaopt.analysis.families import family
 from continual_metaopt.analysis.field.figures import ranking_dots
 from continual_metaopt.analysis.field.ranking import caption, columns_of, ranking
 from continual_metaopt.analysis.scripts import ranking as script
-from tests.analysis.synthetic import write_counts, write_regression, write_run
+from tests.analysis.synthetic import write_counts, write_regression, write_trial
 
 
 def write_learner(
@@ -23,13 +23,6 @@ def write_learner(
     config = {"entry": label, "order": order, "tuned": [] if tuned is None else ["lr"], "learner": options}
     name = label if tuned is None else f"{label}, lr = {tuned}"
     write_counts(root, {name: counts}, config=config, learned=options["name"] != "fixed")
-
-
-def write_trial(root: Path, label: str, lr: float, n_correct: int, **learner: Any) -> None:
-    options = {"name": "fixed", "lr": lr, **learner}
-    config = {"entry": label, "tuned": ["lr"], "purpose": "selection", "learner": options}
-    correct = [1] * n_correct + [0] * (10 - n_correct)
-    write_run(root, f"{label}, lr = {lr}", 100, correct, config=config, folder=f"{label} {lr}")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_learner(root, "COCOB", 3, [6, 5], name="cocob")
     for label, options in (("SGD", {}), ("SGD by TPE", {}), ("Lion", {"base": "lion"})):
         for lr, n_correct in ((0.1, 4), (0.3, 7), (0.9, 8 if "TPE" in label else 5)):
-            write_trial(root, label, lr, n_correct, **options)
+            write_trial(root, label, 100, n_correct, lr=lr, **options)
     return root
 
 

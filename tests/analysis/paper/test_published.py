@@ -3,23 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from continual_metaopt.analysis import Runs, load_runs
-from continual_metaopt.analysis.paper import published_figures
-from continual_metaopt.analysis.paper.published import (
-    ACCURACY,
-    NO_RUNS,
-    Row,
-    claims_markdown,
-    learners_of,
-    papers_rows,
-    published_claims,
-    published_table,
-    row_of,
-    table_markdown,
-)
+from continual_metaopt.analysis.paper import figures, published
+from continual_metaopt.analysis.paper.published import ACCURACY, NO_RUNS, Row
 from continual_metaopt.analysis.paper.reproduction_report import write_reproduction
 from tests.analysis.synthetic import sawtooth, write_run
 
@@ -73,9 +61,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_a_label_is_a_row() -> None:
-    assert row_of("released, two blocks, γ = 0.999") == Row("released", "two blocks", "γ = 0.999")
-    assert row_of("as it comes") is None
-    assert row_of("AdamW, fixed, decades") is None
+    assert published.row_of("released, two blocks, γ = 0.999") == Row("released", "two blocks", "γ = 0.999")
+    assert published.row_of("as it comes") is None
+    assert published.row_of("AdamW, fixed, decades") is None
 
 
 @pytest.mark.slow
@@ -84,7 +72,7 @@ def test_every_learner_of_the_studies_has_a_row_but_the_default() -> None:
 
     for study, n_fixed in (("published", 5), ("published_global", 2)):
         entries = load_study(study).config.learners
-        rows = {entry.label: row_of(entry.label) for entry in entries if entry.label != "as it comes"}
+        rows = {entry.label: published.row_of(entry.label) for entry in entries if entry.label != "as it comes"}
         assert None not in rows.values()
         assert sum(row.step_sizes == "fixed" for row in rows.values() if row) == n_fixed
         for entry in entries:
@@ -102,7 +90,7 @@ def test_every_learner_of_the_studies_has_a_row_but_the_default() -> None:
 
 
 def test_accuracies_stand_beside_the_papers(runs: Runs) -> None:
-    table = published_table(runs)
+    table = published.published_table(runs)
 
     rows = {(row["labels"], row["form"], row["step_sizes"], row["setting"]): row for row in table.to_dict("records")}
     assert len(rows) == len(CORRECT) - 1  # without the one that is named otherwise
@@ -113,7 +101,7 @@ def test_accuracies_stand_beside_the_papers(runs: Runs) -> None:
     assert decades["online_accuracy_ci"] == pytest.approx(12.7062 * 5, rel=1e-4)
     assert np.isnan(rows["within", "released", "fixed", "finer grid"]["paper"])
     assert rows["global", "normalised", "fixed", "1e-4"]["paper"] == ACCURACY["fixed"]
-    lines = table_markdown(table).splitlines()
+    lines = published.table_markdown(table).splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[2:5]] == [
         "the paper",
         "released, labels within",
@@ -123,17 +111,17 @@ def test_accuracies_stand_beside_the_papers(runs: Runs) -> None:
 
 
 def test_the_best_decade_stands_for_the_papers_step_size_where_that_was_not_run(runs: Runs) -> None:
-    released = papers_rows(learners_of(runs, "within"), "released")
+    released = published.papers_rows(published.learners_of(runs, "within"), "released")
     assert {name: learner.row.setting for name, learner in released.items()} == {
         "fixed": "decades",
         "scalar": "γ = 0.999",
         "two blocks": "γ = 0.999",
     }
-    assert papers_rows(learners_of(runs, "global"), "normalised")["fixed"].row.setting == "1e-4"
+    assert published.papers_rows(published.learners_of(runs, "global"), "normalised")["fixed"].row.setting == "1e-4"
 
 
 def test_claims_are_decided_by_corrected_tests(runs: Runs) -> None:
-    claims = published_claims(runs, shifts=199)
+    claims = published.published_claims(runs, shifts=199)
 
     found = {(row["labels"], row["claim"]): row for row in claims.to_dict("records")}
     assert set(claims["form"]) == {"released", "normalised"}
@@ -154,16 +142,9 @@ def test_claims_are_decided_by_corrected_tests(runs: Runs) -> None:
     first = positive.loc[positive["p"].idxmin()]
     n_zero = int((claims["p"] == 0).sum())
     assert first["p_holm"] == pytest.approx(min(1, first["p"] * (len(claims) - n_zero)))
-    text = claims_markdown(claims)
+    text = published.claims_markdown(claims)
     assert "| online accuracy: scalar above fixed (points) " in text
     assert "holds: +20.00 ± 0.00" in text
-
-
-def test_an_undecided_claim() -> None:
-    """One seed decides nothing."""
-    from continual_metaopt.analysis.paper.published import _tested
-
-    assert np.isnan(_tested("claim", "paper", "points", pd.Series([3.0])).p)
 
 
 def test_the_page_has_tables_and_figures(runs: Runs, tmp_path: Path) -> None:
@@ -183,7 +164,7 @@ def test_the_page_has_tables_and_figures(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_figures_show_the_papers_values(runs: Runs) -> None:
-    figure = published_figures.published_cumulative_accuracy(runs)
+    figure = figures.published_cumulative_accuracy(runs)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in shown] == [
         "released momentum, labels within",
@@ -191,7 +172,7 @@ def test_figures_show_the_papers_values(runs: Runs) -> None:
     ]
     ends = {float(y) for line in shown[0].get_lines() for x, y in [line.get_xydata()[-1]] if x == N_SAMPLES}
     assert set(ACCURACY.values()) <= ends
-    blocks = published_figures.published_step_sizes(runs)
+    blocks = figures.published_step_sizes(runs)
     assert [text.get_text() for text in blocks.legends[0].get_texts()] == ["first block", "last block", "the paper"]
 
 
@@ -200,11 +181,11 @@ def test_unequal_streams_are_refused(tmp_path: Path) -> None:
     paths[0].write_text(paths[0].read_text().replace("stream-0", "another"))
     runs = load_runs(tmp_path)
     for ask in (
-        published_table,
-        published_claims,
-        published_figures.published_cumulative_accuracy,
-        published_figures.published_step_sizes,
-        published_figures.published_test_accuracy,
+        published.published_table,
+        published.published_claims,
+        figures.published_cumulative_accuracy,
+        figures.published_step_sizes,
+        figures.published_test_accuracy,
     ):
         with pytest.raises(ValueError, match="did not see the same samples in the same order"):
             ask(runs)
@@ -213,6 +194,6 @@ def test_unequal_streams_are_refused(tmp_path: Path) -> None:
 def test_other_runs_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "AdamW, fixed")
     runs = load_runs(tmp_path)
-    for ask in (published_table, published_claims, published_figures.published_step_sizes):
+    for ask in (published.published_table, published.published_claims, figures.published_step_sizes):
         with pytest.raises(ValueError, match=NO_RUNS):
             ask(runs)

@@ -10,23 +10,9 @@ from scipy.special import stdtrit
 from scipy.stats import ttest_1samp
 
 from continual_metaopt.analysis import Runs, load_runs
-from continual_metaopt.analysis.paper.figure import gaps_beside_the_papers
-from continual_metaopt.analysis.paper.reproduction import (
-    BASES,
-    PAPER,
-    Row,
-    Table,
-    claims_markdown,
-    comparison_markdown,
-    findings_markdown,
-    initial_step_sizes,
-    initial_step_sizes_markdown,
-    paper_claims,
-    paper_comparison,
-    row_of,
-    sawtooth_findings,
-    verdict,
-)
+from continual_metaopt.analysis.paper import reproduction
+from continual_metaopt.analysis.paper.figures import gaps_beside_the_papers
+from continual_metaopt.analysis.paper.reproduction import BASES, PAPER, Row, Table
 from continual_metaopt.analysis.paper.reproduction_report import Experiment, write_reproduction
 from continual_metaopt.analysis.scripts.reproduction import main
 from tests.analysis.synthetic import sawtooth, write_counts, write_run
@@ -53,7 +39,7 @@ def table2(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_accuracies_stand_beside_the_papers(table2: Runs) -> None:
-    table = paper_comparison(table2, "table2")
+    table = reproduction.paper_comparison(table2, "table2")
 
     rows = {Row(row["base"], row["step_sizes"], row["settings"]): row for row in table.to_dict("records")}
     fixed, scalar = rows[Row("AdamW", "fixed", "")], rows[Row("AdamW", "scalar", "no discount")]
@@ -67,7 +53,7 @@ def test_accuracies_stand_beside_the_papers(table2: Runs) -> None:
 
 
 def test_claims_are_the_papers_orderings(table2: Runs) -> None:
-    claims = paper_claims(table2, "table2")
+    claims = reproduction.paper_claims(table2, "table2")
 
     found = {(row["claim"], row["settings"]): row for row in claims.to_dict("records")}
     assert {key: row["verdict"] for key, row in found.items()} == {
@@ -83,19 +69,19 @@ def test_claims_are_the_papers_orderings(table2: Runs) -> None:
 
 def test_a_claim_follows_the_papers_order(tmp_path: Path) -> None:
     """In table 3 AdamW's scalar step size is above its blockwise ones."""
-    claims = set(paper_claims(load_runs(write_study(tmp_path, "table3")), "table3")["claim"])
+    claims = set(reproduction.paper_claims(load_runs(write_study(tmp_path, "table3")), "table3")["claim"])
 
     assert "AdamW: scalar above blockwise" in claims
     assert "AdamW: blockwise above scalar" not in claims
 
 
 def test_markdown(table2: Runs) -> None:
-    lines = comparison_markdown(paper_comparison(table2, "table2")).splitlines()
+    lines = reproduction.comparison_markdown(reproduction.paper_comparison(table2, "table2")).splitlines()
 
     assert [cell.strip() for cell in lines[0].split("|")[1:4]] == ["", "AdamW, ours", "AdamW, paper"]
     assert " 45.00 ± 63.53 " in lines[2]
     assert "65.00 ± 63.53 (+20.00 ± 0.00) | 37.77 (+1.18)" in " ".join(lines[3].split())
-    assert "does not hold: −30.00 ± 0.00" in claims_markdown(paper_claims(table2, "table2"))
+    assert "does not hold: −30.00 ± 0.00" in reproduction.claims_markdown(reproduction.paper_claims(table2, "table2"))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +95,7 @@ def test_markdown(table2: Runs) -> None:
     ],
 )
 def test_verdicts(difference: float, p: float, expected: str) -> None:
-    assert verdict(difference, p) == expected
+    assert reproduction.verdict(difference, p) == expected
 
 
 def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> None:
@@ -122,7 +108,7 @@ def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> N
         "Lion, fixed": (41, 39, 40),
     }
     runs = load_runs(write_counts(tmp_path, counts, 100, config={"study": "table2"}))
-    claims = paper_claims(runs, "table2").set_index("claim")
+    claims = reproduction.paper_claims(runs, "table2").set_index("claim")
 
     assert len(claims) == 6
     uncorrected = ttest_1samp([3, 2, 4], 0).pvalue
@@ -136,10 +122,12 @@ def test_verdicts_are_corrected_for_the_number_of_orderings(tmp_path: Path) -> N
 
 def test_seeds_in_two_groups_are_shown_one_by_one(tmp_path: Path) -> None:
     counts = {"AdamW, fixed": (50, 50, 50), "AdamW, scalar, chosen": (10, 60, 61)}
-    table = paper_comparison(load_runs(write_counts(tmp_path, counts, 100, config={"study": "table2"})), "table2")
+    table = reproduction.paper_comparison(
+        load_runs(write_counts(tmp_path, counts, 100, config={"study": "table2"})), "table2"
+    )
 
     assert table["gap_seeds"].tolist() == ["", "-40 10 11"]
-    text = " ".join(comparison_markdown(table).split())
+    text = " ".join(reproduction.comparison_markdown(table).split())
     assert "| median 60.00 (10.00, 60.00, 61.00); gap median +10.00 (−40.00, +10.00, +11.00) |" in text
     points = [line.get_xydata().tolist() for line in gaps_beside_the_papers(table).axes[0].lines]
     assert [[0, -40], [0, 10], [0, 11]] in points
@@ -151,14 +139,14 @@ def test_every_learner_of_the_studies_has_a_row() -> None:
     from tests.studies import load_study
 
     for table in PAPER:
-        rows = [row_of(entry.label) for entry in load_study(table).learners]
+        rows = [reproduction.row_of(entry.label) for entry in load_study(table).learners]
         assert None not in rows
         assert {(row.base, row.step_sizes) for row in rows if row} == {
             (base, kind) for base in BASES for kind in ("fixed", "scalar", "blockwise")
         }
-    assert row_of("AdamW, blockwise, chosen") == Row("AdamW", "blockwise", "chosen")
-    assert row_of("SGD, fixed") is None
-    assert row_of("AdamW tuned") is None
+    assert reproduction.row_of("AdamW, blockwise, chosen") == Row("AdamW", "blockwise", "chosen")
+    assert reproduction.row_of("SGD, fixed") is None
+    assert reproduction.row_of("AdamW tuned") is None
 
 
 def test_two_networks_are_not_mixed(tmp_path: Path) -> None:
@@ -168,13 +156,15 @@ def test_two_networks_are_not_mixed(tmp_path: Path) -> None:
         write_run(tmp_path, f"AdamW, fixed, {setting}", 0, [1, 0], config=config)
 
     with pytest.raises(ValueError, match="are both 'AdamW, fixed' with seed 0: give one of their folders alone"):
-        paper_comparison(load_runs(tmp_path), "table2")
+        reproduction.paper_comparison(load_runs(tmp_path), "table2")
 
 
 def test_one_seed_has_no_intervals(table2: Runs) -> None:
     runs = table2.select(seed=0)
 
-    text = comparison_markdown(paper_comparison(runs, "table2")) + claims_markdown(paper_claims(runs, "table2"))
+    text = reproduction.comparison_markdown(
+        reproduction.paper_comparison(runs, "table2")
+    ) + reproduction.claims_markdown(reproduction.paper_claims(runs, "table2"))
 
     assert "nan" not in text
     assert "60.00 (+20.00)" in text
@@ -197,7 +187,7 @@ def block(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_a_sawtooth_is_larger_than_by_chance_and_of_the_papers_shape(changes: dict[str, Any], expected: str) -> None:
-    findings = sawtooth_findings(pd.DataFrame([block(**changes)]))
+    findings = reproduction.sawtooth_findings(pd.DataFrame([block(**changes)]))
     assert findings[["finding", "block", "verdict"]].to_numpy().tolist() == [["sawtooth", "b", expected]]
 
 
@@ -215,7 +205,7 @@ def test_a_sawtooth_is_larger_than_by_chance_and_of_the_papers_shape(changes: di
 def test_trends_of_the_first_and_the_last_block(slope: float, half_width: float, falls: str, stays: str) -> None:
     table = pd.DataFrame([block(block=name, slope=slope, slope_ci=half_width) for name in ("first", "mid", "last")])
 
-    findings = sawtooth_findings(table).set_index(["finding", "block"])["verdict"]
+    findings = reproduction.sawtooth_findings(table).set_index(["finding", "block"])["verdict"]
 
     assert findings["first block falls", "first"] == falls
     assert findings["last block stays", "last"] == stays
@@ -228,7 +218,7 @@ def test_trends_are_corrected_for_the_number_of_learners(n_learners: int, falls:
     first = [block(learner=name, block="first", slope=-0.04, slope_ci=0.035) for name in learners]
     last = [block(learner=name, block="last", slope_ci=0.045) for name in learners]
 
-    findings = sawtooth_findings(pd.DataFrame(first + last)).set_index(["learner", "finding"])
+    findings = reproduction.sawtooth_findings(pd.DataFrame(first + last)).set_index(["learner", "finding"])
 
     row = findings.loc["L0", "first block falls"]
     assert (row["verdict"], row["half_width"]) == (falls, 0.035)
@@ -240,7 +230,7 @@ def test_trends_are_corrected_for_the_number_of_learners(n_learners: int, falls:
 
 def test_findings_as_markdown() -> None:
     table = pd.DataFrame([block(block="first", slope=-0.2), block(block="last", p_holm=0.5)])
-    text = " ".join(findings_markdown(sawtooth_findings(table)).split())
+    text = " ".join(reproduction.findings_markdown(reproduction.sawtooth_findings(table)).split())
     assert "1 of 2: first × 3.16, last × 3.16 (undecided)" in text
     assert "| holds: first −0.20 ± 0.01 | holds: last +0.00 ± 0.01 |" in text
 
@@ -270,7 +260,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_initial_step_sizes_lose_less_than_fixed_ones(tried: Runs) -> None:
-    table = initial_step_sizes(tried)
+    table = reproduction.initial_step_sizes(tried)
 
     rows = {row["settings"]: row for row in table.to_dict("records")}
     assert (rows[""]["worst"], rows[""]["best"], rows[""]["lost"]) == pytest.approx((5, 60, 55))
@@ -278,7 +268,7 @@ def test_initial_step_sizes_lose_less_than_fixed_ones(tried: Runs) -> None:
     assert (paper["lost"], paper["fixed_lost"], paper["saved"]) == pytest.approx((15, 55, 40))
     assert paper["verdict"] == "holds"
     assert (best["gamma"], best["meta_lr"], best["lost"]) == pytest.approx((1, 1e-2, 5))
-    text = " ".join(initial_step_sizes_markdown(table).split())
+    text = " ".join(reproduction.initial_step_sizes_markdown(table).split())
     assert "| γ = 1, η = 1e-3 | 1e-06 – 0.0001 (× 100) | 35.0 – 50.0 | 15.0 |" in text
     assert "| best: γ = 1, η = 0.01 |" in text
 
@@ -302,16 +292,16 @@ def test_what_the_initial_step_size_decides_is_told_by_means_and_not_by_each_see
                     config=config | {"entry": label, "learner": learner},
                 )
 
-    fixed, paper, _ = initial_step_sizes(load_runs(tmp_path, purpose="selection")).to_dict("records")
+    fixed, paper, _ = reproduction.initial_step_sizes(load_runs(tmp_path, purpose="selection")).to_dict("records")
 
     assert (fixed["lost"], fixed["worst"], fixed["best"]) == pytest.approx((0, 50, 50))
     assert (paper["highest"], paper["lost"]) == pytest.approx((1e-3, 0))
     with pytest.raises(ValueError, match=r"^there are no selection runs with learned step sizes$"):
-        initial_step_sizes(load_runs(tmp_path, purpose="selection").select(learned_step_sizes=False))
+        reproduction.initial_step_sizes(load_runs(tmp_path, purpose="selection").select(learned_step_sizes=False))
 
 
 def test_a_single_seed_decides_nothing(tried: Runs) -> None:
-    assert initial_step_sizes(tried.select(seed=100))["verdict"].tolist() == ["", "undecided", "undecided"]
+    assert reproduction.initial_step_sizes(tried.select(seed=100))["verdict"].tolist() == ["", "undecided", "undecided"]
 
 
 def write_teeth(root: Path, study: str) -> Path:
@@ -369,7 +359,7 @@ def test_gaps_need_a_fixed_step_size(tmp_path: Path) -> None:
     runs = load_runs(tmp_path)
     message = "no learner has a tuned fixed step size of the same base update to be compared with"
     with pytest.raises(ValueError, match=f"^{message}$"):
-        gaps_beside_the_papers(paper_comparison(runs, "table2"))
+        gaps_beside_the_papers(reproduction.paper_comparison(runs, "table2"))
     names = [path.name for path in write_reproduction(runs, "table2", tmp_path / "out")[1]]
     assert "table2.md" in names
     assert "table2_gaps.png" not in names

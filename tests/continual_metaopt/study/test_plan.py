@@ -13,7 +13,7 @@ from continual_metaopt.commands.main import main
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.expand import Study
-from continual_metaopt.study.files_on_disk import bytes_below
+from continual_metaopt.study.overview import bytes_below
 from continual_metaopt.study.plan import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study, require_disk_space
 from tests.continual_metaopt.conftest import described, exactly, write_study
 from tests.studies import load_study, run_study
@@ -181,6 +181,8 @@ def test_the_command_tells_the_plan_and_runs_nothing(
     assert status == 0
     assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 56.1 kB"
     assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
+    assert "2 seeds: an exact paired test cannot reach p < 0.05; that takes 6 seeds.\n" in out
+    assert out.endswith("of that difference between seeds: 5 if it is 0.5, 10 if it is 1, 34 if it is 2.\n")
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 

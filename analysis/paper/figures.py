@@ -1,4 +1,4 @@
-"""The published continual experiment beside ours: cumulative accuracy, step sizes, test accuracy."""
+"""The paper's results beside ours: gaps to the fixed step size, and the published continual experiment."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from continual_metaopt.analysis.figures.accuracy import cumulative_curves, draw_curve
 from continual_metaopt.analysis.figures.style import (
     COLOURS,
     LINE_STYLES,
+    MARKERS,
     Width,
     draw_boundaries,
+    draw_single_seeds,
     legend_below,
     log_axis,
     new_figure,
@@ -20,24 +23,10 @@ from continual_metaopt.analysis.figures.style import (
     thousands,
 )
 from continual_metaopt.analysis.figures.trajectories import block_panels, draw_trajectories
-from continual_metaopt.analysis.paper.published import (
-    ACCURACY,
-    CUMULATIVE_ACCURACY,
-    FORMS,
-    NO_RUNS,
-    STEP_SIZES,
-    STUDIES,
-    TEST_ACCURACY,
-    Learner,
-    Row,
-    learners_of,
-    papers_rows,
-)
+from continual_metaopt.analysis.paper import published
+from continual_metaopt.analysis.paper.published import ACCURACY, TEST_ACCURACY, Learner
 from continual_metaopt.analysis.runs import Runs
-from continual_metaopt.analysis.statistics import (
-    Diverged,
-    test_accuracy_by_experience,
-)
+from continual_metaopt.analysis.statistics import Diverged, numbers_of, test_accuracy_by_experience
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +46,66 @@ NAMES = ("fixed", "scalar", "two blocks", "four blocks")
 
 
 @styled
+def gaps_beside_the_papers(table: pd.DataFrame, *, width: Width = "page") -> Figure:
+    """Gains over the tuned fixed step size: ours with intervals, the paper's as lines.
+
+    Caption: Average online accuracy of learned step sizes minus that of the tuned fixed step size of the same base
+    update, paired by seed: means over seeds with 95 % Student-t intervals. Where seeds fall in two groups, small
+    markers are single seeds and the tick is their median. Long horizontal bars: the same difference in the paper, of
+    means of 5 runs.
+
+    Args:
+        table: from `analysis.paper.reproduction.paper_comparison`.
+
+    Raises:
+        ValueError: no learner has a fixed step size to be compared with.
+    """
+    learned = table[table["step_sizes"] != "fixed"].dropna(subset="gap")
+    if learned.empty:
+        raise ValueError("no learner has a tuned fixed step size of the same base update to be compared with")
+    bases = list(dict.fromkeys(learned["base"]))
+    settings = list(dict.fromkeys(learned["settings"]))
+    kinds = list(dict.fromkeys(learned["step_sizes"]))
+    figure = new_figure(width, 2.1)
+    grid = figure.subplots(1, len(bases), sharey=True, squeeze=False)[0]
+    for axes, base in zip(grid, bases, strict=True):
+        axes.axhline(0, color="0.75", linewidth=0.6, zorder=0)
+        for place, kind in enumerate(kinds):
+            rows = learned[(learned["base"] == base) & (learned["step_sizes"] == kind)].to_dict("records")
+            for row in rows:
+                number = settings.index(row["settings"])
+                x = place + 0.5 * ((number + 0.5) / len(settings) - 0.5)
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+                if row["gap_seeds"]:
+                    draw_single_seeds(axes, numbers_of(row["gap_seeds"]), x, colour, marker, "vertical")
+                    continue
+                axes.errorbar(
+                    x,
+                    row["gap"],
+                    yerr=None if np.isnan(row["gap_ci"]) else row["gap_ci"],
+                    color=colour,
+                    marker=marker,
+                    markersize=3.5,
+                    linewidth=0.9,
+                    capsize=1.5,
+                )
+            if rows:
+                axes.hlines(rows[0]["paper_gap"], place - 0.38, place + 0.38, color="0.4", linewidth=1.4, zorder=1)
+        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_xlim(-0.5, len(kinds) - 0.5)
+        axes.set_title(base, fontsize=8)
+    grid[0].set_ylabel("gap to the tuned fixed\nstep size (points)")
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=3.5, linewidth=0.9)
+        for i in range(len(settings))
+    ]
+    legend_below(grid[0], [*settings, "the paper"], [*handles, Line2D([], [], color="0.4", linewidth=1.4)])
+    return figure
+
+
+@styled
 def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", width: Width = "page") -> Figure:
     """Cumulative online accuracy in the published setting, beside the paper's figure 3.
 
@@ -65,12 +114,6 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
     fixed one is 1e-4. Diamonds at the end are the paper's averages over the stream; the grey ones after one and two
     tasks were read off its figure. Where the seeds of a learner fall in two groups, thin lines are single seeds, and
     the bold one is their median.
-
-    Args:
-        runs: of the studies ``published`` and ``published_global``, or one of them.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels.
     """
     figure, panels = _panels(runs, width)
     for axes, learners in panels:
@@ -83,8 +126,8 @@ def published_cumulative_accuracy(runs: Runs, *, diverged: Diverged = "chance", 
                 axes.plot(n_samples, ACCURACY[name], color=_style(name)["color"], **OF_PAPER)
         length = n_samples / int(any_learner.runs.table["n_experiences"].iloc[0])
         axes.plot(
-            [length * n_tasks for n_tasks in CUMULATIVE_ACCURACY],
-            list(CUMULATIVE_ACCURACY.values()),
+            [length * n_tasks for n_tasks in published.CUMULATIVE_ACCURACY],
+            list(published.CUMULATIVE_ACCURACY.values()),
             color="0.45",
             **OF_PAPER,
         )
@@ -102,12 +145,6 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
     Caption: Thin lines are the step sizes of single seeds, bold lines their median; thin vertical lines are changes of
     task. Diamonds were read off the paper's figures. The first block is the first three layers, the last one the output
     layer; γ = 0.999, α₀ = 1e-4.
-
-    Args:
-        runs: as of `published_cumulative_accuracy`.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels, with both blocks.
     """
     figure, panels = _panels(runs, width)
     low, high = 1e-6, 3e-3
@@ -123,7 +160,7 @@ def published_step_sizes(runs: Runs, *, width: Width = "page") -> Figure:
             axes.get_lines()[-1].set_label(f"{name} block")
             median = panel.values.median(axis=1)
             low, high = min(low, float(median.min())), max(high, float(median.max()))
-            points = STEP_SIZES[name]
+            points = published.STEP_SIZES[name]
             axes.plot([length * n for n in points], list(points.values()), color=colour, **OF_PAPER)
         draw_boundaries(axes, learner.runs)
         axes.set_xlim(0, n_samples)
@@ -142,12 +179,6 @@ def published_test_accuracy(runs: Runs, *, diverged: Diverged = "chance", width:
     Student-t intervals over seeds. Diamonds, joined by dotted lines, were read off the paper's figure; each seed deals
     classes to tasks anew, so that single tasks cannot be compared with the paper's. Where the seeds of a learner fall
     in two groups, thin lines are single seeds, and the bold one is their median.
-
-    Args:
-        runs: as of `published_cumulative_accuracy`.
-
-    Returns:
-        The figure, a panel for each form of momentum and kind of labels.
     """
     figure, panels = _panels(runs, width)
     for axes, learners in panels:
@@ -169,25 +200,30 @@ Panels = list[tuple["Axes", dict[str, Learner]]]
 
 def _panels(runs: Runs, width: Width) -> tuple[Figure, Panels]:
     """A panel for each kind of labels (rows) and form (columns) of which there are runs, with what is drawn there."""
-    found = {(labels, form): shown for labels in STUDIES for form, shown in _shown(learners_of(runs, labels)) if shown}
+    found = {
+        (labels, form): shown
+        for labels in published.STUDIES
+        for form, shown in _shown(published.learners_of(runs, labels))
+        if shown
+    }
     if not found:
-        raise ValueError(NO_RUNS)
-    rows = [labels for labels in STUDIES if any(labels == place[0] for place in found)]
+        raise ValueError(published.NO_RUNS)
+    rows = [labels for labels in published.STUDIES if any(labels == place[0] for place in found)]
     figure = new_figure(width, 0.4 + 1.7 * len(rows))
-    grid = figure.subplots(len(rows), len(FORMS), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(len(rows), len(published.FORMS), sharex=True, sharey=True, squeeze=False)
     panels = []
     for (labels, form), learners in found.items():
-        axes = grid[rows.index(labels), FORMS.index(form)]
+        axes = grid[rows.index(labels), published.FORMS.index(form)]
         axes.set_title(f"{form} momentum, labels {labels}", fontsize=8)
         panels.append((axes, learners))
     return figure, panels
 
 
-def _shown(learners: dict[Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
+def _shown(learners: dict[published.Row, Learner]) -> Iterator[tuple[str, dict[str, Learner]]]:
     """For each form the paper's learners, and ours with four blocks."""
-    for form in FORMS:
-        four = learners.get(Row(form, "four blocks", "γ = 0.999"))
-        yield form, papers_rows(learners, form) | ({"four blocks": four} if four else {})
+    for form in published.FORMS:
+        four = learners.get(published.Row(form, "four blocks", "γ = 0.999"))
+        yield form, published.papers_rows(learners, form) | ({"four blocks": four} if four else {})
 
 
 def _style(name: str) -> dict[str, Any]:
