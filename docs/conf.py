@@ -59,9 +59,8 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
-OPTION = re.compile(
-    r"^    (\w+ = (?:'[^']*'|[^:\n]*)): (.*(?:\n {8}.*)*)", re.MULTILINE
-)  # of a stream, with its default
+# an option of a stream, with its default
+OPTION = re.compile(r"^    (\w+ = (?:'[^']*'|[^:\n]*)): (.*(?:\n {8}.*)*)", re.MULTILINE)
 INDENTED_BLOCK = re.compile(r"(?<!:):(?=\n\s*\n    +(?=\S))")  # in a docstring, a formula or a command
 LITERAL = re.compile(r"(``.*?``)", re.DOTALL)
 MARKUP = re.compile(r"\||\*(?=[\w.]+\])")  # signs of Sphinx that docstrings use otherwise, as in |h| and [n, *shape]
