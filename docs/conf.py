@@ -22,8 +22,6 @@ for name, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", REPOS
 
 from continual_metaopt.streams import STREAMS  # noqa: E402
 
-shutil.rmtree(DOCS / "reference", ignore_errors=True)  # pages of modules, which each build writes anew
-
 project = "continual-metaopt"
 author = "The continual-metaopt developers"
 project_copyright = author
@@ -105,6 +103,7 @@ def thing_called(name: str) -> object:
 
 def setup(app: Sphinx) -> None:
     """Read pages, and what they include from elsewhere in the repository, without links that lead out of the site."""
+    shutil.rmtree(DOCS / "reference", ignore_errors=True)  # pages of modules, which each build writes anew
 
     def page(app: Sphinx, docname: str, content: list[str]) -> None:
         if docname == "index":
