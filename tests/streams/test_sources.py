@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import re
@@ -569,8 +570,10 @@ def test_deep_pixels_are_refused_rather_than_clipped(tmp_path, kind):
 def test_mixed_sizes(tmp_path, kind):
     images = [*ENCODED[:4], encode(np.zeros((5, 7), np.uint8)), encode(np.zeros((9, 3), np.uint8))]
     spec, places = save(tmp_path, kind, images)
-    with pytest.raises(ValueError, match=r"^the images differ in size: .*; resize them to one height and width$") as e:
+    with pytest.raises(ValueError, match="^the images differ in size: .*; to resize them, write for example ") as e:
         load_source(spec)
+    assert str(e.value).endswith(f"{kind}+resize=32: at the beginning of the source, instead of {kind}:")
+    assert load_source(spec.replace(":", "+resize=3:", 1)).input_shape == (1, 3, 3)
     sizes = dict(re.findall(r"(\d+×\d+) \(([^)]*)\)", str(e.value)))
     assert set(sizes) == {"2×2", "5×7", "9×3"}
     assert sizes["2×2"] in places[:4]
@@ -614,6 +617,105 @@ def test_images_are_upright(tmp_path, kind, file_format, orientation):
         plan_stream("permuted_inputs", source=s, n_experiences=1).info.fingerprint for s in (spec, as_stored)
     }
     assert len(fingerprints) == len(set(hashes))
+
+
+def plain(image):
+    """An image in a format that needs no encoder."""
+    height, width, *colour = image.shape
+    return f"P{6 if colour else 5} {width} {height} 255 ".encode() + image.tobytes()
+
+
+RANDOM = np.random.RandomState(0)
+GREY_WIDE = RANDOM.randint(256, size=(12, 20), dtype=np.uint8)
+RGB_TALL = RANDOM.randint(256, size=(23, 10, 3), dtype=np.uint8)
+SMALL = RANDOM.randint(256, size=(3, 4, 3), dtype=np.uint8)
+
+
+def resized(spec, size):
+    return load_source(spec.replace(":", f"+resize={size}:", 1))
+
+
+@pytest.mark.parametrize("image", [GREY_WIDE, GREY_WIDE.T, RGB_TALL[:20], RGB_TALL[:20].swapaxes(0, 1), SMALL])
+@pytest.mark.parametrize("size", [1, 4, 5, 12, 30])
+def test_resized_as_pillow_scales_and_then_cuts(tmp_path, image, size):
+    """Bit for bit where the scaled image has whole sides, and nearly otherwise."""
+    image = np.ascontiguousarray(image)
+    spec, _ = save(tmp_path, "folder", [plain(image)] * 4)
+    shorter = min(image.shape[:2])
+    width, height = (side * size // shorter for side in image.shape[1::-1])
+    left, top = (width - size) // 2, (height - size) // 2
+    scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC), np.int64)
+    expected = scaled[top : top + size, left : left + size].reshape(size, size, -1)
+    exact = all(side * size % shorter == 0 for side in image.shape[:2])
+    assert abs(resized(spec, size).train.x - expected).max() <= (0 if exact else 60)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA"])
+def test_all_kinds_of_pixels_are_resized_smoothly(tmp_path, mode):
+    image = Image.fromarray(RED[:, :2]).convert(mode)
+    image.putpixel((0, 0), 0)
+    spec, _ = save(tmp_path, "folder", [encode(np.asarray(image))] * 4)
+    assert len(np.unique(resized(spec, 8).train.x)) > 4
+
+
+def test_a_very_long_image_is_resized(tmp_path):
+    spec, _ = save(tmp_path, "folder", [plain(np.full((1, 10**6), 7, np.uint8))] * 4)
+    assert (resized(spec, 1024).train.x == 7).all()
+
+
+@both_kinds
+def test_resized_images_and_fingerprints_are_the_same_everywhere(tmp_path, kind):
+    """If the pixels alone differ, with a new version of Pillow, say so in the changelog."""
+    spec, _ = save(tmp_path, kind, [plain(image) for image in (GREY_WIDE, RGB_TALL, SMALL, GREY_WIDE.T.copy())])
+    source = resized(spec, 6)
+    order = np.lexsort(source.train.x.reshape(-1, 108).T)
+    assert hashlib.sha256(source.train.x[order].tobytes()).hexdigest()[:16] == "PIXELS"
+    assert resized(spec, 5).content_hash != source.content_hash
+
+
+@both_kinds
+def test_a_size_that_all_images_have_changes_nothing(tmp_path, kind):
+    spec, _ = save(tmp_path, kind, ENCODED)
+    assert resized(spec, 2).content_hash == load_source(spec).content_hash
+    assert resized(spec, 1).content_hash != load_source(spec).content_hash
+
+
+@pytest.mark.parametrize("options", ["resize=32+as_stored", "as_stored+resize=32"])
+def test_images_are_turned_before_they_are_resized(tmp_path, options):
+    """An odd number of pixels is left over, so that the middle is not the same from both ends."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    stored = RANDOM.randint(256, size=(32, 35), dtype=np.uint8)
+    spec, _ = save(tmp_path, "folder", [encode(stored, "PNG", exif=exif)] * 4)
+    as_stored = load_source(spec.replace(":", f"+{options}:", 1))
+    np.testing.assert_array_equal(as_stored.train.x[0, ..., 0], stored[:, 1:33])
+    upright = resized(spec, 32)
+    np.testing.assert_array_equal(upright.train.x[0, ..., 0], stored[::-1, ::-1][:, 1:33])
+    assert upright.content_hash != as_stored.content_hash
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    "option",
+    [
+        "resize",
+        "resize=",
+        "resize=0",
+        "resize=-1",
+        "resize=1025",
+        "resize=a",
+        "resize=3.5",
+        "resize=٣",
+        "resize=5+resize=6",
+        "small",
+    ],
+)
+def test_options_of_files_that_are_refused(tmp_path, kind, option):
+    message = (
+        "images in files have the options as_stored and resize=SIZE, where SIZE is a whole number from 1 to 1024; "
+        f"'{option}' is neither"
+    )
+    raises_exactly(ValueError, message, f"{kind}+{option}:{tmp_path}")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
