@@ -164,7 +164,7 @@ def decode(content: bytes, as_stored: bool = False, size: int = 0) -> tuple[NDAr
         as_stored: whether to leave the image as it is stored, whatever orientation its EXIF data says. Pillow itself
             turns TIFF images.
         size: height and width to resize the upright image to, by Pillow's bicubic filter; 0 leaves its size. Pillow
-            gives the same pixels on every machine, and did so from version 10 to 13; a later one may round differently.
+            adds up whole numbers, and versions 10 to 13 give the same pixels; a later one may round differently.
 
     Returns:
         uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours, and what was done to the image: "turned upright",
@@ -215,9 +215,8 @@ def _pixels(image: "Image", size: int) -> NDArray[np.uint8]:
 def _resized(image: "Image", size: int) -> "Image":
     """Scale the shorter side to ``size``, and cut the middle out of the longer one.
 
-    Both are one step, so that a very long image takes no memory. The cut is at a whole pixel of the scaled image. Upright
-    images lie on their side meanwhile: Pillow scales and rounds along one axis first, since version 13 the other one for
-    them.
+    Both are one step, so that a very long image takes little memory. The cut is at a whole pixel of the scaled image.
+    Portraits are laid on their side before, because Pillow 13 rounds them differently from earlier versions.
     """
     from PIL.Image import Resampling, Transpose
 
