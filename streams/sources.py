@@ -180,8 +180,8 @@ def _decoding(options: list[str]) -> Decoding:
     size = int(resize[1]) if resize else 0
     if others and not 1 <= size <= MAX_SIZE:
         raise ValueError(
-            f"images in files have the options {AS_STORED} and resize=SIZE, where SIZE is a whole number from 1 to "
-            f"{MAX_SIZE}; '{others}' is neither"
+            f"the options of a source of files are {AS_STORED} and resize=SIZE, where SIZE is a whole number from 1 to "
+            f"{MAX_SIZE}, not '{others}'"
         )
     return AS_STORED in options, size
 

@@ -716,8 +716,8 @@ def test_images_are_turned_before_they_are_resized(tmp_path, options):
 )
 def test_options_of_files_that_are_refused(tmp_path, kind, option):
     message = (
-        "images in files have the options as_stored and resize=SIZE, where SIZE is a whole number from 1 to 1024; "
-        f"'{option}' is neither"
+        "the options of a source of files are as_stored and resize=SIZE, where SIZE is a whole number from 1 to 1024, "
+        f"not '{option}'"
     )
     raises_exactly(ValueError, message, f"{kind}+{option}:{tmp_path}")
 
