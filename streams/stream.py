@@ -226,7 +226,9 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
 COMMON_OPTIONS = {
     "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
     "parquet:FILE_OR_FOLDER; folder:DIR; npz:FILE; in Python also arrays, see ``streams.sources.load_source``. Images "
-    "are turned as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
+    "are turned as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:. With "
+    "parquet+resize=32: or folder+resize=32:, the shorter side of each image is scaled to 32 pixels (or any size up to "
+    "1024), and the middle square is kept.",
     "stationary": 'None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.',
     "frozen_after": 'number of the last experience that brings a change, for "frozen".',
     "transition_width": "number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.",
