@@ -48,7 +48,8 @@ def sensitivity_maps(
     runs.require_one_stream()
     table = accuracy_by_setting(runs, settings, diverged)
     across, up, panel = settings
-    panels = {label: sorted(part[panel].unique()) for label, part in table.groupby("label", sort=False, observed=True)}
+    groups = table.groupby("label", sort=False, observed=True)
+    panels = {str(label): sorted(part[panel].astype(float).unique()) for label, part in groups}
     n_columns = max(map(len, panels.values()))
     xs, ys = sorted(table[across].unique()), sorted(table[up].unique())
     figure = new_figure(width, 0.35 + (0.2 + 0.16 * len(ys)) * len(panels))

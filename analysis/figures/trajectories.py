@@ -207,8 +207,8 @@ def block_panels(
 
 def _are_constant(panels: Iterable[Panel]) -> bool:
     """Whether a learner never moved any step size, on any seed."""
-    spans = [(panel.values.min(axis=None), panel.values.max(axis=None)) for panel in panels]
-    return all(high <= low * (1 + 1e-6) for low, high in spans)
+    values = [panel.values.to_numpy(dtype=float) for panel in panels]
+    return all(np.nanmax(known) <= np.nanmin(known) * (1 + 1e-6) for known in values)
 
 
 def _balanced_columns(n_panels: int, limit: int) -> int:

@@ -99,5 +99,5 @@ def test_the_script(runs_at, tmp_path, capsys):
     assert controls.main([str(runs_at), "--out", str(out), "--pair", "folded", "frozen", "--format", "png"]) == 0
     printed = capsys.readouterr().out
     assert "+12.5" in printed
-    names = ["controls.csv", "controls.md", "controls.tex", "controls.png"]
+    names = ["controls.csv", "controls.md", "controls.tex", "controls.png", "controls.txt"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, *(f"pairs_of_{name}" for name in names)])
