@@ -17,11 +17,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.array_files import read_arrays
 from continual_metaopt.streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
 from continual_metaopt.streams.images import ImageSet, ImageSource
 from continual_metaopt.streams.lazy_images import MAX_SIZE, Decoding, IndexWriter, LazyImages, decode, file_record
@@ -75,7 +76,8 @@ def load_source(
     Args:
         source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
             torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR" (``[train|test/]CLASS/
-            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
+            IMAGE``), "npz:FILE" (arrays of the names x and y, and perhaps x_test and y_test), or arrays ``(x, y)`` or
+            ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
             Splits of files are found as ``streams.source_files`` says; where files are called test and validation,
             those called test are the test split, and the others are not used. Images are turned upright as their EXIF
             data says; "parquet+as_stored:…" and "folder+as_stored:…" leave them as they are stored.
@@ -164,8 +166,10 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
             memory_limit,
         )
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
+    elif path and kind == "npz" and not options:
+        images = _from_arrays(cast(Arrays, read_arrays(source)))
     else:
-        known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
+        known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR", "npz:FILE"]
         message = unknown_name("source", source, known)
         if Path(source).expanduser().is_dir():
             message += f". For the files in this folder write folder:{source} (images) or parquet:{source} (tables)"

@@ -1,11 +1,14 @@
 """``import continual_metaopt``: quick, and complete."""
 
+import importlib.metadata
 import subprocess
 import sys
+import time
 
 import pytest
 
 import continual_metaopt
+from continual_metaopt.commands.main import main
 
 from .conftest import environment, exactly
 
@@ -25,9 +28,29 @@ def test_the_names_are_those_promised() -> None:
 
     assert namespace.keys() - {"__builtins__"} == {
         *("LeNet", "MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "ResNet18", "ViTTiny"),
-        *("KeepOptimizerState", "blocks", "diagnostics", "online_metrics"),
+        *("KeepOptimizerState", "blocks", "compare", "diagnostics", "online_metrics"),
         *("make_optimizer", "register_learner", "register_network"),
     }
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    version = importlib.metadata.version("continual-metaopt")
+
+    assert continual_metaopt.__version__ == version
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"continual-metaopt {version}\n"
+
+
+def test_the_optimizer_is_imported_without_avalanche_in_two_seconds() -> None:
+    code = "import sys; from continual_metaopt import MetaOptimize; print('avalanche' in sys.modules)"
+    seconds = []
+    for _ in range(3):  # the fastest, since others may be using the cores
+        began = time.monotonic()
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+        seconds.append(time.monotonic() - began)
+        assert found.stdout.strip() == "False", found.stderr
+
+    assert min(seconds) < 2
 
 
 def test_unknown_names_are_refused() -> None:

@@ -48,7 +48,7 @@ def assert_well_formed(source, n_train, n_test, input_shape):
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
-KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, parquet:FILE_OR_FOLDER"
+KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, npz:FILE, parquet:FILE_OR_FOLDER"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,7 @@ KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, pa
         ("digit", " Did you mean 'digits'?"),
         ("parquet", ""),
         ("folder:", " Did you mean 'folder:DIR'?"),
+        ("npz+resize=32:FILE", " Did you mean 'npz:FILE'?"),
         ("xyz", ""),
     ],
 )
