@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,8 @@ def write_report(
         if not paths:  # and nothing has been written
             _require_own(Path(out_dir))
         paths += write_tables(table, folder)
-        drawings: dict[str, Callable[[], Figure]] = {}
-        captions: dict[str, str] = {}
+        drawings: dict[str, partial[Figure]] = {}
+        notes: dict[str, str] = {}
         ended = len(counted_runs(part, diverged)) > 0
         if ended and is_regression(part):
             window = min(1000, int(part.table["n_samples"].min()))
@@ -86,19 +86,20 @@ def write_report(
             few = [label for label in part.labels if label in learned[:MAX_DRAWN]]
             drawings["step_sizes"] = partial(figures.step_size_trajectories, part, few)
             if len(few) < len(learned):
-                captions["step_sizes"] = f"The best {MAX_DRAWN} of {len(learned)} learners with learned step sizes."
+                notes["step_sizes"] = f" The best {MAX_DRAWN} of {len(learned)} learners with learned step sizes."
         for quantity in get_args(figures.MetaParameter):
             if figures.has_meta_parameter(part, quantity):
                 drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
         folded = _first_with_teeth(part, table)
         if folded is not None:
             drawings["sawtooth"] = partial(figures.folded_sawtooth, part, folded)
-            captions["sawtooth"] = figures.caption_of(figures.folded_sawtooth, part)
-        images = {}
+        images, captions = {}, {}
         for name, draw in drawings.items():
             files = figures.draw_and_save(draw, folder, name)
             if files:
                 images[name] = files[0]
+                captions[name] = figures.caption_of(draw.func, part) + notes.get(name, "")
+                files.append(write_text(folder / f"{name}.txt", f"{captions[name]}\n"))
             paths += files
         sections.append(Section(title, part, table, diverged, selection, images, captions))
     return [*paths, write_html(sections, Path(out_dir) / _PAGE)]
@@ -111,7 +112,9 @@ def _require_own(folder: Path) -> None:
         if _MARK.encode() in file.read(2**16):
             return
     stems = ("squared_error", "online_accuracy", "sliding_accuracy", "step_sizes", "sawtooth")
-    drawn = [f"{stem}.{suffix}" for stem in (*stems, *get_args(figures.MetaParameter)) for suffix in ("png", "pdf")]
+    drawn = [
+        f"{stem}.{suffix}" for stem in (*stems, *get_args(figures.MetaParameter)) for suffix in ("png", "pdf", "txt")
+    ]
     for name in (_PAGE, *(f"comparison.{suffix}" for suffix in SUFFIXES.values()), *drawn):
         if os.path.lexists(folder / name):
             raise FileExistsError(

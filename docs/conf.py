@@ -22,8 +22,6 @@ for name, folder in (("PATH", Path(sys.executable).parent), ("PYTHONPATH", REPOS
 
 from continual_metaopt.streams import STREAMS  # noqa: E402
 
-shutil.rmtree(DOCS / "reference", ignore_errors=True)  # pages of modules, which each build writes anew
-
 project = "continual-metaopt"
 author = "The continual-metaopt developers"
 project_copyright = author
@@ -45,6 +43,7 @@ autosummary_context = {"inner": ["commands", "html", "paper", "scripts"]}  # roo
 templates_path = ["templates"]
 suppress_warnings = ["ref.python"]  # a plain name in a docstring that several modules have
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "set"}  # which Matplotlib writes for each class of figures
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -59,9 +58,8 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
-OPTION = re.compile(
-    r"^    (\w+ = (?:'[^']*'|[^:\n]*)): (.*(?:\n {8}.*)*)", re.MULTILINE
-)  # of a stream, with its default
+# an option of a stream, with its default
+OPTION = re.compile(r"^    (\w+ = (?:'[^']*'|[^:\n]*)): (.*(?:\n {8}.*)*)", re.MULTILINE)
 INDENTED_BLOCK = re.compile(r"(?<!:):(?=\n\s*\n    +(?=\S))")  # in a docstring, a formula or a command
 LITERAL = re.compile(r"(``.*?``)", re.DOTALL)
 MARKUP = re.compile(r"\||\*(?=[\w.]+\])")  # signs of Sphinx that docstrings use otherwise, as in |h| and [n, *shape]
@@ -106,6 +104,7 @@ def thing_called(name: str) -> object:
 
 def setup(app: Sphinx) -> None:
     """Read pages, and what they include from elsewhere in the repository, without links that lead out of the site."""
+    shutil.rmtree(DOCS / "reference", ignore_errors=True)  # pages of modules, which each build writes anew
 
     def page(app: Sphinx, docname: str, content: list[str]) -> None:
         if docname == "index":

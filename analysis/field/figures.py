@@ -27,15 +27,17 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
     Caption: Markers are means over seeds, hollow ones of untuned settings, filled ones of tuned settings; lines through
     them are 95 % Student-t intervals over seeds. Where seeds fall in two groups, small markers are single seeds and the
     tick is their median. Learners are in the order of their tuned setting, where it was reported, else of their untuned
-    one. Colours and shapes are kinds of learners. The vertical line is the baseline.
+    one. Colours and shapes are kinds of learners. The vertical line is the baseline. Of very many learners, those are
+    drawn that fit on a page.
 
     Args:
         table: from `analysis.field.ranking.ranking`.
     """
-    figure = new_figure(width, 0.5 + 0.135 * len(table))
+    best = table.head(style.MAX_ROWS)
+    figure = new_figure(width, 0.5 + min(0.135 * len(best), style.ROWS_HEIGHT))
     axes = figure.subplots()
-    styles = family_styles(table["family"])
-    for place, row in enumerate(table.to_dict("records")):
+    styles = family_styles(best["family"])
+    for place, row in enumerate(best.to_dict("records")):
         colour, marker = styles[row["family"]]
         both = bool(np.isfinite(row["untuned"]) and np.isfinite(row["tuned"]))
         apart = 0.15 * both  # so that neither hides the other
@@ -48,9 +50,10 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
     _draw_baseline(axes, table)
-    style.rows_of_names(axes, list(table["learner"]))
+    style.rows_of_names(axes, list(best["learner"]))
     axes.set_xlim(*np.clip(axes.get_xlim(), 0, 100))
-    axes.set_xlabel("average online accuracy (%)")
+    left_out = f"\nthe best {len(best)} of {len(table)} learners" if len(best) < len(table) else ""
+    axes.set_xlabel("average online accuracy (%)" + left_out)
     _legend(axes, styles)
     return figure
 
@@ -124,11 +127,11 @@ def accuracy_against_time(table: pd.DataFrame, *, width: Width = "page") -> Figu
             # above and left of such a marker there is no other
             axes.annotate(str(len(superior)), place, (-2, 2), textcoords="offset points", fontsize=7, ha="right")
     axes.set_xscale("log")
-    style.plain_ticks(axes.xaxis)
     label = "learning time, tuning included (relative to the reference's for the stream)"
     axes.set_xlabel(textwrap.fill(label, int((inches(width) - 0.5) / 0.062)))
     axes.set_ylabel("average online accuracy (%)")
     axes.margins(x=0.12)
+    style.plain_ticks(axes.xaxis)
     axes.set_ylim(*np.clip(axes.get_ylim(), 0, 100))
     _legend(axes, styles, superior)
     return figure
@@ -189,7 +192,7 @@ def _legend(axes: Axes, styles: Mapping[str, tuple[str, str]], others: Sequence[
     handles = [Line2D([], [], color=colour, marker=marker, **point) for colour, marker in styles.values()]
     handles += [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
     handles += [Line2D([], [], linestyle="") for _ in others]
-    legend_below(axes, [*styles, "untuned", "tuned", *others], handles)
+    legend_below(axes, [*styles, "untuned", "tuned", *others], handles, handle_length=1)
 
 
 def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:

@@ -273,7 +273,7 @@ def _draw_means(
     for label in others:
         axes.plot(x, curves[label].mean(axis=0), color="0.78", linewidth=0.5, zorder=1)
     for label in shown:
-        style = line_of(shown if others else all_labels, label)
+        style = line_of(all_labels if len(all_labels) <= MAX_COLOURED else shown, label)
         draw_curve(axes, x, curves[label], label, style, marker, limits)
     lines = [line for line in axes.get_lines() if line.get_label() in shown]
     if others:

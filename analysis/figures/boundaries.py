@@ -235,7 +235,7 @@ def folded_sawtooth(
     low, high = np.nanmin(drawn) / 1.05, np.nanmax(drawn) * 1.05
     log_axis(grid[0, 0], low, high)
     if high / low < 30:
-        plain_ticks(grid[0, 0].yaxis, (1, 2, 5) if high / low > 5 else (1, 1.5, 2, 3, 5, 7))
+        plain_ticks(grid[0, 0].yaxis)
     for lowest in label_lowest(grid):
         lowest.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     grid[0, 0].set_xlim(0, 1)

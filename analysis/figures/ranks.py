@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from continual_metaopt.analysis.comparisons import Test, limits_of, rank_learners
-from continual_metaopt.analysis.figures.style import Width, inches, line_of, new_figure, styled
+from continual_metaopt.analysis.figures.style import (
+    MAX_ROWS,
+    ROWS_HEIGHT,
+    Width,
+    inches,
+    line_of,
+    new_figure,
+    styled,
+)
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged
 
@@ -34,7 +42,7 @@ def rank_diagram(
     last rank; faint dots are the ranks on single seeds. Vertical bars at the right join learners among whom no pair
     differs at the 5 % level, each pair tested on equal streams and all pairs corrected together by Holm's method. With
     few seeds the exact test cannot give small p-values, so that one bar over all learners need not mean that they are
-    equal; the note below the axis says what these seeds can show.
+    equal; the note below the axis says what these seeds can show, and how many learners had no room.
 
     Args:
         labels: the learners to rank; all if None.
@@ -48,12 +56,16 @@ def rank_diagram(
     # A letter of the names takes 0.055 inches; they may have 45 % of the width.
     whole = [learner.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}") for learner in learners]
     texts = [textwrap.fill(learner, int(0.45 * inches(width) / 0.055)) for learner in whole]
-    note = textwrap.fill(limits_of(ranks.comparisons, level), int((inches(width) - 0.2) / 0.052))
     heights = np.array([max(1.0, (text.count("\n") + 1) / 1.3) for text in texts])
+    n_drawn = int(np.searchsorted(np.cumsum(heights), MAX_ROWS, side="right"))
+    heights, texts = heights[:n_drawn], texts[:n_drawn]
     places = np.cumsum(heights) - heights / 2 - 0.5  # 0, 1, 2, … where all names have one line
-    figure = new_figure(width, 0.55 + 0.1755 * heights.sum() + 0.11 * (note.count("\n") + 1))
+    left_out = f"The best {n_drawn} of {n} learners. " if n_drawn < n else ""
+    note = textwrap.fill(left_out + limits_of(ranks.comparisons, level), int((inches(width) - 0.2) / 0.052))
+    height = min(0.1755 * heights.sum(), ROWS_HEIGHT)
+    figure = new_figure(width, 0.55 + height + 0.11 * (note.count("\n") + 1))
     axes = figure.subplots()
-    for number, (place, learner) in enumerate(zip(places, learners, strict=True)):
+    for number, (place, learner) in enumerate(zip(places, learners, strict=False)):
         colour = line_of(runs.labels, learner)["color"]
         seeds = ranks.by_seed[learner].to_numpy()
         offsets = np.linspace(-0.25, 0.25, len(seeds))  # so that equal ranks can be told apart
@@ -62,9 +74,10 @@ def rank_diagram(
         edges = np.clip([mean - half_width, mean + half_width], 1, n)
         axes.plot(edges, [place, place], color=colour, linewidth=1.1)
         axes.plot([mean], [place], "o", color=colour, markersize=4)
-    for number, (first, last) in enumerate(ranks.groups(level)):
+    for number, (first, last) in enumerate(group for group in ranks.groups(level) if group[0] < n_drawn):
         x = n + 0.4 + 0.25 * number
-        axes.plot([x, x], [places[first] - 0.3, places[last] + 0.3], color="black", linewidth=1.8, clip_on=False)
+        ends = [places[first] - 0.3, places[min(last, n_drawn - 1)] + 0.3]
+        axes.plot([x, x], ends, color="black", linewidth=1.8, clip_on=False)
     axes.set_yticks(places, texts)
     axes.set_ylim(heights.sum() - 0.5, -0.5)
     axes.set_xlim(0.8, n + 0.2)

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from continual_metaopt.analysis.figures.style import Width, label_powers, legend_below, line_of, new_figure, styled
+from continual_metaopt.analysis.figures.style import (
+    Width,
+    label_lowest,
+    label_powers,
+    legend_below,
+    line_of,
+    new_figure,
+    styled,
+)
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, accuracy_by_setting, accuracy_over_setting
 
@@ -30,8 +38,9 @@ def sensitivity_maps(
     """Average online accuracy over three settings of each learner.
 
     Caption: Numbers and colours are average online accuracies in percent, means over seeds. Each row of panels is a
-    learner, each panel a value of the third setting. The frame marks the best of each learner. γ is the discount, η the
-    meta step size, α₀ the initial step size. Samples that a diverged run did not see count as chance.
+    learner, each panel a value of the third setting that it ran with. The frame marks the best of each learner. γ is
+    the discount, η the meta step size, α₀ the initial step size. Samples that a diverged run did not see count as
+    chance.
 
     Args:
         settings: options of the learner: across a panel, up a panel, and from panel to panel.
@@ -39,14 +48,17 @@ def sensitivity_maps(
     runs.require_one_stream()
     table = accuracy_by_setting(runs, settings, diverged)
     across, up, panel = settings
-    labels, columns = list(dict.fromkeys(table["label"])), sorted(table[panel].unique())
+    panels = {label: sorted(part[panel].unique()) for label, part in table.groupby("label", sort=False, observed=True)}
+    n_columns = max(map(len, panels.values()))
     xs, ys = sorted(table[across].unique()), sorted(table[up].unique())
-    figure = new_figure(width, 0.35 + (0.2 + 0.16 * len(ys)) * len(labels))
-    grid = figure.subplots(len(labels), len(columns), sharex=True, sharey=True, squeeze=False)
+    figure = new_figure(width, 0.35 + (0.2 + 0.16 * len(ys)) * len(panels))
+    grid = figure.subplots(len(panels), n_columns, sharex=True, sharey=True, squeeze=False)
     percent = 100 * table["online_accuracy"]
-    for row, label in zip(grid, labels, strict=True):
+    for row, (label, columns) in zip(grid, panels.items(), strict=True):
         best = percent[table["label"] == label].max()
-        for axes, value in zip(row, columns, strict=True):
+        for axes in row[len(columns) :]:
+            axes.set_visible(False)
+        for axes, value in zip(row, columns, strict=False):
             part = table[(table["label"] == label) & (table[panel] == value)]
             values = np.full((len(ys), len(xs)), np.nan)
             for x, y, accuracy in zip(part[across], part[up], part["online_accuracy"], strict=True):
@@ -56,6 +68,7 @@ def sensitivity_maps(
             axes.set_title(f"{label}\n{title}" if axes is row[0] else title, loc="left", fontsize=6, pad=2)
             axes.set_xticks(range(len(xs)), [_short(x) for x in xs], fontsize=4.4)
             axes.set_yticks(range(len(ys)), [_short(y) for y in ys], fontsize=4.4)
+    label_lowest(grid)
     figure.supxlabel(_SYMBOLS.get(across, across), fontsize=8)
     figure.supylabel(_SYMBOLS.get(up, up), fontsize=8)
     return figure
@@ -112,7 +125,7 @@ def _draw_map(axes: Axes, percent: np.ndarray, limits: tuple[float, float], best
     axes.tick_params(length=0, pad=1)
     for (row, column), value in np.ndenumerate(percent):
         if np.isfinite(value):
-            colour = "white" if value < (low + high) / 2 else "black"
+            colour = "white" if value <= (low + high) / 2 else "black"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=4.6, color=colour)
         if value == best:
             frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2)

@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
@@ -33,6 +33,8 @@ Format = Literal["png", "pdf", "svg"]
 
 # A column of two, a page of one column, and both columns: 84, 140 and 173 mm. In inches:
 WIDTHS: dict[str, float] = {"column": 3.3, "text": 5.5, "page": 6.8}
+# Rows of names take at most so many inches, so that a figure with its legend fits on a page; so many are legible there.
+ROWS_HEIGHT, MAX_ROWS = 7.6, 76
 # Okabe and Ito's colours; grey instead of their yellow, which is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 LINE_STYLES: tuple[Any, ...] = (  # one fewer than colours, so that both together come again late
@@ -75,7 +77,7 @@ _WITHOUT_DATE: dict[Format, dict[str, Any]] = {"png": {}, "pdf": {"CreationDate"
 # Arguments that several figures have. Their docstrings need not describe them.
 _ARGUMENTS = {
     "runs": "runs of one stream.",
-    "labels": "the learners to draw; all if None. Colours do not depend on the choice.",
+    "labels": "the learners to draw; all if None. Colours do not depend on the choice among up to eight.",
     "blocks": "the blocks to draw; if None, all of them, or 12 from first to last where a learner has more.",
     "steps": "the first and the last step to draw; the whole stream if None.",
     "diverged": '`"chance"` counts what diverged runs did not see as chance; `"exclude"` leaves them out.',
@@ -245,28 +247,54 @@ def label_lowest(grid: np.ndarray) -> list[Axes]:
     return lowest
 
 
-def plain_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
-    """Label a logarithmic axis at these multiples of powers of ten, in plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def log_ticks(low: float, high: float) -> list[float]:
+    """About three to five ticks of a logarithmic axis: multiples of powers of ten, or equally spaced on a short one."""
+    from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(LogLocator(subs=subs))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: Iterable[float] = ()
+    for multiples in (("1",), ("1", "3"), ("1", "2", "5")):
+        ticks = [float(f"{multiple}e{power}") for power in powers for multiple in multiples]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks[:: math.ceil(len(ticks) / 5)]
+    return [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis, whose limits are set, in plain numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axis.set_major_locator(FixedLocator(log_ticks(*axis.get_view_interval())))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
-def legend_below(axes: Axes, labels: Sequence[str], handles: Sequence[Any] | None = None) -> None:
+def legend_below(
+    axes: Axes, labels: Sequence[str], handles: Sequence[Any] | None = None, handle_length: float = 2.2
+) -> None:
     """Put the legend below the axes, in as many columns as fit, and make the figure higher by as much."""
+    from matplotlib.textpath import TextPath
+
     figure = axes.get_figure(root=True)
     assert figure is not None
     width, height = figure.get_size_inches()
-    # A handle and its gaps take 0.45 inches, a letter at most 0.065.
-    texts = [textwrap.fill(label, int((width - 0.5) / 0.065)) for label in labels]
-    longest = max(len(line) for text in texts for line in text.splitlines())
-    n_columns = max(1, min(len(texts), int(width / (0.45 + 0.065 * longest))))
+    size = _STYLE["legend.fontsize"]
+    texts = [textwrap.fill(label, int((width - 0.5) / 0.065)) for label in labels]  # inches of a wide letter
+    widths = [max(TextPath((0, 0), line, size=size).get_extents().width for line in text.split("\n")) for text in texts]
+
+    def total_width(n_columns: int) -> float:
+        """Of the texts, and the handles and gaps of Matplotlib's legends, in inches."""
+        columns = [max(column) for column in np.array_split(widths, n_columns)]
+        return float(sum(columns) + size * (n_columns * (handle_length + 2) + 1)) / 72
+
+    n_columns = next((n for n in range(len(texts), 1, -1) if total_width(n) <= width), 1)
     n_lines = math.ceil(len(texts) / n_columns) * max(text.count("\n") + 1 for text in texts)
     figure.set_size_inches(width, height + 0.14 * n_lines + 0.05)
     lines = axes.get_lines() if handles is None else handles
-    figure.legend(lines, texts, loc="outside lower center", ncols=n_columns, handlelength=2.2, columnspacing=1.2)
+    figure.legend(
+        lines, texts, loc="outside lower center", ncols=n_columns, handlelength=handle_length, columnspacing=1.2
+    )
 
 
 def draw_boundaries(axes: Axes, runs: Runs) -> None:
@@ -278,11 +306,11 @@ def draw_boundaries(axes: Axes, runs: Runs) -> None:
 
 def log_axis(axes: Axes, low: float, high: float) -> None:
     """Make the vertical axis logarithmic, with a few labelled ticks and no others."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.set_ylim(low, high)  # before the scale, which would complain of data without positive values
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,), numticks=5))
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
     label_powers(axes.yaxis, minor_thresholds=(math.inf, math.inf))
     axes.yaxis.set_minor_locator(NullLocator())
 

@@ -54,7 +54,7 @@ def step_size_trajectories(
     Caption: Thin lines are the step sizes of single seeds, bold lines their median over the seeds that have come that
     far; thin vertical lines are the starts of experiences. Where a block holds many step sizes, lines are their
     geometric means, and the band holds the middle half of them, its edges being medians over seeds. Panels of one
-    learner share their vertical axis.
+    learner share their vertical axis. Learners whose step sizes are constant are named below the axis.
 
     Args:
         runs: runs of one stream, also diverged or incomplete ones.
@@ -113,6 +113,13 @@ def _trajectory_figure(
         if any((p.values > 0).any(axis=None) for p in panels.values())
     }
     learners = seen or learners  # a logarithmic axis shows nothing else
+    learned = runs.select(learned_step_sizes=True).labels
+    constant = [label for label, panels in learners.items() if label in learned and _are_constant(panels.values())]
+    note = ""
+    if constant and len(constant) < len(learners):
+        learners = {label: panels for label, panels in learners.items() if label not in constant}
+        note = f"not drawn, as they are constant: those of {', '.join(constant)}"
+        note = "\n" + textwrap.fill(note, int((inches(width) - 0.2) / 0.065))
     # Many teeth close together would merge under a bold line.
     n_teeth = int(runs.table["n_experiences"].max()) * (last - first) / int(runs.table["n_samples"].max())
     bold = float(np.clip(20 / n_teeth, 0.5, 1.1))
@@ -135,7 +142,7 @@ def _trajectory_figure(
     label_lowest(grid)
     for axes in grid.flat:
         thousands(axes, 3)
-    figure.supxlabel("sample", fontsize=8)
+    figure.supxlabel(f"sample{note}", fontsize=8)
     figure.supylabel(QUANTITIES[quantity].axis, fontsize=8)
     return figure
 
@@ -196,6 +203,12 @@ def block_panels(
             edges = low.median(axis=1), high.median(axis=1)
             panels[name] = Panel(values, edges if edges[0].notna().any() else None)
     return panels
+
+
+def _are_constant(panels: Iterable[Panel]) -> bool:
+    """Whether a learner never moved any step size, on any seed."""
+    spans = [(panel.values.min(axis=None), panel.values.max(axis=None)) for panel in panels]
+    return all(high <= low * (1 + 1e-6) for low, high in spans)
 
 
 def _balanced_columns(n_panels: int, limit: int) -> int:

@@ -59,7 +59,7 @@ def shifts(default: int) -> Option:
 
 
 def figure(width: str = "column") -> tuple[Option, ...]:
-    """What all figures have: `--width`, `--format` and `--caption`."""
+    """What all figures have: `--width` and `--format`."""
     sizes = ", ".join(f"{name} = {25.4 * size:.0f} mm" for name, size in WIDTHS.items())
     return (
         option(
@@ -72,7 +72,6 @@ def figure(width: str = "column") -> tuple[Option, ...]:
             default=["png", "pdf"],
             help="kinds of files to write (default: png pdf)",
         ),
-        option("--caption", action="store_true", help="write the figure's caption beside it, as text"),
     )
 
 
@@ -215,7 +214,7 @@ def write_table(
 def draw(
     draw_figure: Callable[..., Figure], runs: Runs, arguments: Namespace, name: str, *drawn: Any, note: str = ""
 ) -> list[Path]:
-    """Draw a figure, and write it as the options of `figure` say.
+    """Draw a figure, and write it as the options of `figure` say, with its caption as text.
 
     Args:
         draw_figure: draws it, and holds the caption in its docstring.
@@ -228,7 +227,5 @@ def draw(
     taken = list(inspect.signature(draw_figure).parameters)[len(drawn or (runs,)) :]
     options = {key: value for key, value in vars(arguments).items() if key in taken}
     paths = save(draw_figure(*(drawn or (runs,)), **options), arguments.folder, name, arguments.format)
-    if arguments.caption:
-        text = f"{caption_of(draw_figure, runs)} {note}".rstrip() + "\n"
-        paths.append(write_text(arguments.folder / f"{name}.txt", text))
-    return paths
+    text = f"{caption_of(draw_figure, runs)} {note}".rstrip() + "\n"
+    return [*paths, write_text(arguments.folder / f"{name}.txt", text)]

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.text import Text
 
 from continual_metaopt.analysis import figures, load_runs, write_report
-from continual_metaopt.analysis.field.figures import accuracy_against_time
+from continual_metaopt.analysis.field.figures import accuracy_against_time, ranking_dots
 from continual_metaopt.analysis.figures import COLOURS, WIDTHS, save, sliding_accuracy, step_size_trajectories
-from continual_metaopt.analysis.figures.style import _style, label_powers, new_figure
+from continual_metaopt.analysis.figures.style import _style, label_powers, log_ticks, new_figure
 
 from .synthetic import sawtooth, write_counts, write_regression, write_run, write_study
 
@@ -300,13 +300,14 @@ def test_report(study, tmp_path):
     names = [path.relative_to(tmp_path).as_posix() for path in paths]
     assert names[:3] == ["comparison.csv", "comparison.md", "comparison.tex"]
     figures = ["online_accuracy", "sliding_accuracy", "step_sizes"]
-    assert names[3:] == [*(f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")), "report.html"]
+    assert names[3:] == [*(f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf", "txt")), "report.html"]
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     assert (
         (tmp_path / "comparison.md")
         .read_text(encoding="utf-8")
         .endswith("No run diverged. “samples/s” is the median over runs.\n")
     )
+    assert (tmp_path / "step_sizes.txt").read_text(encoding="utf-8").endswith("below the axis. 2 seeds (0–1).\n")
     tex = (tmp_path / "comparison.tex").read_text(encoding="utf-8").splitlines()
     assert tex[0].startswith("% Mean over 2 seeds")
     assert tex[1].startswith(r"\begin{tabular}")
@@ -572,3 +573,60 @@ def test_captions(study):
     assert figures.caption_of(figures.online_accuracy_by_experience, study) == f"{text} 2 seeds (0–1)."
     with pytest.raises(ValueError, match=r"^save has no caption: its docstring needs a paragraph that begins with"):
         figures.caption_of(save)
+
+
+def test_short_logarithmic_axes_have_several_ticks():
+    for low, high in itertools.product((1e-5, 0.7, 3.3), (1.05, 1.5, 8, 40, 1e7)):
+        ticks = log_ticks(low, low * high)
+        assert 2 <= len(ticks) <= 6
+        assert low <= min(ticks) <= max(ticks) <= low * high
+    np.testing.assert_allclose(log_ticks(0.68, 1.3), [0.8, 1.0, 1.2])
+
+
+def test_of_many_learners_the_chosen_have_colours_of_their_own(tmp_path):
+    for order in range(10):
+        write_run(tmp_path, f"L{order}", 0, [1, 0, 1, 1], config={"order": order})
+    (axes,) = sliding_accuracy(load_runs(tmp_path), 2, ["L0", "L1", "L8"]).axes
+    assert [line.get_color() for line in axes.get_lines()] == list(COLOURS[:3])
+
+
+def test_ranks_of_very_many_learners_fit_on_a_page(tmp_path):
+    for order in range(80):
+        write_run(tmp_path, f"L{order}", 0, [1, 0, 1, order % 2], config={"order": order})
+        write_run(tmp_path, f"L{order}", 1, [1, 0, 1, order % 2], config={"order": order})
+    figure = figures.rank_diagram(load_runs(tmp_path))
+    assert figure.get_figheight() < 9.5
+    assert len(figure.axes[0].get_yticks()) == 76
+    assert figure.texts[0].get_text().startswith("The best 76 of 80 learners.")
+
+
+def test_a_ranking_of_very_many_learners_fits_on_a_page():
+    rows = [
+        {"learner": f"L{place}", "setting": "", "family": "other", "untuned": 50.0, "untuned_ci": 1.0}
+        | {"untuned_seeds": "", "tuned": math.nan, "tuned_ci": math.nan, "tuned_seeds": ""}
+        for place in range(100)
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs["baseline"] = "L0"
+    figure = ranking_dots(table)
+    assert figure.get_figheight() < 9.5
+    assert figure.axes[0].get_xlabel().endswith("the best 76 of 100 learners")
+
+
+def test_step_sizes_that_never_move_are_named_and_not_drawn(tmp_path):
+    write_run(tmp_path, "still", 0, [1] * 4, learned=True, step_sizes={"all": [1.0] * 4})
+    write_run(tmp_path, "moving", 0, [1] * 4, learned=True, step_sizes={"all": [1.0, 2.0, 3.0, 4.0]})
+    runs = load_runs(tmp_path)
+    figure = step_size_trajectories(runs)
+    assert len(figure.axes) == 1
+    assert figure.get_supxlabel() == "sample\nnot drawn, as they are constant: those of still"
+    assert step_size_trajectories(runs, ["still"]).get_supxlabel() == "sample"
+
+
+def test_maps_have_no_empty_panels(tmp_path):
+    for label, lr in (("A", 0.1), ("A", 0.2), ("B", 0.3)):
+        learner = {"name": label, "gamma": 1.0, "meta_lr": 0.1, "lr": lr}
+        write_run(tmp_path, f"{label}, lr = {lr}", 0, [1, 0], config={"learner": learner})
+    figure = figures.sensitivity_maps(load_runs(tmp_path))
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == ["A\nα₀ = 0.1", "α₀ = 0.2", "B\nα₀ = 0.3"]
