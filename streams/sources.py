@@ -166,7 +166,7 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
             memory_limit,
         )
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
-    elif path and kind == "npz":
+    elif path and kind == "npz" and not options:
         images = _from_arrays(cast(Arrays, read_arrays(source)))
     else:
         known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR", "npz:FILE"]

@@ -59,6 +59,7 @@ KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, np
         ("digit", " Did you mean 'digits'?"),
         ("parquet", ""),
         ("folder:", " Did you mean 'folder:DIR'?"),
+        ("npz+resize=32:FILE", " Did you mean 'npz:FILE'?"),
         ("xyz", ""),
     ],
 )
