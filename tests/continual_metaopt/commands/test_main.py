@@ -284,7 +284,7 @@ def test_a_report_of_some_learners_and_columns(here: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [
-        (["figure", "online-accuracy"], ["online_accuracy.pdf", "online_accuracy.png"]),
+        (["figure", "online-accuracy"], ["online_accuracy.pdf", "online_accuracy.png", "online_accuracy.txt"]),
         (["table", "comparison_table"], ["comparison.csv", "comparison.md", "comparison.tex"]),
     ],
 )
@@ -298,6 +298,14 @@ def test_figures_and_tables_by_name(
     assert status == 0
     assert sorted(path.name for path in (here / "made").iterdir()) == written
     assert str(Path("made", written[0])) in out
+
+
+def test_a_shell_completes_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    for name in (*STREAMS, "paper_cnn", "metaoptimize", "figure", "--record-every"):
+        assert name in script, name
 
 
 def test_every_analysis_has_a_command(capsys: pytest.CaptureFixture[str]) -> None:
