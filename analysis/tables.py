@@ -160,7 +160,7 @@ def format_table(table: pd.DataFrame, fmt: Format, width: float = math.inf, colu
         chosen = [name for wanted in columns for name in cells if name.startswith(wanted) and name != "learner"]
         return format_columns({name: cells[name] for name in ("learner", *chosen)}, fmt)
     cells = (
-        {name: [_shortened(cell) for cell in column] for name, column in cells.items()} if width < math.inf else cells
+        {name: [shortened(cell) for cell in column] for name, column in cells.items()} if width < math.inf else cells
     )
     left_out = []
     text = format_columns(cells, fmt)
@@ -172,9 +172,9 @@ def format_table(table: pd.DataFrame, fmt: Format, width: float = math.inf, colu
     return text + note
 
 
-def _shortened(cell: str) -> str:
+def shortened(cell: str) -> str:
     """A cell without the single seeds between the least and the largest."""
-    return re.sub(r"\((\S+), .*, (\S+)\)", r"(\1 … \2)", cell)
+    return re.sub(r"\(([\d−+]\S*), .*, ([\d−+]\S*)\)", r"(\1 … \2)", cell)
 
 
 def _best_marked(table: pd.DataFrame, cells: Mapping[str, list[str]]) -> dict[str, list[str]]:

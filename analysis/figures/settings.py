@@ -48,8 +48,7 @@ def sensitivity_maps(
     runs.require_one_stream()
     table = accuracy_by_setting(runs, settings, diverged)
     across, up, panel = settings
-    groups = table.groupby("label", sort=False, observed=True)
-    panels = {str(label): sorted(part[panel].astype(float).unique()) for label, part in groups}
+    panels = {label: sorted(table[panel][table["label"] == label].unique()) for label in table["label"].unique()}
     n_columns = max(map(len, panels.values()))
     xs, ys = sorted(table[across].unique()), sorted(table[up].unique())
     figure = new_figure(width, 0.35 + (0.2 + 0.16 * len(ys)) * len(panels))

@@ -201,11 +201,16 @@ def line_of(all_labels: Sequence[str], label: str) -> dict[str, Any]:
 
     A learner whose setting was tuned has the colour of the untuned one, and another line style.
     """
+    colour, dash = places_of_line(all_labels, label)
+    return {"color": COLOURS[colour % len(COLOURS)], "linestyle": LINE_STYLES[dash % len(LINE_STYLES)]}
+
+
+def places_of_line(all_labels: Sequence[str], label: str) -> tuple[int, int]:
+    """Places of a learner's colour and of its line style, which come again in turn; see `line_of`."""
     names = list(dict.fromkeys(one.removesuffix(TUNED) for one in all_labels))
     place = names.index(label.removesuffix(TUNED))
     is_second = label.endswith(TUNED) and label.removesuffix(TUNED) in all_labels
-    style = LINE_STYLES[(place + 2 * is_second) % len(LINE_STYLES)]
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": style}
+    return place, place + 2 * is_second
 
 
 def draw_single_seeds(

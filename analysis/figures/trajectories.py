@@ -207,8 +207,8 @@ def block_panels(
 
 def _are_constant(panels: Iterable[Panel]) -> bool:
     """Whether a learner never moved any step size, on any seed."""
-    values = [panel.values.to_numpy(dtype=float) for panel in panels]
-    return all(np.nanmax(known) <= np.nanmin(known) * (1 + 1e-6) for known in values)
+    values = (panel.values.to_numpy() for panel in panels)
+    return all(np.nanmax(block) <= np.nanmin(block) * (1 + 1e-6) for block in values)
 
 
 def _balanced_columns(n_panels: int, limit: int) -> int:

@@ -20,13 +20,21 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from continual_metaopt.analysis.figures import COLOURS
+from continual_metaopt.analysis.figures.style import places_of_line
 from continual_metaopt.analysis.files import write_text
 from continual_metaopt.analysis.html import html_charts
 from continual_metaopt.analysis.html.commands import Study, run_command, studies_of
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
-from continual_metaopt.analysis.tables import DISCOUNTED_LOSS, HELD_OUT, caption, rounded_columns, stretches
+from continual_metaopt.analysis.tables import (
+    DISCOUNTED_LOSS,
+    HELD_OUT,
+    caption,
+    rounded_columns,
+    shortened,
+    stretches,
+)
 
 MAX_IMAGE_BYTES = 300_000
 _ASSETS = ("uPlot.iife.min.js", "uPlot.min.css", "uPlot-LICENSE.txt", "report.js", "report.css")
@@ -129,7 +137,7 @@ def html_page(sections: Sequence[Section]) -> str:
     scripts = [_inline(library), _inline(texts["report.js"])]
     n_points = html_charts.points_per_line([section.runs for section in sections])
     facts = [_facts(section, place, n_points) for place, section in enumerate(sections)]
-    data = [{"labels": part["labels"], "charts": part["charts"]} for part in facts]
+    data = [{"labels": part["labels"], "lines": part["lines"], "charts": part["charts"]} for part in facts]
     environment = Environment(
         loader=PackageLoader("continual_metaopt.analysis.html"),
         autoescape=True,
@@ -181,6 +189,7 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
         "id": section_id,
         "title": section.title,
         "labels": runs.labels,
+        "lines": [line_of(runs.labels, label) for label in runs.labels],
         "studies": [_with_download(study) for study in studies_of(runs)],
         "description": description(runs, section.selection),
         "learners": learner_settings(runs),
@@ -196,6 +205,12 @@ def _facts(section: Section, place: int, n_points: int) -> dict[str, Any]:
     }
 
 
+def line_of(all_labels: Sequence[str], label: str) -> tuple[int, int]:
+    """Places of a learner's colour in `COLOURS` and of its line style in `DASHES`."""
+    colour, dash = places_of_line(all_labels, label)
+    return colour % len(COLOURS), dash % len(DASHES)
+
+
 def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
     """The comparison table with what its columns are sorted by, and intervals of means: one row per learner."""
     columns = rounded_columns(table)
@@ -206,7 +221,7 @@ def comparison_rows(runs: Runs, table: pd.DataFrame) -> Table:
         by_text = heading == "learner"
         cells.append(
             [
-                Cell(text, text.casefold() if by_text else _number(text), interval)
+                _cell(text, text.casefold() if by_text else _number(text), interval)
                 for text, interval in zip(texts, intervals, strict=True)
             ]
         )
@@ -268,7 +283,7 @@ def configurations(runs: Runs, section_id: str) -> list[dict[str, Any]]:
                 "learner": runs.labels.index(labels[paths[0]]),
                 "label": labels[paths[0]],
                 "settings": list(_flattened(shown)),
-                "versions": _listed(config.get("versions", {}), " "),
+                "versions": _listed(_known(config.get("versions", {})), " "),
                 "platform": _listed(config.get("platform", {})),
                 "command": run_command(config),
                 "seeds": _ranges(runs.configs[path]["seed"] for path in paths),
@@ -384,6 +399,12 @@ def _intervals(table: pd.DataFrame, column: str) -> list[Interval | None]:
     ]
 
 
+def _cell(text: str, sort: float | str | None, interval: Interval | None) -> Cell:
+    """A cell; of single seeds, the page shows the least and the largest, and all of them in an explanation."""
+    short = shortened(text)
+    return Cell(short, sort, interval, title=text if short != text else None)
+
+
 def _number(text: str) -> float | None:
     """The number that a text such as "−1,234.5 ± 0.6" or "median 39.9 (…)" begins with."""
     text = text.removeprefix("median ")
@@ -420,6 +441,11 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def _known(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What has a value: a package that came without its source has no `source_revision`."""
+    return {key: value for key, value in content.items() if value is not None}
+
+
 def _listed(content: Mapping[str, Any], between: str = " = ") -> str:
     return ", ".join(f"{key}{between}{_short(value)}" for key, value in content.items())
 
@@ -427,7 +453,7 @@ def _listed(content: Mapping[str, Any], between: str = " = ") -> str:
 def _differing(runs: Runs, key: str, between: str) -> str:
     """What all runs recorded under a key, each content once."""
     attempts = (attempt for config in runs.configs.values() for attempt in (config, *config.get("resumed", ())))
-    return "; ".join(dict.fromkeys(_listed(attempt.get(key, {}), between) for attempt in attempts))
+    return "; ".join(dict.fromkeys(_listed(_known(attempt.get(key, {})), between) for attempt in attempts))
 
 
 def _ranges(numbers: Iterable[int], form: str = "") -> str:

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const MISSING = 65535;
   const MAX_PANELS_AT_FIRST = 12;
-  const MAX_BANDS_AT_FIRST = 4; // more of them hide each other
+  const MAX_BANDS_AT_FIRST = 8; // more of them hide each other
 
   // ------------------------------------------------------------------------------------------------- small helpers
 
@@ -17,14 +17,15 @@
     return made;
   }
 
-  function swatch(learner) {
+  /** A line in a learner's style: the places of its colour and of its dashes. */
+  function swatch([colour, dashes]) {
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("class", "swatch");
     svg.setAttribute("viewBox", "0 0 26 10");
     svg.setAttribute("aria-hidden", "true");
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
-    const attributes = { x1: 1, y1: 5, x2: 25, y2: 5, class: `colour-${learner % 8}` };
-    const dash = data.dashes[learner % data.dashes.length];
+    const attributes = { x1: 1, y1: 5, x2: 25, y2: 5, class: `colour-${colour}` };
+    const dash = data.dashes[dashes];
     if (dash) attributes["stroke-dasharray"] = dash;
     for (const [key, value] of Object.entries(attributes)) line.setAttribute(key, value);
     svg.append(line);
@@ -33,7 +34,6 @@
 
   const styles = getComputedStyle(document.documentElement);
   const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
-  const colourOf = (learner) => colour(`colour-${learner % 8}`);
 
   function withOpacity(hex, opacity) {
     return hex + Math.round(255 * opacity).toString(16).padStart(2, "0");
@@ -198,7 +198,7 @@
       for (const { learner } of this.content.learners) {
         const box = element("input", { type: "checkbox", checked: this.chosen.has(learner) });
         const value = element("span", { className: "value" });
-        const label = element("label", {}, box, swatch(learner), element("span", { textContent: this.labels[learner] }));
+        const label = element("label", {}, box, swatch(this.section.lines[learner]), element("span", { textContent: this.labels[learner] }));
         if (this.curves) label.append(value);
         box.onchange = () => {
           if (box.checked) this.chosen.add(learner);
@@ -239,9 +239,14 @@
       this.area.setAttribute("aria-describedby", "how-to");
       this.area.onkeydown = (event) => this.key(event);
       const yTitle = element("div", { className: "y-title", textContent: this.content.y_title });
+      const xTitle = element("div", { className: "x-title", textContent: this.content.x_title });
       const anchor = this.figure.querySelector("figcaption");
-      if (this.curves) anchor.before(bar, yTitle, this.area, fieldset, this.spoken);
-      else anchor.before(bar, fieldset, yTitle, this.area, this.spoken);
+      if (this.curves) anchor.before(bar, yTitle, this.area, xTitle, fieldset, this.spoken);
+      else anchor.before(bar, fieldset, yTitle, this.area, xTitle, this.spoken);
+    }
+
+    colourOf(learner) {
+      return colour(`colour-${this.section.lines[learner][0]}`);
     }
 
     get shown() {
@@ -269,15 +274,15 @@
       const bands = [];
       for (const one of this.shown) {
         one.unpacked ??= { mean: unpack(one.mean, scale), edges: one.edges.map((edge) => unpack(edge, scale)) };
-        const dash = data.dashes[one.learner % data.dashes.length];
-        const stroke = () => colourOf(one.learner);
+        const dash = data.dashes[this.section.lines[one.learner][1]];
+        const stroke = () => this.colourOf(one.learner);
         const many = x.length > 40;
         series.push({ stroke, width: 1.8, dash: dash ? dash.split(" ").map(Number) : undefined, points: { show: !many, size: 5, fill: stroke } });
         lines.push(one.unpacked.mean);
         if (one.unpacked.edges.length && this.intervals.checked) {
-          bands.push({ series: [series.length + 1, series.length], fill: () => withOpacity(colourOf(one.learner), 0.13) });
+          bands.push({ series: [series.length + 1, series.length], fill: () => withOpacity(stroke(), 0.18) });
           for (const edge of one.unpacked.edges) {
-            series.push({ points: { show: false } });
+            series.push({ stroke: () => withOpacity(stroke(), 0.4), width: 0.5, points: { show: false } });
             lines.push(edge);
           }
         }
@@ -306,7 +311,7 @@
       const label = this.labels[one.learner];
       const shownBlocks = one.blocks.length < one.n_blocks ? ` (${one.blocks.length} of ${one.n_blocks} blocks)` : "";
       const panels = element("div", { className: "panels" });
-      const title = element("div", { className: "group-title" }, swatch(one.learner), element("span", { textContent: label + shownBlocks }));
+      const title = element("div", { className: "group-title" }, swatch(this.section.lines[one.learner]), element("span", { textContent: label + shownBlocks }));
       this.area.append(element("div", { className: "group", role: "group", ariaLabel: label }, title, panels));
       const x = numbers(one.x);
       for (const block of one.blocks) {
@@ -315,17 +320,17 @@
           block.unpacked = { seeds, median: medians(seeds), band: block.band.map((line) => unpack(line, scale)) };
         }
         const { seeds, median, band } = block.unpacked;
-        const thin = () => withOpacity(colourOf(one.learner), 0.55);
+        const thin = () => withOpacity(this.colourOf(one.learner), 0.55);
         const noPoints = { show: false };
         const series = [{}, ...seeds.map(() => ({ stroke: thin, width: 0.7, points: noPoints }))];
         const lines = [...seeds];
         const bands = [];
         if (band.length) {
-          bands.push({ series: [series.length + 1, series.length], fill: () => withOpacity(colourOf(one.learner), 0.15) });
+          bands.push({ series: [series.length + 1, series.length], fill: () => withOpacity(this.colourOf(one.learner), 0.18) });
           series.push({ points: noPoints }, { points: noPoints });
           lines.push(...band);
         }
-        series.push({ stroke: () => colourOf(one.learner), width: seeds.length > 1 ? 2 : 1.4, points: noPoints });
+        series.push({ stroke: () => this.colourOf(one.learner), width: seeds.length > 1 ? 2 : 1.4, points: noPoints });
         lines.push(median);
         const value = element("span", { className: "value" });
         const head = element("div", { className: "panel-title" }, element("span", { textContent: block.name }), value);

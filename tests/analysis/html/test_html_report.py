@@ -68,6 +68,33 @@ def test_cells_sort_by_their_numbers_and_have_their_intervals(tmp_path):
     assert adamw.cells[2].interval[:3] == (50.0, 2.0, 98.0)
 
 
+def test_of_single_seeds_a_cell_shows_the_least_and_the_largest(tmp_path):
+    write_counts(tmp_path, {"A (told, by, b)": (10, 90, 11, 91)}, 100)
+    runs = load_runs(tmp_path)
+    ((learner, _, accuracy, *_),) = (row.cells for row in comparison_rows(runs, comparison_table(runs)).rows)
+    assert (learner.text, learner.title) == ("A (told, by, b)", None)
+    assert accuracy.text == "median 50.5 (10.0 … 91.0)"
+    assert accuracy.title == "median 50.5 (10.0, 11.0, 90.0, 91.0)"
+
+
+def test_a_tuned_learner_has_its_twins_colour_and_other_dashes(tmp_path):
+    for order, label in enumerate(("A", "A (tuned)", "B")):
+        write_run(tmp_path, label, 0, config={"order": order})
+    page = page_of(tmp_path)
+    (a, dash), (tuned, other), (b, _) = data_of(page)["sections"][0]["lines"]
+    assert (a, tuned, b) == (0, 0, 1)
+    assert dash != other
+    swatches = [line["class"] for line in Elements(page).of("line") if line["x2"] == "25"]
+    assert set(swatches) == {"colour-0", "colour-1"}
+
+
+def test_versions_that_are_not_known_are_left_out(tmp_path):
+    write_run(tmp_path, "A", 0, config={"versions": {"torch": "2.0", "source_revision": None}})
+    page = page_of(tmp_path)
+    assert "torch 2.0" in page
+    assert "source_revision" not in page
+
+
 def test_runs_that_differ_in_seeds_only_share_a_configuration(tmp_path):
     for seed in (0, 1, 2, 7):
         write_run(tmp_path, "A", seed, config={"learner": {"name": "fixed", "lr": 0.1}})
