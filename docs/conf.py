@@ -1,6 +1,7 @@
 """How Sphinx makes the documentation site of these pages: ``sphinx-build -W -b html docs build/docs``."""
 
 import functools
+import inspect
 import os
 import pkgutil
 import re
@@ -136,6 +137,12 @@ def setup(app: Sphinx) -> None:
         python = environment.domains.python_domain
         return python.resolve_xref(environment, node["refdoc"], app.builder, "obj", full_name, node, label)
 
+    def foreign(app: Sphinx, kind: str, name: str, thing: object, skipped: bool, options: object) -> bool | None:
+        """Leave out methods that another package puts into a class of ours."""
+        ours = not inspect.isfunction(thing) or thing.__module__.partition(".")[0] == "continual_metaopt"
+        return None if ours else True
+
+    app.connect("autodoc-skip-member", foreign)
     app.connect("missing-reference", home)
     app.connect("autodoc-process-docstring", docstring, priority=100)  # before Napoleon
     app.connect("source-read", page)
