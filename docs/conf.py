@@ -44,7 +44,6 @@ autosummary_context = {"inner": ["commands", "html", "paper", "scripts"]}  # roo
 templates_path = ["templates"]
 suppress_warnings = ["ref.python"]  # a plain name in a docstring that several modules have
 autodoc_member_order = "bysource"
-autodoc_default_options = {"exclude-members": "set"}  # which Matplotlib writes for each class of figures
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

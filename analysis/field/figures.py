@@ -196,10 +196,7 @@ def _legend(axes: Axes, styles: Mapping[str, tuple[str, str]], others: Sequence[
 
 
 def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:
-    """A vertical line at the accuracy of a ranking's baseline, where one of its rows has it."""
-    labels = table["learner"].where(table["setting"] == "", table["learner"] + ", " + table["setting"])
-    for column, names in (("tuned", labels), ("untuned", table["learner"])):
-        found = table.loc[names == table.attrs["baseline"], column].dropna()
-        if len(found):
-            axes.axvline(found.iloc[0], color="0.6", linewidth=0.7, zorder=0)
-            return
+    """A vertical line at the accuracy of a ranking's baseline, where it has one."""
+    accuracy = table.attrs.get("baseline_accuracy", np.nan)
+    if np.isfinite(accuracy):
+        axes.axvline(accuracy, color="0.6", linewidth=0.7, zorder=0)

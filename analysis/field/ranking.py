@@ -51,7 +51,8 @@ def ranking(
         tuned, gain (tuned − untuned, paired by seed), difference (to the baseline, paired by seed; NaN for itself),
         setting, tuning_runs, tuning_samples, selection_score, lost_at_3x, lost_at_10x, diverged (runs of either
         setting), samples_per_second, and, with costs, time_ratio, memory_ratio and state_bytes_per_parameter. What does
-        not apply is missing. `attrs["baseline"]` is the baseline's label.
+        not apply is missing. `attrs["baseline"]` is the baseline's label, and
+        `attrs["baseline_accuracy"]` its accuracy.
 
     Raises:
         ValueError: the runs are of a regression or of several streams, or cannot be paired.
@@ -75,6 +76,7 @@ def ranking(
             ranked[column] = ranked["learner"].map(known[column])
     ranked = ranked.drop(columns="online_accuracy")
     ranked.attrs = {name: compared.attrs[name] for name in ("baseline", "best_fixed", "diverged", "seeds")}
+    ranked.attrs["baseline_accuracy"] = float(table["online_accuracy"].get(compared.attrs["baseline"], math.nan))
     return ranked
 
 
