@@ -608,10 +608,11 @@ def test_a_ranking_of_very_many_learners_fits_on_a_page():
         for place in range(100)
     ]
     table = pd.DataFrame(rows)
-    table.attrs["baseline"] = "L0"
+    table.attrs["baseline_accuracy"] = 50.0
     figure = ranking_dots(table)
     assert figure.get_figheight() < 9.5
     assert figure.axes[0].get_xlabel().endswith("the best 76 of 100 learners")
+    assert figure.axes[0].get_lines()[-1].get_xdata() == [50, 50]
 
 
 def test_step_sizes_that_never_move_are_named_and_not_drawn(tmp_path):
