@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from continual_metaopt.analysis.escaping import no_formula
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.analysis.files import file_names, is_regular, read_regular
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.run_directory import TABLES
@@ -318,6 +319,6 @@ def _files_below(folder: Path) -> set[str]:
 def _missing(package: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     message = (
         f"this format needs the package {package}, of which {error.name} is missing; "
-        f"install it with: pip install 'continual-metaopt[{package}]'"
+        f"install it: {how_to_install(package)}"
     )
     return ModuleNotFoundError(message, name=error.name)

@@ -45,7 +45,7 @@ class Zoom(NamedTuple):
 @styled
 def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     """Images in rows, with captions, and a note below the title that says what these are."""
-    from matplotlib.figure import Figure
+    from continual_metaopt.analysis.figures.shown import ShownFigure
 
     width, left, top, caption, gap = WIDTHS["page"], 1.35, 0.52, 0.13, 0.07
     lines = textwrap.wrap(note, 132)
@@ -55,7 +55,7 @@ def contact_sheet(rows: Sequence[SheetRow], title: str, note: str) -> Figure:
     image_height = cell * rows[0].images.shape[1] / rows[0].images.shape[2]
     row_height = max(image_height + caption + gap, 0.44)
     height = top + row_height * len(rows)
-    figure = Figure(figsize=(width, height))
+    figure = ShownFigure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     axes.text(0.08, 0.17, textwrap.shorten(title, 105, placeholder=" …"), fontsize=8, fontweight="bold", va="center")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import html
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_SHOWN = 20  # learners and seeds in a notebook
 TUNED = " (tuned)"  # ends the label of a learner whose setting was chosen
 
 SMALL, KEPT = 2**16, 2**28  # bytes of the file of a table that is kept in memory, and of all that are kept
@@ -57,6 +59,35 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Runs(no runs)"
+        states = ", ".join(f"{n} {state}" for state, n in self.table["state"].value_counts().items())
+        streams = ", ".join(dict.fromkeys(self.table["definition"]))
+        seeds = sorted(map(int, set(self.table["seed"])))
+        named = ", ".join(map(str, seeds[:MOST_SHOWN])) + ", …" * (len(seeds) > MOST_SHOWN)
+        counted = [f"{n:,} {what}{'s' * (n != 1)}" for what, n in (("run", len(self)), ("learner", len(self.labels)))]
+        return f"Runs({' of '.join(counted)} on {streams}, seed{'s' * (len(seeds) != 1)} {named}; {states})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.summary()[:MOST_SHOWN].to_html(index=False, na_rep='')}"
+
+    def summary(self) -> pd.DataFrame:
+        """One row per learner: label, number of runs, and means over those that finished.
+
+        The means are online_accuracy (%; NaN of regressions, and where samples cannot be read) and samples_per_second.
+        `comparison_table` has intervals and differences.
+        """
+        finished = self.table["state"] == "finished"
+        rows = self.table.assign(online_accuracy=np.nan)
+        with contextlib.suppress(OSError, ValueError):
+            counts = self.correct_counts.astype(float)
+            rows["online_accuracy"] = rows["path"].map(100 * counts["n_correct"] / counts["n_rows"]).astype(float)
+        means = rows[finished].groupby("label", sort=False)[["online_accuracy", "samples_per_second"]].mean()
+        counted = rows.groupby("label", sort=False).size().rename("runs")
+        joined = counted.to_frame().join(means).reset_index()
+        return joined.round({"online_accuracy": 1, "samples_per_second": 0})
 
     @cached_property
     def labels(self) -> list[str]:
@@ -578,7 +609,7 @@ def _read_file(file: Path, config: Mapping[str, Any], name: str, columns: list[s
         return _with_all(columns, table)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(
     file: Path, config: Mapping[str, Any], name: str, columns: Sequence[str], as_categories: Sequence[str] = ()
 ) -> Iterator[parquet.ParquetFile]:

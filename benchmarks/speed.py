@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
@@ -48,7 +48,7 @@ from continual_metaopt.engines.torch_engine import forget_gradients
 from continual_metaopt.learner.online_learner import quiet_evaluator
 from continual_metaopt.optim.curvature import KINDS
 from continual_metaopt.optim.protocol import closure_for
-from continual_metaopt.optim.traces import VARIANTS, TraceRule, memory_needed
+from continual_metaopt.optim.traces import TraceRule, Variant, memory_needed
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.process_settings import set_up_process
 from continual_metaopt.study.config import StudyConfig
@@ -197,7 +197,7 @@ def traces(networks: Sequence[str], repeats: int, seconds: float) -> Iterator[Ro
     Of traces that do not fit into their limit there is the memory that they would take.
     """
     plain = ("hessian_free", "exact")
-    settings = [plain, *((v, c) for v, c in itertools.product(VARIANTS[1:], KINDS) if v != "full" or c == "exact")]
+    settings = [plain, *((v, c) for v, c in itertools.product(get_args(Variant), KINDS) if v != "full" or c == "exact")]
     for network, kind in itertools.product(networks, ("blocks", "weight")):
         granularity: Any = "weight" if kind == "weight" else "tensor" if network.startswith("mlp") else "blockwise"
         made: dict[tuple[str, str], MetaOptimize] = {}

@@ -4,6 +4,7 @@ The public names are imported when first used, so that ``import continual_metaop
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from continual_metaopt.optim.metaoptimize import MetaOptimize as MetaOptimize
     from continual_metaopt.optim.registry import make_optimizer as make_optimizer
     from continual_metaopt.optim.registry import register_learner as register_learner
+    from continual_metaopt.study.comparing import compare as compare
+
+    __version__: str
 
 _HOMES = {
     "KeepOptimizerState": "continual_metaopt.learner.plugins",
@@ -34,6 +38,7 @@ _HOMES = {
     "ResNet18": "continual_metaopt.networks.resnet18",
     "ViTTiny": "continual_metaopt.networks.vit_tiny",
     "blocks": "continual_metaopt.optim.blocks",
+    "compare": "continual_metaopt.study.comparing",
     "diagnostics": "continual_metaopt.learner.metrics.diagnostics",
     "make_optimizer": "continual_metaopt.optim.registry",
     "online_metrics": "continual_metaopt.learner.metrics.online",
@@ -45,6 +50,8 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("continual-metaopt")
     if name not in _HOMES:
         raise AttributeError(f"module 'continual_metaopt' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,7 +13,7 @@ benchmark = make_stream("class_split", source="digits", classes_per_experience=2
 model = MLP(benchmark.info.for_learner.n_outputs, benchmark.info.for_learner.input_shape)
 
 # before: optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-optimizer = MetaOptimize(blocks(model, "blockwise"), lr=1e-3)
+optimizer = MetaOptimize(blocks(model, "blockwise"), lr=1e-3, gamma="auto", trace="dutch")
 
 strategy = Naive(
     model=model, optimizer=optimizer, train_mb_size=8, train_epochs=2, eval_mb_size=64, plugins=[KeepOptimizerState()]

@@ -14,7 +14,7 @@ stream = plan_stream("permuted_inputs", source="digits", n_experiences=3, sample
 sizes = stream.info.for_learner
 torch.manual_seed(0)
 model = MLP(sizes.n_outputs, sizes.input_shape)
-optimizer = MetaOptimize(blocks(model, "blockwise"), lr=1e-3)
+optimizer = MetaOptimize(blocks(model, "blockwise"), lr=1e-3, gamma="auto", trace="dutch")
 loss_of = torch.nn.CrossEntropyLoss()
 
 step = n_correct = 0

@@ -29,6 +29,7 @@ for module, name, description in (
     ("multi_epoch", "multi_epoch", "ordinary mini-batch training: several passes, and no change"),
     ("tracking", "tracking", "linear regression on a target that keeps changing (Sutton, 1992)"),
     ("bit_flipping", "bit_flipping", "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al.)"),
+    ("array_stream", "array_stream", "the user's own arrays: vectors, series or images, for classes or a regression"),
 ):
     STREAMS.add_lazily(name, f"continual_metaopt.streams.{module}:{name}", description)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from continual_metaopt.streams.samples import ImageSamples, Samples
+from continual_metaopt.streams.samples import Samples
 from continual_metaopt.streams.stream import Stream, StreamInfo
 
 
@@ -62,8 +62,14 @@ class StreamBenchmark(CLScenario):
         super().__init__((with_classes_timeline(benchmark) if classifies else benchmark).streams.values())
         self.info = stream.info
 
+    def __repr__(self) -> str:
+        return f"StreamBenchmark({self.info!r})"
 
-def _classification(samples: ImageSamples) -> AvalancheDataset[Any]:
+    def _repr_html_(self) -> str:
+        return self.info._repr_html_()
+
+
+def _classification(samples: Any) -> AvalancheDataset[Any]:
     """Add what Avalanche's strategies expect: targets, and a task label, the same for all samples."""
     attributes = [DataAttribute(samples.labels.tolist(), "targets"), _same_task(samples)]
     return TaskAwareSupervisedClassificationDataset([SampleDataset(samples)], data_attributes=attributes)

@@ -26,7 +26,8 @@ class ImageSource:
         name: as the user wrote it.
         train, test: the images.
         classes: the source's own label of each class 0 … K−1.
-        content_hash: SHA-256 over the stored bytes and labels (not over decoded pixels, which depend on the decoder).
+        content_hash: SHA-256 over the stored bytes and labels, and whether images were turned and what size they were
+            resized to (not over decoded pixels, which depend on the decoder).
         left_out: messages about files that were left out, and images that could not be decoded.
         splits: which files were taken for which split, in words; empty for sources that are not found by their names.
     """

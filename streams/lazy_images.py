@@ -35,6 +35,8 @@ RECORDS, OFFSETS, FACTS = "records.bin", "offsets.npy", "records.json"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 ORIENTATION = 0x0112  # in EXIF data; what turns images upright whose value is 2, 3, …:
 TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+MAX_SIZE = 1024  # pixels; to which images are resized
+Decoding = tuple[bool, int]  # the arguments ``as_stored`` and ``size`` of ``decode``
 MAX_THREADS = 4
 MAX_AHEAD = 2048  # images; an engine asks for at most 1,000 at once
 MAX_AHEAD_BYTES = 32 * 10**6
@@ -54,7 +56,7 @@ class LazyImages:
         facts = json.loads((folder / FACTS).read_text(encoding="ascii"))
         self.rows = rows
         self.shape: tuple[int, ...] = (len(rows), *facts["image_shape"])
-        self._folder, self._in_files, self._as_stored = folder, facts["in_files"], facts["as_stored"]
+        self._folder, self._in_files, self._decoding = folder, facts["in_files"], facts["decoding"]
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
         self._records = (folder / RECORDS).open("rb", buffering=0)  # stays readable when the folder is deleted
         if os.fstat(self._records.fileno()).st_size != self._offsets[-1]:
@@ -93,7 +95,7 @@ class LazyImages:
             if self._in_files:
                 where = os.fsdecode(record.split(b" ", 1)[1])
                 record = _read_file(record)
-            image, _ = decode(record, self._as_stored)
+            image, _ = decode(record, *self._decoding)
             if image.shape[:2] != self.shape[1:3]:
                 raise ValueError(f"it is of another size, {image.shape[0]}×{image.shape[1]}")
         except Exception as error:  # Pillow raises many kinds for a damaged file
@@ -130,12 +132,12 @@ class IndexWriter:
         self._file.write(record)
         self._offsets.append(self._offsets[-1] + len(record))
 
-    def finish(self, image_shape: tuple[int, int, int], in_files: bool, as_stored: bool) -> LazyImages:
+    def finish(self, image_shape: tuple[int, int, int], in_files: bool, decoding: Decoding) -> LazyImages:
         """Write the rest of the index, and return all the images, [height, width, channels] each."""
         self._file.flush()
         os.fsync(self._file.fileno())
         np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.int64))
-        facts = {"image_shape": image_shape, "in_files": in_files, "as_stored": as_stored}
+        facts = {"image_shape": image_shape, "in_files": in_files, "decoding": decoding}
         (self._folder / FACTS).write_text(json.dumps(facts), encoding="ascii")
         return LazyImages(self._folder, np.arange(len(self._offsets) - 1))
 
@@ -154,16 +156,19 @@ def _read_file(record: bytes) -> bytes:
     return content
 
 
-def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], bool]:
+def decode(content: bytes, as_stored: bool = False, size: int = 0) -> tuple[NDArray[np.uint8], set[str]]:
     """Decode an image.
 
     Args:
         content: of the file, in one of ``FORMATS``; Pillow starts programs for some of the others.
         as_stored: whether to leave the image as it is stored, whatever orientation its EXIF data says. Pillow itself
             turns TIFF images.
+        size: height and width to resize the upright image to, by Pillow's bicubic filter; 0 leaves its size. Pillow
+            adds up whole numbers, and versions 10 to 13 give the same pixels; a later one may round differently.
 
     Returns:
-        uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours, and whether the image was turned or mirrored.
+        uint8 [H, W, 1] for shades of grey, [H, W, 3] for colours, and what was done to the image: "turned upright",
+        "resized to …".
 
     Raises:
         ValueError: its pixels are deeper than 8 bits.
@@ -181,6 +186,7 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
         opened = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
+    changes = set[str]()
     with opened as image:
         image.load()
         orientation: Any = None
@@ -188,17 +194,37 @@ def decode(content: bytes, as_stored: bool = False) -> tuple[NDArray[np.uint8], 
             # Pillow raises many kinds for damaged EXIF data, without which the image is whole
             with suppress(Exception):
                 orientation = image.getexif().get(ORIENTATION)
-        if not isinstance(orientation, int) or not 2 <= orientation <= 8:
-            return _pixels(image), False
-        return _pixels(image.transpose(Image.Transpose[TURNS[orientation - 2]])), True
+        upright: Image.Image = image
+        if isinstance(orientation, int) and 2 <= orientation <= 8:
+            upright = image.transpose(Image.Transpose[TURNS[orientation - 2]])
+            changes.add("turned upright")
+        if size and upright.size != (size, size):
+            changes.add(f"resized to {size}")
+        return _pixels(upright, size), changes
 
 
-def _pixels(image: "Image") -> NDArray[np.uint8]:
+def _pixels(image: "Image", size: int) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):  # Pillow would turn all but the darkest pixels white
         raise ValueError(f"its pixels, of mode {image.mode}, are deeper than 8 bits; convert it to 8 bits")
     mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    image = image if image.mode == mode else image.convert(mode)
+    pixels = np.asarray(_resized(image, size) if size else image)
     return pixels[..., None] if mode == "L" else pixels
+
+
+def _resized(image: "Image", size: int) -> "Image":
+    """Scale the shorter side to ``size``, and cut the middle out of the longer one.
+
+    Both are one step, so that a very long image takes little memory. The cut is at a whole pixel of the scaled image.
+    Portraits are laid on their side before, because Pillow 13 rounds them differently from earlier versions.
+    """
+    from PIL.Image import Resampling, Transpose
+
+    if image.height > image.width:
+        return _resized(image.transpose(Transpose.TRANSPOSE), size).transpose(Transpose.TRANSPOSE)
+    height = image.height
+    left = (image.width * size // height - size) // 2 * height / size
+    return image.resize((size, size), Resampling.BICUBIC, (left, 0, left + height, height))
 
 
 class ReadAhead:

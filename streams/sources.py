@@ -12,18 +12,20 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.array_files import read_arrays
 from continual_metaopt.streams.decoded_images import LargerThanMemory, decode_once, decode_or_index_once
 from continual_metaopt.streams.images import ImageSet, ImageSource
-from continual_metaopt.streams.lazy_images import IndexWriter, LazyImages, decode, file_record
+from continual_metaopt.streams.lazy_images import MAX_SIZE, Decoding, IndexWriter, LazyImages, decode, file_record
 from continual_metaopt.streams.registry import UnknownNameError, unknown_name
 from continual_metaopt.streams.source_files import (
     FETCH_LFS,
@@ -74,10 +76,13 @@ def load_source(
     Args:
         source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
             torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR" (``[train|test/]CLASS/
-            IMAGE``), or arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
+            IMAGE``), "npz:FILE" (arrays of the names x and y, and perhaps x_test and y_test), or arrays ``(x, y)`` or
+            ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
             Splits of files are found as ``streams.source_files`` says; where files are called test and validation,
             those called test are the test split, and the others are not used. Images are turned upright as their EXIF
             data says; "parquet+as_stored:…" and "folder+as_stored:…" leave them as they are stored.
+            "parquet+resize=32:…" and "folder+resize=32:…" scale the shorter side to 32 and cut out the middle, 32 × 32;
+            "folder+as_stored+resize=32:…" does both. Arrays are not resized.
         data_root: the folder of torchvision's files.
         skip_unreadable: leave images out that cannot be decoded, instead of stopping with their names.
         memory_limit: bytes; where the images of parquet files or of a folder take up more when decoded, ``x`` of both
@@ -87,8 +92,9 @@ def load_source(
         UnknownNameError: no such source.
         FileNotFoundError: the files are not there and cannot be downloaded.
         OSError: images larger than ``memory_limit`` cannot be indexed.
-        ValueError: images of different sizes, an unreadable image or file, labels that cannot be classes, splits that
-            are not clear, arrays of the wrong type or shape, or a memory limit that is too small.
+        ValueError: images of different sizes, an unknown option before the path or a size out of range, an unreadable
+            image or file, labels that cannot be classes, splits that are not clear, arrays of the wrong type or shape,
+            or a memory limit that is too small.
 
     Example:
         >>> digits = load_source("digits")
@@ -140,32 +146,48 @@ def _load_named(source: str, data_root: str, skip_unreadable: bool, memory_limit
     if source == "digits":
         return _digits()
     kind, _, path = source.partition(":")
-    kind, _, option = kind.partition("+")
+    kind, *options = kind.split("+")
     if source in TORCHVISION:
         folder = Path(data_root).expanduser() / TORCHVISION[source][2]
         there = sorted(file for file in folder.rglob("*") if file.is_file())
         read = functools.partial(_torchvision, source, data_root)
         # torchvision downloads what is not there; without files nothing tells whether images kept are those
         images = decode_once([kind, there], read) if there else read()
-    elif path and kind in ("parquet", "folder") and option in ("", AS_STORED):
+    elif path and kind in ("parquet", "folder"):
+        decoding = _decoding(options)
         found = (parquet_files if kind == "parquet" else image_files)(Path(path).expanduser())
         for message in found.left_out:
             warnings.warn(message, stacklevel=3)
-        files = _Files(kind, found.splits, found.taken.get(VALIDATION), option == AS_STORED, skip_unreadable)
+        files = _Files(kind, found.splits, found.taken.get(VALIDATION), decoding, skip_unreadable)
         images = decode_or_index_once(
-            [kind, files.splits, skip_unreadable, files.as_stored],
+            [kind, files.splits, skip_unreadable, decoding],
             functools.partial(_decode_all, files, memory_limit),
             functools.partial(_index_all, files),
             memory_limit,
         )
         images = replace(images, splits=found.taken, left_out=found.left_out + images.left_out)
+    elif path and kind == "npz" and not options:
+        images = _from_arrays(cast(Arrays, read_arrays(source)))
     else:
-        known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR"]
+        known = [*NAMED_SOURCES, "parquet:FILE_OR_FOLDER", "folder:DIR", "npz:FILE"]
         message = unknown_name("source", source, known)
         if Path(source).expanduser().is_dir():
             message += f". For the files in this folder write folder:{source} (images) or parquet:{source} (tables)"
         raise UnknownNameError(message)
     return replace(images, name=source)  # whoever decoded the files may have written their path in another way
+
+
+def _decoding(options: list[str]) -> Decoding:
+    """Read the options of a source: "as_stored", "resize=32"."""
+    others = "+".join(option for option in options if option != AS_STORED)
+    resize = re.fullmatch("resize=([0-9]{1,4})", others)
+    size = int(resize[1]) if resize else 0
+    if others and not 1 <= size <= MAX_SIZE:
+        raise ValueError(
+            f"the options of a source of files are {AS_STORED} and resize=SIZE, where SIZE is a whole number from 1 to "
+            f"{MAX_SIZE}, not '{others}'"
+        )
+    return AS_STORED in options, size
 
 
 def _digits() -> ImageSource:
@@ -219,7 +241,7 @@ class _Files:
     kind: str  # "parquet" or "folder"
     splits: list[list[Any]]  # the files of the training and of the test split; of folders, each with its class
     validation: str | None  # names of files for validation, which are not used
-    as_stored: bool
+    decoding: Decoding
     skip_unreadable: bool
 
     @property
@@ -348,7 +370,7 @@ def _index_all(files: _Files, folder: Path) -> ImageSource:
             writer.add(file_record(where, content) if files.one_each else content)
 
         seen = _scan(files, keep)
-        x = writer.finish(seen.image_shape, files.one_each, files.as_stored)
+        x = writer.finish(seen.image_shape, files.one_each, files.decoding)
     return _divide(x, x.part, seen)
 
 
@@ -370,7 +392,7 @@ class _Seen:
 
 def _scan(files: _Files, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _Seen:
     """Read and decode one image after the other, and give those that can be decoded to ``keep``."""
-    seen, digest, turned = _Seen(), hashlib.sha256(), False
+    seen, digest, changes = _Seen(), hashlib.sha256(), set[str]()
     for split, labels in zip(files.splits, seen.labels, strict=True):
         unreadable = []
         for row in files.rows(split):
@@ -378,16 +400,16 @@ def _scan(files: _Files, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _See
             digest.update(content)
             digest.update(str(label).encode())
             try:
-                image, was_turned = _decode(where, content, files.as_stored)
+                image, changed = _decode(where, content, files.decoding)
             except ValueError:
                 if not files.skip_unreadable:
                     raise
                 unreadable.append(where)
                 continue
-            turned = turned or was_turned
+            changes |= changed
             seen.sizes.setdefault(image.shape[:2], where)
             if len(seen.sizes) == 3:  # as many as a message shows
-                _refuse_sizes(seen.sizes)
+                _refuse_sizes(seen.sizes, files.kind)
             seen.channels = max(seen.channels, image.shape[2])
             labels.append(label)
             keep(row, image)
@@ -397,22 +419,25 @@ def _scan(files: _Files, keep: Callable[[Row, NDArray[np.uint8]], None]) -> _See
     if not seen.sizes:
         raise ValueError("not one of the images could be read")
     if len(seen.sizes) > 1:
-        _refuse_sizes(seen.sizes)
-    if turned:  # the same bytes, stored so, are other images
-        digest.update(b"turned upright")
+        _refuse_sizes(seen.sizes, files.kind)
+    for change in sorted(changes):  # the same bytes, read so, are other images
+        digest.update(change.encode())
     _refuse_unknown(seen.labels, files.validation)
     seen.content_hash = digest.hexdigest()
     return seen
 
 
-def _refuse_sizes(sizes: dict[tuple[int, ...], str]) -> None:
+def _refuse_sizes(sizes: dict[tuple[int, ...], str], kind: str) -> None:
     examples = ", ".join(f"{height}×{width} ({where})" for (height, width), where in sizes.items())
-    raise ValueError(f"the images differ in size: {examples}; resize them to one height and width")
+    raise ValueError(
+        f"the images differ in size: {examples}; to resize them, write for example {kind}+resize=32: at the "
+        f"beginning of the source, instead of {kind}:"
+    )
 
 
-def _decode(where: str, content: bytes, as_stored: bool) -> tuple[NDArray[np.uint8], bool]:
+def _decode(where: str, content: bytes, decoding: Decoding) -> tuple[NDArray[np.uint8], set[str]]:
     try:
-        return decode(content, as_stored)
+        return decode(content, *decoding)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise ValueError(
             f"cannot read the image at {where} ({error}); with the stream's option skip_unreadable, such images are "

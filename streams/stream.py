@@ -17,11 +17,13 @@ from continual_metaopt.streams.input_changes import InputChange
 from continual_metaopt.streams.lazy_images import LazyImages, ReadAhead
 from continual_metaopt.streams.plan import Plan, Stationary
 from continual_metaopt.streams.samples import GeneratedSamples, ImageSamples, MakeSamples, Samples
+from continual_metaopt.streams.shown import html_table
 from continual_metaopt.streams.signatures import described_options, with_options
 from continual_metaopt.streams.sources import MEMORY_LIMIT, SourceSpec, load_source
 from continual_metaopt.streams.stationary import make_stationary
 from continual_metaopt.streams.transitions import blur_boundaries
 
+MOST_ROWS = 20  # experiences that are shown in a notebook, and classes of each
 PORTION = 2**14  # samples of a regression that are made at once for the fingerprint
 
 
@@ -96,6 +98,29 @@ class StreamInfo:
         if empty or not self.experiences:
             what = f"experience {empty[0]} has no samples" if empty else "there is no experience"
             raise ValueError(f"{self.definition}: {what}; choose options of the stream that give each at least one")
+
+    def __repr__(self) -> str:
+        sizes, n = self.for_learner, len(self.experiences)
+        variant = f", stationary: {self.stationary}" if self.stationary else ""
+        shape, outputs = (
+            " × ".join(map(str, sizes.input_shape)),
+            f"{sizes.n_outputs} output{'s' * (sizes.n_outputs != 1)}",
+        )
+        return (
+            f"StreamInfo({self.definition} of {self.source}{variant}: {sizes.n_samples:,} samples in {n:,} "
+            f"experience{'s' * (n != 1)}, {sizes.task} of inputs {shape}, {outputs}; fingerprint {self.fingerprint})"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = self.experiences[:MOST_ROWS]
+        columns = {
+            "experience": range(len(shown)),
+            "first step": [one.first_step for one in shown],
+            "samples": [one.n_samples for one in shown],
+            "classes": [", ".join(map(str, one.classes[:MOST_ROWS])) for one in shown],
+        }
+        more = len(self.experiences) - len(shown)
+        return html_table(columns, repr(self)) + (f"<p>and {more:,} more experiences</p>" if more else "")
 
     @property
     def boundaries(self) -> list[int]:
@@ -200,8 +225,10 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
 
 COMMON_OPTIONS = {
     "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
-    "parquet:FILE_OR_FOLDER; folder:DIR; in Python also arrays, see ``streams.sources.load_source``. Images are turned "
-    "as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:.",
+    "parquet:FILE_OR_FOLDER; folder:DIR; npz:FILE; in Python also arrays, see ``streams.sources.load_source``. Images "
+    "are turned as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:. With "
+    "parquet+resize=32: or folder+resize=32:, the shorter side of each image is scaled to 32 pixels (or any size up to "
+    "1024), and the middle square is kept.",
     "stationary": 'None, "shuffled", "repeat" or "frozen"; see ``streams.stationary``.',
     "frozen_after": 'number of the last experience that brings a change, for "frozen".',
     "transition_width": "number of samples over which neighbouring experiences are mixed; see ``streams.transitions``.",
@@ -309,7 +336,7 @@ def _stream_of_images(
     digests = [train.digest(), planned.test.digest(), *([content] if isinstance(content, bytes) else content)]
     info = StreamInfo(
         definition,
-        _fingerprint(f"{definition}\n{source.content_hash}\n", digests),
+        fingerprint_of(f"{definition}\n{source.content_hash}\n", digests),
         source.name,
         stationary,
         experiences,
@@ -321,7 +348,8 @@ def _stream_of_images(
     return Stream(info, samples["train"], samples["test"])
 
 
-def _fingerprint(description: str, parts: Iterable[bytes]) -> str:
+def fingerprint_of(description: str, parts: Iterable[bytes]) -> str:
+    """Hash what describes a stream and the bytes of its parts, as 32 hexadecimal digits."""
     digest = hashlib.sha256(description.encode())
     for part in parts:
         digest.update(part)
@@ -359,7 +387,7 @@ def regression_stream(
     inputs, outputs = make(0, 0)
     info = StreamInfo(
         definition=definition,
-        fingerprint=_fingerprint(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
+        fingerprint=fingerprint_of(f"{definition}\n{content_hash}\n{list(lengths)}\n", _presented(make, starts[-1])),
         source="generated",
         stationary=stationary,
         experiences=[ExperienceInfo([], steps.start, len(steps), 0) for steps in experiences],

@@ -220,14 +220,17 @@ def test_the_sample_runs_are_those_of_the_packaged_study() -> None:
 def test_the_table_of_the_main_job_is_that_of_the_sample_runs(tmp_path: Path) -> None:
     assert comparison_table([str(SAMPLE_RUNS), "--out", str(tmp_path)]) == 0
 
-    columns = ("online accuracy (%)", "− best fixed", "held-out at each end (%)")
-    heading, *rows = table_rows((tmp_path / "comparison.md").read_text(encoding="utf-8"))
+    columns = ["online accuracy (%)", "− best fixed", "held-out at each end (%)"]
+    check_table(tmp_path / "comparison.md", columns, DOCS / "studies.md", columns)
+
+
+def check_table(made: Path, columns: list[str], page: Path, on_page: list[str]) -> None:
+    """A page's table, found by the heads of its columns, has the cells of the columns of one that was made."""
+    heading, *rows = table_rows(made.read_text(encoding="utf-8"))
     places = [heading.index(name) for name in columns]
-    on_page = table_rows((DOCS / "studies.md").read_text(encoding="utf-8"))
-    first = on_page.index(["learner", *columns])
-    assert [row[1:] for row in on_page[first + 1 : first + 1 + len(rows)]] == [
-        [row[place] for place in places] for row in rows
-    ]
+    shown = table_rows(page.read_text(encoding="utf-8"))
+    first = shown.index(["learner", *on_page]) + 1
+    assert [row[1:] for row in shown[first : first + len(rows)]] == [[row[place] for place in places] for row in rows]
 
 
 def unpacked(archive: str, folder: Path) -> Path:
@@ -244,14 +247,9 @@ def table_lines(text: str) -> list[str]:
 def test_the_table_of_cifar_100_in_the_readme_is_that_of_the_archived_runs(tmp_path: Path) -> None:
     assert comparison_table([str(unpacked("class_split", tmp_path)), "--out", str(tmp_path)]) == 0
 
-    columns = ("online accuracy (%)", "− best fixed", "held-out at each end (%)", "loss")
-    heading, *rows = table_rows((tmp_path / "comparison.md").read_text(encoding="utf-8"))
-    places = [heading.index(name) for name in columns]
-    readme = table_rows((ROOT / "README.md").read_text(encoding="utf-8"))
-    first = readme.index(["learner", "online accuracy (%)", "− AdamW tuned", "test accuracy (%)", "loss"])
-    assert [row[1:] for row in readme[first + 1 : first + 1 + len(rows)]] == [
-        [row[place] for place in places] for row in rows
-    ]
+    columns = ["online accuracy (%)", "− best fixed", "held-out at each end (%)", "loss"]
+    in_readme = ["online accuracy (%)", "− AdamW tuned", "test accuracy (%)", "loss"]
+    check_table(tmp_path / "comparison.md", columns, ROOT / "README.md", in_readme)
 
 
 @pytest.mark.slow

@@ -49,8 +49,7 @@ def ranking_dots(table: pd.DataFrame, *, width: Width = "column") -> Figure:
             drawn: dict[str, Any] = {"fmt": marker, "color": colour, "markerfacecolor": filled, "markersize": 3.4}
             half_width = np.nan_to_num(row[f"{column}_ci"])
             axes.errorbar(row[column], place + shift, xerr=half_width, elinewidth=0.8, markeredgewidth=0.8, **drawn)
-    if np.isfinite(table.attrs["baseline_accuracy"]):
-        axes.axvline(table.attrs["baseline_accuracy"], color="0.6", linewidth=0.7, zorder=0)
+    _draw_baseline(axes, table)
     style.rows_of_names(axes, list(best["learner"]))
     axes.set_xlim(*np.clip(axes.get_xlim(), 0, 100))
     left_out = f"\nthe best {len(best)} of {len(table)} learners" if len(best) < len(table) else ""
@@ -194,3 +193,10 @@ def _legend(axes: Axes, styles: Mapping[str, tuple[str, str]], others: Sequence[
     handles += [Line2D([], [], color="0.3", marker="o", markerfacecolor=filled, **point) for filled in ("white", "0.3")]
     handles += [Line2D([], [], linestyle="") for _ in others]
     legend_below(axes, [*styles, "untuned", "tuned", *others], handles, handle_length=1)
+
+
+def _draw_baseline(axes: Axes, table: pd.DataFrame) -> None:
+    """A vertical line at the accuracy of a ranking's baseline, where it has one."""
+    accuracy = table.attrs.get("baseline_accuracy", np.nan)
+    if np.isfinite(accuracy):
+        axes.axvline(accuracy, color="0.6", linewidth=0.7, zorder=0)

@@ -51,8 +51,8 @@ def ranking(
         tuned, gain (tuned − untuned, paired by seed), difference (to the baseline, paired by seed; NaN for itself),
         setting, tuning_runs, tuning_samples, selection_score, lost_at_3x, lost_at_10x, diverged (runs of either
         setting), samples_per_second, and, with costs, time_ratio, memory_ratio and state_bytes_per_parameter. What does
-        not apply is missing. `attrs["baseline"]` is the baseline's label, `attrs["baseline_accuracy"]` its accuracy in
-        %, NaN without a baseline.
+        not apply is missing. `attrs["baseline"]` is the baseline's label, and
+        `attrs["baseline_accuracy"]` its accuracy.
 
     Raises:
         ValueError: the runs are of a regression or of several streams, or cannot be paired.

@@ -177,10 +177,11 @@ def caption_of(draw: Callable[..., Figure], runs: Runs | None = None) -> str:
 
 def new_figure(width: Width, height: float) -> Figure:
     """An empty figure of a preset width; `height` is in inches."""
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
+    from continual_metaopt.analysis.figures.shown import ShownFigure
+
+    return ShownFigure(figsize=(inches(width), height), layout=ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03))
 
 
 def inches(width: Width) -> float:

@@ -5,6 +5,7 @@ import sys
 
 import tyro
 
+import continual_metaopt
 from continual_metaopt.analysis.files import begin_command
 from continual_metaopt.commands.compare import compare
 from continual_metaopt.commands.explain import explain
@@ -21,6 +22,7 @@ from continual_metaopt.commands.printing import (
     PROGRAM,
     complain,
     said,
+    show,
     stop_printing,
 )
 from continual_metaopt.commands.report import report
@@ -43,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         3 if another command works on the study, 130 after Ctrl-C.
     """
     arguments = begin_command(argv)
+    if arguments == ["--version"]:
+        show(f"{PROGRAM} {continual_metaopt.__version__}")
+        return 0
     if arguments[:1] and arguments[0] in ANALYSES:  # which read their arguments themselves
         from continual_metaopt.analysis.__main__ import main as analyse
 
@@ -97,7 +102,8 @@ def test() -> None:
 
 ANALYSES = {"figure": figure, "table": table, "test": test}
 DESCRIPTION = """Streams non-stationary image tasks, one sample at a time, to learners whose step sizes are fixed or
-learned online, and shows what happened. `compare` without arguments runs a small study on embedded data."""
+learned online, and shows what happened. `compare` without arguments runs a small study on embedded data;
+`--version` prints the version."""
 
 
 if __name__ == "__main__":

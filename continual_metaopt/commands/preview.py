@@ -45,14 +45,18 @@ def write_previews(stream: Stream, name: str, out: Path) -> list[Path]:
         out: a folder for PNG files; or a file name that ends with .png, .pdf or .svg, whose stem replaces ``name``.
 
     Raises:
+        ValueError: the samples are neither images nor those of a regression.
         OSError: a file cannot be written.
     """
     from continual_metaopt.analysis.figures import save
 
+    sizes = stream.info.for_learner
+    if sizes.task == "classification" and len(sizes.input_shape) != 3:
+        raise ValueError(f"pictures show images or a regression, not inputs of the shape {sizes.input_shape}")
     folder, suffix = out, ".png"
     if out.suffix.lower() in SUFFIXES:
         folder, name, suffix = out.parent, out.stem, out.suffix.lower()
-    draw = _of_images if stream.info.for_learner.task == "classification" else _of_regression
+    draw = _of_images if sizes.task == "classification" else _of_regression
     paths = []
     for what, figure in draw(stream):
         paths += save(figure, folder, f"{name}_{what}", [SUFFIXES[suffix]])

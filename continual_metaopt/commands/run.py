@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -12,6 +12,7 @@ from continual_metaopt.commands.interrupts import ctrl_c_raises
 from continual_metaopt.commands.printing import interruption
 from continual_metaopt.commands.report import report_study
 from continual_metaopt.runs.components import (
+    REGISTRIES,
     SUPPLIED,
     ConfigError,
     Kind,
@@ -23,15 +24,18 @@ from continual_metaopt.runs.components import (
 from continual_metaopt.runs.config import Execution, RunConfig
 from continual_metaopt.study.jobs import StudyInterrupted, run_folder_name
 
+COMPLETION = {"--tyro-print-completion", "--tyro-write-completion"}
+
 
 def run_command(arguments: list[str]) -> Any:
     """Make the subcommand ``run``, with the options of the stream, network and learner that the arguments name."""
     fields: dict[str, Any] = {}
-    if arguments[:1] == ["run"]:  # the others do not need the functions behind the names, nor torch
+    completes = not COMPLETION.isdisjoint(arguments)
+    if arguments[:1] == ["run"] or completes:  # the others do not need the functions behind the names, nor torch
         import_modules(given(arguments, "imports"))
         for kind in SUPPLIED:
             default = RunConfig.model_fields[kind].default.name
-            fields[kind] = _part(kind, next(iter(given(arguments, f"{kind}.name")), default))
+            fields[kind] = _part(kind, next(iter(given(arguments, f"{kind}.name")), default), completes)
     for name in ("seed", *Execution.model_fields, "label"):
         field = RunConfig.model_fields[name]
         default = field.get_default(call_default_factory=True)
@@ -83,8 +87,9 @@ def given(arguments: list[str], name: str) -> list[str]:
     return values
 
 
-def _part(kind: Kind, name: str) -> tuple[Any, Any]:
-    """Field of a stream, network or learner with its name and options."""
+def _part(kind: Kind, name: str, completes: bool) -> tuple[Any, Any]:
+    """Field of a stream, network or learner with its name, of which a shell is told all there are, and its options."""
     options = options_model(kind, name, factory_of(kind, name))
-    model = create_model(kind, __base__=options, name=(str, Field(name, description=f"name of the {kind}")))
+    type_: Any = Literal[tuple(REGISTRIES[kind])] if completes else str
+    model = create_model(kind, __base__=options, name=(type_, Field(name, description=f"name of the {kind}")))
     return model, Field(default_factory=model)

@@ -71,8 +71,6 @@ def choose(
     """Choose the fastest engine that fits, or check that the one that is asked for does.
 
     Args:
-        wanted: name of an engine, or "auto".
-        learning: network, optimizer and loss, as they are now.
         obstacle: why Avalanche's callbacks have to run, if they do.
         sample: a mini-batch, if one is known already.
 
@@ -129,9 +127,7 @@ def choose_gradients(
 ) -> Differentiate:
     """Choose what predicts and computes gradients where no callbacks run: a traced graph if it can be, or autograd.
 
-    Args:
-        execution: whose record says what was chosen.
-        before: what was chosen for the experience before; a graph is kept for as long as it holds.
+    The execution's record says which. ``before``, chosen for the experience before, is kept for as long as it holds.
     """
     if execution.record["name"] == "fused":
         from continual_metaopt.engines.traced.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients

@@ -28,7 +28,6 @@ def why_callbacks(strategy: Any, plain: type, except_for: Callable[[Any], bool])
     """Why Avalanche's callbacks have to run at each sample, or None if they need not.
 
     Args:
-        strategy: about to learn from an experience.
         plain: the class that can do without callbacks, unless a subclass has its own part of an iteration.
         except_for: tells metrics that do not count.
     """
@@ -48,10 +47,7 @@ def why_callbacks(strategy: Any, plain: type, except_for: Callable[[Any], bool])
 def listens_to_iterations(plugin: Any, except_for: Callable[[Any], bool] = lambda plugin: False) -> bool:
     """Whether a plugin, metric or logger does anything at single training iterations.
 
-    Avalanche's clock does not count, since the learner advances it by itself.
-
-    Args:
-        except_for: tells plugins, or parts of them, that do not count either.
+    Avalanche's clock does not count, since the learner advances it by itself, nor does what ``except_for`` tells.
     """
     if isinstance(plugin, Clock) or except_for(plugin):
         return False

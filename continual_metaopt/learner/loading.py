@@ -38,13 +38,9 @@ class SampleLoader:
     """Presents a data set's samples in its order, as mini-batches, of which the last may be smaller.
 
     Args:
-        dataset: of tuples (input, target, …).
+        dataset: tuples (input, target, …).
         first: number of the sample to begin with.
-        batch_size: samples in a mini-batch.
         drop_last: leave the last mini-batch out if it is smaller.
-
-    Attributes:
-        end: number of the sample after the last.
     """
 
     def __init__(self, dataset: Any, first: int = 0, batch_size: int = 1, drop_last: bool = False) -> None:
@@ -66,11 +62,7 @@ class SampleLoader:
 def read_samples(
     loader: SampleLoader, device: torch.device, take_inputs: Callable[[Tensor], None] | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read inputs and targets on a device, several mini-batches at once where that gives the same samples.
-
-    Args:
-        take_inputs: given the inputs of each mini-batch as well.
-    """
+    """Read inputs and targets on a device; ``take_inputs`` is given the inputs of each mini-batch as well."""
     for x, y in _read(loader, device):
         if take_inputs is not None:
             take_inputs(x)
@@ -78,6 +70,7 @@ def read_samples(
 
 
 def _read(loader: SampleLoader, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read several mini-batches at once where that gives the same samples."""
     samples, size = samples_behind(loader.dataset), loader.batch_size
     if samples is None:
         for x, y, *_ in loader:

@@ -4,11 +4,10 @@ A sample's way: ``training_epoch`` chooses an engine, ``_learn_portion`` lets it
 what was seen is in ``Observations``, and ``_hand_over`` gives these to the recorder.
 """
 
-import bisect
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 
@@ -23,12 +22,17 @@ from continual_metaopt.engines import Engine, torch_engine
 from continual_metaopt.engines.observations import MAX_SAMPLES, MAX_SECONDS, Diverged, Observations, check_finite
 from continual_metaopt.engines.torch_engine import Differentiate
 from continual_metaopt.learner.choosing import Execution, Learning, choose, choose_gradients
+from continual_metaopt.learner.history import History
 from continual_metaopt.learner.listening import why_callbacks
 from continual_metaopt.learner.loading import SampleLoader, experience_number, first_batch, n_batches, read_samples
+from continual_metaopt.learner.metrics.evaluation import printing_evaluator
 from continual_metaopt.learner.metrics.online import OnlineMetric, works_without_callbacks
 from continual_metaopt.learner.portions import CompiledPortions, TorchPortions
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
-from continual_metaopt.optim.protocol import switches_weights, wants_graph, weights_to_predict_with
+from continual_metaopt.optim.protocol import step_sizes_of, switches_weights, wants_graph, weights_to_predict_with
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_SAVED = ("recorder", "_execution", "_gradients")
 
@@ -79,11 +83,13 @@ class OnlineLearner(Naive):
             engine needs 1.
         device: where network and samples are.
         plugins: Avalanche plugins.
-        evaluator: Avalanche's evaluation plugin, or a function that makes it.
+        evaluator: Avalanche's evaluation plugin, or a function that makes it; by default, ``eval`` prints and returns
+            accuracy and loss of each experience and of the stream.
         eval_mb_size: batch size of evaluation.
         eval_every: as in Avalanche's strategies.
-        recorder: takes what was observed, in portions of at most 1,000 samples or half a second. Between portions the
-            learner may be saved with Avalanche's ``save_checkpoint``, also in the middle of an experience.
+        recorder: takes what was observed, instead of ``history``, in portions of at most 1,000 samples or half a
+            second. Between portions the learner may be saved with Avalanche's ``save_checkpoint``, also in the middle
+            of an experience.
         record_every: distance in steps between recorded step sizes.
         hand_over_at: sorted sample counts at which a portion must end, so that the recorder sees the network exactly
             then (with mini-batches: after the batch that reaches the count).
@@ -127,7 +133,7 @@ class OnlineLearner(Naive):
         batch_size: int = 1,
         device: str | torch.device = "cpu",
         plugins: Sequence[BasePlugin] | None = None,
-        evaluator: Any = quiet_evaluator,
+        evaluator: Any = printing_evaluator,
         eval_mb_size: int = 256,
         eval_every: int = -1,
         recorder: Recorder | None = None,
@@ -153,6 +159,7 @@ class OnlineLearner(Naive):
         self._choose_engine()
         self.optimized_param_id: dict[str, nn.Parameter] | None = None
         self.recorder = recorder
+        self._history = History(record_every) if recorder is None else None
         self.record_every = record_every
         self.hand_over_at = hand_over_at
         if told and not hasattr(optimizer, "begin_experience"):
@@ -173,6 +180,21 @@ class OnlineLearner(Naive):
     def online_accuracy(self) -> float:
         """Share of samples so far that were predicted right before they were learned from; NaN before the first."""
         return self.n_correct / self.n_samples if self.n_samples else float("nan")
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """What happened so far: a row for every ``record_every`` samples, and one for the last sample.
+
+        Columns: step, the number of samples learned from before; experience, its number; online_accuracy, the share of
+        right predictions among the samples before; accuracy and loss, the means over the samples since the row before;
+        and step_size/BLOCK, the step size of each block in the update at that step. A regression has no accuracies.
+
+        Raises:
+            RuntimeError: a recorder was given, which takes what is observed.
+        """
+        if self._history is None:
+            raise RuntimeError("no history is kept, because the learner was given a recorder, which has it")
+        return self._history.frame(step_sizes_of(self.optimizer))
 
     def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
         """Learn from an experience or a stream of them, in their order.
@@ -235,7 +257,8 @@ class OnlineLearner(Naive):
     def eval(self, experiences: Any, **kwargs: Any) -> Any:
         """Evaluate on experiences, as Avalanche does; a head that grows meanwhile is learned from then on.
 
-        Takes Avalanche's arguments, and returns last values of the evaluator's metrics.
+        Takes Avalanche's arguments, and returns last values of the evaluator's metrics by name, such as
+        "Top1_Acc_Stream/eval_phase/test_stream/Task000".
         """
         if self.optimized_param_id is None:
             self.make_optimizer()  # notes which parameters there are before the network can grow
@@ -445,9 +468,7 @@ class OnlineLearner(Naive):
 
     def _until_hand_over(self) -> int:
         """How many samples a portion that begins now may have."""
-        following = bisect.bisect_right(self.hand_over_at, self.n_samples)
-        ends = self.hand_over_at[following : following + 1]
-        return min(MAX_SAMPLES, *(end - self.n_samples for end in ends)) if ends else MAX_SAMPLES
+        return min([MAX_SAMPLES, *(end - self.n_samples for end in self.hand_over_at if end > self.n_samples)])
 
     def _hand_over(self) -> None:
         done = self._observations
@@ -455,6 +476,7 @@ class OnlineLearner(Naive):
         self.n_correct += sum(map(bool, done.correct))
         self._within_experience += len(done)
         self._start_observations()
-        if self.recorder is not None and len(done):
-            self.recorder.observe(done)
+        recorder = self.recorder if self.recorder is not None else self._history
+        if recorder is not None and len(done):
+            recorder.observe(done)
             self._start_observations()  # so that recording does not count as learning

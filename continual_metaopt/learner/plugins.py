@@ -39,9 +39,7 @@ class KeepOptimizerState(SupervisedPlugin):
         if strategy.optimized_param_id is None:
             strategy.optimized_param_id = dict(strategy.model.named_parameters())
 
-    def before_eval(self, strategy: Any, **kwargs: Any) -> None:
-        """The same before the network can grow in an evaluation that precedes all training."""
-        self.before_training(strategy)
+    before_eval = before_training  # since the network can grow in an evaluation that precedes all training
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         """Adapt the network to the experience just before Avalanche does, and let the optimizer follow it."""

@@ -22,13 +22,7 @@ Watch = Callable[[Differentiate, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass
 class TorchPortions:
-    """Learns from portions of samples by autograd or a traced graph.
-
-    Attributes:
-        update: makes the optimizer's update.
-        differentiate: predicts, and computes the gradients.
-        samples: mini-batches (inputs, targets) that are left.
-    """
+    """Learns from portions of the mini-batches (inputs, targets) that are left, by autograd or a traced graph."""
 
     learning: Learning
     update: Callable[..., Any]

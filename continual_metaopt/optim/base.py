@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ class CheckedOptimizer(Optimizer, ABC):
     Parameters are tensors or param groups, as for any torch optimizer, and a group may have settings and a "name" of
     its own. A setting that is out of range is a ValueError.
     """
+
+    # names of settings that must be so; those below one must not be negative either
+    not_negative: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[tuple[str, ...]] = ()
+    below_one: ClassVar[tuple[str, ...]] = ()
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters; a ValueError names a setting that is out of range."""
@@ -64,9 +69,11 @@ class CheckedOptimizer(Optimizer, ABC):
     def _step_size(self, group: Group) -> float:
         return float(group["lr"])
 
-    @abstractmethod
     def _check(self, group: Group) -> None:
         """Raise a ValueError if a setting is out of range; derived entries of the group may be made here."""
+        require_not_negative(group, *self.not_negative)
+        require_positive(group, *self.positive)
+        require_decays(group, *self.below_one)
 
     @abstractmethod
     def _update(self, loss: Any) -> None:
@@ -88,15 +95,14 @@ class Weightwise(CheckedOptimizer):
     schedule ends at 0, their mean is 1e-30. Settings "lr" and "meta_lr" are needed.
     """
 
+    positive = ("lr",)
+    not_negative: ClassVar[tuple[str, ...]] = ("meta_lr",)
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, whose step size is the one to start from."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["reference"] = group["written"] = float(group["lr"])
-
-    def _check(self, group: Group) -> None:
-        require_positive(group, "lr")
-        require_not_negative(group, "meta_lr")
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
@@ -131,11 +137,13 @@ class OnBase(CheckedOptimizer):
         ValueError: a setting is out of range.
     """
 
+    not_negative: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+
     def __init__(self, params: ParamsT, lr: float, *, base: Base, weight_decay: float, **settings: Any) -> None:
         super().__init__(params, {"lr": lr, "base": base, "weight_decay": weight_decay, **settings})
 
     def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr", "weight_decay")
+        super()._check(group)
         require_known("base update", group["base"], BASE_UPDATES)
 
     def _update(self, loss: Any) -> None:

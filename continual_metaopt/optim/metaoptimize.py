@@ -43,6 +43,7 @@ from continual_metaopt.optim.settings import (
     kinds,
     momentum_of,
 )
+from continual_metaopt.optim.shown import described
 from continual_metaopt.optim.traces import DEFAULT_LIMIT, TraceRule, UpdateOrder, Variant
 from continual_metaopt.optim.two_horizons import AUTO
 
@@ -113,7 +114,8 @@ class MetaOptimize(torch.optim.Optimizer):
         meta_lr: meta step size η.
         gamma: discount γ of the trace, in [0, 1], whose horizon is 1 / (1 − γ) steps; "auto" keeps two traces, with a
             short and a long horizon, and none to choose (``optim/two_horizons.py``). It learns step sizes alone, not
-            with Lion as meta update, which sees signs only, nor with exact traces.
+            with Lion as meta update, which sees signs only, nor with exact traces. ``MetaOptimizeStrategy`` has "auto",
+            with ``trace="dutch"``, as its default, which is better on all development streams (``docs/optimizer.md``).
         weight_decay: decoupled weight decay κ; to start from if it is learned.
         step_sizes: "group" for one step size per group, "scalar" for one that all groups with this setting share,
             "tensor", "node" (output unit: index of the first dimension) or "weight" for many in a group.
@@ -181,9 +183,11 @@ class MetaOptimize(torch.optim.Optimizer):
         self.step_sizes: StepSizes = step_sizes
         require_known("trace", trace, Trace)
         self.trace: Trace = trace
-        variant: Variant = "hessian_free" if trace == "dutch" else trace
+        variant: Variant = "l" if trace == "hessian_free" or trace == "dutch" else trace
         rule = TraceRule(self.base, self.meta, variant, update_order, curvature, curvature_smoothing, curvature_clip)
-        self.exact = _exact_traces(rule, trace, trace_memory_limit)
+        self.exact = ExactTraces(rule, trace_memory_limit) if variant == trace else None
+        if self.exact is None:
+            _check_no_curvature(rule, trace)
         if trace_memory_limit is not None and not 0 <= trace_memory_limit < math.inf:
             raise ValueError(
                 f"trace_memory_limit must be finite and not negative, or None for no limit, but is {trace_memory_limit}"
@@ -207,6 +211,12 @@ class MetaOptimize(torch.optim.Optimizer):
             "max_meta_change": max_meta_change,
         }
         super().__init__(params, defaults)
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def _repr_html_(self) -> str:
+        return described(self, html=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps only defaults, state and groups: copies and pickles would lose the rules
@@ -598,14 +608,11 @@ metaoptimize = learner_of(
 )
 
 
-def _exact_traces(rule: TraceRule, trace: Trace, memory_limit: float | None) -> ExactTraces | None:
-    if rule.variant != "hessian_free":
-        return ExactTraces(rule, memory_limit)
+def _check_no_curvature(rule: TraceRule, trace: Trace) -> None:
     for option, value in (("curvature", rule.curvature), ("smoothing", rule.smoothing), ("clip", rule.clip)):
         if value != getattr(TraceRule, option):
             name = option if option == "curvature" else f"curvature_{option}"
             raise ValueError(f'{name}={value!r} has no effect with trace="{trace}"; use trace="l"')
-    return None
 
 
 def _add(tensor: Tensor, other: Tensor, scale: Any) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args
 
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.streams.registry import Registry, UnknownNameError, unknown_name
 from continual_metaopt.streams.signatures import described_options, with_options
 
@@ -58,7 +59,7 @@ class MissingPackageError(ImportError):
     def __init__(self, learner: str, module: str) -> None:
         super().__init__(
             f"the learner '{learner}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
-            "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)",
+            f"(or, {how_to_install('peers')} for all optimizers of other packages)",
             name=module,
         )
 

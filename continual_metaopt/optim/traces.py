@@ -19,7 +19,6 @@ A variant is a choice of what else is taken to be constant:
     "full"           nothing
     "2x2"            H in z (no Q)
     "l"              z: B is the identity for ever
-    "hessian_free"   z and g
 
 Base and meta updates act element by element, so their Jacobians are a few numbers per weight or step size, found by
 differentiating the rules themselves, and shared by all columns. Curvature comes as Hessian-vector products, one per
@@ -28,14 +27,14 @@ was always 0) counts as constant, and so does a sign everywhere. Guards on step 
 clipping of gradients are not differentiated.
 
 Layouts. By default a trace has a leading dimension for the m columns: m · n · (1 + tensors of base state) numbers for
-n weights. Where no weight influences another (``"hessian_free"``, and ``curvature="diagonal"``), only one entry of a
-weight's row is not zero, that of its own step size, and a trace is of the weight's own size for any m.
+n weights. Where no weight influences another (``curvature="diagonal"``), only one entry of a weight's row is not zero,
+that of its own step size, and a trace is of the weight's own size for any m.
 
 One step, as an optimizer makes it:
 
     loss = closure()                                               # no backward(); or (loss, output)
     gradients = torch.autograd.grad(loss, params, create_graph=True)
-    curvature = make_curvature("exact", params, gradients, loss)   # None for "hessian_free"
+    curvature = make_curvature("exact", params, gradients, loss)
     z = rule.meta_gradients(parameters, m)
     (meta_first: meta update, on a copy of its state; the new step sizes go into ``parameters``)
     rule.advance(parameters, meta_step, gamma, curvature)          # weights and states as before the step
@@ -59,9 +58,8 @@ from continual_metaopt.optim.base_updates import BaseUpdate, ParamState
 from continual_metaopt.optim.curvature import Curvature, CurvatureKind
 from continual_metaopt.optim.meta_updates import MetaUpdate
 
-Variant = Literal["hessian_free", "l", "2x2", "full"]
+Variant = Literal["l", "2x2", "full"]
 UpdateOrder = Literal["base_first", "meta_first"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
 UPDATE_ORDERS: tuple[UpdateOrder, ...] = get_args(UpdateOrder)
 
 Traces = dict[str, Any]  # tensors, and the number of steps where curvature is averaged
@@ -139,7 +137,7 @@ class TraceRule:
     Args:
         base: base update. Its ``direction`` acts element by element and in differentiable operations.
         meta: meta update. Its ``change`` works on tensors, element by element.
-        variant: what is differentiated: "hessian_free", "l", "2x2" or "full".
+        variant: what is differentiated: "l", "2x2" or "full".
         update_order: "base_first" or "meta_first".
         curvature: "exact", "gauss_newton" or "diagonal"; "full" needs "exact".
         smoothing: in [0, 1), weight of the past in a running mean of the curvature (of the diagonal, or else of the
@@ -176,7 +174,7 @@ class TraceRule:
     @property
     def elementwise(self) -> bool:
         """Traces are of the weights' own size, without a dimension for columns."""
-        return self.variant == "hessian_free" or self.curvature == "diagonal"
+        return self.curvature == "diagonal"
 
     @property
     def needs_output(self) -> bool:
@@ -184,7 +182,7 @@ class TraceRule:
         return self.curvature != "exact"
 
     def init_parameter(self, weight: Tensor, n_step_sizes: int) -> Traces:
-        """Make the traces of a parameter that has not moved: "weights" (H) and, for exact variants, the base state's.
+        """Make the traces of a parameter that has not moved: "weights" (H), and the base state's.
 
         Args:
             weight: the parameter.
@@ -195,12 +193,11 @@ class TraceRule:
         """
         columns = 1 if self.elementwise else n_step_sizes
         traces: Traces = {"weights": weight.new_zeros(columns, *weight.shape)}
-        if self.variant != "hessian_free":
-            for name in _tensors(self.base.init(weight.detach())):
-                traces[name] = torch.zeros_like(traces["weights"])
-            if self.smoothing:
-                traces["curvature"] = weight.new_zeros(1 if self.elementwise else columns, *weight.shape)
-                traces["curvature_steps"] = 0
+        for name in _tensors(self.base.init(weight.detach())):
+            traces[name] = torch.zeros_like(traces["weights"])
+        if self.smoothing:
+            traces["curvature"] = torch.zeros_like(traces["weights"])
+            traces["curvature_steps"] = 0
         if self.variant == "full":
             traces["second"] = weight.new_zeros(columns, columns, *weight.shape)
         return traces
@@ -213,7 +210,7 @@ class TraceRule:
         """
         unit = self._unit(n_step_sizes, dtype, device)
         traces: Traces = {"log_step_size": unit}
-        if self.variant in ("2x2", "full"):
+        if self.variant != "l":
             traces |= {name: torch.zeros_like(unit) for name in (*self.meta.init(), PENDING) if name != "step"}
         return traces
 
@@ -231,7 +228,7 @@ class TraceRule:
         parameters: Sequence[TracedParameter],
         meta_step: MetaStep,
         gamma: Tensor | float,
-        curvature: Curvature | None = None,
+        curvature: Curvature,
     ) -> None:
         """Advance all traces by the step that is about to be made.
 
@@ -239,36 +236,31 @@ class TraceRule:
             parameters: those that have a gradient, as they are before the base update, in the order of ``curvature``.
             meta_step: the meta update, as it is before it was made.
             gamma: discount γ, a number or one per log step size [m].
-            curvature: of the loss at the weights; None where the variant needs none.
+            curvature: of the loss at the weights.
 
         Raises:
-            ValueError: the variant needs curvature, or more of it than there is.
+            ValueError: the variant needs more of the curvature than there is.
         """
-        if self.variant != "hessian_free" and curvature is None:
-            raise ValueError(f'trace="{self.variant}" needs the curvature of the loss: call step(closure)')
         n_step_sizes = len(meta_step.gradient)
         old = meta_step.traces["log_step_size"]
         discounts = torch.as_tensor(gamma, dtype=old.dtype, device=old.device).expand(n_step_sizes)
-        products = second_products = None
-        if curvature is not None and self.variant != "hessian_free":
-            products = self._products(parameters, curvature)
-            if self.variant == "full":
-                if curvature.product_tangents is None:
-                    raise ValueError('trace="full" needs third derivatives: use curvature="exact"')
-                second_products = curvature.product_tangents(
-                    [p.traces["weights"] for p in parameters], [p.traces["second"] for p in parameters]
-                )
+        products, second_products = self._products(parameters, curvature), None
+        if self.variant == "full":
+            if curvature.product_tangents is None:
+                raise ValueError('trace="full" needs third derivatives: use curvature="exact"')
+            second_products = curvature.product_tangents(
+                [p.traces["weights"] for p in parameters], [p.traces["second"] for p in parameters]
+            )
         new_meta = self._meta_traces(parameters, meta_step, discounts, products)
         used = old if self.update_order == "base_first" else new_meta["log_step_size"]
-        order = {"hessian_free": 0, "l": 1, "2x2": 1, "full": 2}[self.variant]
-        directions = _differentiate_base(self.base, parameters, order)
+        directions = _differentiate_base(self.base, parameters, 2 if self.variant == "full" else 1)
         for i, parameter in enumerate(parameters):
             parameter.traces |= self._parameter_traces(
                 parameter,
                 directions[i],
                 used,
                 discounts,
-                None if products is None else products[i],
+                products[i],
                 None if second_products is None else second_products[i],
             )
         meta_step.traces |= new_meta
@@ -289,7 +281,7 @@ class TraceRule:
         return traces["curvature"] / (1 - self.smoothing ** traces["curvature_steps"])
 
     def _meta_traces(
-        self, parameters: Sequence[TracedParameter], step: MetaStep, gamma: Tensor, products: list[Tensor] | None
+        self, parameters: Sequence[TracedParameter], step: MetaStep, gamma: Tensor, products: list[Tensor]
     ) -> Traces:
         """Y of the next step."""
         old, n_step_sizes = step.traces["log_step_size"], len(gamma)
@@ -300,7 +292,7 @@ class TraceRule:
         step_size = torch.as_tensor(step.step_size, dtype=old.dtype, device=old.device)
         moved = old
         new = {}
-        if products is not None and self.variant in ("2x2", "full"):
+        if self.variant != "l":
             z = self._reduce(parameters, products, n_step_sizes)
             if self.variant == "full":
                 z = z + self._second_reduce(parameters)
@@ -336,7 +328,7 @@ class TraceRule:
         direction: _Direction,
         log_step_sizes: Tensor,
         discounts: Tensor,
-        product: Tensor | None,
+        product: Tensor,
         second_product: Tensor | None,
     ) -> Traces:
         """X and Q of the next step; ``log_step_sizes`` is B."""
@@ -351,9 +343,6 @@ class TraceRule:
             else:
                 spread = log_step_sizes.to(w)[:, index]
         step = alpha * (direction.value + kappa * w)
-        if product is None:
-            return {"weights": gamma * (1 - alpha * kappa) * old - step * spread}
-
         slopes = direction.slopes
         tangents = {k: product if k == "gradient" else parameter.traces[k] for k in slopes}
         names = [k for k in slopes if k != "gradient"]
@@ -494,8 +483,6 @@ def _differentiate_direction(base: BaseUpdate, parameters: Sequence[TracedParame
     values, first, second = _differentiate(function, inputs, order)
     denominator = values["denominator"]
     direction = values["numerator"] / denominator
-    if order == 0:
-        return _Direction(direction, {}, {}, {})
     slopes = {k: (first["numerator", k] - direction * first["denominator", k]) / denominator for k in inputs}
     second_slopes = {
         (j, k): (
@@ -541,10 +528,10 @@ def _differentiate(
     Returns:
         By output; by (output, input); by (output, input, input).
     """
-    with torch.set_grad_enabled(order > 0):
-        leaves = {name: value.detach().requires_grad_(order > 0) for name, value in inputs.items()}
+    with torch.enable_grad():
+        leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
         outputs = function(leaves)
-        first = _slopes({(name,): value for name, value in outputs.items()}, leaves, order == 2) if order > 0 else {}
+        first = _slopes({(name,): value for name, value in outputs.items()}, leaves, order == 2)
         second = _slopes(first, leaves, create_graph=False) if order == 2 else {}
     return (
         {name: value.detach() for name, value in outputs.items()},

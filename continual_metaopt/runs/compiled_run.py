@@ -43,14 +43,7 @@ class PreparedRun:
 
 
 class CompiledRun(RunUnderWay):
-    """Execute a prepared run by compiled code, and record it.
-
-    Args:
-        prepared: what is to be done.
-        directory: of the run.
-        on_progress: called with the number of samples done and to do.
-        should_stop: asked after every portion of samples.
-    """
+    """Execute a prepared run by compiled code, and record it; the other arguments are those of ``RunUnderWay``."""
 
     def __init__(
         self, prepared: PreparedRun, directory: RunDirectory, on_progress: OnProgress, should_stop: ShouldStop

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt.networks import NETWORKS
-from continual_metaopt.optim.registry import MissingPackageError, known_of_the_stream, learner_factory
+from continual_metaopt.optim.registry import LEARNERS, MissingPackageError, known_of_the_stream, learner_factory
 from continual_metaopt.streams import STREAMS
-from continual_metaopt.streams.registry import BrokenNameError, UnknownNameError
+from continual_metaopt.streams.registry import BrokenNameError, Registry, UnknownNameError
 from continual_metaopt.streams.signatures import described_options
 from continual_metaopt.streams.sources import SourceSpec
 
@@ -91,9 +91,10 @@ def factory_of(kind: Kind, name: str) -> Any:
         UnknownNameError: no component of this name.
         MissingPackageError: a learner's package is not installed.
     """
-    if kind == "learner":
-        return learner_factory(name)
-    return {"stream": STREAMS, "network": NETWORKS}[kind][name]
+    return learner_factory(name) if kind == "learner" else REGISTRIES[kind][name]
+
+
+REGISTRIES: Mapping[Kind, Registry[Any]] = {"stream": STREAMS, "network": NETWORKS, "learner": LEARNERS}
 
 
 @functools.lru_cache(maxsize=256)  # a study describes the same components for each of its runs

@@ -14,9 +14,8 @@ from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKP
 from continual_metaopt.runs.files import damaged_folders, move_aside, part_of, read_json
 from continual_metaopt.streams.stream import StreamInfo
 
-IN_CHECKPOINT = (  # of how far a run is; and of its records, under "progress"
-    *("run_id", "n_samples", "n_correct", "n_ended", "n_correct_in_experience", "loss_in_experience", "progress"),
-)
+COUNTED = ("n_samples", "n_correct", "n_ended", "n_correct_in_experience", "loss_in_experience")
+IN_CHECKPOINT = ("run_id", *COUNTED, "progress")  # how far a run is; and its records, under "progress"
 
 
 def load_checkpoint(
@@ -26,12 +25,8 @@ def load_checkpoint(
 
     Otherwise all that was recorded is set aside (``set_aside``), and the run can begin again.
 
-    Args:
-        run: the run directory.
-        name: of the file, ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``.
-        read: reads it: what ``RunUnderWay.progress`` returned, and more.
-        run_id: of the run that is to go on.
-        stream: what it learns from.
+    The file's ``name`` is ``CHECKPOINT`` or ``COMPILED_CHECKPOINT``; ``read`` gives what ``RunUnderWay.progress``
+    returned, and more. ``run_id`` and ``stream`` are those of the run that is to go on.
 
     Returns:
         None if there is nothing to go on from.
@@ -76,7 +71,7 @@ def _require_possible(content: dict[str, Any], stream: StreamInfo) -> None:
     """
     n_ended, n_samples, progress = content["n_ended"], content["n_samples"], content["progress"]
     starts = [*stream.boundaries, stream.for_learner.n_samples]
-    whole = {name: content[name] for name in ("n_ended", "n_samples", "n_correct", "n_correct_in_experience")}
+    whole = {name: content[name] for name in COUNTED if name != "loss_in_experience"}
     whole |= {f"progress.{name}": progress[name] for name in ("n_parts", "step")}
     for name, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -107,14 +102,8 @@ def of_another_version(checkpoint: Path) -> str:
 def set_aside(run: Path, file: Path, error: Exception, names: Iterable[str] = ()) -> str:
     """Move what a run has recorded, of which a file is damaged, to the folder "damaged", with a text that says why.
 
-    Args:
-        run: the run directory.
-        file: the damaged file.
-        error: what is wrong with it.
-        names: what to move; if nothing is named, all, with a copy of ``config.json`` unless that is what is damaged.
-
-    Returns:
-        The text.
+    What ``names`` lists is moved; if that is nothing, all, with a copy of ``config.json`` unless that is what is
+    damaged. Returns the text.
     """
     what = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({_first_line(error)})"
     names = list(names)

@@ -28,10 +28,7 @@ from continual_metaopt.streams import plan_stream
 
 
 class Beginning:
-    """Make stream, network and optimizer of a run; PyTorch's random numbers stay as they were.
-
-    Args:
-        config: a resolved description.
+    """Make stream, network and optimizer of a run with a resolved description; random numbers stay as they were.
 
     Attributes:
         stream, model, optimizer: what the description says.
@@ -126,11 +123,7 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
 
 
 def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
-    """Make a run's arrays for compiled code, from its description or from the last checkpoint in its directory.
-
-    Args:
-        config: a resolved description.
-        path: the run directory.
+    """Make a run's arrays for compiled code, from its resolved description or the last checkpoint in its directory.
 
     Returns:
         None if the run is not to be compiled, or cannot be, or its optimizer is told of experiences; ``OnlineLearner``

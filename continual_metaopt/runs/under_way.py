@@ -12,6 +12,7 @@ from continual_metaopt.analysis.run_directory import SCHEMA_VERSION
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.optim.registry import family_of
 from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.damage import COUNTED
 from continual_metaopt.runs.directory import RunDirectory
 from continual_metaopt.runs.facts import describe_platform, describe_software
 from continual_metaopt.runs.files import read_json, write_json
@@ -103,21 +104,13 @@ class RunUnderWay(ABC):
         self._require_same_stream()
         self._note_where_it_goes_on(checkpoint["n_samples"])
         self.directory.resume(checkpoint["progress"])
-        self.n_samples, self.n_correct = checkpoint["n_samples"], checkpoint["n_correct"]
-        self.n_ended, self.n_correct_in_experience = checkpoint["n_ended"], checkpoint["n_correct_in_experience"]
-        self.loss_in_experience = checkpoint["loss_in_experience"]
+        for name in COUNTED:
+            setattr(self, name, checkpoint[name])
 
     def progress(self, of_directory: dict[str, Any]) -> dict[str, Any]:
         """Say how far the run is, for a checkpoint; ``of_directory`` says how far its records are."""
-        return {
-            "run_id": self.config.run_id,
-            "n_samples": self.n_samples,
-            "n_correct": self.n_correct,
-            "n_ended": self.n_ended,
-            "n_correct_in_experience": self.n_correct_in_experience,
-            "loss_in_experience": self.loss_in_experience,
-            "progress": of_directory,
-        }
+        counted = {name: getattr(self, name) for name in COUNTED}
+        return {"run_id": self.config.run_id, **counted, "progress": of_directory}
 
     def count_and_record(self, observations: Observations, seconds: float) -> None:
         """Record what was observed in ``seconds`` of learning."""

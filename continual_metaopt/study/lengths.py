@@ -1,7 +1,5 @@
 """How many samples streams, runs and studies have."""
 
-from pathlib import Path
-
 from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.components import ConfigError
@@ -9,6 +7,7 @@ from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.streams import plan_stream
 from continual_metaopt.streams.stream import LearnerInfo
 from continual_metaopt.study.expand import Study
+from continual_metaopt.study.jobs import Job
 
 
 def check_selection_length(study: Study) -> None:
@@ -62,8 +61,9 @@ def n_samples_of(config: RunConfig) -> int:
         return 0
 
 
-def n_done_before(path: Path, config: RunConfig) -> int:
+def n_done_before(job: Job) -> int:
     """Count the samples that earlier attempts at a run have learned from."""
+    config, path = job
     try:
         status = read_status(path)
     except ValueError:

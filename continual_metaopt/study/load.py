@@ -3,7 +3,7 @@
 import copy
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from continual_metaopt.study.study_file import StudyFileError, parse_study, read
 
 
 def load_studies(
-    study: str | Path,
+    study: str | Path | Mapping[str, Any],
     *,
     source: str | None = None,
     data_root: str | Path | None = None,
@@ -30,7 +30,7 @@ def load_studies(
     """Read a study with any number of streams and networks, each combination of which is a study of its own.
 
     Args:
-        study: path or name.
+        study: path, name, or content.
         source: the streams' source, instead of those in the file.
         data_root: the streams' data_root, instead of those in the file.
         seeds: the reported seeds, instead of those in the file.
@@ -51,10 +51,13 @@ def load_studies(
         >>> study.n_runs, [learner.label for learner in study.learners][:2]
         (13, ['AdamW tuned', 'MetaOptimize scalar, α₀ = 1e-3'])
     """
-    try:
-        content = parse_study(_text_of(study))
-    except StudyFileError as error:
-        raise ConfigError(f"{study}: {error}") from error
+    if isinstance(study, Mapping):
+        content, study = dict(study), str(study.get("name", "study"))
+    else:
+        try:
+            content = parse_study(_text_of(study))
+        except StudyFileError as error:
+            raise ConfigError(f"{study}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{study}: expected fields such as 'stream:' and 'learners:'")
     fields = {"seeds": None if seeds is None else list(seeds), "engine": engine, "device": device}

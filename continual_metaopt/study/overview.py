@@ -1,6 +1,7 @@
 """How a study, or any folder of runs, is getting on: counts, progress, faults; read from the run directories alone."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +15,6 @@ from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.owner import describe_owner, is_alive
-from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.jobs import lines_by_reason
 from continual_metaopt.study.lock import LOCK, read_owner
 from continual_metaopt.study.progress import duration
@@ -111,6 +111,26 @@ def overview(folder: Path) -> Overview:
         n_bytes=bytes_below(folder),
         owner=_owner(folder / LOCK),
     )
+
+
+def run_directories(folder: Path) -> Iterator[Path]:
+    """Find the run directories at or below a folder, also those of runs that have hardly begun."""
+    for directory, subdirectories, files in os.walk(folder):
+        if "status.json" in files or "config.json" in files:
+            subdirectories.clear()  # what lies below belongs to the run
+            yield Path(directory)
+
+
+def bytes_below(folder: Path) -> int:
+    """Add up the sizes of all files below a folder; 0 if there is none."""
+    return sum(_size_of(Path(directory) / name) for directory, _, files in os.walk(folder) for name in files)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # removed meanwhile
+        return 0
 
 
 def studies_in(folder: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from rich.filesize import decimal
 
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.study.expand import PlannedLearner, Study
-from continual_metaopt.study.files_on_disk import bytes_below, run_directories
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
+from continual_metaopt.study.overview import bytes_below, run_directories
 from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had

@@ -12,7 +12,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.table import Column
 
 from continual_metaopt.analysis.escaping import for_terminal, one_line
+from continual_metaopt.study.notebook import notebook_bar
 
+SECONDS_TO_START = 10.0  # after which it is said why nothing seems to happen
+COMPILING = "starting; the first time, code is compiled, which takes about 40 s"
 SECONDS_BETWEEN_LINES = (15.0, 600.0)  # at first, and at most: each takes twice as long as the one before
 
 
@@ -28,9 +31,12 @@ class ProgressDisplay:
 
     def __init__(self, n_runs: int, messages: Any, show: bool, n_samples: int = 0) -> None:
         self._n_runs, self._n_samples, self._messages = n_runs, n_samples, messages
-        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)))
-        self._draws = show and self._console.is_terminal
-        self._writes_lines = show and not self._draws
+        # a notebook's shell commands are told to write in colour, as if there were a terminal
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._console = Console(file=cast(IO[str], _FileThatMayGoAway(sys.stderr)), force_terminal=is_terminal)
+        self._notebook = notebook_bar() if show else None
+        self._draws = show and self._console.is_terminal and self._notebook is None
+        self._writes_lines = show and not self._draws and self._notebook is None
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
@@ -46,6 +52,7 @@ class ProgressDisplay:
         self._runs: dict[str, TaskID] = {}  # under way
         self._ended, self._samples_ended = 0, 0
         self._earlier = 0
+        self._has_begun = False
         self._lock = threading.Lock()
         self._stage = ""
         self._started = self._last_line = time.monotonic()
@@ -56,8 +63,13 @@ class ProgressDisplay:
         self._progress.start()
 
     def stop(self) -> None:
-        """Clear what was drawn."""
+        """Clear what was drawn on a terminal; a notebook keeps the bar as it is at the end."""
         self._progress.stop()
+        if self._notebook is not None:
+            seconds = duration(time.monotonic() - self._started)
+            self._notebook.draw(
+                self._ended, self._n_runs, f"{self._ended} of {self._n_runs} runs, {seconds}", last=True
+            )
 
     def stage(self, name: str) -> None:
         """Name what is being done now."""
@@ -80,7 +92,14 @@ class ProgressDisplay:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take(*self._messages.get_nowait())
-        completed, speed, left = self._how_far(time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        completed, speed, left = self._how_far(seconds)
+        if not self._has_begun:
+            self._has_begun = completed > self._earlier or seconds > SECONDS_TO_START
+            if completed <= self._earlier:
+                left = "starting"
+                if seconds > SECONDS_TO_START:
+                    self.note(COMPILING)
         which = f"{self._ended} of {self._n_runs} runs"
         self._progress.update(
             self._all,
@@ -91,6 +110,9 @@ class ProgressDisplay:
             speed=speed,
             left=left,
         )
+        if self._notebook is not None:
+            text = ", ".join(filter(None, [f"{self._stage}: {which}", speed, left]))
+            self._notebook.draw(completed, max(completed, self._n_samples or self._n_runs), text)
         now = time.monotonic()
         if self._writes_lines and now - self._last_line >= self._between_lines:
             self._last_line = now

@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.optim.registry import is_inside, is_range
 from continual_metaopt.study.config import Search, Setting, grid
 
@@ -75,9 +76,7 @@ def require_optuna() -> None:
         ValueError: Optuna is not installed.
     """
     if importlib.util.find_spec("optuna") is None:
-        raise ValueError(
-            "the method tpe needs the package optuna: pip install 'continual-metaopt[tpe]', or use the method random"
-        )
+        raise ValueError(f"the method tpe needs the package optuna: {how_to_install('tpe')}, or use the method random")
 
 
 def _add_draws(

@@ -162,8 +162,8 @@ def test_what_is_missing_is_said(runs, tmp_path, fmt, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     message = (
-        f"^this format needs the package {fmt}, of which {fmt} is missing; install it with: "
-        rf"pip install 'continual-metaopt\[{fmt}\]'$"
+        f"^this format needs the package {fmt}, of which {fmt} is missing; install it: "
+        rf"in the clone, pip install -e '\.\[{fmt}\]'$"
     )
     with pytest.raises(ModuleNotFoundError, match=message):
         export(runs, tmp_path / "out", fmt)

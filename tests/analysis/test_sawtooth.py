@@ -228,3 +228,25 @@ def test_the_sawtooth_of_the_records():
     assert tooth.p < 0.01
     assert tooth.amplitude > 1.5 * tooth.chance_amplitude
     assert 0 < tooth.peak < 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stationary", "found"), [(None, True), ("shuffled", False)])
+def test_a_real_run(stationary, found, tmp_path):
+    """The same images, with and without experiences: only then is there a sawtooth."""
+    from continual_metaopt.runs.config import RunConfig
+    from continual_metaopt.runs.run import run_one
+
+    stream = {"name": "permuted_inputs", "source": "digits", "n_experiences": 6, "samples_per_experience": 500}
+    for seed in range(2):
+        config = RunConfig(
+            stream={**stream, "stationary": stationary},
+            network={"name": "mlp", "hidden": [32]},
+            learner={"name": "metaoptimize", "lr": 1e-3, "step_sizes": "blockwise"},
+            seed=seed,
+            record_every=10,
+            engine="fused",
+        )
+        run_one(config, tmp_path / str(seed))
+    table = sawtooth_table(load_runs(tmp_path)).set_index("block")
+    assert (table["p_holm"].min() < 0.05) == found

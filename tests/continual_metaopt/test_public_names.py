@@ -1,11 +1,14 @@
 """``import continual_metaopt``: quick, and complete."""
 
+import importlib.metadata
+import resource
 import subprocess
 import sys
 
 import pytest
 
 import continual_metaopt
+from continual_metaopt.commands.main import main
 
 from .conftest import environment, exactly
 
@@ -25,9 +28,28 @@ def test_the_names_are_those_promised() -> None:
 
     assert namespace.keys() - {"__builtins__"} == {
         *("LeNet", "MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "ResNet18", "ViTTiny"),
-        *("KeepOptimizerState", "blocks", "diagnostics", "online_metrics"),
+        *("KeepOptimizerState", "blocks", "compare", "diagnostics", "online_metrics"),
         *("make_optimizer", "register_learner", "register_network"),
     }
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    version = importlib.metadata.version("continual-metaopt")
+
+    assert continual_metaopt.__version__ == version
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"continual-metaopt {version}\n"
+
+
+def test_the_optimizer_is_imported_without_avalanche_in_two_seconds() -> None:
+    code = "import sys; from continual_metaopt import MetaOptimize; print('avalanche' in sys.modules)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert found.stdout.strip() == "False", found.stderr
+    # processors' time, since others may be using them
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 def test_unknown_names_are_refused() -> None:

@@ -37,6 +37,8 @@ SOURCES: dict[str, Any] = {
     "3 × 4 colours": (colours(WIDE)[:16], FOUR[:16], colours(WIDE)[16:], FOUR[16:]),
     "6 × 5 colours": (PHOTOS[:16], FOUR[:16], PHOTOS[16:], np.arange(4)),
     "digits": "digits",
+    "vectors": (np.arange(60.0).reshape(20, 3) / 8, FOUR, np.ones((2, 3)), FOUR[:2]),
+    "series": (np.arange(60.0).reshape(20, 3) / 8, np.arange(20.0) / 4),
 }
 N_PRESENTED = 4  # samples of each experience whose values are recorded
 FILE = Path(__file__).with_name("fingerprints.txt")

@@ -78,6 +78,7 @@ CONTENTS = {
     "grey": [grey(i) for i in range(N)],
     "colour": [colour(i) for i in range(N)],
     "colour among grey": [colour(i) if i in (SPLIT - 1, N - 1) else grey(i) for i in range(N)],
+    "resized": [encode(np.pad(IMAGES[i], ((i % 3, 0), (0, i % 2)))) if i % 5 else colour(i) for i in range(N)],
     "unreadable": [b"damaged" if i in (3, 20, N - 2) else colour(i) for i in range(N)],
 }
 
@@ -105,6 +106,7 @@ KINDS = ["parquet", "parquet alone", "folder", "folder alone"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_larger_than_memory_is_the_same_bit_for_bit(tmp_path, kind, content):
     spec, options = write(tmp_path / "images", kind, CONTENTS[content]), {"skip_unreadable": content == "unreadable"}
+    spec = spec.replace(":", "+resize=2:", 1) if content == "resized" else spec
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what is left out
         whole, made, kept = (load(spec, memory_limit=limit, **options) for limit in (DECODED, LIMIT, LIMIT))

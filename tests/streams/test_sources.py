@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import re
@@ -47,7 +48,7 @@ def assert_well_formed(source, n_train, n_test, input_shape):
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
-KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, parquet:FILE_OR_FOLDER"
+KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, npz:FILE, parquet:FILE_OR_FOLDER"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, pa
         ("digit", " Did you mean 'digits'?"),
         ("parquet", ""),
         ("folder:", " Did you mean 'folder:DIR'?"),
+        ("npz+resize=32:FILE", " Did you mean 'npz:FILE'?"),
         ("xyz", ""),
     ],
 )
@@ -569,8 +571,10 @@ def test_deep_pixels_are_refused_rather_than_clipped(tmp_path, kind):
 def test_mixed_sizes(tmp_path, kind):
     images = [*ENCODED[:4], encode(np.zeros((5, 7), np.uint8)), encode(np.zeros((9, 3), np.uint8))]
     spec, places = save(tmp_path, kind, images)
-    with pytest.raises(ValueError, match=r"^the images differ in size: .*; resize them to one height and width$") as e:
+    with pytest.raises(ValueError, match=r"^the images differ in size: .*; to resize them, write for example ") as e:
         load_source(spec)
+    assert str(e.value).endswith(f"{kind}+resize=32: at the beginning of the source, instead of {kind}:")
+    assert load_source(spec.replace(":", "+resize=3:", 1)).input_shape == (1, 3, 3)
     sizes = dict(re.findall(r"(\d+×\d+) \(([^)]*)\)", str(e.value)))
     assert set(sizes) == {"2×2", "5×7", "9×3"}
     assert sizes["2×2"] in places[:4]
@@ -614,6 +618,109 @@ def test_images_are_upright(tmp_path, kind, file_format, orientation):
         plan_stream("permuted_inputs", source=s, n_experiences=1).info.fingerprint for s in (spec, as_stored)
     }
     assert len(fingerprints) == len(set(hashes))
+
+
+def plain(image):
+    """An image in a format that needs no encoder."""
+    height, width, *colour = image.shape
+    return f"P{6 if colour else 5} {width} {height} 255 ".encode() + image.tobytes()
+
+
+RANDOM = np.random.RandomState(0)
+GREY_WIDE = RANDOM.randint(256, size=(12, 20), dtype=np.uint8)
+RGB_TALL = RANDOM.randint(256, size=(23, 10, 3), dtype=np.uint8)
+SMALL = RANDOM.randint(256, size=(3, 4, 3), dtype=np.uint8)
+
+
+def resized(spec, size):
+    return load_source(spec.replace(":", f"+resize={size}:", 1))
+
+
+@pytest.mark.parametrize("image", [GREY_WIDE, GREY_WIDE.T, RGB_TALL, RGB_TALL.swapaxes(0, 1), RGB_TALL[:10]])
+@pytest.mark.parametrize("size", [1, 5, 10, 12, 30])
+def test_resized_as_if_scaled_and_then_cut(tmp_path, image, size):
+    """Portraits lie on their side meanwhile; Pillow's versions scale them as they stand in different ways."""
+    spec, _ = save(tmp_path, "folder", [plain(np.ascontiguousarray(image))] * 4)
+    is_portrait = image.shape[0] > image.shape[1]
+    lying = np.ascontiguousarray(image.swapaxes(0, 1) if is_portrait else image)
+    height, width = lying.shape[:2]
+    scaled_width = width * size // height
+    box = (0, 0, scaled_width * height / size, height)  # as much as becomes whole pixels
+    scaled = np.asarray(Image.fromarray(lying).resize((scaled_width, size), Image.Resampling.BICUBIC, box))
+    expected = scaled[:, (scaled_width - size) // 2 :][:, :size].reshape(size, size, -1)
+    if is_portrait:
+        expected = expected.swapaxes(0, 1)
+    found = resized(spec, size).train.x[0]
+    assert abs(found.astype(int) - expected).max() <= 1  # the places of pixels are kept in 32 bits
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA"])
+def test_all_kinds_of_pixels_are_resized_smoothly(tmp_path, mode):
+    image = Image.fromarray(RED[:, :2]).convert(mode)
+    image.putpixel((0, 0), 0)
+    spec, _ = save(tmp_path, "folder", [encode(np.asarray(image))] * 4)
+    assert len(np.unique(resized(spec, 8).train.x)) > 4
+
+
+def test_a_very_long_image_is_resized(tmp_path):
+    spec, _ = save(tmp_path, "folder", [plain(np.full((1, 10**6), 7, np.uint8))] * 4)
+    assert (resized(spec, 1024).train.x == 7).all()
+
+
+@both_kinds
+def test_resized_images_and_fingerprints_are_the_same_everywhere(tmp_path, kind):
+    """If a new version of Pillow gives other pixels, say so in docs/streams.md."""
+    spec, _ = save(tmp_path, kind, [plain(image) for image in (GREY_WIDE, RGB_TALL, SMALL, GREY_WIDE.T.copy())])
+    source = resized(spec, 6)
+    pixels = sorted(image.tobytes() for split in (source.train, source.test) for image in split.x)
+    assert hashlib.sha256(b"".join(pixels)).hexdigest()[:16] == "4eae50ca6f34ca70"
+    assert source.content_hash[:16] == {"parquet": "bbfc1ed6d81009a4", "folder": "262339812dea8865"}[kind]
+    assert resized(spec, 5).content_hash != source.content_hash
+
+
+@both_kinds
+def test_a_size_that_all_images_have_changes_nothing(tmp_path, kind):
+    spec, _ = save(tmp_path, kind, ENCODED)
+    assert resized(spec, 2).content_hash == load_source(spec).content_hash
+    assert resized(spec, 1).content_hash != load_source(spec).content_hash
+
+
+@pytest.mark.parametrize("options", ["resize=32+as_stored", "as_stored+resize=32"])
+def test_images_are_turned_before_they_are_resized(tmp_path, options):
+    """An odd number of pixels is left over, so that the middle is not the same from both ends."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    stored = RANDOM.randint(256, size=(32, 35), dtype=np.uint8)
+    spec, _ = save(tmp_path, "folder", [encode(stored, "PNG", exif=exif)] * 4)
+    as_stored = load_source(spec.replace(":", f"+{options}:", 1))
+    np.testing.assert_array_equal(as_stored.train.x[0, ..., 0], stored[:, 1:33])
+    upright = resized(spec, 32)
+    np.testing.assert_array_equal(upright.train.x[0, ..., 0], stored[::-1, ::-1][:, 1:33])
+    assert upright.content_hash != as_stored.content_hash
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    "option",
+    [
+        "resize",
+        "resize=",
+        "resize=0",
+        "resize=-1",
+        "resize=1025",
+        "resize=a",
+        "resize=3.5",
+        "resize=٣",
+        "resize=5+resize=6",
+        "small",
+    ],
+)
+def test_options_of_files_that_are_refused(tmp_path, kind, option):
+    message = (
+        "the options of a source of files are as_stored and resize=SIZE, where SIZE is a whole number from 1 to 1024, "
+        f"not '{option}'"
+    )
+    raises_exactly(ValueError, message, f"{kind}+{option}:{tmp_path}")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -226,13 +226,7 @@ class TracedGradients:
             raise NotTraceable(f"the network cannot be traced ({_first_line(error)})") from error
         return traced
 
-    def _agrees(
-        self,
-        same: Callable[[Sequence[Tensor], Sequence[Tensor]], bool],
-        x: Tensor,
-        y: Tensor,
-        expected: Sequence[Tensor],
-    ) -> bool:
+    def _agrees(self, same: Comparison, x: Tensor, y: Tensor, expected: Sequence[Tensor]) -> bool:
         with torch.no_grad():
             found = self._graph(x, y, *self._values)
         alike = [(tensor.shape, tensor.dtype) for tensor in found] == [(t.shape, t.dtype) for t in expected]

@@ -45,10 +45,6 @@ def plasticity(loss_before: float, loss_after: float) -> float:
 
     Returns:
         Between 0 (the update did not help) and 1 (nothing of the loss is left); NaN if a loss is NaN.
-
-    Example:
-        >>> plasticity(2.0, 0.5)
-        0.75
     """
     share = 1 - loss_after / max(loss_before, SMALLEST_LOSS)
     return share if math.isnan(share) else min(max(share, 0.0), 1.0)
@@ -100,10 +96,6 @@ def effective_rank(singular_values: Tensor) -> float:
 
     Returns:
         From 1 to the number of singular values that are not 0; NaN if one is not finite.
-
-    Example:
-        >>> round(effective_rank(torch.tensor([3.0, 3.0, 0.0])), 6)
-        2.0
     """
     values = singular_values.detach().cpu().double()
     total = values.sum()
@@ -120,10 +112,6 @@ def stable_rank(singular_values: Tensor) -> float:
 
     Returns:
         From 1 to the rank; NaN if a singular value is not finite.
-
-    Example:
-        >>> stable_rank(torch.tensor([2.0, 1.0]))
-        1.25
     """
     values = singular_values.detach().cpu().double()
     largest = values.max()
@@ -174,10 +162,6 @@ def forgetting(best: Sequence[float], now: Sequence[float]) -> float:
 
     Returns:
         Between −1 (everything is predicted better than ever) and 1; NaN if there is no past experience.
-
-    Example:
-        >>> forgetting([0.75, 0.5], [0.25, 0.5])
-        0.25
     """
     drops = [before - after for before, after in zip(best, now, strict=True)]
     return sum(drops) / len(drops) if drops else math.nan

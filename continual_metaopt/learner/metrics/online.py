@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
@@ -75,16 +76,16 @@ def online_metrics(
         >>> len(evaluator.metrics)
         5
     """
-    metrics: list[tuple[bool, Callable[[], PluginMetric]]] = [
-        (accuracy, lambda: OnlineAccuracy(every)),
-        (loss, lambda: OnlineLoss(every)),
-        (sliding_accuracy, lambda: SlidingAccuracy(every, window)),
-        (step_sizes, lambda: StepSize(every)),
-        (meta_gradients, lambda: MetaGradient(every)),
-        (trace_cosines, lambda: TraceCosine(every)),
-        (trace_norms, lambda: TraceNorm(every)),
+    metrics: list[tuple[bool, Callable[[int], PluginMetric]]] = [
+        (accuracy, OnlineAccuracy),
+        (loss, OnlineLoss),
+        (sliding_accuracy, partial(SlidingAccuracy, window=window)),
+        (step_sizes, StepSize),
+        (meta_gradients, MetaGradient),
+        (trace_cosines, TraceCosine),
+        (trace_norms, TraceNorm),
     ]
-    return [make() for wanted, make in metrics if wanted]
+    return [make(every) for wanted, make in metrics if wanted]
 
 
 class OnlineMetric(PluginMetric):
@@ -478,23 +479,17 @@ def _traces_and_gradients(optimizer: Optimizer) -> dict[str, list[tuple[Tensor, 
     names, groups = list(_step_sizes(optimizer)), optimizer.param_groups
     blocks = getattr(optimizer, "blocks", None)
     if blocks is not None and len(names) == len(blocks()):
-        members = {
-            name: [param for group in block for param in group["params"]]
-            for name, block in zip(names, blocks(), strict=True)
-        }
+        parts = blocks()
     elif len(names) == 1:
-        members = {names[0]: [param for group in groups for param in group["params"]]}
+        parts = [groups]
     elif len(names) == len(groups):
-        members = {name: group["params"] for name, group in zip(names, groups, strict=True)}
+        parts = [[group] for group in groups]
     else:
         return {}
-    pairs = {
-        name: [
+    traces: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+    for name, part in zip(names, parts, strict=True):
+        for param in (param for group in part for param in group["params"]):
             # the state is a defaultdict, in which a look-up would leave an entry
-            (optimizer.state[param]["trace"], param.grad)
-            for param in params
-            if param in optimizer.state and "trace" in optimizer.state[param]
-        ]
-        for name, params in members.items()
-    }
-    return {name: traces for name, traces in pairs.items() if traces}
+            if param in optimizer.state and "trace" in optimizer.state[param]:
+                traces.setdefault(name, []).append((optimizer.state[param]["trace"], param.grad))
+    return traces

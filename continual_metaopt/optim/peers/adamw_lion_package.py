@@ -5,15 +5,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.base_updates import AdamW
 from continual_metaopt.optim.blocks import WITHIN_BLOCKS
 from continual_metaopt.optim.meta_updates import Lion
@@ -77,6 +69,9 @@ class AdamWLionPackage(CheckedOptimizer):
         0.9
     """
 
+    positive = ("lr",)
+    not_negative = ("meta_lr", "weight_decay")
+
     def __init__(
         self,
         params: ParamsT,
@@ -91,8 +86,7 @@ class AdamWLionPackage(CheckedOptimizer):
         super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
-        require_positive(group, "lr")
-        require_not_negative(group, "meta_lr", "weight_decay")
+        super()._check(group)
         require(group, "gamma", 0 <= group["gamma"] <= 1, "be within 0 and 1")
         finer = group.get("step_sizes", "group") in WITHIN_BLOCKS
         require(group, "step_sizes", not finer, "be no finer than tensors")

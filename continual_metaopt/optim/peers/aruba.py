@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -62,6 +55,9 @@ class ARUBA(CheckedOptimizer):
         0.6
     """
 
+    positive = ("lr", "zeta")
+    not_negative = ("power",)
+
     def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
         super().__init__(params, settings_of(locals()) | {"n_done": 0, "n_experiences": 0})
 
@@ -83,10 +79,6 @@ class ARUBA(CheckedOptimizer):
 
     def _step_size(self, group: Group) -> float:
         return geometric_mean_of_positive(self._step_sizes(param, group) for param in group["params"])
-
-    def _check(self, group: Group) -> None:
-        require_positive(group, "lr", "zeta")
-        require_not_negative(group, "power")
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:

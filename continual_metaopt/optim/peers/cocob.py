@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -63,6 +56,9 @@ class COCOB(CheckedOptimizer):
         0.99
     """
 
+    not_negative = ("alpha", "weight_decay")
+    positive = ("eps",)
+
     def __init__(self, params: ParamsT, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, settings_of(locals()))
 
@@ -71,10 +67,6 @@ class COCOB(CheckedOptimizer):
         return geometric_mean_of_positive(
             torch.where(state["absolute_gradients"] > 0, _bet_per_gradient(state, group), 0.0) for state in states
         )
-
-    def _check(self, group: Group) -> None:
-        require_not_negative(group, "alpha", "weight_decay")
-        require_positive(group, "eps")
 
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:

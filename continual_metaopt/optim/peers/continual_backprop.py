@@ -8,15 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    Group,
-    OnBase,
-    noise_of,
-    require,
-    require_decays,
-    require_known,
-    require_not_negative,
-)
+from continual_metaopt.optim.base import Group, OnBase, noise_of, require, require_known
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.peers.sequential_units import HiddenUnits, UnitActivity, mean_size
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
@@ -104,6 +96,9 @@ class ContinualBackprop(OnBase):
         1
     """
 
+    not_negative = (*OnBase.not_negative, "maturity", "seed")
+    below_one = ("decay",)
+
     def __init__(
         self,
         model: nn.Module,
@@ -129,8 +124,6 @@ class ContinualBackprop(OnBase):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require_not_negative(group, "maturity", "seed")
-        require_decays(group, "decay")
         rate = group["replacement_rate"]
         require(group, "replacement_rate", 0 <= rate <= 1, "be within 0 and 1")
         require_known("initialisation", group["init"], Initialisation)
@@ -159,11 +152,7 @@ class ContinualBackprop(OnBase):
         """Let units grow older, take in what they contribute, and return the indices of those to be replaced."""
         state, decay = self.state[units.before.weight], group["decay"]
         if "age" not in state:
-            state["age"], state["utility"], state["budget"] = (
-                torch.zeros_like(activity),
-                torch.zeros_like(activity),
-                0.0,
-            )
+            state.update({"age": torch.zeros_like(activity), "utility": torch.zeros_like(activity), "budget": 0.0})
         state["age"] += 1
         leading_away = mean_size(units.per_unit(units.after.weight))
         state["utility"].lerp_(activity * leading_away, 1 - decay)

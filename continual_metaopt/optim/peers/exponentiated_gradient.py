@@ -7,16 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require,
-    require_decays,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.protocol import geometric_mean
 from continual_metaopt.optim.registry import LR, STEP_SIZES, LearnerSpec, learner_of
 
@@ -71,6 +62,10 @@ class ExponentiatedGradient(CheckedOptimizer):
         0.8
     """
 
+    not_negative = ("lr", "gain_lr", "scale_lr")
+    positive = ("lr",)
+    below_one = ("momentum", "beta")
+
     def __init__(
         self,
         params: ParamsT,
@@ -92,12 +87,10 @@ class ExponentiatedGradient(CheckedOptimizer):
         return float(group["lr"] * group["scale"] * gain)
 
     def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr", "gain_lr", "scale_lr")
-        require_decays(group, "momentum", "beta")
+        super()._check(group)
         for name in ("gain_bounds", "scale_bounds"):
             low, high = group[name]
             require(group, name, 0 < low <= 1 <= high < math.inf, "be two positive numbers around 1")
-        require_positive(group, "lr")
         group.setdefault("scale", 1.0)
 
     def _update(self, loss: Any) -> None:

@@ -53,18 +53,7 @@ LocalTrace = Literal["hessian_free", "l"]
 
 @dataclass(frozen=True)
 class Collecting:
-    """How many local hypergradients make a global one, and how.
-
-    Args:
-        tau: samples of a collection, a multiple of ``window``.
-        window: samples whose hypergradients are averaged to one snapshot.
-        delays: snapshots that are stacked.
-        tolerance: how far from 1 the eigenvalue of a term that lasts may be.
-        keep: by which distance, "modulus" for ||λ| − 1| or "one" for |λ − 1|.
-
-    Raises:
-        ValueError: a setting is out of range, or there are too few snapshots for that many delays.
-    """
+    """How many local hypergradients make a global one, and how: options of ``Glocal``, checked."""
 
     tau: int
     window: int

@@ -7,21 +7,13 @@ code. A param group has a step size of its own; the original has one group.
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require,
-    require_decays,
-    require_not_negative,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.base_updates import zeros
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
 
@@ -51,6 +43,8 @@ ADAM_HD = LearnerSpec(
 class HypergradientDescent(CheckedOptimizer):
     """Move each group's step size, then make the step; subclasses decide its direction."""
 
+    not_negative: ClassVar[tuple[str, ...]] = ("lr", "meta_lr", "weight_decay")
+
     def _update(self, loss: Any) -> None:
         for group in self.param_groups:
             decay = group["weight_decay"]
@@ -64,9 +58,6 @@ class HypergradientDescent(CheckedOptimizer):
                 group["lr"] = self._moved_step_size(group, sum(product.item() for product in products))
             for param, grad in pairs:
                 param.sub_(self._next_direction(self.state[param], grad, group), alpha=group["lr"])
-
-    def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr", "meta_lr", "weight_decay")
 
     def _moved_step_size(self, group: Group, product: float) -> float:
         """The group's new step size, from the product gᵀu over all its parameters."""
@@ -110,6 +101,8 @@ class SGDHD(HypergradientDescent):
         0.14
     """
 
+    below_one = ("momentum",)
+
     def __init__(
         self,
         params: ParamsT,
@@ -125,7 +118,6 @@ class SGDHD(HypergradientDescent):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require_decays(group, "momentum")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs a momentum, and dampening=0")
 
@@ -175,6 +167,8 @@ class AdamHD(HypergradientDescent):
         0.9
     """
 
+    not_negative = (*HypergradientDescent.not_negative, "eps")
+
     def __init__(
         self,
         params: ParamsT,
@@ -190,7 +184,6 @@ class AdamHD(HypergradientDescent):
     def _check(self, group: Group) -> None:
         super()._check(group)
         require(group, "betas", all(0 <= beta < 1 for beta in group["betas"]), "both be at least 0 and below 1")
-        require_not_negative(group, "eps")
 
     def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
         return self._direction(state, group) if "step" in state else None

@@ -1,6 +1,7 @@
 """IDBD: a step size for each weight of a linear model, learned by the delta-bar-delta rule in incremental form."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -20,7 +21,26 @@ LEARNER = LearnerSpec(
 )
 
 
-class IDBD(Weightwise):
+class DeltaBarDelta(Weightwise):
+    """Learn step sizes by IDBD's rule; subclasses say along which direction steps are, and what its curvature is."""
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        limit = group["max_change"]
+        require(group, "max_change", limit is None or limit > 0, "be positive or None")
+
+    def _update_weights(self) -> None:
+        for group in self.param_groups:
+            for param, grad in gradients(self, group):
+                state = self._prepared_state(param, "log_ratio", "trace")
+                idbd_update(param, grad, *self._direction(param, grad, group), state, group)
+
+    @abstractmethod
+    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        """The direction u of the step, and its curvature, as ``idbd_update`` takes them."""
+
+
+class IDBD(DeltaBarDelta):
     """Learn a step size per weight of a linear model with half the squared error, f = ½ (y − wᵀx)² (IDBD).
 
     With δ = y − wᵀx, so that the gradient by wᵢ is −δ xᵢ, step sizes αᵢ = exp(βᵢ), meta step size θ and trace h:
@@ -71,21 +91,8 @@ class IDBD(Weightwise):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"inputs": self.inputs}
 
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        check_max_change(group)
-
-    def _update_weights(self) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                state = self._prepared_state(param, "log_ratio", "trace")
-                idbd_update(param, grad, grad, self.inputs.curvature(param), state, group)
-
-
-def check_max_change(group: Group) -> None:
-    """Check IDBD's limit of a change; a ValueError says what is wrong with it."""
-    limit = group["max_change"]
-    require(group, "max_change", limit is None or limit > 0, "be positive or None")
+    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        return grad, self.inputs.curvature(param)
 
 
 def idbd_update(

@@ -1,9 +1,10 @@
 """IDBD for networks: its extension beyond linear models, with a diagonal in place of the Hessian."""
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, settings_of
-from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
+from continual_metaopt.optim.base import Group, settings_of
+from continual_metaopt.optim.peers.idbd import DeltaBarDelta
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -18,7 +19,7 @@ LEARNER = LearnerSpec(
 )
 
 
-class NetworkIDBD(Weightwise):
+class NetworkIDBD(DeltaBarDelta):
     """Learn a step size for each weight of any network.
 
     As appendix B.1 of the MetaOptimize paper states it, with weightwise step sizes α = exp(β), gradient g, Hessian ∇²f
@@ -62,14 +63,8 @@ class NetworkIDBD(Weightwise):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        check_max_change(group)
-
-    def _update_weights(self) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                idbd_update(param, grad, grad, grad.square(), self._prepared_state(param, "log_ratio", "trace"), group)
+    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        return grad, grad.square()
 
 
 idbd_network = learner_of(

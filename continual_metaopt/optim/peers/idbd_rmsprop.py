@@ -3,11 +3,12 @@
 The rule below is derived here, in the way that IDBD is, and has not been compared with the report.
 """
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require_decays, require_not_negative, settings_of
+from continual_metaopt.optim.base import Group, settings_of
 from continual_metaopt.optim.base_updates import RMSProp
-from continual_metaopt.optim.peers.idbd import check_max_change, idbd_update
+from continual_metaopt.optim.peers.idbd import DeltaBarDelta
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -22,7 +23,7 @@ LEARNER = LearnerSpec(
 )
 
 
-class RMSPropIDBD(Weightwise):
+class RMSPropIDBD(DeltaBarDelta):
     """Learn a step size for each weight of any network, with RMSProp's steps.
 
     With gradient g, running mean v of g² and its bias-corrected v̂, the step is w ← w − α u with u = g / (√v̂ + ε). Its
@@ -53,6 +54,9 @@ class RMSPropIDBD(Weightwise):
         0.9
     """
 
+    not_negative = (*DeltaBarDelta.not_negative, "eps")
+    below_one = ("decay",)
+
     def __init__(
         self,
         params: ParamsT,
@@ -66,21 +70,12 @@ class RMSPropIDBD(Weightwise):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _check(self, group: Group) -> None:
-        require_decays(group, "decay")
-        require_not_negative(group, "eps")
-        super()._check(group)
-        check_max_change(group)
-
-    def _update_weights(self) -> None:
-        for group in self.param_groups:
-            base = RMSProp(group["decay"], group["eps"])
-            for param, grad in gradients(self, group):
-                state = self._prepared_state(param, "log_ratio", "trace")
-                if "base" not in state:
-                    state["base"] = base.init(param)
-                direction = base.direction(state["base"], grad).quotient()
-                idbd_update(param, grad, direction, grad * direction, state, group)
+    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        state, base = self.state[param], RMSProp(group["decay"], group["eps"])
+        if "base" not in state:
+            state["base"] = base.init(param)
+        direction = base.direction(state["base"], grad).quotient()
+        return direction, grad * direction
 
 
 idbd_rmsprop = learner_of(

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, require_not_negative
+from continual_metaopt.optim.base import Group, OnBase
 from continual_metaopt.optim.base_updates import Base, BaseUpdate, zeros
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
@@ -51,14 +51,12 @@ class L2Init(OnBase):
         0.8
     """
 
+    not_negative = (*OnBase.not_negative, "pull")
+
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, base: Base = "adamw", pull: float = 1e-2, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, pull=pull)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        require_not_negative(group, "pull")
 
     def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
         state = self.state[param]

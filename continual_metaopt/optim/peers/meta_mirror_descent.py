@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, require, require_positive, settings_of
+from continual_metaopt.optim.base import Group, require, settings_of
 from continual_metaopt.optim.peers.hypergradient import HypergradientDescent
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
 
@@ -62,6 +62,8 @@ class MetaMirrorDescent(HypergradientDescent):
         0.1221
     """
 
+    positive = ("lr",)
+
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, meta_lr: float = 1e-3, q: float = 0.0, weight_decay: float = 0.0
     ) -> None:
@@ -69,7 +71,6 @@ class MetaMirrorDescent(HypergradientDescent):
 
     def _check(self, group: Group) -> None:
         super()._check(group)
-        require_positive(group, "lr")
         require(group, "q", math.isfinite(group["q"]), "be finite")
 
     def _moved_step_size(self, group: Group, product: float) -> float:

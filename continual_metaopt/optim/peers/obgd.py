@@ -5,15 +5,7 @@ from typing import Any, Literal
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require_known,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_known, settings_of
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -68,6 +60,9 @@ class ObGD(CheckedOptimizer):
         0.5
     """
 
+    not_negative = ("lr",)
+    positive = ("kappa",)
+
     wants_loss = True
 
     def __init__(
@@ -79,8 +74,7 @@ class ObGD(CheckedOptimizer):
         return float(group["lr"] / group["excess"])
 
     def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr")
-        require_positive(group, "kappa")
+        super()._check(group)
         require_known("error", group["error"], ErrorOf)
         group.setdefault("excess", 1.0)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, gradients, noise_of, require_not_negative
+from continual_metaopt.optim.base import OnBase, gradients, noise_of
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.registry import NOISE, ON_A_BASE, LearnerSpec, learner_of
 
@@ -50,6 +50,8 @@ class ShrinkAndPerturb(OnBase):
         0.75
     """
 
+    not_negative = (*OnBase.not_negative, "sigma", "seed")
+
     def __init__(
         self,
         params: ParamsT,
@@ -61,10 +63,6 @@ class ShrinkAndPerturb(OnBase):
         seed: int = 0,
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        require_not_negative(group, "sigma", "seed")
 
     def _update(self, loss: Any) -> None:
         super()._update(loss)

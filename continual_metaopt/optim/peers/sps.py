@@ -4,15 +4,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    require,
-    require_not_negative,
-    require_positive,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.peers.obgd import loss_value
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -63,6 +55,9 @@ class SPS(CheckedOptimizer):
         0.6
     """
 
+    positive = ("lr", "c")
+    not_negative = ("eps",)
+
     wants_loss = True
 
     def __init__(
@@ -78,8 +73,7 @@ class SPS(CheckedOptimizer):
         super().__init__(params, settings_of(locals()))
 
     def _check(self, group: Group) -> None:
-        require_positive(group, "lr", "c")
-        require_not_negative(group, "eps")
+        super()._check(group)
         smoothing = group["smoothing"]
         require(group, "smoothing", smoothing is None or smoothing > 0, "be positive or None")
         group.setdefault("bound", group["lr"])

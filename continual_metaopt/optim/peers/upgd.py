@@ -6,15 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import (
-    CheckedOptimizer,
-    Group,
-    gradients,
-    noise_of,
-    require_decays,
-    require_not_negative,
-    settings_of,
-)
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, noise_of, settings_of
 from continual_metaopt.optim.registry import NOISE, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -71,6 +63,9 @@ class UPGD(CheckedOptimizer):
         0.9999
     """
 
+    not_negative = ("lr", "weight_decay", "sigma", "seed")
+    below_one = ("beta_utility",)
+
     def __init__(
         self,
         params: ParamsT,
@@ -82,10 +77,6 @@ class UPGD(CheckedOptimizer):
         seed: int = 0,
     ) -> None:
         super().__init__(params, settings_of(locals()))
-
-    def _check(self, group: Group) -> None:
-        require_not_negative(group, "lr", "weight_decay", "sigma", "seed")
-        require_decays(group, "beta_utility")
 
     def _update(self, loss: Any) -> None:
         learned = [(param, grad, group) for group in self.param_groups for param, grad in gradients(self, group)]

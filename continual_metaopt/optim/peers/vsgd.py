@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, require_positive, settings_of
+from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
 from continual_metaopt.optim.protocol import geometric_mean_of_positive
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -67,6 +67,8 @@ class VSGD(CheckedOptimizer):
         0.5
     """
 
+    positive = ("outlier_level", "eps")
+
     wants_graph = True
 
     def __init__(
@@ -85,9 +87,9 @@ class VSGD(CheckedOptimizer):
         return geometric_mean_of_positive(state["step_size"] for state in states)
 
     def _check(self, group: Group) -> None:
+        super()._check(group)
         require(group, "init_samples", group["init_samples"] >= 1, "be at least 1")
         require(group, "slow_constant", group["slow_constant"] >= 1, "be at least 1")
-        require_positive(group, "outlier_level", "eps")
 
     def _update(self, loss: Any) -> None:
         if not (isinstance(loss, Tensor) and loss.requires_grad):

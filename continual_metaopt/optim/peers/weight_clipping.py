@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, require_positive
+from continual_metaopt.optim.base import Group, OnBase
 from continual_metaopt.optim.base_updates import Base, BaseUpdate
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
 
@@ -46,14 +46,12 @@ class WeightClipping(OnBase):
         0.5
     """
 
+    positive = ("bound",)
+
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, base: Base = "adamw", bound: float = 1.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, bound=bound)
-
-    def _check(self, group: Group) -> None:
-        super()._check(group)
-        require_positive(group, "bound")
 
     def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
         super()._move(param, grad, base, group)

@@ -40,9 +40,7 @@ NOT_IN_A_WORKER = (
 class WorkerEnded(Exception):
     """A worker's process ended before its work was done; the message is the reason for its run's status.
 
-    Args:
-        reason: sentences.
-        is_final: whether a new process would end in the same way.
+    ``is_final`` tells whether a new process would end in the same way.
     """
 
     def __init__(self, reason: str, is_final: bool = False) -> None:
@@ -103,17 +101,12 @@ class LocalPool:
             self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended.
-
-        Raises:
-            StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-            RunsFailed: some runs failed; the others have been run.
-        """
+        """Do runs, as ``Pool.run`` says."""
         self._display.stage(stage)
         for _, path in jobs:
             path.parent.mkdir(parents=True, exist_ok=True)
         # what has been done is counted before the time left is told
-        futures = {self._threads.submit(self._do, job): job for job in sorted(jobs, key=_n_done, reverse=True)}
+        futures = {self._threads.submit(self._do, job): job for job in sorted(jobs, key=n_done_before, reverse=True)}
         try:
             self._wait(futures)
         except KeyboardInterrupt:
@@ -131,7 +124,7 @@ class LocalPool:
 
     def _do(self, job: Job) -> str:
         """Do a run; returns the state in which it ended."""
-        self._display.add_earlier(_n_done(job))
+        self._display.add_earlier(n_done_before(job))
         try:
             return self._try(job)
         except WorkerEnded as ended:
@@ -334,12 +327,6 @@ def _leave_ctrl_c_to_others() -> None:
 def n_processors() -> int:
     """Count the processors that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _n_done(job: Job) -> int:
-    """Count the samples that earlier attempts at a run have learned from."""
-    config, path = job
-    return n_done_before(path, config)
 
 
 def _fail(job: Job, ended: WorkerEnded) -> str:

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.analysis.files import is_regular
 from continual_metaopt.runs.components import import_modules
 from continual_metaopt.runs.config import RunConfig
@@ -111,12 +112,7 @@ class RayPool:
         self._ray.shutdown()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended.
-
-        Raises:
-            StudyInterrupted: after Ctrl-C; nothing recorded is lost.
-            RunsFailed: some runs failed; the others have been run.
-        """
+        """Do runs, as ``Pool.run`` says."""
         self._display.stage(stage)
         failures: dict[Path, str] = {}
         waiting, pending = deque(jobs), dict[Any, Job]()
@@ -213,8 +209,8 @@ class RayPool:
                 if isinstance(error.cause, BackendError):
                     raise BackendError(str(error.cause)) from None
                 raise BackendError(
-                    f"the node {name} cannot do runs ({reason_of(error.cause)}); install there: pip install "
-                    f"'continual-metaopt[ray]=={self._versions['continual-metaopt']}'"
+                    f"the node {name} cannot do runs ({reason_of(error.cause)}); install version "
+                    f"{self._versions['continual-metaopt']} there: {how_to_install('ray')}"
                 ) from None
             except ray.exceptions.RayError:
                 continue  # it is lost, or very busy; its runs check it again
@@ -226,7 +222,7 @@ def _import_ray() -> Any:
         import ray.util.scheduling_strategies
     except ImportError as error:
         raise BackendError(
-            "the backend ray needs the package ray: pip install 'continual-metaopt[ray]', or use --backend local"
+            f"the backend ray needs the package ray: {how_to_install('ray')}, or use --backend local"
         ) from error
     return ray
 

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal
 
+from continual_metaopt.analysis.extras import how_to_install
 from continual_metaopt.analysis.files import real_folder
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.runs.files import read_json, write_json
@@ -86,8 +87,7 @@ class ArrayJobs:
             import submitit
         except ImportError as error:
             raise BackendError(
-                "the backend slurm needs the package submitit: pip install 'continual-metaopt[slurm]', or use "
-                "--backend local"
+                f"the backend slurm needs the package submitit: {how_to_install('slurm')}, or use --backend local"
             ) from error
         self._folder = real_folder(folder.absolute() / FOLDER)
         settings = DEFAULTS | dict(options)
@@ -117,12 +117,7 @@ class ArrayJobs:
         self._display.stop()
 
     def run(self, jobs: Sequence[Job], stage: str) -> None:
-        """Do runs; returns when all have ended.
-
-        Raises:
-            StudyInterrupted: after Ctrl-C; the array jobs go on, and the same command waits for them.
-            RunsFailed: some runs failed; the others have been run.
-        """
+        """Do runs, as ``Pool.run`` says; after Ctrl-C the array jobs go on, and the same command waits for them."""
         self._display.stage(stage)
         failures: dict[Path, str] = {}
         missing = []
@@ -213,11 +208,7 @@ class ArrayJobs:
 
 
 class Portion:
-    """Do some runs one after the other, as a task of an array.
-
-    Args:
-        jobs: the runs.
-    """
+    """Do some runs one after the other, as a task of an array."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = [(config, path.absolute()) for config, path in jobs]

@@ -400,7 +400,7 @@ def decompositions(rounds: int = 200) -> pd.DataFrame:
     try:
         from pydmd import HankelDMD
     except ImportError as error:
-        raise SystemExit("the comparison needs PyDMD: pip install pydmd, or continual-metaopt[peers]") from error
+        raise SystemExit("the comparison needs PyDMD: pip install pydmd, or the extra peers") from error
     random = np.random.RandomState(0)
     rows = []
     for n in (20, 50, 200):

@@ -47,8 +47,10 @@ def our_stream() -> Any:
     return make_stream("class_split", classes_per_experience=5, samples_per_experience=33, labels="global")
 
 
-@pytest.mark.parametrize("boundaries", [False, True], ids=["hidden", "told"])
-@pytest.mark.parametrize(("size", "drop_last", "learned"), [(1, False, 66), (10, False, 66), (10, True, 60)])
+@pytest.mark.parametrize(
+    ("size", "drop_last", "learned", "boundaries"),
+    [(1, False, 66, False), (10, False, 66, True), (10, True, 60, False), (10, True, 60, True)],
+)
 def test_a_stream_that_was_cut_into_pieces(size: int, drop_last: bool, learned: int, boundaries: bool) -> None:
     steps = Steps()
     cut = learner(small_network(), steps)

@@ -72,9 +72,15 @@ def plain_loop(optimizer_name: str, size: int, record_every: int) -> tuple[nn.Mo
     return model, seen
 
 
-@pytest.mark.parametrize("listening", [False, True], ids=["without callbacks", "with callbacks"])
-@pytest.mark.parametrize("optimizer", ["MetaOptimize", "AdamW"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "optimizer", "listening"),
+    [
+        (1, "MetaOptimize", False),
+        *((size, "MetaOptimize", listening) for size in SIZES[1:] for listening in (False, True)),
+        (7, "AdamW", False),
+        (60, "AdamW", True),
+    ],
+)
 def test_learns_as_a_plain_loop_over_mini_batches_does(size: int, optimizer: str, listening: bool) -> None:
     expected, seen = plain_loop(optimizer, size, record_every=10)
     model, collector = small_network(), Collector()
@@ -105,7 +111,7 @@ def test_learns_as_a_plain_loop_over_mini_batches_does(size: int, optimizer: str
     assert learner.clock.train_iterations == 3 * -(-LENGTH // size)
 
 
-@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("size", [7, 60])
 def test_the_fused_engine_learns_the_same_up_to_rounding(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("continual_metaopt.engines.traced.traced_gradients.FEWEST_SAMPLES", 1)
     learners, collectors = [], []
@@ -211,7 +217,7 @@ def run_config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     ).resolved()
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("stop", [1, 2, 4])
 def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
     run_config: RunConfig, stop: int, tmp_path: Path
 ) -> None:
@@ -235,8 +241,7 @@ def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
         assert table.equals(tables[name]), name
 
 
-@pytest.mark.parametrize("size", [8, 30])
-@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize(("size", "listening"), [(8, False), (8, True), (30, False)])
 def test_recorders_are_told_steps_in_samples(size: int, listening: bool) -> None:
     benchmark = make_stream("permuted_inputs", n_experiences=2, samples_per_experience=LENGTH)
     model, rows = small_network(), []
@@ -272,8 +277,7 @@ def test_a_resumed_run_counts_updates_as_before(run_config: RunConfig, tmp_path:
     assert run.learner.clock.train_iterations == 6
 
 
-@pytest.mark.parametrize("engine", ["torch", "fused"])
-@pytest.mark.parametrize("after", [8, 36, LENGTH, LENGTH + 16])
+@pytest.mark.parametrize(("engine", "after"), [("torch", 8), ("fused", 36), ("torch", LENGTH), ("fused", LENGTH + 16)])
 def test_goes_on_from_a_checkpoint_in_the_middle_of_an_experience(
     engine: Any, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

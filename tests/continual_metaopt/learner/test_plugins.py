@@ -31,6 +31,9 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
 }
 
 
+KINDS = ["plugin", "OnlineLearner"]
+
+
 class Growing(nn.Module):
     """A network whose head gets an output for every class that it meets."""
 
@@ -91,7 +94,7 @@ class AtStart(KeepOptimizerState.__bases__[0]):  # type: ignore[misc]
         self.states.append(tensors_of(strategy.optimizer, strategy.model.head.classifier.weight))
 
 
-@pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_growing_head_keeps_what_was_learned(make: Callable[[nn.Module], Optimizer], kind: str) -> None:
     model = Growing()
@@ -113,7 +116,7 @@ def test_a_growing_head_keeps_what_was_learned(make: Callable[[nn.Module], Optim
     assert sorted(held) == sorted(map(id, model.parameters()))
 
 
-@pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_step_sizes_of_a_growing_network_go_on_from_where_they_were(kind: str) -> None:
     model = Growing()
     optimizer = MetaOptimize(blocks(model), 1e-3, meta_lr=0.02)
@@ -131,12 +134,9 @@ def test_step_sizes_of_a_growing_network_go_on_from_where_they_were(kind: str) -
     assert [group["learned"] for group in optimizer.param_groups] != before
 
 
-@pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_state_that_was_loaded_before_the_first_training_survives(
-    make: Callable[[nn.Module], Optimizer], kind: str
-) -> None:
-    stream = classes_by_twos().train_stream
+@pytest.mark.parametrize(("name", "kind"), [(name, k) for name in ("layerwise", "torch Adam") for k in KINDS])
+def test_a_state_that_was_loaded_before_the_first_training_survives(name: str, kind: str) -> None:
+    make, stream = OPTIMIZERS[name], classes_by_twos().train_stream
     first = Growing()
     optimizer = make(first)
     strategy_of(kind, first, optimizer).train(stream[0], eval_streams=[])
@@ -151,7 +151,7 @@ def test_a_state_that_was_loaded_before_the_first_training_survives(
     assert watch.states[0].keys() == known.keys()
 
 
-@pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_head_that_grows_during_evaluation_is_learned_at_once(kind: str) -> None:
     model = Growing()
     optimizer = OPTIMIZERS["blockwise"](model)
@@ -173,11 +173,17 @@ def task_by_task() -> Any:
     return benchmark
 
 
-@pytest.mark.parametrize("kind", ["plugin", "OnlineLearner"])
-@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("network", [ManyHeads, lambda: PNN(1, 64, 6)], ids=["MultiHeadClassifier", "PNN"])
-def test_new_parts_of_a_network_are_learned(network: Any, make: Callable[[nn.Module], Optimizer], kind: str) -> None:
-    model = network()
+@pytest.mark.parametrize(
+    ("network", "name", "kind"),
+    [
+        *((ManyHeads, name, "plugin") for name in OPTIMIZERS),
+        (ManyHeads, "layerwise", "OnlineLearner"),
+        (lambda: PNN(1, 64, 6), "blockwise", "plugin"),
+        (lambda: PNN(1, 64, 6), "torch Adam", "OnlineLearner"),
+    ],
+)
+def test_new_parts_of_a_network_are_learned(network: Any, name: str, kind: str) -> None:
+    model, make = network(), OPTIMIZERS[name]
     optimizer = make(model)
     strategy = strategy_of(kind, model, optimizer)
     for experience in task_by_task().train_stream[:3]:

@@ -69,7 +69,7 @@ def test_a_small_network_learns_from_slow_bits(tmp_path: Path) -> None:
     assert read_tables(tmp_path)["experiences"]["first_step"].to_pylist() == [0, 3000]
 
 
-@pytest.mark.parametrize("name", ["idbd", "autostep", "idbd_network", "sgd_hd", "adam_hd", "metaoptimize", "glocal"])
+@pytest.mark.parametrize("name", ["idbd", "autostep", "idbd_network", "metaoptimize", "glocal"])
 def test_learners_run_by_name_and_resume(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)
     config = tracking_run({"name": name}, engine="torch")

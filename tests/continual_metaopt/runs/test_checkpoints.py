@@ -1,6 +1,8 @@
 """Learners resume from checkpoints, Avalanche's and plain state dicts, on the same trajectory bit for bit."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,11 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 import continual_metaopt.learner.online_learner as learner_module
-from continual_metaopt.engines import torch_engine
-from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.streams import make_stream
+from tests.continual_metaopt.runs.conftest import portions_of
 
 PORTION = 7
 LENGTH = 40
@@ -37,12 +38,17 @@ class SaveAndStop:
             raise Stop
 
 
+@contextmanager
+def small_portions() -> Iterator[None]:
+    with portions_of(PORTION), pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(learner_module, "MAX_SAMPLES", PORTION)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner_module, "MAX_SAMPLES", PORTION)
-    for engine in (torch_engine, compiled_learner):
-        monkeypatch.setattr(engine, "MAX_SAMPLES", PORTION)
-    monkeypatch.setattr(compiled_learner, "FIRST_SAMPLES", PORTION)
+def _smaller_portions() -> Iterator[None]:
+    with small_portions():
+        yield
 
 
 def stream() -> Any:
@@ -92,15 +98,19 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.fixture(params=[("torch", False), ("fused", False), ("fused", True), ("compiled", False)], ids=str)
+WAYS = [("torch", False), ("fused", False), ("fused", True), ("compiled", False)]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=str)
 def way(request: pytest.FixtureRequest) -> tuple[str, bool]:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def uninterrupted(way: tuple[str, bool]) -> list[Tensor]:
-    learner = strategy(*way)
-    learner.train(stream().train_stream)
+    with small_portions():
+        learner = strategy(*way)
+        learner.train(stream().train_stream)
     return outcome(learner)
 
 
@@ -120,7 +130,7 @@ def test_avalanche_checkpoint_between_experiences(
     assert_same(outcome(second), uninterrupted)
 
 
-@pytest.mark.parametrize("after", [PORTION, LENGTH // 2, LENGTH, LENGTH + 2 * PORTION])
+@pytest.mark.parametrize("after", [PORTION, LENGTH, LENGTH + 2 * PORTION])
 def test_avalanche_checkpoint_in_the_middle_of_an_experience(
     way: Any, uninterrupted: list[Tensor], after: int, tmp_path: Path
 ) -> None:

@@ -210,21 +210,6 @@ def test_a_checkpoint_is_plain_arrays_and_json(tmp_path: Path) -> None:
     assert about["progress"]["step"] == 70
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    run_one(config_of(), tmp_path, should_stop=stop_at(1))
-    with np.load(tmp_path / "checkpoint.npz") as content:
-        arrays = dict(content)
-    np.savez(tmp_path / "checkpoint.npz", **arrays | {"blocks": arrays["blocks"][:, :-1]})
-
-    assert run_one(config_of(), tmp_path) == "failed"
-
-    reason = (
-        f"'{tmp_path / 'checkpoint.npz'}' was written by another version of this package; go on with that version, "
-        f"or move '{tmp_path}' elsewhere to run again"
-    )
-    assert read_json(tmp_path / "status.json")["reason"] == f"ValueError: {reason}"
-
-
 def test_what_goes_to_a_worker_needs_no_torch(tmp_path: Path) -> None:
     """Also when it comes from a checkpoint of PyTorch's."""
     by_learner(config_of(), tmp_path, stop_at(4))
@@ -272,6 +257,15 @@ def test_workers_import_neither_torch_nor_avalanche_nor_pandas(tmp_path: Path, m
         assert all(ours[name].equals(table) for name, table in theirs.items())
 
 
+def test_an_engine_that_does_not_fit_fails_with_the_reason(tmp_path: Path) -> None:
+    config = config_of(name="torch:SGD").model_copy(update={"engine": "compiled"})
+
+    assert run_one(config, tmp_path) == "failed"
+
+    reason = 'ValueError: engine="compiled" is not possible: the optimizer is not MetaOptimize; use engine="auto"'
+    assert read_json(tmp_path / "status.json")["reason"] == reason
+
+
 @pytest.mark.slow
 def test_a_run_whose_worker_is_killed_twice_is_reported_and_can_go_on(tmp_path: Path) -> None:
     long = config_of(PERMUTED | {"n_experiences": 100, "samples_per_experience": 1000})
@@ -298,10 +292,16 @@ def test_a_run_whose_worker_is_killed_twice_is_reported_and_can_go_on(tmp_path: 
     assert prepare(long, path) is not None
 
 
-def test_an_engine_that_does_not_fit_fails_with_the_reason(tmp_path: Path) -> None:
-    config = config_of(name="torch:SGD").model_copy(update={"engine": "compiled"})
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    run_one(config_of(), tmp_path, should_stop=stop_at(1))
+    with np.load(tmp_path / "checkpoint.npz") as content:
+        arrays = dict(content)
+    np.savez(tmp_path / "checkpoint.npz", **arrays | {"blocks": arrays["blocks"][:, :-1]})
 
-    assert run_one(config, tmp_path) == "failed"
+    assert run_one(config_of(), tmp_path) == "failed"
 
-    reason = 'ValueError: engine="compiled" is not possible: the optimizer is not MetaOptimize; use engine="auto"'
-    assert read_json(tmp_path / "status.json")["reason"] == reason
+    reason = (
+        f"'{tmp_path / 'checkpoint.npz'}' was written by another version of this package; go on with that version, "
+        f"or move '{tmp_path}' elsewhere to run again"
+    )
+    assert read_json(tmp_path / "status.json")["reason"] == f"ValueError: {reason}"

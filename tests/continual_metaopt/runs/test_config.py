@@ -110,10 +110,6 @@ def test_all_stands_for_every_diagnostic(tmp_path: Path, given: Any) -> None:
     assert run.diagnostics_every == 7
 
 
-def test_the_identity_has_twelve_hexadecimal_digits() -> None:
-    assert re.fullmatch(r"[0-9a-f]{12}", RunConfig().resolved().run_id)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -14,7 +14,6 @@ from continual_metaopt.analysis.run_directory import TABLES
 from continual_metaopt.engines.observations import Observations
 from continual_metaopt.runs import directory as recording
 from continual_metaopt.runs.directory import RunDirectory, write_whole
-from continual_metaopt.runs.facts import describe_software
 from continual_metaopt.runs.files import read_json, write_json
 from continual_metaopt.runs.tables import SCHEMAS, arrow_array
 from tests.continual_metaopt.conftest import exactly, files_of, read_tables
@@ -101,14 +100,6 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
 
     assert names_in(tmp_path) == ["file.txt"]
     assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "new"
-
-
-def test_json_keeps_its_content(tmp_path: Path) -> None:
-    content = {"label": "α₀ = 1e-3", "lr": 1e-3, "nested": {"list": [1, None, True]}}
-    write_json(tmp_path / "x.json", content)
-
-    assert read_json(tmp_path / "x.json") == content
-    assert "α₀" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["", '{"state": "runn', "\x00\x00"])
@@ -267,13 +258,6 @@ def test_an_attempt_that_did_not_begin_leaves_the_records_alone(tmp_path: Path) 
     assert (now["state"], now["reason"]) == ("failed", "OSError: no data")
     kept = ("step", "wall_time", "samples_per_second", "engine")
     assert {name: now[name] for name in kept} == {name: status[name] for name in kept}
-
-
-def test_software_is_described() -> None:
-    found = describe_software()
-
-    assert {"python", "torch", "avalanche-lib", "numpy", "continual-metaopt", "source_revision"} <= found.keys()
-    assert found["torch"]
 
 
 @pytest.mark.parametrize(

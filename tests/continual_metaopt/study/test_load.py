@@ -11,10 +11,10 @@ from torch import nn
 from continual_metaopt import PaperCNN
 from continual_metaopt.optim.registry import make_optimizer
 from continual_metaopt.runs.components import ConfigError
-from continual_metaopt.streams import STREAMS, UnknownNameError
-from continual_metaopt.study.config import StudyConfig, grid
+from continual_metaopt.streams import STREAMS
+from continual_metaopt.study.config import StudyConfig
 from continual_metaopt.study.load import load_studies, packaged_studies, study_description
-from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, packaged_study_names, write_study
+from tests.continual_metaopt.conftest import STREAM, exactly, known_learners, write_study
 from tests.studies import load_study
 
 if TYPE_CHECKING:
@@ -43,18 +43,6 @@ def test_packaged_studies_are_valid(name: str, network: nn.Module) -> None:
             assert (run.order, run.seed, run.study, run.purpose) == (position, 7, name, "report")
             assert run.label.startswith(learner.label)
             make_optimizer(run.learner.name, network, **run.learner.options)
-
-
-def test_packaged_studies_are_listed() -> None:
-    assert list(packaged_studies()) == packaged_study_names()
-    assert {"quick", "table2", "table3", "field", "robustness"} <= set(packaged_studies())
-
-
-def test_the_quick_study_tunes_on_seeds_of_its_own() -> None:
-    study = load_study("quick")
-
-    assert set(study.config.selection_seeds).isdisjoint(study.config.seeds)
-    assert [len(learner.candidates) for learner in study.learners] == [4, 0, 0, 0, 0]
 
 
 def test_a_yaml_file_is_read(tmp_path: Path) -> None:
@@ -150,20 +138,6 @@ def test_mistakes_in_lists_are_named(tmp_path: Path, changes: dict[Any, Any], me
 
     with pytest.raises(ConfigError, match=exactly(f"{path}: {message}")):
         load_studies(path)
-
-
-def test_a_grid_is_all_combinations() -> None:
-    assert grid({"lr": [0.1, 0.2], "weight_decay": [0.0, 1.0]}) == [
-        {"lr": lr, "weight_decay": weight_decay} for lr in (0.1, 0.2) for weight_decay in (0.0, 1.0)
-    ]
-
-
-def test_labels_of_tuned_learners_tell_what_was_chosen(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path / "tiny.yaml"))
-    tuned, learned = study.learners
-
-    assert tuned.run(0, tuned.candidates[1]).label == "tuned, lr = 0.01"
-    assert learned.run(0, learned.untuned).label == "learned"
 
 
 def learner(**options: Any) -> dict[str, Any]:
@@ -368,17 +342,6 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(FileNotFoundError, match=exactly(f"no study file at '{tmp_path / name}'")):
         load_study(tmp_path / name)
-
-
-def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
-    message = (
-        "unknown study 'quik'. Did you mean 'quick'? "
-        "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, table3, "
-        "tracking, trajectories, why (or the path of a .yaml file)"
-    )
-
-    with pytest.raises(UnknownNameError, match=exactly(message)):
-        load_study("quik")
 
 
 def test_a_study_is_what_it_writes(tmp_path: Path) -> None:

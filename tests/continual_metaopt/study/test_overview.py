@@ -13,9 +13,8 @@ from rich.filesize import decimal
 from continual_metaopt.analysis.escaping import for_terminal
 from continual_metaopt.commands import main as cli
 from continual_metaopt.runs.owner import this_process
-from continual_metaopt.study.files_on_disk import bytes_below
 from continual_metaopt.study.lock import LOCK
-from continual_metaopt.study.overview import overview
+from continual_metaopt.study.overview import bytes_below, overview
 from tests.continual_metaopt.conftest import described
 
 HERE = {"host": socket.gethostname(), "pid": os.getpid()}

@@ -13,7 +13,7 @@ from continual_metaopt.commands.main import main
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.expand import Study
-from continual_metaopt.study.files_on_disk import bytes_below
+from continual_metaopt.study.overview import bytes_below
 from continual_metaopt.study.plan import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study, require_disk_space
 from tests.continual_metaopt.conftest import described, exactly, write_study
 from tests.studies import load_study, run_study

@@ -2,6 +2,7 @@
 
 import queue
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def shown(clock: Clock, display: ProgressDisplay, seconds: float, messages: Any 
 def test_labels_are_no_markup_and_no_commands(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     display = ProgressDisplay(2, queue.SimpleQueue(), True)
     display.start()
@@ -53,10 +54,33 @@ def test_labels_are_no_markup_and_no_commands(
         assert part in shown_text
 
 
+def test_what_takes_long_before_the_first_sample_is_said_once(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    display = ProgressDisplay(4, queue.SimpleQueue(), True, n_samples=4000)
+    display.add_earlier(500)
+    for seconds in (5, 6, 2):
+        shown(clock, display, seconds, [("a, seed 0", 500, 1000)])
+    assert capsys.readouterr().err == f"{progress.COMPILING}\n"
+    display = ProgressDisplay(4, queue.SimpleQueue(), True, n_samples=4000)
+    shown(clock, display, 9, [("a, seed 0", 10, 1000)])
+    shown(clock, display, 3)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_is_no_terminal_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook does for its shell commands
+    display = ProgressDisplay(2, queue.SimpleQueue(), True)
+    display.start()
+    display.update(1)
+    display.stop()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_rows_of_80_columns_keep_seed_and_numbers(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     display = ProgressDisplay(12, queue.SimpleQueue(), True, n_samples=12_000_000)
     display.start()
@@ -85,7 +109,7 @@ def test_lines_in_a_log_come_after_twice_as_long_each_time(clock: Clock, capsys:
     display.add_earlier(500)  # of the run that an earlier command began
 
     shown(clock, display, 14)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{progress.COMPILING}\n"
     shown(clock, display, 1, [("a, seed 0", 600, 1000), ("a, seed 1", 200, 1000)])
     # 800 samples less the 500 of before in 15 s; 3,200 are left
     line = "choosing settings: 0 of 4 runs, 2 under way, 20 samples/s, 3 min left\n"

@@ -117,18 +117,6 @@ def test_directories_are_where_the_result_says(done: tuple[Path, StudyResult]) -
 
 
 @pytest.mark.usefixtures("in_process")
-def test_running_again_repeats_nothing(done: tuple[Path, StudyResult], copied: Path, tmp_path: Path) -> None:
-    before = files_of(copied)
-
-    result = run_study(tiny(tmp_path), copied)
-
-    after = files_of(copied)
-    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"study.json"}
-    assert before["study.json"][1] == after["study.json"][1]
-    assert [path.name for path in result.runs] == [path.name for path in done[1].runs]
-
-
-@pytest.mark.usefixtures("in_process")
 def test_what_has_been_done_is_counted_before_the_time_left_is_told(
     done: tuple[Path, StudyResult], copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +214,6 @@ def test_failing_runs_are_reported_once_and_others_are_run(tmp_path: Path, monke
         path.parent.name.split("-")[1]: read_json(path)["state"] for path in tmp_path.glob("out/runs/*/status.json")
     }
     assert states == {"seed0": "failed", "seed1": "finished", "seed2": "failed"}
-    # the data are there again
-    monkeypatch.undo()
 
 
 @pytest.mark.usefixtures("in_process")
@@ -276,7 +262,7 @@ def test_a_damaged_record_of_a_selection_run_is_a_failure_of_its_learner(copied:
     assert str(caught.value).splitlines()[1].endswith("; move its folder elsewhere to run again")
 
 
-@pytest.mark.parametrize("content", ["", '{"name": "ti', "[]", None])
+@pytest.mark.parametrize("content", ['{"name": "ti', "[]", None])
 @pytest.mark.usefixtures("in_process")
 def test_a_damaged_description_costs_no_runs(
     copied: Path, tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
@@ -383,25 +369,6 @@ def test_a_learner_that_is_left_out_keeps_its_records_but_not_its_place(copied: 
     assert changed == {"study.json"}
     assert files_of(copied).keys() == before.keys()
     assert [read_json(path / "config.json")["label"] for path in result.runs] == ["tuned, lr = 0.01"] * 2
-
-
-@pytest.mark.usefixtures("in_process")
-def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None), tmp_path / "out"
-    seen = []
-
-    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
-        with pytest.raises(StudyLocked, match=f"is in use by another command, process {os.getpid()} on "):
-            run_study(study, out)
-        seen.append(args)
-        return prepare(*args)
-
-    monkeypatch.setattr(run, "_prepare", prepare)
-
-    run_study(study, out, workers=1)
-
-    assert len(seen) == 2
-    assert {path.name for path in out.iterdir()} == {"study.json", "runs"}
 
 
 @pytest.mark.usefixtures("in_process")
@@ -534,3 +501,34 @@ def test_a_device_that_is_not_there_fails_with_what_to_do(tmp_path: Path) -> Non
 
     reason = "ValueError: the device cuda is not possible: PyTorch finds no such device here; use cpu"
     assert read_json(tmp_path / "run" / "status.json")["reason"] == reason
+
+
+@pytest.mark.usefixtures("in_process")
+def test_running_again_repeats_nothing(done: tuple[Path, StudyResult], copied: Path, tmp_path: Path) -> None:
+    before = files_of(copied)
+
+    result = run_study(tiny(tmp_path), copied)
+
+    after = files_of(copied)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"study.json"}
+    assert before["study.json"][1] == after["study.json"][1]
+    assert [path.name for path in result.runs] == [path.name for path in done[1].runs]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_nobody_else_works_on_a_study_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = tiny(tmp_path, learners=[{"name": "fixed"}], selection_seeds=None), tmp_path / "out"
+    seen = []
+
+    def prepare(*args: Any, prepare: Any = run._prepare) -> Any:
+        with pytest.raises(StudyLocked, match=f"is in use by another command, process {os.getpid()} on "):
+            run_study(study, out)
+        seen.append(args)
+        return prepare(*args)
+
+    monkeypatch.setattr(run, "_prepare", prepare)
+
+    run_study(study, out, workers=1)
+
+    assert len(seen) == 2
+    assert {path.name for path in out.iterdir()} == {"study.json", "runs"}

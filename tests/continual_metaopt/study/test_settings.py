@@ -225,15 +225,12 @@ def test_selection_runs_are_on_a_shorter_stream(tmp_path: Path) -> None:
             {"tuning": TUNING | {"best": 0}},
             "tuning.best: Input should be greater than or equal to 1 (given: 0)",
         ),
-        ({"selection_seeds": None}, "selection_seeds: needed where a learner has options to tune"),
-        ({"learners": [{"name": "fixd"}]}, None),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: str | None) -> None:
+def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = tmp_path / "study.yaml"
-    pattern = r"learners\.0: learner\.name: unknown learner 'fixd'\. Did you" if message is None else None
 
-    with pytest.raises(ConfigError, match=pattern or exactly(f"{path}: {message}")):
+    with pytest.raises(ConfigError, match=exactly(f"{path}: {message}")):
         tuned_study(path, **changes)
 
 
@@ -241,7 +238,7 @@ def test_tpe_without_optuna_is_refused_before_anything_has_run(tmp_path: Path, m
     path = tmp_path / "study.yaml"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = (
-        f"{path}: learners.0: the method tpe needs the package optuna: pip install 'continual-metaopt[tpe]', "
+        f"{path}: learners.0: the method tpe needs the package optuna: in the clone, pip install -e '.[tpe]', "
         "or use the method random"
     )
 

@@ -590,7 +590,7 @@ def random_networks_agree(seed: int) -> None:
     twins.compare()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_random_networks_agree(seed: int) -> None:
     random_networks_agree(seed)
 
@@ -887,9 +887,9 @@ def image_network(activation: nn.Module, dtype: torch.dtype = DOUBLE) -> nn.Modu
 ACTIVATIONS = [nn.ReLU(), nn.LeakyReLU(), nn.Tanh(), nn.Identity()]
 
 
-@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+# NaN in each network behind each activation; pooling must not hide an infinity of either sign
+@pytest.mark.parametrize(("network", "bad"), [("image", NAN), ("image", INF), ("image", -INF), ("numbers", NAN)])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda layer: type(layer).__name__)
-@pytest.mark.parametrize("network", ["image", "numbers"])
 def test_an_input_that_is_not_finite_stops_all_engines_alike(network: str, activation: nn.Module, bad: float) -> None:
     shape = (2, 8, 8) if network == "image" else (6,)
     layers = nn.Linear(6, 5), copy.deepcopy(activation), nn.Linear(5, 3)
@@ -902,12 +902,14 @@ def test_an_input_that_is_not_finite_stops_all_engines_alike(network: str, activ
         assert outcome.endswith(" is nan at sample 10")
 
 
-@pytest.mark.parametrize("bad", [NAN, INF])
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda layer: type(layer).__name__)
+# NaN with each activation; infinities, which do no harm at first before tanh, with one that cuts and one that does not
+@pytest.mark.parametrize(
+    ("activation", "bad"),
+    [*((activation, NAN) for activation in ACTIVATIONS), (nn.ReLU(), INF), (nn.Identity(), INF)],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
 @pytest.mark.parametrize("name", [name for name, _ in image_network(nn.ReLU()).named_parameters()])
 def test_a_weight_that_is_not_finite_stops_all_engines_alike(name: str, activation: nn.Module, bad: float) -> None:
-    if isinstance(activation, nn.Tanh) and math.isinf(bad):
-        activation = nn.ReLU()  # an infinite input of tanh does no harm at first
     dataset = samples(20, (2, 8, 8))
     twins = Twins(image_network(activation), metaoptimize(), engines=ENGINES)
     assert twins.learn(part(dataset, 0, 10)) is None

@@ -373,18 +373,12 @@ def test_what_a_graph_does_not_hold_is_refused(name: str) -> None:
 
 def test_global_hooks_are_refused() -> None:
     model = made("linear")
-    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
+    given = model, optimizer_of(model), nn.CrossEntropyLoss()
+    traced = TracedGradients(*given, *sample(0))
+    with nn.modules.module.register_module_forward_hook(lambda *_: None):
+        assert not traced.still_holds(*given, *sample(1))
         with pytest.raises(NotTraceable, match=exactly("there are hooks for all networks")):
-            TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
-    finally:
-        hook.remove()
-    traced = TracedGradients(model, optimizer_of(model), nn.CrossEntropyLoss(), *sample(0))
-    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        assert not traced.still_holds(model, traced.optimizer, traced.criterion, *sample(1))
-    finally:
-        hook.remove()
+            TracedGradients(*given, *sample(0))
 
 
 def test_parameters_of_others_are_refused() -> None:
@@ -394,52 +388,27 @@ def test_parameters_of_others_are_refused() -> None:
         TracedGradients(model, optimizer, nn.CrossEntropyLoss(), *sample(0))
 
 
-def freeze(model: nn.Module) -> None:
-    model[1].bias.requires_grad_(False)
-
-
-def grow(model: nn.Module) -> None:
-    model[3] = nn.Linear(20, 5)
-
-
-def hook(model: nn.Module) -> None:
-    model[1].register_forward_hook(lambda *_: None)
-
-
-def hook_a_gradient(model: nn.Module) -> None:
-    model[1].weight.register_hook(lambda grad: None)
-
-
-def hook_an_accumulated_gradient(model: nn.Module) -> None:
-    model[1].weight.register_post_accumulate_grad_hook(lambda param: None)
-
-
-def steepen(model: nn.Module) -> None:
-    model[2].negative_slope = 0.5
-
-
-def evaluate(model: nn.Module) -> None:
-    model.eval()
-
-
 def move(model: nn.Module) -> None:
     with torch.no_grad():
         model[1].weight.add_(1.0)
 
 
-@pytest.mark.parametrize(
-    ("change", "holds"),
-    [
-        (freeze, False),
-        (grow, False),
-        (hook, False),
-        (hook_a_gradient, False),
-        (hook_an_accumulated_gradient, False),
-        (steepen, False),
-        (evaluate, False),
-        (move, True),
-    ],
-)
+CHANGES: dict[str, tuple[Callable[[nn.Module], Any], bool]] = {
+    "frozen": (lambda model: model[1].bias.requires_grad_(False), False),
+    "grown": (lambda model: model.__setitem__(3, nn.Linear(20, 5)), False),
+    "a hook": (lambda model: model[1].register_forward_hook(lambda *_: None), False),
+    "a gradient's hook": (lambda model: model[1].weight.register_hook(lambda grad: None), False),
+    "an accumulated gradient's hook": (
+        lambda model: model[1].weight.register_post_accumulate_grad_hook(lambda param: None),
+        False,
+    ),
+    "steeper": (lambda model: setattr(model[2], "negative_slope", 0.5), False),
+    "evaluated": (lambda model: model.eval(), False),
+    "moved": (move, True),
+}
+
+
+@pytest.mark.parametrize(("change", "holds"), CHANGES.values(), ids=CHANGES)
 def test_a_graph_holds_as_long_as_only_numbers_in_tensors_change(change: Any, holds: bool) -> None:
     model = made("linear")
     model[2] = nn.LeakyReLU()

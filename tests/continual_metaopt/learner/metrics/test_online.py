@@ -150,24 +150,7 @@ def test_every_sample_of_a_batch_counts_the_same() -> None:
     check_curve(seen[f"Loss_Online{TRAIN}"], [(x, sum(losses[:n]) / n) for x, n in ((1, 4), (2, 5), (3, 8))])
 
 
-def test_values_are_those_that_the_learner_itself_counts(benchmark: StreamBenchmark) -> None:
-    collector = Collector()
-    learner = learner_with(OnlineAccuracy(every=7), OnlineLoss(every=7), SlidingAccuracy(7, 50), recorder=collector)
-    learner.train(benchmark.train_stream)
-
-    correct, loss = collector.all("correct"), collector.all("loss")
-    xs = sorted({*range(7, 181, 7), 60, 120, 180})
-    seen = curves(learner)
-    check_curve(seen[f"Top1_Acc_Online{TRAIN}"], [(x, sum(correct[:x]) / x) for x in xs])
-    check_curve(seen[f"Loss_Online{TRAIN}"], [(x, sum(loss[:x]) / x) for x in xs])
-    last = [correct[max(0, x - 50) : x] for x in xs]
-    check_curve(seen[f"Top1_Acc_Window50{TRAIN}"], [(x, sum(c) / len(c)) for x, c in zip(xs, last, strict=True)])
-    assert seen[f"Top1_Acc_Online{TRAIN}"][-1] == (180, learner.online_accuracy)
-    assert learner.evaluator.metrics[0].result() == learner.online_accuracy
-    assert 0.1 < learner.online_accuracy < 0.9
-
-
-@pytest.mark.parametrize("every", [1, 7, 100])
+@pytest.mark.parametrize("every", [1, 7])
 def test_compiled_code_and_metrics_do_not_disturb_each_other(benchmark: StreamBenchmark, every: int) -> None:
     compiled = learner_with(online_metrics(every=every, window=30), engine="compiled")
     torch_alone = learner_with(online_metrics(every=every, window=30), engine="torch")
@@ -183,44 +166,6 @@ def test_compiled_code_and_metrics_do_not_disturb_each_other(benchmark: StreamBe
     assert compiled.n_correct == torch_alone.n_correct
     for seen, unseen in zip(compiled.model.parameters(), unobserved.model.parameters(), strict=True):
         assert torch.equal(seen, unseen)
-
-
-@pytest.mark.parametrize("engine", ["torch", "fused", "compiled"])
-def test_metrics_do_not_change_what_is_learned(benchmark: StreamBenchmark, engine: str) -> None:
-    plain = learner_with(engine=engine)
-    observed = learner_with(online_metrics(every=1, trace_cosines=True, trace_norms=True), engine=engine)
-    for learner in (plain, observed):
-        learner.train(benchmark.train_stream)
-
-    assert observed.engine == plain.engine
-    assert observed.optimizer.step_size_report() == plain.optimizer.step_size_report()
-    for ours, theirs in zip(observed.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-
-
-def test_evaluation_of_what_compiled_code_has_learned_is_naives(benchmark: StreamBenchmark) -> None:
-    seen = []
-    for strategy in ("OnlineLearner", "Naive"):
-        metrics = [accuracy_metrics(experience=True, stream=True), loss_metrics(experience=True)]
-        if strategy == "OnlineLearner":
-            made: Any = learner_with(*metrics, engine="compiled")
-        else:
-            model = small_network()
-            optimizer = MetaOptimize(blocks(model, "blockwise"), 3e-3, meta_lr=0.02)
-            made = naive(model, optimizer, evaluator_of(*metrics), train_mb_size=1, eval_mb_size=256)
-        for experience in benchmark.train_stream:
-            made.train(experience, eval_streams=[], shuffle=False)
-            made.eval(benchmark.test_stream)
-        seen.append(curves(made))
-
-    ours, naives = seen
-    assert ours.keys() == naives.keys()
-    assert len(ours) == 1 + 2 * 3
-    for name, curve in naives.items():
-        assert [x for x, _ in ours[name]] == [x for x, _ in curve] == [60, 120, 180]
-        # a prediction of 359 may be decided by rounding
-        values = [value for _, value in curve]
-        assert [value for _, value in ours[name]] == pytest.approx(values, rel=1e-3, abs=1.01 / 359)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -599,29 +544,3 @@ def test_wandb_logger_shows_every_value(benchmark: StreamBenchmark, monkeypatch:
     fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     logged_to_wandb(fake, benchmark, monkeypatch)
-
-
-@pytest.mark.slow
-def test_wandb_takes_the_values_offline(
-    benchmark: StreamBenchmark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    wandb = pytest.importorskip("wandb")
-    if not hasattr(wandb, "viz"):
-        # Avalanche 0.6.0 asks for a module that wandb has renamed (ContinualAI/avalanche#1674)
-        monkeypatch.setattr(wandb, "viz", wandb.plot, raising=False)
-    settings = {"MODE": "offline", "CONSOLE": "off", "SILENT": "true", "ERROR_REPORTING": "false", "DIR": str(tmp_path)}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    try:
-        expected = logged_to_wandb(wandb, benchmark, monkeypatch)
-        summary = dict(wandb.run.summary)
-        wandb.finish()
-    finally:
-        monkeypatch.undo()
-        wandb.teardown()
-
-    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    for name, curve in expected.items():
-        # of the last step wandb knows only when the run ends
-        values = [value for x, value in curve if x < 180]
-        assert summary[name] == pytest.approx(values[-1]), name

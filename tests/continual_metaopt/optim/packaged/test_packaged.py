@@ -401,7 +401,7 @@ def test_a_missing_package_is_told_with_its_pip_line(
     monkeypatch.setitem(sys.modules, module, None)
     message = (
         f"the learner '{name}' needs a package that is not installed: pip install {PIP_NAMES[module]} "
-        "(or pip install 'continual-metaopt[peers]' for all optimizers of other packages)"
+        "(or, in the clone, pip install -e '.[peers]' for all optimizers of other packages)"
     )
     with pytest.raises(MissingPackageError, match=exactly(message)):
         make_optimizer(name, nn.Linear(1, 1))

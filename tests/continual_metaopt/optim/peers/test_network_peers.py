@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from continual_metaopt.contract import run_contract
-from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.peers.hypergradient import SGDHD, AdamHD
 from continual_metaopt.optim.peers.idbd_network import NetworkIDBD
 from continual_metaopt.optim.protocol import step_sizes_of
@@ -56,12 +55,8 @@ def descend(params: list[nn.Parameter], optimizer: torch.optim.Optimizer, step: 
             partial(adam_hd, step_size=0.1, meta=0.02, decay=0.3),
         ),
         (partial(NetworkIDBD, lr=0.1, meta_lr=0.05), partial(network_idbd, step_size=0.1, meta=0.05)),
-        (
-            partial(MetaOptimize, lr=0.1, base="sgd", meta="sgd", meta_lr=0.3, gamma=0.0, weight_decay=0.0),
-            partial(hypergradient_descent, step_size=0.1, meta=0.3, log=True, base_first=True),
-        ),
     ],
-    ids=["sgd_hd", "adam_hd", "idbd_network", "metaoptimize"],
+    ids=["sgd_hd", "adam_hd", "idbd_network"],
 )
 def test_every_step_is_the_papers(
     make: Callable[..., Any], reference: Callable[..., Iterator[dict[str, Any]]], split: bool

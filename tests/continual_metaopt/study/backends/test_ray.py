@@ -69,7 +69,7 @@ def test_nodes_that_cannot_do_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = "the backend ray needs the package ray: pip install 'continual-metaopt[ray]', or use --backend local"
+    message = "the backend ray needs the package ray: in the clone, pip install -e '.[ray]', or use --backend local"
     with pytest.raises(BackendError, match=exactly(message)):
         RayPool("auto", None, 1, show_progress=False, folder=tmp_path)
 
