@@ -96,6 +96,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     for name in ("OMP_NUM_THREADS", "PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # which commands set in the process that they are tested in
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
     options = {"timeout": PATIENCE, "kernel_name": "python3", "coalesce_streams": True}
     client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, **options)
