@@ -18,7 +18,6 @@ OUTPUT = {
     "plain_loop": r"online accuracy [5-9]\d\.\d% of 1500 samples; .* in plain_loop.csv\n\Z",
     "ready_made_strategy": r"online accuracy [5-9]\d\.\d%\n\{'linear1': .*\}\n\Z",
     "replay_and_ewc": r"neither  online .*\nreplay   online accuracy .*\nEWC      online accuracy .* \d+\.\d%\n\Z",
-    "tensorboard_logging": r"online accuracy [5-9]\d\.\d%\n.* tensorboard --logdir runs/tensorboard\n\Z",
 }
 
 
@@ -44,7 +43,7 @@ def our_warnings(stderr: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", [path for path in SCRIPTS if path.stem in OUTPUT], ids=lambda path: path.stem)
 def test_script(script: Path, tmp_path: Path) -> None:
     finished = run(script, tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -55,7 +54,7 @@ def test_script(script: Path, tmp_path: Path) -> None:
 
 
 def test_every_script_is_expected() -> None:
-    assert sorted(OUTPUT) == [path.stem for path in SCRIPTS]
+    assert sorted([*OUTPUT, "tensorboard_logging"]) == [path.stem for path in SCRIPTS]
 
 
 @pytest.mark.slow
@@ -64,7 +63,8 @@ def test_the_curves_go_where_the_user_wants_them(tmp_path: Path) -> None:
 
     finished = run(ROOT / "examples" / "tensorboard_logging.py", tmp_path, "curves")
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.endswith("tensorboard --logdir curves\n")
+    assert re.search(r"online accuracy [5-9]\d\.\d%\n.* tensorboard --logdir curves\n\Z", finished.stdout)
+    assert our_warnings(finished.stderr) == []
     assert [path.name for path in tmp_path.iterdir()] == ["curves"]
     events = EventAccumulator(str(tmp_path / "curves")).Reload()
     names = {name.split("/")[0] for name in events.Tags()["scalars"]}
