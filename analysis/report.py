@@ -38,6 +38,7 @@ def write_report(
     baseline: str | None = None,
     width: figures.Width = "column",
     selection: Runs | None = None,
+    tables: dict[str, pd.DataFrame] | None = None,
 ) -> list[Path]:
     """Write the comparison table and all figures that apply, and one HTML page with everything.
 
@@ -52,6 +53,7 @@ def write_report(
         baseline: the label that the others are compared with; if None, the best one with fixed step sizes.
         width: width of the accuracy figures; the trajectories take the full width of the page.
         selection: runs that served to choose settings; the table tells what that took then.
+        tables: filled with the comparison table of each stream and network, by its title.
 
     Returns:
         The paths of the files written. A figure that cannot be drawn is left out with a warning.
@@ -65,6 +67,8 @@ def write_report(
     sections = []
     for title, (part, folder) in zip(by_stream_and_network(runs), split_by_stream(runs, out_dir), strict=True):
         table = comparison_table(part, diverged=diverged, baseline=baseline, selection=selection)
+        if tables is not None:
+            tables[title] = table
         if not paths:  # and nothing has been written
             _require_own(Path(out_dir))
         paths += write_tables(table, folder)

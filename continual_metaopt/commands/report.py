@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -16,6 +16,9 @@ from continual_metaopt.analysis.records import read_status
 from continual_metaopt.commands.interrupts import ctrl_c_raises
 from continual_metaopt.commands.printing import PROGRAM, complain, complain_of_left_out, show, show_written
 from continual_metaopt.study.jobs import StudyInterrupted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def report(
@@ -80,8 +83,7 @@ class _Chosen(NamedTuple):
 
 def _report(runs: list[Path], out: Path, selection: Sequence[Path], chosen: _Chosen) -> None:
     """Print and write the comparison of runs; those at or below the paths that chose settings tell what that took."""
-    from continual_metaopt.analysis import comparison_table, format_table, load_runs, write_report
-    from continual_metaopt.analysis.report import by_stream_and_network
+    from continual_metaopt.analysis import format_table, load_runs, write_report
     from continual_metaopt.analysis.tables import caption
 
     found = load_runs(*runs, *selection, purpose=None).readable()
@@ -93,11 +95,10 @@ def _report(runs: list[Path], out: Path, selection: Sequence[Path], chosen: _Cho
         if not labels:
             raise ValueError(f"no learner's name begins so; there are {'; '.join(loaded.labels)}")
         loaded = loaded.select(label=labels)
-    paths = write_report(loaded, out, diverged=chosen.diverged, selection=tried)  # whatever becomes of what is printed
-    parts = by_stream_and_network(loaded)
-    for title, part in parts.items():
-        table = comparison_table(part, diverged=chosen.diverged, selection=tried)
-        if len(parts) > 1:
+    tables: dict[str, pd.DataFrame] = {}
+    paths = write_report(loaded, out, diverged=chosen.diverged, selection=tried, tables=tables)
+    for title, table in tables.items():  # whatever becomes of what is printed
+        if len(tables) > 1:
             show(f"\n{title}\n")
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
         show(format_table(table, "terminal", width, chosen.columns))
