@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -85,8 +85,8 @@ def write_report(
                 figures.online_accuracy_by_experience, part, diverged=diverged, width=width
             )
             drawings["sliding_accuracy"] = partial(figures.sliding_accuracy, part, diverged=diverged, width=width)
+        learned = _best_learned(part, table)
         if figures.has_trajectories(part):
-            learned = [label for label in _best_first(table) if label in part.select(learned_step_sizes=True).labels]
             few = [label for label in part.labels if label in learned[:MAX_DRAWN]]
             drawings["step_sizes"] = partial(figures.step_size_trajectories, part, few)
             if len(few) < len(learned):
@@ -94,7 +94,7 @@ def write_report(
         for quantity in get_args(figures.MetaParameter):
             if figures.has_meta_parameter(part, quantity):
                 drawings[quantity] = partial(figures.meta_parameter_trajectories, part, quantity)
-        folded = _first_with_teeth(part, table)
+        folded = _first_with_teeth(part, learned)
         if folded is not None:
             drawings["sawtooth"] = partial(figures.folded_sawtooth, part, folded)
         images, captions = {}, {}
@@ -128,21 +128,20 @@ def _require_own(folder: Path) -> None:
     write_text(page, text)
 
 
-def _first_with_teeth(runs: Runs, table: pd.DataFrame) -> str | None:
-    """The best learner with learned step sizes whose experiences can be laid over each other; None without one."""
-    learned = runs.select(learned_step_sizes=True).labels
-    for label in _best_first(table):
-        if label not in learned:
-            continue
+def _best_learned(runs: Runs, table: pd.DataFrame) -> list[str]:
+    """The learners with learned step sizes, the best first."""
+    learned, score = runs.select(learned_step_sizes=True).labels, table.attrs["score"]
+    ranked = table.sort_values(score, ascending=score == "squared_error", kind="stable")["learner"]
+    return [str(label) for label in ranked[ranked.isin(learned)]]
+
+
+def _first_with_teeth(runs: Runs, labels: Sequence[str]) -> str | None:
+    """The first of some learners whose experiences can be laid over each other; None without one."""
+    for label in labels:
         trajectories = block_trajectories(runs, label)
         if trajectories and all(map(can_fold, trajectories.values())):
-            return str(label)
+            return label
     return None
-
-
-def _best_first(table: pd.DataFrame) -> list[str]:
-    score = table.attrs["score"]
-    return list(table.sort_values(score, ascending=score == "squared_error", kind="stable")["learner"])
 
 
 def write_tables(table: pd.DataFrame, out_dir: str | os.PathLike[str]) -> list[Path]:

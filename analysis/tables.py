@@ -116,8 +116,8 @@ def comparison_table(
         difference = None if differences is None or label == reference else differences.loc[[label]].iloc[0]
         group = scores[scores["label"] == label]
         config = runs.configs[group["run"].iloc[0]]
-        reported_elsewhere = not chosen_setting(config) and config.get("entry") in tuned_entries
         setting = chosen_setting(config)
+        reported_elsewhere = not setting and config.get("entry") in tuned_entries
         tuning = {} if selection is None or reported_elsewhere else _tuning(config, selection)
         if setting or tuning:
             tuning = {"setting": setting_text(setting) or None} | tuning

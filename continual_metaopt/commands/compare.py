@@ -14,7 +14,7 @@ from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.backends import Backend
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
-from continual_metaopt.study.load import load_studies
+from continual_metaopt.study.load import folder_of, load_studies
 
 if TYPE_CHECKING:
     from continual_metaopt.study.running import PoolOptions
@@ -59,8 +59,7 @@ def compare(
             sbatch.
     """
     parts = load_studies(study, source=source, data_root=data_root, seeds=seeds, engine=engine, device=device)
-    label, first = next(iter(parts.items()))
-    folder = out or Path("runs") / first.config.name.removesuffix(f".{label}")
+    folder = out or folder_of(parts)
 
     def report(label: str, runs: list[Path], selection: list[Path]) -> None:
         if label:

@@ -13,7 +13,7 @@ from continual_metaopt.streams.array_files import save_arrays
 from continual_metaopt.study.check import check_study
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.jobs import StudyInterrupted
-from continual_metaopt.study.load import load_studies
+from continual_metaopt.study.load import folder_of, load_studies
 from continual_metaopt.study.running import PoolOptions, run_studies
 
 
@@ -98,8 +98,7 @@ def _folder_of(study: str | Path | Mapping[str, Any]) -> Path:
     """The folder of a study's runs, as the command line names it."""
     if isinstance(study, Mapping):
         return Path("runs") / str(study.get("name", "study"))
-    label, first = next(iter(load_studies(study).items()))
-    return Path("runs") / first.config.name.removesuffix(f".{label}")
+    return folder_of(load_studies(study))
 
 
 def _with_files(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:

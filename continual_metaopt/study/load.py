@@ -74,6 +74,12 @@ def load_studies(
     return parts
 
 
+def folder_of(parts: Mapping[str, Study]) -> Path:
+    """Say where the runs of a study go unless its user names a folder; its parts are as of ``load_studies``."""
+    label, first = next(iter(parts.items()))
+    return Path("runs") / first.config.name.removesuffix(f".{label}")
+
+
 def _text_of(study: str | Path) -> str:
     path = Path(study)
     if path.is_file():
