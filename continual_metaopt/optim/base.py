@@ -1,9 +1,11 @@
 """What optimizers here are built on: checked settings, step sizes per weight, additions to a base update, own noise."""
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -124,7 +126,12 @@ class Weightwise(CheckedOptimizer):
 class OnBase(CheckedOptimizer):
     """Make a base update w ← (1 − α κ) w − α u with its default settings; subclasses add to it.
 
-    By itself it is SGD, AdamW and the other base updates in torch's form.
+    By itself it is SGD, AdamW and the other base updates in torch's form. What a subclass adds are static functions of
+    numbers, as ``elementwise`` describes them, so that compiled code can execute them too:
+
+        adjusted(w, g, …) -> g               what the base update takes for the gradient
+        after(before, w, …) -> (w, …)        the weight after the step, and the new numbers of ``keeps``
+        plan(…) -> numbers of ``plans``      entries of a param group that are set after the step
 
     Args:
         params: tensors or param groups, as for any torch optimizer.
@@ -138,6 +145,11 @@ class OnBase(CheckedOptimizer):
     """
 
     not_negative: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
+    keeps: ClassVar[tuple[str, ...]] = ()
+    adjusted: ClassVar[Callable[..., Any] | None] = None
+    after: ClassVar[Callable[..., Any] | None] = None
+    plans: ClassVar[tuple[str, ...]] = ()
+    plan: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, params: ParamsT, lr: float, *, base: Base, weight_decay: float, **settings: Any) -> None:
         super().__init__(params, {"lr": lr, "base": base, "weight_decay": weight_decay, **settings})
@@ -146,28 +158,69 @@ class OnBase(CheckedOptimizer):
         super()._check(group)
         require_known("base update", group["base"], BASE_UPDATES)
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            base = BASE_UPDATES[group["base"]]()
-            for param, grad in gradients(self, group):
-                self._move(param, self._gradient(param, grad, group), base, group)
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give a group's settings as the numbers that the functions take."""
+        return numbers_of(group)
 
-    def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
-        """What the base update takes for the gradient."""
-        return grad
-
-    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
-        """Make one parameter's step, with torch's operations in torch's order."""
+    def state_of(self, param: Tensor, base: BaseUpdate) -> dict[str, Any]:
+        """Give what is kept for a parameter, beginning with its first update."""
         state = self.state[param]
         if "base" not in state:
             state["base"] = base.init(param)
-        numerator, denominator, divisor = base.direction(state["base"], grad)
+        for name in self.keeps:
+            if name not in state:
+                state[name] = zeros(param)
+        return state
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            base, numbers = BASE_UPDATES[group["base"]](), self.numbers(group)
+            for param, grad in gradients(self, group):
+                state = self.state_of(param, base)
+                if self.adjusted is not None:
+                    grad = call(self.adjusted, numbers | state, w=param, g=grad)
+                if self.after is None:
+                    self._move(param, grad, base, group)
+                    continue
+                before = param.clone()
+                self._move(param, grad, base, group)
+                new, *kept = as_tuple(call(self.after, numbers | state, before=before, w=param))
+                for name, value in zip(self.keeps, kept, strict=True):
+                    state[name].copy_(value)
+                param.copy_(new)
+            if self.plan is not None:
+                group.update(zip(self.plans, as_tuple(call(self.plan, numbers)), strict=True))
+
+    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
+        """Make one parameter's step, with torch's operations in torch's order."""
+        numerator, denominator, divisor = base.direction(self.state[param]["base"], grad)
         if group["weight_decay"]:
             param.mul_(1 - group["lr"] * group["weight_decay"])
         if denominator is None:
             param.add_(numerator, alpha=-group["lr"] / divisor)
         else:
             param.addcdiv_(numerator, denominator, value=-group["lr"] / divisor)
+
+
+def numbers_of(group: Group) -> dict[str, float]:
+    """Give the settings of a param group that are numbers."""
+    return {name: float(value) for name, value in group.items() if isinstance(value, int | float)}
+
+
+@cache
+def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Give the names of a function's arguments."""
+    return tuple(inspect.signature(function).parameters)
+
+
+def call(function: Callable[..., Any], known: Mapping[str, Any], **others: Any) -> Any:
+    """Call a function with arguments that are known by their names."""
+    return function(*[others[name] if name in others else known[name] for name in arguments_of(function)])
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """Give the results of a function that returns one or several."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

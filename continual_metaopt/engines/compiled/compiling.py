@@ -19,7 +19,8 @@ from continual_metaopt.streams.private_folders import private_folder, temporary_
 
 PACKAGE = Path(__file__).parents[2]
 SOURCES = [  # files with compiled functions; each may hold code of the others
-    *("engines/compiled/denormals.py", "engines/compiled/kernels.py", "engines/traced/image_kernels.py"),
+    *("engines/compiled/denormals.py", "engines/compiled/kernels.py", "engines/compiled/passes.py"),
+    "engines/traced/image_kernels.py",
     *("optim/meta_updates.py", "optim/two_horizons.py"),
 ]
 
@@ -31,9 +32,14 @@ def compiled(function: Callable[..., Any]) -> Any:
         What calls the compiled function. Divisions by zero and so on give what NumPy gives.
     """
     dispatcher = numba.njit(error_model="numpy", nogil=True)(function)
+    keep_code_of(dispatcher, function)
+    return dispatcher
+
+
+def keep_code_of(dispatcher: Any, function: Callable[..., Any]) -> None:
+    """Let the compiled code of a function be kept in the folder of these sources, and be looked for there."""
     if compiled_code_folder() is not None:
         dispatcher._cache = _Cache(function)
-    return dispatcher
 
 
 @functools.cache

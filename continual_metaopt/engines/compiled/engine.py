@@ -1,11 +1,10 @@
-"""The compiled engine: predict, score, learn as one compiled function, for sequential networks and MetaOptimize.
+"""The compiled engine: predict, score, learn as one compiled function, for sequential networks and many optimizers.
 
 Between calls, weights and everything else that was learned are in the network and its optimizer, as with any engine.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from continual_metaopt.engines.compiled import kernels as k
-from continual_metaopt.engines.compiled.learner import CompiledLearner, aligned_zeros
+from continual_metaopt.engines.compiled.by_pass import by_pass_or_why_not
+from continual_metaopt.engines.compiled.learner import CompiledLearner
 from continual_metaopt.engines.compiled.network import (
     from_kernel_layout,
     loss_scale,
@@ -22,22 +22,24 @@ from continual_metaopt.engines.compiled.network import (
     translate,
     why_not_translated,
 )
-from continual_metaopt.engines.compiled.rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
+from continual_metaopt.engines.compiled.rules import why_no_kernels
+from continual_metaopt.engines.compiled.state import MetaOptimizeState, PassState
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
 from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
-from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
-from continual_metaopt.optim.two_horizons import AUTO
-
-META_STATE = {"step": k.META_STEP, "exp_avg": k.META_MEAN, "exp_avg_sq": k.META_SQUARE}  # and its columns
-TYPICAL_SIZES = {"step": k.HORIZON_STEP, "short_size": k.SHORT_SIZE, "long_size": k.LONG_SIZE}  # likewise
+from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.protocol import step_sizes_of
 
 Array = NDArray[Any]
 
 
 def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> str | None:
     """What keeps a learner from being compiled; None if nothing does."""
-    objection = why_no_kernels(optimizer) or why_not_translated(model, criterion)
+    if isinstance(optimizer, MetaOptimize):
+        objection = why_no_kernels(optimizer)
+    else:
+        objection = by_pass_or_why_not(optimizer)[1] or None
+    objection = objection or why_not_translated(model, criterion)
     if objection is not None:
         return objection
     owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
@@ -63,7 +65,7 @@ def compiled_or_why_not(
     if objection is not None or sample is None:
         return None, objection
     try:
-        engine = CompiledEngine(model, cast(MetaOptimize, optimizer), criterion, sample[0].shape[1:])
+        engine = CompiledEngine(model, optimizer, criterion, sample[0].shape[1:])
     except ValueError as error:
         return None, str(error)
     objection = engine.why_not_sample(*sample[:2])
@@ -84,14 +86,13 @@ class CompiledEngine:
         ValueError: the layers do not fit inputs of this shape.
     """
 
-    def __init__(self, model: nn.Module, optimizer: MetaOptimize, criterion: Any, input_shape: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, criterion: Any, input_shape: Sequence[int]) -> None:
         tables, self._parameters = translate(model, input_shape)
         self.optimizer = optimizer
         self.input_shape = tuple(input_shape)
         self._places = tables.places
         dtype = self._parameters[0].detach().numpy().dtype
-        blocks = list(optimizer.step_size_report())
-        rule, n, n_parameters = BASE_RULES[type(optimizer.base)], tables.n_weights, len(self._parameters)
+        n, n_parameters = tables.n_weights, len(self._parameters)
         parameters = np.zeros((n_parameters, k.N_PARAMETER_COLUMNS), np.int64)
         parameters[:, k.START] = [place.start for place in tables.places]
         parameters[:, k.STOP] = [place.stop for place in tables.places]
@@ -103,26 +104,27 @@ class CompiledEngine:
             k.CROSS_ENTROPY if isinstance(criterion, nn.CrossEntropyLoss) else k.SQUARED_ERROR,
             loss_scale(criterion, tables.n_outputs),
         )
+        blocks = list(step_sizes_of(optimizer))
+        self._state: MetaOptimizeState | PassState = (
+            MetaOptimizeState(optimizer) if isinstance(optimizer, MetaOptimize) else PassState(optimizer)
+        )
         learned = k.Learned(
             weights=np.zeros(n, dtype),
-            momentum=np.zeros(n if rule.momentum else 0, dtype),
-            second_moment=np.zeros(n if rule.second_moment else 0, dtype),
-            trace=np.zeros(n, dtype),
-            long_trace=np.zeros(0, dtype),  # until there are two horizons
             steps=np.zeros(n_parameters),
             blocks=np.zeros((len(blocks), k.N_BLOCK_COLUMNS)),
+            **self._state.arrays(n, dtype, len(blocks)),
         )
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        keys = {"momentum": rule.momentum, "second_moment": rule.second_moment, "trace": "trace"}
         self.learner = CompiledLearner(
             tables,
             network,
-            kernel_rules(optimizer),
+            self._state.rules,
             learned,
             blocks,
             [names[id(parameter)] for parameter in self._parameters],
-            {field: key for field, key in keys.items() if key is not None} | {"long_trace": LONG_TRACE},
+            self._state.fields,
             optimizer.trajectory if isinstance(optimizer, ReplayedStepSizes) else None,
+            self._state.by_pass.of if isinstance(self._state, PassState) else None,
         )
 
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
@@ -173,70 +175,52 @@ class CompiledEngine:
 
     def load(self) -> None:
         """Copy what was learned so far from the network and its optimizer."""
-        optimizer, learned = self.optimizer, self.learner.learned
-        if len(learned.long_trace) == 0 and any(group["gamma"] == AUTO for group in optimizer.param_groups):
-            learned = learned._replace(long_trace=aligned_zeros(len(learned.trace), self.learner.dtype))
-            self.learner.learned = learned
-        numbers = {id(parameter): number for number, parameter in enumerate(self._parameters)}
+        self._state.begin(self.learner)
+        learned, numbers = self.learner.learned, {id(param): number for number, param in enumerate(self._parameters)}
         for parameter, part in zip(self._parameters, self._places, strict=True):
             learned.weights[part] = to_kernel_layout(parameter.detach().numpy())
         self.learner.network.parameters[:, k.BLOCK] = k.FROZEN
-        for index, block in enumerate(optimizer.blocks()):
-            row, first = learned.blocks[index], block[0]
-            row[k.STEP_SIZE] = optimizer.current_step_size(block)
-            row[k.META_LR] = first["meta_lr"]
-            row[k.LOWEST], row[k.HIGHEST] = first["lr_bounds"]
-            row[k.MAX_CHANGE] = math.inf if first["max_meta_change"] is None else first["max_meta_change"]
-            row[k.REFERENCE], row[k.LOG_RATIO] = first["learned"]["reference"], first["learned"]["log_ratio"]
-            row[k.META_GRADIENT] = first["learned"]["meta_gradient"]
-            for kept, columns in (("meta_state", META_STATE), ("typical_sizes", TYPICAL_SIZES)):
-                for name, column in columns.items():
-                    row[column] = first["learned"][kept][name]
-            row[k.HAS_TWO_HORIZONS] = first["gamma"] == AUTO
-            row[k.N_REPLAYED] = first.get("n_done", 0)
+        for index, block in enumerate(self._state.blocks()):
+            self._state.load_block(self.learner, index, block)
             for group in block:
                 for parameter in group["params"]:
                     if parameter.requires_grad:
                         self._load_parameter(numbers[id(parameter)], index, group)
 
     def _load_parameter(self, number: int, block: int, group: dict[str, Any]) -> None:
-        state = self.optimizer.prepared_state(group, self._parameters[number])
+        state = self._state.of(group, self._parameters[number])
         part, learned = self._places[number], self.learner.learned
         self.learner.network.parameters[number, k.BLOCK] = block
-        self.learner.network.settings[number] = parameter_settings(group)
-        learned.steps[number] = state.get("step", 0)
-        for key, array in self._arrays_in_state():
+        self.learner.network.settings[number] = self._state.settings(group)
+        learned.steps[number] = float(state.get("step", 0))
+        for key, array in self.learner.arrays_of_state():
             if key in state:
                 array[part] = to_kernel_layout(state[key].numpy())
 
     def store(self) -> None:
         """Copy what has been learned into the network and its optimizer."""
-        optimizer, learned = self.optimizer, self.learner.learned
-        for number, (parameter, part) in enumerate(zip(self._parameters, self._places, strict=True)):
-            if self.learner.network.parameters[number, k.BLOCK] == k.FROZEN:
-                continue
-            parameter.detach().numpy()[...] = from_kernel_layout(learned.weights[part], parameter.shape)
-            state = optimizer.state[parameter]
-            if "step" in state:
-                state["step"] = int(learned.steps[number])
-            for key, array in self._arrays_in_state():
-                if key in state:
-                    state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)
-        for row, block in zip(learned.blocks.tolist(), optimizer.blocks(), strict=True):
-            if block[0]["meta_lr"] > 0:
-                kept = {"log_ratio": row[k.LOG_RATIO], "meta_gradient": row[k.META_GRADIENT]}
-                kept["meta_state"] = {name: row[column] for name, column in META_STATE.items()}
-                kept["typical_sizes"] = {name: row[column] for name, column in TYPICAL_SIZES.items()}
-                optimizer.take_step_size(block, row[k.STEP_SIZE], kept)
-        if isinstance(optimizer, ReplayedStepSizes):
-            optimizer.go_to(int(learned.blocks[0, k.N_REPLAYED]))
+        learned, table = self.learner.learned, self.learner.network.parameters
+        numbers = {id(param): number for number, param in enumerate(self._parameters)}
+        for index, block in enumerate(self._state.blocks()):
+            for group in block:
+                for parameter in group["params"]:
+                    number = numbers[id(parameter)]
+                    if table[number, k.BLOCK] != k.FROZEN:
+                        self._store_parameter(number, group)
+            self._state.store_block(self.learner, index, block)
+        self._state.end(learned)
 
-    def _arrays_in_state(self) -> Iterator[tuple[str, Array]]:
-        """The arrays that hold a part of each parameter's state, with its key there."""
-        for field, key in self.learner.states.items():
-            array = getattr(self.learner.learned, field)
-            if len(array):
-                yield key, array
+    def _store_parameter(self, number: int, group: dict[str, Any]) -> None:
+        parameter, part, learned = self._parameters[number], self._places[number], self.learner.learned
+        parameter.detach().numpy()[...] = from_kernel_layout(learned.weights[part], parameter.shape)
+        state = self._state.of(group, parameter)
+        if isinstance(state.get("step"), Tensor):
+            state["step"].fill_(learned.steps[number])
+        elif "step" in state:
+            state["step"] = int(learned.steps[number])
+        for key, array in self.learner.arrays_of_state():
+            if key in state:
+                state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)
 
 
 class _DatasetSamples:

@@ -29,6 +29,7 @@ Array = Any
 # Base updates
 
 SGD, SGDM, RMSPROP, ADAMW, LION, SGDM_RELEASED, RMSPROP_RELEASED, ADAMW_RELEASED = range(8)
+BY_PASS = 8  # a compiled pass over stored gradients makes the whole update: see ``passes``
 N_CONSTANTS = 5
 
 
@@ -60,47 +61,55 @@ def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
 
 
 @compiled
-def _sgd(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def sgd_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Follow the gradient."""
     return g, m, v
 
 
 @compiled
-def _sgdm(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def sgdm_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Follow the momentum, a sum."""
     m = k[0] * m + g
     return m, m, v
 
 
 @compiled
-def _rmsprop(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def rmsprop_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Divide the gradient by its running size."""
     v = k[0] * v + k[1] * g * g
     return g / (np.sqrt(v) * k[2] + k[3]), m, v
 
 
 @compiled
-def _adamw(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def adamw_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Divide the momentum by the gradient's running size."""
     m = m + k[0] * (g - m)
     v = k[1] * v + k[2] * g * g
     return m / (np.sqrt(v) * k[3] + k[4]), m, v
 
 
 @compiled
-def _lion(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def lion_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Take the sign of a mixture of momentum and gradient."""
     return np.sign(k[0] * m + k[1] * g), k[2] * m + k[3] * g, v
 
 
 @compiled
-def _sgdm_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def sgdm_released_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Follow the old momentum, an average."""
     return m, k[0] * m + k[1] * g, v
 
 
 @compiled
-def _rmsprop_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def rmsprop_released_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Divide the gradient by its running size, as the released code."""
     v = k[0] * v + g * g
     return g / np.sqrt(k[1] * v + k[2]), m, v
 
 
 @compiled
-def _adamw_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+def adamw_released_direction(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
+    """Divide the momentum, a sum, as the released code."""
     m = k[0] * m + g
     v = k[1] * v + g * g
     return m / np.sqrt(k[2] * v + k[3]), m, v
@@ -110,21 +119,21 @@ def _adamw_released(g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
 def _direction(rule: int, g: Any, m: Any, v: Any, k: Array) -> tuple[Any, Any, Any]:
     literally(rule)  # compiles the function anew for each rule, with nothing to decide inside a loop
     if rule == SGD:
-        return _sgd(g, m, v, k)
+        return sgd_direction(g, m, v, k)
     elif rule == SGDM:
-        return _sgdm(g, m, v, k)
+        return sgdm_direction(g, m, v, k)
     elif rule == RMSPROP:
-        return _rmsprop(g, m, v, k)
+        return rmsprop_direction(g, m, v, k)
     elif rule == ADAMW:
-        return _adamw(g, m, v, k)
+        return adamw_direction(g, m, v, k)
     elif rule == LION:
-        return _lion(g, m, v, k)
+        return lion_direction(g, m, v, k)
     elif rule == SGDM_RELEASED:
-        return _sgdm_released(g, m, v, k)
+        return sgdm_released_direction(g, m, v, k)
     elif rule == RMSPROP_RELEASED:
-        return _rmsprop_released(g, m, v, k)
+        return rmsprop_released_direction(g, m, v, k)
     else:
-        return _adamw_released(g, m, v, k)
+        return adamw_released_direction(g, m, v, k)
 
 
 # Weights and traces
@@ -180,8 +189,8 @@ def _learn_weights(rule: int, horizons: int, has: Any, arrays: Any, numbers: Any
 
 
 @compiled
-def _sum(a: Array) -> float:
-    """Sum of ``PIECE`` numbers, which is left in the first; the others are spent."""
+def sum_of(a: Array) -> float:
+    """Add up ``PIECE`` numbers, which is left in the first; the others are spent."""
     half = PIECE // 2
     while half:
         for i in range(half):
@@ -287,7 +296,7 @@ def update(
         _learn_weights_by(rule, 2, has, arrays, numbers)
     else:
         _learn_weights_by(rule, 1, has, arrays, numbers)
-    return _sum(room.products) if len(h) else 0.0, _sum(room.long_products) if len(long) else 0.0
+    return sum_of(room.products) if len(h) else 0.0, sum_of(room.long_products) if len(long) else 0.0
 
 
 @compiled
@@ -499,6 +508,8 @@ class Learned(NamedTuple):
         long_trace: with a longer horizon, of the same length, or empty.
         steps: updates of each parameter so far, float64 [parameters].
         blocks: float64 [blocks, N_BLOCK_COLUMNS].
+        kept: what a pass keeps for each weight, one array after the other.
+        numbers: of each block, for a pass, float64 [blocks, numbers].
     """
 
     weights: Array
@@ -508,6 +519,8 @@ class Learned(NamedTuple):
     long_trace: Array
     steps: Array
     blocks: Array
+    kept: Array
+    numbers: Array
 
 
 class Rules(NamedTuple):
@@ -515,6 +528,7 @@ class Rules(NamedTuple):
 
     Attributes:
         revises: whether weights move with their traces when the step size changes.
+        pass_address, pass_table: of the compiled pass, where ``base`` is ``BY_PASS``.
     """
 
     base: int
@@ -522,6 +536,8 @@ class Rules(NamedTuple):
     meta: int
     meta_settings: Array
     revises: bool
+    pass_address: int = 0
+    pass_table: int = 0
 
 
 class Memory(NamedTuple):
@@ -549,6 +565,28 @@ class Memory(NamedTuple):
 
 
 @compiled
+def _store_gradient(delta: Array, x: Array, gradient: Array) -> None:
+    """Write the outer product of ``delta`` and ``x`` to ``gradient``, which may be ``x`` where ``delta`` is 1."""
+    for output in range(len(delta)):
+        first = output * len(x)
+        for i in range(len(x)):
+            gradient[np.uintp(first + i)] = delta[output] * x[np.uintp(i)]
+
+
+@intrinsic
+def call_pass(context: Any, address: Any, table: Any, task: Any, loss: Any) -> Any:
+    """Call the compiled pass at an address (``passes.Pass``)."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer, number = ir.IntType(64), ir.DoubleType()
+        kind = ir.FunctionType(ir.VoidType(), [integer, integer, number])
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.int64, types.float64), make
+
+
+@compiled
 def _update_parameter(
     number: int,
     delta: Array,
@@ -559,12 +597,17 @@ def _update_parameter(
     rules: Rules,
     memory: Memory,
 ) -> None:
-    """Update a parameter by the outer product of ``delta`` and ``x``."""
+    """Update a parameter by the outer product of ``delta`` and ``x``, or only store this gradient for a pass."""
     start, stop, block = (
         network.parameters[number, START],
         network.parameters[number, STOP],
         network.parameters[number, BLOCK],
     )
+    if rules.base == BY_PASS:
+        _store_gradient(delta, x, memory.gradient[start:stop])
+        if len(dx):
+            np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
+        return
     learned.steps[number] += 1
     numbers = step_numbers(
         rules.base,
@@ -1086,6 +1129,7 @@ def count_correct(network: Network, weights: Array, memory: Memory, x: Array, la
     return n_correct
 
 
+UPDATE, REPORT = range(2)  # tasks of a pass: make the update; write the step sizes in force to its table
 LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite
 
 
@@ -1146,10 +1190,14 @@ def learn(
         if len(planned):
             learned.blocks[:, STEP_SIZE] = planned[i]
         recorded = (first_step + i) % record_every == 0
+        if recorded and rules.base == BY_PASS:
+            call_pass(rules.pass_address, rules.pass_table, REPORT, loss)
         if recorded:
             step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]
         memory.meta_gradients[:] = 0
         _backward_and_update(network, learned, rules, memory)
+        if rules.base == BY_PASS:
+            call_pass(rules.pass_address, rules.pass_table, UPDATE, loss)
         for block in range(len(learned.blocks)):
             if active[block] and learned.blocks[block, META_LR] > 0:
                 for z in memory.meta_gradients[block]:

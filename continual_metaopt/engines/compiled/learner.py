@@ -6,7 +6,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from threadpoolctl import ThreadpoolController
 
 from continual_metaopt.engines.compiled import kernels as k
+from continual_metaopt.engines.compiled import passes
 from continual_metaopt.engines.compiled.denormals import flushed_denormals
 from continual_metaopt.engines.observations import (
     MAX_SAMPLES,
@@ -76,6 +77,7 @@ class CompiledLearner:
         blocks: names of the blocks of parameters that have a step size of their own.
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
         trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
+        by_pass: makes the updates, where ``rules.base`` is ``kernels.BY_PASS``.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class CompiledLearner:
         parameters: Sequence[str],
         states: dict[str, str],
         trajectory: Trajectory | None = None,
+        by_pass: passes.Pass | None = None,
     ) -> None:
         self.tables, self.network, self.rules, self.blocks = tables, network, rules, list(blocks)
+        self.by_pass = by_pass
         self.parameters, self.states, self.trajectory = list(parameters), states, trajectory
         self.learned = k.Learned(*(aligned(array) if array.ndim == 1 else array.copy() for array in learned))
         self.dtype = learned.weights.dtype
@@ -98,7 +102,7 @@ class CompiledLearner:
         self._seconds_per_sample: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory)
+        rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory, self.by_pass)
         return CompiledLearner, (self.tables, self.network, self.rules, *rest)
 
     def compile(self, samples: Samples) -> None:
@@ -158,19 +162,25 @@ class CompiledLearner:
 
     def state_at_end(self, step: int) -> list[Measurement]:
         """What to record of a learner that has diverged at sample ``step``."""
-        kinds = {"weights": "weights"} | self.states
-        arrays = [(kind, getattr(self.learned, name)) for name, kind in kinds.items()]
+        arrays = [("weights", self.learned.weights), *self.arrays_of_state()]
         tensors = [
             (parameter, kind, array[place])
             for parameter, place in zip(self.parameters, self.tables.places, strict=True)
             for kind, array in arrays
-            if len(array)
         ]
         step_sizes, meta_gradients = (
             dict(zip(self.blocks, self.learned.blocks[:, column].tolist(), strict=True))
             for column in (k.STEP_SIZE, k.META_GRADIENT)
         )
         return numbers_at_end(step, tensors, step_sizes, meta_gradients)
+
+    def arrays_of_state(self) -> Iterator[tuple[str, Array]]:
+        """Give the arrays that hold a part of each parameter's state, with its key there."""
+        for name, key in self.states.items():
+            if len(array := getattr(self.learned, name)):
+                yield key, array
+        if self.by_pass is not None:
+            yield from zip(self.by_pass.keeps, self.learned.kept.reshape(-1, self.tables.n_weights), strict=True)
 
     def accuracy(self, samples: Samples) -> float:
         """Share of samples that are predicted right, by weights that stay as they are.
@@ -187,6 +197,22 @@ class CompiledLearner:
 
     def _inputs(self, x: Array) -> Array:
         return np.ascontiguousarray(x.reshape(len(x), self.tables.n_inputs), self.dtype)
+
+    def _rules(self) -> tuple[k.Rules, passes.Tables | None]:
+        """The rules, with the tables of the pass as memory is now."""
+        if self.by_pass is None:
+            return self.rules, None
+        learned, parameters = self.learned, self.network.parameters
+        of_weights = [learned.weights, self._memory.gradient, *(array for _, array in self.arrays_of_state())]
+        places = np.zeros((len(parameters), passes.WEIGHTS + len(of_weights)), np.int64)
+        places[:, passes.SIZE] = parameters[:, k.STOP] - parameters[:, k.START]
+        places[:, passes.GROUP] = parameters[:, k.BLOCK]
+        for column, array in enumerate(of_weights):
+            places[:, passes.WEIGHTS + column] = array.ctypes.data + parameters[:, k.START] * array.itemsize
+        places[parameters[:, k.BLOCK] == k.FROZEN] = 0
+        tables = passes.Tables(self.by_pass, self.dtype, places, learned.steps, learned.numbers, learned.blocks)
+        address = passes.address_of(self.by_pass, self.dtype)
+        return self.rules._replace(pass_address=address, pass_table=tables.address), tables
 
     def _learn(self, samples: Samples, steps: slice, observations: Observations, record_every: int) -> None:
         x, y = samples.batch(steps)
@@ -208,11 +234,12 @@ class CompiledLearner:
         planned = np.zeros((0, len(self.blocks)))
         if self.trajectory is not None:
             planned = self.trajectory.at(int(self.learned.blocks[0, k.N_REPLAYED]) + np.arange(n))
+        rules, _tables = self._rules()  # which have to live as long as the call
         with _one_thread, flushed_denormals():
             n_learned, reason, value = k.learn(
                 self.network,
                 self.learned,
-                self.rules,
+                rules,
                 self._memory,
                 self._inputs(x[:n]),
                 labels,

@@ -21,30 +21,35 @@ class BaseRule:
     """How a base update is computed by the kernels.
 
     Attributes:
-        number: of the rule in the kernels.
+        name: of the rule in the kernels, whose number has this name in capitals.
         momentum: key of the momentum in a parameter's state, or None.
         second_moment: key of the second moment, or None.
         settings: the numbers that set the rule, given the base update.
     """
 
-    number: int
+    name: str
     momentum: str | None
     second_moment: str | None
     settings: Callable[[Any], tuple[float, ...]]
 
+    @property
+    def number(self) -> int:
+        """Number of the rule in the kernels."""
+        return int(getattr(kernels, self.name))
+
 
 BASE_RULES: dict[type, BaseRule] = {
-    base_updates.SGD: BaseRule(kernels.SGD, None, None, lambda base: ()),
-    base_updates.SGDm: BaseRule(kernels.SGDM, "momentum_buffer", None, lambda base: (base.momentum,)),
-    base_updates.RMSProp: BaseRule(kernels.RMSPROP, None, "exp_avg_sq", lambda base: (base.beta, base.eps)),
-    base_updates.AdamW: BaseRule(kernels.ADAMW, "exp_avg", "exp_avg_sq", lambda base: (*base.betas, base.eps)),
-    base_updates.Lion: BaseRule(kernels.LION, "exp_avg", None, lambda base: base.betas),
-    base_updates.SGDmReleased: BaseRule(kernels.SGDM_RELEASED, "momentum_buffer", None, lambda base: (base.momentum,)),
+    base_updates.SGD: BaseRule("SGD", None, None, lambda base: ()),
+    base_updates.SGDm: BaseRule("SGDM", "momentum_buffer", None, lambda base: (base.momentum,)),
+    base_updates.RMSProp: BaseRule("RMSPROP", None, "exp_avg_sq", lambda base: (base.beta, base.eps)),
+    base_updates.AdamW: BaseRule("ADAMW", "exp_avg", "exp_avg_sq", lambda base: (*base.betas, base.eps)),
+    base_updates.Lion: BaseRule("LION", "exp_avg", None, lambda base: base.betas),
+    base_updates.SGDmReleased: BaseRule("SGDM_RELEASED", "momentum_buffer", None, lambda base: (base.momentum,)),
     base_updates.RMSPropReleased: BaseRule(
-        kernels.RMSPROP_RELEASED, None, "exp_avg_sq", lambda base: (base.normalizer, base.eps)
+        "RMSPROP_RELEASED", None, "exp_avg_sq", lambda base: (base.normalizer, base.eps)
     ),
     base_updates.AdamWReleased: BaseRule(
-        kernels.ADAMW_RELEASED, "exp_avg", "exp_avg_sq", lambda base: (base.momentum, base.normalizer, base.eps)
+        "ADAMW_RELEASED", "exp_avg", "exp_avg_sq", lambda base: (base.momentum, base.normalizer, base.eps)
     ),
 }
 

@@ -1,11 +1,10 @@
 """Learning-rate schedules: step sizes that follow a plan."""
 
 import math
-from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase, require
+from continual_metaopt.optim.base import Group, OnBase, as_tuple, call, require
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.registry import ON_A_BASE, LearnerSpec, learner_of
 
@@ -36,6 +35,8 @@ def half_cosine(progress: float, highest: float, lowest: float) -> float:
 class Scheduled(OnBase):
     """Plan the step size of each step: ``group["lr"]`` is that of the next one."""
 
+    plans = ("lr", "n_done")
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with a plan of its own.
 
@@ -44,21 +45,15 @@ class Scheduled(OnBase):
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        group["highest"], group["n_done"] = group["lr"], 0
+        group["highest"], group["n_done"], group["period"] = group["lr"], 0, 0
         group["lr"] = self._planned(group)
 
     def _check(self, group: Group) -> None:
         super()._check(group)
         require(group, "final", 0 <= group["final"] <= 1, "be within 0 and 1")
 
-    def _update(self, loss: Any) -> None:
-        super()._update(loss)
-        for group in self.param_groups:
-            group["n_done"] += 1
-            group["lr"] = self._planned(group)
-
     def _planned(self, group: Group) -> float:
-        raise NotImplementedError
+        return float(as_tuple(call(self.plan, self.numbers(group) | {"n_done": group["n_done"] - 1}))[0])
 
 
 class WarmUpCosine(Scheduled):
@@ -105,12 +100,14 @@ class WarmUpCosine(Scheduled):
         require(group, "n_steps", group["n_steps"] >= 1, "be at least 1")
         require(group, "warmup", 0 <= group["warmup"] < 1, "be at least 0 and below 1")
 
-    def _planned(self, group: Group) -> float:
-        warm = round(group["warmup"] * group["n_steps"])
-        if group["n_done"] < warm:
-            return float(group["highest"] * (group["n_done"] + 1) / warm)
-        progress = (group["n_done"] - warm) / (group["n_steps"] - warm)
-        return half_cosine(progress, group["highest"], group["final"] * group["highest"])
+    @staticmethod
+    def plan(highest: float, final: float, n_done: float, n_steps: float, warmup: float) -> tuple[float, float]:
+        """Give the step size of the next step, and the number of those that are done."""
+        n_done = n_done + 1
+        warm = round(warmup * n_steps)
+        if n_done < warm:
+            return highest * (n_done + 1) / warm, n_done
+        return half_cosine((n_done - warm) / (n_steps - warm), highest, final * highest), n_done
 
 
 class CosineRestarts(Scheduled):
@@ -156,10 +153,11 @@ class CosineRestarts(Scheduled):
                 group["period"], group["n_done"] = group["n_done"], 0
                 group["lr"] = self._planned(group)
 
-    def _planned(self, group: Group) -> float:
-        period = group.get("period")
-        progress = group["n_done"] / period if period else 0.0
-        return half_cosine(progress, group["highest"], group["final"] * group["highest"])
+    @staticmethod
+    def plan(highest: float, final: float, n_done: float, period: float) -> tuple[float, float]:
+        """Give the step size of the next step, and the number of those that are done."""
+        n_done = n_done + 1
+        return half_cosine(n_done / period if period > 0 else 0.0, highest, final * highest), n_done
 
 
 cosine = learner_of(WarmUpCosine)

@@ -5,16 +5,12 @@ last step, w ← w − α u; then α ← α − β h, and the new α is used at 
 code. A param group has a step size of its own; the original has one group.
 """
 
-import math
-from abc import abstractmethod
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
-from continual_metaopt.optim.base_updates import zeros
+from continual_metaopt.optim.base import Group, require, settings_of
+from continual_metaopt.optim.elementwise import Elementwise, Reduction, sqrt
 from continual_metaopt.optim.registry import DECAY_IN_GRADIENT, LR, LearnerSpec, learner_of
 
 SGD_HD = LearnerSpec(
@@ -40,36 +36,17 @@ ADAM_HD = LearnerSpec(
 )
 
 
-class HypergradientDescent(CheckedOptimizer):
-    """Move each group's step size, then make the step; subclasses decide its direction."""
+class HypergradientDescent(Elementwise):
+    """Move each group's step size, then make the step; subclasses decide its direction u, and measure gᵀu."""
 
     not_negative: ClassVar[tuple[str, ...]] = ("lr", "meta_lr", "weight_decay")
+    measures: ClassVar[dict[str, Reduction]] = {"product": "sum"}
+    decides = ("lr",)
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            decay = group["weight_decay"]
-            pairs = [(param, grad + decay * param if decay else grad) for param, grad in gradients(self, group)]
-            products = [
-                torch.dot(grad.flatten(), direction.flatten())
-                for param, grad in pairs
-                if (direction := self._last_direction(self.state[param], group)) is not None
-            ]
-            if products and group["meta_lr"]:
-                group["lr"] = self._moved_step_size(group, sum(product.item() for product in products))
-            for param, grad in pairs:
-                param.sub_(self._next_direction(self.state[param], grad, group), alpha=group["lr"])
-
-    def _moved_step_size(self, group: Group, product: float) -> float:
-        """The group's new step size, from the product gᵀu over all its parameters."""
-        return float(group["lr"] + group["meta_lr"] * product)
-
-    @abstractmethod
-    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
-        """The direction of a parameter's last step, None before the first; nothing is changed."""
-
-    @abstractmethod
-    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
-        """The direction of its next step; the state is brought up to date."""
+    @staticmethod
+    def decide(lr: float, meta_lr: float, product: float) -> float:
+        """Move the step size by the product gᵀu."""
+        return lr + meta_lr * product
 
 
 class SGDHD(HypergradientDescent):
@@ -92,6 +69,7 @@ class SGDHD(HypergradientDescent):
         weight_decay: factor on the weights in the gradient, coupled as in torch's SGD.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(1, requires_grad=True)
         >>> w.grad = torch.tensor([2.0])
         >>> optimizer = SGDHD([w], lr=0.1, meta_lr=0.01)
@@ -102,6 +80,7 @@ class SGDHD(HypergradientDescent):
     """
 
     below_one = ("momentum",)
+    keeps = ("direction", "momentum_buffer")
 
     def __init__(
         self,
@@ -121,21 +100,35 @@ class SGDHD(HypergradientDescent):
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError("nesterov needs a momentum, and dampening=0")
 
-    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
-        return state.get("direction")
+    @staticmethod
+    def measure(w: Any, g: Any, direction: Any, weight_decay: float) -> Any:
+        """Multiply the gradient by the last direction."""
+        return (g + weight_decay * w) * direction
 
-    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
-        direction = grad
-        if momentum := group["momentum"]:
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = grad.clone()
-            else:
-                state["momentum_buffer"].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
-            direction = state["momentum_buffer"]
-            if group["nesterov"]:
-                direction = grad.add(direction, alpha=momentum)
-        state["direction"] = direction.clone()  # the gradient's memory is overwritten by the next one
-        return direction
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        direction: Any,
+        momentum_buffer: Any,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        nesterov: float,
+        weight_decay: float,
+        step: int,
+    ) -> Any:
+        """Step as torch's SGD."""
+        g = g + weight_decay * w
+        direction = g
+        if momentum > 0:
+            momentum_buffer = momentum * momentum_buffer + (1 - dampening) * g
+            if step == 1:
+                momentum_buffer = g
+            direction = momentum_buffer
+            if nesterov:
+                direction = g + momentum * momentum_buffer
+        return w - lr * direction, direction, momentum_buffer
 
 
 class AdamHD(HypergradientDescent):
@@ -160,6 +153,7 @@ class AdamHD(HypergradientDescent):
         weight_decay: factor on the weights in the gradient, coupled as in torch's Adam.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(1, requires_grad=True)
         >>> w.grad = torch.tensor([2.0])
         >>> AdamHD([w], lr=0.1).step()
@@ -168,6 +162,7 @@ class AdamHD(HypergradientDescent):
     """
 
     not_negative = (*HypergradientDescent.not_negative, "eps")
+    keeps = ("exp_avg", "exp_avg_sq")
 
     def __init__(
         self,
@@ -185,25 +180,49 @@ class AdamHD(HypergradientDescent):
         super()._check(group)
         require(group, "betas", all(0 <= beta < 1 for beta in group["betas"]), "both be at least 0 and below 1")
 
-    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
-        return self._direction(state, group) if "step" in state else None
-
-    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
-        if "step" not in state:
-            state["step"] = 0
-            state["exp_avg"], state["exp_avg_sq"] = zeros(grad), zeros(grad)
-        beta1, beta2 = group["betas"]
-        state["step"] += 1
-        state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        return self._direction(state, group)
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give β₁ and β₂ as numbers."""
+        return super().numbers(group) | dict(zip(("beta1", "beta2"), group["betas"], strict=True))
 
     @staticmethod
-    def _direction(state: dict[str, Any], group: Group) -> Tensor:
-        beta1, beta2 = group["betas"]
-        correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
-        denominator: Tensor = state["exp_avg_sq"].sqrt().add_(group["eps"])
-        return torch.div(state["exp_avg"], denominator, out=denominator).mul_(correction)
+    def measure(
+        w: Any,
+        g: Any,
+        exp_avg: Any,
+        exp_avg_sq: Any,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> Any:
+        """Multiply the gradient by the last direction."""
+        last = _adam_direction(exp_avg, exp_avg_sq, beta1, beta2, eps, max(step - 1, 1))
+        return (g + weight_decay * w) * last
+
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        exp_avg: Any,
+        exp_avg_sq: Any,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        step: int,
+    ) -> Any:
+        """Step as Adam."""
+        g = g + weight_decay * w
+        exp_avg = beta1 * exp_avg + (1 - beta1) * g
+        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+        return w - lr * _adam_direction(exp_avg, exp_avg_sq, beta1, beta2, eps, step), exp_avg, exp_avg_sq
+
+
+def _adam_direction(exp_avg: Any, exp_avg_sq: Any, beta1: float, beta2: float, eps: float, step: float) -> Any:
+    correction = sqrt(1 - beta2**step) / (1 - beta1**step)
+    return exp_avg / (sqrt(exp_avg_sq) + eps) * correction
 
 
 sgd_hd = learner_of(SGDHD, "scalar")

@@ -7,7 +7,6 @@ the weights offline, over many trainings of a task, and has no counterpart in on
 import math
 from typing import Any
 
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base import Group, require, settings_of
@@ -25,7 +24,7 @@ LEARNER = LearnerSpec(
     ),
 )
 
-LOG_BOUNDS = (math.log(1e-10), math.log(1e2))
+LOWEST, HIGHEST = 1e-10, 1e2
 
 
 class MetaMirrorDescent(HypergradientDescent):
@@ -63,6 +62,7 @@ class MetaMirrorDescent(HypergradientDescent):
     """
 
     positive = ("lr",)
+    keeps = ("direction",)
 
     def __init__(
         self, params: ParamsT, lr: float = 1e-3, *, meta_lr: float = 1e-3, q: float = 0.0, weight_decay: float = 0.0
@@ -73,24 +73,30 @@ class MetaMirrorDescent(HypergradientDescent):
         super()._check(group)
         require(group, "q", math.isfinite(group["q"]), "be finite")
 
-    def _moved_step_size(self, group: Group, product: float) -> float:
-        q, change = group["q"], group["meta_lr"] * product
-        low, high = LOG_BOUNDS
-        step_size = max(group["lr"], math.exp(low))  # a schedule may end at 0
+    @staticmethod
+    def measure(g: Any, w: Any, direction: Any, weight_decay: float) -> Any:
+        """Multiply the gradient by the last one."""
+        return (g + weight_decay * w) * direction
+
+    @staticmethod
+    def decide(lr: float, meta_lr: float, q: float, product: float) -> float:
+        """Move the step size along its geometry."""
+        if meta_lr == 0 or product == 0:
+            return lr
+        change = meta_lr * product
+        step_size = max(lr, LOWEST)  # a schedule may end at 0
         if q == 0:
-            log_step_size = math.log(step_size) + change
-        else:
-            power = step_size**q + q * change
-            out_of_range = -math.inf if q > 0 else math.inf
-            log_step_size = math.log(power) / q if power > 0 else out_of_range
-        return math.exp(min(max(log_step_size, low), high))
+            return math.exp(min(max(math.log(step_size) + change, math.log(LOWEST)), math.log(HIGHEST)))
+        power = step_size**q + q * change
+        if power <= 0:
+            return LOWEST if q > 0 else HIGHEST
+        return math.exp(min(max(math.log(power) / q, math.log(LOWEST)), math.log(HIGHEST)))
 
-    def _last_direction(self, state: dict[str, Any], group: Group) -> Tensor | None:
-        return state.get("direction")
-
-    def _next_direction(self, state: dict[str, Any], grad: Tensor, group: Group) -> Tensor:
-        state["direction"] = grad.clone()  # the gradient's memory is overwritten by the next one
-        return grad
+    @staticmethod
+    def move(w: Any, g: Any, direction: Any, lr: float, weight_decay: float) -> Any:
+        """Step as SGD."""
+        g = g + weight_decay * w
+        return w - lr * g, g
 
 
 meta_mirror_descent = learner_of(MetaMirrorDescent, "scalar")

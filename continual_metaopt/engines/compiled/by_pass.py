@@ -1,0 +1,146 @@
+"""Optimizers whose update is a compiled pass: the package's elementwise ones, and those of PyTorch with rules of ours."""
+
+from collections import ChainMap
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from continual_metaopt.engines.compiled.elementwise import NotWritten, elementwise_pass, on_base_pass
+from continual_metaopt.engines.compiled.passes import Pass
+from continual_metaopt.engines.compiled.rules import BASE_RULES
+from continual_metaopt.engines.wrapped import why_not_on_the_cpu, why_step_is_needed
+from continual_metaopt.optim import base_updates
+from continual_metaopt.optim.base import Group, OnBase
+from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate
+from continual_metaopt.optim.elementwise import Elementwise
+
+SETTINGS = ("setting0", "setting1", "setting2")  # of a base update, as numbers of a group
+
+
+@dataclass(frozen=True)
+class ByPass:
+    """An optimizer's pass, and where its numbers are.
+
+    Attributes:
+        of: the pass.
+        numbers: gives those of a param group.
+        kept: gives what is kept for a parameter of a group, by the names of the pass, and its "step", if it has one.
+        begin: prepares a group, before a pass.
+        end: brings a group up to date, after a pass.
+    """
+
+    of: Pass
+    numbers: Callable[[Group], dict[str, float]]
+    kept: Callable[[Group, Tensor], MutableMapping[str, Any]]
+    begin: Callable[[Group], None] = lambda group: None
+    end: Callable[[Group], None] = lambda group: None
+
+
+def by_pass_or_why_not(optimizer: Optimizer) -> tuple[ByPass | None, str]:
+    """Give an optimizer's pass; or None and what keeps its update from being one."""
+    objection = why_step_is_needed(optimizer) or why_not_on_the_cpu(optimizer)
+    if objection is not None:
+        return None, objection
+    dtypes = {param.dtype for group in optimizer.param_groups for param in group["params"]}
+    if len(dtypes) > 1:
+        return None, "the parameters are of different types"
+    try:
+        if isinstance(optimizer, Elementwise):
+            return _elementwise(optimizer), ""
+        if isinstance(optimizer, OnBase):
+            return _on_base(optimizer), ""
+        return _of_torch(optimizer), ""
+    except NotWritten as reason:
+        return None, str(reason)
+
+
+def _elementwise(optimizer: Elementwise) -> ByPass:
+    if type(optimizer)._update is not Elementwise._update:
+        raise NotWritten(f"{type(optimizer).__name__} has an update of its own")
+    names = _names(optimizer, optimizer.numbers)
+    return ByPass(
+        elementwise_pass(type(optimizer), names),
+        optimizer.numbers,
+        lambda group, param: optimizer.state_of(param),
+        optimizer.begin_update,
+        optimizer.end_update,
+    )
+
+
+def _on_base(optimizer: OnBase) -> ByPass:
+    kind = type(optimizer)
+    if any(getattr(kind, name) is not getattr(OnBase, name) for name in ("_update", "_move")):
+        raise NotWritten(f"{kind.__name__} has an update of its own")
+
+    def numbers(group: Group) -> dict[str, float]:
+        return _settings(BASE_UPDATES[group["base"]]()) | optimizer.numbers(group)
+
+    def kept(group: Group, param: Tensor) -> MutableMapping[str, Any]:
+        state = optimizer.state_of(param, BASE_UPDATES[group["base"]]())
+        if isinstance(state["base"].get("step"), Tensor):
+            raise NotWritten("weights of a parameter have had different numbers of updates")
+        return ChainMap(state["base"], state)
+
+    return _based(optimizer, [BASE_UPDATES[group["base"]] for group in optimizer.param_groups], kind, numbers, kept)
+
+
+class _DecayInGradient(OnBase):
+    """Add weight decay to the gradient, as SGD and Adam of PyTorch do."""
+
+    @staticmethod
+    def adjusted(w: Any, g: Any, decay_in_gradient: float) -> Any:
+        return g + decay_in_gradient * w
+
+
+def _of_torch(optimizer: Optimizer) -> ByPass:
+    kind = type(optimizer)
+    if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        raise NotWritten(f"{kind.__name__} is not written as functions of single numbers")
+    for name in ("maximize", "amsgrad", "nesterov", "dampening", "differentiable"):
+        if any(group.get(name) for group in optimizer.param_groups):
+            raise NotWritten(f"there is no compiled code for {kind.__name__} with {name}")
+    decay = "weight_decay" if kind is torch.optim.AdamW else "decay_in_gradient"
+
+    def base(group: Group) -> BaseUpdate:
+        if kind is torch.optim.SGD:
+            return base_updates.SGDm(group["momentum"]) if group["momentum"] else base_updates.SGD()
+        return base_updates.AdamW(tuple(map(float, group["betas"])), group["eps"])  # type: ignore[arg-type]
+
+    def numbers(group: Group) -> dict[str, float]:
+        decays = {"weight_decay": 0.0, decay: float(group["weight_decay"])}
+        return _settings(base(group)) | {"lr": float(group["lr"])} | decays
+
+    def kept(group: Group, param: Tensor) -> MutableMapping[str, Any]:
+        state = optimizer.state[param]
+        for name, value in base(group).init(param).items():
+            if state.get(name) is None:
+                state[name] = torch.zeros(()) if name == "step" else value
+        return state
+
+    adds = OnBase if decay == "weight_decay" else _DecayInGradient
+    return _based(optimizer, [type(base(group)) for group in optimizer.param_groups], adds, numbers, kept)
+
+
+def _based(optimizer: Optimizer, bases: list[type], kind: type[OnBase], numbers: Any, kept: Any) -> ByPass:
+    if len(set(bases)) > 1:
+        raise NotWritten("param groups have different base updates")
+    rule = BASE_RULES[bases[0]]
+    names = _names(optimizer, numbers)
+    moments = rule.momentum or "", rule.second_moment or ""
+    n_settings = sum(name in SETTINGS for name in names)
+    return ByPass(on_base_pass(rule.name, moments, n_settings, kind, names), numbers, kept)
+
+
+def _settings(base: BaseUpdate) -> dict[str, float]:
+    settings = BASE_RULES[type(base)].settings(base)
+    return dict(zip(SETTINGS, map(float, settings), strict=False))
+
+
+def _names(optimizer: Optimizer, numbers: Callable[[Group], dict[str, float]]) -> tuple[str, ...]:
+    """Names of the numbers that all groups have."""
+    given = [numbers(group) for group in optimizer.param_groups]
+    return tuple(name for name in given[0] if all(name in others for others in given))

@@ -1,0 +1,179 @@
+"""Optimizers that are written once, as functions of single numbers: PyTorch and compiled code both execute them.
+
+``Elementwise`` gives the functions tensors. The compiled engine gives them one weight after the other
+(``engines/compiled/elementwise.py``). So their text may hold assignments, arithmetic, comparisons, calls of functions
+that are written likewise, and those of this module; an ``if`` may ask for a setting, but not for a weight: there,
+``where`` chooses. Settings are computed in double precision, and rounded where they meet a weight.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from continual_metaopt.optim.base import CheckedOptimizer, Group, arguments_of, as_tuple, call, gradients, numbers_of
+
+Reduction = Literal["sum", "max"]
+
+
+def sqrt(x: Any) -> Any:
+    """Take the square root."""
+    return torch.sqrt(x) if isinstance(x, Tensor) else math.sqrt(x)
+
+
+def exp(x: Any) -> Any:
+    """Take the exponential."""
+    return torch.exp(x) if isinstance(x, Tensor) else math.exp(x)
+
+
+def log(x: Any) -> Any:
+    """Take the natural logarithm."""
+    return torch.log(x) if isinstance(x, Tensor) else math.log(x)
+
+
+def sign(x: Any) -> Any:
+    """Take the sign: −1, 0 or 1."""
+    return torch.sign(x) if isinstance(x, Tensor) else float((x > 0) - (x < 0))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """Take the larger of two; what is not a number wins."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
+    return a.clamp(min=b) if isinstance(a, Tensor) else b.clamp(min=a) if isinstance(b, Tensor) else max(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """Take the smaller of two; what is not a number wins."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.minimum(a, b)
+    return a.clamp(max=b) if isinstance(a, Tensor) else b.clamp(max=a) if isinstance(b, Tensor) else min(a, b)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """Take ``a`` where the condition holds, and ``b`` elsewhere."""
+    return torch.where(condition, a, b) if isinstance(condition, Tensor) else a if condition else b
+
+
+class Elementwise(CheckedOptimizer):
+    """Make each update in three parts, which a subclass writes as static functions of numbers.
+
+        measure(w, g, …) -> contributions        what each weight adds to the numbers of ``measures``; may be left out
+        decide(…) -> numbers of ``decides``      what a group makes of them; may be left out
+        move(w, g, …) -> (w, …)                  the new weight, and the new numbers of ``keeps``
+
+    Their arguments are told by their names: ``w`` and ``g`` are a weight and its gradient, names of ``keeps`` what is
+    kept for this weight, names of ``measures`` what was measured, ``step`` the number of this update of the parameter,
+    counted from 1, ``loss`` (of ``decide``, with ``wants_loss``) the loss, and all others the ``numbers`` of the group.
+
+    ``log_step_size``, a function like them, gives the logarithm of a weight's step size; what is reported is its mean
+    over the group, without weights where it is not finite. Without it, or if it is finite nowhere, ``step_size``, a
+    function of the group's numbers, gives the group's: its "lr".
+
+    Attributes:
+        keeps: names of the numbers kept for each weight in ``state``, 0 at first.
+        measures: names of what is measured, and how the weights' contributions are reduced.
+        decides: names of the entries of a param group that ``decide`` gives anew, in the order of its results.
+        over_all_groups: whether all groups are measured together.
+    """
+
+    keeps: ClassVar[tuple[str, ...]] = ()
+    measures: ClassVar[dict[str, Reduction]] = {}
+    decides: ClassVar[tuple[str, ...]] = ()
+    over_all_groups: ClassVar[bool] = False
+
+    measure: ClassVar[Callable[..., Any] | None] = None
+    decide: ClassVar[Callable[..., Any] | None] = None
+    log_step_size: ClassVar[Callable[..., Any] | None] = None
+
+    @staticmethod
+    @abstractmethod
+    def move(w: Any, g: Any) -> Any:
+        """Give the new weight and the new numbers that are kept for it."""
+
+    @staticmethod
+    def step_size(lr: float) -> float:
+        """Give a group's step size."""
+        return lr
+
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give a group's settings, and what it has learned, as the numbers that the functions take."""
+        return numbers_of(group)
+
+    def begin_update(self, group: Group) -> None:
+        """Prepare a group for updates, where a schedule may have changed its settings."""
+
+    def end_update(self, group: Group) -> None:
+        """Bring a group's entries up to date after updates."""
+
+    def state_of(self, param: Tensor) -> dict[str, Any]:
+        """Give what is kept for a parameter, zeros from its first update on."""
+        state = self._prepared_state(param, *self.keeps)
+        if counts_steps(type(self)):
+            state.setdefault("step", 0)
+        return state
+
+    def _step_size(self, group: Group) -> float:
+        numbers = self.numbers(group)
+        if self.log_step_size is None:
+            return float(call(self.step_size, numbers))
+        parts = [
+            call(self.log_step_size, numbers | state, w=param.detach())
+            for param in group["params"]
+            if (state := self.state.get(param))
+        ]
+        logs = torch.cat([part.flatten() for part in parts]).double() if parts else torch.zeros(0)
+        logs = logs[logs.isfinite()]
+        return float(logs.mean().exp()) if len(logs) else float(call(self.step_size, numbers))
+
+    def _update(self, loss: Any) -> None:
+        members = []
+        for group in self.param_groups:
+            self.begin_update(group)
+            pairs = [(param, grad, self.state_of(param)) for param, grad in gradients(self, group)]
+            for _, _, state in pairs:
+                if "step" in state:
+                    state["step"] += 1
+            if pairs:
+                members.append((group, self.numbers(group), pairs))
+        if not members:
+            return
+        measured = [self._measured(numbers, pairs) for _, numbers, pairs in members]
+        if self.over_all_groups:
+            total = {name: _reduce([own[name] for own in measured], how) for name, how in self.measures.items()}
+            measured = [total] * len(members)
+        for (group, numbers, pairs), own in zip(members, measured, strict=True):
+            numbers.update(own)
+            if self.decide is not None:
+                decided = as_tuple(call(self.decide, numbers, loss=loss))
+                group.update(new := dict(zip(self.decides, decided, strict=True)))
+                numbers.update(new)
+            for param, grad, state in pairs:
+                new_weight, *kept = as_tuple(call(self.move, numbers | state, w=param, g=grad))
+                for name, value in zip(self.keeps, kept, strict=True):
+                    state[name].copy_(value)
+                param.copy_(new_weight)
+            self.end_update(group)
+
+    def _measured(self, numbers: dict[str, float], pairs: list[tuple[Tensor, Tensor, Any]]) -> dict[str, float]:
+        if self.measure is None:
+            return {}
+        parts = [as_tuple(call(self.measure, numbers | state, w=param, g=grad)) for param, grad, state in pairs]
+        return {
+            name: _reduce([float(part[i].sum() if how == "sum" else part[i].max()) for part in parts], how)
+            for i, (name, how) in enumerate(self.measures.items())
+        }
+
+
+@cache
+def counts_steps(kind: type[Elementwise]) -> bool:
+    """Tell whether an optimizer's functions ask for the number of the update."""
+    return any("step" in arguments_of(f) for f in (kind.measure, kind.move, kind.log_step_size) if f is not None)
+
+
+def _reduce(values: Iterable[float], how: Reduction) -> float:
+    return sum(values) if how == "sum" else max(values)
