@@ -7,7 +7,6 @@ that are written likewise, and those of this module; an ``if`` may ask for a set
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -88,12 +87,8 @@ class Elementwise(CheckedOptimizer):
 
     measure: ClassVar[Callable[..., Any] | None] = None
     decide: ClassVar[Callable[..., Any] | None] = None
+    move: ClassVar[Callable[..., Any]]
     log_step_size: ClassVar[Callable[..., Any] | None] = None
-
-    @staticmethod
-    @abstractmethod
-    def move(w: Any, g: Any) -> Any:
-        """Give the new weight and the new numbers that are kept for it."""
 
     @staticmethod
     def step_size(lr: float) -> float:

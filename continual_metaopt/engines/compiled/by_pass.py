@@ -1,4 +1,4 @@
-"""Optimizers whose update is a compiled pass: the package's elementwise ones, and those of PyTorch with rules of ours."""
+"""Optimizers whose update is a compiled pass: elementwise ones, and those of PyTorch whose rule is one of ours."""
 
 from collections import ChainMap
 from collections.abc import Callable, MutableMapping

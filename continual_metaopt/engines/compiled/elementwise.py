@@ -261,9 +261,8 @@ class _Writer(ast.NodeTransformer):
         if not isinstance(definition, ast.FunctionDef):
             raise self._refused(definition)
         body = [self._statement(line) for line in definition.body if not _is_docstring(line)]
-        names = [ast.arg(argument) for argument in arguments_of(self._function)]
-        arguments = ast.arguments([], names, None, [], [], None, [])
-        made = ast.FunctionDef(name, arguments, body, [], None, None, type_params=[])  # type: ignore[call-overload]
+        made = ast.parse(f"def {name}({', '.join(arguments_of(self._function))}): pass").body[0]
+        made.body = body  # type: ignore[attr-defined]
         return ast.unparse(ast.fix_missing_locations(made))
 
     def _refused(self, node: ast.AST) -> NotWritten:

@@ -5,6 +5,7 @@ last step, w ← w − α u; then α ← α − β h, and the new α is used at 
 code. A param group has a step size of its own; the original has one group.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
@@ -36,17 +37,17 @@ ADAM_HD = LearnerSpec(
 )
 
 
+def _moved(lr: float, meta_lr: float, product: float) -> float:
+    return lr + meta_lr * product
+
+
 class HypergradientDescent(Elementwise):
     """Move each group's step size, then make the step; subclasses decide its direction u, and measure gᵀu."""
 
     not_negative: ClassVar[tuple[str, ...]] = ("lr", "meta_lr", "weight_decay")
     measures: ClassVar[dict[str, Reduction]] = {"product": "sum"}
     decides = ("lr",)
-
-    @staticmethod
-    def decide(lr: float, meta_lr: float, product: float) -> float:
-        """Move the step size by the product gᵀu."""
-        return lr + meta_lr * product
+    decide: ClassVar[Callable[..., Any]] = staticmethod(_moved)
 
 
 class SGDHD(HypergradientDescent):
