@@ -158,7 +158,7 @@ class MetaOptimize(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float = 1e-5,
+        lr: float = 3e-4,
         *,
         base: Base | BaseUpdate = "adamw",
         meta: Meta | MetaUpdate = "adam",

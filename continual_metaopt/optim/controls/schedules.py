@@ -1,6 +1,8 @@
 """Learning-rate schedules: step sizes that follow a plan."""
 
 import math
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
 
@@ -36,6 +38,7 @@ class Scheduled(OnBase):
     """Plan the step size of each step: ``group["lr"]`` is that of the next one."""
 
     plans = ("lr", "n_done")
+    plan: ClassVar[Callable[..., Any]]
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, with a plan of its own.
