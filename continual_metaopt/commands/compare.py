@@ -1,6 +1,7 @@
 """Runs a study and reports it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import folder_of, load_studies
 
 if TYPE_CHECKING:
+    from continual_metaopt.runs.config import RunConfig
     from continual_metaopt.study.running import PoolOptions
 
 
@@ -90,19 +92,22 @@ def run_parts(
     from continual_metaopt.study.lengths import splits_of
     from continual_metaopt.study.plan import plan_study, require_disk_space
     from continual_metaopt.study.running import run_studies
+    from continual_metaopt.study.speeds import speeds_here
 
     if pools.workers is not None and pools.workers < 1:
         raise ValueError(f"--workers must be 1 or more, not {pools.workers}; leave it out for one per processor")
     if pools.backend is None:
         for part in parts.values():
             available_device(part.config.device)
+    speeds = partial(speeds_here, measure=_measured_speed if plan else None, show=pools.show_progress)
     plans = []
     for label, part in parts.items():
         try:
             n_parameters = check_study(part)
         except ConfigError as error:
             raise ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
-        plans.append(plan_study(part, [folder, Path("runs")], pools.workers or n_processors(), n_parameters))
+        workers = pools.workers or n_processors()
+        plans.append(plan_study(part, [folder, Path("runs")], workers, n_parameters, speeds))
     if plan:
         show("\n\n".join(planned.table() for planned in plans))
         return 0
@@ -130,6 +135,12 @@ def run_parts(
     for label, result in results.items():
         report(label, result.runs, result.selection)
     return 0
+
+
+def _measured_speed(run: "RunConfig") -> float:
+    from continual_metaopt.runs.speed import measured_speed  # imports Avalanche
+
+    return measured_speed(run)
 
 
 def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> Backend | None:
