@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from continual_metaopt.analysis.records import read_config, read_status
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
-from continual_metaopt.study.expand import PlannedLearner, Study
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
 from continual_metaopt.study.overview import bytes_below, run_directories
 from continual_metaopt.study.progress import duration
@@ -23,7 +23,6 @@ from continual_metaopt.study.progress import duration
 FASTEST = 1e8  # samples per second that a run may say it had
 ASSUMED_SPEED = 1000.0  # samples per second of one run, where neither an earlier run nor a measurement tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
-MEASURED = "measured here"  # basis of a speed that was measured
 LEVEL = 0.05  # of tests
 EARLIER_RUNS = 1000  # that are looked at for their speed
 
@@ -243,7 +242,12 @@ def _speed(learner: dict[str, Any], earlier: Earlier, measured: float | None) ->
     alike = [speed for known, speed in earlier if known.get("name") == learner["name"]]
     others = [speed for _, speed in earlier]
     here = [measured] if measured else []
-    bases = ((same, "earlier runs"), (here, MEASURED), (alike, "earlier runs alike"), (others, "other learners' runs"))
+    bases = (
+        (same, "earlier runs"),
+        (here, "measured here"),
+        (alike, "earlier runs alike"),
+        (others, "other learners' runs"),
+    )
     known = ((median(speeds), basis) for speeds, basis in bases if speeds)
     return next(known, (ASSUMED_SPEED, "an assumption"))
 

@@ -50,7 +50,9 @@ def speeds_here(
     console = Console(stderr=True, quiet=not show, soft_wrap=True)
     which = f"{len(unknown)} learner{'s' * (len(unknown) != 1)}"
     console.print(f"measuring the speed of {which}, about 2 s each; it is kept for the next time", highlight=False)
-    for key, label in track([*unknown.items()][::-1], "measuring", console=console, transient=True):
+    in_order = [*unknown.items()][::-1]
+    hidden = not (show and console.is_terminal)
+    for key, label in track(in_order, "measuring", console=console, transient=True, disable=hidden):
         try:
             speeds[key] = measure(runs[label])
         except Exception as error:  # whatever a learner raises; its runs will say so too
