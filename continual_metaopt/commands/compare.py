@@ -54,7 +54,8 @@ def compare(
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
-        plan: only say what the study will take, in runs, samples, hours and disk space; run nothing.
+        plan: only say what the study will take, in runs, samples, hours and disk space; speeds that are not known are
+            measured here, in a second or two each.
         backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
         address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
         slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
@@ -138,8 +139,10 @@ def run_parts(
 
 
 def _measured_speed(run: "RunConfig") -> float:
-    from continual_metaopt.runs.speed import measured_speed  # imports Avalanche
+    """Measure as ``runs.speed`` does, which imports Avalanche; Ctrl-C then removes what the run has written."""
+    from continual_metaopt.runs.speed import measured_speed
 
+    ctrl_c_raises()
     return measured_speed(run)
 
 

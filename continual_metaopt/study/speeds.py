@@ -44,15 +44,17 @@ def speeds_here(
     """
     keys, folder = {label: _key(run) for label, run in runs.items()}, _folder()
     speeds = {key: speed for key in keys.values() if (speed := _read(folder, key)) is not None}
-    unknown = {key: label for label, key in reversed(keys.items()) if key not in speeds}  # one of those that are alike
+    unknown: dict[str, str] = {}  # one learner of those that are alike
+    for label, key in keys.items():
+        if key not in speeds:
+            unknown.setdefault(key, label)
     if measure is None or not unknown:
         return _by_label(keys, speeds)
     console = Console(stderr=True, quiet=not show, soft_wrap=True)
     which = f"{len(unknown)} learner{'s' * (len(unknown) != 1)}"
     console.print(f"measuring the speed of {which}, about 2 s each; it is kept for the next time", highlight=False)
-    in_order = [*unknown.items()][::-1]
     hidden = not (show and console.is_terminal)
-    for key, label in track(in_order, "measuring", console=console, transient=True, disable=hidden):
+    for key, label in track([*unknown.items()], "measuring", console=console, transient=True, disable=hidden):
         try:
             speeds[key] = measure(runs[label])
         except Exception as error:  # whatever a learner raises; its runs will say so too
@@ -115,5 +117,6 @@ def _sources(imports: tuple[str, ...]) -> Iterator[Path]:
     for room in ROOMS:
         yield from sorted((PACKAGE / room).rglob("*.py"))
     for name in imports:
-        if file := getattr(sys.modules.get(name), "__file__", None):
-            yield Path(file)
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+        if file.is_file():
+            yield file
