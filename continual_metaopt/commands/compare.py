@@ -18,7 +18,6 @@ from continual_metaopt.study.jobs import RunsFailed, StudyInterrupted
 from continual_metaopt.study.load import folder_of, load_studies
 
 if TYPE_CHECKING:
-    from continual_metaopt.runs.config import RunConfig
     from continual_metaopt.study.running import PoolOptions
 
 
@@ -54,8 +53,8 @@ def compare(
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
-        plan: only say what the study will take, in runs, samples, hours and disk space; speeds that are not known are
-            measured here, in a second or two each.
+        plan: only say what the study will take, in runs, samples, hours and disk space; measures
+            speeds that are not known.
         backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
         address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
         slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
@@ -88,6 +87,7 @@ def run_parts(
     ``report`` is given the label of each of the study's parts, its runs, and those that served to choose settings.
     """
     from continual_metaopt.runs.process_settings import available_device
+    from continual_metaopt.runs.speed import measured_speed
     from continual_metaopt.study.backends.local import n_processors
     from continual_metaopt.study.check import check_study
     from continual_metaopt.study.lengths import splits_of
@@ -100,7 +100,9 @@ def run_parts(
     if pools.backend is None:
         for part in parts.values():
             available_device(part.config.device)
-    speeds = partial(speeds_here, measure=_measured_speed if plan else None, show=pools.show_progress)
+    if plan:
+        ctrl_c_raises()  # so that a run that is measured removes what it has written
+    speeds = partial(speeds_here, measure=measured_speed if plan else None, show=pools.show_progress)
     plans = []
     for label, part in parts.items():
         try:
@@ -136,14 +138,6 @@ def run_parts(
     for label, result in results.items():
         report(label, result.runs, result.selection)
     return 0
-
-
-def _measured_speed(run: "RunConfig") -> float:
-    """Measure as ``runs.speed`` does, which imports Avalanche; Ctrl-C then removes what the run has written."""
-    from continual_metaopt.runs.speed import measured_speed
-
-    ctrl_c_raises()
-    return measured_speed(run)
 
 
 def _backend(name: str, address: str, slurm: Sequence[str], workers: int | None, quiet: bool) -> Backend | None:

@@ -5,12 +5,11 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from continual_metaopt.runs.compiled_run import CompiledRun
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.directory import RunDirectory
-from continual_metaopt.runs.learner_run import LearnerRun
 from continual_metaopt.runs.outcome import never
 from continual_metaopt.runs.preparing import prepare
+from continual_metaopt.runs.run import under_way
 
 SECONDS = 0.5  # of learning that are measured
 
@@ -34,12 +33,6 @@ def measured_speed(config: RunConfig, seconds: float = SECONDS) -> float:
 
     Raises:
         Exception: whatever a run raises that fails or diverges.
-
-    Example:
-        >>> stream = {"name": "tracking", "n_samples": 100}
-        >>> run = RunConfig(stream=stream, network={"name": "linear"}, learner={"name": "fixed", "base": "sgd"})
-        >>> measured_speed(run.resolved()) > 0
-        True
     """
     portions = [(0, 0.0)]  # samples and seconds of learning after each
 
@@ -53,12 +46,7 @@ def measured_speed(config: RunConfig, seconds: float = SECONDS) -> float:
         warnings.simplefilter("ignore")  # the run itself will say it
         directory = RunDirectory(Path(folder) / "run")
         prepared = prepare(config, directory.path)
-        run: CompiledRun | LearnerRun
-        if prepared is not None:
-            run = CompiledRun(prepared, directory, note, never)
-        else:
-            run = LearnerRun(config, directory, note, never)
         with suppress(_Enough):
-            run.learn()
+            under_way(config, prepared, directory, note, never).learn()
     (n_before, before), (n, after) = portions[len(portions) > 2], portions[-1]
     return (n - n_before) / max(after - before, 1e-6)

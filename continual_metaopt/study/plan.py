@@ -13,7 +13,6 @@ from typing import Any
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.records import read_config, read_status
-from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
@@ -184,9 +183,16 @@ def plan_study(
     check_selection_length(study)
     lengths = {purpose: stream_sizes(run).n_samples for purpose, run in study.runs.items()}
     network = study.runs["report"].network.model_dump(mode="json")
-    runs = islice(_earlier_runs(folders), EARLIER_RUNS)
-    earlier = [(record["learner"], speed) for record, speed in runs if record["network"] == network]
-    measured = _measured(study, earlier, speeds) if speeds else {}
+    done = islice(_earlier_runs(folders), EARLIER_RUNS)
+    earlier = [(record["learner"], speed) for record, speed in done if record["network"] == network]
+    known = {kind_of(learner) for learner, _ in earlier}
+    made = {learner.label: learner.known[0].model_dump(mode="json") for learner in study.learners}
+    runs = {
+        learner.label: learner.run(study.config.seeds[0], learner.known[0])
+        for learner in study.learners
+        if kind_of(made[learner.label]) not in known
+    }
+    measured = speeds(runs) if speeds else {}
     rows = [
         LearnerPlan(
             learner.label,
@@ -194,7 +200,7 @@ def plan_study(
             learner.n_selection_runs * lengths.get("selection", 0),
             learner.n_reported_runs,
             learner.n_reported_runs * lengths["report"],
-            *_speed(_dumped(learner.known[0]), earlier, measured.get(learner.label)),
+            *_speed(made[learner.label], earlier, measured.get(learner.label)),
         )
         for learner in study.learners
     ]
@@ -225,31 +231,14 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         )
 
 
-def _measured(study: Study, earlier: Earlier, speeds: Speeds) -> Mapping[str, float]:
-    """Speeds of the learners of which there is no earlier run."""
-    known = {kind_of(learner) for learner, _ in earlier}
-    runs = {learner.label: learner.run(study.config.seeds[0], learner.known[0]) for learner in study.learners}
-    return speeds({label: run for label, run in runs.items() if kind_of(_dumped(run.learner)) not in known})
-
-
-def _dumped(learner: Component) -> dict[str, Any]:
-    return learner.model_dump(mode="json")
-
-
 def _speed(learner: dict[str, Any], earlier: Earlier, measured: float | None) -> tuple[float, str]:
     """Expected samples per second of a learner, and from where."""
     same = [speed for known, speed in earlier if kind_of(known) == kind_of(learner)]
     alike = [speed for known, speed in earlier if known.get("name") == learner["name"]]
-    others = [speed for _, speed in earlier]
-    here = [measured] if measured else []
-    bases = (
-        (same, "earlier runs"),
-        (here, "measured here"),
-        (alike, "earlier runs alike"),
-        (others, "other learners' runs"),
-    )
-    known = ((median(speeds), basis) for speeds, basis in bases if speeds)
-    return next(known, (ASSUMED_SPEED, "an assumption"))
+    here, others = [measured] if measured else [], [speed for _, speed in earlier]
+    speeds = {"earlier runs": same, "measured here": here, "earlier runs alike": alike, "other learners' runs": others}
+    basis = next((basis for basis in speeds if speeds[basis]), "an assumption")
+    return median(speeds.get(basis, [ASSUMED_SPEED])), basis
 
 
 def kind_of(learner: dict[str, Any]) -> str:

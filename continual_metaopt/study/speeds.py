@@ -5,7 +5,7 @@ import hashlib
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,30 +42,24 @@ def speeds_here(
     Returns:
         Samples per second, by the same labels; what is not known is left out.
     """
-    keys, folder = {label: _key(run) for label, run in runs.items()}, _folder()
-    speeds = {key: speed for key in keys.values() if (speed := _read(folder, key)) is not None}
-    unknown: dict[str, str] = {}  # one learner of those that are alike
-    for label, key in keys.items():
-        if key not in speeds:
-            unknown.setdefault(key, label)
-    if measure is None or not unknown:
-        return _by_label(keys, speeds)
-    console = Console(stderr=True, quiet=not show, soft_wrap=True)
-    which = f"{len(unknown)} learner{'s' * (len(unknown) != 1)}"
-    console.print(f"measuring the speed of {which}, about 2 s each; it is kept for the next time", highlight=False)
-    hidden = not (show and console.is_terminal)
-    for key, label in track([*unknown.items()], "measuring", console=console, transient=True, disable=hidden):
-        try:
-            speeds[key] = measure(runs[label])
-        except Exception as error:  # whatever a learner raises; its runs will say so too
-            text = f"{label}: its speed cannot be measured: {reason_of(error)}"
-            console.print(for_terminal(text), style="yellow", markup=False, highlight=False)
-        else:
-            _keep(folder, key, speeds[key])
-    return _by_label(keys, speeds)
-
-
-def _by_label(keys: Mapping[str, str], speeds: Mapping[str, float]) -> dict[str, float]:
+    folder, keys = _folder(), {label: _key(run) for label, run in runs.items()}
+    speeds = {key: speed for key in keys.values() if folder and (speed := _read(folder / f"{key}.json"))}
+    unknown = {key: label for label, key in keys.items() if key not in speeds}  # the last of those that are alike
+    if measure and unknown:
+        console = Console(stderr=True, quiet=not show, soft_wrap=True)
+        which = f"{len(unknown)} learner{'s' * (len(unknown) != 1)}"
+        console.print(f"measuring the speed of {which}, about 2 s each; it is kept for the next time", highlight=False)
+        hidden = not (show and console.is_terminal)
+        for key, label in track([*unknown.items()], "measuring", console=console, transient=True, disable=hidden):
+            try:
+                speeds[key] = measure(runs[label])
+            except Exception as error:  # whatever a learner raises; its runs will say so too
+                text = f"{label}: its speed cannot be measured: {reason_of(error)}"
+                console.print(for_terminal(text), style="yellow", markup=False, highlight=False)
+                continue
+            with suppress(OSError):  # such as of a full disk; it is measured anew the next time
+                if folder:
+                    write_json(folder / f"{key}.json", {SPEED: float(speeds[key])})
     return {label: speeds[key] for label, key in keys.items() if key in speeds}
 
 
@@ -77,18 +71,12 @@ def _folder() -> Path | None:
         return None
 
 
-def _read(folder: Path | None, key: str) -> float | None:
+def _read(file: Path) -> float | None:
     try:
-        speed = read_object(folder / f"{key}.json")[SPEED] if folder else None
+        speed = read_object(file)[SPEED]
     except (OSError, ValueError, KeyError):  # not measured yet, or damaged
         return None
     return speed if isinstance(speed, float) and 0 < speed <= FASTEST else None
-
-
-def _keep(folder: Path | None, key: str, speed: float) -> None:
-    if folder is not None:
-        with suppress(OSError):  # such as of a full disk; it is measured anew the next time
-            write_json(folder / f"{key}.json", {SPEED: float(speed)})
 
 
 def _key(run: RunConfig) -> str:
@@ -108,15 +96,8 @@ def _code(imports: tuple[str, ...]) -> str:
     """Hash the sources of this package's runs and of modules of one's own, and versions of other packages."""
     versions = {name: value for name, value in describe_software().items() if name != "source_revision"}
     digest = hashlib.sha256(json.dumps(versions, sort_keys=True).encode())
-    for source in _sources(imports):
+    sources = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+    sources += [Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in imports]
+    for source in filter(Path.is_file, sources):
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-def _sources(imports: tuple[str, ...]) -> Iterator[Path]:
-    for room in ROOMS:
-        yield from sorted((PACKAGE / room).rglob("*.py"))
-    for name in imports:
-        file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-        if file.is_file():
-            yield file
