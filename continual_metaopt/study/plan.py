@@ -190,7 +190,7 @@ def plan_study(
     runs = {
         learner.label: learner.run(study.config.seeds[0], learner.known[0])
         for learner in study.learners
-        if kind_of(made[learner.label]) not in known
+        if kind_of(made[learner.label]) not in known and not learner.entry.replays  # there is nothing to replay yet
     }
     measured = speeds(runs) if speeds else {}
     rows = [
