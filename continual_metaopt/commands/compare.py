@@ -1,6 +1,7 @@
 """Runs a study and reports it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -52,7 +53,8 @@ def compare(
         workers: runs at a time; one per processor if not given.
         threads: do the runs in threads of one process, which need less memory, rather than in processes.
         quiet: show neither what the study will take nor progress.
-        plan: only say what the study will take, in runs, samples, hours and disk space; run nothing.
+        plan: only say what the study will take, in runs, samples, hours and disk space; measures
+            speeds that are not known.
         backend: where the runs are done: on this machine, on a Ray cluster, or by SLURM's array jobs.
         address: of the Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or local for a new one on this machine.
         slurm: options of the array jobs, as KEY=VALUE: minutes, memory_gb, partition, runs_per_task and any other of
@@ -85,24 +87,30 @@ def run_parts(
     ``report`` is given the label of each of the study's parts, its runs, and those that served to choose settings.
     """
     from continual_metaopt.runs.process_settings import available_device
+    from continual_metaopt.runs.speed import measured_speed
     from continual_metaopt.study.backends.local import n_processors
     from continual_metaopt.study.check import check_study
     from continual_metaopt.study.lengths import splits_of
     from continual_metaopt.study.plan import plan_study, require_disk_space
     from continual_metaopt.study.running import run_studies
+    from continual_metaopt.study.speeds import speeds_here
 
     if pools.workers is not None and pools.workers < 1:
         raise ValueError(f"--workers must be 1 or more, not {pools.workers}; leave it out for one per processor")
     if pools.backend is None:
         for part in parts.values():
             available_device(part.config.device)
+    if plan:
+        ctrl_c_raises()  # so that a run that is measured removes what it has written
+    speeds = partial(speeds_here, measure=measured_speed if plan else None, show=pools.show_progress)
     plans = []
     for label, part in parts.items():
         try:
             n_parameters = check_study(part)
         except ConfigError as error:
             raise ConfigError(f"{study}: {f'{label}: ' if label else ''}{error}") from error
-        plans.append(plan_study(part, [folder, Path("runs")], pools.workers or n_processors(), n_parameters))
+        workers = pools.workers or n_processors()
+        plans.append(plan_study(part, [folder, Path("runs")], workers, n_parameters, speeds))
     if plan:
         show("\n\n".join(planned.table() for planned in plans))
         return 0

@@ -75,7 +75,8 @@ def reproduce(
         seeds: reported seeds, instead of the study's own.
         workers: runs at a time; one per processor if not given.
         quiet: show neither what the study will take nor progress.
-        plan: only say what the experiment will take, in runs, samples, hours and disk space; run nothing.
+        plan: only say what the experiment will take, in runs, samples, hours and disk space; measures
+            speeds that are not known.
     """
     folder = out or Path("runs") / experiment
     if experiment == "overhead":

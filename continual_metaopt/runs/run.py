@@ -27,7 +27,8 @@ from continual_metaopt.runs.outcome import (
 from continual_metaopt.runs.owner import alone_in
 
 if TYPE_CHECKING:
-    from continual_metaopt.runs.compiled_run import PreparedRun
+    from continual_metaopt.runs.compiled_run import CompiledRun, PreparedRun
+    from continual_metaopt.runs.learner_run import LearnerRun
 
 T = TypeVar("T")
 
@@ -124,12 +125,7 @@ def _execute(
     should_stop: ShouldStop,
 ) -> str:
     """Learn from all samples that are left, and record how the run ended; returns its state."""
-    if prepared is not None:
-        module = imported("continual_metaopt.runs.compiled_run")
-        run = module.CompiledRun(prepared, directory, on_progress, should_stop)
-    else:
-        module = imported("continual_metaopt.runs.learner_run")
-        run = module.LearnerRun(config, directory, on_progress, should_stop)
+    run = under_way(config, prepared, directory, on_progress, should_stop)
     try:
         run.learn()
     except Diverged as error:
@@ -138,6 +134,24 @@ def _execute(
         return "diverged"
     directory.finish("finished", None, run.engine)
     return "finished"
+
+
+def under_way(
+    config: RunConfig,
+    prepared: "PreparedRun | None",
+    directory: RunDirectory,
+    on_progress: OnProgress,
+    should_stop: ShouldStop,
+) -> "CompiledRun | LearnerRun":
+    """Make what learns and records, by compiled code if the run was prepared for it; arguments as elsewhere here."""
+    run: CompiledRun | LearnerRun
+    if prepared is not None:
+        module = imported("continual_metaopt.runs.compiled_run")
+        run = module.CompiledRun(prepared, directory, on_progress, should_stop)
+    else:
+        module = imported("continual_metaopt.runs.learner_run")
+        run = module.LearnerRun(config, directory, on_progress, should_stop)
+    return run
 
 
 _importing = threading.Lock()

@@ -3,7 +3,7 @@
 import json
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 from rich.filesize import decimal
 
 from continual_metaopt.analysis.records import read_config, read_status
-from continual_metaopt.study.expand import PlannedLearner, Study
+from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.study.expand import Study
 from continual_metaopt.study.lengths import check_selection_length, stream_sizes
 from continual_metaopt.study.overview import bytes_below, run_directories
 from continual_metaopt.study.progress import duration
 
 FASTEST = 1e8  # samples per second that a run may say it had
-ASSUMED_SPEED = 1000.0  # samples per second of one run, where no earlier run tells
+ASSUMED_SPEED = 1000.0  # samples per second of one run, where neither an earlier run nor a measurement tells
 ALL_TUNED = "all that are tuned"  # basis of the speed of those that are the best among them
 LEVEL = 0.05  # of tests
 EARLIER_RUNS = 1000  # that are looked at for their speed
@@ -28,6 +29,10 @@ EARLIER_RUNS = 1000  # that are looked at for their speed
 # three step sizes are recorded with their meta gradients
 RUN_BYTES, SAMPLE_BYTES, RECORDED_STEP_BYTES = 7300.0, 3.6, 40.0
 CHECKPOINT_BYTES = 20.0  # per parameter: weights, two moments, two traces, as float32
+
+# given runs by the labels of their learners, tells samples per second of those that it knows
+Speeds = Callable[[Mapping[str, RunConfig]], Mapping[str, float]]
+Earlier = Sequence[tuple[dict[str, Any], float]]  # descriptions of the learners of earlier runs, and their speeds
 
 
 @dataclass(frozen=True)
@@ -159,14 +164,17 @@ def what_seeds_show(n_seeds: int) -> str:
     )
 
 
-def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters: int = 0) -> StudyPlan:
-    """Say what a study will take. Nothing is run, and nothing is written but decoded images of its source.
+def plan_study(
+    study: Study, folders: Sequence[Path], workers: int, n_parameters: int = 0, speeds: Speeds | None = None
+) -> StudyPlan:
+    """Say what a study will take. None of its runs is done; decoded images of its source are written, and speeds kept.
 
     Args:
         study: the study.
         folders: where to look for earlier runs of this machine, for their speed.
         workers: runs at a time.
         n_parameters: of the network, as ``check_study`` tells; for the space that checkpoints take.
+        speeds: tells those of learners of which there is no earlier run, if anything can.
 
     Raises:
         ConfigError: selection runs have another length than the study says.
@@ -175,9 +183,27 @@ def plan_study(study: Study, folders: Sequence[Path], workers: int, n_parameters
     check_selection_length(study)
     lengths = {purpose: stream_sizes(run).n_samples for purpose, run in study.runs.items()}
     network = study.runs["report"].network.model_dump(mode="json")
-    runs = islice(_earlier_runs(folders), EARLIER_RUNS)
-    earlier = [(record["learner"], speed) for record, speed in runs if record["network"] == network]
-    rows = [_plan(learner, lengths.get("selection", 0), lengths["report"], earlier) for learner in study.learners]
+    done = islice(_earlier_runs(folders), EARLIER_RUNS)
+    earlier = [(record["learner"], speed) for record, speed in done if record["network"] == network]
+    known = {kind_of(learner) for learner, _ in earlier}
+    made = {learner.label: learner.known[0].model_dump(mode="json") for learner in study.learners}
+    runs = {
+        learner.label: learner.run(study.config.seeds[0], learner.known[0])
+        for learner in study.learners
+        if kind_of(made[learner.label]) not in known and not learner.entry.replays  # there is nothing to replay yet
+    }
+    measured = speeds(runs) if speeds else {}
+    rows = [
+        LearnerPlan(
+            learner.label,
+            learner.n_selection_runs,
+            learner.n_selection_runs * lengths.get("selection", 0),
+            learner.n_reported_runs,
+            learner.n_reported_runs * lengths["report"],
+            *_speed(made[learner.label], earlier, measured.get(learner.label)),
+        )
+        for learner in study.learners
+    ]
     if (
         study.config.n_best
     ):  # a row for the chosen settings of the best, whoever they will be, at the mean pace of all tuned
@@ -205,31 +231,14 @@ def require_disk_space(n_bytes: float, folder: Path) -> None:
         )
 
 
-def _plan(
-    learner: PlannedLearner, selection: int, reported: int, earlier: list[tuple[dict[str, Any], float]]
-) -> LearnerPlan:
-    """The row of a learner, whose selection and reported runs have so many samples each."""
-    described = (learner.candidates[0].learner if learner.candidates else learner.untuned).model_dump(mode="json")
-    return LearnerPlan(
-        learner.label,
-        learner.n_selection_runs,
-        learner.n_selection_runs * selection,
-        learner.n_reported_runs,
-        learner.n_reported_runs * reported,
-        *_speed(described, earlier),
-    )
-
-
-def _speed(learner: dict[str, Any], earlier: list[tuple[dict[str, Any], float]]) -> tuple[float, str]:
+def _speed(learner: dict[str, Any], earlier: Earlier, measured: float | None) -> tuple[float, str]:
     """Expected samples per second of a learner, and from where."""
     same = [speed for known, speed in earlier if kind_of(known) == kind_of(learner)]
     alike = [speed for known, speed in earlier if known.get("name") == learner["name"]]
-    for speeds, basis in ((same, "earlier runs"), (alike, "earlier runs alike")):
-        if speeds:
-            return median(speeds), basis
-    if earlier:
-        return median(speed for _, speed in earlier), "other learners' runs"
-    return ASSUMED_SPEED, "an assumption"
+    here, others = [measured] if measured else [], [speed for _, speed in earlier]
+    speeds = {"earlier runs": same, "measured here": here, "earlier runs alike": alike, "other learners' runs": others}
+    basis = next((basis for basis in speeds if speeds[basis]), "an assumption")
+    return median(speeds.get(basis, [ASSUMED_SPEED])), basis
 
 
 def kind_of(learner: dict[str, Any]) -> str:

@@ -11,7 +11,9 @@ import pytest
 
 from continual_metaopt.commands.main import main
 from continual_metaopt.optim.registry import LEARNERS, TORCH_PREFIX
+from continual_metaopt.runs import speed
 from continual_metaopt.runs.components import ConfigError
+from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.study.expand import Study
 from continual_metaopt.study.overview import bytes_below
 from continual_metaopt.study.plan import ASSUMED_SPEED, LearnerPlan, StudyPlan, plan_study, require_disk_space
@@ -83,8 +85,8 @@ def test_grids_without_a_budget_are_counted_too(tmp_path: Path) -> None:
 def test_speeds_are_those_of_this_machine_s_earlier_runs(tmp_path: Path) -> None:
     study = planned_study(tmp_path / "study.yaml")
     runs = tmp_path / "runs"
-    for number, speed in enumerate([100, 300, 200]):
-        write_earlier(runs / f"adamw{number}", study, 0, speed)
+    for number, per_second in enumerate([100, 300, 200]):
+        write_earlier(runs / f"adamw{number}", study, 0, per_second)
     write_earlier(runs / "another network", study, 3, 7, network={"name": "linear"})
     write_earlier(runs / "another machine", study, 3, 7, owner={"host": "elsewhere", "pid": 1})
     write_earlier(runs / "diverged", study, 3, 7, state="diverged")
@@ -100,6 +102,15 @@ def test_speeds_are_those_of_this_machine_s_earlier_runs(tmp_path: Path) -> None
         (200, "earlier runs alike"),
         (200, "other learners' runs"),
     ]
+    # what was measured comes before the runs of other settings, but not before those of the same
+    asked: dict[str, RunConfig] = {}
+    plan = plan_study(study, [runs], workers=1, speeds=lambda runs: asked.update(runs) or {"Lion": 30.0})
+    assert [(p.samples_per_second, p.basis) for p in plan.learners[1:]] == [
+        (200, "earlier runs"),
+        (30, "measured here"),
+        (200, "other learners' runs"),
+    ]
+    assert {label: run.learner.options.get("base") for label, run in asked.items()} == {"Lion": "lion", "cocob": None}
     write_earlier(runs / "lion", study, 2, 50)
     assert plan_study(study, [runs], workers=1).learners[2].samples_per_second == 50
 
@@ -173,13 +184,21 @@ def test_the_command_tells_the_plan_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONTINUAL_METAOPT_CACHE", str(tmp_path.with_name("cache")))
+    monkeypatch.setattr(speed, "measured_speed", lambda run: {"fixed": 2000.0}[run.learner.name])
     planned_study(Path("study.yaml"))
 
     status = main(["compare", "study.yaml", "--plan", "--workers", "2"])
 
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert status == 0
-    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 1,000 an assumption 60 s 56.1 kB"
+    # AdamW's two entries are measured once
+    assert err == (
+        "measuring the speed of 3 learners, about 2 s each; it is kept for the next time\n"
+        "cocob: its speed cannot be measured: KeyError: 'cocob'\n"
+    )
+    assert " ".join(out.splitlines()[2].split()) == "AdamW 3 × 60 4 × 120 2,000 measured here 60 s 56.1 kB"
+    assert " ".join(out.splitlines()[5].split()) == "cocob 2 × 120 1,000 an assumption 60 s 16.4 kB"
     assert "tiny: 16 runs with 1,560 samples, about 60 s with 2 runs at a time" in out
     assert "2 seeds: an exact paired test cannot reach p < 0.05; that takes 6 seeds.\n" in out
     assert out.endswith("of that difference between seeds: 5 if it is 0.5, 10 if it is 1, 34 if it is 2.\n")
