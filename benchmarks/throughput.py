@@ -8,8 +8,8 @@ Learners of the registry, of ``torch.optim``, and with nothing but a ``step()`` 
 arrays that are ready, while everybody else takes samples from a stream; "metaoptimize_one_trace" has its settings.
 
 What is compiled is compiled before. Speeds are medians over the turns; ratios are medians of the ratios in each turn,
-above 1 where a learner is faster: of "auto" to "torch", and of "auto", if there is one, to ``Naive`` with AdamW. More on
-how it is measured: see ``continual_metaopt.commands.overhead``.
+above 1 where a learner is faster: of "auto" to "torch", and of "auto", if there is one, to ``Naive`` with AdamW. How it
+is measured otherwise: see ``continual_metaopt.commands.overhead``.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from torch import nn
 from benchmarks.speed import naive, plain_loop
 from continual_metaopt import OnlineLearner
 from continual_metaopt.analysis.extras import how_to_install
-from continual_metaopt.commands.overhead import FEWEST, Learn, Row, Turn, described, make_learner, make_network
-from continual_metaopt.commands.overhead import measured, ratios, take_turns, timed, turn_of
+from continual_metaopt.commands import overhead
+from continual_metaopt.commands.overhead import Learn, Row, Turn
 from continual_metaopt.optim.registry import LEARNERS, MissingPackageError, learner_factory
 from continual_metaopt.runs.components import Component
 
@@ -46,7 +46,7 @@ class SignSGD(torch.optim.Optimizer):
     """Step by the sign of the gradient, as somebody writes it."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Move each weight by the step size."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -57,7 +57,7 @@ class Adam(torch.optim.Optimizer):
     """Make Adam's step, as somebody writes it."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Move each weight along m̂ / (√v̂ + ε)."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -97,10 +97,10 @@ def all_learners() -> list[str]:
 
 def _learner(name: str, network: str, engine: Any, n_samples: int) -> OnlineLearner:
     if name in OWN:
-        model = make_network(network)
+        model = overhead.make_network(network)
         return OnlineLearner(model=model, optimizer=OWN[name](model.parameters(), {"lr": LR}), engine=engine)
     settings = ONE_TRACE if name == "metaoptimize_one_trace" else {"name": name}
-    return make_learner(Component.model_validate(settings), network, engine, n_samples)
+    return overhead.make_learner(Component.model_validate(settings), network, engine, n_samples)
 
 
 def _scan(network: str, n: int) -> Turn:
@@ -109,20 +109,20 @@ def _scan(network: str, n: int) -> Turn:
 
     from benchmarks.jax_scan import learner, start
 
-    model: Any = make_network(network)
-    x = np.random.RandomState(0).uniform(-1, 1, (n, *described(network)[1]["input_shape"])).astype(np.float32)
+    model: Any = overhead.make_network(network)
+    x = np.random.RandomState(0).uniform(-1, 1, (n, *overhead.described(network)[1]["input_shape"])).astype(np.float32)
     learn = partial(learner(model), start(model, LR), jax.device_put(x), jax.device_put(np.arange(n) % 10))
     jax.block_until_ready(learn())
-    return lambda: timed(lambda: jax.block_until_ready(learn()), 0) / n
+    return lambda: overhead.timed(lambda: jax.block_until_ready(learn()), 0) / n
 
 
 def throughput(names: Sequence[str], network: str, n_samples: int, n_turns: int) -> Iterator[Row]:
     """Measure learners, and give a row of each, or the problem where one can't be measured."""
     turns: dict[tuple[str, str], Turn] = {}
     engines: dict[str, str] = {JAX: "JAX"}
-    of_length = partial(turn_of, network=network, seconds=0, fewest=n_samples)
+    of_length = partial(overhead.turn_of, network=network, seconds=0, fewest=n_samples)
     for name, make in BESIDE.items():
-        turns[name, "torch"] = of_length(make(make_network(network)))
+        turns[name, "torch"] = of_length(make(overhead.make_network(network)))
     if JAX in names and importlib.util.find_spec("jax") is None:
         print(f"skipped {JAX}: JAX is not installed ({how_to_install('jax')})", file=sys.stderr)
         names = [name for name in names if name != JAX]
@@ -137,14 +137,14 @@ def throughput(names: Sequence[str], network: str, n_samples: int, n_turns: int)
                 engines.setdefault(name, one.engine["name"])
         except Exception as error:  # whatever a package raises; the others are measured all the same
             yield {"learner": name, **dict.fromkeys(COLUMNS), "problem": f"{type(error).__name__}: {error}"}
-    taken = take_turns(turns, n_turns)
+    taken = overhead.take_turns(turns, n_turns)
     for name in dict.fromkeys(name for name, _ in turns):
         values = {engine: taken[name, engine] for engine in ENGINES if (name, engine) in taken}
         row: Row = {"learner": name} | dict.fromkeys(COLUMNS)
         row |= {f"{engine}_samples_per_second": 1 / statistics.median(values[engine]) for engine in values}
         if len(values) == len(ENGINES):
-            row["auto_to_torch"] = ratios(values["torch"], values["auto"])["time_ratio"]
-        row["to_naive"] = ratios(taken[NAIVE, "torch"], next(iter(values.values())))["time_ratio"]
+            row["auto_to_torch"] = overhead.ratios(values["torch"], values["auto"])["time_ratio"]
+        row["to_naive"] = overhead.ratios(taken[NAIVE, "torch"], next(iter(values.values())))["time_ratio"]
         yield row | {"engine": engines.get(name)}
 
 
@@ -153,12 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--learners", nargs="+", default=["all"], metavar="NAME", help='"all", or names of learners')
     parser.add_argument("--network", default="paper_cnn", help="with options as in mlp:hidden=[32]")
-    parser.add_argument("--samples", type=int, default=400, help=f"of a turn; graphs are traced from {FEWEST} on")
+    parser.add_argument("--samples", type=int, default=400, help="of a turn; graphs are traced from 100 on")
     parser.add_argument("--turns", type=int, default=5, help="of each contender (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where to write the table")
     given = parser.parse_args(argv)
     names = all_learners() if "all" in given.learners else list(dict.fromkeys(given.learners))
-    text, table = measured(throughput(names, given.network, given.samples, given.turns), given.out)
+    text, table = overhead.measured(throughput(names, given.network, given.samples, given.turns), given.out)
     print(text)
     return int("problem" in table)
 
