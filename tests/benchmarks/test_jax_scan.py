@@ -1,5 +1,7 @@
 """The scan in JAX learns as this package's MetaOptimize does."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,23 +9,31 @@ from continual_metaopt import MetaOptimize, blocks
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.networks.paper_cnn import PaperCNN
 
-pytest.importorskip("jax")
+jax: Any = pytest.importorskip("jax")
 
-from benchmarks import jax_scan
+from benchmarks import jax_scan  # noqa: E402
 
 
+@pytest.mark.parametrize("network", [PaperCNN, MLP])
 @pytest.mark.parametrize(
-    "model", [PaperCNN(input_shape=(3, 8, 8)), MLP(input_shape=(1, 8, 8), hidden=(16,))], ids=["paper_cnn", "mlp"]
+    ("dtype", "lr", "eta", "kappa", "rel"),
+    [
+        (torch.float32, 1e-4, 0.01, 0.01, 1e-3),
+        (torch.float64, 1e-3, 0.1, 0.1, 1e-8),  # so large steps that rounding in float32 would grow
+    ],
 )
-def test_losses_and_step_sizes_are_those_of_metaoptimize(model: torch.nn.Sequential) -> None:
-    shape = (3, 8, 8) if isinstance(model[0], torch.nn.Conv2d) else (1, 8, 8)
-    x, y = torch.randn(20, *shape, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
-    # large steps, so that losses and step sizes change much within few steps
-    settings = {"gamma": 0.999, "meta_lr": 0.1, "weight_decay": 0.1}
-    state, learn = jax_scan.start(model, 1e-3), jax_scan.learner(model, eta=0.1, gamma=0.999, kappa=0.1)
-    state, (losses, right) = learn(state, x.numpy(), y.numpy())
+def test_losses_and_step_sizes_are_those_of_metaoptimize(
+    network: Any, dtype: torch.dtype, lr: float, eta: float, kappa: float, rel: float
+) -> None:
+    torch.manual_seed(0)
+    model = network(input_shape=(3, 8, 8)).to(dtype)
+    x, y = torch.randn(20, 3, 8, 8, dtype=dtype), torch.arange(20) % 3
+    with jax.enable_x64(dtype is torch.float64):
+        state, learn = jax_scan.start(model, lr), jax_scan.learner(model, eta=eta, gamma=0.999, kappa=kappa)
+        state, (losses, right) = learn(state, x.numpy(), y.numpy())
+        step_sizes = jax.numpy.exp(state["beta"]).tolist()
 
-    optimizer = MetaOptimize(blocks(model), 1e-3, **settings)  # type: ignore[arg-type]
+    optimizer = MetaOptimize(blocks(model), lr, meta_lr=eta, gamma=0.999, weight_decay=kappa)
     expected, hits = [], []
     for image, label in zip(x, y, strict=True):
         output = model(image[None])
@@ -33,11 +43,10 @@ def test_losses_and_step_sizes_are_those_of_metaoptimize(model: torch.nn.Sequent
         optimizer.step()
         expected.append(loss.item())
         hits.append(bool(output.argmax() == label))
-    assert losses.tolist() == pytest.approx(expected, rel=1e-3)
+    assert losses.tolist() == pytest.approx(expected, rel=rel)
     assert right.tolist() == hits
-    step_sizes = [group["lr"] for group in optimizer.param_groups]
-    assert abs(step_sizes[0] / 1e-3 - 1) > 0.1
-    assert jax_scan.jnp.exp(state["beta"]).tolist() == pytest.approx(step_sizes, rel=1e-3)
+    assert step_sizes == pytest.approx([group["lr"] for group in optimizer.param_groups], rel=rel)
+    assert max(abs(step_size / lr - 1) for step_size in step_sizes) > eta  # they have been learned
 
 
 def test_other_layers_are_refused() -> None:

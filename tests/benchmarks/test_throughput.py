@@ -47,7 +47,7 @@ def test_the_scan_in_jax_has_a_row(tmp_path: Path) -> None:
 
 def test_a_learner_that_cannot_be_measured_is_told(tmp_path: Path) -> None:
     table = measure(tmp_path, "torch:SGD", "nobody", status=1)
-    assert table["problem"]["nobody"].startswith("UnknownNameError: ")
+    assert table["problem"]["nobody"].startswith("ConfigError: learner.name: unknown learner 'nobody'")
     assert table["auto_to_torch"]["torch:SGD"] > 0
 
 
