@@ -1,7 +1,6 @@
 """MetaOptimize in JAX: one jitted scan over samples, for ``benchmarks.throughput`` and for those who read both.
 
-AdamW as base update, Adam as meta update, a step size per block, and one trace; symbols are those of
-``continual_metaopt/optim/reference.py``. Defaults are the optimizer's own.
+AdamW as base update, Adam as meta update, a step size per block, one trace; symbols as in ``optim/reference.py``.
 """
 
 import os
