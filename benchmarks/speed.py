@@ -103,8 +103,9 @@ def _adamw(model: nn.Module, **options: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), 1e-4, **options)
 
 
-def _naive(model: nn.Module) -> Learn:
-    strategy = Naive(model=model, optimizer=_adamw(model), train_mb_size=1, evaluator=quiet_evaluator)
+def naive(model: nn.Module, optimizer: torch.optim.Optimizer) -> Learn:
+    """Make Avalanche's strategy learn from an experience."""
+    strategy = Naive(model=model, optimizer=optimizer, train_mb_size=1, evaluator=quiet_evaluator)
     return partial(strategy.train, eval_streams=[], shuffle=False)
 
 
@@ -115,7 +116,7 @@ def _online(model: nn.Module, engine: Any, **options: Any) -> Learn:
 RELEASED, COMPILED = "released algorithm, plain loop", "MetaOptimize, compiled engine"
 CONTENDERS: dict[str, Callable[[nn.Module], Learn]] = {
     RELEASED: lambda m: plain_loop(m, released_step(m)),
-    "AdamW, Avalanche Naive": _naive,
+    "AdamW, Avalanche Naive": lambda m: naive(m, _adamw(m)),
     "AdamW, plain loop": lambda m: plain_loop(m, _adamw(m).step),
     "AdamW fused, plain loop": lambda m: plain_loop(m, _adamw(m, fused=True).step),
     "MetaOptimize, torch engine": lambda m: _online(m, "torch"),

@@ -18,6 +18,6 @@ def test_nothing_tells_to_install_what_no_index_has() -> None:
 
 def test_the_extras_are_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for extra in ("peers", "ray", "slurm", "tpe", "tensorboard", "wandb"):
+    for extra in ("peers", "ray", "slurm", "tpe", "tensorboard", "wandb", "jax"):
         assert extra in extras
         assert how_to_install(extra).endswith(f" pip install -e '.[{extra}]'")
