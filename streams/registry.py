@@ -82,6 +82,11 @@ class Registry(Generic[T]):
         target, _ = self._entries[name]
         return cast(T, pkgutil.resolve_name(target)) if isinstance(target, str) else target
 
+    def import_path(self, name: str) -> str:
+        """Tell where the object under ``name`` is ("package.module:object"), if it was entered lazily; else empty."""
+        target, _ = self._entries.get(name, ("", ""))
+        return target if isinstance(target, str) else ""
+
     def __iter__(self) -> Iterator[str]:
         """List all names, this package's first."""
         yield from self._entries

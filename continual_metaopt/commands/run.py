@@ -17,11 +17,11 @@ from continual_metaopt.runs.components import (
     ConfigError,
     Kind,
     describe,
-    factory_of,
     import_modules,
     options_model,
 )
 from continual_metaopt.runs.config import Execution, RunConfig
+from continual_metaopt.runs.outlines import outline_of
 from continual_metaopt.study.jobs import StudyInterrupted, run_folder_name
 
 COMPLETION = {"--tyro-print-completion", "--tyro-write-completion"}
@@ -89,7 +89,7 @@ def given(arguments: list[str], name: str) -> list[str]:
 
 def _part(kind: Kind, name: str, completes: bool) -> tuple[Any, Any]:
     """Field of a stream, network or learner with its name, of which a shell is told all there are, and its options."""
-    options = options_model(kind, name, factory_of(kind, name))
+    options = options_model(kind, name, outline_of(kind, name))
     type_: Any = Literal[tuple(REGISTRIES[kind])] if completes else str
     model = create_model(kind, __base__=options, name=(type_, Field(name, description=f"name of the {kind}")))
     return model, Field(default_factory=model)

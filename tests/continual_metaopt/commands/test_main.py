@@ -763,7 +763,8 @@ for command in sys.argv[1:]:
 def test_what_does_not_learn_does_not_import_torch(here: Path) -> None:
     write_run(here, "A", 0, learned=True, step_sizes={"all": [0.1] * 4}, folder="DIR")
     commands = ["--help", "compare --help", "reproduce --help", "list streams", "list learners", "list studies"]
-    commands += ["preview class_split --classes-per-experience 5", "preview --help"]
+    commands += ["preview class_split --classes-per-experience 5", "preview --help", "run --help"]
+    commands += ["run --stream.name permuted_inputs --learner.name upgd --network.name resnet18 --help"]
     commands += [f"{name} DIR" for name in ("report", "status", "explain", "export")]
 
     command = [sys.executable, "-c", WITHOUT_TORCH, *commands]
