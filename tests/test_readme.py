@@ -1,5 +1,6 @@
 """The examples of the README, and of the page about extending, do what these say."""
 
+import linecache
 import re
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_use_in_avalanche_and_as_an_optimizer(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_new_optimizer() -> None:
-    text = example("@register_learner", "docs/extending.md")
+    text = example('@register_learner("sign_sgd"', "docs/extending.md")
     assert len(text.splitlines()) <= 20
     names: dict[str, Any] = {}
     exec(text, names)
@@ -55,3 +56,13 @@ def test_a_new_optimizer() -> None:
     weight.grad = -weight.detach()
     optimizer.step()
     assert weight.equal(before + 0.5 * before.sign())
+
+
+def test_a_new_elementwise_optimizer_is_compiled() -> None:
+    text = example("(Elementwise)", "docs/extending.md")
+    assert len(text.splitlines()) <= 25
+    names: dict[str, Any] = {}
+    linecache.cache["<example>"] = (len(text), None, text.splitlines(keepends=True), "<example>")
+    exec(compile(text, "<example>", "exec"), names)
+    learner = OnlineLearner(model=(model := MLP()), optimizer=names["normalised_momentum"](model), engine="compiled")
+    assert learner.engine["name"] == "compiled"
