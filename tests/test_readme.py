@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from continual_metaopt import make_optimizer
+from continual_metaopt import OnlineLearner, make_optimizer
 from continual_metaopt.contract import run_contract
 from continual_metaopt.networks.mlp import MLP
 from continual_metaopt.optim.registry import LEARNERS

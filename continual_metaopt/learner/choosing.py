@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,11 @@ from torch.optim import Optimizer
 from continual_metaopt.engines import COMPILED, Engine
 from continual_metaopt.engines.torch_engine import Differentiate, by_autograd
 from continual_metaopt.learner.loading import SampleLoader, first_batch
-from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.streams.registry import unknown_name
 
 if TYPE_CHECKING:
     from continual_metaopt.engines.compiled.engine import CompiledEngine
-    from continual_metaopt.engines.compiled.fused_update import FusedUpdate
+    from continual_metaopt.engines.compiled.fused_update import FusedPass, FusedUpdate
 
 Learning = tuple[nn.Module, Optimizer, Any]  # network, its optimizer, and the loss of (output, target)
 
@@ -31,14 +30,14 @@ class Execution:
         optimizer: makes its own updates unless they are fused.
         record: name of the engine that was taken, and the reason why not a faster one.
         compiled: the compiled engine, as soon as a sample is known.
-        fused: makes MetaOptimize's updates in one pass over memory.
+        fused: makes the optimizer's updates by compiled passes over memory.
     """
 
     wanted: Engine
     optimizer: Optimizer
     record: dict[str, str]
     compiled: "CompiledEngine | None" = None
-    fused: "FusedUpdate | None" = None
+    fused: "FusedUpdate | FusedPass | None" = None
 
     def __post_init__(self) -> None:
         self.update: Callable[..., Any] = self.fused or self.optimizer.step
@@ -89,12 +88,13 @@ def choose(
         _refuse_if(wanted == "compiled", wanted, obstacle)
     if wanted == "torch":
         return Execution(wanted, optimizer, {"name": "torch", "reason": "asked for"})
-    from continual_metaopt.engines.compiled.fused_update import FusedUpdate, why_not_fused
+    from continual_metaopt.engines.compiled.fused_update import fused_update_of
     from continual_metaopt.engines.traced.traced_gradients import why_not_traced
 
     record = {"name": "fused", "reason": "asked for" if wanted == "fused" else f"not compiled: {obstacle}"}
-    if why_not_fused(optimizer) is None:
-        return Execution(wanted, optimizer, record, fused=FusedUpdate(cast(MetaOptimize, optimizer)))
+    fused = fused_update_of(optimizer)
+    if fused is not None:
+        return Execution(wanted, optimizer, record, fused=fused)
     execution, no_graph = Execution(wanted, optimizer, record), why_not_traced(optimizer)
     if no_graph is not None:
         _refuse_if(wanted == "fused", wanted, no_graph)

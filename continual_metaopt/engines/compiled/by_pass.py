@@ -18,6 +18,7 @@ from continual_metaopt.optim.base import Group, OnBase
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate
 from continual_metaopt.optim.elementwise import Elementwise
 
+OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 SETTINGS = ("setting0", "setting1", "setting2")  # of a base update, as numbers of a group
 
 
@@ -42,6 +43,9 @@ class ByPass:
 
 def by_pass_or_why_not(optimizer: Optimizer) -> tuple[ByPass | None, str]:
     """Give an optimizer's pass; or None and what keeps its update from being one."""
+    kind = type(optimizer)
+    if not isinstance(optimizer, Elementwise | OnBase) and kind not in OF_TORCH:
+        return None, f"{kind.__name__} is not written as functions of single numbers"
     objection = why_step_is_needed(optimizer) or why_not_on_the_cpu(optimizer)
     if objection is not None:
         return None, objection
@@ -98,8 +102,6 @@ class _DecayInGradient(OnBase):
 
 def _of_torch(optimizer: Optimizer) -> ByPass:
     kind = type(optimizer)
-    if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-        raise NotWritten(f"{kind.__name__} is not written as functions of single numbers")
     for name in ("maximize", "amsgrad", "nesterov", "dampening", "differentiable"):
         if any(group.get(name) for group in optimizer.param_groups):
             raise NotWritten(f"there is no compiled code for {kind.__name__} with {name}")

@@ -22,6 +22,7 @@ from continual_metaopt.engines.compiled.network import (
     translate,
     why_not_translated,
 )
+from continual_metaopt.engines.compiled.passes import set_step
 from continual_metaopt.engines.compiled.rules import why_no_kernels
 from continual_metaopt.engines.compiled.state import MetaOptimizeState, PassState
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
@@ -214,10 +215,7 @@ class CompiledEngine:
         parameter, part, learned = self._parameters[number], self._places[number], self.learner.learned
         parameter.detach().numpy()[...] = from_kernel_layout(learned.weights[part], parameter.shape)
         state = self._state.of(group, parameter)
-        if isinstance(state.get("step"), Tensor):
-            state["step"].fill_(learned.steps[number])
-        elif "step" in state:
-            state["step"] = int(learned.steps[number])
+        set_step(state, learned.steps[number])
         for key, array in self.learner.arrays_of_state():
             if key in state:
                 state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)

@@ -1,5 +1,6 @@
-"""MetaOptimize's step in one pass over memory, for networks on the CPU: the fast twin of ``MetaOptimize.step``."""
+"""An optimizer's step in one or two compiled passes over memory, for any network on the CPU: ``step``'s fast twin."""
 
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
 import numpy as np
@@ -7,21 +8,27 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from continual_metaopt.engines.compiled import kernels as k
+from continual_metaopt.engines.compiled import passes
+from continual_metaopt.engines.compiled.by_pass import ByPass, by_pass_or_why_not
 from continual_metaopt.engines.compiled.learner import room_for_update
 from continual_metaopt.engines.compiled.rules import BASE_RULES, kernel_rules, parameter_settings, why_no_kernels
 from continual_metaopt.engines.wrapped import tell_schedulers
+from continual_metaopt.optim.base import OnBase
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
+from continual_metaopt.optim.elementwise import Elementwise
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 
 Group = dict[str, Any]
 
 
-def why_not_fused(optimizer: Optimizer) -> str | None:
-    """What keeps an optimizer's step from being fused; None if nothing does."""
-    objection = why_no_kernels(optimizer)
-    if objection is None and not all(p.is_contiguous() for group in optimizer.param_groups for p in group["params"]):
-        objection = "a parameter is not contiguous"
-    return objection
+def fused_update_of(optimizer: Optimizer) -> "FusedUpdate | FusedPass | None":
+    """Make the fused update of an optimizer; None where it has none, or, as one of PyTorch's, is exact by itself."""
+    if not all(param.is_contiguous() for group in optimizer.param_groups for param in group["params"]):
+        return None
+    if isinstance(optimizer, MetaOptimize):
+        return FusedUpdate(optimizer) if why_no_kernels(optimizer) is None else None
+    ours = isinstance(optimizer, Elementwise | OnBase)
+    return FusedPass(optimizer) if ours and by_pass_or_why_not(optimizer)[0] is not None else None
 
 
 class FusedUpdate:
@@ -32,7 +39,7 @@ class FusedUpdate:
     moved when a meta gradient turns out not to be finite.
 
     Args:
-        optimizer: one that ``why_not_fused`` has no objection to.
+        optimizer: one that ``why_no_kernels`` has no objection to.
     """
 
     def __init__(self, optimizer: MetaOptimize) -> None:
@@ -106,8 +113,63 @@ class FusedUpdate:
             state["step"] += 1
         addresses = [param.data_ptr(), grad.data_ptr()]
         for key in (self._rule.momentum or "", self._rule.second_moment or "", "trace", LONG_TRACE):
-            tensor = state.get(key)
-            if tensor is not None and not tensor.is_contiguous():  # a state that was loaded
-                tensor = state[key] = tensor.contiguous()
-            addresses.append(0 if tensor is None else tensor.data_ptr())
+            addresses.append(_address(state, key) if key in state else 0)
         return [*addresses, param.numel()], state.get("step", 0)
+
+
+class FusedPass:
+    """Does what ``optimizer.step()`` does, on the same state, by the optimizer's compiled pass.
+
+    Args:
+        optimizer: one that ``by_pass_or_why_not`` has a pass of.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer, self._by_pass = optimizer, by_pass_or_why_not(optimizer)[0]
+
+    def __call__(self, closure: Callable[[], Any] | None = None) -> None:
+        """Make one update from the gradients in ``p.grad``; ``closure`` gives the loss to optimizers that want it."""
+        self._update(
+            [
+                (index, group, param)
+                for index, group in enumerate(self.optimizer.param_groups)
+                for param in group["params"]
+                if param.grad is not None
+            ],
+            0.0 if closure is None else float(closure()),
+        )
+        tell_schedulers(self.optimizer)
+
+    def compile(self) -> None:
+        """Compile what an update calls, so that it does not count as learning."""
+        self._update([], 0.0)
+
+    def _update(self, members: list[tuple[int, Group, Tensor]], loss: float) -> None:
+        groups, by_pass = self.optimizer.param_groups, cast(ByPass, self._by_pass)
+        of = by_pass.of
+        dtype = np.dtype(str(groups[0]["params"][0].dtype).removeprefix("torch."))
+        for group in groups:
+            by_pass.begin(group)
+        numbers = np.array([[by_pass.numbers(group)[name] for name in of.numbers] for group in groups])
+        gradients = [cast(Tensor, param.grad).contiguous() for _, _, param in members]  # kept until they are read
+        kept = [by_pass.kept(group, param) for _, group, param in members]
+        places = np.zeros((len(members), passes.KEPT + len(of.keeps)), np.int64)
+        for row, (index, _, param), grad, state in zip(places, members, gradients, kept, strict=True):
+            addresses = (param.data_ptr(), grad.data_ptr(), *(_address(state, name) for name in of.keeps))
+            row[:] = (param.numel(), index, *addresses)
+        steps = np.array([float(state.get("step", 0)) for state in kept])
+        blocks = np.zeros((len(groups), k.N_BLOCK_COLUMNS))
+        tables = passes.Tables(of, dtype, places, steps, numbers, blocks)
+        passes.run_pass(passes.address_of(of, dtype), tables.address, k.UPDATE, loss)
+        for state, step in zip(kept, steps.tolist(), strict=True):
+            passes.set_step(state, step)
+        for index in {index for index, _, _ in members}:
+            groups[index].update({name: numbers[index, of.numbers.index(name)].item() for name in of.decides})
+            by_pass.end(groups[index])
+
+
+def _address(state: MutableMapping[str, Any], name: str) -> int:
+    """Where a part of a parameter's state lies in memory, contiguously from now on."""
+    if not state[name].is_contiguous():  # a state that was loaded
+        state[name] = state[name].contiguous()
+    return int(state[name].data_ptr())

@@ -6,6 +6,7 @@
 import hashlib
 import linecache
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -102,6 +103,20 @@ def _made(of: Pass, dtype: np.dtype[Any]) -> Any:
 def address_of(of: Pass, dtype: np.dtype[Any]) -> int:
     """Give the address of a pass for weights of a type; its code is compiled, or loaded, at the first call."""
     return int(_made(of, np.dtype(dtype)).address)
+
+
+def set_step(state: MutableMapping[str, Any], step: float) -> None:
+    """Set the number of updates in a parameter's state, a tensor or a number, if it is counted there."""
+    if hasattr(state.get("step"), "fill_"):
+        state["step"].fill_(step)
+    elif "step" in state:
+        state["step"] = int(step)
+
+
+@compiled
+def run_pass(address: int, tables: int, task: int, loss: float) -> None:
+    """Call a pass by its address."""
+    k.call_pass(address, tables, task, loss)
 
 
 # What the functions of an optimizer may call

@@ -25,7 +25,7 @@ from continual_metaopt.engines import torch_engine
 from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.compiled.denormals import flushed_denormals
 from continual_metaopt.engines.compiled.engine import CompiledEngine, why_not_compiled
-from continual_metaopt.engines.compiled.fused_update import FusedUpdate, why_not_fused
+from continual_metaopt.engines.compiled.fused_update import FusedPass, FusedUpdate, fused_update_of
 from continual_metaopt.engines.compiled.kernels import PIECE
 from continual_metaopt.engines.compiled.learner import libraries_that_multiply
 from continual_metaopt.engines.compiled.rules import BASE_RULES
@@ -36,6 +36,7 @@ from continual_metaopt.optim.base_updates import BASE_UPDATES, SGD
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.meta_updates import META_UPDATES
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.peers.hypergradient import SGDHD
 from continual_metaopt.streams import benchmark
 from tests.continual_metaopt.conftest import exactly
 
@@ -1150,7 +1151,7 @@ LOSSES: list[tuple[Any, str | None]] = [
     (replaced(nn.CrossEntropyLoss(), lambda m: m), "CrossEntropyLoss's forward() has been replaced"),
 ]
 OPTIMIZERS: list[tuple[Callable[[Any], Any], str]] = [
-    (lambda model: torch.optim.AdamW(model.parameters()), "the optimizer is not MetaOptimize"),
+    (lambda model: torch.optim.NAdam(model.parameters()), "NAdam is not written as functions of single numbers"),
     (lambda model: OwnOptimizer(model.parameters()), "the optimizer is not MetaOptimize"),
     (lambda model: with_hook(default(model), "register_step_pre_hook"), "the optimizer has hooks"),
     (lambda model: with_hook(default(model), "register_step_post_hook"), "the optimizer has hooks"),
@@ -1187,17 +1188,19 @@ def test_says_what_keeps_a_learner_from_being_compiled(
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("make", "kind"),
     [
-        (lambda: torch.optim.Adam([nn.Parameter(torch.zeros(2))]), "the optimizer is not MetaOptimize"),
-        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2))], base=OwnBase()), "there is no kernel for OwnBase"),
-        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2).half())]), "a parameter is torch.float16 on cpu"),
-        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2, 3).t())]), "a parameter is not contiguous"),
-        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2))]), None),
+        (lambda: torch.optim.NAdam([nn.Parameter(torch.zeros(2))]), None),
+        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2))], base=OwnBase()), None),
+        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2).half())]), None),
+        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2, 3).t())]), None),
+        (lambda: MetaOptimize([nn.Parameter(torch.zeros(2))]), FusedUpdate),
+        (lambda: torch.optim.Adam([nn.Parameter(torch.zeros(2))]), None),
+        (lambda: SGDHD([nn.Parameter(torch.zeros(2))]), FusedPass),
     ],
 )
-def test_says_what_keeps_a_step_from_being_fused(make: Any, reason: str | None) -> None:
-    assert why_not_fused(make()) == reason
+def test_fuses_the_steps_that_can_be(make: Any, kind: type | None) -> None:
+    assert (None if (fused := fused_update_of(make())) is None else type(fused)) is kind
 
 
 LINEAR = "Linear(in_features=6, out_features=3, bias=True)"
