@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base import Group, require, settings_of
-from continual_metaopt.optim.elementwise import Elementwise, Reduction, exp, log, maximum, minimum, sign
+from continual_metaopt.optim.elementwise import Elementwise, Reduction, exp, log, maximum, minimum, sign, where
 from continual_metaopt.optim.registry import LR, STEP_SIZES, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -134,10 +134,8 @@ class ExponentiatedGradient(Elementwise):
         step: int,
     ) -> Any:
         """Move the gain, and step along the momentum."""
-        if normalized > 0:
-            alignment = sign(g) * sign(mean_gradient)
-        else:
-            alignment = g * mean_gradient / (1 - beta ** max(step - 1, 1))
+        correction = where(normalized > 0, 1.0, 1 - beta ** max(step - 1, 1))
+        alignment = where(normalized > 0, sign(g) * sign(mean_gradient), g * mean_gradient / correction)
         log_gain = minimum(maximum(log_gain + gain_lr * alignment, least_gain), largest_gain)
         momentum = mu * momentum + lr * exp(log_gain) * g
         return w - scale * momentum, log_gain, momentum, beta * mean_gradient + (1 - beta) * g
