@@ -132,7 +132,7 @@ def learn(twins: PassTwins, dataset: Any, record_every: int = 1) -> None:
     assert twins.learn(dataset, record_every) is None
     twins.compare()
     if hasattr(twins.learners[0].optimizer, "begin_experience"):
-        twins.change(lambda model, optimizer: optimizer.begin_experience())
+        twins.change(lambda model, optimizer: optimizer.begin_experience())  # type: ignore[attr-defined]
 
 
 @each_learner
@@ -266,7 +266,7 @@ def with_another_step(model: nn.Module) -> Optimizer:
 
 def with_two_bases(model: nn.Module) -> Optimizer:
     first, *others = model.parameters()
-    groups = [{"params": [first], "base": "sgd"}, {"params": others}]
+    groups: list[dict[str, Any]] = [{"params": [first], "base": "sgd"}, {"params": others}]
     return WarmUpCosine(groups, n_samples=9)
 
 
