@@ -1,4 +1,4 @@
-"""What optimizers here are built on: checked settings, step sizes per weight, additions to a base update, own noise."""
+"""What optimizers here are built on: checked settings, additions to a base update, own noise."""
 
 import inspect
 import math
@@ -17,8 +17,6 @@ from continual_metaopt.optim.protocol import named_groups
 from continual_metaopt.streams.registry import unknown_name
 
 Group = dict[str, Any]
-
-LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proportions within the group remain
 
 
 class CheckedOptimizer(Optimizer, ABC):
@@ -87,40 +85,6 @@ class CheckedOptimizer(Optimizer, ABC):
         if not state:
             state.update({name: zeros(param) for name in names})
         return state
-
-
-class Weightwise(CheckedOptimizer):
-    """Keep a log step size for each weight, apart from the step size it started from.
-
-    The step sizes of a group are α = reference · exp(log_ratio), with one ``log_ratio`` per weight in ``state``, 0 at
-    first. ``group["lr"]`` reads as their geometric mean; writing it, as a scheduler does, rescales all of them. Where a
-    schedule ends at 0, their mean is 1e-30. Settings "lr" and "meta_lr" are needed.
-    """
-
-    positive = ("lr",)
-    not_negative: ClassVar[tuple[str, ...]] = ("meta_lr",)
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters, whose step size is the one to start from."""
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        group["reference"] = group["written"] = float(group["lr"])
-
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            if group["lr"] != group["written"]:
-                require_not_negative(group, "lr")
-                group["reference"] *= max(group["lr"], LOWEST) / group["written"]
-        self._update_weights()
-        for group in self.param_groups:
-            sums = [self.state[param]["log_ratio"].sum() for param in group["params"] if self.state.get(param)]
-            n_weights = sum(param.numel() for param in group["params"])
-            mean = sum((total.to(sums[0]) for total in sums), torch.zeros(())).double().cpu() / n_weights
-            group["lr"] = group["written"] = float(group["reference"] * mean.exp())  # which may be infinite
-
-    @abstractmethod
-    def _update_weights(self) -> None:
-        """Make the update of all parameters and their log ratios."""
 
 
 class OnBase(CheckedOptimizer):

@@ -7,16 +7,27 @@ that are written likewise, and those of this module; an ``if`` may ask for a set
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, arguments_of, as_tuple, call, gradients, numbers_of
+from continual_metaopt.optim.base import (
+    CheckedOptimizer,
+    Group,
+    arguments_of,
+    as_tuple,
+    call,
+    gradients,
+    numbers_of,
+    require_not_negative,
+)
 
 Reduction = Literal["sum", "max"]
+
+LOWEST = 1e-30  # mean step size of a group whose "lr" is set to 0: the proportions within the group remain
 
 
 def sqrt(x: Any) -> Any:
@@ -30,8 +41,10 @@ def exp(x: Any) -> Any:
 
 
 def log(x: Any) -> Any:
-    """Take the natural logarithm."""
-    return torch.log(x) if isinstance(x, Tensor) else math.log(x)
+    """Take the natural logarithm: −∞ of 0, and not a number of what is below."""
+    if isinstance(x, Tensor):
+        return torch.log(x)
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
 
 
 def sign(x: Any) -> Any:
@@ -58,6 +71,10 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return torch.where(condition, a, b) if isinstance(condition, Tensor) else a if condition else b
 
 
+def _lr(lr: float) -> float:
+    return lr
+
+
 class Elementwise(CheckedOptimizer):
     """Make each update in three parts, which a subclass writes as static functions of numbers.
 
@@ -69,31 +86,31 @@ class Elementwise(CheckedOptimizer):
     kept for this weight, names of ``measures`` what was measured, ``step`` the number of this update of the parameter,
     counted from 1, ``loss`` (of ``decide``, with ``wants_loss``) the loss, and all others the ``numbers`` of the group.
 
-    ``log_step_size``, a function like them, gives the logarithm of a weight's step size; what is reported is its mean
-    over the group, without weights where it is not finite. Without it, or if it is finite nowhere, ``step_size``, a
-    function of the group's numbers, gives the group's: its "lr".
+    ``log_step_size``, a function like them, in double precision, gives the logarithm of a weight's step size; what is
+    reported is its mean over the group, without weights where it is not finite. Without it, or if it is finite nowhere,
+    ``step_size``, a function of the group's numbers, gives the group's: its "lr".
+
+    A group of which no parameter has a gradient decides nothing, unless all groups are measured together.
 
     Attributes:
         keeps: names of the numbers kept for each weight in ``state``, 0 at first.
         measures: names of what is measured, and how the weights' contributions are reduced.
         decides: names of the entries of a param group that ``decide`` gives anew, in the order of its results.
         over_all_groups: whether all groups are measured together.
+        wants_loss: whether ``step`` needs a closure that returns the loss.
     """
 
     keeps: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[dict[str, Reduction]] = {}
     decides: ClassVar[tuple[str, ...]] = ()
     over_all_groups: ClassVar[bool] = False
+    wants_loss: ClassVar[bool] = False
 
     measure: ClassVar[Callable[..., Any] | None] = None
     decide: ClassVar[Callable[..., Any] | None] = None
     move: ClassVar[Callable[..., Any]]
     log_step_size: ClassVar[Callable[..., Any] | None] = None
-
-    @staticmethod
-    def step_size(lr: float) -> float:
-        """Give a group's step size."""
-        return lr
+    step_size: ClassVar[Callable[..., float]] = staticmethod(_lr)
 
     def numbers(self, group: Group) -> dict[str, float]:
         """Give a group's settings, and what it has learned, as the numbers that the functions take."""
@@ -105,7 +122,7 @@ class Elementwise(CheckedOptimizer):
     def end_update(self, group: Group) -> None:
         """Bring a group's entries up to date after updates."""
 
-    def state_of(self, param: Tensor) -> dict[str, Any]:
+    def state_of(self, param: Tensor) -> MutableMapping[str, Any]:
         """Give what is kept for a parameter, zeros from its first update on."""
         state = self._prepared_state(param, *self.keeps)
         if counts_steps(type(self)):
@@ -117,15 +134,17 @@ class Elementwise(CheckedOptimizer):
         if self.log_step_size is None:
             return float(call(self.step_size, numbers))
         parts = [
-            call(self.log_step_size, numbers | state, w=param.detach())
+            call(self.log_step_size, numbers | _double(state), w=param.detach().double())
             for param in group["params"]
             if (state := self.state.get(param))
         ]
-        logs = torch.cat([part.flatten() for part in parts]).double() if parts else torch.zeros(0)
+        logs = torch.cat([part.flatten() for part in parts]) if parts else torch.zeros(0)
         logs = logs[logs.isfinite()]
         return float(logs.mean().exp()) if len(logs) else float(call(self.step_size, numbers))
 
     def _update(self, loss: Any) -> None:
+        if self.wants_loss:
+            loss = loss_value(loss, type(self).__name__)
         members = []
         for group in self.param_groups:
             self.begin_update(group)
@@ -133,22 +152,19 @@ class Elementwise(CheckedOptimizer):
             for _, _, state in pairs:
                 if "step" in state:
                     state["step"] += 1
-            if pairs:
-                members.append((group, self.numbers(group), pairs))
-        if not members:
-            return
+            members.append((group, self.numbers(group), pairs))
         measured = [self._measured(numbers, pairs) for _, numbers, pairs in members]
         if self.over_all_groups:
             total = {name: _reduce([own[name] for own in measured], how) for name, how in self.measures.items()}
             measured = [total] * len(members)
         for (group, numbers, pairs), own in zip(members, measured, strict=True):
             numbers.update(own)
-            if self.decide is not None:
+            if self.decide is not None and (pairs or self.over_all_groups):
                 decided = as_tuple(call(self.decide, numbers, loss=loss))
                 group.update(new := dict(zip(self.decides, decided, strict=True)))
                 numbers.update(new)
             for param, grad, state in pairs:
-                new_weight, *kept = as_tuple(call(self.move, numbers | state, w=param, g=grad))
+                new_weight, *kept = as_tuple(call(self.move, {**numbers, **state}, w=param, g=grad))
                 for name, value in zip(self.keeps, kept, strict=True):
                     state[name].copy_(value)
                 param.copy_(new_weight)
@@ -157,7 +173,7 @@ class Elementwise(CheckedOptimizer):
     def _measured(self, numbers: dict[str, float], pairs: list[tuple[Tensor, Tensor, Any]]) -> dict[str, float]:
         if self.measure is None:
             return {}
-        parts = [as_tuple(call(self.measure, numbers | state, w=param, g=grad)) for param, grad, state in pairs]
+        parts = [as_tuple(call(self.measure, {**numbers, **state}, w=param, g=grad)) for param, grad, state in pairs]
         return {
             name: _reduce([float(part[i].sum() if how == "sum" else part[i].max()) for part in parts], how)
             for i, (name, how) in enumerate(self.measures.items())
@@ -171,4 +187,62 @@ def counts_steps(kind: type[Elementwise]) -> bool:
 
 
 def _reduce(values: Iterable[float], how: Reduction) -> float:
-    return sum(values) if how == "sum" else max(values)
+    return sum(values) if how == "sum" else max(values, default=-math.inf)
+
+
+def _double(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.double() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def loss_value(loss: Any, who: str) -> float:
+    """Give the number that a closure returned.
+
+    Raises:
+        ValueError: there was no closure, or it returned nothing.
+    """
+    if loss is None:
+        raise ValueError(
+            f"{who} needs the loss: call optimizer.step(closure) with a closure that returns it; "
+            "after loss.backward(), optimizer.step(lambda: loss) does"
+        )
+    return float(loss)
+
+
+class Weightwise(Elementwise):
+    """Keep a log step size for each weight, apart from the step size it started from.
+
+    The step sizes of a group are α = reference · exp(log_ratio), with one ``log_ratio`` per weight in ``state``, 0 at
+    first. ``group["lr"]`` reads as the geometric mean of those of parameters that have had a gradient; writing it, as a
+    scheduler does, rescales all of them. Where a schedule ends at 0, their mean is 1e-30. Settings "lr" and "meta_lr"
+    are needed.
+    """
+
+    positive = ("lr",)
+    not_negative: ClassVar[tuple[str, ...]] = ("meta_lr",)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, whose step size is the one to start from."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["reference"] = group["written"] = float(group["lr"])
+
+    @staticmethod
+    def log_step_size(log_ratio: Any, reference: float) -> Any:
+        """Take the logarithm of a weight's step size."""
+        return log(reference) + log_ratio
+
+    def begin_update(self, group: Group) -> None:
+        """Rescale the step sizes of a group whose "lr" has been set."""
+        if group["lr"] != group["written"]:
+            require_not_negative(group, "lr")
+            group["reference"] *= max(group["lr"], LOWEST) / group["written"]
+
+    def end_update(self, group: Group) -> None:
+        """Let "lr" be the mean of the step sizes."""
+        ratios = [self.state[param]["log_ratio"] for param in group["params"] if self.state.get(param)]
+        total = sum(float(ratio.sum(dtype=torch.float64)) for ratio in ratios)
+        mean = torch.tensor(total / max(sum(ratio.numel() for ratio in ratios), 1), dtype=torch.float64)
+        group["lr"] = group["written"] = group["reference"] * mean.exp().item()  # which may be infinite
+
+    def _step_size(self, group: Group) -> float:
+        return float(group["lr"])

@@ -117,8 +117,9 @@ def _of_torch(optimizer: Optimizer) -> ByPass:
         return _settings(base(group)) | {"lr": float(group["lr"])} | decays
 
     def kept(group: Group, param: Tensor) -> MutableMapping[str, Any]:
-        state = optimizer.state[param]
-        for name, value in base(group).init(param).items():
+        needed = base(group).init(param)
+        state = optimizer.state[param] if needed else {}
+        for name, value in needed.items():
             if state.get(name) is None:
                 state[name] = torch.zeros(()) if name == "step" else value
         return state

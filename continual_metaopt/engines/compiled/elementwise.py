@@ -58,7 +58,7 @@ def elementwise_pass(kind: type[Elementwise], numbers: tuple[str, ...]) -> Pass:
     if kind.measure is not None:
         update += text.measuring(kind.measure, kind.measures, kind.over_all_groups)
     if kind.decide is not None:
-        update += text.for_each_group(kind.decide, kind.decides)
+        update += text.for_each_group(kind.decide, kind.decides, kind.over_all_groups)
     cells = ", ".join(f"{name}[i]" for name in ("w", *kind.keeps))
     update += text.for_each_parameter([f"{cells} = {text.call(kind.move)}"])
     report = text.reporting(kind.step_size)
@@ -124,7 +124,9 @@ class _Text:
         }
         self.n_numbers, self.n_measured = len(numbers), max(len(measured), 1)
         self.functions: list[str] = []
-        self.used: dict[str, None] = {}  # numbers that functions of a weight have asked for since the last loop
+        self.used: dict[
+            str, str
+        ] = {}  # where numbers are that functions of a weight have asked for since the last loop
 
     def whole(self, report: Sequence[str], update: Sequence[str]) -> str:
         """Give the text: all functions, and what calls them."""
@@ -144,21 +146,28 @@ class _Text:
         self.functions.append(f"@compiled\n{writer.text(name)}")
         return name, writer.results
 
-    def call(self, function: Function) -> str:
-        """Write a function; returns its call, in a loop over the weights of a parameter or over groups."""
+    def call(self, function: Function, double: bool = False) -> str:
+        """Write a function; returns its call, in a loop over the weights of a parameter or over groups.
+
+        Args:
+            double: compute in double precision, whatever the type of weights.
+        """
         names = arguments_of(function)
         of_a_weight = [name in (*self.arrays, "before") for name in names]
-        name, _ = self.write(function, of_a_weight)
+        name, _ = self.write(function, [its and not double for its in of_a_weight])
         if not any(of_a_weight):
             return f"{name}({', '.join(self._place_of(argument, function) for argument in names)})"
-        given = [f"{name}[i]" if name in self.arrays else name for name in names]
-        self.used |= {argument: None for argument, its in zip(names, of_a_weight, strict=True) if not its}
+        cell = "float({}[i])" if double else "{}[i]"
+        given = [cell.format(argument) if argument in self.arrays else argument for argument in names]
+        numbers = [argument for argument, its in zip(names, of_a_weight, strict=True) if not its]
+        self.used |= {argument: self._place_of(argument, function) for argument in numbers}
         return f"{name}({', '.join(given)})"
 
-    def for_each_group(self, function: Function, results: Sequence[str]) -> list[str]:
-        """Write a loop over groups that sets numbers of theirs."""
+    def for_each_group(self, function: Function, results: Sequence[str], all_groups: bool = True) -> list[str]:
+        """Write a loop over groups, or over those that learn, that sets numbers of theirs."""
         places = ", ".join(self._place_of(name, function) for name in results)
-        return ["for group in range(n_groups):", f"    {places} = {self.call(function)}"]
+        body = f"{places} = {self.call(function)}"
+        return ["for group in range(n_groups):", f"    {body if all_groups else f'if learns(places, group): {body}'}"]
 
     def reporting(self, step_size: Function) -> list[str]:
         """Write a loop over groups that reports their step sizes."""
@@ -176,8 +185,8 @@ class _Text:
 
     def _each(self, lines: Sequence[str], others: Mapping[str, str], after: Sequence[str] = ()) -> list[str]:
         name = f"loop_{len(self.functions)}"
-        places = {number: self._place_of(number, _each) for number in self.used}
-        given, self.used = [*others, *places], {}
+        places, self.used = self.used, {}
+        given = [*others, *places]
         body = textwrap.indent("\n".join(["k.arrays_do_not_overlap()", *lines]), " " * 4)
         self.functions.append(f"@compiled\ndef {name}({', '.join(('n', *self.arrays, *given))}):\n{body}")
         arrays = [
@@ -220,7 +229,7 @@ class _Text:
         """Write the geometric mean of the step sizes of a group's weights."""
         lines = [
             "for i in range(n):",
-            f"    x = float({self.call(log_step_size)})",
+            f"    x = float({self.call(log_step_size, double=True)})",
             "    if np.isfinite(x):",
             "        total[0] += x",
             "        total[1] += 1.0",
@@ -232,10 +241,6 @@ class _Text:
             "    if totals[group, 1] > 0:",
             "        blocks[group, 0] = np.exp(totals[group, 0] / totals[group, 1])",
         ]
-
-
-def _each() -> None:
-    """Stands for a loop in messages."""
 
 
 class _Writer(ast.NodeTransformer):

@@ -172,7 +172,7 @@ class CompiledLearner:
             dict(zip(self.blocks, self.learned.blocks[:, column].tolist(), strict=True))
             for column in (k.STEP_SIZE, k.META_GRADIENT)
         )
-        return numbers_at_end(step, tensors, step_sizes, meta_gradients)
+        return numbers_at_end(step, tensors, step_sizes, meta_gradients if self.by_pass is None else {})
 
     def arrays_of_state(self) -> Iterator[tuple[str, Array]]:
         """Give the arrays that hold a part of each parameter's state, with its key there."""
@@ -259,7 +259,7 @@ class CompiledLearner:
             if recorded_step < step + n_learned:
                 values = zip(self.blocks, step_sizes[row].tolist(), strict=True)
                 observations.step_sizes += [(recorded_step, name, size) for name, size in values]
-                values = zip(self.blocks, meta_gradients[row].tolist(), strict=True)
+                values = zip(self.blocks if self.by_pass is None else (), meta_gradients[row].tolist(), strict=False)
                 observations.measurements += [
                     (recorded_step, "meta_gradient", name, "value", gradient) for name, gradient in values
                 ]

@@ -88,8 +88,9 @@ def _made(of: Pass, dtype: np.dtype[Any]) -> Any:
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # where Numba looks for the source
     names: dict[str, Any] = {
         **{"k": k, "np": np, "math": math, "number": np.dtype(dtype).type, "carray": numba.carray},
-        **{"exp": EXPONENTIALS[dtype], "sqrt": np.sqrt, "log": np.log, "sign": np.sign},
+        **{"exp": EXPONENTIALS[dtype], "sqrt": np.sqrt, "log": np.log, "sign": _sign},
         **{"maximum": _maximum, "minimum": _minimum, "where": _where, "largest": _largest},
+        "learns": _learns,
         "compiled": numba.njit(error_model="numpy", nogil=True),
     }
     exec(compile(text, file, "exec"), names)  # the text is that of ``elementwise``
@@ -128,6 +129,12 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 
 
 @compiled
+def _sign(x: Any) -> Any:
+    number = type(x)
+    return number(x > 0) - number(x < 0)
+
+
+@compiled
 def _maximum(a: Any, b: Any) -> Any:
     return a if (a > b) | (a != a) else b
 
@@ -143,6 +150,11 @@ def _largest(a: Any) -> float:
     for i in range(1, len(a)):
         best = _maximum(a[i], best)
     return float(best)
+
+
+@compiled
+def _learns(places: Any, group: int) -> Any:
+    return ((places[:, SIZE] > 0) & (places[:, GROUP] == group)).any()
 
 
 @intrinsic

@@ -1,14 +1,15 @@
 """MetaOptimize as its authors' package has it, ``MetaOptimize_AdamW_Lion_hg``: AdamW, with Lion as meta update."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
+from continual_metaopt.optim.base import Group, require, settings_of
 from continual_metaopt.optim.base_updates import AdamW
 from continual_metaopt.optim.blocks import WITHIN_BLOCKS
-from continual_metaopt.optim.meta_updates import Lion
+from continual_metaopt.optim.elementwise import Elementwise, Reduction, sqrt
+from continual_metaopt.optim.meta_updates import lion_rule
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -28,7 +29,10 @@ LEARNER = LearnerSpec(
 )
 
 
-class AdamWLionPackage(CheckedOptimizer):
+EPS = AdamW().eps
+
+
+class AdamWLionPackage(Elementwise):
     """Learn a step size per param group by AdamW and Lion, in the form of the authors' package.
 
     With m̂ and v̂ of Adam, momentum m̄ of the meta update, and everything on the right from before the step:
@@ -71,6 +75,9 @@ class AdamWLionPackage(CheckedOptimizer):
 
     positive = ("lr",)
     not_negative = ("meta_lr", "weight_decay")
+    keeps = ("trace", "exp_avg", "exp_avg_sq")
+    measures: ClassVar[dict[str, Reduction]] = {"product": "sum"}
+    decides = ("lr", "rate", "meta_exp_avg")
 
     def __init__(
         self,
@@ -92,30 +99,50 @@ class AdamWLionPackage(CheckedOptimizer):
         require(group, "step_sizes", not finer, "be no finer than tensors")
         for name in ("betas", "meta_betas"):
             require(group, name, all(0 <= beta < 1 for beta in group[name]), "be two numbers of at least 0 and below 1")
+        group.setdefault("rate", group["lr"])
+        group.setdefault("meta_exp_avg", 0.0)
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            self._update_group(group)
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give the settings of both updates as numbers."""
+        names = ("beta1", "beta2", "meta_mix", "meta_decay")
+        return super().numbers(group) | dict(zip(names, (*group["betas"], *group["meta_betas"]), strict=True))
 
-    def _update_group(self, group: Group) -> None:
-        base, step_size = AdamW(tuple(group["betas"])), group["lr"]
-        shrink = 1 - step_size * group["weight_decay"]
-        products = []
-        for param, grad in gradients(self, group):
-            state = self._prepared_state(param, "trace")
-            if "base" not in state:
-                state["base"] = base.init(param)
-            numerator, denominator, divisor = base.direction(state["base"], grad)
-            assert denominator is not None
-            param.mul_(shrink).addcdiv_(numerator, denominator, value=-step_size / divisor)
-            products.append((state["trace"] * grad).sum())
-            state["trace"].mul_(group["gamma"] * shrink).addcdiv_(grad, denominator, value=step_size)
-        if products:
-            mix, decay = group["meta_betas"]
-            lion = Lion((mix * decay, decay))
-            meta_state = group.setdefault("meta_state", lion.init())
-            descent = sum(product.item() for product in products)
-            group["lr"] *= math.exp(lion.change(meta_state, -descent, group["meta_lr"]))
+    @staticmethod
+    def measure(g: Any, trace: Any) -> Any:
+        """Multiply the gradient by the trace."""
+        return trace * g
+
+    @staticmethod
+    def decide(
+        product: float, lr: float, meta_lr: float, meta_exp_avg: float, meta_mix: float, meta_decay: float
+    ) -> tuple[float, float, float]:
+        """Move the step size; the weights still move by the one before."""
+        change, _, mean, _ = lion_rule(
+            0.0, meta_exp_avg, 0.0, -product, meta_lr, meta_mix * meta_decay, meta_decay, 0.0
+        )
+        return lr * math.exp(change), lr, mean
+
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        trace: Any,
+        exp_avg: Any,
+        exp_avg_sq: Any,
+        rate: float,
+        gamma: float,
+        weight_decay: float,
+        beta1: float,
+        beta2: float,
+        step: int,
+    ) -> Any:
+        """Step as AdamW."""
+        exp_avg = exp_avg + (1 - beta1) * (g - exp_avg)
+        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+        denominator = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + EPS
+        shrink = 1 - rate * weight_decay
+        w = shrink * w - rate / (1 - beta1**step) * (exp_avg / denominator)
+        return w, gamma * shrink * trace + rate * (g / denominator), exp_avg, exp_avg_sq
 
 
 adamw_lion_package = learner_of(AdamWLionPackage, "scalar", hidden=("betas", "meta_betas"))

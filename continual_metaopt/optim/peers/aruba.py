@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, settings_of
-from continual_metaopt.optim.protocol import geometric_mean_of_positive
+from continual_metaopt.optim.base import settings_of
+from continual_metaopt.optim.elementwise import Elementwise, log, sqrt
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -21,10 +20,8 @@ LEARNER = LearnerSpec(
     ),
 )
 
-SUMS = ("squared_moves", "squared_gradients", "moved", "squared_gradients_now")
 
-
-class ARUBA(CheckedOptimizer):
+class ARUBA(Elementwise):
     """Descend with step sizes √(b / G), one per weight, that change where an experience begins.
 
     ``begin_experience`` tells it where. When the k-th experience is over, in which a weight has moved from φ to w:
@@ -57,6 +54,8 @@ class ARUBA(CheckedOptimizer):
 
     positive = ("lr", "zeta")
     not_negative = ("power",)
+    keeps = ("squared_moves", "squared_gradients", "moved", "squared_gradients_now")
+    decides = ("n_done",)
 
     def __init__(self, params: ParamsT, lr: float = 1.0, *, zeta: float = 1.0, power: float = 1.0) -> None:
         super().__init__(params, settings_of(locals()) | {"n_done": 0, "n_experiences": 0})
@@ -77,25 +76,34 @@ class ARUBA(CheckedOptimizer):
                 state["moved"].zero_()
                 state["squared_gradients_now"].zero_()
 
-    def _step_size(self, group: Group) -> float:
-        return geometric_mean_of_positive(self._step_sizes(param, group) for param in group["params"])
+    @staticmethod
+    def decide(n_done: float) -> float:
+        """Count the steps of the experience."""
+        return n_done + 1
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                state = self._prepared_state(param, *SUMS)
-                step = self._step_sizes(param, group).mul_(grad)
-                param.sub_(step)
-                state["moved"].sub_(step)
-                state["squared_gradients_now"].addcmul_(grad, grad)
-            group["n_done"] += 1
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        squared_moves: Any,
+        squared_gradients: Any,
+        moved: Any,
+        squared_gradients_now: Any,
+        lr: float,
+        zeta: float,
+    ) -> Any:
+        """Step along the gradient."""
+        step = sqrt(_squared_step_size(squared_moves, squared_gradients, lr, zeta)) * g
+        return w - step, squared_moves, squared_gradients, moved - step, squared_gradients_now + g * g
 
-    def _step_sizes(self, param: Tensor, group: Group) -> Tensor:
-        state = self.state.get(param)
-        if state is None:
-            return torch.full_like(param, group["lr"])
-        moves = state["squared_moves"] + (group["lr"] * group["zeta"]) ** 2
-        return moves.div_(state["squared_gradients"] + group["zeta"] ** 2).sqrt_()
+    @staticmethod
+    def log_step_size(squared_moves: Any, squared_gradients: Any, lr: float, zeta: float) -> Any:
+        """Take the logarithm of a weight's step size."""
+        return log(_squared_step_size(squared_moves, squared_gradients, lr, zeta)) / 2
+
+
+def _squared_step_size(squared_moves: Any, squared_gradients: Any, lr: float, zeta: float) -> Any:
+    return (squared_moves + (lr * zeta) ** 2) / (squared_gradients + zeta**2)
 
 
 aruba_told = learner_of(ARUBA)

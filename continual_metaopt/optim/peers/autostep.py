@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require, settings_of
+from continual_metaopt.optim.base import Group, gradients, require, settings_of
+from continual_metaopt.optim.elementwise import Weightwise
 from continual_metaopt.optim.peers.linear_input import LinearInput
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -72,6 +73,13 @@ class Autostep(Weightwise):
     def _check(self, group: Group) -> None:
         super()._check(group)
         require(group, "time_constant", group["time_constant"] > 0, "be positive")
+
+    def _update(self, loss: Any) -> None:
+        for group in self.param_groups:
+            self.begin_update(group)
+        self._update_weights()
+        for group in self.param_groups:
+            self.end_update(group)
 
     def _update_weights(self) -> None:
         learned = [

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, settings_of
-from continual_metaopt.optim.protocol import geometric_mean_of_positive
+from continual_metaopt.optim.base import settings_of
+from continual_metaopt.optim.elementwise import Elementwise, log, maximum, where
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -21,10 +19,8 @@ LEARNER = LearnerSpec(
     ),
 )
 
-SUMS = ("negative_gradients", "absolute_gradients", "largest_gradient", "reward", "moved")
 
-
-class COCOB(CheckedOptimizer):
+class COCOB(Elementwise):
     """Let each weight bet a share of what it has won so far (COCOB-Backprop).
 
     With gradient g and initial weight w₀, per weight, starting from L = ε and zeros:
@@ -58,39 +54,48 @@ class COCOB(CheckedOptimizer):
 
     not_negative = ("alpha", "weight_decay")
     positive = ("eps",)
+    keeps = ("negative_gradients", "absolute_gradients", "largest_gradient", "reward", "moved")
 
     def __init__(self, params: ParamsT, *, alpha: float = 100.0, eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _step_size(self, group: Group) -> float:
-        states = [state for param in group["params"] if (state := self.state.get(param))]
-        return geometric_mean_of_positive(
-            torch.where(state["absolute_gradients"] > 0, _bet_per_gradient(state, group), 0.0) for state in states
-        )
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        negative_gradients: Any,
+        absolute_gradients: Any,
+        largest_gradient: Any,
+        reward: Any,
+        moved: Any,
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+    ) -> Any:
+        """Bet anew."""
+        g = g + weight_decay * w
+        largest_gradient = maximum(maximum(largest_gradient, abs(g)), eps)
+        absolute_gradients = absolute_gradients + abs(g)
+        reward = maximum(reward - g * moved, 0.0)
+        negative_gradients = negative_gradients - g
+        bet = negative_gradients * _bet_per_gradient(absolute_gradients, largest_gradient, reward, alpha)
+        return w + (bet - moved), negative_gradients, absolute_gradients, largest_gradient, reward, bet
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                state = self._prepared_state(param, *SUMS)
-                if group["weight_decay"]:
-                    grad = grad.add(param, alpha=group["weight_decay"])
-                size = grad.abs()
-                largest = state["largest_gradient"]
-                torch.maximum(largest, size, out=largest).clamp_(min=group["eps"])
-                state["absolute_gradients"].add_(size)
-                state["reward"].addcmul_(grad, state["moved"], value=-1).clamp_(min=0)
-                state["negative_gradients"].sub_(grad)
-                bet = _bet_per_gradient(state, group).mul_(state["negative_gradients"])
-                param.add_(torch.sub(bet, state["moved"], out=size))
-                state["moved"].copy_(bet)
+    @staticmethod
+    def log_step_size(absolute_gradients: Any, largest_gradient: Any, reward: Any, alpha: float) -> Any:
+        """Take the logarithm of what is bet for each gradient, which is −∞ before the first."""
+        bet = _bet_per_gradient(absolute_gradients, largest_gradient, reward, alpha)
+        return log(where(absolute_gradients > 0, bet, 0.0))
+
+    @staticmethod
+    def step_size() -> float:
+        """Give that of weights which have had no gradient: they do not move."""
+        return 0.0
 
 
-def _bet_per_gradient(state: dict[str, Any], group: Group) -> Tensor:
-    largest: Tensor = state["largest_gradient"]
-    limit = largest * group["alpha"]
-    total = state["absolute_gradients"] + largest
-    divisor = torch.maximum(total, limit, out=total).mul_(largest)
-    return torch.add(largest, state["reward"], out=limit).div_(divisor)
+def _bet_per_gradient(absolute_gradients: Any, largest_gradient: Any, reward: Any, alpha: float) -> Any:
+    divisor = largest_gradient * maximum(absolute_gradients + largest_gradient, alpha * largest_gradient)
+    return (largest_gradient + reward) / divisor
 
 
 cocob = learner_of(COCOB)

@@ -1,14 +1,12 @@
 """Step sizes by exponentiated gradients: a scale of all steps and a gain of each weight, moved multiplicatively."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
-from continual_metaopt.optim.protocol import geometric_mean
+from continual_metaopt.optim.base import Group, require, settings_of
+from continual_metaopt.optim.elementwise import Elementwise, Reduction, exp, log, maximum, minimum, sign, where
 from continual_metaopt.optim.registry import LR, STEP_SIZES, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -25,7 +23,7 @@ LEARNER = LearnerSpec(
 TINY = 1e-10  # added to norms, as in the original
 
 
-class ExponentiatedGradient(CheckedOptimizer):
+class ExponentiatedGradient(Elementwise):
     """Learn the step sizes of SGD with momentum by exponentiated gradients.
 
     With gradient g, momentum m, running mean ḡ of the gradient, a scale s per group and a gain p per weight, where all
@@ -65,6 +63,9 @@ class ExponentiatedGradient(CheckedOptimizer):
     not_negative = ("lr", "gain_lr", "scale_lr")
     positive = ("lr",)
     below_one = ("momentum", "beta")
+    keeps = ("log_gain", "momentum", "mean_gradient")
+    measures: ClassVar[dict[str, Reduction]] = {"product": "sum", "square": "sum", "momentum_square": "sum"}
+    decides = ("scale",)
 
     def __init__(
         self,
@@ -81,11 +82,6 @@ class ExponentiatedGradient(CheckedOptimizer):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _step_size(self, group: Group) -> float:
-        logs = [self.state[param]["log_gain"].flatten() for param in group["params"] if self.state.get(param)]
-        gain = geometric_mean(torch.cat(logs).double().exp()) if logs else 1.0
-        return float(group["lr"] * group["scale"] * gain)
-
     def _check(self, group: Group) -> None:
         super()._check(group)
         for name in ("gain_bounds", "scale_bounds"):
@@ -93,46 +89,66 @@ class ExponentiatedGradient(CheckedOptimizer):
             require(group, name, 0 < low <= 1 <= high < math.inf, "be two positive numbers around 1")
         group.setdefault("scale", 1.0)
 
-    def _update(self, loss: Any) -> None:
-        for group in self.param_groups:
-            pairs = list(gradients(self, group))
-            for param, _ in pairs:
-                self._prepared_state(param, "log_gain", "momentum", "mean_gradient").setdefault("step", 0)
-            if pairs:
-                self._move_scale(pairs, group)
-            for param, grad in pairs:
-                self._move(param, grad, group)
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give μ, and the limits of the logarithms of scale and gain."""
+        names = ("least_gain", "largest_gain", "least_scale", "largest_scale")
+        limits = map(math.log, (*group["gain_bounds"], *group["scale_bounds"]))
+        return super().numbers(group) | {"mu": group["momentum"]} | dict(zip(names, limits, strict=True))
 
-    def _move_scale(self, pairs: list[tuple[Tensor, Tensor]], group: Group) -> None:
-        grads = [grad.flatten() for _, grad in pairs]
-        momenta = [self.state[param]["momentum"].flatten() for param, _ in pairs]
-        alignment = _total_product(grads, momenta)
-        if group["normalized"]:
-            sizes = [math.sqrt(_total_product(vectors, vectors)) for vectors in (grads, momenta)]
-            alignment /= (sizes[0] + TINY) * (sizes[1] + TINY)
-        low, high = group["scale_bounds"]
-        log_scale = math.log(group["scale"]) + group["scale_lr"] * alignment
-        group["scale"] = math.exp(min(max(log_scale, math.log(low)), math.log(high)))
+    @staticmethod
+    def measure(g: Any, momentum: Any) -> Any:
+        """Multiply gradient and momentum by each other, and by themselves."""
+        return g * momentum, g * g, momentum * momentum
 
-    def _move(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        state, beta = self.state[param], group["beta"]
-        mean = state["mean_gradient"]
-        if group["normalized"]:
-            alignment = grad.sign().mul_(mean.sign())
-        else:
-            alignment = (grad * mean).div_(1 - beta ** max(state["step"], 1))
-        low, high = group["gain_bounds"]
-        log_gain = state["log_gain"].add_(alignment, alpha=group["gain_lr"]).clamp_(math.log(low), math.log(high))
-        gain = torch.exp(log_gain, out=alignment)
-        state["momentum"].mul_(group["momentum"]).addcmul_(gain, grad, value=group["lr"])
-        mean.mul_(beta).add_(grad, alpha=1 - beta)
-        param.sub_(state["momentum"], alpha=group["scale"])
-        state["step"] += 1
+    @staticmethod
+    def decide(
+        product: float,
+        square: float,
+        momentum_square: float,
+        scale: float,
+        scale_lr: float,
+        normalized: float,
+        least_scale: float,
+        largest_scale: float,
+    ) -> float:
+        """Move the scale."""
+        if normalized > 0:
+            product = product / ((math.sqrt(square) + TINY) * (math.sqrt(momentum_square) + TINY))
+        return math.exp(min(max(math.log(scale) + scale_lr * product, least_scale), largest_scale))
 
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        log_gain: Any,
+        momentum: Any,
+        mean_gradient: Any,
+        lr: float,
+        scale: float,
+        mu: float,
+        beta: float,
+        gain_lr: float,
+        normalized: float,
+        least_gain: float,
+        largest_gain: float,
+        step: int,
+    ) -> Any:
+        """Move the gain, and step along the momentum."""
+        correction = where(normalized > 0, 1.0, 1 - beta ** max(step - 1, 1))
+        alignment = where(normalized > 0, sign(g) * sign(mean_gradient), g * mean_gradient / correction)
+        log_gain = minimum(maximum(log_gain + gain_lr * alignment, least_gain), largest_gain)
+        momentum = mu * momentum + lr * exp(log_gain) * g
+        return w - scale * momentum, log_gain, momentum, beta * mean_gradient + (1 - beta) * g
 
-def _total_product(left: list[Tensor], right: list[Tensor]) -> float:
-    """Inner product of vectors that are in several pieces."""
-    return torch.stack([torch.dot(a, b) for a, b in zip(left, right, strict=True)]).sum().item()
+    @staticmethod
+    def log_step_size(log_gain: Any, lr: float, scale: float) -> Any:
+        """Take the logarithm of scale, step size and gain."""
+        return log(lr * scale) + log_gain
+
+    @staticmethod
+    def step_size(lr: float, scale: float) -> float:
+        """Give that of a gain of 1."""
+        return lr * scale
 
 
 exponentiated_gradient = learner_of(

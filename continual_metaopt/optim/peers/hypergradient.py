@@ -198,7 +198,9 @@ class AdamHD(HypergradientDescent):
         step: int,
     ) -> Any:
         """Multiply the gradient by the last direction."""
-        last = _adam_direction(exp_avg, exp_avg_sq, beta1, beta2, eps, max(step - 1, 1))
+        if step == 1:
+            return 0.0 * g
+        last = _adam_direction(exp_avg, exp_avg_sq, beta1, beta2, eps, step - 1)
         return (g + weight_decay * w) * last
 
     @staticmethod

@@ -1,14 +1,15 @@
 """IDBD: a step size for each weight of a linear model, learned by the delta-bar-delta rule in incremental form."""
 
 import math
-from abc import abstractmethod
-from typing import Any
+from collections import ChainMap
+from collections.abc import MutableMapping
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, Weightwise, gradients, require, settings_of
+from continual_metaopt.optim.base import Group, require, settings_of
+from continual_metaopt.optim.elementwise import Weightwise, exp, log, maximum, minimum
 from continual_metaopt.optim.peers.linear_input import LinearInput
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
@@ -24,20 +25,17 @@ LEARNER = LearnerSpec(
 class DeltaBarDelta(Weightwise):
     """Learn step sizes by IDBD's rule; subclasses say along which direction steps are, and what its curvature is."""
 
+    keeps: ClassVar[tuple[str, ...]] = ("log_ratio", "trace")
+
     def _check(self, group: Group) -> None:
         super()._check(group)
         limit = group["max_change"]
         require(group, "max_change", limit is None or limit > 0, "be positive or None")
 
-    def _update_weights(self) -> None:
-        for group in self.param_groups:
-            for param, grad in gradients(self, group):
-                state = self._prepared_state(param, "log_ratio", "trace")
-                idbd_update(param, grad, *self._direction(param, grad, group), state, group)
-
-    @abstractmethod
-    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-        """The direction u of the step, and its curvature, as ``idbd_update`` takes them."""
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give limits where there are none, and the least β as a log ratio."""
+        numbers = {"max_change": math.inf, "min_log_step_size": -math.inf} | super().numbers(group)
+        return numbers | {"least_ratio": numbers["min_log_step_size"] - log(numbers["reference"])}
 
 
 class IDBD(DeltaBarDelta):
@@ -91,35 +89,60 @@ class IDBD(DeltaBarDelta):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"inputs": self.inputs}
 
-    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-        return grad, self.inputs.curvature(param)
+    def state_of(self, param: Tensor) -> MutableMapping[str, Any]:
+        """Give what is kept for a parameter, and its curvature."""
+        return ChainMap({"curvature": self.inputs.curvature(param)}, super().state_of(param))
+
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        curvature: Any,
+        log_ratio: Any,
+        trace: Any,
+        reference: float,
+        meta_lr: float,
+        max_change: float,
+        least_ratio: float,
+    ) -> Any:
+        """Step along the gradient."""
+        return idbd_update(w, g, g, curvature, log_ratio, trace, reference, meta_lr, max_change, least_ratio)
 
 
 def idbd_update(
-    param: Tensor, grad: Tensor, direction: Tensor, curvature: Tensor, state: dict[str, Any], group: Group
-) -> None:
-    """Make IDBD's update of one parameter, in place.
+    w: Any,
+    g: Any,
+    u: Any,
+    curvature: Any,
+    log_ratio: Any,
+    trace: Any,
+    reference: float,
+    meta_lr: float,
+    max_change: float,
+    least_ratio: float,
+) -> Any:
+    """Make IDBD's update.
 
     Args:
-        param: weights w.
-        grad: gradient g, −δ x in a linear model, in the shape of w.
-        direction: u of the step w ← w − α u; IDBD's is the gradient.
-        curvature: approximate diagonal of the derivative of u by w, not negative, broadcast to the shape of w.
-        state: "log_ratio" β − log(reference) and "trace" h, both in the shape of w.
-        group: settings "meta_lr", "max_change" and "min_log_step_size", and the "reference" step size.
+        w: the weight.
+        g: its gradient, −δ x in a linear model.
+        u: direction of the step w ← w − α u; IDBD's is the gradient.
+        curvature: approximate derivative of u by w, not negative.
+        log_ratio: β − log(reference).
+        trace: h.
+        reference: step size that the log ratio refers to.
+        meta_lr: meta step size θ.
+        max_change: largest change of β.
+        least_ratio: least log ratio.
+
+    Returns:
+        The new weight, log ratio and trace.
     """
-    log_ratio, trace, reference = state["log_ratio"], state["trace"], group["reference"]
-    change = (grad * trace).mul_(-group["meta_lr"])
-    if group["max_change"] is not None:
-        change.clamp_(-group["max_change"], group["max_change"])
-    log_ratio.add_(change)
-    if group["min_log_step_size"] is not None:
-        log_ratio.clamp_(min=group["min_log_step_size"] - math.log(reference))
-    step_size = torch.exp(log_ratio, out=change).mul_(reference)  # out: large tensors are slow to allocate
-    step = step_size * direction
-    param.sub_(step)
-    shrinkage = torch.sub(1, step_size.mul_(curvature), out=step_size).clamp_(min=0)
-    trace.mul_(shrinkage).sub_(step)
+    log_ratio = log_ratio + minimum(maximum(-meta_lr * (g * trace), -max_change), max_change)
+    log_ratio = maximum(log_ratio, least_ratio)
+    step_size = reference * exp(log_ratio)
+    step = step_size * u
+    return w - step, log_ratio, trace * maximum(1 - step_size * curvature, 0.0) - step
 
 
 idbd = learner_of(IDBD)

@@ -1,10 +1,11 @@
 """IDBD for networks: its extension beyond linear models, with a diagonal in place of the Hessian."""
 
-from torch import Tensor
+from typing import Any
+
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, settings_of
-from continual_metaopt.optim.peers.idbd import DeltaBarDelta
+from continual_metaopt.optim.base import settings_of
+from continual_metaopt.optim.peers.idbd import DeltaBarDelta, idbd_update
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -63,8 +64,19 @@ class NetworkIDBD(DeltaBarDelta):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-        return grad, grad.square()
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        log_ratio: Any,
+        trace: Any,
+        reference: float,
+        meta_lr: float,
+        max_change: float,
+        least_ratio: float,
+    ) -> Any:
+        """Step along the gradient."""
+        return idbd_update(w, g, g, g * g, log_ratio, trace, reference, meta_lr, max_change, least_ratio)
 
 
 idbd_network = learner_of(

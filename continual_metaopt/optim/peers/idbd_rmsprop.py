@@ -3,12 +3,13 @@
 The rule below is derived here, in the way that IDBD is, and has not been compared with the report.
 """
 
-from torch import Tensor
+from typing import Any
+
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, settings_of
-from continual_metaopt.optim.base_updates import RMSProp
-from continual_metaopt.optim.peers.idbd import DeltaBarDelta
+from continual_metaopt.optim.base import settings_of
+from continual_metaopt.optim.elementwise import sqrt
+from continual_metaopt.optim.peers.idbd import DeltaBarDelta, idbd_update
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -56,6 +57,7 @@ class RMSPropIDBD(DeltaBarDelta):
 
     not_negative = (*DeltaBarDelta.not_negative, "eps")
     below_one = ("decay",)
+    keeps = (*DeltaBarDelta.keeps, "exp_avg_sq")
 
     def __init__(
         self,
@@ -70,12 +72,26 @@ class RMSPropIDBD(DeltaBarDelta):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _direction(self, param: Tensor, grad: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-        state, base = self.state[param], RMSProp(group["decay"], group["eps"])
-        if "base" not in state:
-            state["base"] = base.init(param)
-        direction = base.direction(state["base"], grad).quotient()
-        return direction, grad * direction
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        log_ratio: Any,
+        trace: Any,
+        exp_avg_sq: Any,
+        reference: float,
+        meta_lr: float,
+        decay: float,
+        eps: float,
+        max_change: float,
+        least_ratio: float,
+        step: int,
+    ) -> Any:
+        """Step along the normalised gradient."""
+        exp_avg_sq = decay * exp_avg_sq + (1 - decay) * g * g
+        u = g / (sqrt(exp_avg_sq) / sqrt(1 - decay**step) + eps)
+        w, log_ratio, trace = idbd_update(w, g, u, g * u, log_ratio, trace, reference, meta_lr, max_change, least_ratio)
+        return w, log_ratio, trace, exp_avg_sq
 
 
 idbd_rmsprop = learner_of(

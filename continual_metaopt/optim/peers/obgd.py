@@ -1,11 +1,12 @@
 """ObGD: gradient descent with a bound on how far a step may overshoot."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require_known, settings_of
+from continual_metaopt.optim.base import Group, require_known, settings_of
+from continual_metaopt.optim.elementwise import Elementwise, Reduction
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -21,13 +22,8 @@ LEARNER = LearnerSpec(
 
 ErrorOf = Literal["cross_entropy", "squared_error"]
 
-ERRORS = {
-    "cross_entropy": lambda loss: -math.expm1(-loss),
-    "squared_error": lambda loss: math.sqrt(2 * max(loss, 0.0)),
-}
 
-
-class ObGD(CheckedOptimizer):
+class ObGD(Elementwise):
     """Bound how far gradient descent may overshoot, in supervised learning (γ λ = 0).
 
     The original learns a value with error δ and trace z of its gradients, by w ← w + α δ z, where
@@ -62,7 +58,9 @@ class ObGD(CheckedOptimizer):
 
     not_negative = ("lr",)
     positive = ("kappa",)
-
+    measures: ClassVar[dict[str, Reduction]] = {"size": "sum"}
+    decides = ("excess", "rate")
+    over_all_groups = True
     wants_loss = True
 
     def __init__(
@@ -70,39 +68,39 @@ class ObGD(CheckedOptimizer):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _step_size(self, group: Group) -> float:
-        return float(group["lr"] / group["excess"])
-
     def _check(self, group: Group) -> None:
         super()._check(group)
         require_known("error", group["error"], ErrorOf)
         group.setdefault("excess", 1.0)
+        group.setdefault("rate", 0.0)
 
-    def _update(self, loss: Any) -> None:
-        error = ERRORS[self.param_groups[0]["error"]](loss_value(loss, "ObGD"))
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give what the loss is as a number."""
+        return super().numbers(group) | {"squared_error": float(self.param_groups[0]["error"] == "squared_error")}
+
+    @staticmethod
+    def measure(g: Any, lr: float, kappa: float) -> Any:
+        """Give the size of the gradient, as it counts in M."""
+        return lr * kappa * abs(g)
+
+    @staticmethod
+    def decide(loss: float, size: float, squared_error: float, lr: float, excess: float) -> tuple[float, float]:
+        """Give M, at least 1, and the step size of this sample."""
+        error = math.sqrt(2 * max(loss, 0.0)) if squared_error > 0 else -math.expm1(-loss)
         if error == 0:
-            return
-        pairs = [(group, list(gradients(self, group))) for group in self.param_groups]
-        size = sum(group["lr"] * group["kappa"] * grad.abs().sum().item() for group, own in pairs for _, grad in own)
+            return excess, 0.0
         excess = max(max(error, 1.0) * size / error, 1.0)
-        for group, own in pairs:
-            group["excess"] = excess
-            for param, grad in own:
-                param.sub_(grad, alpha=group["lr"] / excess)
+        return excess, lr / excess
 
+    @staticmethod
+    def move(w: Any, g: Any, rate: float) -> Any:
+        """Step along the gradient."""
+        return w - rate * g
 
-def loss_value(loss: Any, who: str) -> float:
-    """Give the number that a closure returned.
-
-    Raises:
-        ValueError: there was no closure, or it returned nothing.
-    """
-    if loss is None:
-        raise ValueError(
-            f"{who} needs the loss: call optimizer.step(closure) with a closure that returns it; "
-            "after loss.backward(), optimizer.step(lambda: loss) does"
-        )
-    return float(loss)
+    @staticmethod
+    def step_size(lr: float, excess: float) -> float:
+        """Give the step size of the last sample from which something was to be learned."""
+        return lr / excess
 
 
 obgd = learner_of(ObGD)

@@ -1,11 +1,11 @@
 """SPS: stochastic Polyak step sizes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, require, settings_of
-from continual_metaopt.optim.peers.obgd import loss_value
+from continual_metaopt.optim.base import Group, require, settings_of
+from continual_metaopt.optim.elementwise import Elementwise, Reduction
 from continual_metaopt.optim.registry import LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -20,7 +20,7 @@ LEARNER = LearnerSpec(
 )
 
 
-class SPS(CheckedOptimizer):
+class SPS(Elementwise):
     """Step by SGD with the stochastic Polyak step size SPS_max, smoothed or with a fixed bound.
 
     With loss L of the sample, its least possible value L*, and gradient g over all groups:
@@ -57,7 +57,9 @@ class SPS(CheckedOptimizer):
 
     positive = ("lr", "c")
     not_negative = ("eps",)
-
+    measures: ClassVar[dict[str, Reduction]] = {"square": "sum"}
+    decides = ("lr", "rate")
+    over_all_groups = True
     wants_loss = True
 
     def __init__(
@@ -77,21 +79,34 @@ class SPS(CheckedOptimizer):
         smoothing = group["smoothing"]
         require(group, "smoothing", smoothing is None or smoothing > 0, "be positive or None")
         group.setdefault("bound", group["lr"])
+        group.setdefault("rate", 0.0)
 
-    def _update(self, loss: Any) -> None:
-        pairs = [pair for group in self.param_groups for pair in gradients(self, group)]
-        settings = self.param_groups[0]
-        square = sum(grad.square().sum().item() for _, grad in pairs)
-        gap = loss_value(loss, "SPS") - settings["least_loss"]
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Give the settings of the first group, which count for all; no smoothing is 0."""
+        return {"smoothing": 0.0} | super().numbers(self.param_groups[0])
+
+    @staticmethod
+    def measure(g: Any) -> Any:
+        """Square the gradient."""
+        return g * g
+
+    @staticmethod
+    def decide(
+        loss: float, square: float, lr: float, bound: float, smoothing: float, c: float, least_loss: float, eps: float
+    ) -> tuple[float, float]:
+        """Give the step size, and that of this sample, which is 0 where nothing is to be learned."""
+        gap = loss - least_loss
         if gap <= 0 or square < 1e-16:
-            return
-        smoothing = settings["smoothing"]
-        bound = settings["bound"] if smoothing is None else settings["lr"] * 2 ** (1 / smoothing)
-        step_size = min(gap / (settings["c"] * square + settings["eps"]), bound)
-        for group in self.param_groups:
-            group["lr"] = step_size
-        for param, grad in pairs:
-            param.sub_(grad, alpha=step_size)
+            return lr, 0.0
+        if smoothing > 0:
+            bound = lr * 2 ** (1 / smoothing)
+        lr = min(gap / (c * square + eps), bound)
+        return lr, lr
+
+    @staticmethod
+    def move(w: Any, g: Any, rate: float) -> Any:
+        """Step along the gradient."""
+        return w - rate * g
 
 
 sps = learner_of(SPS)
