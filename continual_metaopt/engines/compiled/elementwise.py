@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from continual_metaopt.engines.compiled.passes import Pass
+from continual_metaopt.engines.compiled.passes import NUMBER, WEIGHTS, Pass
 from continual_metaopt.optim import elementwise
 from continual_metaopt.optim.base import OnBase, arguments_of
 from continual_metaopt.optim.elementwise import Elementwise
@@ -122,6 +122,9 @@ class _Text:
             "step": "steps[p]",
             "loss": "loss",
         }
+        if "seed" in numbers:
+            seed = self.where_numbers_are["seed"]
+            self.where_numbers_are["noise_stream"] = f"noise.stream({seed}, steps[p], places[p, {NUMBER}])"
         self.n_numbers, self.n_measured = len(numbers), max(len(measured), 1)
         self.functions: list[str] = []
         self.used: dict[str, None] = {}  # numbers that functions of a weight have asked for since the last loop
@@ -129,7 +132,7 @@ class _Text:
     def whole(self, report: Sequence[str], update: Sequence[str]) -> str:
         """Give the text: all functions, and what calls them."""
         run = RUN.format(
-            n_places=len(self.arrays) + 2,
+            n_places=len(self.arrays) + WEIGHTS,
             n_numbers=self.n_numbers,
             n_measured=self.n_measured,
             report=textwrap.indent("\n".join(report), " " * 8),
@@ -147,12 +150,14 @@ class _Text:
     def call(self, function: Function) -> str:
         """Write a function; returns its call, in a loop over the weights of a parameter or over groups."""
         names = arguments_of(function)
-        of_a_weight = [name in (*self.arrays, "before") for name in names]
+        of_a_weight = [name in (*self.arrays, "before", "noise") for name in names]
         name, _ = self.write(function, of_a_weight)
         if not any(of_a_weight):
             return f"{name}({', '.join(self._place_of(argument, function) for argument in names)})"
-        given = [f"{name}[i]" if name in self.arrays else name for name in names]
+        places = {"noise": "noise.normal(i, noise_stream, number(0))"} | {array: f"{array}[i]" for array in self.arrays}
+        given = [places.get(name, name) for name in names]
         self.used |= {argument: None for argument, its in zip(names, of_a_weight, strict=True) if not its}
+        self.used |= {"noise_stream": None} if "noise" in names else {}
         return f"{name}({', '.join(given)})"
 
     def for_each_group(self, function: Function, results: Sequence[str]) -> list[str]:
@@ -181,7 +186,7 @@ class _Text:
         body = textwrap.indent("\n".join(["k.arrays_do_not_overlap()", *lines]), " " * 4)
         self.functions.append(f"@compiled\ndef {name}({', '.join(('n', *self.arrays, *given))}):\n{body}")
         arrays = [
-            f"    {array} = carray(k.pointer_to(places[p, {column + 2}]), n, number)"
+            f"    {array} = carray(k.pointer_to(places[p, {column + WEIGHTS}]), n, number)"
             for column, array in enumerate(self.arrays)
         ]
         call = f"    {name}({', '.join(('n', *self.arrays, *others.values(), *places.values()))})"

@@ -11,7 +11,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from continual_metaopt.engines.compiled.compiling import compiled
+from continual_metaopt.optim.compiling import compiled
 from continual_metaopt.engines.compiled.kernels import arrays_do_not_overlap, filled, multiply, pointer_to
 
 Array = Any
