@@ -15,10 +15,12 @@ from continual_metaopt.optim.compiling import compiled
 
 # 2 Φ(−z) = 2⁻ˡ for z = l P(√l) / Q(√l), to 5e-9, and log₂(1 + f) = f R(f), to 2e-9 between √½ and √2: least-squares
 # fits to SciPy's ndtri and log1p. Highest powers come first.
-P = 0.11887664, 0.96436812, 2.01008215, 2.44254569, 1.90360165, 0.8687401
-Q = 0.10091134, 0.82260437, 1.96145966, 3.08553504, 3.15576836, 2.19149833, 1.0
-R = -0.11020159, 0.18631209, -0.19102498, 0.20457529, -0.23961904, 0.2885689, -0.36069663, 0.48089821, -0.72134735
-R = *R, 1.44269504
+P = 0.1188766429, 0.9643681186, 2.0100821536, 2.4425456857, 1.9036016504, 0.8687400983
+Q = 0.1009113361, 0.8226043727, 1.9614596647, 3.0855350425, 3.1557683586, 2.1914983275, 1.0
+R = (
+    *(-0.1102015942, 0.1863120948, -0.191024981, 0.2045752925, -0.2396190444),
+    *(0.2885688961, -0.3606966287, 0.4808982127, -0.7213473516, 1.4426950409),
+)
 
 HASH = (17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB), (14, 1)  # shifts and factors of ``triple32``
 
@@ -66,9 +68,9 @@ def _normal(position: Any, stream: Any, kind: Any) -> Any:
         bits = _hashed(position, stream)
         tail = number(bits if bits >= 0 else np.int32(~bits)) + half  # the smaller one of N(0, 1), times 2³²
         power, rest = _split(tail)
-        l = (most - power) - (rest - one) * _polynomial(r, rest - one)
-        root = np.sqrt(l)
-        z = l * _polynomial(p, root) / _polynomial(q, root)
+        halvings = (most - power) - (rest - one) * _polynomial(r, rest - one)  # l
+        root = np.sqrt(halvings)
+        z = halvings * _polynomial(p, root) / _polynomial(q, root)
         return z if bits >= 0 else -z
 
     return normal

@@ -101,7 +101,7 @@ class UPGD(Elementwise):
     ) -> Any:
         """Move the utility, and by its share the weight."""
         utility = beta_utility * utility - (1 - beta_utility) * g * w
-        scaled = utility / (1 - beta_utility**step) / largest
+        scaled = utility / ((1 - beta_utility**step) * largest)
         scaled = where(scaled == scaled, scaled, 0.0)
         w = (1 - lr * weight_decay) * w - 2 * lr * (g + sigma * noise) / (1 + exp(scaled))
         return w, utility
