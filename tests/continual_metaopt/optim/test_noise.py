@@ -119,9 +119,8 @@ def test_it_goes_on_where_a_state_has_stopped(base: Any) -> None:
 
 def test_groups_may_have_seeds_of_their_own() -> None:
     params = [nn.Parameter(torch.zeros(100, dtype=torch.float64)) for _ in range(2)]
-    optimizer = ShrinkAndPerturb(
-        [{"params": params[:1]}, {"params": params[1:], "seed": 5}], 1.0, base="sgd", sigma=1.0, seed=4
-    )
+    groups: list[dict[str, Any]] = [{"params": params[:1]}, {"params": params[1:], "seed": 5}]
+    optimizer = ShrinkAndPerturb(groups, 1.0, base="sgd", sigma=1.0, seed=4)
     for param in params:
         param.grad = torch.zeros_like(param)
     optimizer.step()

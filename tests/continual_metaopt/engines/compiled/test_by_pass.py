@@ -49,11 +49,11 @@ def samples() -> TensorDataset:
 
 
 def by_torch(model: nn.Module, optimizer: Optimizer, first: int = 0) -> Iterator[None]:
-    for x, y in list(samples())[first:]:
+    for x, y in zip(*samples()[first:], strict=True):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x[None]), y[None])
         loss.backward()
-        optimizer.step(lambda loss=loss: loss)
+        optimizer.step()
         yield
 
 
