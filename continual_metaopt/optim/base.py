@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -94,7 +95,8 @@ class OnBase(CheckedOptimizer):
     numbers, as ``elementwise`` describes them, so that compiled code can execute them too:
 
         adjusted(w, g, …) -> g               what the base update takes for the gradient
-        after(before, w, …) -> (w, …)        the weight after the step, and the new numbers of ``keeps``
+        after(before, w, …) -> (w, …)        the weight after the step, and the new numbers of ``keeps``;
+                                             ``noise`` is an argument as well
         plan(…) -> numbers of ``plans``      entries of a param group that are set after the step
 
     Args:
@@ -134,6 +136,8 @@ class OnBase(CheckedOptimizer):
         for name in self.keeps:
             if name not in state:
                 state[name] = zeros(param)
+        if self.after is not None and draws(self.after):
+            state["base"].setdefault("step", 0)
         return state
 
     def _update(self, loss: Any) -> None:
@@ -146,9 +150,13 @@ class OnBase(CheckedOptimizer):
                 if self.after is None:
                     self._move(param, grad, base, group)
                     continue
-                before = param.clone()
+                before, step = param.clone(), state["base"].get("step", 0)
                 self._move(param, grad, base, group)
-                new, *kept = as_tuple(call(self.after, numbers | state, before=before, w=param))
+                known = numbers | state
+                if draws(self.after):
+                    state["base"]["step"] = step + 1  # which some base updates count
+                    known["noise"] = noise_for(self, param, numbers["seed"], step + 1)
+                new, *kept = as_tuple(call(self.after, known, before=before, w=param))
                 for name, value in zip(self.keeps, kept, strict=True):
                     state[name].copy_(value)
                 param.copy_(new)
@@ -175,6 +183,11 @@ def numbers_of(group: Group) -> dict[str, float]:
 def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
     """Give the names of a function's arguments."""
     return tuple(inspect.signature(function).parameters)
+
+
+def draws(function: Callable[..., Any]) -> bool:
+    """Tell whether a function asks for noise."""
+    return "noise" in arguments_of(function)
 
 
 def call(function: Callable[..., Any], known: Mapping[str, Any], **others: Any) -> Any:
@@ -254,15 +267,30 @@ def require_decays(group: Group, *names: str) -> None:
         require(group, name, 0 <= group[name] < 1, "be at least 0 and below 1")
 
 
+def number_of(optimizer: Optimizer, param: Tensor) -> int:
+    """Give the number of a parameter among those of an optimizer."""
+    members = (member for group in optimizer.param_groups for member in group["params"])
+    return next(number for number, member in enumerate(members) if member is param)
+
+
+def noise_for(optimizer: Optimizer, param: Tensor, seed: float, step: float) -> Tensor:
+    """Give the noise from N(0, 1) of a parameter's step: the same on every device, and in compiled code."""
+    from continual_metaopt.optim.noise import fill  # which needs Numba, as nothing else here
+
+    numbers = np.empty(param.numel(), np.float64 if param.dtype == torch.float64 else np.float32)
+    fill(numbers, float(seed), float(step), float(number_of(optimizer, param)))
+    drawn = torch.from_numpy(numbers)
+    if param.dim() != 4:
+        return drawn.view(param.shape).to(param)
+    outputs, channels, height, width = param.shape  # which compiled code has in another order
+    return drawn.view(height, width, channels, outputs).permute(3, 2, 0, 1).to(param).contiguous()
+
+
 class Noise:
     """Draw from a generator on the CPU, so that numbers are the same on every device."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
-
-    def normal_like(self, param: Tensor) -> Tensor:
-        """Draw from N(0, 1), in the shape, type and place of a parameter."""
-        return torch.randn(param.shape, generator=self.generator, dtype=param.dtype).to(param.device)
 
     def uniform_like(self, param: Tensor, bound: float) -> Tensor:
         """Draw from U(−bound, bound), in the shape, type and place of a parameter."""

@@ -20,7 +20,9 @@ from continual_metaopt.optim.base import (
     arguments_of,
     as_tuple,
     call,
+    draws,
     gradients,
+    noise_for,
     numbers_of,
     require_not_negative,
 )
@@ -84,7 +86,8 @@ class Elementwise(CheckedOptimizer):
 
     Their arguments are told by their names: ``w`` and ``g`` are a weight and its gradient, names of ``keeps`` what is
     kept for this weight, names of ``measures`` what was measured, ``step`` the number of this update of the parameter,
-    counted from 1, ``loss`` (of ``decide``, with ``wants_loss``) the loss, and all others the ``numbers`` of the group.
+    counted from 1, ``noise`` (of ``move``) a number from N(0, 1) for this weight and step, which the group's "seed"
+    tells, ``loss`` (of ``decide``, with ``wants_loss``) the loss, and all others the ``numbers`` of the group.
 
     ``log_step_size``, a function like them, in double precision, gives the logarithm of a weight's step size; what is
     reported is its mean over the group, without weights where it is not finite. Without it, or if it is finite nowhere,
@@ -164,7 +167,10 @@ class Elementwise(CheckedOptimizer):
                 group.update(new := dict(zip(self.decides, decided, strict=True)))
                 numbers.update(new)
             for param, grad, state in pairs:
-                new_weight, *kept = as_tuple(call(self.move, {**numbers, **state}, w=param, g=grad))
+                known = {**numbers, **state}
+                if draws(self.move):
+                    known["noise"] = noise_for(self, param, numbers["seed"], state["step"])
+                new_weight, *kept = as_tuple(call(self.move, known, w=param, g=grad))
                 for name, value in zip(self.keeps, kept, strict=True):
                     state[name].copy_(value)
                 param.copy_(new_weight)
@@ -182,8 +188,9 @@ class Elementwise(CheckedOptimizer):
 
 @cache
 def counts_steps(kind: type[Elementwise]) -> bool:
-    """Tell whether an optimizer's functions ask for the number of the update."""
-    return any("step" in arguments_of(f) for f in (kind.measure, kind.move, kind.log_step_size) if f is not None)
+    """Tell whether an optimizer's functions ask for the number of the update, or for noise."""
+    functions = (f for f in (kind.measure, kind.move, kind.log_step_size) if f is not None)
+    return any("step" in arguments_of(f) or draws(f) for f in functions)
 
 
 def _reduce(values: Iterable[float], how: Reduction) -> float:

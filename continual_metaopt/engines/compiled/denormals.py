@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from continual_metaopt.engines.compiled.compiling import compiled
+from continual_metaopt.optim.compiling import compiled
 
 MACHINE = platform.machine().lower()
 X86, ARM = MACHINE in ("x86_64", "amd64"), MACHINE in ("arm64", "aarch64")  # others are left as they are

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from continual_metaopt.engines.compiled.passes import Pass
+from continual_metaopt.engines.compiled.passes import NUMBER, WEIGHTS, Pass
 from continual_metaopt.optim import elementwise
 from continual_metaopt.optim.base import OnBase, arguments_of
 from continual_metaopt.optim.elementwise import Elementwise
@@ -122,6 +122,9 @@ class _Text:
             "step": "steps[p]",
             "loss": "loss",
         }
+        if "seed" in numbers:
+            seed = self.where_numbers_are["seed"]
+            self.where_numbers_are["noise_stream"] = f"noise.stream({seed}, steps[p], places[p, {NUMBER}])"
         self.n_numbers, self.n_measured = len(numbers), max(len(measured), 1)
         self.functions: list[str] = []
         self.used: dict[
@@ -131,7 +134,7 @@ class _Text:
     def whole(self, report: Sequence[str], update: Sequence[str]) -> str:
         """Give the text: all functions, and what calls them."""
         run = RUN.format(
-            n_places=len(self.arrays) + 2,
+            n_places=len(self.arrays) + WEIGHTS,
             n_numbers=self.n_numbers,
             n_measured=self.n_measured,
             report=textwrap.indent("\n".join(report), " " * 8),
@@ -153,13 +156,15 @@ class _Text:
             double: compute in double precision, whatever the type of weights.
         """
         names = arguments_of(function)
-        of_a_weight = [name in (*self.arrays, "before") for name in names]
+        of_a_weight = [name in (*self.arrays, "before", "noise") for name in names]
         name, _ = self.write(function, [its and not double for its in of_a_weight])
         if not any(of_a_weight):
             return f"{name}({', '.join(self._place_of(argument, function) for argument in names)})"
         cell = "float({}[i])" if double else "{}[i]"
-        given = [cell.format(argument) if argument in self.arrays else argument for argument in names]
+        cells = {"noise": "noise.normal(i, noise_stream, number(0))"} | {a: cell.format(a) for a in self.arrays}
+        given = [cells.get(argument, argument) for argument in names]
         numbers = [argument for argument, its in zip(names, of_a_weight, strict=True) if not its]
+        numbers += ["noise_stream"] if "noise" in names else []
         self.used |= {argument: self._place_of(argument, function) for argument in numbers}
         return f"{name}({', '.join(given)})"
 
@@ -190,7 +195,7 @@ class _Text:
         body = textwrap.indent("\n".join(["k.arrays_do_not_overlap()", *lines]), " " * 4)
         self.functions.append(f"@compiled\ndef {name}({', '.join(('n', *self.arrays, *given))}):\n{body}")
         arrays = [
-            f"    {array} = carray(k.pointer_to(places[p, {column + 2}]), n, number)"
+            f"    {array} = carray(k.pointer_to(places[p, {column + WEIGHTS}]), n, number)"
             for column, array in enumerate(self.arrays)
         ]
         call = f"    {name}({', '.join(('n', *self.arrays, *others.values(), *places.values()))})"

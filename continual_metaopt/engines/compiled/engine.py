@@ -192,7 +192,7 @@ class CompiledEngine:
         state = self._state.of(group, self._parameters[number])
         part, learned = self._places[number], self.learner.learned
         self.learner.network.parameters[number, k.BLOCK] = block
-        self.learner.network.settings[number] = self._state.settings(group)
+        self.learner.network.settings[number] = self._state.settings(group, self._parameters[number])
         learned.steps[number] = float(state.get("step", 0))
         for key, array in self.learner.arrays_of_state():
             if key in state:

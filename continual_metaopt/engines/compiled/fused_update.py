@@ -27,8 +27,10 @@ def fused_update_of(optimizer: Optimizer) -> "FusedUpdate | FusedPass | None":
         return None
     if isinstance(optimizer, MetaOptimize):
         return FusedUpdate(optimizer) if why_no_kernels(optimizer) is None else None
-    ours = isinstance(optimizer, Elementwise | OnBase)
-    return FusedPass(optimizer) if ours and by_pass_or_why_not(optimizer)[0] is not None else None
+    by_pass = by_pass_or_why_not(optimizer)[0] if isinstance(optimizer, Elementwise | OnBase) else None
+    if by_pass is None or "noise" in by_pass.of.text:  # which is drawn in the order of the kernels' weights
+        return None
+    return FusedPass(optimizer, by_pass)
 
 
 class FusedUpdate:
@@ -121,11 +123,11 @@ class FusedPass:
     """Does what ``optimizer.step()`` does, on the same state, by the optimizer's compiled pass.
 
     Args:
-        optimizer: one that ``by_pass_or_why_not`` has a pass of.
+        by_pass: its pass, which draws no noise.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer, self._by_pass = optimizer, by_pass_or_why_not(optimizer)[0]
+    def __init__(self, optimizer: Optimizer, by_pass: ByPass) -> None:
+        self.optimizer, self._by_pass = optimizer, by_pass
 
     def __call__(self, closure: Callable[[], Any] | None = None) -> None:
         """Make one update from the gradients in ``p.grad``; ``closure`` gives the loss to optimizers that want it."""
@@ -145,8 +147,7 @@ class FusedPass:
         self._update([], 0.0)
 
     def _update(self, members: list[tuple[int, Group, Tensor]], loss: float) -> None:
-        groups, by_pass = self.optimizer.param_groups, cast(ByPass, self._by_pass)
-        of = by_pass.of
+        groups, by_pass, of = self.optimizer.param_groups, self._by_pass, self._by_pass.of
         dtype = np.dtype(str(groups[0]["params"][0].dtype).removeprefix("torch."))
         for group in groups:
             by_pass.begin(group)
@@ -156,7 +157,8 @@ class FusedPass:
         places = np.zeros((len(members), passes.KEPT + len(of.keeps)), np.int64)
         for row, (index, _, param), grad, state in zip(places, members, gradients, kept, strict=True):
             addresses = (param.data_ptr(), grad.data_ptr(), *(_address(state, name) for name in of.keeps))
-            row[:] = (param.numel(), index, *addresses)
+            row[[passes.SIZE, passes.GROUP]] = param.numel(), index
+            row[passes.WEIGHTS :] = addresses
         steps = np.array([float(state.get("step", 0)) for state in kept])
         blocks = np.zeros((len(groups), k.N_BLOCK_COLUMNS))
         tables = passes.Tables(of, dtype, places, steps, numbers, blocks)

@@ -19,8 +19,8 @@ from numba import carray, literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from continual_metaopt.engines.compiled.compiling import compiled
 from continual_metaopt.optim import meta_updates, two_horizons
+from continual_metaopt.optim.compiling import compiled
 
 PIECE = 1024  # elements, a power of 2
 

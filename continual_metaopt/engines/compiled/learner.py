@@ -207,6 +207,7 @@ class CompiledLearner:
         places = np.zeros((len(parameters), passes.WEIGHTS + len(of_weights)), np.int64)
         places[:, passes.SIZE] = parameters[:, k.STOP] - parameters[:, k.START]
         places[:, passes.GROUP] = parameters[:, k.BLOCK]
+        places[:, passes.NUMBER] = self.network.settings[:, 0]  # see ``PassState.settings``
         for column, array in enumerate(of_weights):
             places[:, passes.WEIGHTS + column] = array.ctypes.data + parameters[:, k.START] * array.itemsize
         places[parameters[:, k.BLOCK] == k.FROZEN] = 0

@@ -21,12 +21,13 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from continual_metaopt.engines.compiled import kernels as k
-from continual_metaopt.engines.compiled.compiling import compiled, keep_code_of
+from continual_metaopt.optim import noise
+from continual_metaopt.optim.compiling import compiled, keep_code_of
 
 # Rows of the table of tables: numbers, and addresses of arrays
 N_PARAMETERS, N_GROUPS, PLACES, STEPS, NUMBERS, BLOCKS, MEASURED, PARTIAL, CONSTANTS = range(9)
 
-SIZE, GROUP, WEIGHTS, GRADIENT, KEPT = range(5)  # columns of the table of places; those of what is kept follow
+SIZE, GROUP, NUMBER, WEIGHTS, GRADIENT, KEPT = range(6)  # columns of the table of places; those of what is kept follow
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Tables:
     Args:
         of: the pass.
         dtype: of weights.
-        places: of each parameter its size, its group, and addresses, int64 [parameters, KEPT + kept arrays].
+        places: of each parameter its size, its group, its number among the optimizer's parameters, and addresses,
+            int64 [parameters, KEPT + kept arrays].
         steps: updates of each parameter so far, float64 [parameters]; the pass counts on.
         numbers: of each group, float64 [groups, numbers].
         blocks: whose first column receives the step sizes, float64 [groups, columns of ``kernels.Learned.blocks``].
@@ -89,7 +91,7 @@ def _made(of: Pass, dtype: np.dtype[Any]) -> Any:
     names: dict[str, Any] = {
         **{"k": k, "np": np, "math": math, "number": np.dtype(dtype).type, "carray": numba.carray},
         **{"exp": EXPONENTIALS[dtype], "sqrt": np.sqrt, "log": np.log, "sign": _sign},
-        **{"maximum": _maximum, "minimum": _minimum, "where": _where, "largest": _largest},
+        **{"noise": noise, "maximum": _maximum, "minimum": _minimum, "where": _where, "largest": _largest},
         "learns": _learns,
         "compiled": numba.njit(error_model="numpy", nogil=True),
     }

@@ -13,6 +13,7 @@ from continual_metaopt.engines.compiled import kernels as k
 from continual_metaopt.engines.compiled.by_pass import ByPass, by_pass_or_why_not
 from continual_metaopt.engines.compiled.learner import CompiledLearner, aligned_zeros
 from continual_metaopt.engines.compiled.rules import BASE_RULES, kernel_rules, parameter_settings
+from continual_metaopt.optim.base import number_of
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.two_horizons import AUTO
@@ -68,8 +69,8 @@ class MetaOptimizeState:
         row[k.HAS_TWO_HORIZONS] = first["gamma"] == AUTO
         row[k.N_REPLAYED] = first.get("n_done", 0)
 
-    def settings(self, group: Group) -> tuple[float, ...]:
-        """Give the settings of a group's parameters."""
+    def settings(self, group: Group, param: Tensor) -> tuple[float, ...]:
+        """Give the settings of a parameter of a group."""
         return parameter_settings(group)
 
     def of(self, group: Group, param: Tensor) -> MutableMapping[str, Any]:
@@ -120,9 +121,9 @@ class PassState:
         numbers = self.by_pass.numbers(block[0])
         learner.learned.numbers[index] = [numbers[name] for name in self.by_pass.of.numbers]
 
-    def settings(self, group: Group) -> tuple[float, ...]:
-        """Give the settings of a group's parameters, of which the pass has none."""
-        return (0.0,) * k.N_SETTINGS
+    def settings(self, group: Group, param: Tensor) -> tuple[float, ...]:
+        """Give a parameter's number, which is all that the pass needs to know."""
+        return (float(number_of(self.optimizer, param)), *(0.0,) * (k.N_SETTINGS - 1))
 
     def of(self, group: Group, param: Tensor) -> MutableMapping[str, Any]:
         """Give the state of a parameter, prepared for its first update."""

@@ -11,8 +11,8 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from continual_metaopt.engines.compiled.compiling import compiled
 from continual_metaopt.engines.compiled.kernels import arrays_do_not_overlap, filled, multiply, pointer_to
+from continual_metaopt.optim.compiling import compiled
 
 Array = Any
 CHANNELS_AT_ONCE = 8  # of an image, when patches are added up; a multiple of the rows that are multiplied at once

@@ -1,10 +1,11 @@
 """L2 Init: a pull of the weights towards their initial values."""
 
-from torch import Tensor
+from typing import Any
+
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import Group, OnBase
-from continual_metaopt.optim.base_updates import Base, BaseUpdate, zeros
+from continual_metaopt.optim.base import OnBase
+from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.registry import LR, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -51,6 +52,7 @@ class L2Init(OnBase):
         0.8
     """
 
+    keeps = ("moved",)
     not_negative = (*OnBase.not_negative, "pull")
 
     def __init__(
@@ -58,16 +60,15 @@ class L2Init(OnBase):
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, pull=pull)
 
-    def _gradient(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
-        state = self.state[param]
-        if "moved" not in state:
-            state["moved"] = zeros(param)
-        return grad.add(state["moved"], alpha=group["pull"])
+    @staticmethod
+    def adjusted(g: Any, moved: Any, pull: float) -> Any:
+        """Add the gradient of the penalty."""
+        return g + pull * moved
 
-    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
-        before = param.clone()
-        super()._move(param, grad, base, group)
-        self.state[param]["moved"].sub_(before.sub_(param))
+    @staticmethod
+    def after(before: Any, w: Any, moved: Any) -> Any:
+        """Add up the steps."""
+        return w, moved - (before - w)
 
 
 l2_init = learner_of(L2Init)

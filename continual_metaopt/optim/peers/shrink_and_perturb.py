@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import OnBase, gradients, noise_of
+from continual_metaopt.optim.base import OnBase
 from continual_metaopt.optim.base_updates import Base
 from continual_metaopt.optim.registry import NOISE, ON_A_BASE, LearnerSpec, learner_of
 
@@ -64,12 +64,10 @@ class ShrinkAndPerturb(OnBase):
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, sigma=sigma, seed=seed)
 
-    def _update(self, loss: Any) -> None:
-        super()._update(loss)
-        with noise_of(self) as noise:
-            for group in self.param_groups:
-                for param, _ in gradients(self, group):
-                    param.sub_(noise.normal_like(param), alpha=group["lr"] * group["sigma"])
+    @staticmethod
+    def after(w: Any, lr: float, sigma: float, noise: Any) -> Any:
+        """Perturb the weight."""
+        return w - lr * sigma * noise
 
 
 shrink_and_perturb = learner_of(ShrinkAndPerturb)

@@ -1,12 +1,11 @@
 """UPGD: perturbed gradient descent that leaves useful weights alone."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from continual_metaopt.optim.base import CheckedOptimizer, Group, gradients, noise_of, settings_of
+from continual_metaopt.optim.base import settings_of
+from continual_metaopt.optim.elementwise import Elementwise, Reduction, exp, where
 from continual_metaopt.optim.registry import NOISE, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -28,7 +27,7 @@ LEARNER = LearnerSpec(
 )
 
 
-class UPGD(CheckedOptimizer):
+class UPGD(Elementwise):
     """Perturb useless weights and leave useful ones alone (UPGD, first order, with global utility).
 
     With gradient g, noise ξ from N(0, 1), decay β of the utility, noise scale σ and weight decay κ:
@@ -56,6 +55,7 @@ class UPGD(CheckedOptimizer):
         seed: of the noise, which is the optimizer's own.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(1, requires_grad=True)
         >>> w.grad = torch.tensor([2.0])
         >>> UPGD([w], lr=0.1, sigma=0.0).step()
@@ -63,6 +63,9 @@ class UPGD(CheckedOptimizer):
         0.9999
     """
 
+    keeps = ("utility",)
+    measures: ClassVar[dict[str, Reduction]] = {"largest": "max"}
+    over_all_groups = True
     not_negative = ("lr", "weight_decay", "sigma", "seed")
     below_one = ("beta_utility",)
 
@@ -78,29 +81,30 @@ class UPGD(CheckedOptimizer):
     ) -> None:
         super().__init__(params, settings_of(locals()))
 
-    def _update(self, loss: Any) -> None:
-        learned = [(param, grad, group) for group in self.param_groups for param, grad in gradients(self, group)]
-        for param, grad, group in learned:
-            state = self._prepared_state(param, "utility")
-            state["step"] = state.get("step", 0) + 1
-            beta = group["beta_utility"]
-            state["utility"].mul_(beta).addcmul_(grad, param, value=beta - 1)
-        if not learned:
-            return
-        largest = max(self.state[param]["utility"].max().item() for param, _, _ in learned)
-        with noise_of(self) as noise:
-            for param, grad, group in learned:
-                share = self._scaled_utility(self.state[param], largest, group)
-                if group["weight_decay"]:
-                    param.mul_(1 - group["lr"] * group["weight_decay"])
-                drawn = noise.normal_like(param)
-                perturbed = torch.add(grad, drawn, alpha=group["sigma"], out=drawn)
-                param.addcmul_(perturbed, torch.sub(1, share, out=share), value=-2 * group["lr"])
+    @staticmethod
+    def measure(w: Any, g: Any, utility: Any, beta_utility: float) -> Any:
+        """Move the utility."""
+        return beta_utility * utility - (1 - beta_utility) * g * w
 
     @staticmethod
-    def _scaled_utility(state: dict[str, Any], largest: float, group: Group) -> Tensor:
-        corrected: Tensor = state["utility"] / (1 - group["beta_utility"] ** state["step"])
-        return corrected.div_(largest).nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).sigmoid_()
+    def move(
+        w: Any,
+        g: Any,
+        utility: Any,
+        noise: Any,
+        lr: float,
+        weight_decay: float,
+        beta_utility: float,
+        sigma: float,
+        largest: float,
+        step: int,
+    ) -> Any:
+        """Move the utility, and by its share the weight."""
+        utility = beta_utility * utility - (1 - beta_utility) * g * w
+        scaled = utility / ((1 - beta_utility**step) * largest)
+        scaled = where(scaled == scaled, scaled, 0.0)
+        w = (1 - lr * weight_decay) * w - 2 * lr * (g + sigma * noise) / (1 + exp(scaled))
+        return w, utility
 
 
 upgd = learner_of(UPGD)

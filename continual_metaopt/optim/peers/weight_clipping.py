@@ -1,12 +1,13 @@
 """Weight clipping: weights stay within the range that they were drawn from."""
 
 import math
+from typing import Any
 
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.optim.base import Group, OnBase
-from continual_metaopt.optim.base_updates import Base, BaseUpdate
+from continual_metaopt.optim.base_updates import Base
+from continual_metaopt.optim.elementwise import maximum, minimum
 from continual_metaopt.optim.registry import DECOUPLED_DECAY, LR, LearnerSpec, learner_of
 
 LEARNER = LearnerSpec(
@@ -53,12 +54,15 @@ class WeightClipping(OnBase):
     ) -> None:
         super().__init__(params, lr, base=base, weight_decay=weight_decay, bound=bound)
 
-    def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
-        super()._move(param, grad, base, group)
+    def numbers(self, group: Group) -> dict[str, float]:
+        """Add the limit of the group's weights."""
         fan_in = next((member[0].numel() for member in group["params"] if member.dim() > 1), None)
-        if fan_in is not None:
-            limit = group["bound"] / math.sqrt(fan_in)
-            param.clamp_(-limit, limit)
+        return super().numbers(group) | {"limit": math.inf if fan_in is None else group["bound"] / math.sqrt(fan_in)}
+
+    @staticmethod
+    def after(w: Any, limit: float) -> Any:
+        """Clip the weight."""
+        return minimum(maximum(w, -limit), limit)
 
 
 weight_clipping = learner_of(WeightClipping, blocks="layerwise")

@@ -76,6 +76,12 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"lr": 0.05, "meta_lr": 0.1, "max_change": 1e-3, "min_log_step_size": -3.0},
     ),
     "idbd_rmsprop": ("idbd_rmsprop", {"lr": 0.01, "meta_lr": 0.1, "decay": 0.9}),
+    "upgd": ("upgd", {"lr": 0.05, "sigma": 0.1, "weight_decay": 0.1, "beta_utility": 0.9}),
+    "shrink_and_perturb": ("shrink_and_perturb", {"lr": 0.01, "sigma": 0.5, "weight_decay": 0.1, "seed": 3}),
+    "shrink_and_perturb, sgd": ("shrink_and_perturb", {"lr": 0.01, "base": "sgd", "sigma": 0.5}),
+    "l2_init": ("l2_init", {"lr": 0.01, "pull": 0.1}),
+    "l2_init, lion": ("l2_init", {"lr": 1e-3, "base": "lion", "weight_decay": 0.1}),
+    "weight_clipping": ("weight_clipping", {"lr": 0.05, "bound": 0.8}),
     "aruba_told": ("aruba_told", {"lr": 0.1, "zeta": 2.0}),
     "adamw_lion_package": ("adamw_lion_package", {"lr": 0.01, "meta_lr": 0.01, "weight_decay": 0.1}),
 }

@@ -4,6 +4,7 @@ Each function takes a problem, the first weights, a number of steps and settings
 every step; the step size is None where the optimizer has none.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from tests.continual_metaopt.optim.reference_noise import noise as drawn
 
 Array = NDArray[np.float64]
 Steps = Iterator[tuple[Array, float | None]]
@@ -35,9 +38,14 @@ class Problem:
 
 
 def normal(sizes: list[int], seed: int) -> Callable[[], Array]:
-    """Noise as an optimizer with a generator of its own draws it for parameters of these sizes."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: np.concatenate([torch.randn(n, generator=generator, dtype=torch.float64).numpy() for n in sizes])
+    """Noise as an optimizer draws it step by step for parameters of these sizes."""
+    steps = itertools.count(1)
+
+    def draw() -> Array:
+        step = next(steps)
+        return np.concatenate([drawn(seed, step, parameter, n) for parameter, n in enumerate(sizes)])
+
+    return draw
 
 
 def direction_of(base: str) -> Callable[[Array], Array]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numba
 import pytest
 
-from continual_metaopt.engines.compiled import compiling
-from continual_metaopt.engines.compiled.compiling import PACKAGE, SOURCES, compiled
+from continual_metaopt.optim import compiling
+from continual_metaopt.optim.compiling import PACKAGE, SOURCES, compiled
 
 where: Callable[[], Path | None] = compiling.compiled_code_folder.__wrapped__
 
@@ -29,7 +29,7 @@ def test_every_file_with_compiled_functions_is_a_source() -> None:
     found = {file.relative_to(PACKAGE).as_posix() for file in files if re.search(r"^@compiled", file.read_text(), re.M)}
     plain = {file.relative_to(PACKAGE).as_posix() for file in files if "njit" in file.read_text()}
     assert found | {"optim/meta_updates.py", "optim/two_horizons.py"} == set(SOURCES)
-    assert plain == {"engines/compiled/compiling.py"}
+    assert plain == {"optim/compiling.py", "engines/compiled/passes.py"}
 
 
 def test_it_is_in_the_users_cache_folder(places: Path) -> None:

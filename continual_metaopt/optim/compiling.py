@@ -17,11 +17,11 @@ from numba.core.runtime import rtsys
 from continual_metaopt.streams.decoded_images import CACHE_VARIABLE, cache_folder
 from continual_metaopt.streams.private_folders import private_folder, temporary_folder
 
-PACKAGE = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[1]
 SOURCES = [  # files with compiled functions; each may hold code of the others
     *("engines/compiled/denormals.py", "engines/compiled/kernels.py", "engines/compiled/passes.py"),
     "engines/traced/image_kernels.py",
-    *("optim/meta_updates.py", "optim/two_horizons.py"),
+    *("optim/meta_updates.py", "optim/noise.py", "optim/two_horizons.py"),
 ]
 
 
