@@ -24,7 +24,7 @@ def test_shared_and_many_step_sizes() -> None:
     def made(step_sizes: str) -> MetaOptimize:
         return MetaOptimize([{"params": [weight]} for weight in weights], step_sizes=step_sizes)
 
-    assert repr(made("scalar")).endswith("\n  all: step size 1e-05, 750 parameters")
+    assert repr(made("scalar")).endswith("\n  all: step size 0.0003, 750 parameters")
     for optimizer in map(made, ("group", "weight")):
         assert repr(optimizer).count("step size 1e-05, 30 parameters") == 20
         assert repr(optimizer).endswith("\n  and 5 more blocks")
