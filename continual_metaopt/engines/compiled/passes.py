@@ -25,7 +25,9 @@ from continual_metaopt.engines.compiled.compiling import compiled, keep_code_of
 # Rows of the table of tables: numbers, and addresses of arrays
 N_PARAMETERS, N_GROUPS, PLACES, STEPS, NUMBERS, BLOCKS, MEASURED, PARTIAL, CONSTANTS = range(9)
 
-SIZE, GROUP, WEIGHTS, GRADIENT, KEPT = range(5)  # columns of the table of places; those of what is kept follow
+# Columns of the table of places; those of what is kept follow. Rows and columns are those of weights in memory, and
+# restarts the steps at which the last were made of as many rows, which come again, and of the columns.
+SIZE, GROUP, N_ROWS, N_COLUMNS, RESTARTS, WEIGHTS, GRADIENT, KEPT = range(8)
 
 
 @dataclass(frozen=True)
