@@ -4,7 +4,7 @@ Between calls, weights and everything else that was learned are in the network a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,12 +23,13 @@ from continual_metaopt.engines.compiled.network import (
     why_not_translated,
 )
 from continual_metaopt.engines.compiled.rules import why_no_kernels
-from continual_metaopt.engines.compiled.state import MetaOptimizeState, PassState, UnitsState
+from continual_metaopt.engines.compiled.state import GlocalState, MetaOptimizeState, PassState, UnitsState
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
 from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
+from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.protocol import step_sizes_of
 
 Array = NDArray[Any]
@@ -128,12 +129,12 @@ class CompiledEngine:
             optimizer.trajectory if isinstance(optimizer, ReplayedStepSizes) else None,
             self._state.by_pass.of if isinstance(self._state, PassState) else None,
         )
-        if isinstance(self._state, UnitsState):
+        if isinstance(self._state, UnitsState | GlocalState):
             self.learner.outside = self
 
     def go_on(self) -> None:
         """Do what compiled code has handed back."""
-        self._state.go_on(self.learner)
+        cast(UnitsState | GlocalState, self._state).go_on(self.learner)
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Give what the optimizer reports beside step sizes and meta gradients."""
@@ -239,7 +240,7 @@ def _state_of(
     optimizer: Optimizer, parameters: Sequence[Tensor], tables: NetworkTables
 ) -> MetaOptimizeState | PassState:
     if isinstance(optimizer, MetaOptimize):
-        return MetaOptimizeState(optimizer)
+        return GlocalState(optimizer) if isinstance(optimizer, Glocal) else MetaOptimizeState(optimizer)
     if isinstance(optimizer, ContinualBackprop):
         return UnitsState(optimizer, parameters, tables)
     return PassState(optimizer)

@@ -18,6 +18,7 @@ from continual_metaopt.engines.compiled.rules import BASE_RULES, kernel_rules, p
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.metaoptimize import LONG_TRACE, MetaOptimize
 from continual_metaopt.optim.peers.continual_backprop import RESTARTS, ContinualBackprop, Known, no_restarts
+from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.peers.sequential_units import HiddenUnits, hidden_units
 from continual_metaopt.optim.two_horizons import AUTO
 
@@ -94,6 +95,54 @@ class MetaOptimizeState:
         """Let a replay know how far it is."""
         if isinstance(self.optimizer, ReplayedStepSizes):
             self.optimizer.go_to(int(learner.learned.blocks[0, k.N_REPLAYED]))
+
+
+class GlocalState(MetaOptimizeState):
+    """That of ``Glocal``: the kernels add up the local hypergradients of a window, of which the optimizer learns."""
+
+    optimizer: Glocal
+
+    def begin(self, learner: CompiledLearner) -> None:
+        """Begin the collection anew, if it must be."""
+        super().begin(learner)
+        self.optimizer.begin_step()
+
+    def load_block(self, learner: CompiledLearner, index: int, block: list[Group]) -> None:
+        """Copy what a block has learned to its row, and the current window."""
+        super().load_block(learner, index, block)
+        row, collection = learner.learned.blocks[index], self.optimizer.collection()
+        row[k.META_STEP] = collection["in_window"]
+        place = self._place(index)
+        row[k.META_MEAN] = 0.0 if place is None else collection["sums"][place]
+        if not any(param.requires_grad for group in block for param in group["params"]):
+            row[k.META_GRADIENT] = 0.0
+
+    def _place(self, index: int) -> int | None:
+        """The number of what a block learns."""
+        learn = [block[0]["meta_lr"] > 0 for block in self.blocks()]
+        return sum(learn[:index]) if learn[index] else None
+
+    def store_block(self, learner: CompiledLearner, index: int, block: list[Group]) -> None:
+        """Copy the window's sum and the last hypergradient; nothing else has changed."""
+        row, place = learner.learned.blocks[index].tolist(), self._place(index)
+        if place is not None:
+            collection = self.optimizer.collection()
+            collection["in_window"], collection["sums"][place] = int(row[k.META_STEP]), row[k.META_MEAN]
+            block[0]["learned"]["meta_gradient"] = row[k.META_GRADIENT]
+
+    def go_on(self, learner: CompiledLearner) -> None:
+        """Let the optimizer learn from the window, and begin with the next one, and with new traces if it must be."""
+        blocks, collection = list(enumerate(self.blocks())), self.optimizer.collection()
+        for index, block in blocks:
+            self.store_block(learner, index, block)
+        if collection["of"]:
+            self.optimizer.end_window()
+            if not collection["snapshots"]:
+                for number, (start, stop) in enumerate(learner.network.parameters[:, [k.START, k.STOP]].tolist()):
+                    if learner.network.settings[number, k.GAMMA] > 0:
+                        learner.learned.trace[start:stop] = 0
+        for index, block in blocks:
+            self.load_block(learner, index, block)
 
 
 class PassState:

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from pathlib import Path
 from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
@@ -159,7 +158,7 @@ def test_without_replacement_there_are_no_restarts() -> None:
 def test_it_cannot_go_to_a_process_without_torch() -> None:
     (model, optimizer), _ = twins(convolutions())
     engine = CompiledEngine(model, optimizer, CE, (2, 8, 9))
-    with pytest.raises(TypeError, match="^what is outside of compiled code cannot be pickled$"):
+    with pytest.raises(TypeError, match=r"^what is outside of compiled code cannot be pickled$"):
         pickle.dumps(engine.learner)
 
 
