@@ -220,6 +220,7 @@ class UnitsState(PassState):
         firsts = np.cumsum([0, *(row[k.N_UNITS] for row in rows)])
         for row, first in zip(rows, firsts.tolist(), strict=False):
             row[k.FIRST_UNIT] = first
+        lengths = [row[k.N_UNITS] * max(row[k.INPUTS_EACH], row[k.OUTGOING_EACH]) for row in rows]
         ages, utilities = (np.zeros(firsts[-1], learner.dtype) for _ in range(2))
         learner.units = k.Units(
             np.array(rows, np.int64).reshape(-1, 8),
@@ -227,10 +228,7 @@ class UnitsState(PassState):
             np.array([state["budget"] for state in known]),
             ages,
             utilities,
-            np.zeros(
-                max((row[k.N_UNITS] * max(row[k.INPUTS_EACH], row[k.OUTGOING_EACH]) for row in rows), default=0),
-                learner.dtype,
-            ),
+            np.zeros(max(lengths, default=0), learner.dtype),
         )
         for index, state in enumerate(known):
             for name, values in self._use(learner, index).items():
@@ -241,25 +239,14 @@ class UnitsState(PassState):
                 self._restarts(learner, number)[side].copy_(values)
 
     def _row(self, units: HiddenUnits) -> list[int]:
-        """A hidden layer's row in the table of hidden layers."""
+        """A hidden layer's row in the table of hidden layers, whose first unit is not known yet."""
         weight, n = units.after.weight, len(units.before.weight)
         number = self._numbers[id(weight)]
-        layer = self._layers[number]
-        row = [0] * 8
-        rows = layer[k.HEIGHT] * layer[k.WIDTH] if layer[k.KIND] == k.CONV else 1
-        row[k.N_UNITS], row[k.INPUTS], row[k.INPUT_ROWS], row[k.INPUTS_EACH] = (
-            n,
-            layer[k.INPUT],
-            rows,
-            layer[k.N_INPUTS] // (n * rows),
-        )
-        rows = layer[k.KERNEL_HEIGHT] * layer[k.KERNEL_WIDTH] if layer[k.KIND] == k.CONV else len(weight)
-        row[k.OUTGOING], row[k.OUTGOING_ROWS], row[k.OUTGOING_EACH] = (
-            self.tables.places[number].start,
-            rows,
-            weight.numel() // (n * rows),
-        )
-        return row
+        layer, rows, weight_rows = self._layers[number], 1, len(weight)
+        if layer[k.KIND] == k.CONV:
+            rows, weight_rows = layer[k.HEIGHT] * layer[k.WIDTH], layer[k.KERNEL_HEIGHT] * layer[k.KERNEL_WIDTH]
+        inputs = layer[k.INPUT], rows, layer[k.N_INPUTS] // (n * rows)
+        return [0, n, *inputs, self.tables.places[number].start, weight_rows, weight.numel() // (n * weight_rows)]
 
     def _use(self, learner: CompiledLearner, index: int) -> dict[str, Tensor]:
         """Ages and utilities of a hidden layer, in the learner's memory."""
@@ -274,13 +261,9 @@ class UnitsState(PassState):
         """The restarts of a parameter, in the learner's memory."""
         n_rows, numbers = learner.restarts[number]
         parts, param = (torch.from_numpy(numbers[:n_rows]), torch.from_numpy(numbers[n_rows:])), self.parameters[number]
-        inputs, outputs = parts if param.dim() != 2 else reversed(parts)
-        made = no_restarts(param)
-        return {
-            side: values.view(made[side].shape)
-            for side, values in (("outputs", outputs), ("inputs", inputs))
-            if side in made
-        }
+        sides = ("outputs", "inputs") if param.dim() == 2 else ("inputs", "outputs")
+        given = dict(zip(sides, parts, strict=True))
+        return {side: given[side].view(like.shape) for side, like in no_restarts(param).items()}
 
     def go_on(self, learner: CompiledLearner) -> None:
         """Replace the units that are due."""

@@ -1,5 +1,6 @@
 """Glocal hypergradients by fast engines: the same windows, estimates and step sizes as by PyTorch."""
 
+from pathlib import Path
 from typing import Any
 
 import continual_metaopt.streams.quiet_avalanche  # noqa: F401
@@ -7,13 +8,18 @@ import continual_metaopt.streams.quiet_avalanche  # noqa: F401
 import pytest
 from torch import nn
 
+from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.compiled.fused_update import why_not_fused
 from continual_metaopt.engines.compiled.rules import why_no_kernels
+from continual_metaopt.learner import online_learner
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
+from continual_metaopt.runs.files import read_json
 from continual_metaopt.runs.preparing import prepare
+from continual_metaopt.runs.run import run_one
+from tests.continual_metaopt.conftest import read_tables
 from tests.continual_metaopt.engines.compiled.test_engine import ENGINES, Make, Twins, made, part, samples
 
 SMALL: dict[str, Any] = {"tau": 24, "window": 4, "delays": 2, "tolerance": 0.5, "meta_lr": 0.5}
@@ -108,11 +114,25 @@ def test_what_has_no_kernels(options: dict[str, Any], reason: str) -> None:
     assert why_not_fused(glocal()(network())) is None
 
 
-def test_runs_stay_in_the_process_with_torch(tmp_path: Any) -> None:
-    for learner in ({"name": "glocal"}, {"name": "continual_backprop"}):
-        config = RunConfig(
-            stream=Component(name="class_split", source="digits"),
-            network=Component(name="mlp", hidden=[5]),
-            learner=Component(**learner),
-        ).resolved()
-        assert prepare(config, tmp_path) is None
+@pytest.mark.parametrize(
+    "learner",
+    [{"name": "glocal", **SMALL}, {"name": "continual_backprop", "replacement_rate": 0.05, "maturity": 10}],
+)
+def test_runs_stay_in_the_process_with_torch_and_resume(
+    tmp_path: Path, learner: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (compiled_learner, online_learner):
+        monkeypatch.setattr(module, "MAX_SAMPLES", 50)
+    config = RunConfig(
+        stream=Component(name="class_split", source="digits", classes_per_experience=2, samples_per_experience=60),
+        network=Component(name="mlp", hidden=[5]),
+        learner=Component(lr=0.01, **learner),
+    ).resolved()
+    assert prepare(config, tmp_path / "whole") is None
+    assert run_one(config, tmp_path / "whole") == "finished"
+    calls = iter([False, True])
+    assert run_one(config, tmp_path / "parts", should_stop=lambda: next(calls)) == "failed"
+    assert run_one(config, tmp_path / "parts") == "finished"
+    whole, parts = read_tables(tmp_path / "whole"), read_tables(tmp_path / "parts")
+    assert all(whole[table].equals(parts[table]) for table in ("samples", "step_sizes", "experiences"))
+    assert read_json(tmp_path / "parts" / "status.json")["engine"]["name"] == "compiled"
