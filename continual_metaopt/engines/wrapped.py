@@ -56,13 +56,17 @@ def tell_schedulers(optimizer: Optimizer) -> None:
         optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def why_modules_are_needed(*roots: Any) -> str | None:
-    """What is around layers or parameters, so that nothing else can stand in for them; None if nothing is."""
+def why_modules_are_needed(*roots: Any, but_for: Any = None) -> str | None:
+    """What is around layers or parameters, so that nothing else can stand in for them; None if nothing is.
+
+    Args:
+        but_for: an object whose methods may be hooks.
+    """
     if nn.modules.module._has_any_global_hook():
         return "there are hooks for all networks"
     for module in (module for root in roots if isinstance(root, nn.Module) for module in root.modules()):
         kind = type(module)
-        if _has_hooks(module):
+        if _has_hooks(module, but_for):
             return f"{kind.__name__} has hooks"
         if any(_has_hooks(parameter) for parameter in module.parameters(recurse=False)):
             return f"a parameter of {kind.__name__} has hooks"
@@ -71,8 +75,9 @@ def why_modules_are_needed(*roots: Any) -> str | None:
     return None
 
 
-def _has_hooks(part: Any) -> bool:
-    return any(getattr(part, hooks, None) for hooks in HOOKS)
+def _has_hooks(part: Any, but_for: Any = None) -> bool:
+    found = (hook for hooks in HOOKS for hook in (getattr(part, hooks, None) or {}).values())
+    return any(but_for is None or getattr(hook, "__self__", None) is not but_for for hook in found)
 
 
 def _replaced(thing: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ step is in ``exact_step.py``, what is kept of each learned value in ``learned_va
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -316,6 +316,7 @@ class MetaOptimize(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.begin_step()
         blocks = self.blocks()
         for block in blocks:
             for kind in kinds(block[0]):
@@ -326,7 +327,11 @@ class MetaOptimize(torch.optim.Optimizer):
         self._learn(blocks, meta_gradients, "base_first")
         return loss
 
+    def begin_step(self) -> None:
+        """Prepare for a step, before meta gradients are computed."""
+
     def _exact_step(self, exact: ExactTraces, closure: Callable[[], Any] | None) -> Tensor:
+        self.begin_step()
         evaluation = exact.evaluate(closure, self)
         self._left = tuple((p.grad, p.grad._version) for p in evaluation.params if p.grad is not None)
         blocks = self.blocks()
@@ -557,17 +562,28 @@ class MetaOptimize(torch.optim.Optimizer):
         value.record.update(learned)
         value.write(step_size)
 
-    def update_step_size(self, block: list[Group], meta_gradient: float, long: float = 0.0) -> float:
-        """Make the meta update of a block's step size, in an engine's place; gives the change of β.
+    def update_step_sizes(
+        self, blocks: list[list[Group]], found: Mapping[int, tuple[float, float]]
+    ) -> dict[int, float]:
+        """Make the meta updates of step sizes, in an engine's place; gives the changes of β.
 
         Args:
-            block: its groups.
-            meta_gradient: by the trace.
-            long: by the long trace, with ``gamma="auto"``.
+            blocks: of the optimizer.
+            found: meta gradients by the trace, and by the long one with ``gamma="auto"``, of the blocks that had
+                gradients, by their number.
+
+        Raises:
+            NonFiniteMetaGradient: a meta gradient is NaN or infinite.
         """
-        longer = MetaGradient(long) if block[0]["gamma"] == AUTO else None
-        (change,) = self._learned(block, "lr").learn(MetaGradient(meta_gradient, long=longer)).values()
-        return cast(float, change)
+        changes = {}
+        for index, (short, long) in found.items():
+            block = blocks[index]
+            if block[0]["meta_lr"] > 0:
+                self.check_meta_gradient(block, short)
+                self.check_meta_gradient(block, long)
+                longer = MetaGradient(long) if block[0]["gamma"] == AUTO else None
+                changes[index] = self._learned(block, "lr").learn(MetaGradient(short, long=longer))[None]
+        return changes
 
     def _learn(
         self, blocks: list[list[Group]], meta_gradients: list[dict[str, MetaGradient]], order: UpdateOrder

@@ -126,8 +126,8 @@ def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
     """Make a run's arrays for compiled code, from its resolved description or the last checkpoint in its directory.
 
     Returns:
-        None if the run is not to be compiled, or cannot be, or its optimizer is told of experiences; ``OnlineLearner``
-        then chooses the engine.
+        None if the run is not to be compiled, or cannot be without torch, or its optimizer is told of experiences;
+        ``OnlineLearner`` then chooses the engine.
     """
     if config.engine not in ("auto", "compiled") or config.device != "cpu" or config.diagnostics:
         return None
@@ -137,7 +137,7 @@ def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
     first = begun.stream.train[0].batch(slice(0, 1))
     sample = [torch.from_numpy(part) for part in first]
     engine, _ = compiled_or_why_not(begun.model, begun.optimizer, begun.criterion, sample)
-    if engine is None:
+    if engine is None or engine.learner.outside is not None:
         return None
     checkpoint = begun.restore(path)
     engine.load()

@@ -17,6 +17,7 @@ from continual_metaopt.optim import base_updates
 from continual_metaopt.optim.base import Group, OnBase
 from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate
 from continual_metaopt.optim.elementwise import Elementwise
+from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
 
 OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 SETTINGS = ("setting0", "setting1", "setting2")  # of a base update, as numbers of a group
@@ -77,7 +78,9 @@ def _elementwise(optimizer: Elementwise) -> ByPass:
 
 def _on_base(optimizer: OnBase) -> ByPass:
     kind = type(optimizer)
-    if any(getattr(kind, name) is not getattr(OnBase, name) for name in ("_update", "_move")):
+    replaces = isinstance(optimizer, ContinualBackprop)  # after the update, which is the base's but for restarts
+    owner = ContinualBackprop if replaces else OnBase
+    if any(getattr(kind, name) is not getattr(owner, name) for name in ("_update", "_move")):
         raise NotWritten(f"{kind.__name__} has an update of its own")
 
     def numbers(group: Group) -> dict[str, float]:
@@ -85,11 +88,10 @@ def _on_base(optimizer: OnBase) -> ByPass:
 
     def kept(group: Group, param: Tensor) -> MutableMapping[str, Any]:
         state = optimizer.state_of(param, BASE_UPDATES[group["base"]]())
-        if isinstance(state["base"].get("step"), Tensor):
-            raise NotWritten("weights of a parameter have had different numbers of updates")
         return ChainMap(state["base"], state)
 
-    return _based(optimizer, [BASE_UPDATES[group["base"]] for group in optimizer.param_groups], kind, numbers, kept)
+    bases = [BASE_UPDATES[group["base"]] for group in optimizer.param_groups]
+    return _based(optimizer, bases, kind, numbers, kept, replaces)
 
 
 class _DecayInGradient(OnBase):
@@ -128,14 +130,16 @@ def _of_torch(optimizer: Optimizer) -> ByPass:
     return _based(optimizer, [type(base(group)) for group in optimizer.param_groups], adds, numbers, kept)
 
 
-def _based(optimizer: Optimizer, bases: list[type], kind: type[OnBase], numbers: Any, kept: Any) -> ByPass:
+def _based(
+    optimizer: Optimizer, bases: list[type], kind: type[OnBase], numbers: Any, kept: Any, restarts: bool = False
+) -> ByPass:
     if len(set(bases)) > 1:
         raise NotWritten("param groups have different base updates")
     rule = BASE_RULES[bases[0]]
     names = _names(optimizer, numbers)
     moments = rule.momentum or "", rule.second_moment or ""
     n_settings = sum(name in SETTINGS for name in names)
-    return ByPass(on_base_pass(rule.name, moments, n_settings, kind, names), numbers, kept)
+    return ByPass(on_base_pass(rule.name, moments, n_settings, kind, names, restarts), numbers, kept)
 
 
 def _settings(base: BaseUpdate) -> dict[str, float]:

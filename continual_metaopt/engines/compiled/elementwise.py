@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from continual_metaopt.engines.compiled.passes import NUMBER, WEIGHTS, Pass
+from continual_metaopt.engines.compiled import kernels
+from continual_metaopt.engines.compiled.passes import N_COLUMNS, N_ROWS, NUMBER, RESTARTS, WEIGHTS, Pass
 from continual_metaopt.optim import elementwise
 from continual_metaopt.optim.base import OnBase, arguments_of
 from continual_metaopt.optim.elementwise import Elementwise
@@ -38,6 +39,19 @@ def run(tables, task, loss):
     for p in range(n_parameters):
         steps[p] += 1
 {update}
+"""
+
+EACH_WEIGHT = """
+for i in range(n):
+    ...
+"""
+SINCE_RESTARTS = """
+for row in range(n // n_columns):
+    of_row = row % n_rows
+    for column in range(n_columns):
+        i, of_column = np.uintp(row * n_columns + column), np.uintp(n_rows + column)
+        rate, correction = max(since[0, of_row], since[0, of_column]), max(since[1, of_row], since[1, of_column])
+        ...
 """
 
 Function = Callable[..., Any]
@@ -69,7 +83,12 @@ def elementwise_pass(kind: type[Elementwise], numbers: tuple[str, ...]) -> Pass:
 
 @cache
 def on_base_pass(
-    rule: str, moments: tuple[str, str], n_settings: int, kind: type[OnBase], numbers: tuple[str, ...]
+    rule: str,
+    moments: tuple[str, str],
+    n_settings: int,
+    kind: type[OnBase],
+    numbers: tuple[str, ...],
+    restarts: bool = False,
 ) -> Pass:
     """Write the pass of a base update, with what a class of optimizers adds to it.
 
@@ -79,6 +98,7 @@ def on_base_pass(
         n_settings: number of the rule's settings, which are the first of ``numbers``.
         kind: the class.
         numbers: of a group.
+        restarts: whether weights begin anew with the output that they lead to, or with their input.
 
     Raises:
         NotWritten: a function holds what cannot be compiled.
@@ -86,20 +106,33 @@ def on_base_pass(
     m, v = (f"{name}[i]" if name else "zero" for name in moments)
     keeps = (*(name for name in moments if name), *kind.keeps)
     text = _Text(keeps, numbers, ())
+    number, correction, constants = getattr(kernels, rule), None, "constants"
+    if restarts and number in kernels.CORRECTIONS:
+        correction = kernels.CORRECTIONS[number]
+        parts = ("correction" if i == correction else f"constants[{i}]" for i in range(kernels.N_CONSTANTS))
+        constants = f"({', '.join(parts)})"
     body = ["before = w[i]", f"gradient = {'g[i]' if kind.adjusted is None else text.call(kind.adjusted)}"]
-    body += [f"direction, {m}, {v} = k.{rule.lower()}_direction(gradient, {m}, {v}, constants)"]
+    body += [f"direction, {m}, {v} = k.{rule.lower()}_direction(gradient, {m}, {v}, {constants})"]
     body += ["w[i] = before * keep - rate * direction"]
     if kind.after is not None:
         cells = ", ".join(f"{name}[i]" for name in ("w", *kind.keeps))
         body += [f"{cells} = {text.call(kind.after)}"]
-    rate = f"k.rule_constants(k.{rule}, numbers[group, :{n_settings}], steps[p], constants)"
+    lr, settings = f"numbers[group, {numbers.index('lr')}]", f"k.{rule}, numbers[group, :{n_settings}]"
     others = {
-        "rate": f"number(numbers[group, {numbers.index('lr')}] / {rate})",
-        "keep": f"number(1 - numbers[group, {numbers.index('lr')}] * numbers[group, {numbers.index('weight_decay')}])",
+        "keep": f"number(1 - {lr} * numbers[group, {numbers.index('weight_decay')}])",
         "zero": "number(0)",
         "constants": "constants",
     }
-    update = text.for_each_parameter(body, others)
+    if correction is None:
+        others["rate"] = f"number({lr} / k.rule_constants({settings}, steps[p], constants))"
+        update = text.for_each_parameter(body, others)
+    else:
+        rows, columns, address = (f"places[p, {place}]" for place in (N_ROWS, N_COLUMNS, RESTARTS))
+        restarted = f"carray(k.pointer_to({address}), {rows} + {columns}, np.float64)"
+        since = f"k.constants_since({settings}, {correction}, steps[p], {restarted}, {lr}, constants)"
+        update = text.for_each_parameter(
+            body, {**others, "n_rows": rows, "n_columns": columns, "since": since}, SINCE_RESTARTS
+        )
     if kind.plan is not None:
         update += text.for_each_group(kind.plan, kind.plans)
     return Pass(text.whole(text.reporting(Elementwise.step_size), update), keeps, numbers, kind.plans, 0)
@@ -183,10 +216,12 @@ class _Text:
             raise NotWritten(f"{function.__qualname__} asks for '{name}', which is no number of its groups")
         return self.where_numbers_are[name]
 
-    def for_each_parameter(self, body: Sequence[str], others: Mapping[str, str] | None = None) -> list[str]:
+    def for_each_parameter(
+        self, body: Sequence[str], others: Mapping[str, str] | None = None, loop: str = EACH_WEIGHT
+    ) -> list[str]:
         """Write a loop over weights with this body; returns the loop over parameters that calls it."""
-        lines = ["for i in range(n):", *(f"    {line}" for line in body)]
-        return self._each(lines, others or {})
+        *before, indent = loop.strip().removesuffix("...").split("\n")
+        return self._each([*before, *(indent + line for line in body)], others or {})
 
     def _each(self, lines: Sequence[str], others: Mapping[str, str], after: Sequence[str] = ()) -> list[str]:
         name = f"loop_{len(self.functions)}"

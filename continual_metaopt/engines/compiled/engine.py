@@ -4,7 +4,7 @@ Between calls, weights and everything else that was learned are in the network a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from continual_metaopt.engines.compiled import kernels as k
 from continual_metaopt.engines.compiled.by_pass import by_pass_or_why_not
-from continual_metaopt.engines.compiled.learner import CompiledLearner
+from continual_metaopt.engines.compiled.learner import CompiledLearner, NetworkTables
 from continual_metaopt.engines.compiled.network import (
     from_kernel_layout,
     loss_scale,
@@ -24,11 +24,13 @@ from continual_metaopt.engines.compiled.network import (
 )
 from continual_metaopt.engines.compiled.passes import set_step
 from continual_metaopt.engines.compiled.rules import why_no_kernels
-from continual_metaopt.engines.compiled.state import MetaOptimizeState, PassState
+from continual_metaopt.engines.compiled.state import GlocalState, MetaOptimizeState, PassState, UnitsState
 from continual_metaopt.engines.observations import MAX_SAMPLES, Observations
 from continual_metaopt.engines.wrapped import tell_schedulers
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
+from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.protocol import step_sizes_of
 
 Array = NDArray[Any]
@@ -40,9 +42,12 @@ def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> 
         objection = why_no_kernels(optimizer)
     else:
         objection = by_pass_or_why_not(optimizer)[1] or None
-    objection = objection or why_not_translated(model, criterion)
+    watches = optimizer.activity if isinstance(optimizer, ContinualBackprop) else None
+    objection = objection or why_not_translated(model, criterion, watches)
     if objection is not None:
         return objection
+    if watches is not None and not set(watches.model.parameters()) <= set(model.parameters()):
+        return "the optimizer watches another network"
     owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
     if not owned <= {id(param) for param in model.parameters()}:
         return "the optimizer has parameters that are not the network's"
@@ -106,9 +111,7 @@ class CompiledEngine:
             loss_scale(criterion, tables.n_outputs),
         )
         blocks = list(step_sizes_of(optimizer))
-        self._state: MetaOptimizeState | PassState = (
-            MetaOptimizeState(optimizer) if isinstance(optimizer, MetaOptimize) else PassState(optimizer)
-        )
+        self._state = _state_of(optimizer, self._parameters, tables)
         learned = k.Learned(
             weights=np.zeros(n, dtype),
             steps=np.zeros(n_parameters),
@@ -127,6 +130,16 @@ class CompiledEngine:
             optimizer.trajectory if isinstance(optimizer, ReplayedStepSizes) else None,
             self._state.by_pass.of if isinstance(self._state, PassState) else None,
         )
+        if isinstance(self._state, UnitsState | GlocalState):
+            self.learner.outside = self
+
+    def go_on(self) -> None:
+        """Do what compiled code has handed back."""
+        cast(UnitsState | GlocalState, self._state).go_on(self.learner)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Give what the optimizer reports beside step sizes and meta gradients."""
+        return getattr(self.optimizer, "meta_parameter_report", dict)()
 
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
         """What keeps the engine from learning from samples like this mini-batch of one; None if nothing does."""
@@ -200,7 +213,7 @@ class CompiledEngine:
 
     def store(self) -> None:
         """Copy what has been learned into the network and its optimizer."""
-        learned, table = self.learner.learned, self.learner.network.parameters
+        table = self.learner.network.parameters
         numbers = {id(param): number for number, param in enumerate(self._parameters)}
         for index, block in enumerate(self._state.blocks()):
             for group in block:
@@ -209,7 +222,7 @@ class CompiledEngine:
                     if table[number, k.BLOCK] != k.FROZEN:
                         self._store_parameter(number, group)
             self._state.store_block(self.learner, index, block)
-        self._state.end(learned)
+        self._state.end(self.learner)
 
     def _store_parameter(self, number: int, group: dict[str, Any]) -> None:
         parameter, part, learned = self._parameters[number], self._places[number], self.learner.learned
@@ -219,6 +232,16 @@ class CompiledEngine:
         for key, array in self.learner.arrays_of_state():
             if key in state:
                 state[key].numpy()[...] = from_kernel_layout(array[part], parameter.shape)
+
+
+def _state_of(
+    optimizer: Optimizer, parameters: Sequence[Tensor], tables: NetworkTables
+) -> MetaOptimizeState | PassState:
+    if isinstance(optimizer, MetaOptimize):
+        return GlocalState(optimizer) if isinstance(optimizer, Glocal) else MetaOptimizeState(optimizer)
+    if isinstance(optimizer, ContinualBackprop):
+        return UnitsState(optimizer, parameters, tables)
+    return PassState(optimizer)
 
 
 class _DatasetSamples:

@@ -27,7 +27,8 @@ def fused_update_of(optimizer: Optimizer) -> "FusedUpdate | FusedPass | None":
         return None
     if isinstance(optimizer, MetaOptimize):
         return FusedUpdate(optimizer) if why_no_kernels(optimizer) is None else None
-    by_pass = by_pass_or_why_not(optimizer)[0] if isinstance(optimizer, Elementwise | OnBase) else None
+    elementwise = getattr(type(optimizer), "_update", None) in (Elementwise._update, OnBase._update)
+    by_pass = by_pass_or_why_not(optimizer)[0] if elementwise else None
     if by_pass is None or "noise" in by_pass.of.text:  # which is drawn in the order of the kernels' weights
         return None
     return FusedPass(optimizer, by_pass)
@@ -58,6 +59,7 @@ class FusedUpdate:
             NonFiniteMetaGradient: a meta gradient is NaN or infinite.
         """
         optimizer, blocks = self.optimizer, self.optimizer.blocks()
+        optimizer.begin_step()
         self._update(
             blocks,
             [
@@ -95,15 +97,13 @@ class FusedUpdate:
             self._room,
             meta_gradients,
         )
-        sums: dict[int, list[float]] = {}
+        if not members:
+            return
+        sums: dict[int, tuple[float, float]] = {}
         for (index, _, _), parts in zip(members, meta_gradients.tolist(), strict=True):
-            sums[index] = [total + part for total, part in zip(sums.get(index, (0.0, 0.0)), parts, strict=True)]
-        changes = {}
-        for index, (meta_gradient, long) in sums.items():
-            if blocks[index][0]["meta_lr"] > 0:
-                optimizer.check_meta_gradient(blocks[index], meta_gradient)
-                optimizer.check_meta_gradient(blocks[index], long)
-                changes[index] = optimizer.update_step_size(blocks[index], meta_gradient, long)
+            short, long = sums.get(index, (0.0, 0.0))
+            sums[index] = short + parts[0], long + parts[1]
+        changes = optimizer.update_step_sizes(blocks, sums)
         if self._rules.revises:
             by_member = [changes.get(index, 0.0) if group["meta_lr"] > 0 else 0.0 for index, group, _ in members]
             k.revise_in_place(addresses, np.array(by_member, np.float64), self._room)

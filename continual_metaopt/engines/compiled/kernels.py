@@ -57,6 +57,25 @@ def rule_constants(rule: int, settings: Array, step: float, k: Array) -> float:
     return divisor
 
 
+CORRECTIONS = {RMSPROP: 2, ADAMW: 3, RMSPROP_RELEASED: 1, ADAMW_RELEASED: 2}  # which constant falls with the step
+
+
+@compiled
+def constants_since(
+    rule: int, settings: Array, correction: int, step: float, restarted: Array, step_size: float, k: Array
+) -> Array:
+    """For each step in ``restarted``, the step size divided by the divisor, and the correction, for a start after it.
+
+    Both fall with time, so that of a weight that was restarted with its output and with its input the largest hold.
+    """
+    found = np.empty((2, len(restarted)), k.dtype)
+    for i in range(len(restarted)):
+        if i == 0 or restarted[i] != restarted[i - 1]:
+            divisor = rule_constants(rule, settings, step - restarted[i], k)
+        found[0, i], found[1, i] = step_size / divisor, k[correction]
+    return found
+
+
 # A rule takes the gradient g, momentum m, second moment v and the constants; it returns the direction, m and v.
 
 
@@ -383,6 +402,7 @@ def update_in_place(
 # Meta updates
 
 META_SGD, META_ADAM, META_LION, META_ADAM_RELEASED = range(4)
+META_COLLECT = 4  # adds up meta gradients in META_MEAN, until META_STEP steps are the rule's first setting
 _meta_sgd = compiled(meta_updates.sgd_rule)
 _meta_adam = compiled(meta_updates.adam_rule)
 _meta_lion = compiled(meta_updates.lion_rule)
@@ -406,6 +426,9 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
         block: the block's row in the table of blocks.
     """
     block[META_GRADIENT] = z
+    if rule == META_COLLECT:
+        block[META_MEAN] += z
+        return 0.0
     step, mean, square, meta_lr = block[META_STEP], block[META_MEAN], block[META_SQUARE], block[META_LR]
     a, b, eps = settings[0], settings[1], settings[2]
     if rule == META_SGD:
@@ -538,6 +561,33 @@ class Rules(NamedTuple):
     revises: bool
     pass_address: int = 0
     pass_table: int = 0
+
+
+# Columns of the table of hidden layers
+FIRST_UNIT, N_UNITS, INPUTS, INPUT_ROWS, INPUTS_EACH, OUTGOING, OUTGOING_ROWS, OUTGOING_EACH = range(8)
+REPLACEMENT_RATE, MATURITY, DECAY = range(3)  # and of their settings
+
+
+class Units(NamedTuple):
+    """Hidden units, whose use is to be known; of each hidden layer, units come one after the other.
+
+    Attributes:
+        layers: int64 [hidden layers, 8]: the first unit and their number; where the next layer's inputs are among the
+            activations, and where its weights are; both are matrices with as many rows as said, and as many consecutive
+            numbers of each unit in a row.
+        settings: float64 [hidden layers, 3].
+        budgets: float64 [hidden layers]: how many units are due to be replaced.
+        ages: of the units.
+        utilities: of the units.
+        room: for the largest row.
+    """
+
+    layers: Array
+    settings: Array
+    budgets: Array
+    ages: Array
+    utilities: Array
+    room: Array
 
 
 class Memory(NamedTuple):
@@ -1129,8 +1179,62 @@ def count_correct(network: Network, weights: Array, memory: Memory, x: Array, la
     return n_correct
 
 
+@compiled
+def _add_sizes(values: Array, rows: int, columns: int, sums: Array) -> None:
+    """Add up the absolute values in each column."""
+    arrays_do_not_overlap()
+    for column in range(columns):
+        sums[np.uintp(column)] = 0
+    for row in range(rows):
+        for column in range(columns):
+            sums[np.uintp(column)] += abs(values[np.uintp(row * columns + column)])
+
+
+@compiled
+def _mean_size(sums: Array, unit: int, rows: int, each: int) -> float:
+    total = 0.0
+    for i in range(unit * each, (unit + 1) * each):
+        total += sums[i]
+    return total / (rows * each)
+
+
+@compiled
+def use_units(units: Units, activations: Array, weights: Array) -> bool:
+    """Let hidden units grow older, and take in what they contribute (``ContinualBackprop``).
+
+    Returns:
+        Whether a unit is due to be replaced.
+    """
+    due = False
+    number = units.room.dtype.type
+    for index in range(len(units.layers)):
+        layer, settings = units.layers[index], units.settings[index]
+        n, rows, each = layer[N_UNITS], layer[INPUT_ROWS], layer[INPUTS_EACH]
+        ages = units.ages[layer[FIRST_UNIT] : layer[FIRST_UNIT] + n]
+        utilities = units.utilities[layer[FIRST_UNIT] : layer[FIRST_UNIT] + n]
+        activity = np.empty(n)
+        _add_sizes(activations[layer[INPUTS] :], rows, n * each, units.room)
+        for unit in range(n):
+            activity[unit] = _mean_size(units.room, unit, rows, each)
+        rows, each = layer[OUTGOING_ROWS], layer[OUTGOING_EACH]
+        _add_sizes(weights[layer[OUTGOING] :], rows, n * each, units.room)
+        n_mature = 0
+        for unit in range(n):
+            used = number(activity[unit] * _mean_size(units.room, unit, rows, each))
+            utilities[unit] += number(1 - settings[DECAY]) * (used - utilities[unit])
+            ages[unit] += 1
+            n_mature += ages[unit] > settings[MATURITY]
+        units.budgets[index] += settings[REPLACEMENT_RATE] * n_mature
+        due |= units.budgets[index] >= 1
+    return due
+
+
 UPDATE, REPORT = range(2)  # tasks of a pass: make the update; write the step sizes in force to its table
-LEARNED_ALL, LOSS_NOT_FINITE = -1, -2  # otherwise the number of a block whose meta gradient is not finite
+LEARNED_ALL, LOSS_NOT_FINITE, HANDED_BACK = (
+    -1,
+    -2,
+    -3,
+)  # otherwise the number of a block whose meta gradient is not finite
 
 
 @compiled
@@ -1139,6 +1243,7 @@ def learn(
     learned: Learned,
     rules: Rules,
     memory: Memory,
+    units: Units,
     x: Array,
     labels: Array,
     targets: Array,
@@ -1154,6 +1259,7 @@ def learn(
 
     Args:
         learned: changed in place.
+        units: likewise; without layers for none.
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples], for cross-entropy.
         targets: [samples, outputs], for squared errors.
@@ -1165,8 +1271,9 @@ def learn(
         meta_gradients: likewise the meta gradients.
 
     Returns:
-        How many samples were learned from; why no more: ``LEARNED_ALL``, ``LOSS_NOT_FINITE`` or the number of a block
-        whose meta gradient is not finite; and the value that is not finite.
+        How many samples were learned from; why no more: ``LEARNED_ALL``, ``LOSS_NOT_FINITE``, ``HANDED_BACK`` where a
+        unit is due or meta gradients are collected, or the number of a block whose meta gradient is not finite; and the
+        value that is not finite.
     """
     last = network.layers[len(network.layers) - 1]
     outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
@@ -1210,4 +1317,10 @@ def learn(
         if recorded:
             meta_gradients[n_recorded] = learned.blocks[:, META_GRADIENT]
             n_recorded += 1
+        handed_back = use_units(units, memory.activations, learned.weights)
+        if rules.meta == META_COLLECT:
+            learned.blocks[:, META_STEP] += 1
+            handed_back |= learned.blocks[0, META_STEP] == rules.meta_settings[0]
+        if handed_back:
+            return i + 1, HANDED_BACK, 0.0
     return len(x), LEARNED_ALL, 0.0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy
@@ -69,8 +69,18 @@ class NetworkTables:
     n_outputs: int = 0
 
 
+class Outside(Protocol):
+    """What compiled code leaves to Python, in the process that has the optimizer."""
+
+    def go_on(self) -> None:
+        """Do what compiled code has handed back, in the learner's arrays."""
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Give what the optimizer reports beside step sizes and meta gradients: block → quantity → value."""
+
+
 class CompiledLearner:
-    """Learns by compiled code from arrays. It can be pickled, with all that it has learned.
+    """Learns by compiled code from arrays. It can be pickled, with all that it has learned, if nothing is outside.
 
     Args:
         learned: what learning changes; copied.
@@ -78,6 +88,12 @@ class CompiledLearner:
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
         trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
         by_pass: makes the updates, where ``rules.base`` is ``kernels.BY_PASS``.
+
+    Attributes:
+        outside: goes on where compiled code hands back; None if it never does.
+        units: hidden units whose use is to be known.
+        restarts: of each parameter, for a pass that restarts weights, the number of rows, and the steps at which rows
+            and columns were restarted, float64 [rows + columns]; empty if it does not.
     """
 
     def __init__(
@@ -99,9 +115,14 @@ class CompiledLearner:
         self.dtype = learned.weights.dtype
         self.classifies = network.loss == k.CROSS_ENTROPY
         self._memory = _make_memory(tables, self.dtype, len(blocks))
+        self.outside: Outside | None = None
+        self.units = no_units(self.dtype)
+        self.restarts: list[tuple[int, Array]] = []
         self._seconds_per_sample: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.outside is not None:
+            raise TypeError("what is outside of compiled code cannot be pickled")
         rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory, self.by_pass)
         return CompiledLearner, (self.tables, self.network, self.rules, *rest)
 
@@ -210,6 +231,9 @@ class CompiledLearner:
         places[:, passes.NUMBER] = self.network.settings[:, 0]  # see ``PassState.settings``
         for column, array in enumerate(of_weights):
             places[:, passes.WEIGHTS + column] = array.ctypes.data + parameters[:, k.START] * array.itemsize
+        for place, (n_rows, restarts) in zip(places, self.restarts, strict=False):
+            place[passes.N_ROWS], place[passes.N_COLUMNS] = n_rows, len(restarts) - n_rows
+            place[passes.RESTARTS] = restarts.ctypes.data
         places[parameters[:, k.BLOCK] == k.FROZEN] = 0
         tables = passes.Tables(self.by_pass, self.dtype, places, learned.steps, learned.numbers, learned.blocks)
         address = passes.address_of(self.by_pass, self.dtype)
@@ -235,35 +259,48 @@ class CompiledLearner:
         planned = np.zeros((0, len(self.blocks)))
         if self.trajectory is not None:
             planned = self.trajectory.at(int(self.learned.blocks[0, k.N_REPLAYED]) + np.arange(n))
-        rules, _tables = self._rules()  # which have to live as long as the call
-        with _one_thread, flushed_denormals():
-            n_learned, reason, value = k.learn(
-                self.network,
-                self.learned,
-                rules,
-                self._memory,
-                self._inputs(x[:n]),
-                labels,
-                targets,
-                planned,
-                step,
-                record_every,
-                correct,
-                losses,
-                step_sizes,
-                meta_gradients,
-            )
+        rules, _tables = self._rules()  # which have to live as long as the calls
+        inputs, reports, n_learned, reason, value = self._inputs(x[:n]), [], 0, k.HANDED_BACK, 0.0
+        while reason == k.HANDED_BACK:
+            first, row = n_learned, len(recorded_steps(step, n_learned, record_every))
+            others = self.outside.report() if self.outside is not None and row < len(recorded) else {}
+            with _one_thread, flushed_denormals():
+                n_more, reason, value = k.learn(
+                    self.network,
+                    self.learned,
+                    rules,
+                    self._memory,
+                    self.units,
+                    inputs[first:],
+                    labels[first:],
+                    targets[first:],
+                    planned[first:],
+                    step + first,
+                    record_every,
+                    correct[first:],
+                    losses[first:],
+                    step_sizes[row:],
+                    meta_gradients[row:],
+                )
+            n_learned += n_more
+            reports += [others] * len(recorded_steps(step + first, n_more, record_every))
+            if reason == k.HANDED_BACK and self.outside is not None:
+                self.outside.go_on()
         self.learned.blocks[:, k.N_REPLAYED] += n_learned
         observations.correct += correct[:n_learned].tolist() if self.classifies else [None] * n_learned
         observations.loss += losses[:n_learned].tolist()
-        for row, recorded_step in enumerate(recorded):
-            if recorded_step < step + n_learned:
-                values = zip(self.blocks, step_sizes[row].tolist(), strict=True)
-                observations.step_sizes += [(recorded_step, name, size) for name, size in values]
-                values = zip(self.blocks if self.by_pass is None else (), meta_gradients[row].tolist(), strict=False)
-                observations.measurements += [
-                    (recorded_step, "meta_gradient", name, "value", gradient) for name, gradient in values
-                ]
+        for row, (recorded_step, report) in enumerate(zip(recorded, reports, strict=False)):
+            values = zip(self.blocks, step_sizes[row].tolist(), strict=True)
+            observations.step_sizes += [(recorded_step, name, size) for name, size in values]
+            observations.measurements += [
+                (recorded_step, quantity, name, "value", value)
+                for name, quantities in report.items()
+                for quantity, value in quantities.items()
+            ]
+            values = zip(self.blocks if self.by_pass is None else (), meta_gradients[row].tolist(), strict=False)
+            observations.measurements += [
+                (recorded_step, "meta_gradient", name, "value", gradient) for name, gradient in values
+            ]
         if reason == k.LOSS_NOT_FINITE:
             check_finite(value, step + n_learned)
         if reason != k.LEARNED_ALL:
@@ -284,6 +321,12 @@ def _make_memory(tables: NetworkTables, dtype: DTypeLike, n_blocks: int) -> k.Me
         room_for_update(dtype),
         np.zeros((n_blocks, 2)),
     )
+
+
+def no_units(dtype: DTypeLike) -> k.Units:
+    """Hidden units, of which there are none."""
+    nothing = np.zeros(0, dtype)
+    return k.Units(np.zeros((0, 8), np.int64), np.zeros((0, 3)), np.zeros(0), nothing, nothing, nothing)
 
 
 def room_for_update(dtype: DTypeLike) -> k.Room:

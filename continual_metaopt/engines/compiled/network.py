@@ -17,9 +17,9 @@ ACTIVATIONS: dict[type[nn.Module], int] = {nn.ReLU: k.RELU, nn.LeakyReLU: k.LEAK
 LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Flatten, nn.Identity, *ACTIVATIONS)
 
 
-def why_not_translated(model: nn.Module, criterion: Any) -> str | None:
-    """What keeps a network and its loss from being compiled; None if nothing does."""
-    objection = _why_not_loss(criterion) or why_modules_are_needed(model, criterion)
+def why_not_translated(model: nn.Module, criterion: Any, but_for: Any = None) -> str | None:
+    """What keeps a network and its loss from being compiled, hooks of an object aside; None if nothing does."""
+    objection = _why_not_loss(criterion) or why_modules_are_needed(model, criterion, but_for=but_for)
     if objection is not None:
         return objection
     if not _is_sequential(model):

@@ -27,7 +27,9 @@ from continual_metaopt.optim.compiling import compiled, keep_code_of
 # Rows of the table of tables: numbers, and addresses of arrays
 N_PARAMETERS, N_GROUPS, PLACES, STEPS, NUMBERS, BLOCKS, MEASURED, PARTIAL, CONSTANTS = range(9)
 
-SIZE, GROUP, NUMBER, WEIGHTS, GRADIENT, KEPT = range(6)  # columns of the table of places; those of what is kept follow
+# Columns of the table of places; those of what is kept follow. Rows and columns are those of weights in memory, and
+# restarts the steps at which the last were made of as many rows, which come again, and of the columns.
+SIZE, GROUP, NUMBER, N_ROWS, N_COLUMNS, RESTARTS, WEIGHTS, GRADIENT, KEPT = range(9)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from continual_metaopt.optim import base_updates, meta_updates
 from continual_metaopt.optim.controls.reinitialised import Reinitialised
 from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSizes
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.settings import discounts
 
 
@@ -63,7 +64,7 @@ META_RULES: dict[type, int] = {
 }
 
 
-HAVE_KERNELS = (MetaOptimize, ReplayedStepSizes, Reinitialised)
+HAVE_KERNELS = (MetaOptimize, ReplayedStepSizes, Reinitialised, Glocal)
 
 
 def why_no_kernels(optimizer: Optimizer) -> str | None:
@@ -89,11 +90,14 @@ def why_no_kernels(optimizer: Optimizer) -> str | None:
 def kernel_rules(optimizer: MetaOptimize) -> kernels.Rules:
     """An optimizer's rules and their settings, as the kernels take them."""
     base, meta = cast(Any, optimizer.base), cast(Any, optimizer.meta)
+    meta_rule, constants = META_RULES[type(meta)], meta.constants
+    if isinstance(optimizer, Glocal):
+        meta_rule, constants = kernels.META_COLLECT, (optimizer.collecting.window, 0, 0)
     return kernels.Rules(
         BASE_RULES[type(base)].number,
         np.array(BASE_RULES[type(base)].settings(base), dtype=np.float64),
-        META_RULES[type(meta)],
-        np.array(meta.constants, dtype=np.float64),
+        meta_rule,
+        np.array(constants, dtype=np.float64),
         optimizer.trace == "dutch",
     )
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,39 @@ LEARNER = LearnerSpec(
 )
 
 Initialisation = Literal["torch", "kaiming"]
+RESTARTS = "restarts"  # in a parameter's state: the steps at which its outputs and inputs were replaced, 0 if never
+
+
+class Known(NamedTuple):
+    """A parameter, and what the base update knows of it.
+
+    Attributes:
+        values: of the parameter.
+        moments: tensors of its shape.
+        step: number of its updates, if they are counted.
+        restarts: the steps at which its "outputs" and "inputs" were replaced, which broadcast against it.
+    """
+
+    values: Tensor
+    moments: dict[str, Tensor]
+    step: float | None
+    restarts: dict[str, Tensor]
+
+    def restart(self, side: str, view: Callable[[Tensor], Tensor], chosen: Any) -> None:
+        """Let the base update begin anew with some outputs or inputs, chosen in a view of the parameter."""
+        for values in self.moments.values():
+            view(values)[chosen] = 0
+        if self.step is not None:
+            view(self.restarts[side])[chosen] = self.step
+
+
+def no_restarts(param: Tensor) -> dict[str, Tensor]:
+    """Give the restarts of a parameter of which nothing has been replaced."""
+    shapes = {
+        "outputs": [len(param), *[1] * (param.dim() - 1)],
+        "inputs": [1, *param.shape[1:2], *[1] * (param.dim() - 2)],
+    }
+    return {side: param.new_zeros(shape) for side, shape in shapes.items() if side == "outputs" or param.dim() > 1}
 
 
 class ContinualBackprop(OnBase):
@@ -131,61 +166,110 @@ class ContinualBackprop(OnBase):
     def _update(self, loss: Any) -> None:
         activities = self.activity.take()
         super()._update(loss)
-        groups = {id(param): group for group in self.param_groups for param in group["params"]}
         for units, activity in activities:
-            group = groups.get(id(units.before.weight))
-            if group is None or units.before.weight.grad is None or units.after.weight.grad is None:
-                continue
-            useless = self._least_useful(units, activity, group)
-            if len(useless):
-                self._replace(units, useless, group)
+            if units.after.weight.grad is not None and units.before.weight.grad is not None:
+                group = self.group_of(units)
+                if group is not None and self._use(units, activity, group):
+                    self.replace(units, group, self.state[units.before.weight], self.known)
 
     def _move(self, param: Tensor, grad: Tensor, base: BaseUpdate, group: Group) -> None:
         state = self.state[param]
-        if not isinstance(state.get("base", {}).get("step"), Tensor):
+        if RESTARTS not in state:
             super()._move(param, grad, base, group)
             return
-        direction = base.direction(state["base"], grad).quotient()
+        known = state["base"] | {"step": _StepsSince(state["base"]["step"], tuple(state[RESTARTS].values()))}
+        direction = base.direction(known, grad).quotient()
+        state["base"]["step"] = known["step"].step
         param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
 
-    def _least_useful(self, units: HiddenUnits, activity: Tensor, group: Group) -> Tensor:
-        """Let units grow older, take in what they contribute, and return the indices of those to be replaced."""
-        state, decay = self.state[units.before.weight], group["decay"]
+    def group_of(self, units: HiddenUnits) -> Group | None:
+        """Find the param group of the weights that lead to hidden units; None if they are not this optimizer's."""
+        weight = units.before.weight
+        return next((group for group in self.param_groups if any(p is weight for p in group["params"])), None)
+
+    def use_of(self, units: HiddenUnits) -> dict[str, Any]:
+        """Give what is kept of hidden units: "age", "utility" and "budget", in the state of what leads to them."""
+        weight = units.before.weight
+        state = self.state[weight]
         if "age" not in state:
-            state.update({"age": torch.zeros_like(activity), "utility": torch.zeros_like(activity), "budget": 0.0})
+            n = len(weight)
+            state.update({"age": weight.new_zeros(n), "utility": weight.new_zeros(n), "budget": 0.0})
+        return state
+
+    def _use(self, units: HiddenUnits, activity: Tensor, group: Group) -> bool:
+        """Let units grow older, and take in what they contribute; returns whether one is due to be replaced."""
+        state = self.use_of(units)
         state["age"] += 1
-        leading_away = mean_size(units.per_unit(units.after.weight))
-        state["utility"].lerp_(activity * leading_away, 1 - decay)
-        mature = (state["age"] > group["maturity"]).nonzero().flatten()
-        state["budget"] += group["replacement_rate"] * len(mature)
+        state["utility"].lerp_(activity * mean_size(units.per_unit(units.after.weight)), 1 - group["decay"])
+        state["budget"] += group["replacement_rate"] * int((state["age"] > group["maturity"]).sum())
+        return bool(state["budget"] >= 1)
+
+    @torch.no_grad()
+    def replace(
+        self, units: HiddenUnits, group: Group, state: dict[str, Any], known: Callable[[Tensor], Known]
+    ) -> None:
+        """Replace the units that are due.
+
+        Args:
+            units: of a layer whose budget is 1 or more.
+            group: of the weights that lead to them.
+            state: their "age", "utility" and "budget", changed in place.
+            known: gives what is to be changed for a parameter.
+        """
         n = int(state["budget"])
         state["budget"] -= n
-        if n == 0:
-            return mature[:0]
-        corrected = state["utility"][mature] / (1 - decay ** state["age"][mature])
-        return mature[corrected.argsort(stable=True)[:n]]
+        mature = (state["age"] > group["maturity"]).nonzero().flatten()
+        corrected = state["utility"][mature] / (1 - group["decay"] ** state["age"][mature])
+        chosen = mature[corrected.argsort(stable=True)[:n]]
 
-    def _replace(self, units: HiddenUnits, chosen: Tensor, group: Group) -> None:
         before, after = units.before, units.after
+        weight = known(before.weight)
         bound = math.sqrt((6 if group["init"] == "kaiming" else 1) / before.weight[0].numel())
         with noise_of(self) as noise:
-            before.weight[chosen] = noise.uniform_like(before.weight[chosen], bound)
-        units.per_unit(after.weight)[:, chosen] = 0
-        self._restart(before.weight, lambda values: values, chosen)
-        self._restart(after.weight, units.per_unit, (slice(None), chosen))
+            weight.values[chosen] = noise.uniform_like(weight.values[chosen], bound)
+        weight.restart("outputs", lambda values: values, chosen)
+        away = known(after.weight)
+        units.per_unit(away.values)[:, chosen] = 0
+        away.restart("inputs", units.per_unit, (slice(None), chosen))
         if before.bias is not None:
-            before.bias[chosen] = 0
-            self._restart(before.bias, lambda values: values, chosen)
+            bias = known(before.bias)
+            bias.values[chosen] = 0
+            bias.restart("outputs", lambda values: values, chosen)
         for name in ("age", "utility"):
-            self.state[before.weight][name][chosen] = 0
+            state[name][chosen] = 0
 
-    def _restart(self, param: Tensor, view: Callable[[Tensor], Tensor], chosen: Any) -> None:
-        """Set back what the base update knows of some weights of a parameter, chosen in a view of it."""
-        state = self.state[param].get("base", {})
-        if isinstance(state.get("step"), int):
-            state["step"] = torch.full_like(param, state["step"])  # from now on each weight has its own
-        for values in state.values():
-            view(values)[chosen] = 0
+    def known(self, param: Tensor) -> Known:
+        """Give a parameter and what the base update knows of it."""
+        state = self.state.get(param, {})
+        base = dict(state.get("base", {}))
+        step = base.pop("step", None)
+        restarts = {} if step is None else state.setdefault(RESTARTS, no_restarts(param))
+        return Known(param, base, step, restarts)
+
+
+@dataclass(frozen=True)
+class _StepsSince:
+    """Steps since each weight of a parameter began anew, where a base update expects a number of steps."""
+
+    step: int
+    restarts: tuple[Tensor, ...]
+
+    def __add__(self, n: int) -> "_StepsSince":
+        return _StepsSince(self.step + n, self.restarts)
+
+    def __rpow__(self, decay: float) -> "_Powers":
+        return _Powers([decay ** (self.step - since.double()) for since in self.restarts], self.restarts[0].dtype)
+
+
+@dataclass(frozen=True)
+class _Powers:
+    """Powers of which the largest holds for a weight, in 1 − power."""
+
+    powers: list[Tensor]
+    dtype: torch.dtype
+
+    def __rsub__(self, one: float) -> Tensor:
+        return reduce(torch.minimum, [(one - power).to(self.dtype) for power in self.powers])
 
 
 continual_backprop = learner_of(ContinualBackprop)

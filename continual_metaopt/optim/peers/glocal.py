@@ -19,7 +19,7 @@ What is this implementation's reading, because the paper leaves it open or is ab
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -204,15 +204,15 @@ class Glocal(MetaOptimize):
             if estimate is not None:
                 quantity = "global_hypergradient" if kind == "lr" else f"global_hypergradient_of_{kind}"
                 report.setdefault(name, {})[quantity] = estimate
-        collection = self._collection()
+        collection = self.collection()
         report.setdefault("all", {}).update(
             {count: float(collection[count]) for count in ("n_collections", "n_skipped")}
         )
         return report
 
-    def why_not_plain(self) -> str | None:
-        """Say that fast engines have no meta update from a collection of hypergradients."""
-        return "meta updates are made from collections of hypergradients"
+    def begin_step(self) -> None:
+        """Begin the collection anew, if it must be, with traces of 0."""
+        self.collection()
 
     def _rule(self) -> str:
         return f"{super()._rule()}, {self.collecting}"
@@ -224,8 +224,12 @@ class Glocal(MetaOptimize):
                 for kind in block[0]["learn"]:
                     yield name, block, kind
 
-    def _collection(self) -> dict[str, Any]:
-        """The current collection, which begins anew where other hyperparameters are learned than when it began."""
+    def collection(self) -> dict[str, Any]:
+        """Give the current collection, which begins anew where other hyperparameters are learned than when it began.
+
+        Its entries are "of", what is learned; "snapshots"; "in_window", the steps of the current window so far, and
+        "sums", of their hypergradients; and counts of collections.
+        """
         of = [[name, kind] for name, _, kind in self._hyperparameters()]
         collection: dict[str, Any] = self.param_groups[0].setdefault(COLLECTION, {"n_collections": 0, "n_skipped": 0})
         if collection.get("of") != of:
@@ -245,26 +249,43 @@ class Glocal(MetaOptimize):
     def _learn(
         self, blocks: list[list[Group]], meta_gradients: list[dict[str, MetaGradient]], order: UpdateOrder
     ) -> None:
-        """Take in the local hypergradients of a step, and make the meta updates where a collection is complete."""
-        if order == "meta_first":
-            self._collection()  # begins, if it must, with traces from before the step
-            return
-        local = {
-            (id(block[0]), kind): found.total
-            for block, by_kind in zip(blocks, meta_gradients, strict=True)
-            for kind, found in by_kind.items()
-        }
+        """Take in the local hypergradients of a step."""
+        if order == "base_first":
+            self._take_in(
+                {
+                    (id(block[0]), kind): found.total
+                    for block, by_kind in zip(blocks, meta_gradients, strict=True)
+                    for kind, found in by_kind.items()
+                }
+            )
+
+    def update_step_sizes(
+        self, blocks: list[list[Group]], found: Mapping[int, tuple[float, float]]
+    ) -> dict[int, float]:
+        """Take in the local hypergradients of a step, in an engine's place; arguments are MetaOptimize's."""
+        for index, (meta_gradient, _) in found.items():
+            if blocks[index][0]["meta_lr"] > 0:
+                self.check_meta_gradient(blocks[index], meta_gradient)
+        self._take_in({(id(blocks[index][0]), "lr"): meta_gradient for index, (meta_gradient, _) in found.items()})
+        return {}
+
+    def _take_in(self, local: dict[tuple[int, str], float]) -> None:
+        """Take in local hypergradients, by the id of the block's first group and by what is learned."""
         hyperparameters = list(self._hyperparameters())
         if not hyperparameters:
             return
-        collection = self._collection()
+        collection = self.collection()
         for i, (_, block, kind) in enumerate(hyperparameters):
             value = local.get((id(block[0]), kind), 0.0)  # 0 where a block had no gradient
             block[0][RECORD[kind]]["meta_gradient"] = value
             collection["sums"][i] += value
         collection["in_window"] += 1
-        if collection["in_window"] < self.collecting.window:
-            return
+        if collection["in_window"] == self.collecting.window:
+            self.end_window()
+
+    def end_window(self) -> None:
+        """Make a snapshot of the window, and the meta updates where the collection is complete."""
+        hyperparameters, collection = list(self._hyperparameters()), self.collection()
         collection["snapshots"].append([value / self.collecting.window for value in collection["sums"]])
         collection.update(in_window=0, sums=[0.0] * len(hyperparameters))
         if len(collection["snapshots"]) < self.collecting.n_snapshots:

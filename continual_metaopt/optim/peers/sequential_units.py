@@ -83,6 +83,7 @@ class UnitActivity:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self._units: list[HiddenUnits] = []
         self._inputs: dict[nn.Module, Tensor] = {}
         self._watch(model)
@@ -106,9 +107,8 @@ class UnitActivity:
     def _watch(self, model: nn.Module, inputs: Any = None) -> None:
         if not torch.is_grad_enabled() and inputs is not None:
             return
-        layers = list(_layers(model))
         watched = {units.after for units in self._units}
-        self._units = [HiddenUnits(before, after) for before, after in pairwise(layers)]
+        self._units = hidden_units(model)
         self._inputs = {}
         for units in self._units:
             if units.after not in watched:
@@ -117,6 +117,15 @@ class UnitActivity:
     def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if torch.is_grad_enabled():
             self._inputs[layer] = inputs[0].detach()
+
+
+def hidden_units(model: nn.Module) -> list[HiddenUnits]:
+    """Find the hidden units of a network's layers.
+
+    Raises:
+        ValueError: it is not sequential, or has a module of an unknown kind.
+    """
+    return [HiddenUnits(before, after) for before, after in pairwise(_layers(model))]
 
 
 def _layers(module: nn.Module) -> Iterator[Layer]:

@@ -76,7 +76,7 @@ def trained(
 
 
 # learners whose step is compiled, and sums in another order
-COMPILED_UPDATES = ("metaoptimize", "fixed", "fixed_per_block", "reinitialised_told")
+COMPILED_UPDATES = ("metaoptimize", "glocal", "fixed", "fixed_per_block", "reinitialised_told")
 REFUSED = {"vsgd": DIFFERENTIATES}
 LEFT_TO_AUTOGRAD = {"continual_backprop": HOOKS}
 ALL = [

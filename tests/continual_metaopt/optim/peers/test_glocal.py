@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from continual_metaopt.contract import run_contract
-from continual_metaopt.engines.compiled.rules import why_no_kernels
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import MetaOptimize
@@ -332,12 +331,6 @@ def test_step_sizes_may_be_written_and_are_bounded() -> None:
     for _ in range(12):
         step(p, optimizer, 2.0)
     assert optimizer.step_size_report() == {"group0": 0.35}
-
-
-def test_fast_engines_leave_it_alone() -> None:
-    _, optimizer = learner()
-    assert optimizer.why_not_plain() == "meta updates are made from collections of hypergradients"
-    assert why_no_kernels(optimizer) == "the optimizer is not MetaOptimize"
 
 
 @pytest.mark.parametrize(
