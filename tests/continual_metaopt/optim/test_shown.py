@@ -26,6 +26,6 @@ def test_shared_and_many_step_sizes() -> None:
 
     assert repr(made("scalar")).endswith("\n  all: step size 0.0003, 750 parameters")
     for optimizer in map(made, ("group", "weight")):
-        assert repr(optimizer).count("step size 1e-05, 30 parameters") == 20
+        assert repr(optimizer).count("step size 0.0003, 30 parameters") == 20
         assert repr(optimizer).endswith("\n  and 5 more blocks")
         assert optimizer._repr_html_().endswith("</table><p>and 5 more blocks</p>")

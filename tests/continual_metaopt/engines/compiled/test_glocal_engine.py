@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from continual_metaopt.engines.compiled import learner as compiled_learner
-from continual_metaopt.engines.compiled.fused_update import why_not_fused
+from continual_metaopt.engines.compiled.fused_update import FusedUpdate, fused_update_of
 from continual_metaopt.engines.compiled.rules import why_no_kernels
 from continual_metaopt.learner import online_learner
 from continual_metaopt.optim.blocks import blocks
@@ -111,7 +111,7 @@ def test_fixed_frozen_and_new_blocks() -> None:
 )
 def test_what_has_no_kernels(options: dict[str, Any], reason: str) -> None:
     assert why_no_kernels(glocal(**options)(network())) == f"there are no kernels where {reason}"
-    assert why_not_fused(glocal()(network())) is None
+    assert isinstance(fused_update_of(glocal()(network())), FusedUpdate)
 
 
 @pytest.mark.parametrize(
