@@ -1,6 +1,7 @@
 """Which engine executes a learner's steps, and why not a faster one."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
@@ -82,7 +83,9 @@ def choose(
     if wanted in ("auto", "compiled"):
         compiled = None
         if obstacle is None:
-            compiled, obstacle = _compiled_or_why_not(learning, batch_size, sample)
+            from continual_metaopt.engines.compiled.engine import compiled_or_why_not
+
+            compiled, obstacle = compiled_or_why_not(*learning, sample, batch_size, only_if_faster=wanted == "auto")
         if obstacle is None:
             return Execution(wanted, optimizer, dict(COMPILED), compiled)
         _refuse_if(wanted == "compiled", wanted, obstacle)
@@ -102,16 +105,6 @@ def choose(
     return execution
 
 
-def _compiled_or_why_not(
-    learning: Learning, batch_size: int, sample: Sequence[Tensor] | None
-) -> tuple["CompiledEngine | None", str | None]:
-    from continual_metaopt.engines.compiled.engine import compiled_or_why_not
-
-    if batch_size > 1:
-        return None, f"samples come in mini-batches of {batch_size}"
-    return compiled_or_why_not(*learning, sample)
-
-
 def _refuse_if(refused: bool, engine: str, obstacle: str) -> None:
     if refused:
         raise ValueError(f'engine="{engine}" is not possible: {obstacle}; use engine="auto"')
@@ -125,24 +118,29 @@ def choose_gradients(
     device: torch.device,
     before: Differentiate | None,
 ) -> Differentiate:
-    """Choose what predicts and computes gradients where no callbacks run: a traced graph if it can be, or autograd.
+    """Choose what predicts and computes gradients without callbacks: compiled code, a traced graph, or autograd.
 
-    The execution's record says which. ``before``, chosen for the experience before, is kept for as long as it holds.
+    The execution's record says which. A graph traced for the experience before is kept for as long as it holds.
     """
     if execution.record["name"] == "fused":
+        from continual_metaopt.engines.compiled.gradients import CompiledGradients, NotCompiled
         from continual_metaopt.engines.traced.traced_gradients import FEWEST_SAMPLES, NotTraceable, TracedGradients
 
+        x, y, *_ = first_batch(SampleLoader(dataset, batch_size=batch_size))
+        given = (*learning, x.to(device), y.to(device))
+        own = "" if execution.fused else "; the optimizer makes its own update"
+        with suppress(NotCompiled):
+            compiled = CompiledGradients(*given)
+            execution.record["reason"] += f"; gradients by compiled code{own}"
+            return compiled
         try:
             if len(dataset) < FEWEST_SAMPLES:
                 raise NotTraceable("the experience is too short for tracing")
-            x, y, *_ = first_batch(SampleLoader(dataset, batch_size=batch_size))
-            given = (*learning, x.to(device), y.to(device))
             if not (isinstance(before, TracedGradients) and before.still_holds(*given)):
                 before = TracedGradients(*given)
         except NotTraceable as error:
             execution.leave_to_autograd(str(error))
         else:
-            own = "" if execution.fused else "; the optimizer makes its own update"
             execution.record["reason"] += f"; gradients by a traced graph{own}"
             return before
     return partial(by_autograd, *learning)

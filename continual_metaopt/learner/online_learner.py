@@ -73,14 +73,13 @@ class OnlineLearner(Naive):
         optimizer: any torch optimizer of its parameters.
         criterion: loss of (output, target); cross-entropy unless given.
         engine: how steps are executed; results are the same up to rounding. "torch" runs network and optimizer as they
-            are. "fused" traces the network's forward and backward pass into one graph if it can, for any optimizer that
+            are. "fused" computes gradients by compiled code or by one traced graph if it can, for any optimizer that
             learns from gradients alone, and makes MetaOptimize's updates in one pass over memory. "compiled" does all
             in compiled code, for sequential networks and MetaOptimize. "auto" takes the fastest that fits;
             ``strategy.engine`` says which one ran and why.
         batch_size: samples that are predicted, and then learned from, at once: one update from their mean loss. Steps
             still count samples, each with its own prediction and loss. The last mini-batch of an experience may be
-            smaller. Values recorded at a step are those of the update that learned from that sample. The compiled
-            engine needs 1.
+            smaller. Values recorded at a step are those of the update that learned from that sample.
         device: where network and samples are.
         plugins: Avalanche plugins.
         evaluator: Avalanche's evaluation plugin, or a function that makes it; by default, ``eval`` prints and returns
@@ -314,6 +313,7 @@ class OnlineLearner(Naive):
                 execution.compiled,
                 dataset,
                 self._within_experience,
+                self.dataloader.end,
                 self.record_every,
                 self._take_inputs(),
             )

@@ -52,6 +52,7 @@ class CompiledPortions:
 
     Attributes:
         first: number of the sample that comes next in the data set.
+        end: number of samples that are to be learned from.
         take_inputs: given the inputs that were learned from, if anybody wants them.
     """
 
@@ -59,19 +60,21 @@ class CompiledPortions:
     engine: "CompiledEngine"
     dataset: Any
     first: int
+    end: int
     record_every: int
     take_inputs: Callable[[Tensor], None] | None
 
     def learn(self, observations: Observations, at_most: int) -> bool:
         """Learn from at most so many samples; returns whether there may be more."""
-        n_before = len(observations)
-        more = self.engine.learn(self.dataset, self.first, observations, self.record_every, at_most, self.take_inputs)
+        n_before, at_most = len(observations), min(at_most, self.end - self.first)
+        self.engine.learn(self.dataset, self.first, observations, self.record_every, at_most, self.take_inputs)
         self.first += len(observations) - n_before
-        return more
+        return self.first < self.end
 
     def learn_watched(self, observations: Observations, watch: Watch) -> None:
-        """Learn from one sample, after letting metrics look at it and at the gradients that autograd computes."""
-        x, y, *_ = first_batch(SampleLoader(self.dataset, self.first))
+        """Learn from one mini-batch, after letting metrics look at it and at the gradients that autograd computes."""
+        batch_size = self.engine.learner.batch_size
+        x, y, *_ = first_batch(SampleLoader(self.dataset, self.first, batch_size))
         watch(partial(torch_engine.by_autograd, *self.learning), x, y)
         self.learning[0].zero_grad()
         self.learn(observations, 1)

@@ -132,11 +132,14 @@ def prepare(config: RunConfig, path: Path) -> PreparedRun | None:
     if config.engine not in ("auto", "compiled") or config.device != "cpu" or config.diagnostics:
         return None
     begun = Beginning(config)
-    if begun.stream.info.for_learner.batch_size > 1 or hasattr(begun.optimizer, "begin_experience"):
+    if hasattr(begun.optimizer, "begin_experience"):
         return None
     first = begun.stream.train[0].batch(slice(0, 1))
     sample = [torch.from_numpy(part) for part in first]
-    engine, _ = compiled_or_why_not(begun.model, begun.optimizer, begun.criterion, sample)
+    batch_size, any_speed = begun.stream.info.for_learner.batch_size, config.engine == "compiled"
+    engine, _ = compiled_or_why_not(
+        begun.model, begun.optimizer, begun.criterion, sample, batch_size, only_if_faster=not any_speed
+    )
     if engine is None or engine.learner.outside is not None:
         return None
     checkpoint = begun.restore(path)

@@ -17,10 +17,11 @@ from continual_metaopt.engines.compiled.by_pass import by_pass_or_why_not
 from continual_metaopt.engines.compiled.learner import CompiledLearner, NetworkTables
 from continual_metaopt.engines.compiled.network import (
     from_kernel_layout,
-    loss_scale,
+    network_for_kernels,
     to_kernel_layout,
     translate,
     why_not_translated,
+    why_slower,
 )
 from continual_metaopt.engines.compiled.passes import set_step
 from continual_metaopt.engines.compiled.rules import why_no_kernels
@@ -34,6 +35,8 @@ from continual_metaopt.optim.peers.glocal import Glocal
 from continual_metaopt.optim.protocol import step_sizes_of
 
 Array = NDArray[Any]
+
+MOST_AT_ONCE = 16  # samples of a mini-batch that the engine is fastest for in any network
 
 
 def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> str | None:
@@ -60,20 +63,30 @@ def why_not_compiled(model: nn.Module, optimizer: Optimizer, criterion: Any) -> 
 
 
 def compiled_or_why_not(
-    model: nn.Module, optimizer: Optimizer, criterion: Any, sample: Sequence[Tensor] | None
+    model: nn.Module,
+    optimizer: Optimizer,
+    criterion: Any,
+    sample: Sequence[Tensor] | None,
+    batch_size: int = 1,
+    only_if_faster: bool = True,
 ) -> tuple["CompiledEngine | None", str | None]:
     """The compiled engine of a learner, and None; or None and what keeps the learner from being compiled.
 
     Args:
-        sample: input and target of a mini-batch of one; both results are None if nothing but that is missing.
+        sample: inputs and targets of a mini-batch; both results are None if nothing but that is missing.
+        only_if_faster: let it keep the learner from being compiled that another engine is faster.
     """
     objection = why_not_compiled(model, optimizer, criterion)
+    if only_if_faster:
+        objection = objection or why_slower(model, batch_size, MOST_AT_ONCE)
     if objection is not None or sample is None:
         return None, objection
     try:
-        engine = CompiledEngine(model, optimizer, criterion, sample[0].shape[1:])
+        engine = CompiledEngine(model, optimizer, criterion, sample[0].shape[1:], batch_size)
     except ValueError as error:
         return None, str(error)
+    if batch_size > 1 and engine.learner.outside is not None:
+        return None, f"{type(optimizer).__name__} is compiled for single samples"
     objection = engine.why_not_sample(*sample[:2])
     return (engine, None) if objection is None else (None, objection)
 
@@ -84,6 +97,7 @@ class CompiledEngine:
     Args:
         optimizer: of its parameters; those that it has not, or that need no gradient, are frozen.
         input_shape: of one sample: (channels, height, width) or (numbers,).
+        batch_size: samples that are predicted, and then learned from, at once.
 
     Attributes:
         learner: network and optimizer as arrays.
@@ -92,24 +106,21 @@ class CompiledEngine:
         ValueError: the layers do not fit inputs of this shape.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, criterion: Any, input_shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any,
+        input_shape: Sequence[int],
+        batch_size: int = 1,
+    ) -> None:
         tables, self._parameters = translate(model, input_shape)
         self.optimizer = optimizer
         self.input_shape = tuple(input_shape)
         self._places = tables.places
         dtype = self._parameters[0].detach().numpy().dtype
         n, n_parameters = tables.n_weights, len(self._parameters)
-        parameters = np.zeros((n_parameters, k.N_PARAMETER_COLUMNS), np.int64)
-        parameters[:, k.START] = [place.start for place in tables.places]
-        parameters[:, k.STOP] = [place.stop for place in tables.places]
-        network = k.Network(
-            np.array(tables.layers, np.int64),
-            np.array(tables.slopes, dtype),
-            parameters,
-            np.zeros((n_parameters, k.N_SETTINGS)),
-            k.CROSS_ENTROPY if isinstance(criterion, nn.CrossEntropyLoss) else k.SQUARED_ERROR,
-            loss_scale(criterion, tables.n_outputs),
-        )
+        network = network_for_kernels(tables, criterion, dtype)
         blocks = list(step_sizes_of(optimizer))
         self._state = _state_of(optimizer, self._parameters, tables)
         learned = k.Learned(
@@ -129,6 +140,7 @@ class CompiledEngine:
             self._state.fields,
             optimizer.trajectory if isinstance(optimizer, ReplayedStepSizes) else None,
             self._state.by_pass.of if isinstance(self._state, PassState) else None,
+            batch_size,
         )
         if isinstance(self._state, UnitsState | GlocalState):
             self.learner.outside = self
@@ -142,13 +154,13 @@ class CompiledEngine:
         return getattr(self.optimizer, "meta_parameter_report", dict)()
 
     def why_not_sample(self, x: Tensor, y: Tensor) -> str | None:
-        """What keeps the engine from learning from samples like this mini-batch of one; None if nothing does."""
+        """What keeps the engine from learning from samples like those of this mini-batch; None if nothing does."""
         dtype, n_outputs = self._parameters[0].dtype, self.learner.tables.n_outputs
         if x.shape[1:] != self.input_shape or x.dtype != dtype:
             return f"inputs are {x.dtype} of shape {tuple(x.shape[1:])}, not {dtype} of shape {self.input_shape}"
-        if self.learner.classifies and (y.is_floating_point() or y.shape != (1,)):
+        if self.learner.classifies and (y.is_floating_point() or y.shape != (len(x),)):
             return "the targets are not classes"
-        if not self.learner.classifies and (y.dtype != dtype or y.shape != (1, n_outputs)):
+        if not self.learner.classifies and (y.dtype != dtype or y.shape != (len(x), n_outputs)):
             return f"targets are {y.dtype} of shape {tuple(y.shape[1:])}, not {dtype} of shape ({n_outputs},)"
         return None
 

@@ -29,7 +29,7 @@ Array = Any
 # Base updates
 
 SGD, SGDM, RMSPROP, ADAMW, LION, SGDM_RELEASED, RMSPROP_RELEASED, ADAMW_RELEASED = range(8)
-BY_PASS = 8  # a compiled pass over stored gradients makes the whole update: see ``passes``
+BY_PASS = 8  # gradients are only stored, for a compiled pass (``passes``) or for the update of a mini-batch
 N_CONSTANTS = 5
 
 
@@ -488,15 +488,17 @@ CHANNELS, HEIGHT, WIDTH, OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH = range(7, 13)
 KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_HEIGHT, STRIDE_WIDTH, PAD_HEIGHT, PAD_WIDTH = range(13, 19)
 PADDED, WINNERS = range(19, 21)
 BACKWARD = 21  # whether an earlier layer learns, and so needs the gradient of this one's input
-N_LAYER_COLUMNS = 22
+ROW = 22  # where a row of ``Memory.rows`` has a linear layer's input and, after it, the gradient of its output
+N_LAYER_COLUMNS = 23
 
 # Columns of the table of parameters
-START, STOP, BLOCK = range(3)
-N_PARAMETER_COLUMNS = 3
+START, STOP, BLOCK, GRADIENT_START = range(4)
+N_PARAMETER_COLUMNS = 4
 FROZEN = -1  # in the column of blocks
 
 CROSS_ENTROPY, SQUARED_ERROR = range(2)
 SLACK = 16  # numbers; a multiple of a vector's length
+N_ROWS = 16  # samples whose gradients of linear layers are added at once
 ALIGNMENT = 16  # numbers; vectors that cross a line of the cache take twice as long
 
 
@@ -506,10 +508,12 @@ class Network(NamedTuple):
     Attributes:
         layers: int64 [layers, N_LAYER_COLUMNS], in the order in which they are computed.
         slopes: slope of each leaky ReLU for negative inputs, [layers].
-        parameters: int64 [parameters, N_PARAMETER_COLUMNS]: where each is in the flat arrays, and its block.
+        parameters: int64 [parameters, N_PARAMETER_COLUMNS]: where each is in the flat arrays, its block, and where its
+            gradient is.
         settings: of each parameter, float64 [parameters, N_SETTINGS].
         loss: number of the loss.
         loss_scale: factor on squared errors.
+        averages: whether the loss of a mini-batch is the mean of its samples' losses, and not their sum.
     """
 
     layers: Array
@@ -518,6 +522,7 @@ class Network(NamedTuple):
     settings: Array
     loss: int
     loss_scale: float
+    averages: bool
 
 
 class Learned(NamedTuple):
@@ -552,6 +557,8 @@ class Rules(NamedTuple):
     Attributes:
         revises: whether weights move with their traces when the step size changes.
         pass_address, pass_table: of the compiled pass, where ``base`` is ``BY_PASS``.
+        adds: whether gradients that are stored are added to those that are there.
+        row: of ``Memory.rows`` that the sample is kept in; -1 to store gradients of linear layers at once.
     """
 
     base: int
@@ -561,6 +568,8 @@ class Rules(NamedTuple):
     revises: bool
     pass_address: int = 0
     pass_table: int = 0
+    adds: bool = False
+    row: int = -1
 
 
 # Columns of the table of hidden layers
@@ -599,7 +608,8 @@ class Memory(NamedTuple):
         images: padded images of all convolutions.
         winners: position of each maximum of the pooling layers, int32.
         scratch: what one convolution needs for a while.
-        gradient: of all parameters, but for the weights of linear layers.
+        gradient: of all parameters; without those of linear layers where each sample makes its update at once.
+        rows: of some samples of a mini-batch, what the gradients of linear layers are products of, [N_ROWS, …].
         update: room for the update of one parameter.
         meta_gradients: of the blocks, by their traces and by the long ones, float64 [blocks, 2].
     """
@@ -610,17 +620,22 @@ class Memory(NamedTuple):
     winners: Array
     scratch: Array
     gradient: Array
+    rows: Array
     update: Room
     meta_gradients: Array
 
 
 @compiled
-def _store_gradient(delta: Array, x: Array, gradient: Array) -> None:
-    """Write the outer product of ``delta`` and ``x`` to ``gradient``, which may be ``x`` where ``delta`` is 1."""
+def _store_product(delta: Array, x: Array, gradient: Array, weights: Array, dx: Array) -> None:
+    """Write the outer product of ``delta`` and ``x`` to ``gradient``, and the inputs' gradient to ``dx`` if wanted."""
+    arrays_do_not_overlap()
+    dx[:] = 0
     for output in range(len(delta)):
-        first = output * len(x)
+        first, scale = output * len(x), delta[output]
         for i in range(len(x)):
-            gradient[np.uintp(first + i)] = delta[output] * x[np.uintp(i)]
+            gradient[np.uintp(first + i)] = scale * x[np.uintp(i)]
+        for i in range(len(dx)):
+            dx[np.uintp(i)] += scale * weights[np.uintp(first + i)]
 
 
 @intrinsic
@@ -647,17 +662,12 @@ def _update_parameter(
     rules: Rules,
     memory: Memory,
 ) -> None:
-    """Update a parameter by the outer product of ``delta`` and ``x``, or only store this gradient for a pass."""
+    """Update a parameter by the outer product of ``delta`` and ``x``."""
     start, stop, block = (
         network.parameters[number, START],
         network.parameters[number, STOP],
         network.parameters[number, BLOCK],
     )
-    if rules.base == BY_PASS:
-        _store_gradient(delta, x, memory.gradient[start:stop])
-        if len(dx):
-            np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
-        return
     learned.steps[number] += 1
     numbers = step_numbers(
         rules.base,
@@ -711,14 +721,30 @@ def _linear_forward(layer: Array, network: Network, weights: Array, x: Array, ou
 def _linear_backward(
     layer: Array, x: Array, delta: Array, dx: Array, network: Network, learned: Learned, rules: Rules, memory: Memory
 ) -> None:
-    nothing = memory.gradient[:0]
+    nothing, stores = memory.gradient[:0], rules.base == BY_PASS
     if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
-        _update_parameter(layer[BIAS], memory.update.one, delta, nothing, network, learned, rules, memory)
-    if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
+        if stores:
+            first = network.parameters[layer[BIAS], GRADIENT_START]
+            bias = memory.gradient[first : first + len(delta)]
+            if not rules.adds:
+                bias[:] = 0
+            _add_scaled(delta.dtype.type(1), delta, bias)
+        else:
+            _update_parameter(layer[BIAS], memory.update.one, delta, nothing, network, learned, rules, memory)
+    start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
+    weights, frozen = learned.weights[start:stop], network.parameters[layer[WEIGHT], BLOCK] == FROZEN
+    if not frozen and not stores:
         _update_parameter(layer[WEIGHT], delta, x, dx, network, learned, rules, memory)
-    elif len(dx):
-        start, stop = network.parameters[layer[WEIGHT], START], network.parameters[layer[WEIGHT], STOP]
-        np.dot(delta, learned.weights[start:stop].reshape(len(delta), len(x)), dx)
+    elif not frozen and rules.row < 0:
+        first = network.parameters[layer[WEIGHT], GRADIENT_START]
+        _store_product(delta, x, memory.gradient[first : first + len(weights)], weights, dx)
+    else:
+        if len(dx):
+            np.dot(delta, weights.reshape(len(delta), len(x)), dx)
+        if not frozen:
+            row = rules.row * (len(memory.rows) // N_ROWS) + layer[ROW]
+            _copy(x, memory.rows[row:])
+            _copy(delta, memory.rows[row + filled(len(x)) :])
 
 
 # Matrix products
@@ -859,6 +885,14 @@ def _copy_rows(source: Array, source_row: int, target: Array, target_row: int, r
 
 
 @compiled
+def _add_rows(source: Array, source_row: int, target: Array, target_row: int, rows: int, n: int) -> None:
+    """Add the first ``n`` numbers of each row to rows of another length."""
+    one = source.dtype.type(1)
+    for row in range(rows):
+        _add_scaled(one, source[row * source_row : row * source_row + n], target[row * target_row :])
+
+
+@compiled
 def filled(n: int) -> int:
     """The next multiple of a vector's length."""
     return (n + SLACK - 1) // SLACK * SLACK
@@ -979,10 +1013,9 @@ def _conv_input_gradient(layer: Array, delta: Array, weights: Array, room: _Conv
 
 @compiled
 def _conv_weight_gradient(layer: Array, delta: Array, image: Array, gradient: Array) -> None:
-    """Gradient with respect to a convolution's weights, [patch, filled outputs], from a ``delta`` of whole vectors."""
+    """Add the gradient of a convolution's weights, [patch, filled outputs], from a ``delta`` of whole vectors."""
     length, image_row, step = _geometry(layer)
     columns, width = filled(layer[OUT_CHANNELS]), layer[OUT_WIDTH]
-    gradient[:] = 0
     for y in range(layer[OUT_HEIGHT]):
         for ky in range(layer[KERNEL_HEIGHT]):
             rows = (image, (y * layer[STRIDE_HEIGHT] + ky) * image_row, 1, step)
@@ -1005,22 +1038,29 @@ def _conv_backward(
     if len(dx):
         _conv_input_gradient(layer, wide, learned.weights[start:stop], room, dx)
 
-    nothing = memory.gradient[:0]
+    nothing, stores = memory.gradient[:0], rules.base == BY_PASS
     if layer[BIAS] >= 0 and network.parameters[layer[BIAS], BLOCK] != FROZEN:
-        first = network.parameters[layer[BIAS], START]
+        first = network.parameters[layer[BIAS], GRADIENT_START]
         bias = memory.gradient[first : first + outputs]
-        bias[:] = 0
+        if not rules.adds:
+            bias[:] = 0
         for position in range(positions):
             _add_scaled(bias.dtype.type(1), delta[position * outputs : (position + 1) * outputs], bias)
-        _update_parameter(layer[BIAS], memory.update.one, bias, nothing, network, learned, rules, memory)
+        if not stores:
+            _update_parameter(layer[BIAS], memory.update.one, bias, nothing, network, learned, rules, memory)
     if network.parameters[layer[WEIGHT], BLOCK] != FROZEN:
-        image, gradient = _padded_image(layer, memory.images), memory.gradient[start:stop]
+        first = network.parameters[layer[WEIGHT], GRADIENT_START]
+        image, gradient = _padded_image(layer, memory.images), memory.gradient[first : first + stop - start]
+        if not rules.adds:
+            gradient[:] = 0
         if columns > outputs:
+            room.gradient[:] = 0
             _conv_weight_gradient(layer, wide, image, room.gradient)
-            _copy_rows(room.gradient, columns, gradient, outputs, (stop - start) // outputs, outputs)
+            _add_rows(room.gradient, columns, gradient, outputs, (stop - start) // outputs, outputs)
         else:
             _conv_weight_gradient(layer, wide, image, gradient)
-        _update_parameter(layer[WEIGHT], memory.update.one, gradient, nothing, network, learned, rules, memory)
+        if not stores:
+            _update_parameter(layer[WEIGHT], memory.update.one, gradient, nothing, network, learned, rules, memory)
 
 
 @compiled
@@ -1127,8 +1167,40 @@ def _backward_and_update(network: Network, learned: Learned, rules: Rules, memor
 
 
 @compiled
-def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
-    """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
+def _add_from_rows(network: Network, memory: Memory, n: int, adds: bool) -> None:
+    """Store, or add, the gradients of linear layers' weights from the first ``n`` rows of ``memory.rows``."""
+    rows, row = memory.rows, len(memory.rows) // N_ROWS
+    for number in range(len(network.layers)):
+        layer = network.layers[number]
+        if layer[KIND] != LINEAR or network.parameters[layer[WEIGHT], BLOCK] == FROZEN:
+            continue
+        inputs, outputs, x_at = layer[N_INPUTS], layer[N_OUTPUTS], layer[ROW]
+        first, delta_at = network.parameters[layer[WEIGHT], GRADIENT_START], x_at + filled(inputs)
+        if not adds:
+            memory.gradient[first : first + inputs * outputs] = 0
+        whole = inputs // SLACK * SLACK
+        target = (memory.gradient, first, inputs)
+        multiply((rows, delta_at, 1, row), (rows, x_at, row), target, outputs, whole, n)
+        for sample in range(n):
+            x = rows[sample * row + x_at + whole : sample * row + x_at + inputs]
+            for output in range(outputs):
+                rest = memory.gradient[first + output * inputs + whole : first + (output + 1) * inputs]
+                _add_scaled(rows[sample * row + delta_at + output], x, rest)
+
+
+@compiled
+def _update_from_stored(network: Network, learned: Learned, rules: Rules, memory: Memory) -> None:
+    """Update all parameters by the gradients that are stored."""
+    for number in range(len(network.parameters)):
+        if network.parameters[number, BLOCK] != FROZEN:
+            gradient = memory.gradient[network.parameters[number, START] : network.parameters[number, STOP]]
+            nothing = memory.gradient[:0]
+            _update_parameter(number, memory.update.one, gradient, nothing, network, learned, rules, memory)
+
+
+@compiled
+def _cross_entropy(outputs: Array, label: int, share: float, delta: Array) -> float:
+    """Loss, rounded as the outputs are, and ``share`` times its gradient with respect to the outputs."""
     largest = np.float64(outputs[0])
     for i in range(1, len(outputs)):
         largest = max(largest, np.float64(outputs[i]))
@@ -1136,18 +1208,18 @@ def _cross_entropy(outputs: Array, label: int, delta: Array) -> float:
     for i in range(len(outputs)):
         total += np.exp(np.float64(outputs[i]) - largest)
     for i in range(len(outputs)):
-        delta[i] = np.exp(np.float64(outputs[i]) - largest) / total - (i == label)
+        delta[i] = share * (np.exp(np.float64(outputs[i]) - largest) / total - (i == label))
     return np.float64(outputs.dtype.type(np.log(total) + largest - np.float64(outputs[label])))
 
 
 @compiled
-def _squared_error(outputs: Array, target: Array, scale: float, delta: Array) -> float:
-    """Loss, rounded as the outputs are, and its gradient with respect to the outputs."""
+def _squared_error(outputs: Array, target: Array, scale: float, share: float, delta: Array) -> float:
+    """Loss, rounded as the outputs are, and ``share`` times its gradient with respect to the outputs."""
     total = 0.0
     for i in range(len(outputs)):
         error = np.float64(outputs[i]) - np.float64(target[i])
         total += error * error
-        delta[i] = 2 * scale * error
+        delta[i] = share * 2 * scale * error
     return np.float64(outputs.dtype.type(np.float64(outputs.dtype.type(total)) * scale))
 
 
@@ -1161,6 +1233,39 @@ def _largest(outputs: Array) -> int:
 
 
 @compiled
+def _outputs(network: Network, numbers: Array) -> Array:
+    """The network's outputs, cut out of what is kept of all layers."""
+    last = network.layers[len(network.layers) - 1]
+    return numbers[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+
+
+@compiled
+def _loss(network: Network, memory: Memory, x: Array, label: int, target: Array, share: float, weights: Array) -> float:
+    """Predict a sample: its loss, and ``share`` times the loss's gradient with respect to the outputs."""
+    _copy(x, memory.activations[: len(x)])
+    _forward(network, weights, memory)
+    outputs, delta = _outputs(network, memory.activations), _outputs(network, memory.deltas)
+    if network.loss == CROSS_ENTROPY:
+        return _cross_entropy(outputs, label, share, delta)
+    return _squared_error(outputs, target, network.loss_scale, share, delta)
+
+
+@compiled
+def _rounded(value: float, like: Array) -> float:
+    return np.float64(like.dtype.type(value))
+
+
+@compiled
+def _store_gradients(network: Network, learned: Learned, rules: Rules, memory: Memory, sample: int, n: int) -> None:
+    """Store the gradients of the first sample of a mini-batch of ``n``, or add those of another one."""
+    row = sample % N_ROWS if n > 1 else -1
+    rest = rules.base_settings, rules.meta, rules.meta_settings, rules.revises, rules.pass_address, rules.pass_table
+    _backward_and_update(network, learned, Rules(BY_PASS, *rest, sample > 0, row), memory)
+    if n > 1 and (row == N_ROWS - 1 or sample == n - 1):
+        _add_from_rows(network, memory, row + 1, sample >= N_ROWS)
+
+
+@compiled
 def count_correct(network: Network, weights: Array, memory: Memory, x: Array, labels: Array) -> int:
     """How many samples are predicted right: the largest output is at the label.
 
@@ -1168,8 +1273,7 @@ def count_correct(network: Network, weights: Array, memory: Memory, x: Array, la
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples].
     """
-    last = network.layers[len(network.layers) - 1]
-    outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    outputs = _outputs(network, memory.activations)
     n_correct = 0
     for i in range(len(x)):
         _copy(x[i], memory.activations[: x.shape[1]])
@@ -1229,6 +1333,55 @@ def use_units(units: Units, activations: Array, weights: Array) -> bool:
     return due
 
 
+EVERYTHING = 2**40  # numbers, more than there are in any memory
+
+
+@compiled
+def gradients(
+    network: Network,
+    rules: Rules,
+    memory: Memory,
+    addresses: Array,
+    x: Array,
+    labels: Array,
+    targets: Array,
+    backward: bool,
+    outputs: Array,
+) -> float:
+    """Predict a mini-batch with weights where they lie in memory, and write the gradients of its loss to others.
+
+    Args:
+        addresses: of each parameter's weights and gradient, int64 [parameters, 2]; a gradient's is that of the weights
+            where none is wanted.
+        x, labels, targets: as ``learn``.
+        backward: whether gradients are wanted at all.
+        outputs: receives the predictions, [samples, outputs].
+
+    Returns:
+        The loss of the mini-batch.
+    """
+    lowest, kind = addresses.min(), memory.update.constants.dtype
+    numbers, nothing = carray(pointer_to(lowest), EVERYTHING, kind), outputs[0, :0]
+    parameters = network.parameters.copy()
+    for i in range(len(parameters)):
+        start = (addresses[i, 0] - lowest) // outputs.itemsize
+        parameters[i, START], parameters[i, STOP] = start, start + parameters[i, STOP] - parameters[i, START]
+        parameters[i, GRADIENT_START] = (addresses[i, 1] - lowest) // outputs.itemsize
+    loss = network.loss, network.loss_scale, network.averages
+    placed = Network(network.layers, network.slopes, parameters, network.settings, *loss)
+    none = np.zeros((0, 0))
+    learned = Learned(numbers, nothing, nothing, nothing, nothing, np.zeros(0), none, nothing, none)
+    rest = memory.rows, memory.update, memory.meta_gradients
+    room = Memory(memory.activations, memory.deltas, memory.images, memory.winners, memory.scratch, numbers, *rest)
+    share, total = 1 / len(x) if network.averages else 1.0, 0.0
+    for i in range(len(x)):
+        total += _loss(placed, room, x[i], labels[i], targets[i], share, numbers)
+        _copy(_outputs(network, memory.activations), outputs[i])
+        if backward:
+            _store_gradients(placed, learned, rules, room, i, len(x))
+    return _rounded(total * share, outputs)
+
+
 UPDATE, REPORT = range(2)  # tasks of a pass: make the update; write the step sizes in force to its table
 LEARNED_ALL, LOSS_NOT_FINITE, HANDED_BACK = (
     -1,
@@ -1250,12 +1403,13 @@ def learn(
     planned: Array,
     first_step: int,
     record_every: int,
+    batch_size: int,
     correct: Array,
     losses: Array,
     step_sizes: Array,
     meta_gradients: Array,
 ) -> tuple[int, int, float]:
-    """Predict, score, learn, for one sample after the other.
+    """Predict, score, learn, for one sample after the other, or for one mini-batch after the other.
 
     Args:
         learned: changed in place.
@@ -1263,11 +1417,13 @@ def learn(
         x: inputs [samples, numbers], each in the order that PyTorch flattens it.
         labels: classes int64 [samples], for cross-entropy.
         targets: [samples, outputs], for squared errors.
-        planned: step sizes at each sample, float64 [samples, blocks]; [0, blocks] for those of the table of blocks.
+        planned: step sizes at each update, float64 [updates, blocks]; [0, blocks] for those of the table of blocks.
         first_step: number of the first sample in the stream.
+        record_every: an update is recorded if the number of one of its samples is a multiple.
+        batch_size: samples that are predicted, and then learned from, at once; at the end they may be fewer.
         correct: receives whether the largest output was at the label, bool [samples].
         losses: receives the losses of the predictions, float64 [samples].
-        step_sizes: receives the step sizes in force at each recorded step, float64 [recorded steps, blocks].
+        step_sizes: receives the step sizes in force at each recorded update, float64 [recorded updates, blocks].
         meta_gradients: likewise the meta gradients.
 
     Returns:
@@ -1275,41 +1431,45 @@ def learn(
         unit is due or meta gradients are collected, or the number of a block whose meta gradient is not finite; and the
         value that is not finite.
     """
-    last = network.layers[len(network.layers) - 1]
-    outputs = memory.activations[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
-    delta = memory.deltas[last[OUTPUT] : last[OUTPUT] + last[N_OUTPUTS]]
+    outputs = _outputs(network, memory.activations)
     active = np.zeros(len(learned.blocks), np.bool_)
     for number in range(len(network.parameters)):
         if network.parameters[number, BLOCK] != FROZEN:
             active[network.parameters[number, BLOCK]] = True
     n_recorded = 0
-    for i in range(len(x)):
-        _copy(x[i], memory.activations[: x.shape[1]])
-        _forward(network, learned.weights, memory)
-        if network.loss == CROSS_ENTROPY:
-            loss = _cross_entropy(outputs, labels[i], delta)
+    for start in range(0, len(x), batch_size):
+        stop = min(start + batch_size, len(x))
+        recorded = -(-(first_step + start) // record_every) * record_every < first_step + stop
+        n = stop - start
+        share, loss = 1 / n if network.averages else 1.0, 0.0
+        for i in range(start, stop):
+            losses[i] = _loss(network, memory, x[i], labels[i], targets[i], share, learned.weights)
+            loss += losses[i]
             correct[i] = _largest(outputs) == labels[i]
-        else:
-            loss = _squared_error(outputs, targets[i], network.loss_scale, delta)
-        if not np.isfinite(loss):
-            return i, LOSS_NOT_FINITE, loss
-        losses[i] = loss
-        if len(planned):
-            learned.blocks[:, STEP_SIZE] = planned[i]
-        recorded = (first_step + i) % record_every == 0
-        if recorded and rules.base == BY_PASS:
-            call_pass(rules.pass_address, rules.pass_table, REPORT, loss)
-        if recorded:
-            step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]
-        memory.meta_gradients[:] = 0
-        _backward_and_update(network, learned, rules, memory)
+            if i == stop - 1:
+                loss = _rounded(loss * share, outputs)
+                if not np.isfinite(loss):
+                    return start, LOSS_NOT_FINITE, loss
+                if len(planned):
+                    learned.blocks[:, STEP_SIZE] = planned[start // batch_size]
+                if recorded and rules.base == BY_PASS:
+                    call_pass(rules.pass_address, rules.pass_table, REPORT, loss)
+                if recorded:
+                    step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]
+                memory.meta_gradients[:] = 0
+            if n > 1:
+                _store_gradients(network, learned, rules, memory, i - start, n)
+            else:
+                _backward_and_update(network, learned, rules, memory)
         if rules.base == BY_PASS:
             call_pass(rules.pass_address, rules.pass_table, UPDATE, loss)
+        elif n > 1:
+            _update_from_stored(network, learned, rules, memory)
         for block in range(len(learned.blocks)):
             if active[block] and learned.blocks[block, META_LR] > 0:
                 for z in memory.meta_gradients[block]:
                     if not np.isfinite(z):
-                        return i, block, z
+                        return start, block, z
                 z = _meta_gradient(learned.blocks[block], memory.meta_gradients[block])
                 change = update_step_size(rules.meta, rules.meta_settings, learned.blocks[block], z)
                 if rules.revises and change != 0:
@@ -1322,5 +1482,5 @@ def learn(
             learned.blocks[:, META_STEP] += 1
             handed_back |= learned.blocks[0, META_STEP] == rules.meta_settings[0]
         if handed_back:
-            return i + 1, HANDED_BACK, 0.0
+            return stop, HANDED_BACK, 0.0
     return len(x), LEARNED_ALL, 0.0

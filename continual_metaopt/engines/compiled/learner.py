@@ -6,10 +6,10 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import scipy
@@ -53,7 +53,7 @@ class NetworkTables:
         layers: a row per layer, as ``kernels.Network`` describes.
         slopes: of leaky ReLUs.
         places: where each parameter is in the flat arrays; the beginnings are aligned.
-        n_weights, n_activations, n_images, n_winners, n_scratch: numbers to make room for.
+        n_weights, n_activations, n_images, n_winners, n_scratch, n_row: numbers to make room for.
         n_inputs, n_outputs: of the network.
     """
 
@@ -65,6 +65,7 @@ class NetworkTables:
     n_images: int = 0
     n_winners: int = 0
     n_scratch: int = 0
+    n_row: int = 0
     n_inputs: int = 0
     n_outputs: int = 0
 
@@ -88,6 +89,7 @@ class CompiledLearner:
         states: names of the arrays of ``learned`` that are a parameter's state, by field.
         trajectory: step sizes to replay, in the order of the blocks; None to learn them, or to leave them.
         by_pass: makes the updates, where ``rules.base`` is ``kernels.BY_PASS``.
+        batch_size: samples that are predicted, and then learned from, at once.
 
     Attributes:
         outside: goes on where compiled code hands back; None if it never does.
@@ -107,14 +109,15 @@ class CompiledLearner:
         states: dict[str, str],
         trajectory: Trajectory | None = None,
         by_pass: passes.Pass | None = None,
+        batch_size: int = 1,
     ) -> None:
         self.tables, self.network, self.rules, self.blocks = tables, network, rules, list(blocks)
-        self.by_pass = by_pass
+        self.by_pass, self.batch_size = by_pass, batch_size
         self.parameters, self.states, self.trajectory = list(parameters), states, trajectory
         self.learned = k.Learned(*(aligned(array) if array.ndim == 1 else array.copy() for array in learned))
         self.dtype = learned.weights.dtype
         self.classifies = network.loss == k.CROSS_ENTROPY
-        self._memory = _make_memory(tables, self.dtype, len(blocks))
+        self._memory = make_memory(tables, self.dtype, len(blocks))
         self.outside: Outside | None = None
         self.units = no_units(self.dtype)
         self.restarts: list[tuple[int, Array]] = []
@@ -123,8 +126,8 @@ class CompiledLearner:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.outside is not None:
             raise TypeError("what is outside of compiled code cannot be pickled")
-        rest = (self.learned, self.blocks, self.parameters, self.states, self.trajectory, self.by_pass)
-        return CompiledLearner, (self.tables, self.network, self.rules, *rest)
+        rest = self.parameters, self.states, self.trajectory, self.by_pass, self.batch_size
+        return CompiledLearner, (self.tables, self.network, self.rules, self.learned, self.blocks, *rest)
 
     def compile(self, samples: Samples) -> None:
         """Compile what ``learn`` calls, if this process has not yet, so that it does not count as learning.
@@ -144,11 +147,12 @@ class CompiledLearner:
         record_every: int,
         at_most: int = MAX_SAMPLES,
     ) -> bool:
-        """Learn from samples, one at a time, until they end or the call has lasted long enough.
+        """Learn from samples, one mini-batch at a time, until they end or the call has lasted long enough.
 
         Args:
             first: number of the sample to begin with.
             observations: filled in place; says at which step of the stream that is.
+            at_most: samples, of which the last mini-batch may bring more.
 
         Returns:
             Whether there are more samples.
@@ -163,7 +167,8 @@ class CompiledLearner:
         else:
             n = int(min(max(MAX_SECONDS / self._seconds_per_sample, 1), MAX_SAMPLES))
         until_checked = WEIGHTS_CHECKED_EVERY - observations.next_step % WEIGHTS_CHECKED_EVERY
-        n = min(n, at_most, len(samples) - first, until_checked)
+        n_batches = max(1, min(n // self.batch_size, -(-min(at_most, until_checked) // self.batch_size)))
+        n = min(n_batches * self.batch_size, len(samples) - first)
         start = time.monotonic()
         self._learn(samples, slice(first, first + n), observations, record_every)
         if n >= FIRST_SAMPLES:  # fewer say little, since each call takes time as well
@@ -212,12 +217,18 @@ class CompiledLearner:
         n_correct = 0
         for start in range(0, len(samples), PREDICTED_AT_ONCE):
             x, y = samples.batch(slice(start, min(start + PREDICTED_AT_ONCE, len(samples))))
-            with _one_thread, flushed_denormals():
+            with one_thread, flushed_denormals():
                 n_correct += k.count_correct(self.network, self.learned.weights, self._memory, self._inputs(x), y)
         return n_correct / len(samples)
 
     def _inputs(self, x: Array) -> Array:
         return np.ascontiguousarray(x.reshape(len(x), self.tables.n_inputs), self.dtype)
+
+    def _recorded(self, first: int, n: int, every: int) -> list[int]:
+        """Of each mini-batch with a recorded step, the first such step."""
+        steps = np.array(recorded_steps(first, n, every), np.int64)
+        firsts = np.unique((steps - first) // self.batch_size, return_index=True)[1]
+        return cast(list[int], steps[firsts].tolist())
 
     def _rules(self) -> tuple[k.Rules, passes.Tables | None]:
         """The rules, with the tables of the pass as memory is now."""
@@ -245,26 +256,27 @@ class CompiledLearner:
         if self.classifies:
             bad = np.flatnonzero((y < 0) | (y >= self.tables.n_outputs))
             if len(bad):
-                bad_label, n = int(y[bad[0]]), int(bad[0])
+                bad_label, n = int(y[bad[0]]), int(bad[0]) // self.batch_size * self.batch_size
         labels, targets = np.zeros(n, np.int64), np.zeros((n, self.tables.n_outputs), self.dtype)
         if self.classifies:
             labels[:] = y[:n]
         else:
             targets[:] = y[:n].reshape(targets.shape)
         step = observations.next_step
-        recorded = recorded_steps(step, n, record_every)
+        recorded = self._recorded(step, n, record_every)
         correct, losses = np.zeros(n, np.bool_), np.zeros(n)
         step_sizes = np.zeros((len(recorded), len(self.blocks)))
         meta_gradients = np.zeros_like(step_sizes)
         planned = np.zeros((0, len(self.blocks)))
         if self.trajectory is not None:
-            planned = self.trajectory.at(int(self.learned.blocks[0, k.N_REPLAYED]) + np.arange(n))
+            first_update = int(self.learned.blocks[0, k.N_REPLAYED])
+            planned = self.trajectory.at(first_update + np.arange(-(-n // self.batch_size)))
         rules, _tables = self._rules()  # which have to live as long as the calls
         inputs, reports, n_learned, reason, value = self._inputs(x[:n]), [], 0, k.HANDED_BACK, 0.0
         while reason == k.HANDED_BACK:
-            first, row = n_learned, len(recorded_steps(step, n_learned, record_every))
+            first, row = n_learned, len(self._recorded(step, n_learned, record_every))
             others = self.outside.report() if self.outside is not None and row < len(recorded) else {}
-            with _one_thread, flushed_denormals():
+            with one_thread, flushed_denormals():
                 n_more, reason, value = k.learn(
                     self.network,
                     self.learned,
@@ -274,19 +286,20 @@ class CompiledLearner:
                     inputs[first:],
                     labels[first:],
                     targets[first:],
-                    planned[first:],
+                    planned[-(-first // self.batch_size) :],
                     step + first,
                     record_every,
+                    self.batch_size,
                     correct[first:],
                     losses[first:],
                     step_sizes[row:],
                     meta_gradients[row:],
                 )
             n_learned += n_more
-            reports += [others] * len(recorded_steps(step + first, n_more, record_every))
+            reports += [others] * len(self._recorded(step + first, n_more, record_every))
             if reason == k.HANDED_BACK and self.outside is not None:
                 self.outside.go_on()
-        self.learned.blocks[:, k.N_REPLAYED] += n_learned
+        self.learned.blocks[:, k.N_REPLAYED] += -(-n_learned // self.batch_size)
         observations.correct += correct[:n_learned].tolist() if self.classifies else [None] * n_learned
         observations.loss += losses[:n_learned].tolist()
         for row, (recorded_step, report) in enumerate(zip(recorded, reports, strict=False)):
@@ -310,7 +323,8 @@ class CompiledLearner:
             raise ValueError(label_does_not_fit(bad_label, self.tables.n_outputs))
 
 
-def _make_memory(tables: NetworkTables, dtype: DTypeLike, n_blocks: int) -> k.Memory:
+def make_memory(tables: NetworkTables, dtype: DTypeLike, n_blocks: int) -> k.Memory:
+    """Room for the steps of a network."""
     return k.Memory(
         aligned_zeros(tables.n_activations, dtype),
         aligned_zeros(tables.n_activations, dtype),
@@ -318,6 +332,7 @@ def _make_memory(tables: NetworkTables, dtype: DTypeLike, n_blocks: int) -> k.Me
         np.zeros(tables.n_winners, np.int32),
         aligned_zeros(tables.n_scratch, dtype),
         aligned_zeros(tables.n_weights, dtype),
+        aligned_zeros(k.N_ROWS * tables.n_row, dtype),
         room_for_update(dtype),
         np.zeros((n_blocks, 2)),
     )
@@ -335,12 +350,19 @@ def room_for_update(dtype: DTypeLike) -> k.Room:
     return k.Room(**pieces | {"one": np.ones(1, dtype), "constants": np.zeros(k.N_CONSTANTS, dtype)})
 
 
-def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
-    """An array of zeros that begins where a line of the processor's cache begins."""
+def aligned_empty(n: int, dtype: DTypeLike) -> NDArray[Any]:
+    """As ``aligned_zeros``, with any numbers."""
     itemsize = np.dtype(dtype).itemsize
-    room = np.zeros(n + k.ALIGNMENT, dtype)
+    room = np.empty(n + k.ALIGNMENT, dtype)
     first = -room.ctypes.data // itemsize % k.ALIGNMENT
     return room[first : first + n]
+
+
+def aligned_zeros(n: int, dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros that begins where a line of the processor's cache begins."""
+    numbers = aligned_empty(n, dtype)
+    numbers[:] = 0
+    return numbers
 
 
 def aligned(numbers: NDArray[Any]) -> NDArray[Any]:
@@ -369,22 +391,28 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_within = 0
-        self._controller: ThreadpoolController | None = None
-        self._limit: Any = None
+        self._libraries: list[Any] | None = None  # since ThreadpoolController.limit takes 50 times as long
+        self._before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._controller is None:
-                self._controller = libraries_that_multiply()
+            if self._libraries is None:
+                self._libraries = libraries_that_multiply().lib_controllers
             if self._n_within == 0:
-                self._limit = self._controller.limit(limits=1)
+                self._before = [(library, library.get_num_threads()) for library in self._libraries]
+                self._set(1 for _ in self._before)
             self._n_within += 1
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._n_within -= 1
             if self._n_within == 0:
-                self._limit.restore_original_limits()
+                self._set(n for _, n in self._before)
+
+    def _set(self, numbers: Iterable[int]) -> None:
+        for (library, before), n in zip(self._before, numbers, strict=True):
+            if before != 1:
+                library.set_num_threads(n)
 
 
-_one_thread = _OneThread()
+one_thread = _OneThread()

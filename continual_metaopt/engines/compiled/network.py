@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from torch import nn
 
 from continual_metaopt.engines.compiled import kernels as k
@@ -39,6 +40,20 @@ def why_not_translated(model: nn.Module, criterion: Any, but_for: Any = None) ->
     return None
 
 
+def why_slower(model: nn.Module, batch_size: int, most: int) -> str | None:
+    """What makes mini-batches of this size slower with the kernels than with PyTorch's operations; None if nothing.
+
+    The kernels work on one sample after the other, which takes longer than products of matrices where those are all
+    that there is to compute.
+
+    Args:
+        most: samples at which the kernels are faster in any network.
+    """
+    if batch_size <= most or any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return None
+    return f"mini-batches of {batch_size} without convolutions are faster with PyTorch's operations"
+
+
 def _why_not_loss(criterion: Any) -> str | None:
     if type(criterion) is HalfSquaredError:
         return None
@@ -54,7 +69,25 @@ def _why_not_loss(criterion: Any) -> str | None:
     return None
 
 
-def loss_scale(criterion: Any, n_outputs: int) -> float:
+def network_for_kernels(tables: NetworkTables, criterion: Any, dtype: DTypeLike) -> k.Network:
+    """The tables of a network and its loss as the kernels take them, with all parameters frozen."""
+    parameters = np.zeros((len(tables.places), k.N_PARAMETER_COLUMNS), np.int64)
+    parameters[:, k.START] = [place.start for place in tables.places]
+    parameters[:, k.STOP] = [place.stop for place in tables.places]
+    parameters[:, k.BLOCK] = k.FROZEN
+    parameters[:, k.GRADIENT_START] = parameters[:, k.START]
+    return k.Network(
+        np.array(tables.layers, np.int64),
+        np.array(tables.slopes, dtype),
+        parameters,
+        np.zeros((len(parameters), k.N_SETTINGS)),
+        k.CROSS_ENTROPY if isinstance(criterion, nn.CrossEntropyLoss) else k.SQUARED_ERROR,
+        _loss_scale(criterion, tables.n_outputs),
+        type(criterion) is HalfSquaredError or criterion.reduction == "mean",
+    )
+
+
+def _loss_scale(criterion: Any, n_outputs: int) -> float:
     """The factor on the sum of squared errors in a loss that has a kernel."""
     if type(criterion) is HalfSquaredError:
         return 0.5
@@ -141,6 +174,8 @@ class _Builder:
         if self.shape != (layer.in_features,):
             raise ValueError(f"{layer} does not fit an input of shape {self.shape}")
         row = self._row(k.LINEAR, (layer.out_features,))
+        row[k.ROW] = self.tables.n_row
+        self.tables.n_row += _aligned(layer.in_features) + _aligned(layer.out_features)
         self._add_parameters(row, layer)
 
     def _add_conv(self, layer: nn.Conv2d) -> None:

@@ -13,6 +13,7 @@ from avalanche.training.plugins import ReplayPlugin
 from torch import nn
 
 from continual_metaopt.engines import torch_engine
+from continual_metaopt.engines.compiled import learner as compiled_learner
 from continual_metaopt.engines.torch_engine import losses_of
 from continual_metaopt.learner import online_learner as learner_module
 from continual_metaopt.learner.metrics.diagnostics import diagnostics
@@ -21,8 +22,8 @@ from continual_metaopt.learner.strategy import MetaOptimizeStrategy
 from continual_metaopt.networks.losses import HalfSquaredError
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.runs import compiled_run, preparing
 from continual_metaopt.runs import learner_run as running
-from continual_metaopt.runs import preparing
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
@@ -115,7 +116,7 @@ def test_learns_as_a_plain_loop_over_mini_batches_does(size: int, optimizer: str
 def test_the_fused_engine_learns_the_same_up_to_rounding(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("continual_metaopt.engines.traced.traced_gradients.FEWEST_SAMPLES", 1)
     learners, collectors = [], []
-    for engine in ("torch", "auto"):
+    for engine in ("torch", "fused"):
         model, collector = small_network(), Collector()
         optimizer = optimizer_of(model, "MetaOptimize")
         learners.append(
@@ -123,19 +124,11 @@ def test_the_fused_engine_learns_the_same_up_to_rounding(size: int, monkeypatch:
         )
         learners[-1].train(stream())
         collectors.append(collector)
-    reason = f"not compiled: samples come in mini-batches of {size}; gradients by a traced graph"
-    assert learners[1].engine == {"name": "fused", "reason": reason}
+    assert learners[1].engine == {"name": "fused", "reason": "asked for; gradients by a traced graph"}
     assert collectors[1].all("loss") == pytest.approx(collectors[0].all("loss"), rel=1e-3, abs=1e-5)
     assert collectors[1].all("correct") == collectors[0].all("correct")
     for a, b in zip(*(learner.model.parameters() for learner in learners), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
-
-
-def test_the_compiled_engine_refuses() -> None:
-    model = small_network()
-    message = 'engine="compiled" is not possible: samples come in mini-batches of 4; use engine="auto"'
-    with pytest.raises(ValueError, match=exactly(message)):
-        OnlineLearner(model=model, optimizer=optimizer_of(model, "MetaOptimize"), engine="compiled", batch_size=4)
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -207,8 +200,10 @@ def run_config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
         for_learner = dataclasses.replace(planned.info.for_learner, batch_size=8)
         return dataclasses.replace(planned, info=dataclasses.replace(planned.info, for_learner=for_learner))
 
-    monkeypatch.setattr(preparing, "plan_stream", with_batches)
-    monkeypatch.setattr(torch_engine, "MAX_SAMPLES", 20)
+    for module in (preparing, compiled_run):
+        monkeypatch.setattr(module, "plan_stream", with_batches)
+    for module in (torch_engine, compiled_learner):
+        monkeypatch.setattr(module, "MAX_SAMPLES", 20)
     return RunConfig(
         stream=Component(name="permuted_inputs", n_experiences=2, samples_per_experience=30),
         network=Component(name="mlp", hidden=[8]),
@@ -218,9 +213,11 @@ def run_config(monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize("engine", ["fused", "compiled"])
 def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
-    run_config: RunConfig, stop: int, tmp_path: Path
+    run_config: RunConfig, engine: str, stop: int, tmp_path: Path
 ) -> None:
+    run_config = run_config.model_copy(update={"engine": engine})
     assert run_one(run_config, tmp_path / "whole") == "finished"
     tables = read_tables(tmp_path / "whole")
     assert tables["samples"]["step"].to_pylist() == list(range(60))
@@ -229,8 +226,7 @@ def test_runs_take_the_batch_size_from_the_stream_and_can_be_resumed(
     assert tables["experiences"]["n_samples"].to_pylist() == [30, 30]
     assert sum(tables["experiences"]["n_correct"].to_pylist()) == sum(tables["samples"]["correct"].to_pylist())
     assert read_json(tmp_path / "whole" / "config.json")["stream_info"]["batch_size"] == 8
-    reason = read_json(tmp_path / "whole" / "status.json")["engine"]["reason"]
-    assert reason.startswith("not compiled: samples come in mini-batches of 8; ")
+    assert read_json(tmp_path / "whole" / "status.json")["engine"]["name"] == engine
 
     asked: list[None] = []
     stopped = run_one(run_config, tmp_path / "resumed", should_stop=lambda: asked.append(None) or len(asked) == stop)

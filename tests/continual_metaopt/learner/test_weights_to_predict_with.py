@@ -107,6 +107,7 @@ def test_predictions_and_gradients_are_each_at_their_weights(benchmark: Any, lis
     learner = OnlineLearner(
         model=model,
         optimizer=Halves(model.parameters(), LR),
+        engine="torch",
         recorder=seen,
         plugins=[evaluates, *([Listener()] if listening else [])],
     )
@@ -129,6 +130,7 @@ def test_diagnostics_see_them_and_change_nothing(benchmark: Any) -> None:
     learner = OnlineLearner(
         model=model,
         optimizer=Halves(model.parameters(), LR),
+        engine="torch",
         recorder=seen,
         evaluator=quiet_evaluator(*diagnostics),
     )

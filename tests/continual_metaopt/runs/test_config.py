@@ -76,7 +76,7 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"purpose": "selection"},
         {"diagnostics_every": 10},  # of none
         # defaults spelled out, in another order, with other types of the same value
-        {"learner": Component(name="metaoptimize", gamma="auto", lr=1e-5, lr_bounds=[1e-10, 1])},
+        {"learner": Component(name="metaoptimize", gamma="auto", lr=3e-4, lr_bounds=[1e-10, 1])},
         {"network": Component(name="mlp", hidden=(128,))},
         {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
         # where files and pixels lie
@@ -88,7 +88,8 @@ def test_what_does_not_decide_the_result_leaves_the_identity(changes: dict[str, 
 
 
 def test_the_identity_is_that_of_versions_with_fewer_or_other_options() -> None:
-    config = RunConfig(stream=Component(name="tracking"), network=Component(name="linear"))
+    learner = Component(name="metaoptimize", lr=1e-5)
+    config = RunConfig(stream=Component(name="tracking"), network=Component(name="linear"), learner=learner)
     assert config.resolved().run_id == "674ae0b78813"
 
 
@@ -147,7 +148,7 @@ def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
         *("curvature_clip", "trace_memory_limit", "step_sizes"),
     ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
-        "lr": 1e-5,
+        "lr": 3e-4,
         "meta_lr": 0.01,
         "lr_bounds": (1e-10, 1.0),
     }

@@ -231,8 +231,8 @@ def test_experiences_sum_up_the_samples(finished: Path) -> None:
             {"name": "fused", "reason": f"not compiled: Cropping is not a sequence of layers; {TOO_SHORT}"},
         ),
         (
-            "torch:AdamW",
-            "mlp",
+            "torch:NAdam",
+            "dropping",
             {"name": "torch", "reason": "neither compiled nor fused: the experience is too short for tracing"},
         ),
     ],
@@ -290,7 +290,7 @@ def test_the_record_of_many_step_sizes_and_of_what_else_is_learned(tmp_path: Pat
     run_one(config_of(evaluate=False, learner={"name": "metaoptimize", "lr": 3e-3, **options}), tmp_path)
 
     assert read_json(tmp_path / "status.json")["state"] == "finished"
-    assert read_json(tmp_path / "status.json")["engine"]["name"] == "torch"
+    assert read_json(tmp_path / "status.json")["engine"]["name"] == "fused"
     tables = read_tables(tmp_path)
     rows = tables["step_sizes"].to_pylist()
     start = {"step_size": 3e-3, **dict.fromkeys(("q05", "q25", "q75", "q95"), 3e-3)}
@@ -342,7 +342,7 @@ def test_a_diverged_run_keeps_what_came_before(tmp_path: Path, at: int, n_experi
     assert tables["samples"]["step"].to_pylist() == list(range(at))
     assert tables["experiences"].num_rows == n_experiences
     assert tables["step_sizes"]["step"].to_pylist() == list(range(0, at, 10))
-    assert status["engine"]["name"] == "torch"
+    assert status["engine"]["name"] == "fused"
     assert not (tmp_path / "checkpoint.pt").exists()
     assert load_runs(tmp_path).correct_counts["n_rows"].tolist() == [at]
     files = files_of(tmp_path)

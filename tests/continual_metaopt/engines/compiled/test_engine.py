@@ -53,8 +53,11 @@ Shape = tuple[int, ...]
 class Learner:
     """A network and its optimizer, which learn by one of the engines."""
 
-    def __init__(self, engine: str, model: nn.Module, optimizer: MetaOptimize, criterion: Any) -> None:
+    def __init__(
+        self, engine: str, model: nn.Module, optimizer: MetaOptimize, criterion: Any, batch_size: int = 1
+    ) -> None:
         self.engine, self.model, self.optimizer, self.criterion = engine, model, optimizer, criterion
+        self.batch_size = batch_size
         self.compiled: CompiledEngine | None = None
 
     def learn(self, dataset: Any, observations: Observations, record_every: int = 1) -> str | None:
@@ -63,7 +66,8 @@ class Learner:
             if self.engine == "compiled":
                 self._learn_compiled(dataset, observations, record_every)
             else:
-                samples = ((x[None], y[None]) for x, y in (dataset[i] for i in range(len(dataset))))
+                size = self.batch_size
+                samples = (dataset[i : i + size] for i in range(0, len(dataset), size))
                 update = FusedUpdate(self.optimizer) if self.engine == "fused" else self.optimizer.step
                 arguments = (self.model, self.optimizer, self.criterion, samples, observations, record_every, update)
                 while torch_engine.learn(*arguments):
@@ -76,7 +80,7 @@ class Learner:
         x, y = dataset[0]
         if self.compiled is None:
             assert why_not_compiled(self.model, self.optimizer, self.criterion) is None
-            self.compiled = CompiledEngine(self.model, self.optimizer, self.criterion, x.shape)
+            self.compiled = CompiledEngine(self.model, self.optimizer, self.criterion, x.shape, self.batch_size)
         assert self.compiled.why_not_sample(x[None], y[None]) is None
         first = len(observations)
         while self.compiled.learn(dataset, len(observations) - first, observations, record_every):
@@ -93,10 +97,13 @@ class Twins:
         criterion: Any = None,
         engines: Sequence[str] = ("torch", "compiled"),
         rtol: float = 1e-9,
+        batch_size: int = 1,
     ) -> None:
         criterion = criterion or nn.CrossEntropyLoss()
         copies = [copy.deepcopy(model) for _ in engines]
-        self.learners = [Learner(e, m, make_optimizer(m), criterion) for e, m in zip(engines, copies, strict=True)]
+        self.learners = [
+            Learner(e, m, make_optimizer(m), criterion, batch_size) for e, m in zip(engines, copies, strict=True)
+        ]
         self.seen = [Observations(0, 0) for _ in engines]
         self.rtol = rtol
 

@@ -107,22 +107,22 @@ def test_predicting_in_between_changes_nothing() -> None:
 
 WITHOUT_TORCH = """
 import sys
-from continual_metaopt.engines.compiled.learner import _one_thread, libraries_that_multiply
+from continual_metaopt.engines.compiled.learner import one_thread, libraries_that_multiply
 from continual_metaopt.engines.compiled.denormals import flushed_denormals
 
 def threads():
     return [library["num_threads"] for library in libraries_that_multiply().info()]
 
-with _one_thread, flushed_denormals():
+with one_thread, flushed_denormals():
     inside = threads()
 import numba.np.linalg, scipy.linalg
 numba.np.linalg.ensure_blas()
-with _one_thread:
+with one_thread:
     print(inside == threads() == [1] * len(inside), len(inside) > 0, "torch" in sys.modules)
 """
 
 
-def test_without_torch_it_multiplies_on_one_thread() -> None:
+def test_without_torch_it_multiplies_onone_thread() -> None:
     """The library that the kernels multiply with is there when threads are limited for the first time."""
     command = [sys.executable, "-c", WITHOUT_TORCH]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
