@@ -45,6 +45,7 @@ class COCOB(Elementwise):
         weight_decay: factor on the weights in the gradient, coupled as in the author's package.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(1, requires_grad=True)
         >>> w.grad = torch.tensor([2.0])
         >>> COCOB([w]).step()

@@ -53,6 +53,7 @@ class ExponentiatedGradient(Elementwise):
         normalized: whether the alignment of the gradients counts, or their product.
 
     Example:
+        >>> import torch
         >>> w = torch.ones(1, requires_grad=True)
         >>> w.grad = torch.tensor([2.0])
         >>> ExponentiatedGradient([w], lr=0.1).step()

@@ -63,6 +63,7 @@ class IDBD(DeltaBarDelta):
         ValueError: the network is not linear, or a setting is out of range.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1, bias=False)
         >>> _ = torch.nn.init.zeros_(model.weight)
         >>> optimizer = IDBD(model, lr=0.1)

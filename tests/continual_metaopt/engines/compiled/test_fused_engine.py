@@ -77,7 +77,11 @@ def trained(
 
 
 # learners whose step is compiled, and sums in another order
-COMPILED_UPDATES = ("metaoptimize", "glocal", "fixed", "fixed_per_block", "reinitialised_told")
+COMPILED_UPDATES = (
+    *("metaoptimize", "glocal", "fixed", "fixed_per_block", "reinitialised_told", "sgd_hd", "adam_hd", "cocob"),
+    *("meta_mirror_descent", "cosine", "cosine_restarts_told", "adamw_lion_package", "aruba_told", "l2_init", "obgd"),
+    *("exponentiated_gradient", "idbd_network", "idbd_rmsprop", "sps", "weight_clipping"),
+)
 REFUSED = {"vsgd": DIFFERENTIATES}
 LEFT_TO_AUTOGRAD = {"continual_backprop": HOOKS}
 ALL = [

@@ -240,7 +240,7 @@ def test_it_is_the_package_s_optimizer_in_a_plain_loop(case: Case, benchmark: An
 
     ours, seen = small_network(), Collector()
     optimizer = make_optimizer(case.name, ours, **case.options)
-    OnlineLearner(model=ours, optimizer=optimizer, recorder=seen).train(benchmark.train_stream)
+    OnlineLearner(model=ours, optimizer=optimizer, recorder=seen, engine="torch").train(benchmark.train_stream)
 
     assert seen.all("loss") == losses
     for mine, original in zip(weights(ours), (p.detach() for _, p in named_tensors(theirs)), strict=True):
