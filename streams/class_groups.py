@@ -123,16 +123,22 @@ def plan_classes(
 def _label_tables(groups: Sequence[Classes], labels: Labels, n_classes: int) -> list[NDArray[np.int64]]:
     """Number the source's classes in each experience, with −1 for classes that are not in it."""
     if labels == "within":
-        return [_numbered(group, n_classes) for group in groups]
+        return [numbered(group, n_classes) for group in groups]
     if labels == "global":
         return [np.arange(n_classes)] * len(groups)
     if labels == "appearance":
         every, first = np.unique(np.concatenate(groups), return_index=True)
-        return [_numbered(every[np.argsort(first)], n_classes)] * len(groups)
+        return [numbered(every[np.argsort(first)], n_classes)] * len(groups)
     raise ValueError(unknown_name("kind of labels", labels, ["within", "global", "appearance"]))
 
 
-def _numbered(classes: Classes, n_classes: int) -> NDArray[np.int64]:
+def numbered(classes: Classes, n_classes: int) -> NDArray[np.int64]:
+    """Number some of the source's classes in their order, and give all others −1.
+
+    Example:
+        >>> numbered(np.array([2, 0]), 3).tolist()
+        [1, -1, 0]
+    """
     table = np.full(n_classes, -1)
     table[classes] = np.arange(len(classes))
     return table

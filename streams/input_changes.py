@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from continual_metaopt.streams.plan import INPUT_NOISE
+from continual_metaopt.streams.plan import CROPS, INPUT_NOISE
 
 Images = NDArray[np.uint8]
 
@@ -183,17 +183,11 @@ class Noise:
     def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
         """Add noise to images; see ``InputChange``."""
         for i in np.flatnonzero(change > 0):
-            noise = _quantiles_of_noise(int(change[i])).take(self._draws(int(steps[i]), images[i].size))
+            draws = _raw_draws(self._seed, INPUT_NOISE, int(steps[i]), -(-images[i].size // 4))
+            noise = _quantiles_of_noise(int(change[i])).take(draws.view("<u2")[: images[i].size])
             noise += images[i].reshape(-1)
             images[i] = noise.clip(0, 255).reshape(images[i].shape)
         return images
-
-    def _draws(self, step: int, n: int) -> NDArray[np.uint16]:
-        """Draw numbers from 0 to 2^16 − 1 uniformly for one sample."""
-        # Philox counts blocks of four numbers of 64 bits; NumPy has frozen its sequence
-        key, counter = (np.array(words, np.uint64) for words in ([self._seed, INPUT_NOISE], [0, step % 2**64, 0, 0]))
-        raw = np.random.Philox(key=key, counter=counter).random_raw(-(-n // 4))
-        return raw.astype("<u8").view("<u2")[:n]
 
     def content(self) -> bytes:
         """Tell the seed, and what the numbers mean."""
@@ -212,3 +206,44 @@ def normal_quantiles() -> NDArray[np.int64]:
     """Compute the standard normal quantiles at (u + ½) / 2^16 for u = 0, 1, …, in 2^−12."""
     inverse = NormalDist().inv_cdf
     return np.array([round(4096 * inverse((u + 0.5) / 65536)) for u in range(65536)])
+
+
+class CropAndFlip:
+    """Moves an image by up to four pixels up or down and left or right, and mirrors every other one, anew each time.
+
+    This is the usual augmentation of CIFAR: a random part of the image's size, of the image in a frame of four black
+    pixels, and a mirror with probability ½. Change 0 does it. What happens depends on the seed and on the sample's step
+    alone.
+
+    Example:
+        >>> images = np.array([[[1, 2], [3, 4]]] * 3, np.uint8)[..., None]
+        >>> CropAndFlip(0).apply(images, np.array([0, 0, 0]), np.array([5, 15, 27])).reshape(3, 4).tolist()
+        [[0, 0, 1, 2], [0, 0, 2, 1], [2, 0, 4, 0]]
+    """
+
+    FRAME = 4
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def apply(self, images: Images, change: NDArray[np.int32], steps: NDArray[np.int64]) -> Images:
+        """Move and mirror images; see ``InputChange``."""
+        height, width = images.shape[1:3]
+        framed = np.pad(images, ((0, 0), (self.FRAME, self.FRAME), (self.FRAME, self.FRAME), (0, 0)))
+        choices = np.array([2 * self.FRAME + 1, 2 * self.FRAME + 1, 2], np.uint64)  # places below and beside, mirrors
+        for i in np.flatnonzero(change >= 0):
+            down, right, mirrored = (_raw_draws(self._seed, CROPS, int(steps[i]), 3) % choices).tolist()
+            part = framed[i, down : down + height, right : right + width]
+            images[i] = part[:, ::-1] if mirrored else part
+        return images
+
+    def content(self) -> bytes:
+        """Tell the seed, and what the numbers mean."""
+        return f"crops of a frame of {self.FRAME} pixels, mirrored, seed {self._seed}".encode()
+
+
+def _raw_draws(seed: int, purpose: int, step: int, n: int) -> NDArray[np.uint64]:
+    """Draw numbers of 64 bits uniformly for one sample, little-endian."""
+    # Philox counts blocks of four numbers; NumPy has frozen its sequence
+    key, counter = (np.array(words, np.uint64) for words in ([seed, purpose], [0, step % 2**64, 0, 0]))
+    return np.random.Philox(key=key, counter=counter).random_raw(n).astype("<u8")

@@ -15,7 +15,7 @@ Stationary = Literal["shuffled", "repeat", "frozen"]
 CLASS_ORDER, SAMPLE_ORDER, PERMUTATIONS, STATIONARY_ORDER, TRANSITIONS = range(5)
 LABEL_PERMUTATIONS, LABEL_NOISE, TASK_ORDER = range(20, 23)
 TRACKED_INPUTS, TRACKED_SIGNS, TRACKED_NOISE = range(100, 103)
-INPUT_NOISE = 110
+INPUT_NOISE, CROPS = range(110, 112)
 FIRST_BITS, FLIPPED_BITS, RANDOM_BITS, TARGET_NETWORK = range(120, 124)
 
 PIECE = 2**20  # samples that are looked at together, so that long plans need little more memory than themselves

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from continual_metaopt.networks.normalisation import WITHOUT_GROUPS, LayerNorm, check_norm, normalised
+from continual_metaopt.networks.normalisation import WITHOUT_GROUPS, Norm, check_norm, normalised
 from continual_metaopt.networks.output_layer import output_layer
 
 FIELD = 32  # height and width that LeNet-5 sees
@@ -22,11 +22,11 @@ class LeNet(nn.Sequential):
     Args:
         n_outputs: number of outputs.
         input_shape: channels, height and width of an image.
-        norm: "layer" to normalise what goes into each ReLU, or "none", which the compiled engine knows.
+        norm: "layer" or "batch" to normalise what goes into each ReLU, or "none", which the compiled engine knows.
         growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
 
     Raises:
-        ValueError: batch or unknown normalisation.
+        ValueError: unknown normalisation.
 
     Example:
         >>> sum(parameter.numel() for parameter in LeNet().parameters())
@@ -37,7 +37,7 @@ class LeNet(nn.Sequential):
         self,
         n_outputs: int = 10,
         input_shape: tuple[int, int, int] = (1, 28, 28),
-        norm: LayerNorm = "none",
+        norm: Norm = "none",
         growing_head: bool = False,
     ) -> None:
         check_norm(norm, WITHOUT_GROUPS)

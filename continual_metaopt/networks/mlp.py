@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from continual_metaopt.networks.normalisation import WITHOUT_GROUPS, LayerNorm, check_norm, normalised
+from continual_metaopt.networks.normalisation import WITHOUT_GROUPS, Norm, check_norm, normalised
 from continual_metaopt.networks.output_layer import output_layer
 
 
@@ -18,11 +18,11 @@ class MLP(nn.Sequential):
         n_outputs: number of outputs.
         input_shape: shape of an input, such as (numbers,) or (channels, height, width).
         hidden: units of each hidden layer.
-        norm: "layer" to normalise what goes into each ReLU, or "none".
+        norm: "layer" or "batch" to normalise what goes into each ReLU, or "none".
         growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
 
     Raises:
-        ValueError: batch or unknown normalisation.
+        ValueError: unknown normalisation.
 
     Example:
         >>> [tuple(parameter.shape) for parameter in MLP(input_shape=(1, 8, 8), hidden=(5,)).parameters()]
@@ -34,7 +34,7 @@ class MLP(nn.Sequential):
         n_outputs: int = 10,
         input_shape: Sequence[int] = (1, 8, 8),
         hidden: Sequence[int] = (128,),
-        norm: LayerNorm = "none",
+        norm: Norm = "none",
         growing_head: bool = False,
     ) -> None:
         check_norm(norm, WITHOUT_GROUPS)
@@ -50,7 +50,7 @@ class MLP(nn.Sequential):
 def mlp_300_150(
     n_outputs: int = 10,
     input_shape: Sequence[int] = (1, 28, 28),
-    norm: LayerNorm = "none",
+    norm: Norm = "none",
     growing_head: bool = False,
 ) -> MLP:
     """Make the MLP of UPGD's experiments (Elsayed & Mahmood, 2024): 300 and 150 hidden units, three blocks.
@@ -58,11 +58,11 @@ def mlp_300_150(
     Args:
         n_outputs: number of outputs.
         input_shape: shape of an input.
-        norm: "layer" to normalise what goes into each ReLU, or "none".
+        norm: "layer" or "batch" to normalise what goes into each ReLU, or "none".
         growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
 
     Raises:
-        ValueError: batch or unknown normalisation.
+        ValueError: unknown normalisation.
 
     Example:
         >>> sum(parameter.numel() for parameter in mlp_300_150().parameters())

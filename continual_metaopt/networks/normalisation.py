@@ -1,4 +1,4 @@
-"""Normalisation that makes sense for single samples."""
+"""Normalisation: of single samples, or of mini-batches where learning is from these."""
 
 from collections import OrderedDict
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from continual_metaopt.streams.registry import unknown_name
 
@@ -14,24 +15,31 @@ def check_norm(norm: str, known: tuple[str, ...]) -> str:
     """A kind of normalisation, if it is known.
 
     Raises:
-        ValueError: it is not, or it is batch normalisation.
+        ValueError: it is not.
     """
-    if norm == "batch":
-        choices = " or ".join(f'norm="{name}"' for name in known)
-        raise ValueError(
-            "batch normalisation takes mean and variance over a batch, and learning is from single samples here, whose "
-            f"statistics are neither a batch's nor those that it would predict with; use {choices}"
-        )
     if norm not in known:
         raise ValueError(unknown_name("normalisation", norm, list(known)))
     return norm
 
 
-WITH_GROUPS = ("group", "layer", "none")
-WITHOUT_GROUPS = ("layer", "none")
+WITH_GROUPS = ("batch", "group", "layer", "none")
+WITHOUT_GROUPS = ("batch", "layer", "none")
 # of networks' arguments, by which descriptions of runs are checked before anything has run
-GroupOrLayerNorm = Annotated[str, AfterValidator(partial(check_norm, known=WITH_GROUPS))]
-LayerNorm = Annotated[str, AfterValidator(partial(check_norm, known=WITHOUT_GROUPS))]
+NormWithGroups = Annotated[str, AfterValidator(partial(check_norm, known=WITH_GROUPS))]
+Norm = Annotated[str, AfterValidator(partial(check_norm, known=WITHOUT_GROUPS))]
+
+
+def require_batches(model: nn.Module, batch_size: int) -> None:
+    """Refuse batch normalisation where learning is from single samples.
+
+    Raises:
+        ValueError: a layer takes mean and variance over a batch, and a batch has one sample.
+    """
+    if batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        raise ValueError(
+            "batch normalisation takes mean and variance over a batch, and this stream's samples come one at a time; "
+            'take another normalisation, such as norm="layer", or a stream of mini-batches, such as multi_epoch'
+        )
 
 
 def normalised(layer: nn.Conv2d | nn.Linear, norm: str, groups: int = 1) -> nn.Module:
@@ -40,10 +48,16 @@ def normalised(layer: nn.Conv2d | nn.Linear, norm: str, groups: int = 1) -> nn.M
     Args:
         layer: a convolution or linear layer.
         norm: "group" for ``GroupNorm`` (Wu & He, 2018), "layer" for layer normalisation (Ba et al., 2016), which is
-            ``GroupNorm`` with one group of all channels and positions, "none" for the layer as it is.
+            ``GroupNorm`` with one group of all channels and positions, "batch" for batch normalisation (Ioffe and
+            Szegedy, 2015), whose running statistics are for held-out samples, "none" for the layer as it is.
         groups: number of groups of channels.
     """
     if norm == "none":
         return layer
-    scale_and_shift = nn.GroupNorm(groups if norm == "group" else 1, layer.weight.shape[0])
+    n_outputs = layer.weight.shape[0]
+    scale_and_shift: nn.Module
+    if norm == "batch":
+        scale_and_shift = (nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d)(n_outputs)
+    else:
+        scale_and_shift = nn.GroupNorm(groups if norm == "group" else 1, n_outputs)
     return nn.Sequential(OrderedDict(layer=layer, norm=scale_and_shift))

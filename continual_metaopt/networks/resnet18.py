@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from continual_metaopt.networks.normalisation import WITH_GROUPS, GroupOrLayerNorm, check_norm, normalised
+from continual_metaopt.networks.normalisation import WITH_GROUPS, NormWithGroups, check_norm, normalised
 from continual_metaopt.networks.output_layer import output_layer
 
 
@@ -23,15 +23,14 @@ class ResNet18(nn.Sequential):
         n_outputs: number of outputs.
         input_shape: channels, height and width of an image.
         width: feature maps of stem and first stage; each further stage has twice as many. The standard is 64.
-        norm: "group" or "layer" for normalisation after each convolution. With "none", convolutions have biases, and
-            residual branches start at zero as in Fixup (Zhang et al., 2019), so that activations do not grow with
-            depth.
+        norm: "group", "layer" or "batch" for normalisation after each convolution. With "none", convolutions have
+            biases, and residual branches start at zero as in Fixup (Zhang et al., 2019), so that activations do not
+            grow with depth.
         groups: groups of feature maps that ``norm="group"`` normalises separately.
         growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
 
     Raises:
-        ValueError: the images are smaller than 8 × 8; groups that do not divide the width; batch or unknown
-            normalisation.
+        ValueError: the images are smaller than 8 × 8; groups that do not divide the width; unknown normalisation.
 
     Example:
         >>> sum(parameter.numel() for parameter in ResNet18(width=16).parameters())
@@ -43,7 +42,7 @@ class ResNet18(nn.Sequential):
         n_outputs: int = 10,
         input_shape: tuple[int, int, int] = (3, 32, 32),
         width: int = 64,
-        norm: GroupOrLayerNorm = "group",
+        norm: NormWithGroups = "group",
         groups: int = 8,
         growing_head: bool = False,
     ) -> None:

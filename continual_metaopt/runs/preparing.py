@@ -18,6 +18,7 @@ from continual_metaopt.analysis.run_directory import CHECKPOINT, COMPILED_CHECKP
 from continual_metaopt.engines.compiled.engine import CompiledEngine, compiled_or_why_not
 from continual_metaopt.engines.undisturbed import SHARED
 from continual_metaopt.networks.losses import criterion_of
+from continual_metaopt.networks.normalisation import require_batches
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.runs.compiled_run import PreparedRun, read_compiled_checkpoint
@@ -47,6 +48,7 @@ class Beginning:
             self.model: nn.Module = factory_of("network", config.network.name)(
                 n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **config.network.options
             )
+            require_batches(self.model, sizes.batch_size)
             known = known_of_the_stream(config.learner.name, sizes.n_samples, sizes.batch_size)
             self.optimizer: Optimizer = make_optimizer(
                 config.learner.name, self.model, **known, **config.learner.options

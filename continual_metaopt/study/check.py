@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from continual_metaopt.networks.normalisation import require_batches
 from continual_metaopt.optim.registry import known_of_the_stream, make_optimizer
 from continual_metaopt.runs.components import Component, ConfigError, factory_of
 from continual_metaopt.runs.config import RunConfig
@@ -83,6 +84,10 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
             raise ConfigError(f"{message} {vector}, but perhaps images; take mlp or linear") from error
         shape = " × ".join(map(str, sizes.input_shape))
         raise ConfigError(f"{message} inputs of {shape}: {_said(error)}") from error
+    try:
+        require_batches(model, sizes.batch_size)
+    except ValueError as error:
+        raise ConfigError(f"network: {error}") from error
     return model
 
 

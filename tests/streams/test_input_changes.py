@@ -1,16 +1,29 @@
-"""Rotation, brightness and noise: pixels by hand, a plain reference, and that they are the same on every platform."""
+"""Changes of pixels by hand, beside a plain reference, and the same on every platform."""
 
 import hashlib
 import math
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from continual_metaopt.streams.input_changes import Brightness, Noise, Rotation, fixed_sine, normal_quantiles
+from continual_metaopt.streams.input_changes import (
+    Brightness,
+    CropAndFlip,
+    Noise,
+    Rotation,
+    fixed_sine,
+    normal_quantiles,
+)
 
 UNCHANGED = {"rotation": (Rotation(), 0), "brightness": (Brightness(), 1000), "noise": (Noise(0), 0)}
-CHANGES = {"rotation": (Rotation(), 3300), "brightness": (Brightness(), 1700), "noise": (Noise(5), 2000)}
+CHANGES = {
+    "rotation": (Rotation(), 3300),
+    "brightness": (Brightness(), 1700),
+    "noise": (Noise(5), 2000),
+    "crops": (CropAndFlip(1), 0),
+}
 
 
 def photograph(n=6, height=5, width=7, channels=3):
@@ -170,6 +183,24 @@ def test_quantiles_are_rounded_alike_on_every_platform():
     assert (quantiles / 4096).var() == pytest.approx(1, abs=1e-4)
 
 
+# --- crops and mirrors -----------------------------------------------------------------------------------------------
+
+
+def test_images_are_moved_and_mirrored_in_all_ways_equally_often():
+    """Each of 9 × 9 places and its mirror image, of 5,000 draws; what comes into sight is black."""
+    (image,) = photograph(1, height=6, width=6) // 2 + 1  # nothing is black
+    framed = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+    parts = [framed[down : down + 6, right : right + 6] for down in range(9) for right in range(9)]
+    ways = {part[:, ::turn].tobytes(): way for way, (part, turn) in enumerate(product(parts, (1, -1)))}
+    found = changed(CropAndFlip(0), np.repeat(image[None], 5000, axis=0), 0)
+    counts = np.bincount([ways[one.tobytes()] for one in found], minlength=162)
+    expected = 5000 / 162
+    assert ((counts - expected) ** 2 / expected).sum() < 161 + 4 * math.sqrt(2 * 161)  # a chi-squared variable
+    again = changed(CropAndFlip(0), np.repeat(image[None], 2, axis=0), 0, steps=[40, 7])
+    np.testing.assert_array_equal(again, found[[40, 7]])
+    assert (changed(CropAndFlip(1), np.repeat(image[None], 50, axis=0), 0) != found[:50]).any()
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +227,7 @@ def test_each_image_is_changed_by_its_own_number(name):
         ("rotation", "1f03b4fe3207a75ad69b952d922825e9"),
         ("brightness", "80c36e1b0f304cef90ea60955855599d"),
         ("noise", "0f78be1921888baeff0932e351b76e9a"),
+        ("crops", "a1338c5bbde655b97647da09c81e64fd"),
     ],
 )
 def test_these_very_bytes_on_every_platform(name, recorded):
@@ -206,4 +238,5 @@ def test_these_very_bytes_on_every_platform(name, recorded):
 
 def test_contents_differ():
     """So that fingerprints do."""
-    assert len({change.content() for change in (Rotation(), Brightness(), Noise(0), Noise(1))}) == 4
+    changes = Rotation(), Brightness(), Noise(0), Noise(1), CropAndFlip(0), CropAndFlip(1)
+    assert len({change.content() for change in changes}) == len(changes)

@@ -12,7 +12,7 @@ SOURCE = coded_arrays(n_classes=3, per_class=5, test_per_class=2)  # 15 training
 
 
 def multi_epoch(**options):
-    return plan_stream("multi_epoch", source=SOURCE, **{"batch_size": 4, "epochs": 3, **options})
+    return plan_stream("multi_epoch", **{"source": SOURCE, "batch_size": 4, "epochs": 3, **options})
 
 
 def numbers(samples):
@@ -48,6 +48,30 @@ def test_the_learner_is_told_nothing_of_the_passes():
     short, long = (multi_epoch(batch_size=5, epochs=epochs).info for epochs in (1, 2))
     assert set(vars(short.for_learner)) == {"n_outputs", "input_shape", "task", "n_samples", "batch_size"}
     assert (long.for_learner.n_samples, short.for_learner.n_samples) == (30, 15)
+
+
+def test_augmented_images_are_new_in_each_pass_and_those_for_testing_stay():
+    plain, augmented = (multi_epoch(source="digits", batch_size=1437, augment=augment) for augment in (False, True))
+    (x, y), (plain_x, plain_y) = (stream.train[0].batch(slice(None)) for stream in (augmented, plain))
+    assert (y == plain_y).all()
+    n_different = [len({one.tobytes() for one in images}) for images in (plain_x, x)]
+    assert n_different[0] <= 1438
+    assert n_different[1] > 2.8 * 1437
+    held_out = [stream.test[0].batch(slice(None))[0] for stream in (augmented, plain)]
+    np.testing.assert_array_equal(*held_out)
+    assert augmented.info.fingerprint != plain.info.fingerprint
+
+
+def test_some_classes():
+    stream = multi_epoch(batch_size=5, classes=[2, 0])
+    (train,), (test,) = stream.train, stream.test
+    assert sorted(stream.info.experiences[0].classes) == [0, 2]
+    assert stream.info.for_learner.n_outputs == 2
+    for samples, n in ((train, 30), (test, 4)):
+        x, y = samples.batch(slice(None))
+        images = np.rint((x.min(axis=(1, 2, 3)) * 0.5 + 0.5) * 255).astype(int) // N_PIXELS
+        assert (images % 3 == np.array([2, 0])[y]).all()
+        assert len(y) == n
 
 
 def test_seeds_decide_the_order():

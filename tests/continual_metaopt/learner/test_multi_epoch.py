@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import torch
+from torch import nn
 
 from continual_metaopt.engines import torch_engine
 from continual_metaopt.runs.components import Component
 from continual_metaopt.runs.config import RunConfig
 from continual_metaopt.runs.files import read_json
+from continual_metaopt.runs.preparing import Beginning
 from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import read_tables
@@ -26,9 +29,12 @@ def config_of(**settings: Any) -> RunConfig:
     stream = {"name": "multi_epoch", "batch_size": 16, "epochs": 2} | settings.pop("stream", {})
     return RunConfig(
         stream=Component(**stream),
-        network=Component(name="mlp", hidden=[16]),
-        learner=Component(name="metaoptimize", lr=1e-4, step_sizes="scalar", gamma=0.999, trace="hessian_free"),
-        **{"record_every": 100, **settings},
+        **{
+            "network": Component(name="mlp", hidden=[16]),
+            "learner": Component(name="metaoptimize", lr=1e-4, step_sizes="scalar", gamma=0.999, trace="hessian_free"),
+            "record_every": 100,
+            **settings,
+        },
     ).resolved()
 
 
@@ -91,6 +97,32 @@ def test_measuring_does_not_change_what_is_learned(
     assert measured(paths["not measured"]) == []
     assert measured(paths["measured"])[:1] == measured(paths["shorter"])
     assert [step for step, _ in measured(paths["measured"])] == [n, 2 * n]
+
+
+def test_batch_normalisation_learns_by_batches_and_is_tested_by_running_statistics(
+    tmp_path: Path, small: Callable[..., RunConfig]
+) -> None:
+    """Beside a plain loop."""
+    network = Component(name="mlp", hidden=[16], norm="batch")
+    config = small(network=network, learner=Component(name="torch:SGD", lr=0.1), seed=3)
+    assert run_one(config, tmp_path) == "finished"
+
+    begun = Beginning(config)
+    model, optimizer, losses, accuracies = begun.model, begun.optimizer, [], []
+    (train,), (test,) = begun.stream.train, begun.stream.test
+    test_x, test_y = map(torch.from_numpy, test.batch(slice(None)))
+    for start in range(0, 2 * SMALL, 16):
+        x, y = map(torch.from_numpy, train.batch(slice(start, start + 16)))
+        each = nn.functional.cross_entropy(model.train()(x), y, reduction="none")
+        losses += each.tolist()
+        optimizer.zero_grad()
+        each.mean().backward()
+        optimizer.step()
+        if (start + 16) % SMALL == 0:
+            right = model.eval()(test_x).argmax(1) == test_y
+            accuracies.append((start + 16, right.double().mean().item()))
+    assert read_tables(tmp_path)["samples"]["loss"].to_pylist() == pytest.approx(losses, rel=1e-5)
+    assert measured(tmp_path) == accuracies
 
 
 def test_resumed_runs_measure_once(
