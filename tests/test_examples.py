@@ -16,6 +16,7 @@ OUTPUT = {
     "drop_in_optimizer": r"\{'linear1': '\d\.\d\de-\d\d', 'linear2': '\d\.\d\de-\d\d'\}",
     "own_stream": r"(online accuracy \d+\.\d%, then \{'linear1': .*\}\n){4}\Z",
     "plain_loop": r"online accuracy [5-9]\d\.\d% of 1500 samples; .* in plain_loop.csv\n\Z",
+    "quadratic_bowl": r"(SGD, .* at the end [\d.]+\n){3}MetaOptimize from α = 0.001 .* at the end 0\.00\d+\n\Z",
     "ready_made_strategy": r"online accuracy [5-9]\d\.\d%\n\{'linear1': .*\}\n\Z",
     "replay_and_ewc": r"neither  online .*\nreplay   online accuracy .*\nEWC      online accuracy .* \d+\.\d%\n\Z",
 }
