@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from continual_metaopt.analysis import figures
 from continual_metaopt.analysis.escaping import csv_text
 from continual_metaopt.analysis.files import file_names, write_text
 from continual_metaopt.analysis.paper import figures as beside
-from continual_metaopt.analysis.paper import published, reproduction
+from continual_metaopt.analysis.paper import published, reproduction, stationary
 from continual_metaopt.analysis.paper.reproduction import Table
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import sawtooth_table
@@ -22,14 +22,17 @@ from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
 from continual_metaopt.analysis.tuning import chosen_setting
 
-Experiment = Literal["published", "table2", "table3", "robustness", "trajectories"]
+Experiment = Literal["published", "table2", "table3", "robustness", "trajectories", "cifar10", "cifar10_small"]
 
+STATIONARY: tuple[Experiment, ...] = ("cifar10", "cifar10_small")
 TITLES: dict[Experiment, str] = {
     "published": "The published continual experiment: 10 tasks of 10 classes, AdamW with Adam, γ = 0.999, α₀ = 1e-4",
     "table2": "Table 2 of the reviewers' discussion: 10 classes in each of 10 experiences",
     "table3": "Table 3 of the reviewers' discussion: 20 classes in each of 5 experiences",
     "robustness": "The initial step size",
     "trajectories": "Step sizes of ResNet-18's six blocks (an analogue: a narrow network)",
+    "cifar10": "The stationary experiment: CIFAR-10, ResNet-18 with batch normalisation, batches of 100",
+    "cifar10_small": "The stationary experiment (an analogue: fewer and smaller images, a narrow network)",
 }
 ACCURACY_NOTE = (
     "Average online accuracy (%), mean over seeds ± half width of a 95 % Student-t interval; in brackets the gap to "
@@ -71,6 +74,16 @@ PUBLISHED_CLAIMS_NOTE = (
     "correction for all cells of this table: two-sided t-tests over seeds, paired where learners are compared, and "
     "boundaries shifted at random for the sawtooth. Trends begin with the second task. “Fixed” is the paper's "
     "1e-4, and with the released form the best of the decades, which on CIFAR-100 is the same."
+)
+
+STATIONARY_NOTE = (
+    "Training accuracy is of predictions made before learning from the batch, in the last pass; test accuracy is "
+    "measured after it. Means over seeds ± half width of a 95 % Student-t interval. α: last step size of each block."
+)
+STATIONARY_CLAIMS_NOTE = (
+    "Mean over seeds ± half width of its 95 % Student-t interval, which is not corrected. Verdicts: paired two-sided "
+    "t-tests with Holm's correction for all rows; a claim holds if p ≤ 0.05 and the difference is positive, and is "
+    "undecided without enough seeds."
 )
 
 # Corrected for the forty blocks of a table, p-values can come far below 0.05.
@@ -116,11 +129,19 @@ def sections(
         return
     reported = _of_study(runs, experiment, "report")
     seeds = seeds_of(reported)
+    if experiment in STATIONARY:
+        table = stationary.stationary_table(reported)
+        text = f"{stationary.table_markdown(table)}\n{STATIONARY_NOTE} {seeds}.{_chosen(reported)}"
+        yield Section("Accuracy and step sizes at the end", "accuracy", table, text)
+        claims = stationary.stationary_claims(reported)
+        text = f"{stationary.claims_markdown(claims)}\n{STATIONARY_CLAIMS_NOTE} {seeds}."
+        yield Section("Claims of section 7.1", "claims", claims, text)
+        return
     if experiment == "trajectories":
         table = comparison_table(reported, diverged=diverged)
         yield Section("Accuracy", "accuracy", table, f"{format_table(table, 'markdown')}\n{caption(table)}")
     else:
-        of_paper: Table = experiment
+        of_paper = cast(Table, experiment)
         table = reproduction.paper_comparison(reported, of_paper, diverged=diverged)
         note = " ".join([ACCURACY_NOTE, *bimodal_note(table), f"{seeds}.{_chosen(reported)}"])
         text = f"{reproduction.comparison_markdown(table)}\n{note}"
@@ -199,6 +220,15 @@ def write_reproduction(
         maps = partial(figures.sensitivity_maps, learned, ("gamma", "meta_lr", "lr"), diverged=diverged)
         return text, paths + figures.draw_and_save(maps, folder, "robustness")
     reported = _of_study(runs, experiment, "report")
+    if experiment in STATIONARY:
+        blockwise = [label for label in reported.labels if ", blockwise" in label]
+        drawn = {
+            "training_accuracy": partial(figures.sliding_accuracy, reported, diverged=diverged),
+            "step_sizes": partial(figures.step_size_trajectories, reported, blockwise),
+        }
+        for name, draw in drawn.items():
+            paths += figures.draw_and_save(draw, folder, f"{experiment}_{name}")
+        return text, paths
     if experiment != "trajectories" and parts[0].table["gap"].notna().any():
         gaps = partial(beside.gaps_beside_the_papers, parts[0].table)
         paths += figures.draw_and_save(gaps, folder, f"{experiment}_gaps")

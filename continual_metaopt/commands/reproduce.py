@@ -15,16 +15,18 @@ from continual_metaopt.study.load import load_studies
 # experiments of several studies, by the label of each; all others are a packaged study of their name
 STUDIES = {"published": {"within": "published", "global": "published_global"}}
 
-N_CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)  # of CIFAR-100
+IMAGE_SHAPE = (3, 32, 32)
+CIFAR10, ANY_IMAGES = "cifar10", "cifar10_small"  # studies; all others are of CIFAR-100
 
 
 def _check_images(study: Study) -> str | None:
-    """Say what the images lack for the paper's experiment; None if they have CIFAR-100's shape.
+    """Say what the images lack for the paper's experiment; None if they have the shape of the paper's data.
 
     Raises:
         FileNotFoundError: there are none; the message says what to give instead.
     """
-    options = study.runs["report"].stream.options
+    options, name = study.runs["report"].stream.options, study.config.name
+    wanted, dataset = (10, "CIFAR-10") if name == CIFAR10 else (100, "CIFAR-100")
     source = str(options["source"])
     try:
         images = load_source(source, Path(options.get("data_root", "data")))
@@ -32,24 +34,25 @@ def _check_images(study: Study) -> str | None:
         if source not in NAMED_SOURCES:
             raise
         raise FileNotFoundError(
-            f"{error} The experiment takes any images of CIFAR-100's shape with --source, {N_CLASSES} classes of "
-            "about 500 colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or "
+            f"{error} The experiment takes any images of {dataset}'s shape with --source, {wanted} classes of "
+            f"about {50_000 // wanted} colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or "
             "--source folder:DIR for DIR/CLASS/IMAGE"
         ) from error
     n_classes, shape = len(images.classes), images.input_shape
-    if (n_classes, shape) == (N_CLASSES, IMAGE_SHAPE):
+    if name == ANY_IMAGES or (n_classes, shape) == (wanted, IMAGE_SHAPE):
         return None
     height_width = " × ".join(map(str, shape[1:]))
     return (
         f"the source '{source}' has {n_classes} classes of images of {height_width} with {shape[0]} channel"
-        f"{'s' * (shape[0] != 1)}, and CIFAR-100 {N_CLASSES} of 32 × 32 with 3: results are not comparable with the "
+        f"{'s' * (shape[0] != 1)}, and {dataset} {wanted} of 32 × 32 with 3: results are not comparable with the "
         "paper's"
     )
 
 
 def reproduce(
     experiment: Annotated[
-        Literal["published", "table2", "table3", "robustness", "trajectories", "overhead"], tyro.conf.Positional
+        Literal["published", "table2", "table3", "robustness", "trajectories", "cifar10", "cifar10_small", "overhead"],
+        tyro.conf.Positional,
     ],
     /,
     out: Path | None = None,
@@ -68,7 +71,8 @@ def reproduce(
     Args:
         experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
             per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
-            ResNet-18, here a narrow one), or overhead.
+            ResNet-18, here a narrow one), cifar10 (the stationary experiment) and cifar10_small (its analogue for a
+            CPU), or overhead.
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.

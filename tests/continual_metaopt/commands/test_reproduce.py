@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from scipy.stats import gmean
 
+from continual_metaopt import blocks
+from continual_metaopt.analysis import load_runs
 from continual_metaopt.commands import main as cli
 from continual_metaopt.commands import reproduce
+from continual_metaopt.networks import NETWORKS
 from continual_metaopt.runs.files import read_json
 from continual_metaopt.streams import sources
 from continual_metaopt.study import load
@@ -97,12 +103,65 @@ def test_an_experiment_of_two_studies_has_one_page(
     assert "36.59" in page
 
 
-@pytest.mark.parametrize("experiment", ["published", "table2", "trajectories"])
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_the_stationary_experiment_is_summed_up_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learners = [
+        {"label": "SGDm, Adam, blockwise", "name": "metaoptimize", "lr": 0.001, "base": "sgdm"},
+        {"label": "SGDm, fixed", "name": "fixed", "base": "sgdm", "lr": 0.001},
+    ]
+    stream = {"name": "multi_epoch", "source": "digits", "classes": [0, 1], "batch_size": 20, "epochs": 3}
+    study = TINY | {"name": "cifar10_small", "stream": stream, "selection_seeds": [], "evaluate": True}
+    text = yaml.safe_dump(study | {"learners": learners})
+    monkeypatch.setattr(load, "packaged_studies", lambda: {"cifar10_small": text})
+    assert cli.main(["reproduce", "cifar10_small", "--out", str(tmp_path), "--workers", "1", "--quiet"]) == 0
+
+    runs = load_runs(tmp_path)
+    table = pd.read_csv(tmp_path / "report" / "cifar10_small_accuracy.csv").set_index("learner")
+    for label in ("SGDm, Adam, blockwise", "SGDm, fixed"):
+        paths = runs.paths_of(label)
+        last_pass = [runs.read(path, "samples")["correct"].iloc[-280:].mean() for path in paths]  # of 3 × 280
+        tested = [
+            runs.read(path, "measurements").query("quantity == 'test_accuracy'")["value"].iloc[-1] for path in paths
+        ]
+        assert table.loc[label, "training_accuracy"] == pytest.approx(100 * np.mean(last_pass), rel=1e-5)
+        assert table.loc[label, "test_accuracy"] == pytest.approx(100 * np.mean(tested), rel=1e-5)
+    sizes = [runs.read(path, "step_sizes") for path in runs.paths_of("SGDm, Adam, blockwise")]
+    for block in ("linear1", "linear2"):
+        last = [one.loc[one["block"] == block, "step_size"].iloc[-1] for one in sizes]
+        assert table.loc["SGDm, Adam, blockwise", f"step_size/{block}"] == pytest.approx(gmean(last), rel=1e-5)
+    claims = pd.read_csv(tmp_path / "report" / "cifar10_small_claims.csv")
+    assert claims["claim"].tolist() == [
+        "SGDm, Adam, blockwise, above the best fixed step size",
+        "SGDm, Adam, blockwise: the last block's step size above the first's, at the end",
+    ]
+    difference = table["test_accuracy"]["SGDm, Adam, blockwise"] - table["test_accuracy"]["SGDm, fixed"]
+    assert claims["value"][0] == pytest.approx(difference, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_small"])
+def test_the_stationary_experiments_compare_the_same_learners_with_six_blocks(name: str) -> None:
+    config = load_study(name).config
+    network = NETWORKS[config.network.name](**config.network.options)
+    assert [group["name"] for group in blocks(network, "blockwise")][::5] == ["stem", "head"]
+    labels = [learner.label for learner in load_study("cifar10").config.learners]
+    assert [learner.label.rstrip("4567") for learner in config.learners] == [label.rstrip("4567") for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "dataset", "n_classes"),
+    [("published", "cifar100", 100), ("table2", "cifar100", 100), ("cifar10", "cifar10", 10)],
+)
 def test_missing_images_are_told_with_what_to_give_instead(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, experiment: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    experiment: str,
+    dataset: str,
+    n_classes: int,
 ) -> None:
     def missing(*arguments: Any) -> Any:
-        raise FileNotFoundError("source 'cifar100' was not found.")
+        raise FileNotFoundError(f"source '{dataset}' was not found.")
 
     monkeypatch.setattr(sources, "_torchvision_split", missing)
     out = tmp_path / "out"
@@ -111,9 +170,10 @@ def test_missing_images_are_told_with_what_to_give_instead(
 
     assert status == 2
     assert capsys.readouterr().err == (
-        "continual-metaopt: source 'cifar100' was not found. The experiment takes any images of CIFAR-100's shape with "
-        "--source, 100 classes of about 500 colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's "
-        "layout, or --source folder:DIR for DIR/CLASS/IMAGE\n"
+        f"continual-metaopt: source '{dataset}' was not found. The experiment takes any images of "
+        f"{dataset.upper().replace('R1', 'R-1')}'s shape with --source, {n_classes} classes of about "
+        f"{50_000 // n_classes} colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or --source "
+        "folder:DIR for DIR/CLASS/IMAGE\n"
     )
     assert not out.exists()
 
@@ -126,9 +186,6 @@ def test_a_folder_that_is_not_there_is_named() -> None:
 
 
 def test_the_analogue_of_figure_3_has_the_papers_six_blocks_and_long_experiences() -> None:
-    from continual_metaopt import blocks
-    from continual_metaopt.networks import NETWORKS
-
     study = load_study("trajectories").config
     network = NETWORKS[study.network.name](n_outputs=20, **study.network.options)
     names = [str(group["name"]) for group in blocks(network, "blockwise")]
