@@ -172,8 +172,8 @@ def test_missing_images_are_told_with_what_to_give_instead(
     assert capsys.readouterr().err == (
         f"continual-metaopt: source '{dataset}' was not found. The experiment takes any images of "
         f"{dataset.upper().replace('R1', 'R-1')}'s shape with --source, {n_classes} classes of about "
-        f"{50_000 // n_classes} colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or --source "
-        "folder:DIR for DIR/CLASS/IMAGE\n"
+        f"{50_000 // n_classes} colour images of 32 × 32: --source parquet:FOLDER for Hugging Face's layout, or "
+        "--source folder:DIR for DIR/CLASS/IMAGE\n"
     )
     assert not out.exists()
 
