@@ -22,9 +22,11 @@ from continual_metaopt.analysis.statistics import Diverged
 from continual_metaopt.analysis.tables import bimodal_note, caption, comparison_table, format_table, seeds_of
 from continual_metaopt.analysis.tuning import chosen_setting
 
-Experiment = Literal["published", "table2", "table3", "robustness", "trajectories", "cifar10", "cifar10_small"]
+Experiment = Literal[
+    "published", "table2", "table3", "robustness", "trajectories", "cifar10", "cifar10_small", "imagenet"
+]
 
-STATIONARY: tuple[Experiment, ...] = ("cifar10", "cifar10_small")
+STATIONARY: tuple[Experiment, ...] = ("cifar10", "cifar10_small", "imagenet")
 TITLES: dict[Experiment, str] = {
     "published": "The published continual experiment: 10 tasks of 10 classes, AdamW with Adam, γ = 0.999, α₀ = 1e-4",
     "table2": "Table 2 of the reviewers' discussion: 10 classes in each of 10 experiences",
@@ -32,6 +34,7 @@ TITLES: dict[Experiment, str] = {
     "robustness": "The initial step size",
     "trajectories": "Step sizes of ResNet-18's six blocks (an analogue: a narrow network)",
     "cifar10": "The stationary experiment: CIFAR-10, ResNet-18 with batch normalisation, batches of 100",
+    "imagenet": "The stationary experiment on ImageNet: ResNet-18, batches of 256",
     "cifar10_small": "The stationary experiment (an analogue: fewer and smaller images, a narrow network)",
 }
 ACCURACY_NOTE = (

@@ -16,7 +16,7 @@ from continual_metaopt.study.load import load_studies
 STUDIES = {"published": {"within": "published", "global": "published_global"}}
 
 IMAGE_SHAPE = (3, 32, 32)
-CIFAR10, ANY_IMAGES = "cifar10", "cifar10_small"  # studies; all others are of CIFAR-100
+CIFAR10, ANY_IMAGES = "cifar10", ("cifar10_small", "imagenet")  # studies; all others are of CIFAR-100
 
 
 def _check_images(study: Study) -> str | None:
@@ -39,7 +39,7 @@ def _check_images(study: Study) -> str | None:
             "--source folder:DIR for DIR/CLASS/IMAGE"
         ) from error
     n_classes, shape = len(images.classes), images.input_shape
-    if name == ANY_IMAGES or (n_classes, shape) == (wanted, IMAGE_SHAPE):
+    if name in ANY_IMAGES or (n_classes, shape) == (wanted, IMAGE_SHAPE):
         return None
     height_width = " × ".join(map(str, shape[1:]))
     return (
@@ -51,7 +51,17 @@ def _check_images(study: Study) -> str | None:
 
 def reproduce(
     experiment: Annotated[
-        Literal["published", "table2", "table3", "robustness", "trajectories", "cifar10", "cifar10_small", "overhead"],
+        Literal[
+            "published",
+            "table2",
+            "table3",
+            "robustness",
+            "trajectories",
+            "cifar10",
+            "cifar10_small",
+            "imagenet",
+            "overhead",
+        ],
         tyro.conf.Positional,
     ],
     /,
@@ -71,8 +81,8 @@ def reproduce(
     Args:
         experiment: published (the continual experiment of the published paper), table2 and table3 (10 and 20 classes
             per task, three base updates), robustness (the initial step size), trajectories (the six blocks of a
-            ResNet-18, here a narrow one), cifar10 (the stationary experiment) and cifar10_small (its analogue for a
-            CPU), or overhead.
+            ResNet-18, here a narrow one), cifar10 and imagenet (stationary experiments) and cifar10_small (an analogue
+            for a CPU), or overhead.
         out: folder of the runs and the report; runs/EXPERIMENT if not given.
         source: images in place of CIFAR-100, such as parquet:FOLDER.
         data_root: folder of the files of torchvision's data sets.

@@ -9,6 +9,7 @@ for name, home, description in (
     ("paper_cnn", "paper_cnn:PaperCNN", "the paper's small convolutional network, four blocks"),
     ("lenet", "lenet:LeNet", "LeNet-5 with ReLU and max-pooling, five blocks"),
     ("resnet18", "resnet18:ResNet18", "ResNet-18 for small images, of any width, six blocks"),
+    ("resnet18_imagenet", "resnet18:resnet18_imagenet", "ResNet-18 for images of ImageNet's size, six blocks"),
     ("vit_tiny", "vit_tiny:ViTTiny", "a small vision transformer, six blocks or as many as wanted"),
     ("mlp", "mlp:MLP", "fully connected layers with ReLU between them, a block each"),
     ("mlp_300_150", "mlp:mlp_300_150", "the MLP of UPGD's experiments, with 300 and 150 hidden units, three blocks"),

@@ -1,4 +1,4 @@
-"""ResNet-18 for small images."""
+"""ResNet-18, for small images and for those of ImageNet's size."""
 
 from collections import OrderedDict
 
@@ -78,6 +78,40 @@ class ResNet18(nn.Sequential):
             )
         )
         super().__init__(layers)
+
+
+def resnet18_imagenet(
+    n_outputs: int = 10,
+    input_shape: tuple[int, int, int] = (3, 224, 224),
+    norm: NormWithGroups = "batch",
+    groups: int = 8,
+    growing_head: bool = False,
+) -> ResNet18:
+    """Make ResNet-18 as it is used on ImageNet: a stem of 7 × 7 with stride 2, and max-pooling before the stages.
+
+    With ``norm="batch"`` it is torchvision's ``resnet18``.
+
+    Args:
+        n_outputs: number of outputs.
+        input_shape: channels, height and width of an image.
+        norm: as of ``ResNet18``; batch normalisation is for mini-batches.
+        groups: groups of feature maps that ``norm="group"`` normalises separately.
+        growing_head: whether outputs appear as classes do, instead of ``n_outputs`` from the beginning.
+
+    Raises:
+        ValueError: as of ``ResNet18``.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in resnet18_imagenet(1000).parameters())
+        11689512
+    """
+    network = ResNet18(n_outputs, input_shape, norm=norm, groups=groups, growing_head=growing_head)
+    network.stem = nn.Sequential(
+        OrderedDict(
+            conv=_convolution(input_shape[0], 64, 7, 2, norm, groups), relu=nn.ReLU(), pool=nn.MaxPool2d(3, 2, 1)
+        )
+    )
+    return network
 
 
 class ResidualBlock(nn.Module):

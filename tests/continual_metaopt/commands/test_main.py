@@ -89,7 +89,10 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
+        (
+            "networks",
+            ["paper_cnn", "lenet", "resnet18", "resnet18_imagenet", "vit_tiny", "mlp", "mlp_300_150", "linear"],
+        ),
         ("learners", learner_names()),
         ("studies", packaged_study_names()),
     ],
@@ -399,7 +402,7 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
         (
             ["run", "--network.name=mpl"],
             "unknown network 'mpl'. Did you mean 'mlp'? "
-            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, resnet18_imagenet, vit_tiny",
         ),
         (
             ["run", "--learner.lr", "2"],
@@ -425,8 +428,9 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
         (
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
-            "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, "
-            "table3, tracking, trajectories, why (or the path of a .yaml file)",
+            "Known: cifar10, cifar10_small, class_split, field, imagenet, initial_step_size, published, "
+            "published_global, quick, robustness, table2, table3, tracking, trajectories, why "
+            "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["explain", "nowhere"], "nowhere: no such directory"),

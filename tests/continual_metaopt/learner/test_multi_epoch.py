@@ -19,6 +19,7 @@ from continual_metaopt.runs.run import run_one
 from continual_metaopt.streams import make_stream
 from tests.continual_metaopt.conftest import read_tables
 from tests.streams.synthetic import write_folder
+from tests.studies import load_study
 
 N_PER_EPOCH = 1437 // 16 * 16
 EPOCHS = 5
@@ -123,6 +124,24 @@ def test_batch_normalisation_learns_by_batches_and_is_tested_by_running_statisti
             accuracies.append((start + 16, right.double().mean().item()))
     assert read_tables(tmp_path)["samples"]["loss"].to_pylist() == pytest.approx(losses, rel=1e-5)
     assert measured(tmp_path) == accuracies
+
+
+@pytest.mark.slow
+def test_a_folder_in_imagenets_layout_is_learned_by_its_network(tmp_path: Path) -> None:
+    """Images of any size, shrunk to one and augmented, in mini-batches, as the study of ImageNet says."""
+    state = np.random.RandomState(0)
+    for split, n in (("train", 16), ("test", 4)):
+        images = [state.randint(256, size=(*state.randint(40, 90, 2), 3)).astype(np.uint8) for _ in range(n)]
+        write_folder(tmp_path / "images" / split, images, ["n01", "n02"] * (n // 2))
+    study = load_study("imagenet")
+    stream = {"source": f"folder+resize=32:{tmp_path / 'images'}", "batch_size": 4, "epochs": 2}
+    stream = Component(name=study.config.stream.name, **study.config.stream.options | stream)
+    learner = next(learner.untuned for learner in study.learners if learner.label == "Lion, Lion, scalar")
+    assert (
+        run_one(RunConfig(stream=stream, network=study.config.network, learner=learner).resolved(), tmp_path / "run")
+        == "finished"
+    )
+    assert [step for step, _ in measured(tmp_path / "run")] == [16, 32]
 
 
 def test_resumed_runs_measure_once(

@@ -110,7 +110,7 @@ def test_fresh_weights_are_pytorchs_own(make: Callable[[], nn.Module], layers: C
 def test_networks_can_be_registered() -> None:
     register_network("wide", "an example")(MLP)
 
-    known = ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]
+    known = ["paper_cnn", "lenet", "resnet18", "resnet18_imagenet", "vit_tiny", "mlp", "mlp_300_150", "linear"]
     assert list(NETWORKS) == [*known, "wide"]
     assert NETWORKS["wide"] is MLP
 
@@ -118,7 +118,7 @@ def test_networks_can_be_registered() -> None:
 def test_unknown_networks_are_refused_with_the_known_ones() -> None:
     message = (
         "unknown network 'paper-cnn'. Did you mean 'paper_cnn'? Known: lenet, linear, mlp, mlp_300_150, paper_cnn, "
-        "resnet18, vit_tiny"
+        "resnet18, resnet18_imagenet, vit_tiny"
     )
 
     with pytest.raises(UnknownNameError, match=exactly(message)):
@@ -215,7 +215,7 @@ def test_defaults_fit(name: str) -> None:
     shape = {"linear": (20,), "mlp": DIGIT, "mlp_300_150": (1, 28, 28), "lenet": (1, 28, 28)}.get(name, COLOUR)
 
     assert network()(torch.randn(2, *shape)).shape == (2, 1 if name == "linear" else 10)
-    assert name in ("linear", "mlp") or network(10, COLOUR)(torch.randn(1, *COLOUR)).shape == (1, 10)
+    assert name in ("linear", "mlp") or network(10, COLOUR).eval()(torch.randn(1, *COLOUR)).shape == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +317,16 @@ def test_resnet_is_torchvisions(norm: str) -> None:
     for training in (True, False):  # running statistics have changed once then
         ours.train(training), theirs.train(training)
         torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_resnet_of_imagenet_is_torchvisions() -> None:
+    theirs, ours = torchvision.models.resnet18(), NETWORKS["resnet18_imagenet"](1000)
+    copy_in_order(ours, theirs)
+    x = torch.randn(2, 3, 64, 48)
+    for training in (True, False):
+        ours.train(training), theirs.train(training)
+        torch.testing.assert_close(ours(x), theirs(x))
+    assert [group["name"] for group in blocks(ours, "blockwise")] == SIX
 
 
 def test_initial_weights_of_resnet_are_torchvisions() -> None:

@@ -203,7 +203,7 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"network": {"name": "mpl"}},
             "network.name: unknown network 'mpl'. Did you mean 'mlp'? "
-            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, resnet18_imagenet, vit_tiny",
             id="unknown network",
         ),
         pytest.param(
