@@ -56,6 +56,7 @@ TORCHVISION: dict[str, tuple[str, dict[str, str], str, str]] = {
         "EMNIST/raw/",
         "https://www.nist.gov/itl/products-and-services/emnist-dataset",
     ),
+    "svhn": ("SVHN", {}, "train_32x32.mat, and test_32x32.mat", "http://ufldl.stanford.edu/housenumbers/"),
 }
 NAMED_SOURCES = ("digits", *TORCHVISION)
 
@@ -74,10 +75,10 @@ def load_source(
     """Load a source; within a process, images are read once, and on a machine, files are decoded once.
 
     Args:
-        source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist" (through
-            torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR" (``[train|test/]CLASS/
-            IMAGE``), "npz:FILE" (arrays of the names x and y, and perhaps x_test and y_test), or arrays ``(x, y)`` or
-            ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
+        source: "digits" (ships with scikit-learn), "cifar100", "cifar10", "mnist", "fashion_mnist", "emnist", "svhn"
+            (through torchvision), "parquet:FILE_OR_FOLDER" (Hugging Face's image layout), "folder:DIR"
+            (``[train|test/]CLASS/IMAGE``), "npz:FILE" (arrays of the names x and y, and perhaps x_test and y_test), or
+            arrays ``(x, y)`` or ``(x, y, x_test, y_test)`` with x uint8 [N, H, W] or [N, H, W, C].
             Splits of files are found as ``streams.source_files`` says; where files are called test and validation,
             those called test are the test split, and the others are not used. Images are turned upright as their EXIF
             data says; "parquet+as_stored:…" and "folder+as_stored:…" leave them as they are stored.
@@ -206,8 +207,9 @@ def _torchvision(name: str, data_root: str) -> ImageSource:
     arrays = []
     for train in (True, False):
         split = _torchvision_split(name, data_root, train)
-        x = np.ascontiguousarray(split.data, dtype=np.uint8)
-        arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(split.targets, dtype=np.int64)))
+        x, y = (split.data.transpose(0, 2, 3, 1), split.labels) if name == "svhn" else (split.data, split.targets)
+        x = np.ascontiguousarray(x, dtype=np.uint8)
+        arrays.append((x if x.ndim == 4 else x[..., None], np.asarray(y, dtype=np.int64)))
     (x, labels), (x_test, test_labels) = arrays
     content = _hash(_bytes(part) for pair in arrays for part in pair)
     classes, y, y_test = _number_classes(labels.tolist(), test_labels.tolist())
@@ -219,13 +221,14 @@ def _torchvision_split(name: str, data_root: str, train: bool) -> Any:
     import torchvision
 
     class_name, arguments, files, address = TORCHVISION[name]
-    dataset = getattr(torchvision.datasets, class_name)
+    which = {"split": "train" if train else "test"} if name == "svhn" else {"train": train}
+    dataset = functools.partial(getattr(torchvision.datasets, class_name), data_root, **which, **arguments)
     try:
-        return dataset(data_root, train=train, download=False, **arguments)
+        return dataset(download=False)
     except RuntimeError:  # "not found or corrupted"
         pass
     try:
-        return dataset(data_root, train=train, download=True, **arguments)
+        return dataset(download=True)
     except Exception as error:  # torchvision raises whatever its downloader met
         raise FileNotFoundError(
             f"source '{name}' was not found under '{data_root}' and could not be downloaded ({error}). "

@@ -224,7 +224,7 @@ def about_stream(*, source: str, changes: str, when: str, length: str, head: str
 
 
 COMMON_OPTIONS = {
-    "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist or emnist; "
+    "source": "of the images: digits, which needs no files; cifar100, cifar10, mnist, fashion_mnist, emnist or svhn; "
     "parquet:FILE_OR_FOLDER; folder:DIR; npz:FILE; in Python also arrays, see ``streams.sources.load_source``. Images "
     "are turned as their EXIF data says, unless the source begins with parquet+as_stored: or folder+as_stored:. With "
     "parquet+resize=32: or folder+resize=32:, the shorter side of each image is scaled to 32 pixels (or any size up to "

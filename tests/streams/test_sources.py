@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torchvision
 from PIL import Image
+from scipy.io import savemat
 
 from continual_metaopt.streams import UnknownNameError, make_stream, plan_stream, sources
 from continual_metaopt.streams.sources import load_source
@@ -48,7 +49,7 @@ def assert_well_formed(source, n_train, n_test, input_shape):
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
-KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, npz:FILE, parquet:FILE_OR_FOLDER"
+KNOWN = "cifar10, cifar100, digits, emnist, fashion_mnist, folder:DIR, mnist, npz:FILE, parquet:FILE_OR_FOLDER, svhn"
 
 
 @pytest.mark.parametrize(
@@ -852,19 +853,29 @@ def write_cifar10(root):
     return [0, 1, 2, 0, 1, 2], [2, 0], (3, 32, 32)
 
 
+def write_svhn(root):
+    root.mkdir(exist_ok=True)
+    for split, labels in (("train", [1, 2, 10, 1, 2, 10]), ("test", [10, 1])):  # a digit 0 is labelled 10
+        x = cifar_rows(len(labels)).reshape(-1, 3, 32, 32).transpose(2, 3, 1, 0)
+        savemat(root / f"{split}_32x32.mat", {"X": x, "y": np.array(labels)[:, None]})
+    return [1, 2, 0, 1, 2, 0], [0, 1], (3, 32, 32)
+
+
 WRITERS = {
     "cifar10": write_cifar10,
     "cifar100": write_cifar100,
     "mnist": lambda root: write_mnist(root, "MNIST/raw", ("train", "t10k")),
     "fashion_mnist": lambda root: write_mnist(root, "FashionMNIST/raw", ("train", "t10k")),
     "emnist": lambda root: write_mnist(root, "EMNIST/raw", ("emnist-balanced-train", "emnist-balanced-test")),
+    "svhn": write_svhn,
 }
 PLACES = {
-    "cifar10": ("cifar-10-batches-py", "https://www.cs.toronto.edu/~kriz/cifar.html"),
-    "cifar100": ("cifar-100-python", "https://www.cs.toronto.edu/~kriz/cifar.html"),
-    "mnist": ("MNIST/raw", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
-    "fashion_mnist": ("FashionMNIST/raw", "https://github.com/zalandoresearch/fashion-mnist"),
-    "emnist": ("EMNIST/raw", "https://www.nist.gov/itl/products-and-services/emnist-dataset"),
+    "cifar10": ("cifar-10-batches-py/", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "cifar100": ("cifar-100-python/", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    "mnist": ("MNIST/raw/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+    "fashion_mnist": ("FashionMNIST/raw/", "https://github.com/zalandoresearch/fashion-mnist"),
+    "emnist": ("EMNIST/raw/", "https://www.nist.gov/itl/products-and-services/emnist-dataset"),
+    "svhn": ("train_32x32.mat, and test_32x32.mat", "http://ufldl.stanford.edu/housenumbers/"),
 }
 
 
@@ -884,7 +895,8 @@ def no_network(monkeypatch):
 @pytest.fixture
 def any_checksum(monkeypatch):
     """Accept CIFAR files of any content: the files of these tests are tiny."""
-    monkeypatch.setattr(torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
+    for module in (torchvision.datasets.cifar, torchvision.datasets.svhn):
+        monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: Path(path).is_file())
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -896,7 +908,7 @@ def test_torchvision_files(tmp_path, any_checksum, no_network, name):
     assert [source.classes[y] for y in source.train.y] == labels
     assert [source.classes[y] for y in source.test.y] == test_labels
     for images, n in ((source.train, 6), (source.test, 2)):
-        if name.startswith("cifar"):  # channel, row, column in the file
+        if name in ("cifar10", "cifar100", "svhn"):  # channel, row, column in the file
             expected = cifar_rows(n).reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)
         else:
             expected = mnist_images(n)[..., None]
@@ -940,7 +952,8 @@ def test_files_not_there_and_no_network(tmp_path, no_network, name, state):
     if state == "incomplete":
         WRITERS[name](tmp_path)
         kinds = ("train", "data_batch", "emnist-balanced-train")
-        min(file for file in (tmp_path / files).iterdir() if file.name.startswith(kinds)).unlink()
+        folder = tmp_path if name == "svhn" else tmp_path / files
+        min(file for file in folder.iterdir() if file.name.startswith(kinds)).unlink()
     elif state == "damaged":
         WRITERS[name](tmp_path)  # not the contents that torchvision's checksums want
     with pytest.raises(FileNotFoundError) as error:
@@ -951,7 +964,7 @@ def test_files_not_there_and_no_network(tmp_path, no_network, name, state):
     assert "there is no network here" in message
     assert message.endswith(
         f"Put its files there as {tmp_path / files} (from {address}), or point data_root to the folder that holds "
-        f"{files}/. Without network, the source 'digits' always works, as do 'parquet:…' and 'folder:…'."
+        f"{files}. Without network, the source 'digits' always works, as do 'parquet:…' and 'folder:…'."
     )
 
 
