@@ -11,9 +11,10 @@ from continual_metaopt.streams.registry import Registry, UnknownNameError
 
 if TYPE_CHECKING:
     from continual_metaopt.streams.benchmark import StreamBenchmark
+    from continual_metaopt.streams.iterators import stream_of as stream_of
     from continual_metaopt.streams.stream import Stream
 
-__all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "register_stream"]
+__all__ = ["STREAMS", "UnknownNameError", "make_stream", "plan_stream", "register_stream", "stream_of"]
 
 STREAMS: Registry[Any] = Registry("stream", entry_points="continual_metaopt.streams")
 for module, name, description in (
@@ -30,6 +31,7 @@ for module, name, description in (
     ("tracking", "tracking", "linear regression on a target that keeps changing (Sutton, 1992)"),
     ("bit_flipping", "bit_flipping", "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al.)"),
     ("array_stream", "array_stream", "the user's own arrays: vectors, series or images, for classes or a regression"),
+    ("table", "table", "the rows of a CSV or Parquet file, in the order in which they happened"),
 ):
     STREAMS.add_lazily(name, f"continual_metaopt.streams.{module}:{name}", description)
 
@@ -81,6 +83,10 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """Describe the options of all streams in the docstring of ``make_stream``, when it is first asked for."""
+        if name == "stream_of":
+            from continual_metaopt.streams.iterators import stream_of
+
+            return globals().setdefault(name, stream_of)
         if name != "make_stream":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from continual_metaopt.streams.stream import options_of_streams

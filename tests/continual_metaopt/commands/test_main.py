@@ -429,7 +429,7 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
             "Known: cifar10, cifar10_small, class_split, field, imagenet, initial_step_size, published, "
-            "published_global, quick, robustness, table2, table3, tracking, trajectories, why "
+            "published_global, quick, robustness, table2, table3, tables, tracking, trajectories, why "
             "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),

@@ -1,0 +1,188 @@
+"""A stream of the rows of a table: one row at a time, in the order in which they happened."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continual_metaopt.streams.array_stream import Task, array_stream
+from continual_metaopt.streams.plan import STATIONARY_ORDER, random_state
+from continual_metaopt.streams.source_files import open_regular
+from continual_metaopt.streams.stream import Stream, about_stream, fingerprint_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFINITION = "table v1"
+PREFIX = "table:"
+MOST_CATEGORIES = 100  # of a column of texts
+
+
+@about_stream(
+    source="the rows of a table",
+    changes="whatever changes from row to row",
+    when="where a column changes, at the boundaries that are given, or unknown",
+    length="all rows, once each",
+    head="one output for each class, or one for a number",
+)
+def table(
+    source: str = "digits",
+    *,
+    target: str | None = None,
+    columns: tuple[str, ...] = (),
+    order_by: str | None = None,
+    experience_by: str | None = None,
+    boundaries: tuple[int, ...] = (),
+    task: Task | None = None,
+    scale: bool = True,
+    stationary: Literal["shuffled"] | None = None,
+    seed: int = 0,
+) -> Stream:
+    r"""Each row of a table is a sample: predict one column from the others, then learn from it.
+
+    Numbers are scaled as they come, by what is known then: each has the mean of its column over the rows so far taken
+    off, itself included, and is divided by their standard deviation. So no input tells of later rows. Texts become one
+    input of 0 or 1 for each value that the column has anywhere in the table, and so do truth values. Targets that are
+    numbers with a fraction are predicted as they are.
+
+    Args:
+        source: ``table:FILE`` of a file of comma-separated values with a row of names, or of Parquet; or "digits", 64
+            numbers and a class.
+        target: column that is predicted; the last one if not given.
+        columns: columns that it is predicted from; if none are given, all but those that other options name.
+        order_by: column that tells the order of rows, such as their time; the file's order if not given.
+        experience_by: column whose change begins an experience. No learner is told.
+        boundaries: numbers of the rows at which experiences begin, without the first one, instead.
+        task: "classification" or "regression"; if not given, a regression if the target has numbers with a fraction.
+        scale: whether numbers are scaled.
+        stationary: "shuffled" puts the rows in an order that the seed decides, which takes the change away.
+        seed: decides this order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no table; a column is not there, has a missing value, dates, or too many different texts.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "days.csv"
+        >>> _ = path.write_text("wind,sky,rain\n1,grey,yes\n3,blue,no\n2,blue,no\n")
+        >>> stream = table(f"table:{path}")
+        >>> stream.train[0].batch(slice(0, 3))[0].tolist()
+        [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    rows = _rows(source)
+    for option, name in (("target", target), ("order_by", order_by), ("experience_by", experience_by)):
+        if name is not None:
+            _require_column(rows, option, name)
+    for name in columns:
+        _require_column(rows, "columns", name)
+    if experience_by is not None and boundaries:
+        raise ValueError("give either boundaries or experience_by, which says where experiences begin")
+    target = str(rows.columns[-1]) if target is None else target
+    if order_by is not None:
+        rows = rows.sort_values(order_by, kind="stable")
+    if experience_by is not None:
+        values = rows[experience_by].to_numpy()
+        boundaries = tuple((np.flatnonzero(values[1:] != values[:-1]) + 1).tolist())
+    if stationary == "shuffled":  # before numbers are scaled, so that what scales them has come before
+        rows = rows.iloc[random_state(seed, STATIONARY_ORDER).permutation(len(rows))]
+    elif stationary is not None:
+        raise ValueError(f'stationary must be None or "shuffled" for tables, not {stationary!r}')
+    inputs = columns or [name for name in rows.columns if name not in (target, order_by, experience_by)]
+    x = np.concatenate([_numbers(rows[name], scale) for name in inputs], axis=1)
+    stream = array_stream((x, _targets(rows[target], task)), boundaries=boundaries, task=task)
+    info = dataclasses.replace(
+        stream.info,
+        definition=DEFINITION,
+        fingerprint=fingerprint_of(f"{DEFINITION}\n{stream.info.fingerprint}\n", []),
+        source=source,
+        stationary=stationary,
+    )
+    return dataclasses.replace(stream, info=info)
+
+
+def _rows(source: str) -> "pd.DataFrame":
+    import pandas as pd
+
+    if source == "digits":
+        (x, y, *_) = _digits()
+        return pd.DataFrame(x).rename(columns=str).assign(digit=y)
+    if not (isinstance(source, str) and source.startswith(PREFIX)):
+        raise ValueError(f"the source of a table is {PREFIX}FILE or digits, not '{source}'")
+    path = Path(source.removeprefix(PREFIX)).expanduser()
+    read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
+    try:
+        with open_regular(path) as file:
+            rows = read(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no table at '{path}'; give the path of a .csv or .parquet file") from error
+    except Exception as error:  # whatever pandas and pyarrow say of a damaged file
+        raise ValueError(
+            f"cannot read '{path}' ({str(error).strip()}); it must hold comma-separated values with a row of names, or "
+            "be a .parquet file"
+        ) from error
+    if len(rows) == 0 or len(rows.columns) < 2:
+        raise ValueError(f"'{path}' has {len(rows)} rows and {len(rows.columns)} columns; a stream needs rows, and two")
+    return rows.rename(columns=str)
+
+
+def _digits() -> Any:
+    from continual_metaopt.streams.sources import load_source
+
+    images = load_source("digits").train
+    return np.asarray(images.x).reshape(len(images.y), -1), images.y
+
+
+def _require_column(rows: "pd.DataFrame", option: str, name: str) -> None:
+    if name not in rows.columns:
+        raise ValueError(f"{option}: the table has no column '{name}'; its columns are {', '.join(rows.columns)}")
+
+
+def _complete(column: "pd.Series") -> "pd.Series":
+    """Return a column without missing values."""
+    missing = np.flatnonzero(column.isna().to_numpy() | np.isin(column.to_numpy(), (np.inf, -np.inf)))
+    if len(missing):
+        raise ValueError(
+            f"column '{column.name}' has no number or text in {len(missing):,} rows, first in row {missing[0]}; fill "
+            "them in, take these rows out, or name other columns"
+        )
+    return column
+
+
+def _numbers(column: "pd.Series", scale: bool) -> NDArray[np.float64]:
+    """Make inputs of a column, [rows, inputs]."""
+    column = _complete(column)
+    if column.dtype.kind in "mM":
+        raise ValueError(f"column '{column.name}' has dates, which order_by takes; name other columns to predict from")
+    if column.dtype.kind in "iuf":
+        numbers = column.to_numpy(np.float64)[:, None]
+        return _scaled(numbers) if scale else numbers
+    values, place = np.unique(column.to_numpy().astype(str), return_inverse=True)
+    if len(values) > MOST_CATEGORIES:
+        raise ValueError(
+            f"column '{column.name}' has {len(values):,} different texts, and at most {MOST_CATEGORIES} become inputs; "
+            "name other columns, or make numbers of it"
+        )
+    return np.eye(len(values))[place]
+
+
+def _scaled(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take off the mean over the rows so far, and divide by their standard deviation, or by 1 where it is 0."""
+    moved = numbers - numbers[0]  # so that sums of squares lose no digits
+    n = np.arange(1, len(moved) + 1)[:, None]
+    mean = np.cumsum(moved, axis=0) / n
+    variance = np.maximum(np.cumsum(moved**2, axis=0) / n - mean**2, 0)
+    noise = 1e-12 * np.maximum.accumulate(moved**2, axis=0)  # what rounding makes of a variance of 0
+    return np.asarray((moved - mean) / np.where(variance > noise, np.sqrt(variance), 1))
+
+
+def _targets(column: "pd.Series", task: Task | None) -> NDArray[Any]:
+    """Make targets of a column: numbers, or the places of its values among all in order."""
+    column = _complete(column)
+    if task == "regression" or (task is None and column.dtype.kind == "f"):
+        if column.dtype.kind not in "iuf":
+            raise ValueError(f"column '{column.name}' has no numbers, which a regression predicts")
+        return column.to_numpy(np.float64)
+    return np.unique(column.to_numpy().astype(str if column.dtype.kind not in "iuf" else None), return_inverse=True)[1]
