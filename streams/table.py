@@ -1,14 +1,20 @@
 """A stream of the rows of a table: one row at a time, in the order in which they happened."""
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from continual_metaopt.streams.array_stream import Task, array_stream
+from continual_metaopt.streams.options import require_at_least_one
 from continual_metaopt.streams.plan import STATIONARY_ORDER, random_state
+from continual_metaopt.streams.registry import UnknownNameError, unknown_name
 from continual_metaopt.streams.source_files import open_regular
 from continual_metaopt.streams.stream import Stream, about_stream, fingerprint_of
 
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFINITION = "table v1"
-PREFIX = "table:"
+PREFIX, OF_RIVER = "table:", "river:"
 MOST_CATEGORIES = 100  # of a column of texts
 
 
@@ -37,6 +43,7 @@ def table(
     boundaries: tuple[int, ...] = (),
     task: Task | None = None,
     scale: bool = True,
+    n_samples: int | None = None,
     stationary: Literal["shuffled"] | None = None,
     seed: int = 0,
 ) -> Stream:
@@ -47,9 +54,12 @@ def table(
     input of 0 or 1 for each value that the column has anywhere in the table, and so do truth values. Targets that are
     numbers with a fraction are predicted as they are.
 
+    Data sets of the package river, and its generators of drifting data, are tables too. The target's name is "target".
+
     Args:
-        source: ``table:FILE`` of a file of comma-separated values with a row of names, or of Parquet; or "digits", 64
-            numbers and a class.
+        source: ``table:FILE`` of a file of comma-separated values with a row of names, or of Parquet; ``river:NAME`` of
+            a class of ``river.datasets`` or ``river.datasets.synth``, such as river:SEA or "river:SEA(variant=2)"; or
+            "digits", 64 numbers and a class.
         target: column that is predicted; the last one if not given.
         columns: columns that it is predicted from; if none are given, all but those that other options name.
         order_by: column that tells the order of rows, such as their time; the file's order if not given.
@@ -57,11 +67,14 @@ def table(
         boundaries: numbers of the rows at which experiences begin, without the first one, instead.
         task: "classification" or "regression"; if not given, a regression if the target has numbers with a fraction.
         scale: whether numbers are scaled.
+        n_samples: use only this many rows, the first ones, before they are ordered; needed for generators that never
+            end.
         stationary: "shuffled" puts the rows in an order that the seed decides, which takes the change away.
-        seed: decides this order.
+        seed: decides this order, and what river's generators draw.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: the source needs river, which is missing.
         ValueError: it is no table; a column is not there, has a missing value, dates, or too many different texts.
 
     Example:
@@ -72,7 +85,8 @@ def table(
         >>> stream.train[0].batch(slice(0, 3))[0].tolist()
         [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    rows = _rows(source)
+    require_at_least_one(n_samples=n_samples)
+    rows = _rows(source, n_samples, seed).iloc[:n_samples]
     for option, name in (("target", target), ("order_by", order_by), ("experience_by", experience_by)):
         if name is not None:
             _require_column(rows, option, name)
@@ -103,14 +117,19 @@ def table(
     return dataclasses.replace(stream, info=info)
 
 
-def _rows(source: str) -> "pd.DataFrame":
+def _rows(source: str, n_samples: int | None, seed: int) -> "pd.DataFrame":
     import pandas as pd
 
     if source == "digits":
         (x, y, *_) = _digits()
         return pd.DataFrame(x).rename(columns=str).assign(digit=y)
+    if isinstance(source, str) and source.startswith(OF_RIVER):
+        pairs = list(islice(_of_river(source, n_samples, seed), n_samples))
+        return pd.DataFrame([{str(name): value for name, value in x.items()} for x, _ in pairs]).assign(
+            target=[y for _, y in pairs]
+        )
     if not (isinstance(source, str) and source.startswith(PREFIX)):
-        raise ValueError(f"the source of a table is {PREFIX}FILE or digits, not '{source}'")
+        raise ValueError(f"the source of a table is {PREFIX}FILE, {OF_RIVER}NAME or digits, not '{source}'")
     path = Path(source.removeprefix(PREFIX)).expanduser()
     read = pd.read_parquet if path.suffix == ".parquet" else pd.read_csv
     try:
@@ -126,6 +145,40 @@ def _rows(source: str) -> "pd.DataFrame":
     if len(rows) == 0 or len(rows.columns) < 2:
         raise ValueError(f"'{path}' has {len(rows)} rows and {len(rows.columns)} columns; a stream needs rows, and two")
     return rows.rename(columns=str)
+
+
+def _of_river(source: str, n_samples: int | None, seed: int) -> Iterable[tuple[dict[Any, Any], Any]]:
+    """Make a data set of river, or one of its generators, with the seed if it takes one."""
+    try:
+        from river import datasets
+        from river.datasets import base, synth
+    except ImportError as error:
+        raise ImportError(
+            f"the source '{source}' needs the package river: in the clone, pip install -e '.[river]'"
+        ) from error
+    name, _, arguments = source.removeprefix(OF_RIVER).rstrip(")").partition("(")
+    known = {
+        name: kind
+        for module in (datasets, synth)
+        for name, kind in vars(module).items()
+        if inspect.isclass(kind) and issubclass(kind, base.Dataset)
+    }
+    if name not in known:
+        raise UnknownNameError(unknown_name("data set of river", name, list(known)))
+    options = yaml.safe_load("{" + arguments.replace("=", ": ") + "}")
+    if "seed" in inspect.signature(known[name]).parameters:
+        options = {"seed": seed} | options
+    try:
+        made = known[name](**options)
+        if made.n_samples is None and n_samples is None:
+            raise ValueError(f"{OF_RIVER}{name} never ends: give n_samples")
+        if isinstance(made, base.RemoteDataset) and not made.is_downloaded:
+            made.download(verbose=False)
+    except TypeError as error:
+        raise ValueError(f"{OF_RIVER}{name}: {error}") from error
+    except OSError as error:
+        raise FileNotFoundError(f"{OF_RIVER}{name} could not be downloaded ({error})") from error
+    return cast(Iterable[tuple[dict[Any, Any], Any]], made)
 
 
 def _digits() -> Any:

@@ -1,5 +1,6 @@
 """Streams of tables: what becomes of each kind of column, and that nothing tells of what is to come."""
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def test_fingerprints_tell_content_and_boundaries(write: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "days.csv"}, "the source of a table is table:FILE or digits, not 'days.csv'"),
+        ({"source": "days.csv"}, "the source of a table is table:FILE, river:NAME or digits, not 'days.csv'"),
+        ({"n_samples": 0}, "n_samples must be at least 1, not 0"),
         ({"source": "table:no.csv"}, "no table at 'no.csv'; give the path of a .csv or .parquet file"),
         (
             {"target": "snow"},
@@ -174,6 +176,38 @@ def test_files_that_are_no_tables(tmp_path: Path, suffix: str, content: bytes) -
         ValueError, match=r"^(cannot read '.*' \(.*\); it must hold|'.*' has \d rows and \d columns; a stream)"
     ):
         plan_stream("table", source=f"table:{path}")
+
+
+def test_data_sets_and_generators_of_river() -> None:
+    synth = pytest.importorskip("river.datasets.synth")
+    generated = list(synth.SEA(variant=1, seed=7).take(50))
+    (train,) = plan_stream("table", source="river:SEA(variant=1)", n_samples=50, seed=7, scale=False).train
+    x, y = train.batch(slice(None))
+    np.testing.assert_allclose(x, [list(row.values()) for row, _ in generated], rtol=1e-6)
+    assert y.tolist() == [int(target) for _, target in generated]
+    whole = plan_stream("table", source="river:Phishing").info.for_learner
+    assert (whole.n_samples, whole.input_shape, whole.n_outputs) == (1250, (9,), 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("river:SAE", r"^unknown data set of river 'SAE'. Did you mean 'SEA'\? Known: "),
+        ("river:SEA(size=3)", r"^river:SEA: .*unexpected keyword argument 'size'$"),
+        ("river:SEA", r"^river:SEA never ends: give n_samples$"),
+    ],
+)
+def test_what_river_lacks_is_named(source: str, message: str) -> None:
+    pytest.importorskip("river")
+    with pytest.raises(ValueError, match=message):
+        plan_stream("table", source=source, **{} if source == "river:SEA" else {"n_samples": 10})
+
+
+def test_without_river_it_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river", None)
+    message = "the source 'river:SEA' needs the package river: in the clone, pip install -e '.[river]'"
+    with pytest.raises(ImportError, match=exactly(message)):
+        plan_stream("table", source="river:SEA", n_samples=10)
 
 
 def test_a_run_records_it(tmp_path: Path, write: Any) -> None:
