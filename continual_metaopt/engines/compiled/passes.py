@@ -91,6 +91,7 @@ def _made(of: Pass, dtype: np.dtype[Any]) -> Any:
     file = f"<{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # where Numba looks for the source
     names: dict[str, Any] = {
+        "__name__": __name__,  # of the module that is imported where code that was kept is loaded
         **{"k": k, "np": np, "math": math, "number": np.dtype(dtype).type, "carray": numba.carray},
         **{"exp": EXPONENTIALS[dtype], "sqrt": np.sqrt, "log": np.log, "sign": _sign},
         **{"noise": noise, "maximum": _maximum, "minimum": _minimum, "where": _where, "largest": _largest},

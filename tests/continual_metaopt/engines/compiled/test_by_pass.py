@@ -7,14 +7,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
+import numpy as np
 import pytest
 import torch
+from numba.core.environment import Environment
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from continual_metaopt.analysis.run_directory import TABLES
+from continual_metaopt.engines.compiled import passes
+from continual_metaopt.engines.compiled.by_pass import by_pass_or_why_not
 from continual_metaopt.engines.compiled.engine import why_not_compiled
 from continual_metaopt.optim.base import settings_of
 from continual_metaopt.optim.blocks import blocks
@@ -398,6 +403,15 @@ def test_an_optimizer_of_another_package_is_compiled(own_package: str) -> None:
     rule = importlib.import_module(f"{own_package}.rule")
     twins = PassTwins(network(), lambda model: rule.Own(blocks(model, "layerwise")))
     learn(twins, samples(N, CNN_SHAPE))
+
+
+def test_the_next_process_loads_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 1)
+    by_pass, _ = by_pass_or_why_not(make_optimizer("sgd_hd", model))
+    assert by_pass is not None
+    passes.address_of(by_pass.of, np.float32)
+    monkeypatch.setattr(Environment, "_memo", WeakValueDictionary())  # of what this process has compiled
+    assert passes._made.__wrapped__(by_pass.of, np.dtype(np.float32))._cache_hits == 1
 
 
 @pytest.mark.slow
