@@ -262,7 +262,7 @@ def _plan(
     for cycle, number in itertools.product(range(n_cycles), ordered):
         n, held_out = parts[number]
         each = max(1, n // n_cycles) if samples_per_experience is None else samples_per_experience // context
-        begin = random_state(seed, SAMPLE_ORDER, number).randint(max(n - n_cycles * each, 0) + 1)
+        begin = random_state(seed, SAMPLE_ORDER, number).randint(max(n - n_cycles * each, 0) + 1, dtype=np.int64)
         learned = first[number] + (begin + cycle * each + np.arange(each)) % n
         tested = first[number] + n + np.arange(min(held_out, max(1, test_samples // context)))
         train.append((learned, np.zeros_like(learned), -1))
