@@ -37,7 +37,10 @@ def invented_languages() -> dict[str, bytes]:
 def _text(number: int, consonants: str, vowels: str) -> bytes:
     state = np.random.RandomState(number)  # whose sequence is frozen
     syllables = [c + v for c, v in itertools.product(consonants.split(), vowels.split())]
-    words = ["".join(syllables[i] for i in state.randint(len(syllables), size=1 + k % 3, dtype=np.int64)) for k in range(N_WORDS)]
+    words = [
+        "".join(syllables[i] for i in state.randint(len(syllables), size=1 + k % 3, dtype=np.int64))
+        for k in range(N_WORDS)
+    ]
     followers = state.randint(N_WORDS, size=(N_WORDS, 5), dtype=np.int64)
     sentences = []
     for _ in range(N_SENTENCES):

@@ -114,7 +114,9 @@ def text(
     train = blur_boundaries(train, transition_width // context, seed)
     symbols = np.concatenate(list(coded.values()))
     # where each window of a domain begins, one domain after the other: first those that are learned from
-    begins = np.concatenate([start + context * np.arange(n + held) for start, (n, held) in zip(starts, parts, strict=True)])
+    begins = np.concatenate(
+        [start + context * np.arange(n + held) for start, (n, held) in zip(starts, parts, strict=True)]
+    )
     names = np.repeat(list(content), [n + held for n, held in parts])
     digest = _content_hash(content)
     info = StreamInfo(
@@ -204,7 +206,7 @@ def _chosen(content: dict[str, bytes], domains: list[str] | None) -> dict[str, b
     if unknown is not None:
         raise UnknownNameError(unknown_name("domain", unknown, list(content)))
     if len(set(domains)) != len(domains) or not domains:
-        raise ValueError(f"domains must be different names, at least one, not {domains}; n_cycles makes them come again")
+        raise ValueError(f"domains must be different names, not {domains}; n_cycles makes them come again")
     return {name: content[name] for name in domains}
 
 
@@ -256,7 +258,9 @@ def _plan(
         raise UnknownNameError(unknown_name("order", order, ["given", "random"]))
     if samples_per_experience is not None and samples_per_experience < context:
         raise ValueError(f"samples_per_experience must be at least context, {context}, not {samples_per_experience}")
-    ordered = range(len(parts)) if order == "given" else random_state(seed, CLASS_ORDER).permutation(len(parts)).tolist()
+    ordered = (
+        range(len(parts)) if order == "given" else random_state(seed, CLASS_ORDER).permutation(len(parts)).tolist()
+    )
     first = np.cumsum([0, *(n + held for n, held in parts)]).tolist()
     train, test = [], []
     for cycle, number in itertools.product(range(n_cycles), ordered):

@@ -12,10 +12,10 @@ class Recurrent(nn.Module):
     """Gated recurrent units (GRU; Cho et al., 2014) between an embedding of symbols and a linear layer: three blocks.
 
     The rows of a mini-batch are read as consecutive symbols, in their order. While the network learns, it goes on from
-    the state in which the mini-batch before has left it, through whole stream: the state is never reset, neither where a
-    window nor where an experience ends, since nobody tells the network. Gradients stop where a mini-batch begins
-    (truncated backpropagation through time), so the stream's ``context`` says how far back they go. The state belongs to
-    the network's buffers, so that checkpoints hold it. It moves on only while gradients are recorded.
+    the state in which the last mini-batch left it, through the whole stream. The state is never reset, neither where a
+    window ends nor where an experience ends, since nobody tells the network. Gradients stop where a mini-batch begins
+    (truncated backpropagation through time), so the stream's ``context`` says how far back they go. The state is a
+    buffer of the network, so checkpoints hold it. It moves on only while gradients are recorded.
 
     In evaluation, the network begins each mini-batch with a state of zeros, and keeps its own state.
 

@@ -26,5 +26,7 @@ def symbols_and_places(x: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: the inputs are no whole numbers.
     """
     if x.is_floating_point():
-        raise ValueError(f"this network reads text, whose symbols are whole numbers, not {x.dtype}; take the stream text")
+        raise ValueError(
+            f"this network reads text, whose symbols are whole numbers, not {x.dtype}; take the stream text"
+        )
     return x[:, 0], x[:, 1]

@@ -32,7 +32,7 @@ class Transformer(nn.Module):
         multiple_of: the hidden layer has 8/3 of the width, rounded up to a multiple of this.
 
     Raises:
-        ValueError: the inputs are no symbols, or heads do not divide the width into even parts.
+        ValueError: the inputs are no symbols, a size is below 1, or heads do not divide the width into even parts.
 
     Example:
         >>> sum(parameter.numel() for parameter in Transformer().parameters())
@@ -50,10 +50,12 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         check_reads_symbols("transformer", input_shape)
-        if min(width, depth, heads, multiple_of) < 1 or width % (2 * heads):
+        if min(width, depth, heads, multiple_of) < 1:
+            raise ValueError("width, depth, heads and multiple_of must be at least 1")
+        if width % (2 * heads):
             raise ValueError(
                 f"{heads} heads do not divide a width of {width} into even parts; choose a width that is a multiple of "
-                f"{2 * max(heads, 1)}"
+                f"{2 * heads}"
             )
         hidden = -(-int(8 * width / 3) // multiple_of) * multiple_of
         self.embedding = nn.Embedding(n_outputs, width)
