@@ -137,8 +137,11 @@ def text(
         source_hash=digest[:32],
         bytes_per_sample=_bytes_per_symbol(content, coded, names[train.index]),
     )
-    splits = ([TextSamples(symbols, begins[p.index[s]], context) for s in p.experiences()] for p in (train, test))
-    return Stream(info, *splits)
+    learned, held_out = (
+        [TextSamples(symbols, begins[plan.index[steps]], context) for steps in plan.experiences()]
+        for plan in (train, test)
+    )
+    return Stream(info, learned, held_out)
 
 
 class TextSamples:
@@ -226,8 +229,8 @@ def _decoded(name: str, content: bytes) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"the text '{name}' is not UTF-8 (byte {error.start:,}); convert it, as by iconv -f LATIN1 -t UTF-8, or take "
-            'unit="byte"'
+            f"the text '{name}' is not UTF-8 (byte {error.start:,}); convert it, as by iconv -f LATIN1 -t UTF-8, or "
+            'take unit="byte"'
         ) from error
 
 
