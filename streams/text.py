@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from continual_metaopt.streams.byte_pairs import byte_pairs
 from continual_metaopt.streams.invented_languages import invented_languages
 from continual_metaopt.streams.options import require_at_least_one, require_between
 from continual_metaopt.streams.plan import CLASS_ORDER, SAMPLE_ORDER, Plan, Stationary, plan_of, random_state
@@ -26,7 +27,7 @@ from continual_metaopt.streams.transitions import blur_boundaries
 
 DEFINITION = "text v1"
 EMBEDDED, PREFIX, SUFFIX = "embedded", "text:", ".txt"
-Unit = Literal["byte", "character"]
+Unit = Literal["byte", "character", "bpe"]
 N_BYTES = 256
 Symbols = NDArray[np.integer]
 
@@ -36,7 +37,7 @@ Symbols = NDArray[np.integer]
     changes="the domain, such as the language or the author",
     when="with every experience",
     length="n_cycles × the text of all domains, or × samples_per_experience of each",
-    head="one output for each symbol: 256 bytes, or the different characters",
+    head="one output for each symbol: 256 bytes, the different characters, or byte pairs",
 )
 def text(
     source: str = EMBEDDED,
@@ -49,6 +50,7 @@ def text(
     samples_per_experience: int | None = None,
     held_out_share: float = 0.1,
     test_samples: int = 2048,
+    n_symbols: int = 1024,
     stationary: Stationary | None = None,
     frozen_after: int = 0,
     transition_width: int = 0,
@@ -67,7 +69,8 @@ def text(
     Args:
         source: "embedded", four invented languages that need no files, or "text:FOLDER", where each file whose name
             ends in .txt is a domain, called as the file is without its ending.
-        unit: "byte", which reads any file, or "character", for files in UTF-8.
+        unit: "byte", which reads any file; for files in UTF-8 "character", or "bpe": byte pairs, which the package
+            tokenizers (extra text) learns from what is not held out of all domains.
         context: number of symbols of a window.
         domains: use only these domains, in this order; None for all, by name.
         order: "given" takes the domains in their order, "random" in an order that the seed decides.
@@ -76,6 +79,7 @@ def text(
             from evenly among the cycles. After the end of its text, a domain goes on from its beginning.
         held_out_share: share of each domain, its end, for held-out accuracy.
         test_samples: number of held-out symbols of each experience, at most: the first ones.
+        n_symbols: number of different byte pairs with unit "bpe", bytes included; fewer if there is little text.
         stationary: "shuffled" puts the windows of all domains in one order that the seed decides: a mixture of all
             domains. "repeat" stays with the first domain's windows, "frozen" with those of ``frozen_after``, again and
             again in new orders.
@@ -87,6 +91,7 @@ def text(
     Raises:
         UnknownNameError: no such source, unit or domain.
         FileNotFoundError: there is no such folder.
+        ImportError: unit "bpe" without the package tokenizers.
         ValueError: a folder without texts, a file that is empty, too short or not UTF-8, or a number out of range.
 
     Example:
@@ -101,8 +106,9 @@ def text(
         context=context, n_cycles=n_cycles, samples_per_experience=samples_per_experience, test_samples=test_samples
     )
     require_between(0.01, 0.9, held_out_share=held_out_share)
+    require_between(256, 2**20, n_symbols=n_symbols)
     content = _chosen(_read(source), domains)
-    coded, n_symbols = _coded(content, unit)
+    coded, n_outputs = _coded(content, unit, 1 - held_out_share, n_symbols)
     parts = [_windows(name, len(symbols), context, held_out_share) for name, symbols in coded.items()]
     starts = np.cumsum([0, *map(len, coded.values())])[:-1]
     train, test = _plan(parts, context, order, n_cycles, samples_per_experience, test_samples, seed)
@@ -119,9 +125,12 @@ def text(
     )
     names = np.repeat(list(content), [n + held for n, held in parts])
     digest = _content_hash(content)
+    learned = [symbols.astype("<i4").tobytes()] if unit == "bpe" else []  # which another version may learn otherwise
     info = StreamInfo(
         definition=DEFINITION,
-        fingerprint=fingerprint_of(f"{DEFINITION}\n{digest}\n{unit} {context}\n", [train.digest(), test.digest()]),
+        fingerprint=fingerprint_of(
+            f"{DEFINITION}\n{digest}\n{unit} {context}\n", [train.digest(), test.digest(), *learned]
+        ),
         source=source,
         stationary=stationary,
         experiences=[
@@ -133,15 +142,15 @@ def text(
             )
             for steps, seen in zip(train.experiences(), train.seen_before, strict=True)
         ],
-        for_learner=LearnerInfo(n_symbols, (2,), "classification", len(train.index) * context, context, "int64"),
+        for_learner=LearnerInfo(n_outputs, (2,), "classification", len(train.index) * context, context, "int64"),
         source_hash=digest[:32],
         bytes_per_sample=_bytes_per_symbol(content, coded, names[train.index]),
     )
-    learned, held_out = (
+    samples, held_out = (
         [TextSamples(symbols, begins[plan.index[steps]], context) for steps in plan.experiences()]
         for plan in (train, test)
     )
-    return Stream(info, learned, held_out)
+    return Stream(info, samples, held_out)
 
 
 class TextSamples:
@@ -213,13 +222,19 @@ def _chosen(content: dict[str, bytes], domains: list[str] | None) -> dict[str, b
     return {name: content[name] for name in domains}
 
 
-def _coded(content: dict[str, bytes], unit: str) -> tuple[dict[str, Symbols], int]:
+def _coded(
+    content: dict[str, bytes], unit: str, learned_share: float, n_symbols: int
+) -> tuple[dict[str, Symbols], int]:
     """Number the symbols of each domain; returns them and how many different ones there can be."""
     if unit == "byte":
         return {name: np.frombuffer(text, np.uint8) for name, text in content.items()}, N_BYTES
-    if unit != "character":
-        raise UnknownNameError(unknown_name("unit", unit, ["byte", "character"]))
-    points = {name: np.frombuffer(_decoded(name, text).encode("utf-32-le"), "<u4") for name, text in content.items()}
+    if unit not in ("character", "bpe"):
+        raise UnknownNameError(unknown_name("unit", unit, ["byte", "character", "bpe"]))
+    texts = {name: _decoded(name, text) for name, text in content.items()}
+    if unit == "bpe":
+        pairs, n_pairs = byte_pairs(tuple(texts.values()), learned_share, n_symbols)
+        return dict(zip(texts, pairs, strict=True)), n_pairs
+    points = {name: np.frombuffer(text.encode("utf-32-le"), "<u4") for name, text in texts.items()}
     known = np.unique(np.concatenate(list(points.values())))
     return {name: np.searchsorted(known, symbols).astype(np.int32) for name, symbols in points.items()}, len(known)
 

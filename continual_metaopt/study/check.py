@@ -80,7 +80,7 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
     except Exception as error:
         message = f"network: '{run.network.name}' does not fit"
         if sizes.input_type == "int64":
-            raise ConfigError(f"{message} text; take recurrent or transformer") from error
+            raise ConfigError(f"{message} text ({_said(error)}); take recurrent or transformer") from error
         if len(sizes.input_shape) == 1 and not isinstance(error, TypeError):
             vector = f"vectors of {sizes.input_shape[0]} numbers"
             raise ConfigError(f"{message} {vector}, but perhaps images; take mlp or linear") from error

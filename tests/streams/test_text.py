@@ -1,6 +1,7 @@
 """Streams of text: windows, domains, what is held out, and what is refused."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from continual_metaopt.streams import UnknownNameError, make_stream, plan_stream
+from continual_metaopt.streams.byte_pairs import byte_pairs
 from continual_metaopt.streams.invented_languages import invented_languages
 from continual_metaopt.streams.text import TextSamples
 
@@ -59,6 +61,28 @@ def test_characters(folder: str) -> None:
     assert stream.info.boundaries == [0, 90]
     assert stream.info.bytes_per_sample == 1.5, "Greek letters have two bytes"
     assert stream.train[1].labels[:9].tolist() == list(range(1, 10))
+
+
+def test_byte_pairs() -> None:
+    pytest.importorskip("tokenizers")
+    options = {"domains": ["dobu", "keti"], "order": "given", "unit": "bpe", "n_symbols": 400}
+    stream = plan_stream("text", **options)
+    again = plan_stream("text", **options)
+
+    assert stream.info.for_learner.n_outputs == 400
+    assert 2.5 < (stream.info.bytes_per_sample or 0) < 4
+    assert stream.info.fingerprint == again.info.fingerprint
+    assert stream.info.fingerprint != plan_stream("text", **options | {"n_symbols": 401}).info.fingerprint
+    assert not set(stream.train[0].labels.tolist()) <= set(range(256))
+
+
+def test_byte_pairs_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    byte_pairs.cache_clear()
+
+    message = "unit=\"bpe\" needs the package tokenizers; in the clone, pip install -e '.[text]'"
+    with pytest.raises(ImportError, match=f"^{re.escape(message)}$"):
+        plan_stream("text", unit="bpe")
 
 
 def test_domains_come_in_the_order_that_is_given_or_that_the_seed_decides() -> None:
@@ -160,7 +184,7 @@ def test_it_is_an_avalanche_benchmark() -> None:
             FileNotFoundError,
             "there is no folder 'nowhere'; after 'text:', write the folder of the texts",
         ),
-        ({"unit": "word"}, UnknownNameError, "unknown unit 'word'. Known: byte, character"),
+        ({"unit": "word"}, UnknownNameError, "unknown unit 'word'. Known: bpe, byte, character"),
         ({"order": "name"}, UnknownNameError, "unknown order 'name'. Known: given, random"),
         (
             {"domains": ["ketti"]},
@@ -168,6 +192,7 @@ def test_it_is_an_avalanche_benchmark() -> None:
             "unknown domain 'ketti'. Did you mean 'keti'? Known: anari, dobu, keti, shuro",
         ),
         ({"domains": []}, ValueError, "domains must be different names, not []; n_cycles makes them come again"),
+        ({"n_symbols": 100}, ValueError, "n_symbols must be between 256 and 1048576, not 100"),
         ({"context": 0}, ValueError, "context must be at least 1, not 0"),
         ({"held_out_share": 0}, ValueError, "held_out_share must be between 0.01 and 0.9, not 0"),
         ({"samples_per_experience": 10}, ValueError, "samples_per_experience must be at least context, 32, not 10"),

@@ -89,7 +89,21 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("networks", ["paper_cnn", "lenet", "resnet18", "vit_tiny", "mlp", "mlp_300_150", "linear"]),
+        (
+            "networks",
+            [
+                "paper_cnn",
+                "lenet",
+                "resnet18",
+                "vit_tiny",
+                "mlp",
+                "mlp_300_150",
+                "linear",
+                "recurrent",
+                "transformer",
+                "transformer_15m",
+            ],
+        ),
         ("learners", learner_names()),
         ("studies", packaged_study_names()),
     ],
@@ -399,7 +413,8 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
         (
             ["run", "--network.name=mpl"],
             "unknown network 'mpl'. Did you mean 'mlp'? "
-            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, vit_tiny",
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, recurrent, resnet18, transformer, "
+            "transformer_15m, vit_tiny",
         ),
         (
             ["run", "--learner.lr", "2"],
@@ -426,7 +441,7 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
             "Known: class_split, field, initial_step_size, published, published_global, quick, robustness, table2, "
-            "table3, tracking, trajectories, why (or the path of a .yaml file)",
+            "table3, text, tracking, trajectories, why (or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),
         (["explain", "nowhere"], "nowhere: no such directory"),
