@@ -63,8 +63,8 @@ def text(
     network that carries a state from window to window backpropagates through ``context`` symbols, and one that looks
     back sees as many at most. With ``context=1`` it learns after every symbol.
 
-    An experience reads on in its domain, window by window. The last part of each domain is never learned from: held-out
-    accuracy is measured there, each window by itself. Whole windows move in stationary variants and in transitions.
+    An experience reads on in its domain, window by window. The last part of each domain is never learned from; held-out
+    accuracy is measured there. Whole windows move in stationary variants and in transitions.
 
     Args:
         source: "embedded", four invented languages that need no files, or "text:FOLDER", where each file whose name
