@@ -29,11 +29,11 @@ def main(runs: Runs, arguments: Namespace) -> list[Path]:
 
 
 def _columns(measured: pd.DataFrame) -> dict[str, list[str]]:
-    """Texts of a table with a row for each domain and a column for each learner."""
-    labels = list(dict.fromkeys(measured["label"]))
-    columns: dict[str, list[str]] = {"domain": sorted(measured["domain"].unique())}
-    for label in labels:
-        of_it = measured[measured["label"] == label]
-        values = [of_it.loc[of_it["domain"] == domain, "bits_per_byte"].to_numpy() for domain in columns["domain"]]
-        columns[str(label)] = [interval_text(*mean_interval(seeds), ".3f") for seeds in values]
+    """Texts of a table with a row for each domain, and one for their mean, and a column for each learner."""
+    domains = sorted(measured["domain"].unique())
+    columns = {"domain": [*domains, "mean of domains"]}
+    for label in dict.fromkeys(measured["label"]):
+        seeds = measured[measured["label"] == label].pivot(index="seed", columns="domain", values="bits_per_byte")
+        values = [*(seeds[domain].to_numpy() for domain in domains), seeds.mean(axis=1).to_numpy()]
+        columns[str(label)] = [interval_text(*mean_interval(of_seeds), ".3f") for of_seeds in values]
     return columns

@@ -103,6 +103,7 @@ def test_the_command_prints_and_writes_the_domains(
 
     printed = capsys.readouterr().out
     assert re.search(r"^\| fr +\| +0\.721 ± 0\.000 \|$", printed, re.MULTILINE)
+    assert re.search(r"^\| mean of domains +\| +0\.541 ± 0\.000 \|$", printed, re.MULTILINE)
     assert "Online bits per byte in each domain: mean over seeds ± half width of a 95 % Student-t interval." in printed
     written = pd.read_csv(tmp_path / "out" / "bits_per_byte.csv")
     assert written.columns.tolist() == ["label", "seed", "domain", "bits_per_byte"]
