@@ -20,6 +20,7 @@ from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.sawtooth import block_trajectories, can_fold
 from continual_metaopt.analysis.statistics import Diverged, counted_runs, is_regression
 from continual_metaopt.analysis.tables import Format, caption, comparison_table, format_table
+from continual_metaopt.analysis.text import is_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,8 @@ def write_report(
                 figures.online_accuracy_by_experience, part, diverged=diverged, width=width
             )
             drawings["sliding_accuracy"] = partial(figures.sliding_accuracy, part, diverged=diverged, width=width)
+        if ended and is_text(part):
+            drawings["bits_per_byte"] = partial(figures.sliding_bits_per_byte, part, diverged=diverged, width=width)
         learned = _best_learned(part, table)
         if figures.has_trajectories(part):
             few = [label for label in part.labels if label in learned[:MAX_DRAWN]]
@@ -115,7 +118,7 @@ def _require_own(folder: Path) -> None:
     with suppress(FileNotFoundError, ValueError), open_regular(page) as file:
         if _MARK.encode() in file.read(2**16):
             return
-    stems = ("squared_error", "online_accuracy", "sliding_accuracy", "step_sizes", "sawtooth")
+    stems = ("squared_error", "online_accuracy", "sliding_accuracy", "bits_per_byte", "step_sizes", "sawtooth")
     drawn = [
         f"{stem}.{suffix}" for stem in (*stems, *get_args(figures.MetaParameter)) for suffix in ("png", "pdf", "txt")
     ]

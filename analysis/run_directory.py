@@ -165,6 +165,8 @@ STREAM_MAY_HOLD: dict[str, Kind] = {
     "task": _one_of("classification", "regression"),
     "test_at": _list_of(_WHOLE),
     "batch_size": _COUNT,
+    "bytes_per_sample": _or_null(NUMBER),
+    "input_type": _TEXT,
 }
 STATUS_MAY_HOLD: dict[str, Kind] = {
     "reason": _or_null(_REASON),

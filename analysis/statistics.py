@@ -320,12 +320,12 @@ def squared_errors(runs: Runs, run: str) -> np.ndarray:
         no number. Where only some samples have been recorded, see `sample_scores`.
     """
     errors = np.full(runs.configs[run]["stream_info"]["n_samples"], np.inf)
-    loss = _sample_losses(runs, run)
+    loss = sample_losses(runs, run)
     errors[: len(loss)] = np.where(np.isnan(loss), np.inf, 2 * loss)
     return errors
 
 
-def _sample_losses(runs: Runs, run: str) -> np.ndarray:
+def sample_losses(runs: Runs, run: str) -> np.ndarray:
     """Loss of each sample that a run has seen, before learning from it; NaN where it was not recorded."""
     loss = runs.read(run, "samples", ["loss"])["loss"].to_numpy(dtype=float)
     return _spread(runs, run, loss, "mean_loss") if record_samples_every(runs.configs[run]) > 1 else loss
@@ -355,7 +355,7 @@ def online_loss(runs: Runs) -> pd.DataFrame:
 
 def _mean_losses(runs: Runs, run: str) -> tuple[float, float]:
     """Mean and discounted loss of a finished run."""
-    losses = _sample_losses(runs, run)
+    losses = sample_losses(runs, run)
     if np.isfinite(losses).all():
         weights = 1 - GAMMA ** np.arange(1, len(losses) + 1)
         return float(losses.mean()), float(np.average(losses, weights=weights))

@@ -16,6 +16,7 @@ from continual_metaopt.analysis.escaping import csv_text, one_line
 from continual_metaopt.analysis.run_directory import ENDED
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import AT_BOUND, BIMODAL_GAP, GAMMA, Diverged
+from continual_metaopt.analysis.text import bits_per_nat
 from continual_metaopt.analysis.tuning import (
     FACTORS,
     best_setting,
@@ -30,6 +31,7 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 
 _TABULATE_FORMATS = {"terminal": "simple", "markdown": "github", "latex": "latex_booktabs"}
 DISCOUNTED_LOSS = f"loss, γ = {GAMMA:g}"
+BITS = "bits per byte"
 HELD_OUT = "held-out at each end (%)"
 # columns that a paper has not, and those that a narrow terminal has not either, in the order in which they are left out
 _ABOUT_RUNS = [*(f"lost {factor:g}× off" for factor in FACTORS), "tuning", "setting", "at bound", "samples/s"]
@@ -84,7 +86,7 @@ def comparison_table(
         `analysis.statistics.is_at_bound`), samples_per_second (median of the counted runs). A regression has
         squared_error, the mean over the stream, in
         place of online_accuracy. Else there are loss and discounted_loss, each followed by `…_ci`: means over the
-        finished runs with finite losses, see `analysis.statistics.online_loss`.
+        finished runs with finite losses, see `analysis.statistics.online_loss`; of text also bits_per_byte.
         Where settings were chosen there is setting, a text. With selection runs there are also tuning_runs,
         tuning_samples (of all these runs together), selection_score (mean over the selection runs of the chosen
         setting, in % or as a squared error), and lost_at_3x and lost_at_10x, see `analysis.tuning.sensitivity` (in
@@ -103,6 +105,9 @@ def comparison_table(
     scores["held_out_accuracy"] = statistics.held_out_accuracy(runs, diverged).to_numpy()
     if score != "squared_error":
         scores = scores.join(statistics.online_loss(runs), on="run")
+        factors = [bits_per_nat(runs.configs[run]) for run in scores["run"]]
+        if not any(map(math.isnan, factors)):
+            scores["bits_per_byte"] = scores["loss"] * factors
     scores = scores.join(statistics.retained_accuracy(runs), on="run")
     scores["samples_per_second"] = runs.table["samples_per_second"]
     scores["at_bound"] = [statistics.is_at_bound(runs, path) for path in runs.table["path"]]
@@ -180,7 +185,7 @@ def shortened(cell: str) -> str:
 def _best_marked(table: pd.DataFrame, cells: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The cells with signs around those with the best mean of their column, among learners that have one."""
     low_is_best = {"mean squared error": "squared_error", "loss": "loss", DISCOUNTED_LOSS: "discounted_loss"}
-    low_is_best |= {"rank": "rank", "forgetting (%)": "forgetting"}
+    low_is_best |= {BITS: "bits_per_byte", "rank": "rank", "forgetting (%)": "forgetting"}
     high_is_best = {"online accuracy (%)": "online_accuracy", "final accuracy, all (%)": "final_accuracy"}
     marked = dict(cells)
     for best, names in ((pd.Series.min, low_is_best), (pd.Series.max, high_is_best | {HELD_OUT: "held_out_accuracy"})):
@@ -294,6 +299,8 @@ def _loss_note(table: pd.DataFrame) -> str:
             f" “{DISCOUNTED_LOSS}” is the discounted loss that MetaOptimize minimises, averaged over the stream, with "
             "the same γ for all learners."
         )
+    if "bits_per_byte" in table:
+        text += f" “{BITS.capitalize()}” is the loss in bits for each byte of the text."
     return text
 
 
@@ -318,7 +325,7 @@ def _row(label: str, group: pd.DataFrame, score: str, difference: pd.Series | No
         "held_out_accuracy": held_out_mean,
         "held_out_accuracy_ci": held_out_ci,
         "held_out_accuracy_seeds": statistics.seeds_if_bimodal(held_out),
-        **_means(counted, 1, "loss", "discounted_loss"),
+        **_means(counted, 1, "loss", "discounted_loss", "bits_per_byte"),
         **_means(counted, 100, "final_accuracy", "forgetting"),
         "diverged": int((group["state"] == "diverged").sum()),
         "incomplete": int(group["state"].isin(["running", "failed"]).sum()),
@@ -361,6 +368,7 @@ def rounded_columns(table: pd.DataFrame) -> dict[str, list[str]]:
         "learner": [str(label) for label in table["learner"]],
         "seeds": [str(seeds) for seeds in table["seeds"]],
         score_name: with_interval(table, score),
+        BITS: with_interval(table, "bits_per_byte", decimals=3) if "bits_per_byte" in table else [""],
         f"− {reference}": with_interval(table, "difference", sign="+"),
         "p (Holm)": number_texts(table, "p_holm", ".2g"),
         "rank": number_texts(table, "rank", ".1f"),

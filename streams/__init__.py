@@ -1,4 +1,4 @@
-"""Non-stationary streams, of images and for regression, as Avalanche benchmarks.
+"""Non-stationary streams, of images, of text and for regression, as Avalanche benchmarks.
 
 A stream is a sequence of *experiences*; a learner meets every sample once, in an order that the seed fixes. All streams
 are made by ``make_stream``, which returns an Avalanche benchmark with ``train_stream``, ``test_stream`` and ``info``.
@@ -32,6 +32,7 @@ for module, name, description in (
     ("bit_flipping", "bit_flipping", "slowly changing regression: one of 15 slow bits flips at a time (Dohare et al.)"),
     ("array_stream", "array_stream", "the user's own arrays: vectors, series or images, for classes or a regression"),
     ("table", "table", "the rows of a CSV or Parquet file, in the order in which they happened"),
+    ("text", "text", "the next symbol of texts: every experience is another domain"),
 ):
     STREAMS.add_lazily(name, f"continual_metaopt.streams.{module}:{name}", description)
 

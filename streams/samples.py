@@ -19,11 +19,11 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, steps: slice) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def batch(self, steps: slice) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the samples at some steps, counted from the first one of the experience.
 
-        They are inputs, float32 [n, …], and targets, int64 [n] for classes or float32 [n, outputs], contiguous and the
-        caller's own.
+        They are inputs, float32 [n, …] or, of symbols, int64 [n, …], and targets, int64 [n] for classes or float32
+        [n, outputs], contiguous and the caller's own.
         """
         ...
 

@@ -33,10 +33,11 @@ class LearnerInfo:
 
     Attributes:
         n_outputs: number of outputs of the network.
-        input_shape: channels, height and width of images, or (numbers,).
+        input_shape: channels, height and width of images, or (numbers,); of text (2,), a symbol and its place.
         task: "classification" or "regression".
         n_samples: length of the stream.
         batch_size: number of samples that are learned from at once.
+        input_type: "float32", or "int64" where inputs are symbols, which a network looks up.
 
     Example:
         >>> from continual_metaopt.streams import plan_stream
@@ -49,6 +50,7 @@ class LearnerInfo:
     task: str
     n_samples: int
     batch_size: int = 1
+    input_type: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class StreamInfo:
         test_at: numbers of samples after which a run measures held-out accuracy, beside the ends of experiences.
         source_hash: hash over the source's stored bytes and labels; None for generated samples.
         splits: which files were taken for which split, in words; empty for sources where names do not decide it.
+        bytes_per_sample: bytes of text that a sample stands for, on average; None where samples are no text.
 
     Example:
         >>> from continual_metaopt.streams import plan_stream
@@ -92,6 +95,7 @@ class StreamInfo:
     test_at: list[int] = field(default_factory=list)
     source_hash: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
+    bytes_per_sample: float | None = None
 
     def __post_init__(self) -> None:
         empty = [number for number, experience in enumerate(self.experiences) if experience.n_samples < 1]
@@ -144,6 +148,7 @@ class StreamInfo:
             "n_experiences": len(self.experiences),
             "boundaries": self.boundaries,
             "test_at": self.test_at,
+            "bytes_per_sample": self.bytes_per_sample,
             **asdict(self.for_learner),
         }
 

@@ -17,6 +17,7 @@ from continual_metaopt.analysis.paper.published import (
     published_table,
     table_markdown,
 )
+from continual_metaopt.analysis.scripts.bits_per_byte import main as bits_per_byte
 from continual_metaopt.analysis.scripts.comparison_table import main as comparison_table
 from continual_metaopt.analysis.scripts.initial_step_size import main as initial_step_size
 from continual_metaopt.analysis.scripts.sensitivity import spread_over_last
@@ -298,3 +299,14 @@ def test_the_initial_step_sizes_are_those_of_the_archived_runs(tmp_path: Path) -
     rows = table_lines((tmp_path / "initial_step_size.md").read_text(encoding="utf-8"))
     assert len(rows) == 24
     assert set(rows) <= set(table_lines((DOCS / "results.md").read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+def test_the_bits_per_byte_of_text_are_those_of_the_archived_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bits_per_byte([str(unpacked("text", tmp_path)), "--out", str(tmp_path), "--format", "png"]) == 0
+
+    rows = table_lines(capsys.readouterr().out)
+    assert len(rows) == 10
+    assert set(rows) <= set(table_lines((DOCS / "text.md").read_text(encoding="utf-8")))

@@ -7,6 +7,7 @@ from continual_metaopt.analysis.figures.accuracy import (
     cumulative_accuracy,
     online_accuracy_by_experience,
     sliding_accuracy,
+    sliding_bits_per_byte,
     sliding_squared_error,
     test_accuracy_by_experience,
 )

@@ -1,4 +1,4 @@
-"""Online accuracy and squared error over the stream."""
+"""Online accuracy, squared error and bits per byte over the stream."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from continual_metaopt.analysis.figures.style import (
 )
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged
+from continual_metaopt.analysis.text import is_text, sample_bits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,6 +172,37 @@ def sliding_squared_error(
     return figure
 
 
+@styled
+def sliding_bits_per_byte(
+    runs: Runs,
+    window: int | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    diverged: Diverged = "chance",
+    width: Width = "column",
+) -> Figure:
+    """Bits per byte of text in a sliding window over the stream.
+
+    Caption: Lines are means over seeds of the bits per byte of predictions over the last symbols, as many as the axis
+    says; bands are 95 % Student-t intervals over seeds; thin vertical lines are the starts of experiences. A line ends
+    where the first of its runs diverged.
+
+    Args:
+        window: number of symbols; if None, as for `sliding_accuracy`.
+        diverged: `"exclude"` leaves diverged runs out.
+
+    Returns:
+        The figure, with at most 1,000 points per line.
+    """
+    runs.require_one_stream()
+    if not is_text(runs):
+        raise ValueError("these runs are not of text; sliding_accuracy shows how they went")
+    size = statistics.default_window(runs) if window is None else window
+    seen, curves = sliding_curves(runs, size, labels, diverged, sample_bits)
+    y_label = f"bits per byte,\nlast {size:,} symbols"
+    return _over_stream(runs, seen, curves, y_label, width, labels is not None, limits=(0, np.inf))
+
+
 def experience_curves(
     runs: Runs, labels: Sequence[str] | None = None, diverged: Diverged = "chance"
 ) -> dict[str, np.ndarray]:
@@ -243,11 +275,17 @@ def _figure(width: Width, x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _over_stream(
-    runs: Runs, seen: np.ndarray, curves: dict[str, np.ndarray], y_label: str, width: Width, chosen: bool
+    runs: Runs,
+    seen: np.ndarray,
+    curves: dict[str, np.ndarray],
+    y_label: str,
+    width: Width,
+    chosen: bool,
+    limits: tuple[float, float] = (0, 100),
 ) -> Figure:
-    """Accuracies over numbers of samples seen, with the starts of experiences."""
+    """Accuracies or bits over numbers of samples seen, with the starts of experiences."""
     figure, axes = _figure(width, "sample", y_label)
-    _draw_means(axes, seen, curves, runs.labels, chosen=chosen)
+    _draw_means(axes, seen, curves, runs.labels, limits=limits, chosen=chosen)
     draw_boundaries(axes, runs)
     axes.set_xlim(0, int(seen[-1]))
     thousands(axes, 6)

@@ -19,6 +19,7 @@ from continual_metaopt.analysis.figures.accuracy import MAX_POINTS, experience_c
 from continual_metaopt.analysis.figures.trajectories import MAX_PANELS, QUANTITIES
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged
+from continual_metaopt.analysis.text import is_text, sample_bits
 
 MIN_POINTS = 100
 MAX_VALUES = 1_000_000  # of all trajectories of a page: 2.7 MB
@@ -85,10 +86,18 @@ def score_charts(runs: Runs, diverged: Diverged) -> list[dict[str, Any]]:
     interval = "mean over seeds and, where there are several, its 95 % interval."
     explanation = f"Online accuracy over the last {window:,} samples: {interval}"
     y_title = "online accuracy (%)"
+    over_stream = {"x_title": "sample", "span": [0, n_samples]}
     charts = [
         _curves(runs, "sliding_accuracy", "Online accuracy over the stream", y_title, explanation, seen, sliding)
-        | {"x_title": "sample", "span": [0, n_samples]}
+        | over_stream
     ]
+    if is_text(runs):
+        seen, bits = sliding_curves(runs, window, None, diverged, sample_bits)
+        explanation = f"Bits per byte over the last {window:,} symbols: {interval}"
+        charts.append(
+            _curves(runs, "bits_per_byte", "Bits per byte over the stream", "bits per byte", explanation, seen, bits)
+            | over_stream
+        )
     if 1 < n_experiences <= MAX_POINTS:
         means = experience_curves(runs, None, diverged)
         x = np.arange(1, n_experiences + 1)

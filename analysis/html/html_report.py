@@ -28,6 +28,7 @@ from continual_metaopt.analysis.records import read_status
 from continual_metaopt.analysis.runs import Runs
 from continual_metaopt.analysis.statistics import Diverged, average_score, held_out_accuracy
 from continual_metaopt.analysis.tables import (
+    BITS,
     DISCOUNTED_LOSS,
     HELD_OUT,
     caption,
@@ -58,6 +59,7 @@ _COLUMNS_WITH_INTERVALS = {
     HELD_OUT: "held_out_accuracy",
     "final accuracy, all (%)": "final_accuracy",
     "forgetting (%)": "forgetting",
+    BITS: "bits_per_byte",
     "loss": "loss",
     DISCOUNTED_LOSS: "discounted_loss",
 }

@@ -14,6 +14,9 @@ for name, home, description in (
     ("mlp", "mlp:MLP", "fully connected layers with ReLU between them, a block each"),
     ("mlp_300_150", "mlp:mlp_300_150", "the MLP of UPGD's experiments, with 300 and 150 hidden units, three blocks"),
     ("linear", "linear:LinearModel", "one linear layer, for linear models"),
+    ("recurrent", "recurrent:Recurrent", "gated recurrent units that read text, three blocks"),
+    ("transformer", "transformer:Transformer", "a transformer that reads text, in the shape of llama2.c"),
+    ("transformer_15m", "transformer:transformer_15m", "llama2.c's transformer of 15 million parameters, eight blocks"),
 ):
     NETWORKS.add_lazily(name, f"continual_metaopt.networks.{home}", description)
 

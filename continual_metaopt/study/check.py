@@ -76,9 +76,12 @@ def _network(run: RunConfig, sizes: LearnerInfo) -> nn.Module:
             model: nn.Module = factory_of("network", run.network.name)(
                 n_outputs=sizes.n_outputs, input_shape=sizes.input_shape, **run.network.options
             )
-            copy.deepcopy(model).eval()(torch.zeros(1, *sizes.input_shape))
+            sample = torch.zeros(1, *sizes.input_shape, dtype=getattr(torch, sizes.input_type))
+            copy.deepcopy(model).eval()(sample)
     except Exception as error:
         message = f"network: '{run.network.name}' does not fit"
+        if sizes.input_type == "int64":
+            raise ConfigError(f"{message} text ({_said(error)}); take recurrent or transformer") from error
         if len(sizes.input_shape) == 1 and not isinstance(error, TypeError):
             vector = f"vectors of {sizes.input_shape[0]} numbers"
             raise ConfigError(f"{message} {vector}, but perhaps images; take mlp or linear") from error

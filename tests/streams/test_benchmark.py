@@ -268,11 +268,13 @@ def test_info_of_a_class_split():
         "n_experiences": 4,
         "boundaries": [0, 5, 10, 15],
         "test_at": [],
+        "bytes_per_sample": None,
         "n_outputs": 3,
         "input_shape": (1, 2, 2),
         "task": "classification",
         "n_samples": 20,
         "batch_size": 1,
+        "input_type": "float32",
     }
 
 
@@ -300,6 +302,7 @@ def test_a_learner_is_told_sizes_only():
         "task": "classification",
         "n_samples": 48,
         "batch_size": 1,
+        "input_type": "float32",
     }
 
 

@@ -295,8 +295,10 @@ def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 def _others(x: Tensor, y: Tensor, n_outputs: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Two other mini-batches, so that a graph that only repeats what it was traced with is found out."""
-    flipped = x.flip(tuple(range(1, x.dim())))
-    moved = 0.25 - 0.5 * x if x.is_floating_point() else flipped
+    if x.is_floating_point():
+        flipped, moved = x.flip(tuple(range(1, x.dim()))), 0.25 - 0.5 * x
+    else:  # symbols, which are looked up, so that only those that occur in the same column are known to fit
+        flipped, moved = x.flip(0), torch.zeros_like(x)
     if y.is_floating_point():
         yield flipped, 0.5 - y
         yield moved, 2 * y

@@ -91,7 +91,19 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "networks",
-            ["paper_cnn", "lenet", "resnet18", "resnet18_imagenet", "vit_tiny", "mlp", "mlp_300_150", "linear"],
+            [
+                "paper_cnn",
+                "lenet",
+                "resnet18",
+                "resnet18_imagenet",
+                "vit_tiny",
+                "mlp",
+                "mlp_300_150",
+                "linear",
+                "recurrent",
+                "transformer",
+                "transformer_15m",
+            ],
         ),
         ("learners", learner_names()),
         ("studies", packaged_study_names()),
@@ -402,7 +414,8 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
         (
             ["run", "--network.name=mpl"],
             "unknown network 'mpl'. Did you mean 'mlp'? "
-            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, resnet18_imagenet, vit_tiny",
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, recurrent, resnet18, resnet18_imagenet, transformer, "
+            "transformer_15m, vit_tiny",
         ),
         (
             ["run", "--learner.lr", "2"],
@@ -429,7 +442,7 @@ def test_several_networks_are_compared_one_by_one(here: Path, capsys: pytest.Cap
             ["compare", "quik"],
             "unknown study 'quik'. Did you mean 'quick'? "
             "Known: cifar10, cifar10_small, class_split, field, imagenet, initial_step_size, published, "
-            "published_global, quick, robustness, table2, table3, tables, tracking, trajectories, why "
+            "published_global, quick, robustness, table2, table3, tables, text, tracking, trajectories, why "
             "(or the path of a .yaml file)",
         ),
         (["report", "nowhere"], "nowhere: no such directory"),

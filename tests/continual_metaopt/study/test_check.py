@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from continual_metaopt.runs.components import ConfigError
 from continual_metaopt.study.check import check_study
@@ -40,9 +41,13 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
     images = [encode(np.full((32, 32, 3), label, np.uint8)) for label in labels]
     for part in ("train", "test"):
         write_parquet(tmp_path / f"{part}-00000-of-00001.parquet", images, labels)
-    needs_images = "cifar100" in packaged_studies()[name]
+    source = f"parquet:{tmp_path}" if "cifar100" in packaged_studies()[name] else None
+    if name == "text":
+        source = f"text:{tmp_path}"
+        for domain in yaml.safe_load(packaged_studies()[name])["stream"]["domains"]:
+            (tmp_path / f"{domain}.txt").write_text("some text " * 100)
 
-    (study,) = load_studies(name, source=f"parquet:{tmp_path}" if needs_images else None).values()
+    (study,) = load_studies(name, source=source).values()
     without_tuning = [entry.model_copy(update={"tune": entry.tune or {}}) for entry in study.config.learners]
     study = changed(study, tuning=None, learners=without_tuning)  # which is of more samples than there are
 
@@ -71,6 +76,12 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
             {"network": {"name": "lenet"}, "stream": {"name": "tracking", "n_samples": 40}},
             "network: 'lenet' does not fit vectors of 20 numbers, but perhaps images; take mlp or linear",
             id="network for images",
+        ),
+        pytest.param(
+            {"network": {"name": "mlp"}, "stream": {"name": "text"}},
+            "network: 'mlp' does not fit text (RuntimeError: mat1 and mat2 must have the same dtype, but got Long and "
+            "Float); take recurrent or transformer",
+            id="network that does not read text",
         ),
         pytest.param(
             {"learners": [{"name": "fixed"}, {"name": "metaoptimize", "step_sizes": PREFIXES}]},

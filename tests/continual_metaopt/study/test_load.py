@@ -203,7 +203,8 @@ BASES = "'sgd', 'sgdm', 'rmsprop', 'adamw', 'lion', 'sgdm_released', 'rmsprop_re
         pytest.param(
             {"network": {"name": "mpl"}},
             "network.name: unknown network 'mpl'. Did you mean 'mlp'? "
-            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, resnet18, resnet18_imagenet, vit_tiny",
+            "Known: lenet, linear, mlp, mlp_300_150, paper_cnn, recurrent, resnet18, resnet18_imagenet, transformer, "
+            "transformer_15m, vit_tiny",
             id="unknown network",
         ),
         pytest.param(
