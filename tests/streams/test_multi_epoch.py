@@ -46,7 +46,7 @@ def test_info():
 
 def test_the_learner_is_told_nothing_of_the_passes():
     short, long = (multi_epoch(batch_size=5, epochs=epochs).info for epochs in (1, 2))
-    assert set(vars(short.for_learner)) == {"n_outputs", "input_shape", "task", "n_samples", "batch_size"}
+    assert set(vars(short.for_learner)) == {"n_outputs", "input_shape", "task", "n_samples", "batch_size", "input_type"}
     assert (long.for_learner.n_samples, short.for_learner.n_samples) == (30, 15)
 
 
