@@ -56,7 +56,7 @@ def bits_by_domain(runs: Runs) -> pd.DataFrame:
     finished = runs.table[runs.table["state"] == "finished"]
     for path, label, seed in finished[["path", "label", "seed"]].itertuples(index=False):
         table = runs.read(path, "experiences", ["classes", "n_samples", "mean_loss"])
-        table["domain"] = [" + ".join(sorted(classes)) for classes in table["classes"]]
+        table["domain"] = [" + ".join(sorted(map(str, classes))) for classes in table["classes"]]
         for domain, part in table.groupby("domain"):
             loss = float(np.average(part["mean_loss"].astype(float), weights=part["n_samples"]))
             rows.append((label, seed, domain, loss * bits_per_nat(runs.configs[path])))

@@ -41,6 +41,7 @@ FIGURES = {
     "online_accuracy_by_experience": figures.online_accuracy_by_experience,
     "sliding_accuracy": figures.sliding_accuracy,
     "cumulative_accuracy": figures.cumulative_accuracy,
+    "sliding_bits_per_byte": figures.sliding_bits_per_byte,
     "sliding_squared_error": lambda runs: figures.sliding_squared_error(runs, 2),
     "step_size_trajectories": figures.step_size_trajectories,
     "meta_parameter_trajectories": lambda runs: figures.meta_parameter_trajectories(runs, "momentum"),
@@ -90,12 +91,13 @@ def write_two(root: Path, *stream_infos: dict[str, object], seeds: tuple[int, in
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Give the folder of two runs, of a regression or not, whose streams are equal or not."""
+    """Give the folder of two runs, of a classification, a regression or text, whose streams are equal or not."""
 
     @cache
-    def write(*, equal: bool, regression: bool) -> Path:
+    def write(*, equal: bool, regression: bool = False, text: bool = False) -> Path:
         root = tmp_path_factory.mktemp("runs")
-        write_two(root, {}, {} if equal else {"fingerprint": "another"}, regression=regression)
+        first: dict[str, object] = {"bytes_per_sample": 1.0} if text else {}
+        write_two(root, first, first if equal else first | {"fingerprint": "another"}, regression=regression)
         return root
 
     return write
@@ -113,7 +115,8 @@ def refusal(root: Path) -> str:
 @pytest.mark.parametrize("name", [*STATISTICS, *FIGURES])
 def test_equal_seeds_with_other_samples_are_refused(name, written):
     combine = (STATISTICS | FIGURES)[name]
-    equal, unequal = (written(equal=equal, regression="squared" in name) for equal in (True, False))
+    kind = {"regression": "squared" in name, "text": "bits" in name}
+    equal, unequal = (written(equal=equal, **kind) for equal in (True, False))
     combine(load_runs(equal))
     with pytest.raises(ValueError, match=f"^{re.escape(refusal(unequal))}$"):
         combine(load_runs(unequal / "A-0", unequal / "B-0"))
@@ -124,7 +127,8 @@ def test_equal_seeds_with_other_samples_are_refused(name, written):
 def test_scripts_refuse_them_too(name, written, tmp_path, capsys):
     main = import_module(f"continual_metaopt.analysis.scripts.{name}").main
     options = ["--out", str(tmp_path / "out"), *SCRIPT_OPTIONS.get(name, [])]
-    equal, unequal = (written(equal=equal, regression=name == "squared_error") for equal in (True, False))
+    kind = {"regression": "squared" in name, "text": "bits" in name}
+    equal, unequal = (written(equal=equal, **kind) for equal in (True, False))
     assert main([str(equal), *options]) == 0
     before = sorted((tmp_path / "out").iterdir())
     assert before

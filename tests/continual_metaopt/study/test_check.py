@@ -41,17 +41,20 @@ def test_packaged_studies_can_be_made(name: str, tmp_path: Path) -> None:
     images = [encode(np.full((32, 32, 3), label, np.uint8)) for label in labels]
     for part in ("train", "test"):
         write_parquet(tmp_path / f"{part}-00000-of-00001.parquet", images, labels)
-    source = f"parquet:{tmp_path}" if "cifar100" in packaged_studies()[name] else None
+    needs_images = "cifar" in packaged_studies()[name] or name == "imagenet"
+    source = f"parquet:{tmp_path}" if needs_images else None
+    if name == "tables":
+        source = f"table:{tmp_path / 'table.csv'}"
+        (tmp_path / "table.csv").write_text("x,up\n1,0\n2,1\n")
     if name == "text":
         source = f"text:{tmp_path}"
         for domain in yaml.safe_load(packaged_studies()[name])["stream"]["domains"]:
             (tmp_path / f"{domain}.txt").write_text("some text " * 100)
 
-    (study,) = load_studies(name, source=source).values()
-    without_tuning = [entry.model_copy(update={"tune": entry.tune or {}}) for entry in study.config.learners]
-    study = changed(study, tuning=None, learners=without_tuning)  # which is of more samples than there are
-
-    assert check_study(study) > 0
+    for study in load_studies(name, source=source).values():
+        without_tuning = [entry.model_copy(update={"tune": entry.tune or {}}) for entry in study.config.learners]
+        # whose tuning is of more samples than there are
+        assert check_study(changed(study, tuning=None, learners=without_tuning)) > 0
 
 
 @pytest.mark.parametrize(
