@@ -23,6 +23,9 @@ QUIET_SAMPLES = 100  # after which a loss that had grown counts as having come b
 QUIET_RECORDS = 10  # likewise for what is recorded at an interval
 SILENT_MINUTES = 5.0  # after which a run that says it is running has probably been killed
 SAWTOOTH_RISE = 1.5  # from before a boundary to the peak after it, and from there down again
+OSCILLATION_RISE = 1.1  # typical change between records, up or down, that counts as an oscillation
+OSCILLATION_RECORDS = 20  # of which at least so many changes must be known
+BEYOND_CHANCE = 3.3  # standard deviations of a number of turns above that of a random walk: 1 in 2,000
 
 # Quantity of the table of measurements → what it is called, and how many times its median counts as grown.
 _GROWING = {
@@ -338,7 +341,8 @@ def _step_sizes(runs: Runs, run: str, config: Mapping[str, Any]) -> list[str]:
     number = f" ({MAX_BLOCKS} of {len(blocks)} blocks)" if len(told) < len(blocks) else ""
     sentences = [f"Step sizes{number}:"]
     for block in told:
-        parts = [_range(block, blocks[block]), *_sawtooth(blocks[block], config["stream_info"]["boundaries"])]
+        shape = _oscillation(blocks[block]) or _sawtooth(blocks[block], config["stream_info"]["boundaries"])
+        parts = [_range(block, blocks[block]), *shape]
         parts += _bound_words(bounds.get(block, {}))
         sentences.append(f"- {'; '.join(parts)}.")
     return sentences
@@ -382,6 +386,29 @@ def _sawtooth(record: pd.DataFrame, boundaries: Sequence[int]) -> list[str]:
     return [
         f"a sawtooth: up {float(np.median(rises)):.2g}-fold after a boundary, and down again, in {teeth} of "
         f"{len(rises)} experiences"
+    ]
+
+
+def _oscillation(record: pd.DataFrame) -> list[str]:
+    """Tell whether a step size swings about a level, by its logarithm's changes from record to record.
+
+    It turns where two successive changes have different signs. A random walk turns half of the time. An oscillation
+    turns more often than that can be by chance, its typical change is not small, and the medians of the first and last
+    third differ by less than this change, so that there is no trend.
+    """
+    values = np.log(record["step_size"].to_numpy(dtype=float))
+    changes = np.diff(values)
+    changes = changes[np.isfinite(changes) & (changes != 0)]
+    if len(changes) < max(OSCILLATION_RECORDS, len(values) / 2):
+        return []
+    turns, third = np.sign(changes[1:]) != np.sign(changes[:-1]), len(values) // 3
+    swing, trend = float(np.median(np.abs(changes))), float(np.median(values[-third:]) - np.median(values[:third]))
+    by_chance = len(turns) / 2 + BEYOND_CHANCE * math.sqrt(len(turns)) / 2
+    if turns.sum() <= by_chance or swing < math.log(OSCILLATION_RISE) or abs(trend) >= swing:
+        return []
+    return [
+        f"an oscillation about {math.exp(float(np.median(values))):.2g}: it turns at {100 * turns.mean():.0f} % of the "
+        f"records, where a random walk turns at 50 %, and changes {math.exp(swing):.2g}-fold between records"
     ]
 
 

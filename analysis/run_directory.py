@@ -15,6 +15,7 @@ CONFIG, STATUS = "config.json", "status.json"
 ENDED = ("finished", "diverged")  # states of runs that are not repeated; a failed run can go on
 STATES = ("running", *ENDED, "failed")
 GIVEN_UP = ("horizon", "effective_step_bound")  # options that MetaOptimize no longer has; older runs leave them at None
+ADDED: Mapping[str, Any] = {"meta_weight_decay": 0.0}  # options that it had not at first, with what stands for that
 
 CHECKPOINT, COMPILED_CHECKPOINT = "checkpoint.pt", "checkpoint.npz"  # of PyTorch's state, of plain arrays
 WRITTEN = "written.json"  # lists what a run that has not ended has written, and removes at its end

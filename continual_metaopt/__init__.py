@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from continual_metaopt.networks.paper_cnn import PaperCNN as PaperCNN
     from continual_metaopt.networks.resnet18 import ResNet18 as ResNet18
     from continual_metaopt.networks.vit_tiny import ViTTiny as ViTTiny
+    from continual_metaopt.optim.base_names import register_base_update as register_base_update
     from continual_metaopt.optim.blocks import blocks as blocks
     from continual_metaopt.optim.metaoptimize import MetaOptimize as MetaOptimize
     from continual_metaopt.optim.registry import make_optimizer as make_optimizer
@@ -42,6 +43,7 @@ _HOMES = {
     "diagnostics": "continual_metaopt.learner.metrics.diagnostics",
     "make_optimizer": "continual_metaopt.optim.registry",
     "online_metrics": "continual_metaopt.learner.metrics.online",
+    "register_base_update": "continual_metaopt.optim.base_names",
     "register_learner": "continual_metaopt.optim.registry",
     "register_network": "continual_metaopt.networks",
 }

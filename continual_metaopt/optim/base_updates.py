@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 import torch
 from torch import Tensor
 
-from continual_metaopt.streams.registry import Registry
+from continual_metaopt.optim.base_names import BASE_UPDATES as BASE_UPDATES
 
 ParamState = dict[str, Any]  # tensors of the parameter's shape, and the number of steps
 
@@ -55,9 +55,6 @@ class BaseUpdate(Protocol):
     def direction(self, state: ParamState, grad: Tensor) -> Direction:
         """Advance ``state`` by one gradient and return the direction of the step."""
         ...
-
-
-BASE_UPDATES: Registry[type[BaseUpdate]] = Registry("base update")
 
 
 def zeros(param: Tensor) -> Tensor:

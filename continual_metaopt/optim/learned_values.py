@@ -169,6 +169,9 @@ class LearnedValue:
         if isinstance(meta_gradient, Tensor):  # so that rules with signs keep its precision
             meta_lr = meta_gradient.new_full((), meta_lr).expand_as(meta_gradient)
         change = self.meta.change(record["meta_state"], meta_gradient, meta_lr)
+        decay = group.get("meta_weight_decay", 0.0) if self.kind == "lr" else 0.0  # older states have none
+        if decay:
+            change = change - meta_lr * decay * self.parametrisation.coordinate(reference, offset)
         limit = group["max_meta_change"]
         if limit is not None:
             change = clipped(change, -limit, limit)

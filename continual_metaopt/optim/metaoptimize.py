@@ -65,7 +65,7 @@ STATE_TRACES = "trace_momentum_state"  # traces of what depends on the momentum 
 SHARED_SETTINGS = ("lr", "learn", "parametrisation")  # by groups that share one step size
 SHARED_BY_COLUMN = ("meta_lr", "gamma")  # likewise, as far as exact traces are concerned
 
-PLAIN = {"learn": ("lr",), "update_order": "base_first", "parametrisation": "log", "meta_every": 1}
+PLAIN = {"learn": ("lr",), "update_order": "base_first", "parametrisation": "log"}
 
 
 class NonFiniteMetaGradient(FloatingPointError):
@@ -126,6 +126,9 @@ class MetaOptimize(torch.optim.Optimizer):
         parametrisation: "log" learns β = log α; "linear" learns β = α itself, as additive hypergradient descent does,
             with h ← γ (1 − κ α) h − (u + κ w) for a step of direction u; η and Δβ are in units of the step size then.
         meta_every: meta updates are made at every so many steps of a block, with the sum of their meta gradients.
+        meta_weight_decay: decay κ̄ of the log step sizes, β ← (1 − η κ̄) β + Δβ, as in the paper. It pulls β to 0, so
+            each step size to 1 (to 0 with "linear"). The trace h is computed as without it, so that exact traces, which
+            would have to follow the decay, do not go with it.
         max_meta_change: bound on the size of Δβ in a single meta update (2 in Sutton 1992); None for none.
         trace: "hessian_free"; "dutch", which also moves the weights by h Δβ whenever β changes by Δβ, to about where
             they would be with the changed step sizes (``docs/dutch-traces.md``); or an exact trace, "l", "2x2" or
@@ -171,6 +174,7 @@ class MetaOptimize(torch.optim.Optimizer):
         update_order: UpdateOrder = "base_first",
         parametrisation: StepSizeParametrisation = "log",
         meta_every: int = 1,
+        meta_weight_decay: float = 0.0,
         max_meta_change: float | None = None,
         trace: Trace = "hessian_free",
         curvature: CurvatureKind = "exact",
@@ -208,6 +212,7 @@ class MetaOptimize(torch.optim.Optimizer):
             "update_order": update_order,
             "parametrisation": parametrisation,
             "meta_every": meta_every,
+            "meta_weight_decay": meta_weight_decay,
             "max_meta_change": max_meta_change,
         }
         super().__init__(params, defaults)

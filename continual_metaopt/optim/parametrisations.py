@@ -35,6 +35,10 @@ class Parametrisation:
     slope: Callable[[Any], Any]
     additive: bool = False
 
+    def coordinate(self, reference: float, offset: Any) -> Any:
+        """Give β itself: the value if the parametrisation is additive, else its logarithm."""
+        return self.value(reference, offset) if self.additive else math.log(reference) + offset
+
     def moved(self, reference: float, offset: Any, change: Any, low: float, high: float) -> tuple[Any, Any]:
         """Give the new offset and value after a change of β, both within the bounds of the value."""
         if self.additive:

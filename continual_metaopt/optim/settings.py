@@ -32,6 +32,7 @@ def check_exact(rule: TraceRule, group: Group) -> None:
         ("learn", ("lr",)),
         ("parametrisation", "log"),
         ("update_order", rule.update_order),
+        ("meta_weight_decay", 0.0),
     ):
         if group[option] != value:
             raise ValueError(
@@ -99,8 +100,9 @@ def check_group(group: Group) -> None:
             raise ValueError(f'gamma="auto" is for step sizes alone, not for learn={group["learn"]}')
     elif isinstance(group["gamma"], str) or not 0 <= group["gamma"] <= 1:
         raise ValueError(f'gamma must be between 0 and 1, or "auto", but is {group["gamma"]!r}')
-    if not 0 <= group["weight_decay"] < math.inf:
-        raise ValueError(f"weight_decay must be finite and not negative, but is {group['weight_decay']}")
+    for option in ("weight_decay", "meta_weight_decay"):
+        if not 0 <= group[option] < math.inf:
+            raise ValueError(f"{option} must be finite and not negative, but is {group[option]}")
     if isinstance(group["lr"], str) or not 0 < group["lr"] < math.inf:
         raise ValueError(f"lr must be finite and positive, but is {group['lr']!r}")
     if group["meta_lr"] > 0 and "lr" in group["learn"] and not low <= group["lr"] <= high:

@@ -7,11 +7,12 @@ import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from continual_metaopt.networks import NETWORKS
+from continual_metaopt.optim.base_names import BASE_UPDATES
 from continual_metaopt.optim.registry import LEARNERS, MissingPackageError, known_of_the_stream, learner_factory
 from continual_metaopt.streams import STREAMS
 from continual_metaopt.streams.registry import BrokenNameError, Registry, UnknownNameError
@@ -97,14 +98,20 @@ def factory_of(kind: Kind, name: str) -> Any:
 REGISTRIES: Mapping[Kind, Registry[Any]] = {"stream": STREAMS, "network": NETWORKS, "learner": LEARNERS}
 
 
-@functools.lru_cache(maxsize=256)  # a study describes the same components for each of its runs
 def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
     """Make a model of a component's options, read off the signature and docstring of the function that makes it.
+
+    A learner's option ``base`` also takes the base updates that others have registered by now.
 
     Example:
         >>> options_model("network", "mlp", factory_of("network", "mlp")).model_fields["hidden"].default
         (128,)
     """
+    return _options_model(kind, name, factory, tuple(BASE_UPDATES) if kind == "learner" else ())
+
+
+@functools.lru_cache(maxsize=256)  # a study describes the same components for each of its runs
+def _options_model(kind: Kind, name: str, factory: Any, bases: tuple[str, ...]) -> type[BaseModel]:
     function = factory.__init__ if inspect.isclass(factory) else factory
     descriptions = described_options(factory)
     fields: dict[str, Any] = {}
@@ -117,6 +124,8 @@ def options_model(kind: Kind, name: str, factory: Any) -> type[BaseModel]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         hint = _type_of(parameter, function)
+        if bases and parameter.name == "base" and "adamw" in get_args(hint):
+            hint = Literal[(*dict.fromkeys((*get_args(hint), *bases)),)]
         fields[parameter.name] = (
             str if hint == SourceSpec else hint,  # a description names its source; arrays are for Python
             Field(default, description=descriptions.get(parameter.name, "")),

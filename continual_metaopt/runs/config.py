@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from continual_metaopt.analysis.run_directory import GIVEN_UP
+from continual_metaopt.analysis.run_directory import ADDED, GIVEN_UP
 from continual_metaopt.engines import Engine
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.controls.trajectories import with_digest
@@ -98,6 +98,7 @@ class RunConfig(Execution):
             content["stream"].pop(name, None)
         if self.learner.name == "metaoptimize":  # so that older runs keep their identity
             content["learner"] |= dict.fromkeys(GIVEN_UP)
+            content["learner"] = {k: v for k, v in content["learner"].items() if k not in ADDED or v != ADDED[k]}
         if content["learner"].get("digest"):  # of what is replayed, wherever it lies
             content["learner"].pop("trajectory", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from continual_metaopt.analysis.explain import explain
+from continual_metaopt.analysis.explain import _oscillation, explain
 
 from .synthetic import write_regression, write_run, write_table
 
@@ -142,3 +142,57 @@ def test_one_run_at_a_time(tmp_path):
         explain(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such directory"):
         explain(tmp_path / "nowhere")
+
+
+def synthetic_step_sizes(kind, n=240):
+    """Step sizes about 0.001 that stay, rise, have teeth, walk at random, or oscillate."""
+    steps, noise = np.arange(n), np.random.default_rng(3).normal(size=n)
+    logarithms = {
+        "steady": 0.01 * noise,
+        "trend": steps / 60 + 0.2 * noise,
+        "falling trend": -steps / 60,
+        "sawtooth": 1.5 - 3 * (steps % 80) / 80 + 0.02 * noise,
+        "random walk": 0.2 * noise.cumsum(),
+        "slow oscillation": np.sin(2 * np.pi * steps / 40),
+        "constant": 0.0 * steps,
+        "mostly at a bound": np.maximum(noise - 1, 0.0),
+        "oscillation": 0.5 * np.sin(2 * np.pi * steps / 2.7),
+        "two values": 0.5 * (-1.0) ** steps,
+        "noise about a level": 0.3 * noise,
+    }
+    return (1e-3 * np.exp(logarithms[kind])).tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        *((kind, "") for kind in ("steady", "trend", "falling trend", "sawtooth", "random walk", "slow oscillation")),
+        *((kind, "") for kind in ("constant", "mostly at a bound")),
+        ("oscillation", "about 0.001: it turns at 74 % of the records"),
+        ("two values", "about 0.001: it turns at 100 % of the records"),
+        ("noise about a level", "about 0.001: it turns at 68 % of the records"),
+    ],
+)
+def test_only_step_sizes_that_swing_quickly_about_a_level_oscillate(tmp_path, kind, found):
+    path = write(tmp_path, [1] * 240, step_sizes={"all": synthetic_step_sizes(kind)}, status=FINISHED)
+    said = " ".join(explain(path).split())
+    assert ("an oscillation" in said) == bool(found)
+    assert found in said
+    assert kind != "sawtooth" or "a sawtooth" in said
+
+
+def test_hardly_a_random_walk_counts_as_an_oscillation():
+    walks = np.exp(0.2 * np.random.default_rng(0).normal(size=(1000, 200)).cumsum(axis=1))
+    assert sum(bool(_oscillation(pd.DataFrame({"step_size": walk}))) for walk in walks) <= 3
+
+
+def test_an_oscillation_is_told_with_its_numbers(tmp_path):
+    sizes = [1e-3, 4e-3] * 15
+    path = write(tmp_path, [1] * 30, step_sizes={"all": sizes}, status=FINISHED)
+    assert explain(path).endswith(
+        "- all: from 0.001 to 0.004, least 0.001 at sample 0, most 0.004 at sample 1; an oscillation about\n"
+        "  0.002: it turns at 100 % of the records, where a random walk turns at 50 %, and changes 4-fold\n"
+        "  between records.\n"
+    )
+    few = write(tmp_path, [1] * 30, step_sizes={"all": [*sizes[:18], *[1e-3] * 12]}, status=FINISHED, folder="few")
+    assert "oscillation" not in explain(few)

@@ -52,6 +52,7 @@ def halving(model, *, lr: float = 0.1):
             {"lr": 1e-3, "step_sizes": "node", "gamma": 0.99, "learn": ["lr", "weight_decay", "momentum"]},
         ),
         ("metaoptimize", {"lr": 1e-3, "step_sizes": "weight", "update_order": "meta_first", "meta_every": 3}),
+        ("metaoptimize", {"lr": 1e-3, "meta_every": 2, "meta_weight_decay": 0.1}),
         ("metaoptimize", {"lr": 1e-3, "base": "sgdm", "parametrisation": "linear", "meta": "sgd", "meta_lr": 1e-6}),
         ("fixed", {"base": "rmsprop_released"}),
         ("torch:AdamW", {}),

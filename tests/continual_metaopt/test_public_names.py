@@ -29,7 +29,7 @@ def test_the_names_are_those_promised() -> None:
     assert namespace.keys() - {"__builtins__"} == {
         *("LeNet", "MLP", "MetaOptimize", "MetaOptimizeStrategy", "OnlineLearner", "PaperCNN", "ResNet18", "ViTTiny"),
         *("KeepOptimizerState", "blocks", "compare", "diagnostics", "online_metrics"),
-        *("make_optimizer", "register_learner", "register_network"),
+        *("make_optimizer", "register_base_update", "register_learner", "register_network"),
     }
 
 

@@ -135,6 +135,8 @@ def _based(
 ) -> ByPass:
     if len(set(bases)) > 1:
         raise NotWritten("param groups have different base updates")
+    if bases[0] not in BASE_RULES:
+        raise NotWritten(f"there is no kernel for {bases[0].__name__}")
     rule = BASE_RULES[bases[0]]
     names = _names(optimizer, numbers)
     moments = rule.momentum or "", rule.second_moment or ""

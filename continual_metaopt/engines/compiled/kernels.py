@@ -413,8 +413,9 @@ _two_horizons = compiled(two_horizons.two_horizons_rule)
 # Columns of the table of blocks
 STEP_SIZE, META_GRADIENT, LOG_RATIO, META_STEP, META_MEAN, META_SQUARE = range(6)  # change while learning
 HORIZON_STEP, SHORT_SIZE, LONG_SIZE, N_REPLAYED = range(6, 10)  # likewise
-REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS = range(10, 16)
-N_BLOCK_COLUMNS = 16
+PENDING, N_PENDING = range(10, 12)  # likewise
+REFERENCE, META_LR, LOWEST, HIGHEST, MAX_CHANGE, HAS_TWO_HORIZONS, META_EVERY, META_DECAY = range(12, 20)
+N_BLOCK_COLUMNS = 20
 
 
 @compiled
@@ -429,6 +430,14 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
     if rule == META_COLLECT:
         block[META_MEAN] += z
         return 0.0
+    if block[META_EVERY] > 1:
+        z += block[PENDING]
+        block[N_PENDING] += 1
+        waits = block[N_PENDING] < block[META_EVERY]
+        block[PENDING] = z if waits else 0.0
+        if waits:
+            return 0.0
+        block[N_PENDING] = 0
     step, mean, square, meta_lr = block[META_STEP], block[META_MEAN], block[META_SQUARE], block[META_LR]
     a, b, eps = settings[0], settings[1], settings[2]
     if rule == META_SGD:
@@ -440,8 +449,10 @@ def update_step_size(rule: int, settings: Array, block: Array, z: float) -> floa
     else:
         change, step, mean, square = _meta_adam_released(step, mean, square, z, meta_lr, a, b, eps)
     block[META_STEP], block[META_MEAN], block[META_SQUARE] = step, mean, square
-    change = min(max(change, -block[MAX_CHANGE]), block[MAX_CHANGE])
     reference, lowest, highest, before = block[REFERENCE], block[LOWEST], block[HIGHEST], block[LOG_RATIO]
+    if block[META_DECAY] > 0:
+        change -= meta_lr * block[META_DECAY] * (np.log(reference) + before)
+    change = min(max(change, -block[MAX_CHANGE]), block[MAX_CHANGE])
     log_ratio = min(max(before + change, np.log(lowest / reference)), np.log(highest / reference))
     block[LOG_RATIO] = log_ratio
     block[STEP_SIZE] = min(max(reference * np.exp(log_ratio), lowest), highest)

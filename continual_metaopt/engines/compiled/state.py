@@ -68,7 +68,9 @@ class MetaOptimizeState:
         row[k.LOWEST], row[k.HIGHEST] = first["lr_bounds"]
         row[k.MAX_CHANGE] = math.inf if first["max_meta_change"] is None else first["max_meta_change"]
         row[k.REFERENCE], row[k.LOG_RATIO] = first["learned"]["reference"], first["learned"]["log_ratio"]
+        row[k.META_EVERY], row[k.META_DECAY] = first["meta_every"], first.get("meta_weight_decay", 0.0)
         row[k.META_GRADIENT] = first["learned"]["meta_gradient"]
+        row[k.PENDING], row[k.N_PENDING] = (first["learned"].get(name, 0) for name in ("pending", "n_pending"))
         for kept, columns in (("meta_state", META_STATE), ("typical_sizes", TYPICAL_SIZES)):
             for name, column in columns.items():
                 row[column] = first["learned"][kept][name]
@@ -90,6 +92,8 @@ class MetaOptimizeState:
             kept = {"log_ratio": row[k.LOG_RATIO], "meta_gradient": row[k.META_GRADIENT]}
             kept["meta_state"] = {name: row[column] for name, column in META_STATE.items()}
             kept["typical_sizes"] = {name: row[column] for name, column in TYPICAL_SIZES.items()}
+            if block[0]["meta_every"] > 1:
+                kept |= {"pending": row[k.PENDING], "n_pending": int(row[k.N_PENDING])}
             self.optimizer.take_step_size(block, row[k.STEP_SIZE], kept)
 
     def end(self, learner: CompiledLearner) -> None:

@@ -192,6 +192,86 @@ def test_meta_gradients_are_summed_between_meta_updates(granularity: Any) -> Non
     assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] != seen[-1]
 
 
+@pytest.mark.parametrize("options", [{}, {"trace": "dutch", "gamma": "auto"}, {"trace": "l"}])
+def test_a_meta_update_at_every_step_is_the_default_bit_for_bit(options: dict[str, Any]) -> None:
+    found = []
+    for every in ({}, {"meta_every": 1, "meta_weight_decay": 0.0}):
+        p = parameter(0.5, -1.0)
+        optimizer = learner(p, base="adamw", meta="adam", **options, **every)
+        for t in range(20):
+            optimizer.zero_grad()
+            loss = (p - math.sin(t)).pow(2).sum()
+            if not optimizer.wants_graph:
+                loss.backward()
+            optimizer.step(lambda loss=loss: loss)
+        found.append((p.detach().clone(), optimizer.param_groups[0]["lr"]))
+    assert found[0][0].equal(found[1][0])
+    assert found[0][1] == found[1][1] != 0.1
+
+
+# Decay of log step sizes
+
+
+@pytest.mark.parametrize("granularity", ["group", "weight"])
+@pytest.mark.parametrize("parametrisation", ["log", "linear"])
+def test_meta_weight_decay_by_hand(granularity: Any, parametrisation: Any) -> None:
+    optimizer = learner(
+        parameter(0.0), meta_weight_decay=0.2, step_sizes=granularity, parametrisation=parametrisation, gamma=0.0
+    )
+    seen = []
+    for gradient in (0.1, 0.2, 0.3):
+        step(optimizer, gradient)
+        seen.append(optimizer.param_groups[0]["lr"])
+    # β ← (1 − 0.5 · 0.2) β − 0.5 z, and z = h g with h of the last step: −α g, or −g where β is α
+    if parametrisation == "log":
+        first = 0.9 * math.log(0.1)
+        second = 0.9 * first + 0.5 * (0.1 * 0.1) * 0.2
+        expected = [math.exp(beta) for beta in (first, second, 0.9 * second + 0.5 * (math.exp(first) * 0.2) * 0.3)]
+    else:
+        expected = [0.09, 0.081 + 0.5 * 0.1 * 0.2, 0.9 * 0.091 + 0.5 * 0.2 * 0.3]
+    assert seen == pytest.approx(expected, rel=1e-13)
+
+
+def test_meta_weight_decay_acts_with_meta_updates_and_within_their_bound() -> None:
+    optimizer = learner(parameter(0.0), meta_weight_decay=0.2, meta_every=2, max_meta_change=0.05)
+    for expected in (0.1, 0.1 * math.exp(0.05), 0.1 * math.exp(0.05), 0.1 * math.exp(0.1)):
+        step(optimizer, 0.0)  # Δβ would be 0.23
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-14)
+
+
+def plain_learner(gradients: list[float], every: int, decay: float) -> list[float]:
+    """Step sizes of a single weight by AdamW and Adam, written out anew: α = 1e-4, η = 0.5, γ = 0.9, κ = 0.3."""
+    w, h, beta, m, v, mean, square, pending, n, seen = 1.0, 0.0, math.log(1e-4), 0.0, 0.0, 0.0, 0.0, 0.0, 0, []
+    for t, g in enumerate(gradients, 1):
+        alpha, pending = math.exp(beta), pending + h * g
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        delta = alpha * (m / (1 - 0.9**t) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8) + 0.3 * w)
+        h, w = 0.9 * (1 - 0.3 * alpha) * h - delta, w - delta
+        if t % every == 0:
+            n += 1
+            mean, square = 0.9 * mean + 0.1 * pending, 0.999 * square + 0.001 * pending * pending
+            change = 0.5 * mean / (1 - 0.9**n) / (math.sqrt(square / (1 - 0.999**n)) + 1e-8)
+            beta, pending = (1 - 0.5 * decay) * beta - change, 0.0
+            beta = min(beta, 0.0)  # lr_bounds end at 1
+        seen.append(math.exp(beta))
+    return seen
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_frequency_and_decay_of_meta_updates_are_those_of_a_plain_learner(every: int, decay: float) -> None:
+    gradients = [math.sin(1.7 * t) + 0.2 for t in range(40)]
+    optimizer = learner(
+        parameter(1.0), lr=1e-4, base="adamw", meta="adam", weight_decay=0.3, meta_every=every, meta_weight_decay=decay
+    )
+    seen = []
+    for gradient in gradients:
+        step(optimizer, gradient)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx(plain_learner(gradients, every, decay), rel=1e-9)
+    assert len(set(seen)) > 10
+
+
 # Guards
 
 
@@ -296,6 +376,10 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
             {"learn": ("weight_decay",), "weight_decay": 0.0},
             "to learn the logarithm of weight_decay, start between 1e-10 and 10.0, not with 0.0",
         ),
+        (
+            {"meta_weight_decay": 0.1, "trace": "l"},
+            'trace="l" goes with meta_weight_decay=0.0, not with 0.1; use trace="hessian_free" for that',
+        ),
         ({"meta_every": 0}, "meta_every must be a whole number of steps, at least 1, but is 0"),
         ({"max_meta_change": 0.0}, "max_meta_change must be finite and positive, or None for no bound, but is 0.0"),
         *(
@@ -304,6 +388,7 @@ def test_a_meta_gradient_of_another_kind_is_named() -> None:
                 ("lr", "positive"),
                 ("meta_lr", "not negative"),
                 ("weight_decay", "not negative"),
+                ("meta_weight_decay", "not negative"),
                 ("max_meta_change", "positive, or None for no bound"),
                 ("trace_memory_limit", "not negative, or None for no limit"),
             )
@@ -397,11 +482,11 @@ def test_a_schedule_may_end_at_0(step_sizes: Any, kind: str) -> None:
         ({"step_sizes": "node"}, 'step_sizes="node" gives a group many step sizes'),
         ({"update_order": "meta_first"}, "update_order='meta_first' is set"),
         ({"parametrisation": "linear"}, "parametrisation='linear' is set"),
-        ({"meta_every": 2}, "meta_every=2 is set"),
         ({"learn": ("lr", "weight_decay")}, "learn=('lr', 'weight_decay') is set"),
         ({"trace": "l"}, 'trace="l" needs the curvature of the loss'),
         ({"step_sizes": "tensor"}, None),  # one group each
         ({"max_meta_change": 2.0}, None),
+        ({"meta_every": 2, "meta_weight_decay": 0.1}, None),
         ({"gamma": "auto"}, None),
         ({"trace": "dutch"}, None),
         ({"trace": "dutch", "gamma": "auto"}, None),

@@ -1,6 +1,7 @@
 """Descriptions of runs: what is accepted, what is refused in which words, what decides a run's identity."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from continual_metaopt import register_learner, register_network
+from continual_metaopt.analysis.run_directory import ADDED
 from continual_metaopt.learner.metrics.names import Diagnostic
 from continual_metaopt.optim.registry import make_optimizer
 from continual_metaopt.runs.components import Component, ConfigError, factory_of, options_model
@@ -21,6 +23,8 @@ from tests.studies import load_study
 
 if TYPE_CHECKING:
     from somewhere_else import Schedule
+
+SAMPLE_RUNS = Path(__file__).parents[3] / "analysis" / "sample_runs"
 
 
 # ---------------------------------------------------------------------------------------------------- single runs
@@ -57,6 +61,7 @@ def test_a_run_has_all_defaults_filled_in() -> None:
         {"network": Component(name="mlp", hidden=[127])},
         {"learner": Component(name="fixed")},
         {"learner": Component(name="metaoptimize", gamma=0.99)},
+        {"learner": Component(name="metaoptimize", meta_weight_decay=0.1)},
         {"seed": 1},
         {"record_every": 51},
         {"evaluate": False},
@@ -77,6 +82,7 @@ def test_whatever_decides_the_result_changes_the_identity(changes: dict[str, Any
         {"diagnostics_every": 10},  # of none
         # defaults spelled out, in another order, with other types of the same value
         {"learner": Component(name="metaoptimize", gamma="auto", lr=3e-4, lr_bounds=[1e-10, 1])},
+        {"learner": Component(name="metaoptimize", meta_weight_decay=0)},
         {"network": Component(name="mlp", hidden=(128,))},
         {"stream": Component(name="permuted_inputs", stationary=None, source="digits")},
         # where files and pixels lie
@@ -91,6 +97,15 @@ def test_the_identity_is_that_of_versions_with_fewer_or_other_options() -> None:
     learner = Component(name="metaoptimize", lr=1e-5)
     config = RunConfig(stream=Component(name="tracking"), network=Component(name="linear"), learner=learner)
     assert config.resolved().run_id == "674ae0b78813"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SAMPLE_RUNS.glob("metaoptimize-*")))
+def test_runs_from_before_an_option_keep_their_identity(name: str) -> None:
+    record = json.loads((SAMPLE_RUNS / name / "config.json").read_text(encoding="utf-8"))
+    assert not ADDED.keys() & record["learner"].keys()
+    run = RunConfig(**{name: record[name] for name in RunConfig.model_fields})
+    assert run.run_id == run.resolved().run_id == record["run_id"]
+    assert run.resolved().learner.options.items() >= ADDED.items()
 
 
 def test_which_diagnostics_and_how_often_is_part_of_the_identity() -> None:
@@ -144,8 +159,8 @@ def test_options_have_the_defaults_and_descriptions_of_the_function() -> None:
 
     assert list(fields) == [
         *("lr", "base", "meta", "meta_lr", "gamma", "weight_decay", "lr_bounds", "learn", "update_order"),
-        *("parametrisation", "meta_every", "max_meta_change", "trace", "curvature", "curvature_smoothing"),
-        *("curvature_clip", "trace_memory_limit", "step_sizes"),
+        *("parametrisation", "meta_every", "meta_weight_decay", "max_meta_change", "trace", "curvature"),
+        *("curvature_smoothing", "curvature_clip", "trace_memory_limit", "step_sizes"),
     ]
     assert {name: fields[name].default for name in ("lr", "meta_lr", "lr_bounds")} == {
         "lr": 3e-4,

@@ -122,6 +122,7 @@ def test_config_says_what_was_run(finished: Path) -> None:
         "update_order": "base_first",
         "parametrisation": "log",
         "meta_every": 1,
+        "meta_weight_decay": 0.0,
         "max_meta_change": None,
         "trace": "dutch",
         "curvature": "exact",

@@ -279,6 +279,8 @@ BEYOND: dict[str, dict[str, Any]] = {
     "both": {"gamma": "auto", "trace": "dutch"},
     "bounded": {"max_meta_change": 2e-4},
     "all": {"gamma": "auto", "trace": "dutch", "max_meta_change": 2e-4},
+    "every third": {"meta_every": 3},
+    "decay": {"meta_weight_decay": 0.01, "trace": "dutch"},
 }
 
 
@@ -791,6 +793,7 @@ CHANGES: dict[str, Callable[[nn.Module, MetaOptimize], Any]] = {
     "bounds": of_all_groups(lr_bounds=(1e-4, 1.5e-3)),
     "weight decay and discount": of_all_groups(weight_decay=0.3, gamma=0.5),
     "two horizons": of_all_groups(gamma="auto"),
+    "fewer meta updates, with decay": of_all_groups(meta_every=7, meta_weight_decay=0.1),
     "bounded meta updates": of_all_groups(max_meta_change=1e-3),
     "a step size is learned no more": of_first_group(meta_lr=0.0),
     "another step size is learned no more": lambda model, optimizer: optimizer.param_groups[-1].update(meta_lr=0.0),
@@ -835,7 +838,11 @@ def test_follows_what_others_change_between_calls(name: str, one_per: str, beyon
 @pytest.mark.parametrize(
     ("base", "engines", "options"),
     [(base, ("torch", "compiled"), {}) for base in BASE_UPDATES]
-    + [("adamw", engines, BEYOND["all"]) for engines in (("torch", "compiled"), ("torch", "fused"), ENGINES[1:])],
+    + [
+        ("adamw", engines, options)
+        for engines in (("torch", "compiled"), ("torch", "fused"), ENGINES[1:])
+        for options in (BEYOND["all"], {"meta_every": 7, "meta_weight_decay": 0.1})
+    ],
 )
 def test_each_engine_goes_on_where_the_other_stopped(base: str, engines: Any, options: dict[str, Any]) -> None:
     dataset = samples(60, CNN_SHAPE)
