@@ -75,7 +75,8 @@ def table(
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: the source needs river, which is missing.
-        ValueError: it is no table; a column is not there, has a missing value, dates, or too many different texts.
+        ValueError: it is no table; a column is not there, is both target and input, has a missing value, dates, or too
+            many different values.
 
     Example:
         >>> import tempfile
@@ -95,10 +96,12 @@ def table(
     if experience_by is not None and boundaries:
         raise ValueError("give either boundaries or experience_by, which says where experiences begin")
     target = str(rows.columns[-1]) if target is None else target
+    if target in columns:
+        raise ValueError(f"columns: '{target}' is what is predicted, so it cannot be an input; leave it out")
     if order_by is not None:
-        rows = rows.sort_values(order_by, kind="stable")
+        rows = rows.loc[_complete(rows[order_by]).sort_values(kind="stable").index]
     if experience_by is not None:
-        values = rows[experience_by].to_numpy()
+        values = _complete(rows[experience_by]).to_numpy()
         boundaries = tuple((np.flatnonzero(values[1:] != values[:-1]) + 1).tolist())
     if stationary == "shuffled":  # before numbers are scaled, so that what scales them has come before
         rows = rows.iloc[random_state(seed, STATIONARY_ORDER).permutation(len(rows))]
@@ -144,7 +147,7 @@ def _rows(source: str, n_samples: int | None, seed: int) -> "pd.DataFrame":
         ) from error
     if len(rows) == 0 or len(rows.columns) < 2:
         raise ValueError(f"'{path}' has {len(rows)} rows and {len(rows.columns)} columns; a stream needs rows, and two")
-    return rows.rename(columns=str)
+    return rows.reset_index(drop=True).rename(columns=str)
 
 
 def _of_river(source: str, n_samples: int | None, seed: int) -> Iterable[tuple[dict[Any, Any], Any]]:
@@ -195,11 +198,11 @@ def _require_column(rows: "pd.DataFrame", option: str, name: str) -> None:
 
 def _complete(column: "pd.Series") -> "pd.Series":
     """Return a column without missing values."""
-    missing = np.flatnonzero(column.isna().to_numpy() | np.isin(column.to_numpy(), (np.inf, -np.inf)))
-    if len(missing):
+    missing = column.isna() if column.dtype.kind != "f" else ~np.isfinite(column)
+    if missing.any():
         raise ValueError(
-            f"column '{column.name}' has no number or text in {len(missing):,} rows, first in row {missing[0]}; fill "
-            "them in, take these rows out, or name other columns"
+            f"column '{column.name}' has no number or text in {missing.sum():,} rows, first in row "
+            f"{column.index[missing].min()}; fill them in, take these rows out, or name other columns"
         )
     return column
 
@@ -234,8 +237,15 @@ def _scaled(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 def _targets(column: "pd.Series", task: Task | None) -> NDArray[Any]:
     """Make targets of a column: numbers, or the places of its values among all in order."""
     column = _complete(column)
-    if task == "regression" or (task is None and column.dtype.kind == "f"):
+    if task == "regression" or (task is None and column.dtype.kind == "f" and (column % 1 != 0).any()):
         if column.dtype.kind not in "iuf":
             raise ValueError(f"column '{column.name}' has no numbers, which a regression predicts")
         return column.to_numpy(np.float64)
-    return np.unique(column.to_numpy().astype(str if column.dtype.kind not in "iuf" else None), return_inverse=True)[1]
+    values = column.to_numpy() if column.dtype.kind in "iuf" else column.to_numpy().astype(str)
+    classes, targets = np.unique(values, return_inverse=True)
+    if task is None and len(classes) > MOST_CATEGORIES:
+        raise ValueError(
+            f"column '{column.name}' has {len(classes):,} different values: say whether they are classes, "
+            'task="classification", or numbers, task="regression"'
+        )
+    return targets

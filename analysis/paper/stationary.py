@@ -88,6 +88,8 @@ def _claims(runs: Runs) -> Iterator[tuple[str, str, float, float, float]]:
     }
 
     def compared(text: str, better: str, worse: str) -> Iterator[tuple[str, str, float, float, float]]:
+        worse = f"{worse} (tuned)" if f"{worse} (tuned)" in tests else worse
+        better = f"{better} (tuned)" if f"{better} (tuned)" in tests else better
         if better in tests and worse in tests:
             difference = tests[better] - tests[worse]
             p = paired_t_test(difference.dropna().to_numpy())

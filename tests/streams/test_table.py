@@ -121,6 +121,10 @@ def test_fingerprints_tell_content_and_boundaries(write: Any) -> None:
             {"columns": ("wind", "snow")},
             "columns: the table has no column 'snow'; its columns are day, wind, sky, warm, month, rain",
         ),
+        (
+            {"columns": ("wind", "rain")},
+            "columns: 'rain' is what is predicted, so it cannot be an input; leave it out",
+        ),
         ({}, "column 'day' has dates, which order_by takes; name other columns to predict from"),
         (
             {"experience_by": "month", "boundaries": (1,)},
@@ -154,6 +158,35 @@ def test_what_does_not_fit_is_named(write: Any, options: dict[str, Any], message
 def test_missing_values_are_named(write: Any, wind: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=exactly(message)):
         plan_stream("table", source=write(DAYS.assign(wind=wind)), columns=("wind",))
+
+
+@pytest.mark.parametrize("name", ["month", "day", "wind"])
+def test_the_row_is_that_of_the_file_whatever_the_order(write: Any, name: str) -> None:
+    rows = DAYS.assign(number=[3, 1, 2, 0])
+    rows.loc[[0, 2], name] = None
+    options = {"columns": ("wind",), "target": "rain", "experience_by": "month"}
+    message = (
+        f"column '{name}' has no number or text in 2 rows, first in row 0; fill them in, take these rows out, or name "
+        "other columns"
+    )
+    by_number: list[dict[str, Any]] = [{"order_by": "number"}, {"order_by": "number", "stationary": "shuffled"}]
+    for more in [{"order_by": "day"}] if name == "day" else by_number:
+        with pytest.raises(ValueError, match=exactly(message)):
+            plan_stream("table", source=write(rows), **options | more, seed=1)
+
+
+def test_whole_numbers_are_classes_unless_there_are_many(write: Any) -> None:
+    rows = pd.DataFrame({"x": np.arange(200.0), "y": np.arange(200) % 2.0})
+    assert plan_stream("table", source=write(rows)).info.for_learner.task == "classification"
+    assert plan_stream("table", source=write(rows.assign(y=rows["y"] / 4))).info.for_learner.task == "regression"
+    message = (
+        "column 'y' has 200 different values: say whether they are classes, task=\"classification\", or numbers, "
+        'task="regression"'
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        plan_stream("table", source=write(rows.assign(y=np.arange(200))))
+    sizes = plan_stream("table", source=write(rows.assign(y=np.arange(200))), task="classification").info.for_learner
+    assert sizes.n_outputs == 200
 
 
 def test_texts_are_categories_only_where_they_are_few(write: Any) -> None:

@@ -108,17 +108,17 @@ def test_an_experiment_of_two_studies_has_one_page(
 def test_the_stationary_experiment_is_summed_up_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learners = [
         {"label": "SGDm, Adam, blockwise", "name": "metaoptimize", "lr": 0.001, "base": "sgdm"},
-        {"label": "SGDm, fixed", "name": "fixed", "base": "sgdm", "lr": 0.001},
+        {"label": "SGDm, fixed", "name": "fixed", "base": "sgdm", "tune": {"lr": [0.001]}},
     ]
     stream = {"name": "multi_epoch", "source": "digits", "classes": [0, 1], "batch_size": 20, "epochs": 3}
-    study = TINY | {"name": "cifar10_small", "stream": stream, "selection_seeds": [], "evaluate": True}
+    study = TINY | {"name": "cifar10_small", "stream": stream, "evaluate": True}
     text = yaml.safe_dump(study | {"learners": learners})
     monkeypatch.setattr(load, "packaged_studies", lambda: {"cifar10_small": text})
     assert cli.main(["reproduce", "cifar10_small", "--out", str(tmp_path), "--workers", "1", "--quiet"]) == 0
 
     runs = load_runs(tmp_path)
     table = pd.read_csv(tmp_path / "report" / "cifar10_small_accuracy.csv").set_index("learner")
-    for label in ("SGDm, Adam, blockwise", "SGDm, fixed"):
+    for label in ("SGDm, Adam, blockwise", "SGDm, fixed (tuned)"):
         paths = runs.paths_of(label)
         last_pass = [runs.read(path, "samples")["correct"].iloc[-280:].mean() for path in paths]  # of 3 × 280
         tested = [
@@ -135,7 +135,7 @@ def test_the_stationary_experiment_is_summed_up_at_the_end(tmp_path: Path, monke
         "SGDm, Adam, blockwise, above the best fixed step size",
         "SGDm, Adam, blockwise: the last block's step size above the first's, at the end",
     ]
-    difference = table["test_accuracy"]["SGDm, Adam, blockwise"] - table["test_accuracy"]["SGDm, fixed"]
+    difference = table["test_accuracy"]["SGDm, Adam, blockwise"] - table["test_accuracy"]["SGDm, fixed (tuned)"]
     assert claims["value"][0] == pytest.approx(difference, abs=1e-3)
 
 
