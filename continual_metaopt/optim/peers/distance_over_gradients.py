@@ -187,9 +187,7 @@ class AveragedDoG(DoG):
         n_averaged: float,
     ) -> tuple[float, float, float, float]:
         """Count the weights that are averaged, too."""
-        distance, squares, eta = DoG.decide(
-            squared_distance, square, distance, squares, reps_rel, lr, eps, init_eta
-        )
+        distance, squares, eta = DoG.decide(squared_distance, square, distance, squares, reps_rel, lr, eps, init_eta)
         return distance, squares, eta, n_averaged + 1
 
     @staticmethod
