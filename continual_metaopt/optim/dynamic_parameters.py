@@ -14,8 +14,8 @@ def follow_parameters(optimizer: Optimizer, old: Mapping[str, Parameter], new: M
 
     A parameter that was replaced under the same name (a head that grew) stays in its group, whose step size and other
     settings remain; of its state, the part that overlaps with the new shape is kept and the rest is as in a new state:
-    zero, or the weights where the optimizer's ``from_weights`` names the entry. A new name joins the group of the parameters with the most similar names. Parameters that the optimizer was
-    never given are left out as before.
+    zero, or the weights where the optimizer's ``from_weights`` names the entry. A new name joins the group of the
+    parameters with the most similar names. Parameters that the optimizer was never given are left out as before.
 
     Args:
         optimizer: the optimizer; changed in place.

@@ -159,6 +159,7 @@ class AveragedDoG(DoG):
 
     keeps = (*DoG.keeps, "other_weights")
     from_weights = (*DoG.from_weights, "other_weights")
+    not_negative = (*DoG.not_negative, "averaging")
     predicts_with = "other_weights"
     decides = (*DoG.decides, "n_averaged")
 

@@ -166,10 +166,7 @@ class Prodigy(EstimatedDistance):
     ) -> Any:
         """Step as Adam."""
         g = with_decay(g, w, weight_decay, decouple)
-        if beta1 > 0:
-            exp_avg = beta1 * exp_avg + d_before * (1 - beta1) * g
-        else:
-            exp_avg = d * g
+        exp_avg = beta1 * exp_avg + (d_before * (1 - beta1) if beta1 > 0 else d) * g
         exp_avg_sq = beta2 * exp_avg_sq + d_before * d_before * (1 - beta2) * g * g
         s = _next_sum(s, g, d_before, d0, rate, beta3, safeguard_warmup)
         if decouple > 0:
