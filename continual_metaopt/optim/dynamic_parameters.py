@@ -13,9 +13,9 @@ def follow_parameters(optimizer: Optimizer, old: Mapping[str, Parameter], new: M
     """Bring any torch optimizer up to date with its network, keeping what it has learned.
 
     A parameter that was replaced under the same name (a head that grew) stays in its group, whose step size and other
-    settings remain; of its state, the part that overlaps with the new shape is kept and the rest is zero, as in a new
-    state. A new name joins the group of the parameters with the most similar names. Parameters that the optimizer was
-    never given are left out as before.
+    settings remain; of its state, the part that overlaps with the new shape is kept and the rest is as in a new state:
+    zero, or the weights where the optimizer's ``from_weights`` names the entry. A new name joins the group of the
+    parameters with the most similar names. Parameters that the optimizer was never given are left out as before.
 
     Args:
         optimizer: the optimizer; changed in place.
@@ -45,7 +45,12 @@ def _replace(optimizer: Optimizer, group: dict[str, Any], before: Parameter, par
     group["params"][position] = param
     state = optimizer.state.pop(before, None)
     if state is not None and before.dim() == param.dim():
-        optimizer.state[param] = {key: _resized(value, before, param) for key, value in state.items()}
+        new = {key: _resized(value, before, param) for key, value in state.items()}
+        for key in getattr(optimizer, "from_weights", ()):
+            overlap = tuple(slice(0, min(pair)) for pair in zip(before.shape, param.shape, strict=True))
+            kept, new[key] = new[key][overlap].clone(), param.detach().clone(memory_format=torch.preserve_format)
+            new[key][overlap] = kept
+        optimizer.state[param] = new
 
 
 def _resized(value: Any, before: Parameter, param: Parameter) -> Any:

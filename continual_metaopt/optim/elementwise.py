@@ -97,6 +97,8 @@ class Elementwise(CheckedOptimizer):
 
     Attributes:
         keeps: names of the numbers kept for each weight in ``state``, 0 at first.
+        from_weights: names of those of them that are the weight itself at first, before any update.
+        predicts_with: name of that of them which predicts in place of the weight, if the optimizer switches weights.
         measures: names of what is measured, and how the weights' contributions are reduced.
         decides: names of the entries of a param group that ``decide`` gives anew, in the order of its results.
         over_all_groups: whether all groups are measured together.
@@ -104,6 +106,8 @@ class Elementwise(CheckedOptimizer):
     """
 
     keeps: ClassVar[tuple[str, ...]] = ()
+    from_weights: ClassVar[tuple[str, ...]] = ()
+    predicts_with: ClassVar[str] = ""
     measures: ClassVar[dict[str, Reduction]] = {}
     decides: ClassVar[tuple[str, ...]] = ()
     over_all_groups: ClassVar[bool] = False
@@ -126,8 +130,11 @@ class Elementwise(CheckedOptimizer):
         """Bring a group's entries up to date after updates."""
 
     def state_of(self, param: Tensor) -> MutableMapping[str, Any]:
-        """Give what is kept for a parameter, zeros from its first update on."""
+        """Give what is kept for a parameter, from its first update on."""
+        begins = not self.state.get(param)
         state = self._prepared_state(param, *self.keeps)
+        for name in self.from_weights if begins else ():
+            state[name].copy_(param.detach())
         if counts_steps(type(self)):
             state.setdefault("step", 0)
         return state

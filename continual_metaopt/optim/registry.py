@@ -42,12 +42,9 @@ ON_A_BASE: SearchSpace = {"lr": LR, "weight_decay": DECOUPLED_DECAY}  # of a ste
 
 
 PIP_NAMES = {
-    "dadaptation": "dadaptation",
-    "dog": "dog-optimizer",
     "gradient_descent_the_ultimate_optimizer": "gradient-descent-the-ultimate-optimizer",
     "lion_pytorch": "lion-pytorch",
     "mechanic_pytorch": "mechanic-pytorch",
-    "prodigyopt": "prodigyopt",
     "pytorch_optimizer": "pytorch-optimizer",
     "schedulefree": "schedulefree",
 }

@@ -14,12 +14,12 @@ from continual_metaopt.engines.compiled.passes import Pass
 from continual_metaopt.engines.compiled.rules import BASE_RULES
 from continual_metaopt.engines.wrapped import why_not_on_the_cpu, why_step_is_needed
 from continual_metaopt.optim import base_updates
-from continual_metaopt.optim.base import Group, OnBase
-from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate
-from continual_metaopt.optim.elementwise import Elementwise
+from continual_metaopt.optim.base import Group, OnBase, numbers_of
+from continual_metaopt.optim.base_updates import BASE_UPDATES, BaseUpdate, zeros
+from continual_metaopt.optim.elementwise import Elementwise, sqrt
 from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
 
-OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
 SETTINGS = ("setting0", "setting1", "setting2")  # of a base update, as numbers of a group
 
 
@@ -102,11 +102,68 @@ class _DecayInGradient(OnBase):
         return g + decay_in_gradient * w
 
 
+class _RMSprop(Elementwise):
+    """PyTorch's, by the names of its state."""
+
+    keeps = ("square_avg", "momentum_buffer")
+
+    @staticmethod
+    def move(
+        w: Any,
+        g: Any,
+        square_avg: Any,
+        momentum_buffer: Any,
+        lr: float,
+        alpha: float,
+        eps: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> Any:
+        g = g + weight_decay * w
+        square_avg = alpha * square_avg + (1 - alpha) * g * g
+        momentum_buffer = momentum * momentum_buffer + g / (sqrt(square_avg) + eps)
+        return w - lr * momentum_buffer, square_avg, momentum_buffer
+
+
+class _Adagrad(Elementwise):
+    """PyTorch's, by the names of its state."""
+
+    keeps = ("sum",)
+
+    @staticmethod
+    def move(w: Any, g: Any, sum: Any, lr: float, lr_decay: float, eps: float, weight_decay: float, step: int) -> Any:
+        g = g + weight_decay * w
+        sum = sum + g * g
+        return w - lr / (1 + (step - 1) * lr_decay) * g / (sqrt(sum) + eps), sum
+
+
+WRITTEN_ANEW: dict[type, type[Elementwise]] = {torch.optim.RMSprop: _RMSprop, torch.optim.Adagrad: _Adagrad}
+
+
+def _written_anew(optimizer: Optimizer) -> ByPass:
+    """The pass of an optimizer of PyTorch whose rule is none of our base updates."""
+
+    def kept(group: Group, param: Tensor) -> MutableMapping[str, Any]:
+        state = optimizer.state[param]
+        if not state:  # Adagrad makes its own at once
+            state.update(step=torch.zeros(()), square_avg=zeros(param))
+            if group["momentum"] > 0:
+                state["momentum_buffer"] = zeros(param)
+        return state
+
+    def numbers(group: Group) -> dict[str, float]:
+        return numbers_of(group) | {"lr": float(group["lr"])}
+
+    return ByPass(elementwise_pass(WRITTEN_ANEW[type(optimizer)], _names(optimizer, numbers)), numbers, kept)
+
+
 def _of_torch(optimizer: Optimizer) -> ByPass:
     kind = type(optimizer)
-    for name in ("maximize", "amsgrad", "nesterov", "dampening", "differentiable"):
+    for name in ("maximize", "amsgrad", "nesterov", "dampening", "differentiable", "centered"):
         if any(group.get(name) for group in optimizer.param_groups):
             raise NotWritten(f"there is no compiled code for {kind.__name__} with {name}")
+    if kind in WRITTEN_ANEW:
+        return _written_anew(optimizer)
     decay = "weight_decay" if kind is torch.optim.AdamW else "decay_in_gradient"
 
     def base(group: Group) -> BaseUpdate:

@@ -5,6 +5,7 @@ The text is theirs, but that settings are rounded to the type of weights where t
 
 import ast
 import inspect
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +79,8 @@ def elementwise_pass(kind: type[Elementwise], numbers: tuple[str, ...]) -> Pass:
     report = text.reporting(kind.step_size)
     if kind.log_step_size is not None:
         report += text.averaging(kind.log_step_size)
-    return Pass(text.whole(report, update), tuple(kind.keeps), numbers, tuple(kind.decides), len(kind.measures))
+    whole, keeps, decides = text.whole(report, update), tuple(kind.keeps), tuple(kind.decides)
+    return Pass(whole, keeps, numbers, decides, len(kind.measures), kind.predicts_with)
 
 
 @cache
@@ -160,6 +162,7 @@ class _Text:
             self.where_numbers_are["noise_stream"] = f"noise.stream({seed}, steps[p], places[p, {NUMBER}])"
         self.n_numbers, self.n_measured = len(numbers), max(len(measured), 1)
         self.functions: list[str] = []
+        self._numbers = itertools.count()
         self.used: dict[
             str, str
         ] = {}  # where numbers are that functions of a weight have asked for since the last loop
@@ -177,7 +180,7 @@ class _Text:
 
     def write(self, function: Function, of_a_weight: Sequence[bool]) -> tuple[str, list[bool]]:
         """Write a function, given which arguments belong to a weight; returns its name, and which results do."""
-        name = f"{function.__name__}_{len(self.functions)}"
+        name = f"{function.__name__}_{next(self._numbers)}"
         writer = _Writer(self, function, of_a_weight)
         self.functions.append(f"@compiled\n{writer.text(name)}")
         return name, writer.results

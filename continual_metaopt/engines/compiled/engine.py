@@ -32,7 +32,7 @@ from continual_metaopt.optim.controls.replayed_step_sizes import ReplayedStepSiz
 from continual_metaopt.optim.metaoptimize import MetaOptimize
 from continual_metaopt.optim.peers.continual_backprop import ContinualBackprop
 from continual_metaopt.optim.peers.glocal import Glocal
-from continual_metaopt.optim.protocol import step_sizes_of
+from continual_metaopt.optim.protocol import step_sizes_of, switches_weights
 
 Array = NDArray[Any]
 
@@ -201,10 +201,14 @@ class CompiledEngine:
 
     def load(self) -> None:
         """Copy what was learned so far from the network and its optimizer."""
+        if switches_weights(self.optimizer):
+            self.optimizer.train()  # type: ignore[attr-defined]
         self._state.begin(self.learner)
-        learned, numbers = self.learner.learned, {id(param): number for number, param in enumerate(self._parameters)}
+        learned, predicting = self.learner.learned, self.learner.predicting
+        numbers = {id(param): number for number, param in enumerate(self._parameters)}
         for parameter, part in zip(self._parameters, self._places, strict=True):
             learned.weights[part] = to_kernel_layout(parameter.detach().numpy())
+            predicting[part] = learned.weights[part]  # of frozen parameters, and before the first update
         self.learner.network.parameters[:, k.BLOCK] = k.FROZEN
         for index, block in enumerate(self._state.blocks()):
             self._state.load_block(self.learner, index, block)
@@ -224,7 +228,7 @@ class CompiledEngine:
                 array[part] = to_kernel_layout(state[key].numpy())
 
     def store(self) -> None:
-        """Copy what has been learned into the network and its optimizer."""
+        """Copy what has been learned into the network and its optimizer, which is left with what predicts."""
         table = self.learner.network.parameters
         numbers = {id(param): number for number, param in enumerate(self._parameters)}
         for index, block in enumerate(self._state.blocks()):
@@ -235,6 +239,8 @@ class CompiledEngine:
                         self._store_parameter(number, group)
             self._state.store_block(self.learner, index, block)
         self._state.end(self.learner)
+        if switches_weights(self.optimizer):
+            self.optimizer.eval()  # type: ignore[attr-defined]
 
     def _store_parameter(self, number: int, group: dict[str, Any]) -> None:
         parameter, part, learned = self._parameters[number], self._places[number], self.learner.learned

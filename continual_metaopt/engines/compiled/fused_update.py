@@ -165,9 +165,9 @@ class FusedPass:
         passes.run_pass(passes.address_of(of, dtype), tables.address, k.UPDATE, loss)
         for state, step in zip(kept, steps.tolist(), strict=True):
             passes.set_step(state, step)
-        for index in {index for index, _, _ in members}:
-            groups[index].update({name: numbers[index, of.numbers.index(name)].item() for name in of.decides})
-            by_pass.end(groups[index])
+        for group, row in zip(groups, numbers.tolist(), strict=True) if members else ():
+            group.update({name: row[of.numbers.index(name)] for name in of.decides})
+            by_pass.end(group)
 
 
 def _address(state: MutableMapping[str, Any], name: str) -> int:

@@ -570,6 +570,7 @@ class Rules(NamedTuple):
         pass_address, pass_table: of the compiled pass, where ``base`` is ``BY_PASS``.
         adds: whether gradients that are stored are added to those that are there.
         row: of ``Memory.rows`` that the sample is kept in; -1 to store gradients of linear layers at once.
+        predicts_with: number of the array in ``Learned.kept`` that holds the weights to predict with; -1 for none.
     """
 
     base: int
@@ -581,6 +582,7 @@ class Rules(NamedTuple):
     pass_table: int = 0
     adds: bool = False
     row: int = -1
+    predicts_with: int = -1
 
 
 # Columns of the table of hidden layers
@@ -1271,7 +1273,7 @@ def _store_gradients(network: Network, learned: Learned, rules: Rules, memory: M
     """Store the gradients of the first sample of a mini-batch of ``n``, or add those of another one."""
     row = sample % N_ROWS if n > 1 else -1
     rest = rules.base_settings, rules.meta, rules.meta_settings, rules.revises, rules.pass_address, rules.pass_table
-    _backward_and_update(network, learned, Rules(BY_PASS, *rest, sample > 0, row), memory)
+    _backward_and_update(network, learned, Rules(BY_PASS, *rest, sample > 0, row, -1), memory)
     if n > 1 and (row == N_ROWS - 1 or sample == n - 1):
         _add_from_rows(network, memory, row + 1, sample >= N_ROWS)
 
@@ -1447,6 +1449,9 @@ def learn(
     for number in range(len(network.parameters)):
         if network.parameters[number, BLOCK] != FROZEN:
             active[network.parameters[number, BLOCK]] = True
+    predicting, n_weights = learned.weights, len(learned.weights)
+    if rules.predicts_with >= 0:
+        predicting = learned.kept[rules.predicts_with * n_weights : (rules.predicts_with + 1) * n_weights]
     n_recorded = 0
     for start in range(0, len(x), batch_size):
         stop = min(start + batch_size, len(x))
@@ -1454,7 +1459,7 @@ def learn(
         n = stop - start
         share, loss = 1 / n if network.averages else 1.0, 0.0
         for i in range(start, stop):
-            losses[i] = _loss(network, memory, x[i], labels[i], targets[i], share, learned.weights)
+            losses[i] = _loss(network, memory, x[i], labels[i], targets[i], share, predicting)
             loss += losses[i]
             correct[i] = _largest(outputs) == labels[i]
             if i == stop - 1:
@@ -1468,6 +1473,8 @@ def learn(
                 if recorded:
                     step_sizes[n_recorded] = learned.blocks[:, STEP_SIZE]
                 memory.meta_gradients[:] = 0
+            if rules.predicts_with >= 0:
+                _loss(network, memory, x[i], labels[i], targets[i], share, learned.weights)
             if n > 1:
                 _store_gradients(network, learned, rules, memory, i - start, n)
             else:

@@ -208,6 +208,13 @@ class CompiledLearner:
         if self.by_pass is not None:
             yield from zip(self.by_pass.keeps, self.learned.kept.reshape(-1, self.tables.n_weights), strict=True)
 
+    @property
+    def predicting(self) -> Array:
+        """The weights to predict with."""
+        if self.by_pass is None or not self.by_pass.predicts_with:
+            return self.learned.weights
+        return dict(self.arrays_of_state())[self.by_pass.predicts_with]
+
     def accuracy(self, samples: Samples) -> float:
         """Share of samples that are predicted right, by weights that stay as they are.
 
@@ -218,7 +225,7 @@ class CompiledLearner:
         for start in range(0, len(samples), PREDICTED_AT_ONCE):
             x, y = samples.batch(slice(start, min(start + PREDICTED_AT_ONCE, len(samples))))
             with one_thread, flushed_denormals():
-                n_correct += k.count_correct(self.network, self.learned.weights, self._memory, self._inputs(x), y)
+                n_correct += k.count_correct(self.network, self.predicting, self._memory, self._inputs(x), y)
         return n_correct / len(samples)
 
     def _inputs(self, x: Array) -> Array:
@@ -248,7 +255,9 @@ class CompiledLearner:
         places[parameters[:, k.BLOCK] == k.FROZEN] = 0
         tables = passes.Tables(self.by_pass, self.dtype, places, learned.steps, learned.numbers, learned.blocks)
         address = passes.address_of(self.by_pass, self.dtype)
-        return self.rules._replace(pass_address=address, pass_table=tables.address), tables
+        shown = self.by_pass.keeps.index(self.by_pass.predicts_with) if self.by_pass.predicts_with else -1
+        rules = self.rules._replace(pass_address=address, pass_table=tables.address, predicts_with=shown)
+        return rules, tables
 
     def _learn(self, samples: Samples, steps: slice, observations: Observations, record_every: int) -> None:
         x, y = samples.batch(steps)

@@ -42,6 +42,7 @@ class Pass:
         numbers: names of the numbers of a group, in the order of their columns.
         decides: names of those of them that the update changes.
         n_measured: numbers that are measured in each group.
+        predicts_with: name of the array among ``keeps`` that holds the weights to predict with; empty for none.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Pass:
     numbers: tuple[str, ...]
     decides: tuple[str, ...]
     n_measured: int
+    predicts_with: str = ""
 
 
 class Tables:

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -64,6 +65,26 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "torch:SGD, momentum": ("torch:SGD", {"lr": 0.01, "momentum": 0.8}),
     "torch:Adam": ("torch:Adam", {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1}),
     "torch:AdamW": ("torch:AdamW", {"lr": 0.01, "eps": 1e-3}),
+    "torch:RMSprop": ("torch:RMSprop", {"lr": 0.01, "alpha": 0.9, "eps": 1e-3}),
+    "torch:RMSprop, momentum": ("torch:RMSprop", {"lr": 0.01, "momentum": 0.8, "weight_decay": 0.1}),
+    "torch:Adagrad": ("torch:Adagrad", {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1}),
+    "torch:Adagrad, start": ("torch:Adagrad", {"lr": 0.05, "initial_accumulator_value": 0.1, "eps": 1e-3}),
+    "dog": ("dog", {"reps_rel": 0.01}),
+    "dog, decay": ("dog", {"reps_rel": 0.01, "averaging": 2.0, "weight_decay": 0.1}),
+    "dog, no averaging": ("dog", {"reps_rel": 0.01, "averaging": None, "init_eta": 0.1}),
+    "dadapt_sgd": ("dadapt_sgd", {"d0": 0.01, "weight_decay": 0.1}),
+    "dadapt_sgd, momentum": ("dadapt_sgd", {"d0": 0.01, "momentum": 0.8, "growth_rate": 1.1}),
+    "dadapt_adam": ("dadapt_adam", {"d0": 1e-3, "weight_decay": 0.1}),
+    "dadapt_adam, decoupled": (
+        "dadapt_adam",
+        {"d0": 1e-3, "weight_decay": 0.1, "decouple": True, "use_bias_correction": True},
+    ),
+    "dadapt_adagrad": ("dadapt_adagrad", {"d0": 0.01, "momentum": 0.5, "weight_decay": 0.1}),
+    "prodigy": ("prodigy", {"d0": 1e-3, "weight_decay": 0.1, "use_bias_correction": True}),
+    "prodigy, others": (
+        "prodigy",
+        {"d0": 1e-3, "betas": (0.0, 0.99), "safeguard_warmup": True, "decouple": False, "growth_rate": 1.1},
+    ),
     "sps": ("sps", {"lr": 0.05, "smoothing": 20.0}),
     "sps, bounded": ("sps", {"lr": 0.1, "smoothing": None, "c": 2.0, "least_loss": 0.9}),
     "obgd": ("obgd", {}),
@@ -136,7 +157,10 @@ def network(dtype: torch.dtype = DOUBLE) -> nn.Sequential:
 def by_layers(name: str, **options: Any) -> Callable[[nn.Module], Any]:
     """A learner with a param group for each layer."""
     kind: Any = type(make_optimizer(name, network(), **options))
-    return lambda model: kind(blocks(model, "layerwise"), **options)
+    taken = inspect.signature(kind).parameters
+    return lambda model: kind(
+        blocks(model, "layerwise"), **{option: value for option, value in options.items() if option in taken}
+    )
 
 
 def learn(twins: PassTwins, dataset: Any, record_every: int = 1) -> None:
@@ -170,7 +194,9 @@ def test_agrees_in_single_precision(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("frozen", [("0.weight", "0.bias"), ("4.bias",)], ids=str)
-@pytest.mark.parametrize("name", ["sps", "obgd", "exponentiated_gradient", "idbd_network", "adam_hd", "cosine"])
+@pytest.mark.parametrize(
+    "name", ["sps", "obgd", "exponentiated_gradient", "idbd_network", "adam_hd", "cosine", "dog", "prodigy"]
+)
 def test_frozen_parameters_stay(name: str, frozen: tuple[str, ...]) -> None:
     model = network()
     for parameter_name, parameter in model.named_parameters():
@@ -181,7 +207,7 @@ def test_frozen_parameters_stay(name: str, frozen: tuple[str, ...]) -> None:
         assert parameter.equal(model.get_parameter(parameter_name)) is (parameter_name in frozen)
 
 
-@pytest.mark.parametrize("name", ["sps", "cocob", "adam_hd", "torch:AdamW"])
+@pytest.mark.parametrize("name", ["sps", "cocob", "adam_hd", "torch:AdamW", "dadapt_adam"])
 def test_a_loss_that_is_not_a_number_stops_at_the_same_step(name: str) -> None:
     dataset = samples(20, CNN_SHAPE)
     dataset.tensors[0][13] = NAN
@@ -301,6 +327,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Module], Optimizer], str | None]] = {
         of(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True),
         "there is no compiled code for SGD with nesterov",
     ),
+    "centered": (of(torch.optim.RMSprop, centered=True), "there is no compiled code for RMSprop with centered"),
     "unknown": (of(torch.optim.Rprop), "Rprop is not written as functions of single numbers"),
 }
 

@@ -81,6 +81,7 @@ COMPILED_UPDATES = (
     *("metaoptimize", "glocal", "fixed", "fixed_per_block", "reinitialised_told", "sgd_hd", "adam_hd", "cocob"),
     *("meta_mirror_descent", "cosine", "cosine_restarts_told", "adamw_lion_package", "aruba_told", "l2_init", "obgd"),
     *("exponentiated_gradient", "idbd_network", "idbd_rmsprop", "sps", "weight_clipping"),
+    *("dog", "ldog", "dadapt_sgd", "dadapt_adam", "dadapt_adagrad", "prodigy"),
 )
 REFUSED = {"vsgd": DIFFERENTIATES}
 LEFT_TO_AUTOGRAD = {"continual_backprop": HOOKS}
@@ -283,7 +284,7 @@ def test_checkpoints_go_on_bit_for_bit(name: str, after: int, tmp_path: Path, mo
     assert all(torch.equal(a, b) for a, b in zip(second.model.parameters(), whole.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["sgd_hd", "adam_hd", "meta_mirror_descent", "cosine_restarts_told"])
+@pytest.mark.parametrize("name", ["sgd_hd", "adam_hd", "meta_mirror_descent", "cosine_restarts_told", "dog", "prodigy"])
 def test_a_pass_makes_the_updates_of_elementwise_optimizers(name: str) -> None:
     torch_made, fused = (make_optimizer(name, copy.deepcopy(model)) for model in [cnn().double()] * 2)
     update = fused_update_of(fused)

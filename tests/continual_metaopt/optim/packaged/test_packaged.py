@@ -89,27 +89,6 @@ def schedule_free_loop(name: str, **options: Any) -> Loop:
     return loop
 
 
-def averaged_loop(name: str, by_tensor: bool, **options: Any) -> Loop:
-    """DoG with its package's averager; the network gets the averaged weights at the end."""
-
-    def loop(model: nn.Module, samples: Samples) -> tuple[list[float], dict[str, float]]:
-        optimizer, losses = of("dog", name)(model.parameters(), **options), []
-        averager = of("dog", "PolynomialDecayAverager")(model, gamma=8.0)
-        for x, y in samples:
-            with torch.no_grad():
-                losses.append(nn.functional.cross_entropy(averager.averaged_model(x), y).item())
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            averager.step()
-        model.load_state_dict(averager.averaged_model.state_dict())
-        etas = [float(eta) for eta in optimizer.param_groups[0]["eta"]]
-        names = [name for name, _ in model.named_parameters()]
-        return losses, dict(zip(names, etas, strict=True)) if by_tensor else {"all": etas[0]}
-
-    return loop
-
-
 def ultimate_loop(make: Callable[[Any], Any], alpha: Callable[[float], float] = float) -> Loop:
     """The loop of the package's own examples."""
 
@@ -144,19 +123,15 @@ class Case:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
 
-SKIPS = "A parameter whose gradient is None is left alone."
 GROWS = "After the last layer was replaced by a larger one, learning goes on."
 SCALES = "step() writes neither to p.grad nor moves a parameter to other memory."
 RESUMES = "state_dict, saved and loaded with weights_only=True, goes on bit for bit."
 COPIES = "A deep copy together with its network goes on bit for bit."
 LEARNS = "OnlineLearner runs it on a stream of two experiences; no step size or weight becomes infinite."
-EVERY_TENSOR = frozenset({SKIPS, GROWS})
 WITH_GRAPH = frozenset({RESUMES, COPIES, GROWS})
 STUCK = frozenset({COPIES, GROWS, LEARNS})  # TRAC's factor has become 0
 
-D_TIMES_LR = first(lambda group: group["d"] * group["lr"])
 FIXED = first(lambda group: group["lr"])
-ETA = first(lambda group: group["eta"][0])
 
 
 def mechanic_factor(lr: float) -> Report:
@@ -168,16 +143,6 @@ def trac_factor(lr: float) -> Report:
 
 
 CASES = [
-    Case("dog", "dog", averaged_loop("DoG", False), {}, EVERY_TENSOR),
-    Case("dog", "dog", averaged_loop("DoG", False, reps_rel=1e-3, weight_decay=0.01),
-         {"reps_rel": 1e-3, "weight_decay": 0.01}, EVERY_TENSOR | {SCALES}),
-    Case("dog", "dog", plain_loop(made("dog", "DoG"), ETA), {"averaging": None}, EVERY_TENSOR),
-    Case("ldog", "dog", averaged_loop("LDoG", True), {}, EVERY_TENSOR),
-    Case("prodigy", "prodigyopt", plain_loop(made("prodigyopt", "Prodigy"), D_TIMES_LR), {}, frozenset({GROWS})),
-    Case("dadapt_sgd", "dadaptation", plain_loop(made("dadaptation", "DAdaptSGD"), first(
-        lambda group: group["d"] * group["lr"] / group["g0_norm"])), {}),
-    Case("dadapt_adam", "dadaptation", plain_loop(made("dadaptation", "DAdaptAdam"), D_TIMES_LR), {}),
-    Case("dadapt_adagrad", "dadaptation", plain_loop(made("dadaptation", "DAdaptAdaGrad"), D_TIMES_LR), {}),
     Case("mechanic", "mechanic_pytorch",
          plain_loop(mechanized(torch.optim.AdamW, lr=1.0), mechanic_factor(1.0)), {}, frozenset({GROWS})),
     Case("mechanic", "mechanic_pytorch",
@@ -265,12 +230,6 @@ def test_what_they_break_of_the_contract(case: Case) -> None:
 
 # with settings that get going within a few hundred samples
 LEARNING: list[tuple[str, str, dict[str, Any], bool]] = [
-    ("dog", "dog", {"reps_rel": 0.01}, True),
-    ("ldog", "dog", {"reps_rel": 0.01}, True),
-    ("prodigy", "prodigyopt", {"d0": 1e-4}, True),
-    ("dadapt_sgd", "dadaptation", {"d0": 1e-4}, True),
-    ("dadapt_adam", "dadaptation", {"d0": 1e-4}, True),
-    ("dadapt_adagrad", "dadaptation", {"d0": 0.01}, True),
     ("mechanic", "mechanic_pytorch", {"s_init": 1e-5}, True),
     ("trac", "pytorch_optimizer", {"s_prev": 1e-4}, True),
     ("pytorch_optimizer:AdaBelief", "pytorch_optimizer", {}, False),
@@ -313,7 +272,6 @@ def test_runs_record_their_step_sizes(
 @pytest.mark.parametrize(
     ("name", "package", "options"),
     [
-        ("dog", "dog", {"reps_rel": 0.01}),
         ("schedulefree_adamw", "schedulefree", {}),
         ("mechanic", "mechanic_pytorch", {"s_init": 1e-4}),
     ],
@@ -335,16 +293,6 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert run_one(config, tmp_path / "parts") == "finished"
     whole, parts = read_tables(tmp_path / "whole"), read_tables(tmp_path / "parts")
     assert all(parts[table].equals(whole[table]) for table in whole)
-
-
-def test_averaged_weights_are_not_learned_at() -> None:
-    pytest.importorskip("dog")
-    model = small_network()
-    optimizer: Any = make_optimizer("dog", model)
-    optimizer.eval()
-    message = "the parameters hold averaged weights; call train() before taking gradients and step()"
-    with pytest.raises(RuntimeError, match=exactly(message)):
-        optimizer.step()
 
 
 def test_trac_follows_its_recursion() -> None:
@@ -423,17 +371,3 @@ def test_the_extra_names_all_packages() -> None:
     project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
     named = {re.split("[<>=]", line)[0] for line in project["optional-dependencies"]["peers"]}
     assert named == {*PIP_NAMES.values(), "pydmd"}  # the latter for a benchmark
-
-
-@pytest.mark.parametrize(
-    ("name", "package", "options"),
-    [("prodigy", "prodigyopt", {"weight_decay": 0.1}), ("dadapt_adam", "dadaptation", {"decouple": True})],
-)
-def test_making_an_optimizer_prints_nothing(
-    name: str, package: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip(package)
-    make_optimizer(name, torch.nn.Linear(1, 1), **options)
-
-    print("heard again")
-    assert capsys.readouterr().out == "heard again\n"

@@ -19,12 +19,15 @@ from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.peers.adamw_lion_package import AdamWLionPackage
 from continual_metaopt.optim.peers.aruba import ARUBA
 from continual_metaopt.optim.peers.cocob import COCOB
+from continual_metaopt.optim.peers.d_adaptation import DAdaptAdaGrad, DAdaptAdam, DAdaptSGD
+from continual_metaopt.optim.peers.distance_over_gradients import AveragedDoG, DoG
 from continual_metaopt.optim.peers.exponentiated_gradient import ExponentiatedGradient
 from continual_metaopt.optim.peers.hypergradient import SGDHD
 from continual_metaopt.optim.peers.idbd_rmsprop import RMSPropIDBD
 from continual_metaopt.optim.peers.l2_init import L2Init
 from continual_metaopt.optim.peers.meta_mirror_descent import MetaMirrorDescent
 from continual_metaopt.optim.peers.obgd import ObGD
+from continual_metaopt.optim.peers.prodigy import Prodigy
 from continual_metaopt.optim.peers.shrink_and_perturb import ShrinkAndPerturb
 from continual_metaopt.optim.peers.sps import SPS
 from continual_metaopt.optim.peers.upgd import UPGD
@@ -349,6 +352,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vsgd": {"init_samples": 2},
     "cocob": {},
     "obgd": {},
+    "dog": {"reps_rel": 0.01},
+    "ldog": {"reps_rel": 0.01, "averaging": None},
+    "dadapt_sgd": {"d0": 1e-3},
+    "dadapt_adam": {"d0": 1e-3, "growth_rate": 1.05},
+    "dadapt_adagrad": {"d0": 1e-2},
+    "prodigy": {"d0": 1e-3},
     "upgd": {"lr": 0.01},
     "l2_init": {},
     "shrink_and_perturb": {},
@@ -492,6 +501,14 @@ def test_aruba_s_step_sizes_change_where_it_is_told() -> None:
         (SPS, {"smoothing": 0.0}, "smoothing must be positive or None, but is 0.0"),
         (VSGD, {"init_samples": 0}, "init_samples must be at least 1, but is 0"),
         (COCOB, {"eps": 0.0}, "eps must be positive, but is 0.0"),
+        (DoG, {"reps_rel": 0.0}, "reps_rel must be positive, but is 0.0"),
+        (AveragedDoG, {"init_eta": 0.0}, "init_eta must be positive, but is 0.0"),
+        (AveragedDoG, {"averaging": -1.0}, "averaging must not be negative, but is -1.0"),
+        (DAdaptSGD, {"d0": 0.0}, "d0 must be positive, but is 0.0"),
+        (DAdaptSGD, {"momentum": 1.0}, "momentum must be at least 0 and below 1, but is 1.0"),
+        (DAdaptAdam, {"betas": (1.0, 0.9)}, "betas must both be at least 0 and below 1, but is (1.0, 0.9)"),
+        (DAdaptAdaGrad, {"growth_rate": 0.0}, "growth_rate must be positive, but is 0.0"),
+        (Prodigy, {"beta3": 1.0}, "beta3 must be at least 0 and below 1, or None, but is 1.0"),
         (
             ExponentiatedGradient,
             {"gain_bounds": (2.0, 3.0)},
