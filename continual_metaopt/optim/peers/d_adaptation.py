@@ -4,6 +4,7 @@ The rules are those of the authors' package ``dadaptation`` 3.2, which the tests
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
@@ -39,6 +40,11 @@ DADAPT_ADAGRAD = LearnerSpec(
 SMALLEST_SQUARE = 1e-6  # that AdaGrad's sums begin with
 
 
+def d_times_lr(d: float, lr: float) -> float:
+    """Give the step size d α; a bias correction is not in it."""
+    return d * lr
+
+
 class EstimatedDistance(Elementwise):
     """Estimate a distance d that all groups have in common, and that never falls.
 
@@ -50,6 +56,7 @@ class EstimatedDistance(Elementwise):
     not_negative: ClassVar[tuple[str, ...]] = ("weight_decay",)
     over_all_groups = True
     learned: ClassVar[tuple[str, ...]] = ()
+    step_size: ClassVar[Callable[..., float]] = staticmethod(d_times_lr)
 
     def _check(self, group: Group) -> None:
         super()._check(group)
@@ -65,11 +72,6 @@ class EstimatedDistance(Elementwise):
         """Give no limit of growth as infinity, and β₁ and β₂ as numbers."""
         betas = dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))
         return {"growth_rate": math.inf} | super().numbers(group) | betas
-
-    @staticmethod
-    def step_size(d: float, lr: float) -> float:
-        """Give d α; the bias correction is not in it."""
-        return d * lr
 
 
 class DAdaptSGD(EstimatedDistance):

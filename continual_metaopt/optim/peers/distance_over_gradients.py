@@ -30,6 +30,34 @@ LDOG = LearnerSpec(
 )
 
 
+def distance_over_gradients(
+    squared_distance: float,
+    square: float,
+    distance: float,
+    squares: float,
+    reps_rel: float,
+    lr: float,
+    eps: float,
+    init_eta: float,
+) -> tuple[float, float, float]:
+    """Give the largest distance, the sum of squares, and the step size."""
+    if squares > 0:
+        distance, squares = max(distance, sqrt(squared_distance)), squares + square
+        return distance, squares, lr * distance / sqrt(squares)
+    squares = eps + square
+    if squares == 0:
+        return distance, squares, 0.0
+    if init_eta > 0:
+        return 0.0, squares, init_eta
+    distance = reps_rel * (1 + sqrt(squared_distance))
+    return distance, squares, lr * distance / sqrt(squares)
+
+
+def descend(w: Any, g: Any, start: Any, eta: float, weight_decay: float) -> Any:
+    """Step along the gradient."""
+    return w - eta * (g + weight_decay * w), start
+
+
 class DoG(Elementwise):
     """Step by the distance from the initial weights over the root of the summed squared gradients (DoG).
 
@@ -60,11 +88,13 @@ class DoG(Elementwise):
     """
 
     positive = ("lr", "reps_rel")
-    not_negative = ("weight_decay", "eps")
+    not_negative: ClassVar[tuple[str, ...]] = ("weight_decay", "eps")
     keeps: ClassVar[tuple[str, ...]] = ("start",)
     from_weights: ClassVar[tuple[str, ...]] = ("start",)
     measures: ClassVar[dict[str, Reduction]] = {"squared_distance": "sum", "square": "sum"}
     decides: ClassVar[tuple[str, ...]] = ("distance", "squares", "eta")
+    decide: ClassVar[Callable[..., Any] | None] = staticmethod(distance_over_gradients)
+    move: ClassVar[Callable[..., Any]] = staticmethod(descend)
 
     def __init__(
         self,
@@ -96,34 +126,6 @@ class DoG(Elementwise):
         if squares > 0:
             away = w - start
         return away * away, g * g
-
-    @staticmethod
-    def decide(
-        squared_distance: float,
-        square: float,
-        distance: float,
-        squares: float,
-        reps_rel: float,
-        lr: float,
-        eps: float,
-        init_eta: float,
-    ) -> tuple[float, float, float]:
-        """Give the largest distance, the sum of squares, and the step size."""
-        if squares > 0:
-            distance, squares = max(distance, sqrt(squared_distance)), squares + square
-            return distance, squares, lr * distance / sqrt(squares)
-        squares = eps + square
-        if squares == 0:
-            return distance, squares, 0.0
-        if init_eta > 0:
-            return 0.0, squares, init_eta
-        distance = reps_rel * (1 + sqrt(squared_distance))
-        return distance, squares, lr * distance / sqrt(squares)
-
-    @staticmethod
-    def move(w: Any, g: Any, start: Any, eta: float, weight_decay: float) -> Any:
-        """Step along the gradient."""
-        return w - eta * (g + weight_decay * w), start
 
     @staticmethod
     def step_size(eta: float) -> float:
@@ -188,7 +190,9 @@ class AveragedDoG(DoG):
         n_averaged: float,
     ) -> tuple[float, float, float, float]:
         """Count the weights that are averaged, too."""
-        distance, squares, eta = DoG.decide(squared_distance, square, distance, squares, reps_rel, lr, eps, init_eta)
+        distance, squares, eta = distance_over_gradients(
+            squared_distance, square, distance, squares, reps_rel, lr, eps, init_eta
+        )
         return distance, squares, eta, n_averaged + 1
 
     @staticmethod
@@ -203,7 +207,7 @@ class AveragedDoG(DoG):
         n_averaged: float,
     ) -> Any:
         """Average as well."""
-        w = w - eta * (g + weight_decay * w)
+        w, start = descend(w, g, start, eta, weight_decay)
         share = (averaging + 1) / (averaging + n_averaged)
         return w, start, (1 - share) * other_weights + share * w
 

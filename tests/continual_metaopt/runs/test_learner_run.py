@@ -263,18 +263,21 @@ def test_the_record_says_which_engine_ran_and_why(
     assert read_tables(tmp_path)["samples"].num_rows == 30
 
 
+@pytest.mark.parametrize("learner", [None, {"name": "dog", "reps_rel": 0.01}], ids=["metaoptimize", "dog"])
 def test_compiled_code_leaves_the_record_of_the_torch_engine(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learner: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run_one(config_of(learner=learner), tmp_path / "compiled")
     learn_by("torch", monkeypatch)
-    run_one(config_of(), tmp_path)
+    run_one(config_of(learner=learner), tmp_path / "torch")
 
-    assert read_json(tmp_path / "status.json")["engine"] == {"name": "torch", "reason": "asked for"}
-    ours, theirs = read_tables(finished), read_tables(tmp_path)
+    assert read_json(tmp_path / "compiled" / "status.json")["engine"]["name"] == "compiled"
+    assert read_json(tmp_path / "torch" / "status.json")["engine"] == {"name": "torch", "reason": "asked for"}
+    ours, theirs = read_tables(tmp_path / "compiled"), read_tables(tmp_path / "torch")
     for name, columns in TABLES.items():
         for column, kind in columns.items():
             found, expected = ours[name][column].to_pylist(), theirs[name][column].to_pylist()
-            if kind in ("float", "double") and name != "experiences" and set(expected) != {None}:
+            if kind in ("float", "double") and name != "experiences" and {*expected} - {None}:
                 scale = max(map(abs, expected))
                 assert found == pytest.approx(expected, rel=1e-3, abs=1e-3 * scale), column
             elif column == "mean_loss":

@@ -88,12 +88,18 @@ def test_what_is_frozen_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["sgd_hd", "adam_hd", "torch:AdamW"])
-def test_passes_agree(name: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"lr": 1e-3}) for name in ("sgd_hd", "adam_hd", "torch:AdamW")),
+        ("dog", {"reps_rel": 0.01}),  # which predicts with other weights
+    ],
+)
+def test_passes_agree(name: str, options: dict[str, Any], size: int) -> None:
     found = []
     for engine in ("torch", "compiled"):
         model, collector = cnn(), Collector()
-        optimizer = make_optimizer(name, model, lr=1e-3)
+        optimizer = make_optimizer(name, model, **options)
         learner = OnlineLearner(
             model=model, optimizer=optimizer, engine=engine, batch_size=size, recorder=collector, record_every=7
         )

@@ -357,7 +357,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dadapt_sgd": {"d0": 1e-3},
     "dadapt_adam": {"d0": 1e-3, "growth_rate": 1.05},
     "dadapt_adagrad": {"d0": 1e-2},
-    "prodigy": {"d0": 1e-3},
+    "prodigy": {"d0": 1e-4, "growth_rate": 1.02},
     "upgd": {"lr": 0.01},
     "l2_init": {},
     "shrink_and_perturb": {},
