@@ -6,6 +6,7 @@
 import hashlib
 import linecache
 import math
+import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cache
@@ -88,8 +89,13 @@ class Tables:
 
 @cache
 def _made(of: Pass, dtype: np.dtype[Any]) -> Any:
-    name = f"pass_{hashlib.sha256(of.text.encode()).hexdigest()[:16]}_{dtype}"
-    text = of.text.replace("def run(", f"def {name}(")
+    own = f"{hashlib.sha256(of.text.encode()).hexdigest()[:16]}_{dtype}"
+    name = f"pass_{own}"
+    # code that was kept must not be taken for that of another pass, so functions of two passes never have one name
+    text = of.text
+    for function in re.findall(r"^def (\w+_[0-9]+)\(", text, re.M):
+        text = re.sub(rf"\b{function}\b", f"{function}_{own}", text)
+    text = text.replace("def run(", f"def {name}(")
     file = f"<{name}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # where Numba looks for the source
     names: dict[str, Any] = {
