@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.dynamic_parameters import follow_parameters
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.peers.distance_over_gradients import AveragedDoG
 
 OPTIMIZERS = {
     "metaoptimize": lambda model: MetaOptimize(blocks(model, "layerwise"), lr=1e-2),
@@ -98,6 +99,17 @@ def test_names_that_torch_keeps_beside_the_parameters_stay_in_step() -> None:
     follow_parameters(optimizer, old, dict(model.named_parameters()))
     (group,) = optimizer.param_groups
     assert group["param_names"] == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("name", ["start", "other_weights"])
+def test_new_weights_begin_where_they_are(name: str) -> None:
+    model = network()
+    optimizer = AveragedDoG(blocks(model, "layerwise"), reps_rel=0.01)
+    learn(model, optimizer, 5)
+    before = replace_head(model, optimizer, 3, 4)
+    found = optimizer.state[model[2].weight][name]
+    assert found[:2].equal(before[name][:, :4])
+    assert found[2].equal(model[2].weight.detach()[2])
 
 
 def test_parameters_that_the_optimizer_was_never_given_stay_out() -> None:

@@ -21,7 +21,9 @@ from continual_metaopt.engines.observations import Diverged, Observations
 from continual_metaopt.engines.torch_engine import by_autograd
 from continual_metaopt.engines.traced.traced_gradients import TracedGradients, why_not_traced
 from continual_metaopt.learner.online_learner import OnlineLearner
+from continual_metaopt.optim.blocks import blocks
 from continual_metaopt.optim.metaoptimize import MetaOptimize
+from continual_metaopt.optim.peers.prodigy import Prodigy
 from continual_metaopt.optim.protocol import step_sizes_of
 from continual_metaopt.optim.registry import LEARNERS, is_told, known_of_the_stream, make_optimizer
 from tests.continual_metaopt.conftest import Collector, exactly
@@ -315,3 +317,22 @@ def test_a_pass_makes_the_updates_of_elementwise_optimizers(name: str) -> None:
     for theirs, ours in zip(*params, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
     assert step_sizes_of(fused) == pytest.approx(step_sizes_of(torch_made), rel=1e-9)
+
+
+def test_groups_without_gradients_decide_what_all_have_in_common() -> None:
+    estimates = []
+    for way in ("torch", "fused"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).double()
+        optimizer = Prodigy(blocks(model, "layerwise"), d0=1e-3)
+        update = optimizer.step if way == "torch" else fused_update_of(optimizer)
+        assert callable(update)
+        for step in range(10):
+            optimizer.zero_grad()
+            hidden = model[0](torch.full((1, 3), 1.0 + step, dtype=torch.float64))
+            (model[1](hidden.detach()) if step % 2 else hidden).square().sum().backward()
+            update()
+        estimates.append([group["d"] for group in optimizer.param_groups])
+        assert len({*estimates[-1]}) == 1
+        assert estimates[-1][0] > 1e-3
+    assert estimates[1] == pytest.approx(estimates[0], rel=1e-12)
