@@ -65,7 +65,9 @@ def _portions(samples: Iterator[tuple[Any, Any]], portion: int) -> Iterator[Any]
         info = StreamInfo(
             DEFINITION, fingerprint, "an iterator", None, [ExperienceInfo(classes, n_done, len(x), 0)], sizes
         )
-        n_done += len(x)
         everything, nothing = np.arange(len(x)), np.arange(0)
         stream = Stream(info, [ArraySamples(x, y, everything)], [ArraySamples(x, y, nothing)])
-        yield StreamBenchmark(stream).train_stream[0]
+        experience = StreamBenchmark(stream).train_stream[0]
+        experience.is_first_subexp = n_done == 0  # the iterator is one experience for learners that are told
+        n_done += len(x)
+        yield experience

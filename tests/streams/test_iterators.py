@@ -70,3 +70,18 @@ def test_an_endless_generator_is_read_a_portion_at_a_time() -> None:
 def test_a_portion_has_at_least_one_sample() -> None:
     with pytest.raises(ValueError, match=exactly("portion must be at least 1, not 0")):
         stream_of([], portion=0)
+
+
+@pytest.mark.parametrize("portion", [1, 3])
+def test_learners_that_are_told_are_told_once(portion: int) -> None:
+    class Told(torch.optim.SGD):
+        n_told = 0
+
+        def begin_experience(self) -> None:
+            self.n_told += 1
+
+    model = MLP(2, (3,))
+    optimizer = Told(model.parameters(), lr=0.1)
+    learner = OnlineLearner(model=model, optimizer=optimizer, told=True)
+    learner.train(stream_of([((k % 3, 1, 0), k % 2) for k in range(10)], portion))
+    assert (optimizer.n_told, learner.n_samples) == (1, 10)

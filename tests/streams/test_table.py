@@ -256,3 +256,15 @@ def test_a_run_records_it(tmp_path: Path, write: Any) -> None:
     correct = read_tables(tmp_path / "run")["samples"]["correct"].to_numpy(zero_copy_only=False)
     assert len(correct) == 300
     assert correct[200:].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("source", "options"), [("digits", {"stationary": "shuffled"}), ("river:SEA", {"n_samples": 20})]
+)
+def test_seeds_whose_rows_differ_are_one_source(source: str, options: dict[str, Any]) -> None:
+    if source.startswith("river:"):
+        pytest.importorskip("river")
+    first, second = (plan_stream("table", source=source, seed=seed, **options).info for seed in (0, 1))
+    assert first.fingerprint != second.fingerprint
+    assert first.source_hash is second.source_hash is None  # else their runs could not be averaged
+    assert plan_stream("table", source="digits").info.source_hash is not None
